@@ -1,0 +1,66 @@
+"""What a disk under test looks like, in words that no device owns.
+
+A test says what it wants (`DiskSpec`); the machine that carries the device
+turns that into its own options. This module imports nothing of ours, so that
+the suite and the machines can share it without knowing each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SECTOR = 512
+"""Bytes of a sector: the unit of `capacity` and of every request (virtio 5.2.4)."""
+
+Operation = Literal["read", "write", "flush", "discard", "write-zeroes"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The backing store fails an operation.
+
+    `sector` (512 bytes) limits it to operations that touch this sector; None
+    fails them all. `errno` is the host's error, by number (5 is EIO). With
+    `once`, only the first such operation fails.
+    """
+
+    on: Operation
+    sector: int | None = None
+    errno: int = 5
+    once: bool = False
+
+
+@dataclass(frozen=True)
+class DiskSpec:
+    """A disk and the device in front of it.
+
+    `capacity` is in sectors of 512 bytes, the block sizes in bytes. None means
+    "whatever the device does by itself". `backing` is "file" (a raw file made
+    for this disk, zero-filled, deleted with it) or "null" (reads give zeroes,
+    writes go nowhere). `iops` throttles the backing store to that many
+    operations a second.
+    """
+
+    capacity: int = 8 * 1024 * 1024 // SECTOR
+    backing: Literal["file", "null"] = "file"
+    read_only: bool = False
+    logical_block_size: int | None = None
+    physical_block_size: int | None = None
+    min_io_size: int | None = None
+    opt_io_size: int | None = None
+    serial: str | None = None
+    queues: int | None = None
+    queue_size: int | None = None
+    seg_max_adjust: bool | None = None
+    write_cache: bool | None = None
+    config_wce: bool | None = None
+    discard: bool | None = None
+    write_zeroes: bool | None = None
+    max_discard_sectors: int | None = None
+    max_write_zeroes_sectors: int | None = None
+    event_idx: bool | None = None
+    indirect_desc: bool | None = None
+    packed: bool | None = None
+    iops: int | None = None
+    faults: tuple[Fault, ...] = ()
