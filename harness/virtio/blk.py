@@ -1,0 +1,165 @@
+"""Requests, status codes and configuration space of a block device (virtio 5.2.4, 5.2.6)."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, fields
+from enum import IntEnum
+
+from .features import Feature
+
+SECTOR = 512
+"""Bytes of a sector, the unit of `capacity` and of a request's `sector` field."""
+
+REQUEST_HEADER = struct.Struct("<IIQ")
+"""type, ioprio (reserved in virtio 1.x), sector."""
+
+SEGMENT = struct.Struct("<QII")
+"""A discard, secure erase or write zeroes segment: sector, num_sectors, flags."""
+
+SEGMENT_UNMAP = 1
+"""The one defined flag of a segment (bit 0)."""
+
+ID_LENGTH = 20
+"""Bytes of the device id string that GET_ID returns."""
+
+STATUS_UNWRITTEN = 0xFF
+"""What the driver puts in the status byte beforehand: no device writes it."""
+
+
+class RequestType(IntEnum):
+    """The `type` field of a request."""
+
+    IN = 0
+    OUT = 1
+    SCSI_CMD = 2
+    FLUSH = 4
+    FLUSH_OUT = 5
+    GET_ID = 8
+    GET_LIFETIME = 10
+    DISCARD = 11
+    WRITE_ZEROES = 13
+    SECURE_ERASE = 14
+    ZONE_APPEND = 15
+    ZONE_REPORT = 16
+    ZONE_OPEN = 18
+    ZONE_CLOSE = 20
+    ZONE_FINISH = 22
+    ZONE_RESET = 24
+    ZONE_RESET_ALL = 26
+
+
+class Status(IntEnum):
+    """The status byte of a completed request."""
+
+    OK = 0
+    IOERR = 1
+    UNSUPP = 2
+    ZONE_INVALID_CMD = 3
+    ZONE_UNALIGNED_WP = 4
+    ZONE_OPEN_RESOURCE = 5
+    ZONE_ACTIVE_RESOURCE = 6
+    UNWRITTEN = STATUS_UNWRITTEN
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of the configuration space.
+
+    `offset` and `size` are in bytes. `feature` is the bit that makes the field
+    valid, None for a field that always is.
+    """
+
+    name: str
+    offset: int
+    size: int
+    feature: Feature | None
+
+
+CONFIG_FIELDS: tuple[Field, ...] = (
+    Field("capacity", 0, 8, None),
+    Field("size_max", 8, 4, Feature.BLK_SIZE_MAX),
+    Field("seg_max", 12, 4, Feature.BLK_SEG_MAX),
+    Field("cylinders", 16, 2, Feature.BLK_GEOMETRY),
+    Field("heads", 18, 1, Feature.BLK_GEOMETRY),
+    Field("sectors", 19, 1, Feature.BLK_GEOMETRY),
+    Field("blk_size", 20, 4, Feature.BLK_BLK_SIZE),
+    Field("physical_block_exp", 24, 1, Feature.BLK_TOPOLOGY),
+    Field("alignment_offset", 25, 1, Feature.BLK_TOPOLOGY),
+    Field("min_io_size", 26, 2, Feature.BLK_TOPOLOGY),
+    Field("opt_io_size", 28, 4, Feature.BLK_TOPOLOGY),
+    Field("writeback", 32, 1, Feature.BLK_CONFIG_WCE),
+    Field("unused0", 33, 1, None),
+    Field("num_queues", 34, 2, Feature.BLK_MQ),
+    Field("max_discard_sectors", 36, 4, Feature.BLK_DISCARD),
+    Field("max_discard_seg", 40, 4, Feature.BLK_DISCARD),
+    Field("discard_sector_alignment", 44, 4, Feature.BLK_DISCARD),
+    Field("max_write_zeroes_sectors", 48, 4, Feature.BLK_WRITE_ZEROES),
+    Field("max_write_zeroes_seg", 52, 4, Feature.BLK_WRITE_ZEROES),
+    Field("write_zeroes_may_unmap", 56, 1, Feature.BLK_WRITE_ZEROES),
+    Field("unused1", 57, 3, None),
+    Field("max_secure_erase_sectors", 60, 4, Feature.BLK_SECURE_ERASE),
+    Field("max_secure_erase_seg", 64, 4, Feature.BLK_SECURE_ERASE),
+    Field("secure_erase_sector_alignment", 68, 4, Feature.BLK_SECURE_ERASE),
+    Field("zone_sectors", 72, 4, Feature.BLK_ZONED),
+    Field("max_open_zones", 76, 4, Feature.BLK_ZONED),
+    Field("max_active_zones", 80, 4, Feature.BLK_ZONED),
+    Field("max_append_sectors", 84, 4, Feature.BLK_ZONED),
+    Field("write_granularity", 88, 4, Feature.BLK_ZONED),
+    Field("model", 92, 1, Feature.BLK_ZONED),
+    Field("unused2", 93, 3, Feature.BLK_ZONED),
+)
+"""struct virtio_blk_config, in order."""
+
+CONFIG_FIELD: dict[str, Field] = {field.name: field for field in CONFIG_FIELDS}
+CONFIG_SIZE = 96
+"""Bytes of the whole configuration space; a device without the last fields has fewer."""
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """The configuration space as one snapshot.
+
+    `capacity` is in sectors of 512 bytes. A field is None where its feature was
+    not asked for or the device's space ends before it.
+    """
+
+    capacity: int
+    size_max: int | None = None
+    seg_max: int | None = None
+    cylinders: int | None = None
+    heads: int | None = None
+    sectors: int | None = None
+    blk_size: int | None = None
+    physical_block_exp: int | None = None
+    alignment_offset: int | None = None
+    min_io_size: int | None = None
+    opt_io_size: int | None = None
+    writeback: int | None = None
+    num_queues: int | None = None
+    max_discard_sectors: int | None = None
+    max_discard_seg: int | None = None
+    discard_sector_alignment: int | None = None
+    max_write_zeroes_sectors: int | None = None
+    max_write_zeroes_seg: int | None = None
+    write_zeroes_may_unmap: int | None = None
+    max_secure_erase_sectors: int | None = None
+    max_secure_erase_seg: int | None = None
+    secure_erase_sector_alignment: int | None = None
+
+    @classmethod
+    def parse(cls, raw: bytes, features: int) -> BlockConfig:
+        """The fields of `raw` (from offset 0) that `features` make valid."""
+        values: dict[str, int] = {}
+        wanted = {field.name for field in fields(cls)}
+        for field in CONFIG_FIELDS:
+            valid = field.feature is None or features & field.feature.mask
+            end = field.offset + field.size
+            if field.name in wanted and valid and end <= len(raw):
+                values[field.name] = int.from_bytes(raw[field.offset : end], "little")
+        return cls(**values)
+
+
+def segment(sector: int, count: int, flags: int = 0) -> bytes:
+    """One segment of a discard, secure erase or write zeroes request (sectors of 512 bytes)."""
+    return SEGMENT.pack(sector, count, flags)

@@ -1,0 +1,81 @@
+"""Feature bits of a virtio block device (virtio 5.2.3, 6, 6.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntEnum
+
+
+class Feature(IntEnum):
+    """A feature, by its bit number."""
+
+    BLK_BARRIER = 0
+    BLK_SIZE_MAX = 1
+    BLK_SEG_MAX = 2
+    BLK_GEOMETRY = 4
+    BLK_RO = 5
+    BLK_BLK_SIZE = 6
+    BLK_SCSI = 7
+    BLK_FLUSH = 9
+    BLK_TOPOLOGY = 10
+    BLK_CONFIG_WCE = 11
+    BLK_MQ = 12
+    BLK_DISCARD = 13
+    BLK_WRITE_ZEROES = 14
+    BLK_LIFETIME = 15
+    BLK_SECURE_ERASE = 16
+    BLK_ZONED = 17
+    NOTIFY_ON_EMPTY = 24
+    ANY_LAYOUT = 27
+    INDIRECT_DESC = 28
+    EVENT_IDX = 29
+    UNUSED_30 = 30
+    VERSION_1 = 32
+    ACCESS_PLATFORM = 33
+    RING_PACKED = 34
+    IN_ORDER = 35
+    ORDER_PLATFORM = 36
+    SR_IOV = 37
+    NOTIFICATION_DATA = 38
+    NOTIF_CONFIG_DATA = 39
+    RING_RESET = 40
+    ADMIN_VQ = 41
+    SUSPEND = 43
+
+    @property
+    def mask(self) -> int:
+        """The feature as a one-bit mask."""
+        return 1 << self.value
+
+
+LEGACY_ONLY = frozenset(
+    {Feature.BLK_BARRIER, Feature.BLK_SCSI, Feature.NOTIFY_ON_EMPTY, Feature.ANY_LAYOUT}
+)
+"""Bits that only a legacy interface gives a meaning to (virtio 5.2.3.1, 6.3)."""
+
+REQUIRES: dict[Feature, frozenset[Feature]] = {
+    Feature.BLK_CONFIG_WCE: frozenset({Feature.BLK_FLUSH}),
+}
+"""What each feature needs beside it when a device offers it (virtio 2.2.2, 5.2.5.2, 6)."""
+
+
+def mask(*features: Feature) -> int:
+    """The bit mask of some features."""
+    return sum(feature.mask for feature in set(features))
+
+
+def members(bits: int) -> Iterator[Feature | int]:
+    """Every set bit, lowest first: a `Feature` where the bit has a name, else its number."""
+    number = 0
+    while bits:
+        if bits & 1:
+            yield Feature(number) if number in Feature._value2member_map_ else number
+        bits >>= 1
+        number += 1
+
+
+def names(bits: int) -> list[str]:
+    """The names of the set bits, `bit N` for one without a name."""
+    return [
+        member.name if isinstance(member, Feature) else f"bit {member}" for member in members(bits)
+    ]

@@ -1,0 +1,55 @@
+"""Virtio over PCI: identities, capabilities, registers (virtio 4.1)."""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+
+VENDOR_ID = 0x1AF4
+MODERN_DEVICE_ID = 0x1042
+TRANSITIONAL_DEVICE_ID = 0x1001
+
+CAP_VENDOR = 0x09
+"""PCI capability id of a vendor-specific capability, which virtio uses."""
+
+CAP = struct.Struct("<BBBBBB2xII")
+"""cap_vndr, cap_next, cap_len, cfg_type, bar, id, (padding), offset, length."""
+
+NO_VECTOR = 0xFFFF
+ISR_QUEUE = 1
+ISR_CONFIG = 2
+
+
+class CapType(IntEnum):
+    """cfg_type of a virtio PCI capability."""
+
+    COMMON_CFG = 1
+    NOTIFY_CFG = 2
+    ISR_CFG = 3
+    DEVICE_CFG = 4
+    PCI_CFG = 5
+    SHARED_MEMORY_CFG = 8
+    VENDOR_CFG = 9
+
+
+COMMON_REGISTERS: dict[str, tuple[int, int]] = {
+    "device_feature_select": (0x00, 4),
+    "device_feature": (0x04, 4),
+    "driver_feature_select": (0x08, 4),
+    "driver_feature": (0x0C, 4),
+    "config_msix_vector": (0x10, 2),
+    "num_queues": (0x12, 2),
+    "device_status": (0x14, 1),
+    "config_generation": (0x15, 1),
+    "queue_select": (0x16, 2),
+    "queue_size": (0x18, 2),
+    "queue_msix_vector": (0x1A, 2),
+    "queue_enable": (0x1C, 2),
+    "queue_notify_off": (0x1E, 2),
+    "queue_desc": (0x20, 8),
+    "queue_driver": (0x28, 8),
+    "queue_device": (0x30, 8),
+    "queue_notif_config_data": (0x38, 2),
+    "queue_reset": (0x3A, 2),
+}
+"""The common configuration structure: name -> offset and size in bytes (virtio 4.1.4.3)."""
