@@ -1,0 +1,110 @@
+"""A disk as QEMU's block layer and virtio-blk device see it.
+
+From the file up: file or null-co, raw, blkdebug for faults, throttle for a
+limit of operations. The node on top has the drive's name: it is what the
+device uses, and the only one where `block_resize` tells the device (a resize
+further down changes the file and nobody hears of it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.disks import SECTOR, DiskSpec, Fault
+from harness.machine.errors import MachineError
+
+Options = dict[str, Any]
+Format = Literal["raw", "qcow2"]
+
+
+@dataclass(frozen=True)
+class BlockGraph:
+    """Arguments of object-add, of blockdev-add (lowest node first) and of device_add."""
+
+    objects: tuple[Options, ...]
+    nodes: tuple[Options, ...]
+    device: Options
+
+
+def build(name: str, spec: DiskSpec, slot: int, path: Path | None, fmt: Format) -> BlockGraph:
+    """The graph of the drive `name` over the file `path` (None: null-co), at a slot of PCI bus 0.
+
+    Raises MachineError for a fault that cannot be injected.
+    """
+    objects: list[Options] = []
+    nodes: list[Options] = []
+    if path is None:
+        nodes.append({"driver": "null-co", "size": spec.capacity * SECTOR, "read-zeroes": True})
+    else:
+        nodes.append({"driver": "file", "filename": str(path)})
+        nodes.append({"driver": fmt, "file": f"{name}-file"})
+    if spec.faults:
+        below = f"{name}-{nodes[-1]['driver']}"
+        faults = [_inject(name, fault) for fault in spec.faults]
+        nodes.append({"driver": "blkdebug", "image": below, "inject-error": faults})
+    if spec.iops is not None:
+        below = f"{name}-{nodes[-1]['driver']}"
+        group = f"{name}-limit"
+        limits = {"iops-total": spec.iops}
+        objects.append({"qom-type": "throttle-group", "id": group, "limits": limits})
+        nodes.append({"driver": "throttle", "file": below, "throttle-group": group})
+    for node in nodes:
+        node["node-name"] = f"{name}-{node['driver']}"
+        # Each node drops what it does not want passed on, so all of them must want it.
+        node["discard"] = "unmap"
+        node["read-only"] = spec.read_only
+    nodes[-1]["node-name"] = name
+    return BlockGraph(tuple(objects), tuple(nodes), _device(name, spec, slot))
+
+
+def _inject(name: str, fault: Fault) -> Options:
+    rule: Options = {
+        "event": "none",
+        "iotype": fault.on,
+        "errno": fault.errno,
+        "once": fault.once,
+    }
+    if fault.sector is not None:
+        if fault.on == "flush":
+            raise MachineError(f"{name}: a flush touches no sector; leave the fault's sector out")
+        rule["sector"] = fault.sector
+    return rule
+
+
+def _device(name: str, spec: DiskSpec, slot: int) -> Options:
+    options: Options = {
+        "driver": "virtio-blk-pci",
+        "id": name,
+        "bus": "pci.0",
+        "addr": f"0x{slot:x}",
+        "drive": name,
+        "disable-legacy": "on",
+        "disable-modern": False,
+        # By default QEMU stops the machine when the host's disk is full (ENOSPC), instead
+        # of telling the driver.
+        "werror": "report",
+        "rerror": "report",
+    }
+    wanted: Options = {
+        "logical_block_size": spec.logical_block_size,
+        "physical_block_size": spec.physical_block_size,
+        "min_io_size": spec.min_io_size,
+        "opt_io_size": spec.opt_io_size,
+        "serial": spec.serial,
+        "num-queues": spec.queues,
+        "queue-size": spec.queue_size,
+        "seg-max-adjust": spec.seg_max_adjust,
+        "write-cache": None if spec.write_cache is None else "on" if spec.write_cache else "off",
+        "config-wce": spec.config_wce,
+        "discard": spec.discard,
+        "write-zeroes": spec.write_zeroes,
+        "max-discard-sectors": spec.max_discard_sectors,
+        "max-write-zeroes-sectors": spec.max_write_zeroes_sectors,
+        "event_idx": spec.event_idx,
+        "indirect_desc": spec.indirect_desc,
+        "packed": spec.packed,
+    }
+    options.update({key: value for key, value in wanted.items() if value is not None})
+    return options

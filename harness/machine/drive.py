@@ -1,0 +1,93 @@
+"""A disk of a machine, and its backing file from the host's side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.disks import SECTOR, DiskSpec
+from harness.machine.blockgraph import BlockGraph
+from harness.machine.errors import MachineError
+
+MAX_CAPACITY = (2**63 - 1) // SECTOR
+"""Sectors of 512 bytes: what a file offset can reach."""
+
+
+class Backing:
+    """The raw file behind a drive, past the device. It sees what the device has written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def size(self) -> int:
+        """Bytes, now."""
+        return self.path.stat().st_size
+
+    def read(self, sector: int, count: int) -> bytes:
+        """`count` sectors of 512 bytes from `sector` on. ValueError past the end of the file."""
+        self._check(sector, count)
+        with self.path.open("rb") as file:
+            return os.pread(file.fileno(), count * SECTOR, sector * SECTOR)
+
+    def write(self, sector: int, data: bytes) -> None:
+        """Write whole sectors of 512 bytes. ValueError past the end of the file."""
+        count, rest = divmod(len(data), SECTOR)
+        if rest:
+            raise ValueError(f"{len(data)} bytes are not whole sectors of {SECTOR}")
+        self._check(sector, count)
+        with self.path.open("r+b") as file:
+            os.pwrite(file.fileno(), data, sector * SECTOR)
+
+    def _check(self, sector: int, count: int) -> None:
+        end = self.size // SECTOR
+        if sector < 0 or count < 0 or sector + count > end:
+            raise ValueError(f"sectors {sector} to {sector + count} are not within 0 to {end}")
+
+
+class Drive:
+    """A disk with its virtio-blk device; made by `Machine.add_disk` and `Machine.add_image`."""
+
+    def __init__(
+        self,
+        name: str,
+        spec: DiskSpec,
+        slot: int,
+        graph: BlockGraph,
+        own_file: Path | None,
+        resize: Callable[[str, int], None],
+    ) -> None:
+        self.name = name
+        self.spec = spec
+        self.slot = slot
+        self.graph = graph
+        self.own_file = own_file
+        self._resize = resize
+
+    @property
+    def pci_address(self) -> str:
+        """Where the guest finds the device: domain:bus:slot.function."""
+        return f"0000:00:{self.slot:02x}.0"
+
+    @property
+    def backing(self) -> Backing:
+        """The raw file made for this disk.
+
+        Raises MachineError for a null disk, which has none, and for a user's image.
+        """
+        if self.own_file is None:
+            raise MachineError(f"{self.name} has no backing file of its own")
+        return Backing(self.own_file)
+
+    def resize(self, capacity: int) -> None:
+        """Make it `capacity` sectors of 512 bytes, live; the device tells the driver.
+
+        Raises MachineError, the disk unchanged, for a size below zero or beyond what
+        the host can store, and for a null or read-only disk.
+        """
+        if not 0 <= capacity <= MAX_CAPACITY:
+            raise MachineError(
+                f"{self.name}: {capacity} sectors is no capacity; 0 to {MAX_CAPACITY} is"
+            )
+        self._resize(self.name, capacity * SECTOR)

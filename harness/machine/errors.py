@@ -1,0 +1,22 @@
+"""The one error of this package."""
+
+from __future__ import annotations
+
+
+class MachineError(Exception):
+    """The machine, or a command to it, failed.
+
+    `str()` is one line that says what happened. `details` is what a person
+    needs to find out why (QEMU's command line and stderr, the console's tail);
+    it is also attached as a note, so that a traceback shows it.
+    """
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+        if details:
+            self.add_note(details)
+
+
+class DisconnectedError(MachineError):
+    """The QMP session ended while, or before, it was needed."""

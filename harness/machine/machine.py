@@ -1,0 +1,327 @@
+"""A QEMU process under our control."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from harness.disks import SECTOR, DiskSpec
+from harness.machine import cleanup
+from harness.machine.blockgraph import Format, build
+from harness.machine.command import MachineConfig, Paths, command_line
+from harness.machine.drive import Drive
+from harness.machine.errors import DisconnectedError, MachineError
+from harness.machine.monitor import Event, LoopThread, Monitor
+from harness.machine.process import Process
+from harness.machine.rundir import RunDir
+
+START_DEADLINE = 30.0
+QUIT_DEADLINE = 3.0
+UNPLUG_DEADLINE = 15.0
+# pc has its bridge, ISA and power management in slots 0 and 1; the network card takes 3.
+DISK_SLOTS = range(4, 32)
+
+T = TypeVar("T")
+
+
+class Machine:
+    """One guest, or one parked CPU, from `start` to `stop`; not to be started again.
+
+    Use it as a context manager. Every method raises MachineError when QEMU
+    refuses, is not running, or ends meanwhile.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        self.ssh_port: int | None = None
+        self._dir = RunDir()
+        cleanup.at_exit(self.stop)
+        self._paths = Paths(self._dir.path)
+        self._drives: list[Drive] = []
+        self._drives_made = 0
+        self._loop: LoopThread | None = None
+        self._process: Process | None = None
+        self._monitor: Monitor | None = None
+        self._last_words = "QEMU was not started"
+        self._console = ""
+        self._stopped = False
+
+    def __enter__(self) -> Machine:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def console_path(self) -> Path:
+        """UNIX socket of the guest's ttyS0. QEMU also logs it: see `console_tail`."""
+        return self._paths.console
+
+    @property
+    def stream_path(self) -> Path:
+        """UNIX socket of the guest's ttyS1."""
+        return self._paths.stream
+
+    @property
+    def qmp_path(self) -> Path:
+        """UNIX socket with QMP for others, one at a time; ours is a separate session."""
+        return self._paths.qmp
+
+    @property
+    def drives(self) -> tuple[Drive, ...]:
+        """The disks it has now."""
+        return tuple(self._drives)
+
+    def start(self) -> None:
+        """Start QEMU; on return it runs and its sockets exist. At most 30 s."""
+        if self._process or self._stopped:
+            raise MachineError("a machine can be started only once")
+        try:
+            self._loop = LoopThread(f"qmp {self.config.name}")
+            self._process = Process(
+                command_line(self.config, self._paths, [drive.graph for drive in self._drives]),
+                self._paths.stderr,
+                self._loop,
+            )
+            try:
+                self._monitor = Monitor(self._loop, self._process.qmp_socket, START_DEADLINE)
+            except DisconnectedError as error:
+                raise self._ended("QEMU did not start") from error
+            if self.config.ssh:
+                self.ssh_port = self._forwarded_port()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End QEMU by QMP, or SIGTERM, or SIGKILL, and remove all it left. Idempotent."""
+        if self._stopped:
+            return
+        try:
+            if self._process and self._monitor and self._process.alive():
+                try:
+                    self._monitor.execute("quit", {}, QUIT_DEADLINE)
+                    self._process.wait(QUIT_DEADLINE)
+                except MachineError:
+                    pass  # it takes a signal, then
+        finally:
+            if self._process:
+                self._process.end()
+            self._last_words, self._console = self.last_words(), self.console_tail()
+            if self._loop:
+                if self._monitor:
+                    self._monitor.close()
+                self._loop.close()
+            self._dir.remove()
+            self._stopped = True
+            cleanup.forget(self.stop)
+
+    def alive(self) -> bool:
+        """Whether QEMU runs."""
+        return self._process is not None and self._process.alive()
+
+    def check(self) -> None:
+        """Raise MachineError, with QEMU's last words, if it does not run."""
+        if not self.alive():
+            raise self._ended("the machine is gone")
+
+    def last_words(self) -> str:
+        """How QEMU ended, in words, and the end of its stderr. Also after `stop`."""
+        if self._stopped or self._process is None:
+            return self._last_words
+        stderr = _tail(self._paths.stderr, 20)
+        return f"{self._fate()}\n{stderr}" if stderr else self._fate()
+
+    def console_tail(self, lines: int = 40) -> str:
+        """The last lines of the guest's console (after `stop`, at most 40)."""
+        if self._stopped:
+            return "\n".join(self._console.splitlines()[-lines:])
+        return _tail(self._paths.console_log, lines)
+
+    def qmp(self, command: str, timeout: float = 10.0, **arguments: Any) -> Any:
+        """The return value of a QMP command; names with a dash go in as `**{"node-name": ...}`.
+
+        MachineError has QEMU's own words if it refuses, and its last words if it dies.
+        """
+        return self._ask(lambda monitor: monitor.execute(command, arguments, timeout))
+
+    def wait_event(
+        self, name: str, match: Callable[[Event], bool] | None = None, timeout: float = 10.0
+    ) -> Event:
+        """Take the oldest QMP event of that name (that `match` accepts), waiting if need be.
+
+        Events since `start` count, also those from before this call; each is taken once.
+        """
+        return self._ask(lambda monitor: monitor.wait_event(name, match, timeout))
+
+    def add_disk(self, spec: DiskSpec) -> Drive:
+        """Add a disk: before `start` it is there at boot, after it is plugged in live."""
+        return self._add(spec, None, "raw")
+
+    def add_image(
+        self,
+        path: Path,
+        fmt: Format = "raw",
+        writable: bool = False,
+        spec: DiskSpec | None = None,
+    ) -> Drive:
+        """Add an existing image file as a disk, read-only unless `writable`.
+
+        The file is never made, probed or removed. In `spec`, its capacity,
+        backing and read_only do not count.
+        """
+        if not path.is_file():
+            raise MachineError(f"there is no disk image {path}")
+        if fmt == "raw" and path.stat().st_size % SECTOR:
+            raise MachineError(f"{path} is not whole sectors of {SECTOR} bytes")
+        spec = replace(spec or DiskSpec(), read_only=not writable, backing="file")
+        return self._add(spec, path.absolute(), fmt)
+
+    def remove_disk(self, drive: Drive) -> None:
+        """Take a disk out; live, the guest must agree (ACPI) within 15 s. Its file goes too."""
+        if drive not in self._drives:
+            raise MachineError(f"{drive.name} is not a disk of this machine")
+        if self._process:
+            self.qmp("device_del", id=drive.name)
+            self._await_unplug(drive.name)
+            self._remove_nodes(drive, len(drive.graph.objects), len(drive.graph.nodes))
+        self._drives.remove(drive)
+        if drive.own_file:
+            drive.own_file.unlink()
+
+    def _add(self, spec: DiskSpec, image: Path | None, fmt: Format) -> Drive:
+        if self._stopped:
+            raise MachineError("the machine has stopped")
+        taken = {drive.slot for drive in self._drives}
+        slot = next((slot for slot in DISK_SLOTS if slot not in taken), None)
+        if slot is None:
+            raise MachineError(f"no PCI slot is left: at most {len(DISK_SLOTS)} disks")
+        name = f"disk{self._drives_made}"
+        own_file = None if image or spec.backing == "null" else self._dir.path / f"{name}.raw"
+        graph = build(name, spec, slot, image or own_file, fmt)
+        if own_file:
+            _make_raw(own_file, spec.capacity)
+        drive = Drive(name, spec, slot, graph, own_file, self._resize)
+        self._drives_made += 1
+        if self._process:
+            try:
+                self._plug(drive)
+            except MachineError:
+                if own_file:
+                    own_file.unlink(missing_ok=True)
+                raise
+        self._drives.append(drive)
+        return drive
+
+    def _plug(self, drive: Drive) -> None:
+        objects = nodes = 0
+        try:
+            for options in drive.graph.objects:
+                self.qmp("object-add", **options)
+                objects += 1
+            for options in drive.graph.nodes:
+                self.qmp("blockdev-add", **options)
+                nodes += 1
+            self.qmp("device_add", **drive.graph.device)
+        except MachineError:
+            if self.alive():
+                self._remove_nodes(drive, objects, nodes)
+            raise
+
+    def _remove_nodes(self, drive: Drive, objects: int, nodes: int) -> None:
+        for options in reversed(drive.graph.nodes[:nodes]):
+            self.qmp("blockdev-del", **{"node-name": options["node-name"]})
+        for options in drive.graph.objects[:objects]:
+            self.qmp("object-del", id=options["id"])
+
+    def _await_unplug(self, name: str) -> None:
+        try:
+            self.wait_event(
+                "DEVICE_DELETED", lambda event: event["data"].get("device") == name, UNPLUG_DEADLINE
+            )
+        except MachineError as error:
+            if not self.alive():
+                raise
+            raise MachineError(
+                f"the guest did not let go of {name} within {UNPLUG_DEADLINE:g} s", self._details()
+            ) from error
+
+    def _resize(self, node: str, size: int) -> None:
+        try:
+            self.qmp("block_resize", **{"node-name": node, "size": size})
+        except MachineError as error:
+            raise MachineError(f"{node} was not resized to {size} bytes: {error}") from error
+
+    def _ask(self, request: Callable[[Monitor], T]) -> T:
+        if self._monitor is None:
+            raise MachineError("the machine has not been started")
+        if self._stopped:
+            raise self._ended("the machine is gone")
+        try:
+            return request(self._monitor)
+        except DisconnectedError as error:
+            raise self._ended(str(error)) from error
+
+    def _ended(self, what: str) -> MachineError:
+        """The error for a QEMU that closed its QMP session: why, in one line, and details."""
+        if self._process:
+            self._process.wait(QUIT_DEADLINE)
+        words = self.last_words().splitlines()
+        line = words[0] if len(words) == 1 else f"{words[0]}: {words[-1]}"
+        return MachineError(f"{what}: {line}", self._details())
+
+    def _fate(self) -> str:
+        assert self._process
+        panic = re.findall(
+            r"Kernel panic - not syncing: *(.*)", _tail(self._paths.console_log, 400)
+        )
+        if panic:
+            return f"the guest's kernel panicked ({panic[-1]}); {self._process.fate()}"
+        reason = self._monitor.shutdown_reason if self._monitor else None
+        return self._process.fate() + (f" on {reason}" if reason else "")
+
+    def _details(self) -> str:
+        command = self._process.command if self._process else "(none)"
+        return (
+            f"--- QEMU's command line\n{command}\n"
+            f"--- QEMU's last words\n{self.last_words()}\n"
+            f"--- the console's tail\n{self.console_tail()}"
+        )
+
+    def _forwarded_port(self) -> int:
+        answer = self.qmp("human-monitor-command", **{"command-line": "info usernet"})
+        match = re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s", answer)
+        if match is None:
+            raise MachineError(f"QEMU named no forwarded port: {answer!r}")
+        return int(match[1])
+
+
+def _make_raw(path: Path, capacity: int) -> None:
+    """A sparse raw file of `capacity` sectors."""
+    try:
+        with path.open("xb") as file:
+            file.truncate(capacity * SECTOR)
+    except (OSError, ValueError, OverflowError) as error:
+        path.unlink(missing_ok=True)
+        raise MachineError(f"no disk of {capacity} sectors could be made: {error}") from error
+
+
+def _tail(path: Path, lines: int) -> str:
+    """The last lines of a log, of at most its last 64 KiB."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 65536))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.replace("\r", "").splitlines()[-lines:])

@@ -1,0 +1,68 @@
+"""Finding QEMU, and knowing which one it is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.machine.errors import MachineError
+
+MINIMUM = (7, 2, 0)
+PROGRAM = "qemu-system-x86_64"
+INSTALL = "apt-get install qemu-system-x86"
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """A QEMU program: `version_text` is the first line of its `--version`."""
+
+    path: Path
+    version: tuple[int, int, int]
+    version_text: str
+
+
+def find_qemu(path: str | None = None) -> Qemu:
+    """The QEMU at `path`, or the one on PATH.
+
+    Raises MachineError if there is none, if it cannot run, if it is not QEMU,
+    or if it is older than 7.2.
+    """
+    found = shutil.which(path or PROGRAM)
+    if found is None:
+        raise MachineError(_why_not_found(path))
+    try:
+        answer = subprocess.run(
+            [found, "--version"], capture_output=True, text=True, errors="replace", timeout=20
+        )
+    except subprocess.TimeoutExpired:
+        raise MachineError(f"{found} did not answer --version within 20 s") from None
+    except OSError as error:
+        raise MachineError(f"{found} does not run: {error.strerror}") from error
+    if answer.returncode != 0:
+        raise MachineError(
+            f"{found} --version failed with status {answer.returncode}", answer.stderr.strip()
+        )
+    text = answer.stdout.strip().partition("\n")[0]
+    match = re.match(r"QEMU emulator version (\d+)\.(\d+)(?:\.(\d+))?", text)
+    if match is None:
+        raise MachineError(f"{found} is not QEMU: its --version says {text!r}")
+    version = (int(match[1]), int(match[2]), int(match[3] or 0))
+    if version < MINIMUM:
+        raise MachineError(
+            f"{found} is QEMU {'.'.join(map(str, version))}; {MINIMUM[0]}.{MINIMUM[1]} or newer"
+            f" is needed ({INSTALL}, or name another with --qemu PATH)"
+        )
+    return Qemu(Path(found), version, text)
+
+
+def _why_not_found(path: str | None) -> str:
+    if path is None:
+        return f"{PROGRAM} is not on PATH; install it: {INSTALL}"
+    if Path(path).is_dir():
+        return f"{path} is a directory, not a QEMU program"
+    if Path(path).exists():
+        return f"{path} is not executable; chmod +x it, or name another QEMU"
+    return f"there is no QEMU at {path}; install it: {INSTALL}"
