@@ -1,0 +1,20 @@
+"""The guest image: a recipe over Debian packages, built on first use and cached.
+
+image = images.ensure(print)
+# qemu-system-x86_64 -kernel image.kernel -initrd image.initrd -append images.KERNEL_ARGS ...
+"""
+
+from .cache import Image, Status, cache_dir, ensure, status, update
+from .errors import ImageError
+from .recipe import KERNEL_ARGS
+
+__all__ = [
+    "KERNEL_ARGS",
+    "Image",
+    "ImageError",
+    "Status",
+    "cache_dir",
+    "ensure",
+    "status",
+    "update",
+]

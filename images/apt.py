@@ -1,0 +1,144 @@
+"""Packages through apt, by name, from the sources this machine is configured with.
+
+apt runs with a state directory of ours: as an ordinary user, without a prior `apt-get update`,
+and without touching the machine's own package lists. Nothing gets installed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import urllib.parse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import ImageError, no_space
+
+_UPDATE_DEADLINE = 300.0  # seconds
+_QUERY_DEADLINE = 60.0
+_DOWNLOAD_DEADLINE = 900.0
+
+# Read after the machine's own configuration, and so stronger. The hooks cleared here would act on
+# the machine's package lists, which stay as they are.
+_CONFIG = """\
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+APT::Architecture "amd64";
+APT::Sandbox::User "root";
+Acquire::Languages "none";
+Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::Retries "2";
+Dir::State "{top}/state";
+Dir::State::status "{top}/state/status";
+Dir::Cache "{top}/cache";
+"""
+
+
+@dataclass(frozen=True, order=True)
+class Package:
+    """One version of a package as the archive describes it."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class Apt:
+    """The machine's package sources, seen through a private state in the directory `top`."""
+
+    def __init__(self, top: Path) -> None:
+        """Raises ImageError when this machine has no apt, OSError when `top` can't be written."""
+        if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+            raise ImageError(
+                "apt-get and dpkg-deb not found: the guest image is made from Debian packages; "
+                "build it on Debian 12 and copy its cache directory here"
+            )
+        for part in ("state/lists/partial", "cache/archives/partial"):
+            (top / part).mkdir(parents=True, exist_ok=True)
+        (top / "state/status").touch()
+        self._top = top
+        self._config = top / "apt.conf"
+        self._config.write_text(_CONFIG.format(top=top))
+        self._complaints = ""
+
+    def refresh(self) -> None:
+        """Fetch the package lists."""
+        self._complaints = self._run("apt-get", ["update"], _UPDATE_DEADLINE).stderr
+
+    def offered(self, names: Iterable[str]) -> dict[Package, dict[str, str]]:
+        """All versions of the named packages that the sources offer, with their fields."""
+        arguments = ["show", "--all-versions", *names]
+        return _stanzas(self._run("apt-cache", arguments, _QUERY_DEADLINE, check=False).stdout)
+
+    def candidate(self, name: str) -> tuple[Package, dict[str, str]]:
+        """The version that an installation on an empty Debian would take, with its fields."""
+        arguments = ["show", "--no-all-versions", name]
+        stanzas = _stanzas(self._run("apt-cache", arguments, _QUERY_DEADLINE, check=False).stdout)
+        if not stanzas:
+            raise ImageError(f"this machine's apt sources have no package {name}{self.complaint()}")
+        return next(iter(stanzas.items()))
+
+    def complaint(self) -> str:
+        """What the last refresh could not do, as the end of a sentence (empty if all went well)."""
+        failures = re.findall(r"^[WE]: (.*)$", self._complaints, re.MULTILINE)
+        return f" (apt: {failures[0]})" if failures else ""
+
+    def download(self, package: Package, into: Path) -> Path:
+        """Download a package into an empty directory; apt checks what it downloads."""
+        wanted = [f"{package.name}={package.version}"]
+        self._run("apt-get", ["download", *wanted], _DOWNLOAD_DEADLINE, cwd=into)
+        files = list(into.glob(f"{package.name}_{urllib.parse.quote(package.version, '+~')}*.deb"))
+        if len(files) != 1:
+            files = list(into.glob("*.deb"))
+        if len(files) != 1:
+            raise ImageError(f"apt-get download {wanted[0]} left no .deb file")
+        return files[0]
+
+    def _run(
+        self,
+        program: str,
+        arguments: list[str],
+        deadline: float,
+        *,
+        cwd: Path | None = None,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        command = [program, "-q", "-c", str(self._config), *arguments]
+        environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+        try:
+            done = subprocess.run(
+                command,
+                env=environment,
+                cwd=cwd or self._top,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=deadline,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise ImageError(
+                f"{program} {arguments[0]} gave no result in {deadline:.0f} s: "
+                "is the package archive reachable?"
+            ) from None
+        if "No space left on device" in done.stderr:
+            raise no_space(self._top)
+        if check and done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or ["no message"]
+            raise ImageError(f"{program} {' '.join(arguments)} failed: {lines[-1]}")
+        return done
+
+
+def _stanzas(text: str) -> dict[Package, dict[str, str]]:
+    result = {}
+    for block in text.split("\n\n"):
+        fields = dict(re.findall(r"^([A-Za-z0-9-]+): (.*)$", block, re.MULTILINE))
+        if {"Package", "Version", "SHA256"} <= fields.keys():
+            package = Package(fields["Package"], fields["Version"], fields["SHA256"])
+            result[package] = fields
+    return result

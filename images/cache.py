@@ -1,0 +1,307 @@
+"""The guest image in its cache: built on first use, checked on every use.
+
+    debs/<sha256>.deb     packages, kept so that a locked version needs the archive only once
+    keys/                 SSH keys, made once
+    images/<key>/         vmlinuz, initrd, image.json (size and SHA-256 of both)
+    apt/                  apt's private state
+    lock                  held while something is built
+
+An image's key is a hash of all it is made from but the SSH keys: the lock file, the recipe's
+sources and the guest's own files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from . import lock, recipe, ssh
+from .apt import Apt, Package
+from .errors import ImageError, no_space
+
+Progress = Callable[[str], None]
+
+BUILD_DEADLINE = 1200.0  # seconds that one process waits for another's build
+_POLL = 0.1  # seconds
+_UNUSED_AFTER = 30 * 24 * 3600.0  # seconds after which an image of another key is removed
+_MANIFEST = "image.json"
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True)
+class Image:
+    """A guest image that is ready to boot."""
+
+    key: str  # content key of the recipe and its inputs
+    kernel: Path  # vmlinuz
+    initrd: Path  # initramfs, a plain cpio archive
+    kernel_release: str  # as `uname -r` says it in the guest
+    ssh_key: Path  # private key for root in the guest (ed25519, OpenSSH format)
+    ssh_host_key: str  # the guest's pinned host key: "ssh-ed25519 AAAA..."
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of the cached image, found without building anything."""
+
+    state: Literal["built", "missing", "damaged"]
+    path: Path  # where the image is or would be
+    key: str
+    size: int  # bytes on disk, 0 if missing
+
+
+class _DamagedError(Exception):
+    """A cached image isn't what was written; the message says how."""
+
+
+def cache_dir() -> Path:
+    """Where images, packages and keys are kept: $VBLK_CACHE, or a directory in the XDG cache."""
+    if own := os.environ.get("VBLK_CACHE"):
+        return Path(own).absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).absolute() / "virtio-blk-conformance"
+
+
+def content_key() -> str:
+    """The key of the image that the recipe and the lock file describe now."""
+    here = Path(__file__).parent
+    sources = [lock.PATH, *here.glob("*.py"), *recipe.GUEST_DIR.iterdir()]
+    total = hashlib.sha256()
+    for path in sorted(path for path in sources if path.is_file()):
+        content = path.read_bytes()
+        total.update(f"{path.relative_to(here)} {len(content)}\n".encode() + content)
+    return total.hexdigest()[:16]
+
+
+def ensure(progress: Progress | None = None) -> Image:
+    """The image, built first if the cache lacks it or has it damaged.
+
+    Processes that ask at the same time get one build: the others wait for it. `progress` is
+    called with a line for each step. Raises ImageError.
+    """
+    say = progress or _silent
+    key = content_key()
+    cache = cache_dir()
+    with _one_line_errors(cache):
+        try:
+            return _load(cache, key)
+        except (_DamagedError, FileNotFoundError):
+            pass
+        cache.mkdir(parents=True, exist_ok=True)
+        with _exclusive(cache, say):
+            try:
+                return _load(cache, key)  # another process may have built it meanwhile
+            except FileNotFoundError:
+                say("building the guest image (once; it is kept)")
+            except _DamagedError as damage:
+                say(f"the cached guest image is damaged ({damage}): building it again")
+            _build(cache, key, say)
+            try:
+                return _load(cache, key)
+            except (_DamagedError, FileNotFoundError) as error:
+                raise ImageError(f"the guest image was damaged while built: {error}") from None
+
+
+def update(progress: Progress | None = None) -> None:
+    """Write a lock file of the package versions that this machine's apt sources offer now."""
+    say = progress or _silent
+    cache = cache_dir()
+    with _one_line_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        with _exclusive(cache, say):
+            apt = Apt(cache / "apt")
+            say("fetching package lists")
+            apt.refresh()
+            packages = lock.resolve(apt)
+        lock.write(packages)
+    for package in packages:
+        say(f"locked {package.name} {package.version}")
+
+
+def status() -> Status:
+    """What the cache has, for a report; reads the image but builds nothing."""
+    key = content_key()
+    cache = cache_dir()
+    path = cache / "images" / key
+    size = sum(file.stat().st_size for file in path.glob("*"))
+    try:
+        _load(cache, key)
+    except FileNotFoundError:
+        return Status("damaged" if path.is_dir() else "missing", path, key, size)
+    except (_DamagedError, OSError):
+        return Status("damaged", path, key, size)
+    return Status("built", path, key, size)
+
+
+def _silent(_line: str) -> None:
+    pass
+
+
+def _load(cache: Path, key: str) -> Image:
+    """The cached image, once all its bytes have been checked."""
+    directory = cache / "images" / key
+    try:
+        manifest = json.loads((directory / _MANIFEST).read_text())
+        release = str(manifest["kernel_release"])
+        files = {name: str(manifest["sha256"][name]) for name in ("vmlinuz", "initrd")}
+    except (ValueError, KeyError, TypeError):
+        raise _DamagedError(f"{_MANIFEST} is not readable") from None
+    for name, expected in files.items():
+        try:
+            actual = _sha256(directory / name)
+        except FileNotFoundError:
+            raise _DamagedError(f"{name} is missing") from None
+        if actual != expected:
+            raise _DamagedError(f"{name} has changed since it was built")
+    keys = cache / "keys"
+    try:
+        host_key = ssh.host_key_line(keys)
+        if _digest(ssh.overlay(keys)) != manifest["keys_sha256"]:
+            raise _DamagedError("it was built with other SSH keys")
+    except (OSError, ValueError, KeyError):
+        raise _DamagedError("its SSH keys are not readable") from None
+    os.utime(directory)
+    return Image(
+        key=key,
+        kernel=directory / "vmlinuz",
+        initrd=directory / "initrd",
+        kernel_release=release,
+        ssh_key=keys / ssh.CLIENT_KEY,
+        ssh_host_key=host_key,
+    )
+
+
+def _build(cache: Path, key: str, say: Progress) -> None:
+    """Build the image under a temporary name and move it into place. The lock is held."""
+    images = cache / "images"
+    images.mkdir(exist_ok=True)
+    for leftover in images.glob(".build-*"):  # of a killed process: nobody else has the lock
+        shutil.rmtree(leftover, ignore_errors=True)
+    debs = fetch(cache, lock.read(), say)
+    ssh.ensure_keys(cache / "keys")
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=images) as name:
+        work = Path(name)
+        release = recipe.build(debs, work, say)
+        overlay = ssh.overlay(cache / "keys")
+        with (work / "base.cpio").open("ab") as file:
+            file.write(overlay)
+        (work / "base.cpio").rename(work / "initrd")
+        manifest = {
+            "kernel_release": release,
+            "sha256": {name: _sha256(work / name) for name in ("vmlinuz", "initrd")},
+            "keys_sha256": _digest(overlay),
+        }
+        (work / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        target = images / key
+        if target.exists():
+            target.rename(work / "damaged")
+        ready = images / f".build-{key}"
+        ready.mkdir()
+        for part in ("vmlinuz", "initrd", _MANIFEST):
+            (work / part).rename(ready / part)
+        ready.rename(target)
+    for other in images.iterdir():
+        if time.time() - other.stat().st_mtime > _UNUSED_AFTER:
+            shutil.rmtree(other, ignore_errors=True)
+    say(f"guest image ready: {target}")
+
+
+def fetch(cache: Path, packages: list[Package], say: Progress) -> dict[str, Path]:
+    """The locked packages as files, from the cache or else from the archive, hashes checked."""
+    store = cache / "debs"
+    store.mkdir(parents=True, exist_ok=True)
+    files = {package: store / f"{package.sha256}.deb" for package in packages}
+    missing = [package for package in packages if not _is_intact(files[package], package)]
+    if missing:
+        apt = Apt(cache / "apt")
+        say("fetching package lists")
+        apt.refresh()
+        _check_offered(apt, missing)
+        for package in missing:
+            say(f"downloading {package.name} {package.version}")
+            with tempfile.TemporaryDirectory(prefix=".download-", dir=store) as name:
+                deb = apt.download(package, Path(name))
+                if not _is_intact(deb, package):
+                    raise ImageError(
+                        f"{package.name} {package.version} came with SHA-256 {_sha256(deb)}, not "
+                        f"the locked {package.sha256}; if that is right: `vblk image update`"
+                    )
+                deb.rename(files[package])
+    return {package.name: path for package, path in files.items()}
+
+
+def _check_offered(apt: Apt, packages: list[Package]) -> None:
+    offered = apt.offered([package.name for package in packages])
+    versions = {(package.name, package.version) for package in offered}
+    gone = [item for item in packages if (item.name, item.version) not in versions]
+    if gone:
+        named = ", ".join(f"{package.name} {package.version}" for package in gone)
+        raise ImageError(
+            f"locked but not offered by this machine's apt sources: {named}; "
+            f"run `vblk image update`{apt.complaint()}"
+        )
+
+
+def _is_intact(path: Path, package: Package) -> bool:
+    return path.is_file() and _sha256(path) == package.sha256
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextlib.contextmanager
+def _exclusive(cache: Path, say: Progress) -> Iterator[None]:
+    """Hold the cache's lock, which ends with the process that holds it."""
+    with (cache / "lock").open("a+") as file:
+        deadline = time.monotonic() + BUILD_DEADLINE
+        waiting = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                file.seek(0)
+                holder = f"process {file.read().strip() or '(unknown)'}"
+            if not waiting:
+                say(f"waiting for {holder} to build the guest image")
+                waiting = True
+            if time.monotonic() > deadline:
+                raise ImageError(
+                    f"{holder} has been building the guest image in {cache} for more than "
+                    f"{BUILD_DEADLINE:.0f} s: end it, then try again"
+                )
+            time.sleep(_POLL)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _one_line_errors(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise no_space(cache) from None
+        raise ImageError(
+            f"the guest image's cache {cache} can't be used ({error.strerror}: {error.filename}): "
+            "put that right, or set VBLK_CACHE to a directory of yours"
+        ) from None

@@ -1,0 +1,43 @@
+"""The lock file: which version of each package the image is made from, with its SHA-256."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import recipe
+from .apt import Apt, Package
+from .errors import ImageError
+
+PATH = Path(__file__).parent / "packages.lock.json"
+
+
+def read(path: Path = PATH) -> list[Package]:
+    """The locked packages, by name. Raises ImageError for a missing or malformed file."""
+    try:
+        listed = json.loads(path.read_text())["packages"]
+        return sorted(Package(item["name"], item["version"], item["sha256"]) for item in listed)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ImageError(
+            f"{path} can't be read ({type(error).__name__}: {error}): restore it, or make a new "
+            "one with `vblk image update`"
+        ) from None
+
+
+def write(packages: Sequence[Package], path: Path = PATH) -> None:
+    """Replace the lock file."""
+    items = [
+        {"name": package.name, "version": package.version, "sha256": package.sha256}
+        for package in sorted(packages)
+    ]
+    path.write_text(json.dumps({"packages": items}, indent=2) + "\n")
+
+
+def resolve(apt: Apt) -> list[Package]:
+    """The packages of the recipe in the versions that this machine's sources offer now."""
+    _, fields = apt.candidate(recipe.KERNEL_METAPACKAGE)
+    kernel = fields.get("Depends", "").split(" ")[0]
+    if not kernel.startswith("linux-image-"):
+        raise ImageError(f"{recipe.KERNEL_METAPACKAGE} names no kernel: {fields.get('Depends')!r}")
+    return sorted(apt.candidate(name)[0] for name in (kernel, *recipe.PACKAGES))

@@ -1,0 +1,269 @@
+"""What is in the guest image: which files of which Debian packages, and our own.
+
+`PACKAGES` is what `update` writes to the lock; `build` makes the reproducible part of the image
+from exactly those .deb files. No root is needed and nothing is mounted: packages are read as
+archives and the initramfs is written as one.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from . import cpio, modules
+from .errors import ImageError
+
+# The kernel is found through its metapackage, whose dependency names the current version.
+KERNEL_METAPACKAGE = "linux-image-cloud-amd64"
+PACKAGES = (
+    "busybox-static",
+    "dropbear-bin",
+    "python3.11-minimal",
+    "libpython3.11-minimal",
+    "libpython3.11-stdlib",
+    # libraries of the above
+    "libc6",
+    "libcrypt1",
+    "libexpat1",
+    "libffi8",
+    "libgmp10",
+    "libtomcrypt1",
+    "libtommath1",
+    "zlib1g",
+)
+
+# The cloud kernel's only network driver that fits a QEMU network card is virtio_net, hence
+# virtio_pci. There is no virtio_blk: the disks are the harness's.
+MODULES = (
+    "uio_pci_generic",
+    "vfio_pci",
+    "vfio_iommu_type1",
+    "virtio_mmio",
+    "virtio_net",
+    "virtio_pci",
+)
+
+# For QEMU's -append. A guest that panics exits QEMU at once (with -no-reboot).
+KERNEL_ARGS = "console=ttyS0 quiet panic=-1"
+
+GUEST_DIR = Path(__file__).parent / "guest"
+
+_LIBRARY = re.compile(
+    r"usr/lib64/ld-linux-x86-64\.so\.2"
+    r"|usr/lib/x86_64-linux-gnu/"
+    r"(ld-linux-x86-64|lib(c|m|z|crypt|expat|ffi|gmp|tomcrypt|tommath))\.so\..*"
+)
+_PROGRAMS = {"usr/bin/busybox", "usr/bin/python3.11", "usr/sbin/dropbear"}
+
+_PYTHON = "usr/lib/python3.11"
+# Parts of the standard library that a guest agent has no use for, or whose libraries are absent.
+_PYTHON_WITHOUT = {
+    "asyncio",
+    "curses",
+    "dbm",
+    "distutils",
+    "email",
+    "ensurepip",
+    "html",
+    "http",
+    "idlelib",
+    "lib2to3",
+    "multiprocessing",
+    "pydoc_data",
+    "sqlite3",
+    "test",
+    "tkinter",
+    "turtledemo",
+    "unittest",
+    "venv",
+    "wsgiref",
+    "xml",
+    "xmlrpc",
+}
+_PYTHON_EXTENSIONS = {
+    "_contextvars",
+    "_ctypes",
+    "_json",
+    "_posixshmem",
+    "_queue",
+    "_typing",
+    "mmap",
+    "resource",
+    "termios",
+}
+
+# Run by the packaged Python. Hash-based and never checked, so that a .pyc has no time in it;
+# beside the source (not in __pycache__), so that it is found without the source.
+_COMPILER = f"""
+import pathlib, py_compile, sys
+root = pathlib.Path(sys.argv[1])
+for path in sorted((root / "{_PYTHON}").rglob("*.py")):
+    py_compile.compile(
+        str(path), f"{{path}}c", f"/{{path.relative_to(root)}}", doraise=True,
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+"""
+
+_PASSWD = b"root:!:0:0:root:/root:/bin/sh\n"
+_GROUP = b"root:x:0:\n"
+_SHELLS = b"/bin/sh\n"
+_TOOL_DEADLINE = 120.0  # seconds
+
+
+def build(debs: Mapping[str, Path], out: Path, progress: Callable[[str], None]) -> str:
+    """Write `vmlinuz` and `base.cpio` into the directory `out`; returns the kernel's release.
+
+    `debs` has a .deb file for each of `PACKAGES` and one whose name starts with `linux-image-`.
+    Raises ImageError, and OSError when a file can't be written.
+    """
+    tree = cpio.Tree()
+    for path, target in (("bin", "bin"), ("sbin", "sbin"), ("lib", "lib"), ("lib64", "lib64")):
+        tree.link(path, f"usr/{target}")
+    stdlib: dict[str, bytes] = {}
+    release = ""
+    for name, deb in sorted(debs.items()):
+        progress(f"unpacking {name}")
+        if name.startswith("linux-image-"):
+            release = _add_kernel(tree, deb, out / "vmlinuz")
+            continue
+        for path, member, data in _members(deb):
+            if path in _PROGRAMS or _LIBRARY.fullmatch(path) or _is_wanted_extension(path):
+                _add_member(tree, path, member, data)
+            elif _is_wanted_source(path):
+                stdlib[path] = data
+    progress("compiling Python's standard library")
+    _add_host_made(tree, stdlib)
+    _add_own(tree)
+    progress("writing the initramfs")
+    with (out / "base.cpio").open("wb") as file:
+        cpio.write(tree, file)
+    return release
+
+
+def _members(deb: Path) -> Iterator[tuple[str, tarfile.TarInfo, bytes]]:
+    """A package's files and links: path as on a merged /usr, metadata, content."""
+    command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
+    unpacked = _run(command)
+    with tarfile.open(fileobj=io.BytesIO(unpacked)) as tar:
+        for member in tar:
+            if not (member.isfile() or member.issym()):
+                continue
+            path = member.name.removeprefix("./")
+            if path.split("/")[0] in {"bin", "sbin", "lib", "lib64"}:
+                path = f"usr/{path}"
+            content = tar.extractfile(member) if member.isfile() else None
+            yield path, member, content.read() if content else b""
+
+
+def _add_member(tree: cpio.Tree, path: str, member: tarfile.TarInfo, data: bytes) -> None:
+    if member.issym():
+        tree.link(path, member.linkname)
+    else:
+        tree.file(path, data, member.mode & 0o755)
+
+
+def _add_kernel(tree: cpio.Tree, deb: Path, vmlinuz: Path) -> str:
+    release = ""
+    found: dict[str, bytes] = {}
+    for path, _, data in _members(deb):
+        if path.startswith("boot/vmlinuz-"):
+            release = path.removeprefix("boot/vmlinuz-")
+            vmlinuz.write_bytes(data)
+        elif path.endswith(".ko"):
+            found[path] = data
+    if not release:
+        raise ImageError(f"{deb.name} has no kernel in it")
+    top = f"usr/lib/modules/{release}"
+    by_relative_path = {str(PurePosixPath(path).relative_to(top)): found[path] for path in found}
+    needs = modules.needed(by_relative_path, MODULES)
+    for path in needs:
+        tree.file(f"{top}/{path}", by_relative_path[path])
+    tree.file(f"{top}/modules.dep", modules.modules_dep(needs).encode())
+    return release
+
+
+def _is_wanted_extension(path: str) -> bool:
+    top, _, name = path.rpartition("/")
+    return top == f"{_PYTHON}/lib-dynload" and name.split(".")[0] in _PYTHON_EXTENSIONS
+
+
+def _is_wanted_source(path: str) -> bool:
+    if not (path.startswith(f"{_PYTHON}/") and path.endswith(".py")):
+        return False
+    return path.removeprefix(f"{_PYTHON}/").split("/")[0] not in _PYTHON_WITHOUT
+
+
+def _add_host_made(tree: cpio.Tree, stdlib: Mapping[str, bytes]) -> None:
+    """Add what the packages' own programs make: bytecode, and busybox's list of commands.
+
+    Compiling imports in the guest costs seconds under TCG. The packaged Python compiles its own
+    library, so whatever Python the host has, the bytecode is right and always the same.
+    """
+    with tempfile.TemporaryDirectory(prefix="vblk-image-") as name:
+        root = Path(name)
+        programs = {path: entry for path, entry in tree.entries() if path.startswith("usr/")}
+        for path, entry in programs.items():
+            target = root / path
+            if entry.is_directory:
+                target.mkdir(parents=True)
+            elif entry.is_link:
+                target.symlink_to(entry.data.decode())
+            else:
+                target.write_bytes(entry.data)
+                target.chmod(entry.mode & 0o777)
+        for path, data in stdlib.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(data)
+        _compile(root)
+        for path in stdlib:
+            tree.file(f"{path}c", (root / f"{path}c").read_bytes())
+        for applet in _run([str(root / "usr/bin/busybox"), "--list-full"]).decode().split():
+            path = applet if applet.startswith("usr/") else f"usr/{applet}"
+            if path not in tree:
+                tree.link(path, "/bin/busybox")
+
+
+def _compile(root: Path) -> None:
+    libraries = root / "usr/lib/x86_64-linux-gnu"
+    python = [
+        str(libraries / "ld-linux-x86-64.so.2"),
+        "--library-path",
+        str(libraries),
+        str(root / "usr/bin/python3.11"),
+    ]
+    environment = {"PYTHONHOME": str(root / "usr"), "PYTHONHASHSEED": "0"}
+    _run([*python, "-S", "-s", "-c", _COMPILER, str(root)], environment)
+
+
+def _add_own(tree: cpio.Tree) -> None:
+    tree.file("init", (GUEST_DIR / "init").read_bytes(), 0o755)
+    tree.file("agent/bootstrap.py", (GUEST_DIR / "bootstrap.py").read_bytes())
+    tree.file("etc/passwd", _PASSWD)
+    tree.file("etc/group", _GROUP)
+    tree.file("etc/shells", _SHELLS)
+    for path in ("dev", "proc", "run", "sys"):
+        tree.directory(path)
+    tree.directory("root", 0o700)
+    tree.directory("tmp", 0o1777)
+
+
+def _run(command: list[str], environment: Mapping[str, str] | None = None) -> bytes:
+    """The output of a program; ImageError if it is missing, fails or takes too long."""
+    env = {**os.environ, "LC_ALL": "C", **(environment or {})}
+    try:
+        return subprocess.run(
+            command, env=env, check=True, capture_output=True, timeout=_TOOL_DEADLINE
+        ).stdout
+    except FileNotFoundError:
+        raise ImageError(f"{command[0]} is missing: apt-get install dpkg") from None
+    except subprocess.TimeoutExpired:
+        raise ImageError(f"{command[0]} took more than {_TOOL_DEADLINE:.0f} s") from None
+    except subprocess.CalledProcessError as error:
+        last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise ImageError(f"{Path(command[0]).name} failed: {''.join(last)}") from None

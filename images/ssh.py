@@ -1,0 +1,83 @@
+"""The SSH keys of one cache: a client key, and the guest's pinned host key.
+
+They are made once per cache and never leave it. They are not part of the reproducible image:
+they follow it as a second, small cpio archive, which the kernel unpacks over the first.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from . import cpio
+
+CLIENT_KEY = "id_ed25519"
+_HOST_KEY = "host_ed25519"
+
+
+def ensure_keys(directory: Path) -> None:
+    """Make the keys that `directory` lacks. The caller holds the cache's lock."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in (CLIENT_KEY, _HOST_KEY):
+        try:
+            _load(directory / name)
+        except (OSError, ValueError):
+            _save(Ed25519PrivateKey.generate(), directory / name)
+
+
+def host_key_line(directory: Path) -> str:
+    """The guest's public host key, as `ssh-ed25519 AAAA...`."""
+    return _public(_load(directory / _HOST_KEY))
+
+
+def overlay(directory: Path) -> bytes:
+    """The cpio archive with what the guest knows of the keys."""
+    client = _public(_load(directory / CLIENT_KEY))
+    tree = cpio.Tree()
+    tree.directory("root", 0o700)
+    tree.directory("root/.ssh", 0o700)
+    tree.file("root/.ssh/authorized_keys", f"{client}\n".encode(), 0o600)
+    tree.file("etc/dropbear/host_key", _dropbear_format(_load(directory / _HOST_KEY)), 0o600)
+    archive = io.BytesIO()
+    cpio.write(tree, archive)
+    return archive.getvalue()
+
+
+def _load(path: Path) -> Ed25519PrivateKey:
+    key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError(f"{path} is not an ed25519 key")
+    return key
+
+
+def _save(key: Ed25519PrivateKey, path: Path) -> None:
+    text = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+def _public(key: Ed25519PrivateKey) -> str:
+    return (
+        key.public_key()
+        .public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        .decode()
+    )
+
+
+def _dropbear_format(key: Ed25519PrivateKey) -> bytes:
+    """dropbear's own key file: two SSH strings, the key type and the private and public bytes."""
+    raw = key.private_bytes_raw() + key.public_key().public_bytes_raw()
+    return b"".join(struct.pack(">I", len(part)) + part for part in (b"ssh-ed25519", raw))
