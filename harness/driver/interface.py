@@ -30,7 +30,8 @@ GUARD = 64
 REQUEST_TIMEOUT = 10.0
 """Seconds a request may take, unless the caller says otherwise (as in the seed)."""
 
-Source = Literal["queue", "config"]
+Source = Literal["queue", "config", "raised"]
+"""What an interrupt announced, or "raised": any interrupt, whatever for (see `Interrupts`)."""
 
 
 @dataclass(frozen=True)
@@ -314,7 +315,10 @@ class Driver(ABC):
 
     @abstractmethod
     def interrupts(self) -> Interrupts:
-        """Service what is pending, then say how many there have been."""
+        """Service what is pending, then say how many there have been.
+
+        While `service_interrupts` is off, ISR is left alone: only `raised` moves.
+        """
 
     @abstractmethod
     def wait_interrupt(self, source: Source, above: int, timeout: float = 5.0) -> Interrupts:

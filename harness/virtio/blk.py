@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import IntEnum
 
@@ -110,6 +111,24 @@ CONFIG_FIELDS: tuple[Field, ...] = (
     Field("unused2", 93, 3, Feature.BLK_ZONED),
 )
 """struct virtio_blk_config, in order."""
+
+
+def config_accesses(offset: int, length: int) -> Iterator[tuple[int, int]]:
+    """The accesses (offset, width in bytes) that cover a stretch of configuration space.
+
+    A field of 8 or 16 bits is read with its own width, a wider one in aligned
+    halves of 32 bits, padding and what lies behind the last field byte by byte
+    (virtio 4.1.3.1). A stretch that cuts through a field gets narrower ones.
+    """
+    widths = [min(field.size, 4) for field in CONFIG_FIELDS for _ in range(field.size)]
+    end = offset + length
+    while offset < end:
+        width = widths[offset] if offset < len(widths) and widths[offset] != 3 else 1
+        while offset % width or offset + width > end:
+            width //= 2
+        yield offset, width
+        offset += width
+
 
 CONFIG_FIELD: dict[str, Field] = {field.name: field for field in CONFIG_FIELDS}
 CONFIG_SIZE = 96

@@ -1,0 +1,256 @@
+"""The virtio-blk driver: negotiate, configure, request, and hear of a resize (virtio 3.1, 5.2)."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from harness.virtio.blk import CONFIG_FIELDS, STATUS_UNWRITTEN, BlockConfig
+from harness.virtio.device import DeviceStatus
+from harness.virtio.features import Feature, mask, names
+
+from .device import SPINS, DeviceDriver
+from .errors import BadArgumentError, DeviceTimeoutError, DriverError, FeaturesRefusedError
+from .flight import Flight
+from .interface import (
+    REQUEST_TIMEOUT,
+    Completion,
+    ConfigChange,
+    Negotiation,
+    Repetition,
+    Request,
+    Used,
+)
+from .transport.base import Transport
+from .virtqueue.split import SplitQueue
+
+SUPPORTED = mask(
+    Feature.BLK_SIZE_MAX,
+    Feature.BLK_SEG_MAX,
+    Feature.BLK_GEOMETRY,
+    Feature.BLK_RO,
+    Feature.BLK_BLK_SIZE,
+    Feature.BLK_FLUSH,
+    Feature.BLK_TOPOLOGY,
+    Feature.BLK_CONFIG_WCE,
+    Feature.BLK_MQ,
+    Feature.BLK_DISCARD,
+    Feature.BLK_WRITE_ZEROES,
+    Feature.BLK_LIFETIME,
+    Feature.BLK_SECURE_ERASE,
+    Feature.INDIRECT_DESC,
+    Feature.VERSION_1,
+)
+"""What this driver can serve, and so accepts when it is offered."""
+
+CONFIG_TRIES = 100
+"""How often a snapshot of the configuration space may be torn by a change before we give up."""
+
+
+class BlockDriver(DeviceDriver):
+    """A whole virtio-blk driver. Every virtqueue is polled; interrupts are counted beside that."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport)
+        self._features = 0
+        self._flights: dict[int, Flight] = {}
+        self._by_head: dict[tuple[int, int], int] = {}
+        self._next_token = 1
+        self._changes: list[ConfigChange] = []
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **super().state(),
+            "capacity": self.config().capacity,
+            "config_changes": len(self._changes),
+            "in_flight": [
+                f"token {token}: type {flight.request.type}, sector {flight.request.sector}"
+                for token, flight in self._flights.items()
+                if flight.completion is None
+            ],
+        }
+
+    def reset(self, timeout: float = 5.0) -> None:
+        super().reset(timeout)
+        self._features = 0
+        self._flights.clear()
+        self._by_head.clear()
+
+    # --- initialisation
+
+    def negotiate(self, features: int | None = None) -> Negotiation:
+        self.reset()
+        self.set_status(DeviceStatus.ACKNOWLEDGE)
+        self.set_status(DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER)
+        offered = self.offered()
+        wanted = offered & SUPPORTED if features is None else features
+        self.accept(wanted)
+        agreed = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER | DeviceStatus.FEATURES_OK
+        self.set_status(agreed)
+        status = self.status()
+        if not status & DeviceStatus.FEATURES_OK:
+            raise FeaturesRefusedError(
+                f"the device refuses the features {names(wanted)}",
+                {"offered": names(offered), "status": f"{status:#04x}"},
+            )
+        self._features = wanted
+        return Negotiation(offered, wanted, status)
+
+    def start(
+        self, features: int | None = None, queues: int = 1, queue_size: int | None = None
+    ) -> Negotiation:
+        agreed = self.negotiate(features)
+        for index in range(queues):
+            self.queue_setup(index, queue_size)
+        self.set_status(agreed.status | DeviceStatus.DRIVER_OK)
+        return Negotiation(agreed.offered, agreed.accepted, self.status())
+
+    # --- configuration space
+
+    def config(self) -> BlockConfig:
+        return self._snapshot()[0]
+
+    def _snapshot(self) -> tuple[BlockConfig, int]:
+        """The valid fields and the one generation they were read in (virtio 2.5.3)."""
+        valid = [
+            field
+            for field in CONFIG_FIELDS
+            if field.name == "capacity"
+            or (field.feature is not None and self._features & field.feature.mask)
+        ]
+        size = min(valid[-1].offset + valid[-1].size, self.config_size())
+        for _ in range(CONFIG_TRIES):
+            before = self.config_generation()
+            raw = bytearray(size)
+            for field in valid:
+                end = field.offset + field.size
+                if end <= size:
+                    raw[field.offset : end] = self.config_read(field.offset, field.size)
+            if self.config_generation() == before:
+                return BlockConfig.parse(bytes(raw), self._features), before
+        raise DriverError(f"the config generation changed during each of {CONFIG_TRIES} reads")
+
+    def _config_changed(self) -> None:
+        config, generation = self._snapshot()
+        self._changes.append(ConfigChange(config.capacity, generation))
+
+    def config_changes(self) -> list[ConfigChange]:
+        self.service()
+        return list(self._changes)
+
+    def wait_config_change(self, above: int, timeout: float = 5.0) -> list[ConfigChange]:
+        self._wait(
+            lambda: len(self._changes) > above,
+            timeout,
+            f"the config-change callback to run more than {above} times",
+        )
+        return list(self._changes)
+
+    # --- requests
+
+    def request(
+        self, request: Request, queue: int = 0, timeout: float = REQUEST_TIMEOUT
+    ) -> Completion:
+        (token,) = self.submit([request], queue)
+        try:
+            return self.complete([token], timeout)[0]
+        except DeviceTimeoutError:
+            # Its memory stays out of use until the device is done with it or reset.
+            self._flights[token].abandoned = True
+            raise
+
+    def submit(self, requests: Sequence[Request], queue: int = 0) -> list[int]:
+        ring = self._queue(queue)
+        prepared: list[Flight] = []
+        try:
+            for request in requests:
+                prepared.append(Flight.prepare(request, self.memory, ring))
+        except BadArgumentError:
+            for flight in prepared:
+                ring.release(flight.head)
+                self.memory.free(flight.block)
+            raise
+        tokens = list(range(self._next_token, self._next_token + len(prepared)))
+        self._next_token += len(prepared)
+        for token, flight in zip(tokens, prepared, strict=True):
+            self._flights[token] = flight
+            self._by_head[queue, flight.head] = token
+        ring.publish(flight.head for flight in prepared)
+        self.queue_kick(queue)
+        return tokens
+
+    def complete(self, tokens: Sequence[int], timeout: float = REQUEST_TIMEOUT) -> list[Completion]:
+        unknown = [token for token in tokens if token not in self._flights]
+        if unknown:
+            raise BadArgumentError(f"no such requests: tokens {unknown}")
+        flights = [self._flights[token] for token in tokens]
+
+        def done() -> bool:
+            self._reap_all()
+            return all(flight.completion is not None for flight in flights)
+
+        self._wait(done, timeout, f"{len(tokens)} requests to complete")
+        for token in tokens:
+            self._flights.pop(token, None)
+        return [flight.completion for flight in flights if flight.completion is not None]
+
+    def completed(self) -> list[int]:
+        self._reap_all()
+        return [token for token, flight in self._flights.items() if flight.completion is not None]
+
+    def _reap_all(self) -> None:
+        for queue in self.queues.values():
+            self._reap(queue)
+
+    def _claim(self, queue: SplitQueue, used: Used) -> bool:
+        token = self._by_head.pop((queue.index, used.id), None)
+        if token is None:
+            return False
+        flight = self._flights[token]
+        flight.land(used.length, self.memory)
+        if flight.abandoned:
+            del self._flights[token]
+        return True
+
+    def repeat(
+        self,
+        request: Request,
+        count: int,
+        queue: int = 0,
+        timeout: float = 60.0,
+        interrupts: bool = False,
+    ) -> Repetition:
+        ring = self._queue(queue)
+        flight = Flight.prepare(request, self.memory, ring)
+        status = self.memory.view(flight.status_address, 1)
+        statuses: Counter[int] = Counter()
+        deadline = time.monotonic() + timeout
+        ring.want_interrupts(interrupts)
+        begun = time.perf_counter()
+        for _ in range(count):
+            status[0] = STATUS_UNWRITTEN
+            self._once(ring, flight, deadline, interrupts)
+            statuses[status[0]] += 1
+        seconds = time.perf_counter() - begun
+        ring.want_interrupts(True)
+        ring.release(flight.head)
+        self.memory.free(flight.block)
+        return Repetition(count, seconds, dict(statuses))
+
+    def _once(self, ring: SplitQueue, flight: Flight, deadline: float, interrupts: bool) -> None:
+        """Make a chain that is laid out already available once more, and wait for it."""
+        ring.publish((flight.head,))
+        self.transport.notify(ring.index)
+        spins = 0
+        while True:
+            if ring.used_pending():
+                (used,) = ring.take_used()
+                if used.id == flight.head:
+                    return
+            spins += 1
+            if interrupts:
+                self.service()
+            if spins % SPINS == 0 and time.monotonic() > deadline:
+                raise DeviceTimeoutError("waited for a repeated request", self._wait_state())

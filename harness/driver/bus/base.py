@@ -1,0 +1,58 @@
+"""What a transport needs of the bus that its device sits on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from harness.driver.memory import DmaMemory
+
+
+class PciFunction(ABC):
+    """One PCI function: its configuration space, BARs, interrupt line, and memory it can reach."""
+
+    memory: DmaMemory
+
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """Address and identity, for reports."""
+
+    @abstractmethod
+    def pci_read(self, offset: int, length: int) -> bytes:
+        """Bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
+
+    @abstractmethod
+    def pci_write(self, offset: int, data: bytes) -> None:
+        """Write 1, 2 or 4 bytes of configuration space in one access."""
+
+    @abstractmethod
+    def bar_size(self, bar: int) -> int:
+        """Bytes of a memory BAR, 0 if it has none."""
+
+    @abstractmethod
+    def bar_read(self, bar: int, offset: int, width: int) -> int:
+        """One access of `width` (1, 2 or 4) bytes to a memory BAR."""
+
+    @abstractmethod
+    def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
+        """One access of `width` (1, 2 or 4) bytes to a memory BAR."""
+
+    @abstractmethod
+    def fileno(self) -> int | None:
+        """A descriptor that is readable while an interrupt is pending, None if there is none."""
+
+    @abstractmethod
+    def take_interrupts(self, timeout: float) -> int:
+        """How often the line was raised since the last call; wait up to `timeout` s for one.
+
+        After a call that returned more than 0 the line is masked until
+        `unmask_interrupts`.
+        """
+
+    @abstractmethod
+    def unmask_interrupts(self) -> None:
+        """Let the line through again, once its cause (ISR status) was read."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop the function from mastering the bus and give everything back."""

@@ -1,0 +1,268 @@
+"""The lower half of the driver: registers, memory, virtqueues and interrupts of one device."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from harness.virtio.device import DeviceStatus
+from harness.virtio.features import names
+from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
+
+from .errors import BadArgumentError, DeviceTimeoutError, DriverError
+from .interface import (
+    REQUEST_TIMEOUT,
+    Buffer,
+    Capability,
+    Driver,
+    Interrupts,
+    QueueLayout,
+    QueueState,
+    Source,
+    Used,
+)
+from .transport.base import Transport
+from .virtqueue.split import SplitQueue
+
+SPINS = 200
+"""Looks at the used ring between two looks at the clock and the interrupt."""
+
+
+class DeviceDriver(Driver):
+    """The verbs below whole requests, on one transport. Not for several threads."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.memory = transport.memory
+        self.queues: dict[int, SplitQueue] = {}
+        self._loose: defaultdict[int, list[Used]] = defaultdict(list)
+        self._interrupts = Interrupts()
+        self._servicing = True
+        self._closed = False
+
+    # --- the device as it is
+
+    def description(self) -> dict[str, Any]:
+        return {
+            **self.transport.description(),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+            "pid": os.getpid(),
+        }
+
+    def state(self) -> dict[str, Any]:
+        status = self.status()
+        return {
+            "status": f"{status:#04x} {DeviceStatus(status)!s}",
+            "offered": names(self.offered()),
+            "accepted": names(self.accepted()),
+            "queues": [asdict(queue.state()) for queue in self.queues.values()],
+            "interrupts": asdict(self._interrupts),
+            "config_generation": self.config_generation(),
+        }
+
+    def _wait_state(self) -> dict[str, Any]:
+        """What a deadline's error shows: enough to tell which side stopped."""
+        shown: dict[str, Any] = {"status": f"{self.status():#04x}"}
+        for queue in self.queues.values():
+            state = queue.state()
+            shown[f"queue{queue.index}"] = (
+                f"avail_idx={state.avail_idx} used_idx={state.used_idx}"
+                f" last_used={state.last_used} in_flight={state.in_flight}"
+            )
+        shown["interrupts"] = asdict(self._interrupts)
+        return shown
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.reset()
+        except DriverError:
+            # A device that cannot be reset is given back all the same: its next user resets it.
+            pass
+        finally:
+            self.transport.close()
+
+    # --- registers
+
+    def status(self) -> int:
+        return self.transport.status()
+
+    def set_status(self, value: int) -> None:
+        self.transport.set_status(value)
+
+    def reset(self, timeout: float = 5.0) -> None:
+        self.set_status(0)
+        self._wait(lambda: self.status() == 0, timeout, "device status to read 0 after a reset")
+        self.queues.clear()
+        self._loose.clear()
+        self.memory.free_all()
+
+    def offered(self) -> int:
+        return self.transport.offered()
+
+    def accept(self, features: int) -> None:
+        self.transport.accept(features)
+
+    def accepted(self) -> int:
+        return self.transport.accepted()
+
+    def register_read(self, name: str) -> int:
+        return self.transport.register_read(name)
+
+    def register_write(self, name: str, value: int) -> None:
+        self.transport.register_write(name, value)
+
+    def config_read(self, offset: int, length: int) -> bytes:
+        return self.transport.config_read(offset, length)
+
+    def config_write(self, offset: int, data: bytes) -> None:
+        self.transport.config_write(offset, data)
+
+    def config_size(self) -> int:
+        return self.transport.config_size()
+
+    def config_generation(self) -> int:
+        return self.transport.config_generation()
+
+    def isr(self) -> int:
+        value = self.transport.isr()
+        self.transport.unmask_interrupts()
+        return value
+
+    def pci_read(self, offset: int, length: int) -> bytes:
+        return self.transport.pci_read(offset, length)
+
+    def pci_write(self, offset: int, data: bytes) -> None:
+        self.transport.pci_write(offset, data)
+
+    def capabilities(self) -> list[Capability]:
+        return self.transport.capabilities()
+
+    # --- memory
+
+    def alloc(self, length: int, align: int = 16) -> int:
+        return self.memory.alloc(length, align)
+
+    def memory_read(self, address: int, length: int) -> bytes:
+        return bytes(self.memory.view(address, length))
+
+    def memory_write(self, address: int, data: bytes) -> None:
+        self.memory.view(address, len(data))[:] = data
+
+    # --- virtqueues
+
+    def queue_setup(self, index: int, size: int | None = None) -> QueueLayout:
+        largest = self.transport.queue_max_size(index)
+        if not largest:
+            raise BadArgumentError(f"the device has no queue {index}")
+        queue = SplitQueue(self.memory, index, largest if size is None else size)
+        self.transport.queue_enable(queue.layout)
+        self.queues[index] = queue
+        return queue.layout
+
+    def _queue(self, index: int) -> SplitQueue:
+        try:
+            return self.queues[index]
+        except KeyError:
+            raise BadArgumentError(f"queue {index} was not set up") from None
+
+    def queue_add(self, index: int, buffers: Sequence[Buffer], indirect: bool = False) -> int:
+        return self._queue(index).add(buffers, indirect)
+
+    def queue_publish(self, index: int, heads: Sequence[int]) -> None:
+        self._queue(index).publish(heads)
+
+    def queue_kick(self, index: int) -> None:
+        self.transport.notify(index)
+
+    def queue_poll(
+        self, index: int, count: int = 1, timeout: float = REQUEST_TIMEOUT
+    ) -> list[Used]:
+        queue, loose = self._queue(index), self._loose[index]
+
+        def enough() -> bool:
+            self._reap(queue)
+            return len(loose) >= count
+
+        self._wait(enough, timeout, f"{count} used chains on queue {index}")
+        taken = list(loose)
+        loose.clear()
+        return taken
+
+    def _reap(self, queue: SplitQueue) -> None:
+        """Take what the device has used; whose it is, a subclass may know."""
+        for used in queue.take_used():
+            if not self._claim(queue, used):
+                queue.release(used.id)
+                self._loose[queue.index].append(used)
+
+    def _claim(self, queue: SplitQueue, used: Used) -> bool:
+        """Whether a used chain belongs to somebody else than the caller of `queue_add`."""
+        del queue, used
+        return False
+
+    def queue_state(self, index: int) -> QueueState:
+        return self._queue(index).state()
+
+    # --- interrupts
+
+    def fileno(self) -> int | None:
+        """A descriptor that is readable while an interrupt is pending, None if there is none."""
+        return self.transport.fileno() if self._servicing else None
+
+    def service(self, timeout: float = 0.0) -> None:
+        """Take an interrupt if one is raised (or is within `timeout` seconds), and act on it."""
+        raised = self.transport.take_interrupts(timeout)
+        if not raised:
+            return
+        self._interrupts = replace(self._interrupts, raised=self._interrupts.raised + raised)
+        if not self._servicing:
+            return
+        isr = self.isr()
+        self._interrupts = replace(
+            self._interrupts,
+            queue=self._interrupts.queue + bool(isr & ISR_QUEUE),
+            config=self._interrupts.config + bool(isr & ISR_CONFIG),
+            unexplained=self._interrupts.unexplained + (isr == 0),
+        )
+        if isr & ISR_CONFIG:
+            self._config_changed()
+
+    def _config_changed(self) -> None:
+        """The config-change callback: what to do is a device type's affair."""
+
+    def interrupts(self) -> Interrupts:
+        self.service()
+        return self._interrupts
+
+    def wait_interrupt(self, source: Source, above: int, timeout: float = 5.0) -> Interrupts:
+        def seen() -> bool:
+            count: int = getattr(self._interrupts, source)
+            return count > above
+
+        self._wait(seen, timeout, f"more than {above} interrupts ({source})")
+        return self._interrupts
+
+    def service_interrupts(self, enabled: bool) -> None:
+        self._servicing = enabled
+
+    def _wait(self, done: Callable[[], bool], timeout: float, what: str) -> None:
+        """Spin until `done`, servicing interrupts in between; DeviceTimeoutError when it is not."""
+        deadline = time.monotonic() + timeout
+        while True:
+            for _ in range(SPINS):
+                if done():
+                    return
+            self.service(0.0005)
+            if done():
+                return
+            if time.monotonic() > deadline:
+                raise DeviceTimeoutError(f"waited {timeout:g} s for {what}", self._wait_state())

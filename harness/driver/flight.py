@@ -1,0 +1,140 @@
+"""One request on its way: its buffers in device-visible memory, and what became of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from harness.virtio.blk import REQUEST_HEADER, STATUS_UNWRITTEN
+
+from .errors import BadArgumentError
+from .interface import CANARY, GUARD, Buffer, Completion, Request
+from .memory import DmaMemory
+from .virtqueue.split import SplitQueue
+
+
+def _cut(total: int, natural: tuple[int, ...], wanted: tuple[int, ...], what: str) -> list[int]:
+    lengths = list(wanted) if wanted else [length for length in natural if length]
+    if sum(lengths) != total or any(length <= 0 for length in lengths):
+        raise BadArgumentError(f"{what} is {total} bytes, which {wanted} does not cut into pieces")
+    return lengths
+
+
+@dataclass
+class Flight:
+    """A request in memory: every piece between guards, in a block of its own.
+
+    Each descriptor's buffer stands alone, so that a device which runs past one
+    piece hits a guard and not the next piece by luck.
+    """
+
+    request: Request
+    block: int
+    image: bytes
+    buffers: list[Buffer]
+    queue: SplitQueue
+    head: int = 0
+    chain: bytes = b""
+    abandoned: bool = False
+    completion: Completion | None = None
+    sent: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def prepare(cls, request: Request, memory: DmaMemory, queue: SplitQueue) -> Flight:
+        """Lay a request out and write its chain; nothing is made available yet.
+
+        BadArgumentError if it cannot be cut as asked, or there is no room.
+        """
+        header = REQUEST_HEADER.pack(request.type, request.reserved, request.sector)
+        readable = header + request.data
+        pieces = [
+            (length, False)
+            for length in _cut(
+                len(readable),
+                (len(header), len(request.data)),
+                request.readable,
+                "header and data",
+            )
+        ]
+        total = request.receive + 1
+        pieces += [
+            (length, True)
+            for length in _cut(total, (request.receive, 1), request.writable, "data and status")
+        ]
+        offsets, end = [], GUARD
+        for length, _ in pieces:
+            offsets.append(end)
+            end += length + GUARD
+        image = bytearray([CANARY]) * end
+        taken = 0
+        for (length, writable), offset in zip(pieces, offsets, strict=True):
+            if not writable:
+                image[offset : offset + length] = readable[taken : taken + length]
+                taken += length
+        image[offsets[-1] + pieces[-1][0] - 1] = STATUS_UNWRITTEN
+
+        block = memory.alloc(end)
+        memory.view(block, end)[:] = image
+        buffers = [
+            Buffer(block + offset, length, writable)
+            for (length, writable), offset in zip(pieces, offsets, strict=True)
+        ]
+        flight = cls(request, block, bytes(image), buffers, queue)
+        try:
+            flight.head = queue.add(buffers, request.indirect)
+        except BadArgumentError:
+            memory.free(block)
+            raise
+        flight.chain = queue.chain(flight.head)
+        return flight
+
+    @property
+    def status_address(self) -> int:
+        """Bus address of the status byte: the last byte that the device may write."""
+        last = self.buffers[-1]
+        return last.address + last.length - 1
+
+    def land(self, used_len: int, memory: DmaMemory) -> Completion:
+        """Look at what the device left behind, and free everything."""
+        seconds = time.perf_counter() - self.sent
+        found = bytes(memory.view(self.block, len(self.image)))
+        written = b"".join(
+            found[buffer.address - self.block :][: buffer.length]
+            for buffer in self.buffers
+            if buffer.writable
+        )
+        damage = self._damage(found)
+        if self.queue.chain(self.head) != self.chain:
+            damage.append("the descriptors or the indirect table changed")
+        self.queue.release(self.head)
+        memory.free(self.block)
+        self.completion = Completion(written[-1], used_len, written[:-1], tuple(damage), seconds)
+        return self.completion
+
+    def _damage(self, found: bytes) -> list[str]:
+        """What changed outside the device-writable buffers, as a line for each stretch."""
+        writable = [buffer for buffer in self.buffers if buffer.writable]
+        borders = [0]
+        for buffer in writable:
+            start = buffer.address - self.block
+            borders += [start, start + buffer.length]
+        borders.append(len(found))
+        damage = []
+        for start, end in list(pairwise(borders))[::2]:
+            if found[start:end] == self.image[start:end]:
+                continue
+            first = next(n for n in range(start, end) if found[n] != self.image[n])
+            damage.append(f"memory at {self.block + first:#x} changed: {self._place(first)}")
+        return damage
+
+    def _place(self, offset: int) -> str:
+        address = self.block + offset
+        for number, buffer in enumerate(self.buffers):
+            if buffer.address <= address < buffer.address + buffer.length:
+                return f"byte {address - buffer.address} of device-readable buffer {number}"
+            if address < buffer.address:
+                return f"guard byte {buffer.address - address} before buffer {number}"
+        last = self.buffers[-1]
+        behind = address - last.address - last.length
+        return f"guard byte {behind} after buffer {len(self.buffers) - 1}"

@@ -1,0 +1,107 @@
+"""Memory that driver and device share: regions with bus addresses, and an allocator over them."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .errors import BadArgumentError
+
+
+@dataclass(frozen=True)
+class Region:
+    """A stretch of memory that is contiguous for the device: bus address and our view of it."""
+
+    address: int
+    view: memoryview
+
+    @property
+    def end(self) -> int:
+        """The first bus address behind the region."""
+        return self.address + len(self.view)
+
+
+class DmaMemory:
+    """Regions of shared memory, given out first fit and addressed as the device does.
+
+    Nothing given out spans two regions. Addresses and lengths are bytes. When
+    no region has room, `grow` is asked for one more; None from it is final.
+    """
+
+    def __init__(
+        self, regions: Sequence[Region], grow: Callable[[], Region | None] | None = None
+    ) -> None:
+        self.regions: list[Region] = []
+        self._starts: list[int] = []
+        self._given: dict[int, int] = {}
+        self._free: list[tuple[int, int]] = []
+        self._grow = grow
+        for region in regions:
+            self._add(region)
+
+    def _add(self, region: Region) -> None:
+        bisect.insort(self.regions, region, key=lambda other: other.address)
+        bisect.insort(self._starts, region.address)
+        bisect.insort(self._free, (region.address, region.end))
+
+    def free_all(self) -> None:
+        """Take back everything that was given out."""
+        self._given.clear()
+        self._free = [(region.address, region.end) for region in self.regions]
+
+    def alloc(self, length: int, align: int = 16) -> int:
+        """Zeroed memory; its bus address. BadArgumentError when no region has room."""
+        if length <= 0 or align <= 0 or align & (align - 1):
+            raise BadArgumentError(f"cannot allocate {length} bytes aligned to {align}")
+        address = self._first_fit(length, align)
+        while address is None:
+            region = self._grow() if self._grow else None
+            if region is None or length > len(region.view):
+                raise BadArgumentError(
+                    f"no {length} bytes of device-visible memory left",
+                    {
+                        "given": sum(self._given.values()),
+                        "regions": [len(region.view) for region in self.regions],
+                    },
+                )
+            self._add(region)
+            address = self._first_fit(length, align)
+        self.view(address, length)[:] = bytes(length)
+        return address
+
+    def _first_fit(self, length: int, align: int) -> int | None:
+        for index, (start, end) in enumerate(self._free):
+            address = -(-start // align) * align
+            if address + length > end:
+                continue
+            pieces = [(start, address), (address + length, end)]
+            self._free[index : index + 1] = [(low, high) for low, high in pieces if low < high]
+            self._given[address] = length
+            return address
+        return None
+
+    def free(self, address: int) -> None:
+        """Take one allocation back; its neighbours in the same region are joined to it."""
+        try:
+            end = address + self._given.pop(address)
+        except KeyError:
+            raise BadArgumentError(f"{address:#x} was not allocated") from None
+        start = address
+        index = bisect.bisect(self._free, (start, end))
+        borders = set(self._starts)
+        if index < len(self._free) and self._free[index][0] == end and end not in borders:
+            end = self._free.pop(index)[1]
+        if index and self._free[index - 1][1] == start and start not in borders:
+            index -= 1
+            start = self._free.pop(index)[0]
+        self._free.insert(index, (start, end))
+
+    def view(self, address: int, length: int) -> memoryview:
+        """Our view of `length` bytes at a bus address. BadArgumentError outside every region."""
+        index = bisect.bisect(self._starts, address) - 1
+        region = self.regions[index] if index >= 0 else None
+        if region is None or address + length > region.end or length < 0:
+            raise BadArgumentError(f"{address:#x}+{length:#x} is not device-visible memory")
+        offset = address - region.address
+        return region.view[offset : offset + length]

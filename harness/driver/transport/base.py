@@ -1,0 +1,108 @@
+"""What the driver needs of a transport (virtio 4), in the words of chapter 2."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from harness.driver.errors import DriverError
+from harness.driver.interface import Capability, QueueLayout
+from harness.driver.memory import DmaMemory
+
+
+class Transport(ABC):
+    """One device's registers, notifications and interrupts."""
+
+    memory: DmaMemory
+
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """What the device sits on, for reports."""
+
+    @abstractmethod
+    def status(self) -> int:
+        """The device status field."""
+
+    @abstractmethod
+    def set_status(self, value: int) -> None:
+        """Write the device status field."""
+
+    @abstractmethod
+    def offered(self) -> int:
+        """Device feature bits 0 to 63."""
+
+    @abstractmethod
+    def accept(self, features: int) -> None:
+        """Write driver feature bits 0 to 63."""
+
+    @abstractmethod
+    def accepted(self) -> int:
+        """Driver feature bits 0 to 63, as the device shows them."""
+
+    @abstractmethod
+    def register_read(self, name: str) -> int:
+        """A register by the specification's name. BadArgumentError if there is none."""
+
+    @abstractmethod
+    def register_write(self, name: str, value: int) -> None:
+        """Write a register by the specification's name. BadArgumentError if there is none."""
+
+    @abstractmethod
+    def config_read(self, offset: int, length: int) -> bytes:
+        """Bytes of the device configuration space, by accesses as wide as its fields."""
+
+    @abstractmethod
+    def config_write(self, offset: int, data: bytes) -> None:
+        """Write 1, 2 or 4 bytes of the device configuration space in one access."""
+
+    @abstractmethod
+    def config_size(self) -> int:
+        """Bytes of device configuration space."""
+
+    @abstractmethod
+    def config_generation(self) -> int:
+        """The configuration generation."""
+
+    @abstractmethod
+    def queue_max_size(self, index: int) -> int:
+        """The largest size of a virtqueue in descriptors, 0 if there is no such queue."""
+
+    @abstractmethod
+    def queue_enable(self, layout: QueueLayout) -> None:
+        """Tell the device where a virtqueue lies, and enable it."""
+
+    @abstractmethod
+    def notify(self, index: int) -> None:
+        """Send an available buffer notification (virtio 2.3)."""
+
+    @abstractmethod
+    def isr(self) -> int:
+        """Read and so clear ISR status."""
+
+    @abstractmethod
+    def fileno(self) -> int | None:
+        """A descriptor that is readable while an interrupt is pending, None if there is none."""
+
+    @abstractmethod
+    def take_interrupts(self, timeout: float) -> int:
+        """How often an interrupt was raised since the last call; wait up to `timeout` s."""
+
+    @abstractmethod
+    def unmask_interrupts(self) -> None:
+        """Let interrupts through again, once ISR status was read."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give everything back; the device was reset before."""
+
+    def pci_read(self, offset: int, length: int) -> bytes:
+        """Bytes of PCI configuration space."""
+        raise DriverError(f"no PCI configuration space at {offset:#x}+{length}: not a PCI device")
+
+    def pci_write(self, offset: int, data: bytes) -> None:
+        """Write 1, 2 or 4 bytes of PCI configuration space."""
+        raise DriverError(f"no PCI configuration space at {offset:#x}+{len(data)}")
+
+    def capabilities(self) -> list[Capability]:
+        """Virtio capabilities, in the order of the list."""
+        raise DriverError("no capability list: not a PCI device")

@@ -1,0 +1,231 @@
+"""Virtio over PCI, the modern interface (virtio 4.1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.driver.bus.base import PciFunction
+from harness.driver.errors import BadArgumentError, NoDeviceError
+from harness.driver.interface import Capability, QueueLayout
+from harness.virtio.blk import config_accesses
+from harness.virtio.pci import (
+    CAP,
+    CAP_VENDOR,
+    COMMON_REGISTERS,
+    MODERN_DEVICE_ID,
+    TRANSITIONAL_DEVICE_ID,
+    VENDOR_ID,
+    CapType,
+)
+
+from .base import Transport
+
+STATUS_CAP_LIST = 0x10
+CAP_POINTER = 0x34
+CONFIG_SPACE = 256
+
+
+def virtio_capabilities(function: PciFunction) -> list[Capability]:
+    """Walk the capability list. NoDeviceError if it loops or leaves configuration space."""
+    if not function.pci_read(0x06, 1)[0] & STATUS_CAP_LIST:
+        return []
+    found: list[Capability] = []
+    seen: set[int] = set()
+    at = function.pci_read(CAP_POINTER, 1)[0] & ~3
+    while at:
+        if at in seen or at < 0x40:
+            raise NoDeviceError(f"the PCI capability list is broken at {at:#x}")
+        seen.add(at)
+        vendor, following = function.pci_read(at, 2)
+        if vendor == CAP_VENDOR and at + CAP.size <= CONFIG_SPACE:
+            _, _, cap_len, kind, bar, ident, offset, length = CAP.unpack(
+                function.pci_read(at, CAP.size)
+            )
+            found.append(Capability(at, kind, bar, ident, offset, length, cap_len))
+        at = following & ~3
+    return found
+
+
+class PciModern(Transport):
+    """A modern or transitional device through its capabilities.
+
+    NoDeviceError if the function is no virtio block device, or a structure
+    that the driver needs is missing or does not fit its BAR.
+    """
+
+    def __init__(self, function: PciFunction) -> None:
+        self.function = function
+        self.memory = function.memory
+        identity = function.pci_read(0, 4)
+        vendor, device = identity[:2], identity[2:]
+        devices = [
+            number.to_bytes(2, "little") for number in (MODERN_DEVICE_ID, TRANSITIONAL_DEVICE_ID)
+        ]
+        if vendor != VENDOR_ID.to_bytes(2, "little") or device not in devices:
+            raise NoDeviceError(
+                f"{vendor[::-1].hex()}:{device[::-1].hex()} is not a virtio block device"
+            )
+        self._capabilities = virtio_capabilities(function)
+        self._common = self._structure(CapType.COMMON_CFG, 0x38)
+        self._notify = self._structure(CapType.NOTIFY_CFG, 2)
+        self._isr = self._structure(CapType.ISR_CFG, 1)
+        self._device = self._structure(CapType.DEVICE_CFG, 8)
+        multiplier = function.pci_read(self._notify.at + CAP.size, 4)
+        self._notify_multiplier = int.from_bytes(multiplier, "little")
+        self._notify_offsets: dict[int, int] = {}
+
+    def _structure(self, kind: CapType, least: int) -> Capability:
+        """The first capability of a kind that lies in a memory BAR (virtio 4.1.4.1)."""
+        for capability in self._capabilities:
+            if capability.type != kind or capability.bar > 5:
+                continue
+            end = capability.offset + capability.length
+            if capability.length >= least and end <= self.function.bar_size(capability.bar):
+                return capability
+        raise NoDeviceError(f"no usable {kind.name} capability among {self._capabilities}")
+
+    def description(self) -> dict[str, Any]:
+        """What the device sits on, for reports."""
+        return {"transport": "pci modern", **self.function.description()}
+
+    def _register(self, name: str) -> tuple[int, int]:
+        try:
+            offset, size = COMMON_REGISTERS[name]
+        except KeyError:
+            raise BadArgumentError(f"the common configuration has no register {name!r}") from None
+        if offset + size > self._common.length:
+            raise BadArgumentError(f"the device's common configuration ends before {name}")
+        return self._common.offset + offset, size
+
+    def register_read(self, name: str) -> int:
+        """A register of the common configuration; 64-bit ones as two halves."""
+        offset, size = self._register(name)
+        low = self.function.bar_read(self._common.bar, offset, min(size, 4))
+        if size == 8:
+            return low | self.function.bar_read(self._common.bar, offset + 4, 4) << 32
+        return low
+
+    def register_write(self, name: str, value: int) -> None:
+        """Write a register of the common configuration; 64-bit ones as two halves."""
+        offset, size = self._register(name)
+        bar, width = self._common.bar, min(size, 4)
+        self.function.bar_write(bar, offset, width, value & ((1 << 8 * width) - 1))
+        if size == 8:
+            self.function.bar_write(bar, offset + 4, 4, value >> 32)
+
+    def status(self) -> int:
+        """The device status field."""
+        return self.register_read("device_status")
+
+    def set_status(self, value: int) -> None:
+        """Write the device status field."""
+        self.register_write("device_status", value)
+
+    def _features(self, select: str, register: str) -> int:
+        bits = 0
+        for word in (0, 1):
+            self.register_write(select, word)
+            bits |= self.register_read(register) << 32 * word
+        return bits
+
+    def offered(self) -> int:
+        """Device feature bits 0 to 63."""
+        return self._features("device_feature_select", "device_feature")
+
+    def accept(self, features: int) -> None:
+        """Write driver feature bits 0 to 63."""
+        for word in (0, 1):
+            self.register_write("driver_feature_select", word)
+            self.register_write("driver_feature", features >> 32 * word & 0xFFFFFFFF)
+
+    def accepted(self) -> int:
+        """Driver feature bits 0 to 63, as the device shows them."""
+        return self._features("driver_feature_select", "driver_feature")
+
+    def config_read(self, offset: int, length: int) -> bytes:
+        """Bytes of the device configuration space, by accesses as wide as its fields."""
+        if offset < 0 or offset + length > self._device.length:
+            raise BadArgumentError(
+                f"configuration space ends at {self._device.length}, not {offset + length}"
+            )
+        base, bar = self._device.offset, self._device.bar
+        return b"".join(
+            self.function.bar_read(bar, base + at, width).to_bytes(width, "little")
+            for at, width in config_accesses(offset, length)
+        )
+
+    def config_write(self, offset: int, data: bytes) -> None:
+        """Write 1, 2 or 4 bytes of the device configuration space in one access."""
+        if len(data) not in (1, 2, 4) or offset % len(data):
+            raise BadArgumentError(f"no single access writes {len(data)} bytes at {offset}")
+        base, bar = self._device.offset, self._device.bar
+        self.function.bar_write(bar, base + offset, len(data), int.from_bytes(data, "little"))
+
+    def config_size(self) -> int:
+        """Bytes of device configuration space."""
+        return self._device.length
+
+    def config_generation(self) -> int:
+        """The configuration generation."""
+        return self.register_read("config_generation")
+
+    def queue_max_size(self, index: int) -> int:
+        """The size the device shows for a virtqueue, 0 if there is no such queue."""
+        self.register_write("queue_select", index)
+        return self.register_read("queue_size")
+
+    def queue_enable(self, layout: QueueLayout) -> None:
+        """Tell the device where a virtqueue lies, and enable it (virtio 4.1.5.1.3)."""
+        self.register_write("queue_select", layout.index)
+        self.register_write("queue_size", layout.size)
+        self.register_write("queue_desc", layout.desc)
+        self.register_write("queue_driver", layout.driver)
+        self.register_write("queue_device", layout.device)
+        offset = self.register_read("queue_notify_off") * self._notify_multiplier
+        if offset + 2 > self._notify.length:
+            raise NoDeviceError(
+                f"queue {layout.index} notifies at {offset:#x},"
+                f" behind the notification structure's {self._notify.length:#x} bytes"
+            )
+        self._notify_offsets[layout.index] = self._notify.offset + offset
+        self.register_write("queue_enable", 1)
+
+    def notify(self, index: int) -> None:
+        """Write the queue's index to its notification address (virtio 4.1.5.2)."""
+        try:
+            offset = self._notify_offsets[index]
+        except KeyError:
+            raise BadArgumentError(f"queue {index} was not set up") from None
+        self.function.bar_write(self._notify.bar, offset, 2, index)
+
+    def isr(self) -> int:
+        """Read and so clear ISR status."""
+        return self.function.bar_read(self._isr.bar, self._isr.offset, 1)
+
+    def fileno(self) -> int | None:
+        """A descriptor that is readable while an interrupt is pending."""
+        return self.function.fileno()
+
+    def take_interrupts(self, timeout: float) -> int:
+        """How often the line was raised since the last call; wait up to `timeout` s."""
+        return self.function.take_interrupts(timeout)
+
+    def unmask_interrupts(self) -> None:
+        """Let the line through again."""
+        self.function.unmask_interrupts()
+
+    def pci_read(self, offset: int, length: int) -> bytes:
+        """Bytes of PCI configuration space."""
+        return self.function.pci_read(offset, length)
+
+    def pci_write(self, offset: int, data: bytes) -> None:
+        """Write 1, 2 or 4 bytes of PCI configuration space."""
+        self.function.pci_write(offset, data)
+
+    def capabilities(self) -> list[Capability]:
+        """Virtio capabilities, in the order of the list."""
+        return list(self._capabilities)
+
+    def close(self) -> None:
+        """Give the function back."""
+        self.function.close()

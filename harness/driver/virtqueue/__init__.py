@@ -1,0 +1,1 @@
+"""Virtqueues as memory that driver and device share: one module for each format (virtio 2.7)."""
