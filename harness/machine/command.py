@@ -68,7 +68,7 @@ def command_line(config: MachineConfig, paths: Paths, disks: Iterable[BlockGraph
         *("-name", config.name.replace(",", ",,")),
         *("-nodefaults", "-no-user-config"),
         *("-display", "none", "-vga", "none"),
-        *("-machine", "pc,vmport=off,hpet=off"),
+        *("-machine", "pc"),
         *("-accel", config.accel),
         *("-cpu", "host" if config.accel == "kvm" else "max"),
         *("-smp", "1", "-m", str(config.memory)),

@@ -63,6 +63,11 @@ class Machine:
         self.stop()
 
     @property
+    def pid(self) -> int | None:
+        """QEMU's process id; None before `start`."""
+        return self._process.pid if self._process else None
+
+    @property
     def console_path(self) -> Path:
         """UNIX socket of the guest's ttyS0. QEMU also logs it: see `console_tail`."""
         return self._paths.console
@@ -115,16 +120,18 @@ class Machine:
                 except MachineError:
                     pass  # it takes a signal, then
         finally:
-            if self._process:
-                self._process.end()
-            self._last_words, self._console = self.last_words(), self.console_tail()
-            if self._loop:
-                if self._monitor:
-                    self._monitor.close()
-                self._loop.close()
-            self._dir.remove()
-            self._stopped = True
-            cleanup.forget(self.stop)
+            try:
+                if self._process:
+                    self._process.end()
+            finally:
+                self._last_words, self._console = self.last_words(), self.console_tail()
+                self._stopped = True
+                self._dir.remove()
+                if self._loop:
+                    if self._monitor:
+                        self._monitor.close()
+                    self._loop.close()
+                cleanup.forget(self.stop)
 
     def alive(self) -> bool:
         """Whether QEMU runs."""
@@ -216,10 +223,10 @@ class Machine:
         if self._process:
             try:
                 self._plug(drive)
-            except MachineError:
+            except MachineError as error:
                 if own_file:
                     own_file.unlink(missing_ok=True)
-                raise
+                raise MachineError(f"{name} was not added: {error}", error.details) from error
         self._drives.append(drive)
         return drive
 
@@ -258,9 +265,12 @@ class Machine:
 
     def _resize(self, node: str, size: int) -> None:
         try:
-            self.qmp("block_resize", **{"node-name": node, "size": size})
+            arguments: dict[str, Any] = {"node-name": node, "size": size}
+            self.qmp("block_resize", **arguments)
         except MachineError as error:
-            raise MachineError(f"{node} was not resized to {size} bytes: {error}") from error
+            raise MachineError(
+                f"{node} was not resized to {size} bytes: {error}", error.details
+            ) from error
 
     def _ask(self, request: Callable[[Monitor], T]) -> T:
         if self._monitor is None:
@@ -299,7 +309,8 @@ class Machine:
         )
 
     def _forwarded_port(self) -> int:
-        answer = self.qmp("human-monitor-command", **{"command-line": "info usernet"})
+        arguments: dict[str, Any] = {"command-line": "info usernet"}
+        answer = self.qmp("human-monitor-command", **arguments)
         match = re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s", answer)
         if match is None:
             raise MachineError(f"QEMU named no forwarded port: {answer!r}")

@@ -1,0 +1,64 @@
+"""A running machine from another process, over its `Machine.qmp_path`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.disks import SECTOR
+from harness.machine.errors import MachineError
+from harness.machine.monitor import LoopThread, Monitor
+
+DEADLINE = 5.0
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """A session with a running machine; `visit` makes one."""
+
+    monitor: Monitor
+
+    def drives(self) -> dict[str, int]:
+        """Its disks by name, with their sizes in bytes."""
+        found = self.monitor.execute("query-block", {}, DEADLINE)
+        inserted = (block["inserted"] for block in found if "inserted" in block)
+        return {node["node-name"]: node["image"]["virtual-size"] for node in inserted}
+
+    def resize(self, drive: str, size: int) -> None:
+        """Make the disk `size` bytes, live.
+
+        Raises MachineError if there is no such disk, or if QEMU refuses the size.
+        """
+        drives = self.drives()
+        if drive not in drives:
+            raise MachineError(
+                f"there is no disk {drive}; there are: {', '.join(drives) or 'none'}"
+            )
+        if size <= 0 or size % SECTOR:
+            raise MachineError(f"{size} bytes is no disk size: it takes whole sectors of {SECTOR}")
+        try:
+            self.monitor.execute("block_resize", {"node-name": drive, "size": size}, DEADLINE)
+        except MachineError as error:
+            raise MachineError(f"{drive} was not resized to {size} bytes: {error}") from error
+
+
+@contextmanager
+def visit(qmp_path: Path) -> Iterator[Visitor]:
+    """Be in touch with the machine whose QMP socket this is.
+
+    Raises MachineError if nobody listens there, or if another visitor is in.
+    """
+    loop = LoopThread("visitor")
+    try:
+        try:
+            monitor = Monitor(loop, str(qmp_path), DEADLINE)
+        except MachineError as error:
+            raise MachineError(f"no machine answers at {qmp_path}: {error}") from error
+        try:
+            yield Visitor(monitor)
+        finally:
+            monitor.close()
+    finally:
+        loop.close()
