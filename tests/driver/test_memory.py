@@ -1,0 +1,87 @@
+"""The allocator over device-visible memory."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.driver.errors import BadArgumentError
+from harness.driver.memory import DmaMemory, Region
+
+
+def region(address: int, length: int) -> Region:
+    return Region(address, memoryview(bytearray(length)))
+
+
+def test_memory_is_zeroed_even_where_it_was_used_before() -> None:
+    memory = DmaMemory([region(0x1000, 64)])
+    first = memory.alloc(64)
+    memory.view(first, 64)[:] = b"\xff" * 64
+    memory.free(first)
+
+    assert bytes(memory.view(memory.alloc(64), 64)) == bytes(64)
+
+
+def test_nothing_spans_two_regions_that_touch() -> None:
+    memory = DmaMemory([region(0x1000, 64), region(0x1040, 64)])
+
+    with pytest.raises(BadArgumentError, match="no 128 bytes"):
+        memory.alloc(128)
+    held = [memory.alloc(64), memory.alloc(64)]
+    for address in held:
+        memory.free(address)
+    with pytest.raises(BadArgumentError, match="no 65 bytes"):
+        memory.alloc(65)
+
+
+def test_more_memory_is_asked_for_when_none_is_left() -> None:
+    more = [region(0x9000, 128)]
+    memory = DmaMemory([region(0x1000, 64)], lambda: more.pop() if more else None)
+
+    assert memory.alloc(100) == 0x9000
+    with pytest.raises(BadArgumentError, match="no 100 bytes"):
+        memory.alloc(100)
+
+
+@pytest.mark.parametrize(("address", "length"), [(0xFFF, 1), (0x1000, 65), (0x2000, 1)])
+def test_no_view_outside_the_regions(address: int, length: int) -> None:
+    memory = DmaMemory([region(0x1000, 64)])
+
+    with pytest.raises(BadArgumentError, match="not device-visible"):
+        memory.view(address, length)
+
+
+def test_what_was_not_given_out_cannot_be_freed() -> None:
+    with pytest.raises(BadArgumentError, match="was not allocated"):
+        DmaMemory([region(0x1000, 64)]).free(0x1000)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 300), st.sampled_from([1, 2, 16, 64, 256]), st.booleans()),
+        max_size=40,
+    )
+)
+def test_allocations_are_aligned_disjoint_and_all_come_back(
+    steps: list[tuple[int, int, bool]],
+) -> None:
+    memory = DmaMemory([region(0x1000, 1024), region(0x8000, 512)])
+    held: dict[int, int] = {}
+    for length, align, keep in steps:
+        try:
+            address = memory.alloc(length, align)
+        except BadArgumentError:
+            continue
+        assert address % align == 0
+        assert all(
+            address + length <= other or other + size <= address for other, size in held.items()
+        )
+        memory.view(address, length)
+        held[address] = length
+        if not keep:
+            memory.free(address)
+            del held[address]
+
+    for address in held:
+        memory.free(address)
+    assert memory.alloc(1024) == 0x1000
+    assert memory.alloc(512) == 0x8000
