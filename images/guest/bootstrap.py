@@ -55,11 +55,12 @@ def read_line(fd: int) -> bytes:
 
 
 def parse_offer(line: bytes) -> tuple[int, str] | None:
-    """(length, hash) of a VBLK-CODE line, None for any other line (a serial line has noise)."""
-    words = line.split()
-    if len(words) != 3 or words[0] != b"VBLK-CODE" or not words[1].isdigit():
+    """(length, hash) of a VBLK-CODE line, also after noise; None for any other line."""
+    _, found, offer = line.rpartition(b"VBLK-CODE ")
+    words = offer.split()
+    if not found or len(words) != 2 or not words[0].isdigit():
         return None
-    return int(words[1]), words[2].decode("ascii", "replace")
+    return int(words[0]), words[1].decode("ascii", "replace")
 
 
 def receive_code(read_fd: int, write_fd: int) -> bytes:
