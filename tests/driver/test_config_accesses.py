@@ -23,6 +23,11 @@ def test_every_field_gets_its_own_width() -> None:
     assert widths["model"] == [1]
 
 
+def test_half_a_field_is_one_access() -> None:
+    assert list(config_accesses(2, 2)) == [(2, 2)]
+    assert list(config_accesses(3, 1)) == [(3, 1)]
+
+
 def test_the_fields_lie_without_gap_or_overlap() -> None:
     end = 0
     for field in CONFIG_FIELDS:

@@ -81,6 +81,7 @@ def test_used_elements_come_once_and_in_order_around_the_end_of_the_indices(
     for turn in range(0x10000 + 20):
         head = queue.add(BUFFERS[:1])
         queue.publish([head])
+        assert queue.state().avail_idx == (turn + 1) & 0xFFFF
         assert not queue.used_pending()
         use(queue, head, turn)
         assert queue.take_used() == [Used(head, turn)]
