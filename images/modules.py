@@ -25,29 +25,33 @@ def dependencies(module: bytes) -> list[str]:
 
 
 def needed(modules: Mapping[str, bytes], wanted: Iterable[str]) -> dict[str, list[str]]:
-    """Each needed module's path with the paths of all that must be loaded before it, nearest first.
+    """Each needed module's path with the paths of all that it needs, in the order of loading.
 
     `modules` maps paths to contents; `wanted` has names. Raises ImageError for a missing module.
     """
     paths = {module_name(path): path for path in modules}
-    result: dict[str, list[str]] = {}
 
-    def visit(name: str) -> str:
+    def load(name: str, order: list[str]) -> None:
         if name not in paths:
             raise ImageError(f"the kernel package has no module {name}")
-        path = paths[name]
-        if path not in result:
-            before: list[str] = []
-            for direct in map(visit, dependencies(modules[path])):
-                before = [direct, *result[direct], *before]
-            result[path] = list(dict.fromkeys(before))
-        return path
+        for direct in dependencies(modules[paths[name]]):
+            load(direct, order)
+        if paths[name] not in order:
+            order.append(paths[name])
 
+    everything: list[str] = []
     for name in wanted:
-        visit(name)
+        load(name, everything)
+    result: dict[str, list[str]] = {}
+    for path in everything:
+        order: list[str] = []
+        load(module_name(path), order)
+        result[path] = order[:-1]
     return result
 
 
 def modules_dep(needs: Mapping[str, list[str]]) -> str:
-    """The text of `modules.dep`."""
-    return "".join(f"{path}: {' '.join(before)}".rstrip() + "\n" for path, before in needs.items())
+    """The text of `modules.dep`: what a module needs, the last to be loaded first."""
+    return "".join(
+        f"{path}: {' '.join(reversed(order))}".rstrip() + "\n" for path, order in needs.items()
+    )
