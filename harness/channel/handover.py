@@ -1,0 +1,116 @@
+"""The host's side of the bootstrap in the image: send the agent's code, wait until it runs.
+
+The other side, and the protocol, is images/guest/bootstrap.py.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from hashlib import sha256
+
+from harness.channel.stream import POLL, ChannelError, Check, Stream
+
+ATTEMPTS = 5
+"""How often the code is sent before a line counts as unusable."""
+
+BLOCK = 4096
+"""Bytes after which the guest acknowledges what it has."""
+
+WINDOW = 2 * BLOCK
+"""Bytes that may be on the way: less than what the guest's serial driver buffers."""
+
+STALL = 3.0
+"""Seconds without an acknowledgement after which something was lost on the way."""
+
+_WORD = re.compile(rb"VBLK-(?:BOOTSTRAP \d+|GOT \d+|BAD|RUN)\r?\n")
+_LONGEST_WORD = 64  # bytes
+
+
+class _DamagedError(Exception):
+    """The code did not arrive as it was sent."""
+
+
+def hand_over(stream: Stream, payload: bytes, deadline: float, check: Check) -> None:
+    """Send the zip file `payload` to the bootstrap at the far end and wait until it is run.
+
+    `deadline` is a time of time.monotonic(). Raises ChannelError, and whatever `check` raises.
+    """
+    listener = _Listener(stream, deadline, check)
+    word = listener.next("the guest's bootstrap to speak")
+    if word != b"VBLK-BOOTSTRAP 1":
+        raise ChannelError(
+            f"the guest said {word.decode()}, not VBLK-BOOTSTRAP 1: build the image again",
+            listener.heard,
+        )
+    for _ in range(ATTEMPTS):
+        try:
+            _send(stream, payload, listener)
+            return
+        except _DamagedError:
+            continue
+    raise ChannelError(
+        f"the agent's code came damaged {ATTEMPTS} times: the line to the guest is unusable",
+        listener.heard,
+    )
+
+
+def _send(stream: Stream, payload: bytes, listener: _Listener) -> None:
+    stream.send(f"\nVBLK-CODE {len(payload)} {sha256(payload).hexdigest()}\n".encode())
+    sent = acknowledged = 0
+    while True:
+        while sent < min(len(payload), acknowledged + WINDOW):
+            block = payload[sent : sent + BLOCK]
+            stream.send(block)
+            sent += len(block)
+        try:
+            word = listener.next(
+                f"the guest to take the agent's code ({acknowledged} of {len(payload)} bytes)",
+                STALL,
+            )
+        except TimeoutError:
+            # Bytes were lost, or the offer was. The guest still counts: these fill its last
+            # block, whose hash is wrong, and mean nothing if it waits for an offer.
+            stream.send(b"\n" * (BLOCK + len(payload) - sent))
+            raise _DamagedError from None
+        if word == b"VBLK-RUN":
+            return
+        if word == b"VBLK-BAD":
+            raise _DamagedError
+        if word.startswith(b"VBLK-GOT"):
+            acknowledged = int(word.split()[1])
+
+
+class _Listener:
+    """The words of the bootstrap, out of whatever noise is between them."""
+
+    def __init__(self, stream: Stream, deadline: float, check: Check) -> None:
+        self._stream = stream
+        self._deadline = deadline
+        self._check = check
+        self._buffer = b""
+        self._heard = b""
+
+    @property
+    def heard(self) -> str:
+        """The last text that came, for an error's details."""
+        return self._heard.decode("utf-8", "replace")
+
+    def next(self, awaited: str, patience: float | None = None) -> bytes:
+        """The next word. ChannelError at the deadline, TimeoutError after `patience` seconds."""
+        impatient = None if patience is None else time.monotonic() + patience
+        while True:
+            match = _WORD.search(self._buffer)
+            if match:
+                self._buffer = self._buffer[match.end() :]
+                return match[0].strip()
+            self._buffer = self._buffer[-_LONGEST_WORD:]
+            now = time.monotonic()
+            if now > self._deadline:
+                raise ChannelError(f"waited in vain for {awaited}", self.heard)
+            if impatient is not None and now > impatient:
+                raise TimeoutError
+            self._check()
+            data = self._stream.recv(POLL)
+            self._buffer += data
+            self._heard = (self._heard + data)[-BLOCK:]

@@ -1,0 +1,180 @@
+"""The serial channel: a shell on the console starts the agent on a second serial port.
+
+pexpect speaks to the shell. Once the agent runs the console is left alone
+again (QEMU keeps its log), and everything goes as frames over the second port.
+"""
+
+from __future__ import annotations
+
+import re
+import select
+import socket
+import time
+from pathlib import Path
+
+import pexpect
+from pexpect.fdpexpect import fdspawn
+
+from harness.channel.handover import hand_over
+from harness.channel.stream import POLL, SEND_TIMEOUT, ChannelError, Check
+
+PROMPT = "vblk# "
+_PANIC = r"Kernel panic - not syncing: [^\r\n]*"
+_CONNECT_TIMEOUT = 5.0  # seconds
+_NUDGE = 2.0  # seconds after which the shell is asked for a prompt once more
+_TAIL = 4000  # characters of the console in an error
+
+# The port says so when the agent is gone: unlike a socket, it doesn't end by itself.
+_START = (
+    "(python3.11 -S -E /agent/bootstrap.py /dev/ttyS1;"
+    r" printf '\nVBLK-EXIT %d\n' $? > /dev/ttyS1) &"
+)
+_EXIT = re.compile(rb"\nVBLK-EXIT (\d+)\r?\n")
+_LONGEST_EXIT = 32  # bytes
+
+
+class SerialStream:
+    """A guest's serial port, as the UNIX socket at `path` of its QEMU."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = _connect(path)
+        self._tail = b""
+
+    def recv(self, timeout: float) -> bytes:
+        """See `Stream`. ChannelError also when the agent on this port has ended."""
+        if not select.select([self._socket], [], [], timeout)[0]:
+            return b""
+        try:
+            data = self._socket.recv(65536)
+        except OSError as error:
+            raise ChannelError(f"the guest's serial port failed: {error.strerror}") from error
+        if not data:
+            raise ChannelError("the guest's serial port was closed")
+        self._tail += data
+        ended = _EXIT.search(self._tail)
+        if ended:
+            status = ended[1].decode()
+            raise ChannelError(f"the agent in the guest ended with status {status}")
+        self._tail = self._tail[-_LONGEST_EXIT:]
+        return data
+
+    def send(self, data: bytes) -> None:
+        """See `Stream`."""
+        self._socket.settimeout(SEND_TIMEOUT)
+        try:
+            self._socket.sendall(data)
+        except TimeoutError:
+            raise ChannelError(
+                f"the guest's serial port did not take {len(data)} bytes in {SEND_TIMEOUT:.0f} s"
+            ) from None
+        except OSError as error:
+            raise ChannelError(f"the guest's serial port failed: {error.strerror}") from error
+
+    def close(self) -> None:
+        """See `Stream`."""
+        self._socket.close()
+
+
+def open_serial(
+    console: Path, stream: Path, payload: bytes, deadline: float, check: Check
+) -> SerialStream:
+    """Start the agent of a guest whose ports are the UNIX sockets `console` and `stream`.
+
+    `payload` is the agent's code as a zip file, `deadline` a time of
+    time.monotonic(). Raises ChannelError with the console's last text, and
+    whatever `check` raises.
+    """
+    # First, so that no byte of the bootstrap is lost.
+    port = SerialStream(stream)
+    try:
+        with _Console(console, deadline, check) as shell:
+            shell.wait_for_prompt()
+            shell.run(_START)
+
+            def watch() -> None:
+                shell.drain()
+                check()
+
+            try:
+                hand_over(port, payload, deadline, watch)
+            except ChannelError as error:
+                shell.drain()
+                raise ChannelError(str(error), shell.tail()) from error
+    except BaseException:
+        port.close()
+        raise
+    return port
+
+
+class _Console:
+    """The shell on the guest's console."""
+
+    def __init__(self, path: Path, deadline: float, check: Check) -> None:
+        self._deadline = deadline
+        self._check = check
+        self._socket = _connect(path)
+        self._socket.setblocking(True)
+        self._spawn = fdspawn(self._socket.fileno(), encoding="utf-8", codec_errors="replace")
+
+    def __enter__(self) -> _Console:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def wait_for_prompt(self) -> None:
+        """Wait for the shell. ChannelError if the guest panics, or at the deadline."""
+        patterns = [
+            re.compile(PROMPT + r"(\x1b\[6n)?$"),
+            re.compile(_PANIC),
+            pexpect.TIMEOUT,
+            pexpect.EOF,
+        ]
+        nudge_at = time.monotonic()
+        while time.monotonic() < self._deadline:
+            self._check()
+            if time.monotonic() >= nudge_at:
+                nudge_at = time.monotonic() + _NUDGE
+                self._send("\n")
+            match self._spawn.expect_list(patterns, timeout=POLL):
+                case 0:
+                    return
+                case 1:
+                    raise ChannelError(f"the guest died: {self._spawn.after}", self.tail())
+                case 3:
+                    self._check()
+                    raise ChannelError("the guest's console was closed", self.tail())
+        raise ChannelError(
+            f"waited in vain for the shell's prompt {PROMPT!r} on the guest's console", self.tail()
+        )
+
+    def run(self, command: str) -> None:
+        """Type a command."""
+        self._send(f"{command}\n")
+
+    def drain(self) -> None:
+        """Take what the console says: a guest that nobody listens to might stop to wait."""
+        self._spawn.expect_list([pexpect.TIMEOUT, pexpect.EOF], timeout=0)
+
+    def tail(self) -> str:
+        """The last text of the console."""
+        parts = (self._spawn.before, self._spawn.after)
+        return "".join(part for part in parts if isinstance(part, str))[-_TAIL:]
+
+    def _send(self, text: str) -> None:
+        try:
+            self._spawn.send(text)
+        except OSError as error:
+            self._check()
+            raise ChannelError(f"the guest's console failed: {error.strerror}") from error
+
+
+def _connect(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(_CONNECT_TIMEOUT)
+    try:
+        connection.connect(str(path))
+    except OSError as error:
+        connection.close()
+        raise ChannelError(f"cannot connect to the guest's port at {path}: {error}") from error
+    return connection

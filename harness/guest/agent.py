@@ -1,0 +1,226 @@
+"""The agent in a guest: serves calls on drivers, one at a time, over a byte stream.
+
+A call is (handle or None, method, positional arguments, keyword arguments).
+Its result is one of ("ok", value), ("driver-error", class, message, state) and
+("error", traceback). See `harness.guest.wire` for how they travel.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.driver.errors import ERRORS, DriverError
+from harness.driver.interface import Driver
+from harness.guest import codec
+from harness.guest.wire import PROTOCOL, Frame, Kind, Parser, split
+
+STDOUT = 1
+
+Attach = Callable[[str, str, float], Driver]
+
+
+def main(read_fd: int, write_fd: int) -> None:
+    """Serve until the stream ends."""
+    if write_fd == STDOUT:
+        read_fd, write_fd = _claim_standard_streams(read_fd, write_fd)
+    Server(read_fd, write_fd, _attach).run()
+
+
+def _claim_standard_streams(read_fd: int, write_fd: int) -> tuple[int, int]:
+    """Move the stream to descriptors of its own, so that a stray print cannot get into it."""
+    private = os.dup(read_fd), os.dup(write_fd)
+    quiet = os.open(os.devnull, os.O_RDWR)
+    try:
+        console = os.open("/dev/console", os.O_WRONLY | os.O_NOCTTY)
+    except OSError:
+        console = quiet
+    for source, target in ((quiet, 0), (console, 1), (console, 2)):
+        os.dup2(source, target)
+    return private
+
+
+def _attach(kind: str, address: str, timeout: float) -> Driver:
+    # Only now: hello() answers, and says what is missing, even if a driver cannot be imported.
+    from harness.driver.attach import attach
+
+    return attach(kind, address, timeout)
+
+
+class Server:
+    """Serves calls from `read_fd`, answers to `write_fd`; `attach` makes the drivers."""
+
+    def __init__(self, read_fd: int, write_fd: int, attach: Attach) -> None:
+        self._read_fd = read_fd
+        self._write_fd = write_fd
+        self._attach_driver = attach
+        self._parser = Parser()
+        self._drivers: dict[int, Driver] = {}
+        self._failures: dict[int, str] = {}
+        self._next_handle = 1
+        self._call = bytearray()
+        self._result: list[bytes] = []
+        self._answer = Frame(Kind.NAK, 0)
+        self._methods: dict[str, Callable[..., object]] = {
+            "hello": self._hello,
+            "attach": self._attach,
+            "detach": self._detach,
+            "memory": _memory,
+        }
+
+    def run(self) -> None:
+        """Serve until the stream ends, then detach every driver."""
+        try:
+            while data := self._wait_for_input():
+                self._take(data)
+        except BrokenPipeError:
+            pass  # the host is gone: the same as the end of the stream
+        finally:
+            for handle in list(self._drivers):
+                try:
+                    self._detach(handle)
+                except Exception:
+                    traceback.print_exc()
+
+    def _wait_for_input(self) -> bytes:
+        """Bytes from the host, b"" at the stream's end.
+
+        There is no deadline: an agent waits for as long as there is a host.
+        Interrupts are serviced meanwhile, so that callbacks run when they are due.
+        """
+        while True:
+            watched = self._interrupt_descriptors()
+            ready, _, _ = select.select([self._read_fd, *watched], [], [])
+            for descriptor in ready:
+                if descriptor != self._read_fd:
+                    self._service(watched[descriptor])
+            if self._read_fd in ready:
+                return os.read(self._read_fd, 65536)
+
+    def _interrupt_descriptors(self) -> dict[int, int]:
+        """The descriptors that become readable on an interrupt, with the driver's handle."""
+        found: dict[int, int] = {}
+        for handle, driver in self._drivers.items():
+            fileno = getattr(driver, "fileno", None)
+            descriptor = fileno() if fileno and handle not in self._failures else None
+            if descriptor is not None:
+                found[descriptor] = handle
+        return found
+
+    def _service(self, handle: int) -> None:
+        try:
+            self._drivers[handle].service()  # type: ignore[attr-defined]
+        except Exception:
+            # Nobody is listening now; the next call on this driver says it.
+            self._failures[handle] = traceback.format_exc()
+
+    def _take(self, data: bytes) -> None:
+        damaged = self._parser.damaged
+        frames = self._parser.feed(data)
+        for frame in frames:
+            if frame.sequence == self._answer.sequence:
+                self._send(self._answer)
+            elif frame.kind is Kind.PROBE:
+                self._send(Frame(Kind.NAK, frame.sequence))
+            else:
+                self._answer = self._answer_to(frame)
+                self._send(self._answer)
+        if not frames and self._parser.damaged > damaged:
+            self._send(Frame(Kind.NAK, 0))
+
+    def _send(self, frame: Frame) -> None:
+        data = frame.encode()
+        while data:
+            data = data[os.write(self._write_fd, data) :]
+
+    def _answer_to(self, frame: Frame) -> Frame:
+        if frame.kind is Kind.PART:
+            self._call += frame.payload
+            return Frame(Kind.ACK, frame.sequence)
+        if frame.kind is Kind.CALL:
+            call = bytes(self._call + frame.payload)
+            self._call.clear()
+            self._result = split(self._execute(call))
+        part = self._result.pop(0) if self._result else b""
+        kind = Kind.RESULT_PART if self._result else Kind.RESULT
+        return Frame(kind, frame.sequence, part)
+
+    def _execute(self, call: bytes) -> bytes:
+        try:
+            handle, method, arguments, keywords = codec.decode(call)
+            value = self._method(handle, method)(*arguments, **keywords)
+            return codec.encode(("ok", value))
+        except DriverError as error:
+            return _encode_driver_error(error)
+        except Exception:
+            return codec.encode(("error", traceback.format_exc()))
+
+    def _method(self, handle: int | None, name: str) -> Callable[..., object]:
+        if handle is None:
+            return self._methods[name]
+        if handle not in self._drivers:
+            raise DriverError("this driver is closed")
+        if handle in self._failures:
+            raise RuntimeError(f"servicing an interrupt failed\n{self._failures[handle]}")
+        if name not in Driver.__abstractmethods__:
+            raise AttributeError(f"a driver has no method {name}")
+        method: Callable[..., object] = getattr(self._drivers[handle], name)
+        return method
+
+    def _hello(self) -> dict[str, Any]:
+        return {
+            "protocol": PROTOCOL,
+            "python": sys.version.split()[0],
+            "kernel": os.uname().release,
+            "cpu": _cpu(),
+            "memory": _memory(),
+        }
+
+    def _attach(self, kind: str, address: str, timeout: float) -> int:
+        driver = self._attach_driver(kind, address, timeout)
+        handle = self._next_handle
+        self._next_handle += 1
+        self._drivers[handle] = driver
+        return handle
+
+    def _detach(self, handle: int) -> None:
+        self._failures.pop(handle, None)
+        driver = self._drivers.pop(handle, None)
+        if driver is not None:
+            driver.close()
+
+
+def _encode_driver_error(error: DriverError) -> bytes:
+    name = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in ERRORS)
+    try:
+        return codec.encode(("driver-error", name, error.message, error.state))
+    except codec.CodecError:
+        state = {str(key): repr(value) for key, value in error.state.items()}
+        return codec.encode(("driver-error", name, error.message, state))
+
+
+def _cpu() -> str:
+    """The processor's model name, which tells an emulated one ("" if the kernel says none)."""
+    return _first_value(Path("/proc/cpuinfo").read_text().splitlines(), "model name")
+
+
+def _first_value(lines: Sequence[str], name: str) -> str:
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return ""
+
+
+def _memory() -> dict[str, int]:
+    """/proc/meminfo in bytes (what it counts in pages, such as HugePages_Free, in pages)."""
+    amounts: dict[str, int] = {}
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, amount, *unit = line.split()
+        amounts[name.rstrip(":")] = int(amount) * (1024 if unit == ["kB"] else 1)
+    return amounts

@@ -1,0 +1,188 @@
+"""The host's side of the agent in a guest: its drivers as `Driver` objects.
+
+A call has as many seconds as its own `timeout` argument says, plus a margin
+for the line, so no call waits for ever, whatever became of the guest.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import harness
+from harness.channel.stream import ChannelError, Check, Stream
+from harness.driver.errors import ERRORS, DriverError
+from harness.driver.interface import Driver
+from harness.guest import codec
+from harness.guest.link import MARGIN, Link, LinkTimeoutError
+from harness.guest.wire import PROTOCOL
+
+CALL_TIMEOUT = 20.0
+"""Seconds for a call that has no `timeout` argument of its own."""
+
+_SENT = ("virtio", "driver")
+_SENT_OF_GUEST = ("__init__.py", "wire.py", "codec.py", "agent.py")
+
+
+class AgentError(Exception):
+    """The agent failed at a call in a way that is no DriverError.
+
+    `details` has the guest's traceback, or the console's last text.
+    """
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class AgentLostError(AgentError):
+    """The agent does not answer any more; a new guest is needed."""
+
+
+class Agent:
+    """The agent at the other end of a stream, which it owns from now on.
+
+    `check` is called while waiting; it raises if the machine died. After a
+    lost call nobody knows what the guest still does, so every later call
+    raises AgentLostError with the first reason.
+    """
+
+    def __init__(self, stream: Stream, check: Check = lambda: None) -> None:
+        self._stream = stream
+        self._link = Link(stream, check)
+        self._lost: str | None = None
+
+    def hello(self) -> dict[str, Any]:
+        """Versions and resources of the guest: protocol, python, kernel, cpu, memory (bytes).
+
+        AgentError if it speaks another protocol.
+        """
+        answer: dict[str, Any] = self.call(None, "hello", (), {}, CALL_TIMEOUT)
+        if answer["protocol"] != PROTOCOL:
+            raise AgentError(f"the agent speaks protocol {answer['protocol']}, not {PROTOCOL}")
+        return answer
+
+    def memory(self) -> dict[str, int]:
+        """The guest's /proc/meminfo, in bytes."""
+        return cast(dict[str, int], self.call(None, "memory", (), {}, CALL_TIMEOUT))
+
+    def attach(self, kind: str, address: str, timeout: float = 10.0) -> Driver:
+        """A driver of the guest's device at `address`; its `close` detaches it.
+
+        `timeout` is in seconds, for the device to appear. DriverError if it
+        cannot be driven.
+        """
+        handle: int = self.call(None, "attach", (kind, address, timeout), {}, timeout)
+        return _RemoteDriver(self, handle)
+
+    def close(self) -> None:
+        """Close the stream, at which the agent detaches everything. No call is possible then."""
+        self._lost = self._lost or "it was closed"
+        self._stream.close()
+
+    def call(
+        self,
+        handle: int | None,
+        method: str,
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        timeout: float,
+    ) -> Any:
+        """Call a method of a driver, or of the agent itself if `handle` is None.
+
+        Raises the DriverError that it raised there, AgentError for any other
+        exception, AgentLostError if no answer can be had, and what `check` raises.
+        """
+        if self._lost is not None:
+            raise AgentLostError(f"the agent in the guest is lost: {self._lost}")
+        message = codec.encode((handle, method, arguments, keywords))
+        try:
+            return _outcome(method, codec.decode(self._link.call(message, timeout)))
+        except (DriverError, AgentError):
+            raise
+        except LinkTimeoutError:
+            waited = f"no answer to {method} within {timeout:g} s and {MARGIN:g} s for the line"
+            if self._link.damaged:
+                waited += f"; {self._link.damaged} damaged frames came"
+            self._lost = waited
+            raise AgentLostError(waited) from None
+        except ChannelError as error:
+            self._lost = str(error)
+            raise AgentLostError(f"during {method}: {error}", error.details) from error
+        except codec.CodecError as error:
+            self._lost = f"its answer to {method} makes no sense ({error})"
+            raise AgentLostError(self._lost) from error
+        except BaseException as error:  # Ctrl-C too: the answer may still be on its way
+            self._lost = f"{method} was given up: {error or type(error).__name__}"
+            raise
+
+
+def _outcome(method: str, result: Any) -> Any:
+    """The value in the agent's result, or the exception that it stands for."""
+    match result:
+        case ("ok", value):
+            return value
+        case ("driver-error", str(name), str(message), dict(state)) if name in ERRORS:
+            raise ERRORS[name](message, state)
+        case ("error", str(text)):
+            reason = (text.strip().splitlines() or ["no reason"])[-1]
+            raise AgentError(f"{method} failed in the guest: {reason}", text)
+    raise codec.CodecError(f"not a result: {result!r:.80}")
+
+
+def _forward(name: str) -> Callable[..., Any]:
+    """A method that sends the call, with the deadline that its own `timeout` argument sets."""
+    original = getattr(Driver, name)
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        timeout = bound.arguments.get("timeout", CALL_TIMEOUT)
+        return self._agent.call(self._handle, name, args, kwargs, timeout)
+
+    # functools.wraps copies the mark of an abstract method as well
+    method.__isabstractmethod__ = False  # type: ignore[attr-defined]
+    return method
+
+
+class _RemoteDriverBase(Driver):
+    """A driver in a guest; its other methods are made from those of `Driver`."""
+
+    def __init__(self, agent: Agent, handle: int) -> None:
+        self._agent = agent
+        self._handle = handle
+        self._closed = False
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._agent.call(None, "detach", (self._handle,), {}, CALL_TIMEOUT)
+
+
+_RemoteDriver: Callable[[Agent, int], Driver] = type(
+    "RemoteDriver",
+    (_RemoteDriverBase,),
+    {name: _forward(name) for name in sorted(Driver.__abstractmethods__ - {"close"})},
+)
+
+
+def payload() -> bytes:
+    """The code that a guest needs, as a zip file; the same sources give the same bytes."""
+    root = Path(harness.__file__).parent
+    sources = [root / "__init__.py"]
+    sources += [path for name in _SENT for path in (root / name).rglob("*.py")]
+    sources += [root / "guest" / name for name in _SENT_OF_GUEST]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in sorted(sources):
+            entry = zipfile.ZipInfo(f"harness/{path.relative_to(root).as_posix()}")
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, path.read_bytes(), compresslevel=9)
+    return buffer.getvalue()

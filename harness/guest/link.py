@@ -1,0 +1,88 @@
+"""The host's end of the line to an agent: messages over a stream that may lose or damage bytes."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+from harness.channel.stream import POLL, ChannelError, Check, Stream
+from harness.guest.wire import Frame, Kind, Parser, split
+
+MARGIN = 10.0
+"""Seconds that the line may take for a frame and its answer, above what is done in between."""
+
+FIRST_PROBE = 1.0
+"""Seconds of silence before the first probe; the next ones come at twice the time each."""
+
+
+class LinkTimeoutError(Exception):
+    """No answer came in time."""
+
+
+class Link:
+    """Sends a call and returns its result: frames, parts, repetitions (see `wire`)."""
+
+    def __init__(self, stream: Stream, check: Check) -> None:
+        self._stream = stream
+        self._check = check
+        self._parser = Parser()
+        # Random, so that the agent of a cloned guest does not take the first
+        # frame for a repetition of the last one before it was cloned.
+        self._sequence = secrets.randbits(32)
+
+    def call(self, message: bytes, timeout: float) -> bytes:
+        """The result of a call that may take `timeout` seconds, each frame MARGIN more.
+
+        LinkTimeoutError if there is none in time, ChannelError if the stream
+        ends, and whatever `check` raises.
+        """
+        *parts, last = split(message)
+        for part in parts:
+            self._exchange(Kind.PART, part, MARGIN)
+        answer = self._exchange(Kind.CALL, last, timeout + MARGIN)
+        result = [answer.payload]
+        while answer.kind is Kind.RESULT_PART:
+            answer = self._exchange(Kind.MORE, b"", MARGIN)
+            result.append(answer.payload)
+        return b"".join(result)
+
+    def _exchange(self, kind: Kind, payload: bytes, timeout: float) -> Frame:
+        self._sequence = self._sequence % 0xFFFFFFFF + 1
+        frame = Frame(kind, self._sequence, payload)
+        damaged = self._parser.damaged
+        started = time.monotonic()
+        silence = FIRST_PROBE
+        probe_at = started + silence
+        self._send(frame)
+        while (now := time.monotonic()) < started + timeout:
+            if now >= probe_at or self._parser.damaged > damaged:
+                damaged = self._parser.damaged
+                silence *= 2
+                probe_at = now + silence
+                self._send(Frame(Kind.PROBE, frame.sequence))
+            for answer in self._receive():
+                if answer.kind is Kind.NAK and answer.sequence in (0, frame.sequence):
+                    self._send(frame)
+                elif answer.kind is not Kind.NAK and answer.sequence == frame.sequence:
+                    return answer
+        raise LinkTimeoutError
+
+    @property
+    def damaged(self) -> int:
+        """How many damaged frames have come."""
+        return self._parser.damaged
+
+    def _send(self, frame: Frame) -> None:
+        try:
+            self._stream.send(frame.encode())
+        except ChannelError:
+            self._check()  # the machine's own reason says more than a broken stream's
+            raise
+
+    def _receive(self) -> list[Frame]:
+        self._check()
+        try:
+            return self._parser.feed(self._stream.recv(POLL))
+        except ChannelError:
+            self._check()
+            raise
