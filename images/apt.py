@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import urllib.parse
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +66,12 @@ class Apt:
         self._complaints = ""
 
     def refresh(self) -> None:
-        """Fetch the package lists."""
-        self._complaints = self._run("apt-get", ["update"], _UPDATE_DEADLINE).stderr
+        """Fetch the package lists.
+
+        A source that fails isn't an error yet, it may have nothing we need: see `complaint`.
+        """
+        done = self._run("apt-get", ["update"], _UPDATE_DEADLINE, check=False)
+        self._complaints = done.stderr
 
     def offered(self, names: Iterable[str]) -> dict[Package, dict[str, str]]:
         """All versions of the named packages that the sources offer, with their fields."""
@@ -90,22 +93,18 @@ class Apt:
 
     def download(self, package: Package, into: Path) -> Path:
         """Download a package into an empty directory; apt checks what it downloads."""
-        wanted = [f"{package.name}={package.version}"]
-        self._run("apt-get", ["download", *wanted], _DOWNLOAD_DEADLINE, cwd=into)
-        files = list(into.glob(f"{package.name}_{urllib.parse.quote(package.version, '+~')}*.deb"))
-        if len(files) != 1:
-            files = list(into.glob("*.deb"))
-        if len(files) != 1:
-            raise ImageError(f"apt-get download {wanted[0]} left no .deb file")
-        return files[0]
+        self._run(
+            "apt-get", ["download", f"{package.name}={package.version}"], _DOWNLOAD_DEADLINE, into
+        )
+        return next(into.glob("*.deb"))
 
     def _run(
         self,
         program: str,
         arguments: list[str],
         deadline: float,
-        *,
         cwd: Path | None = None,
+        *,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         command = [program, "-q", "-c", str(self._config), *arguments]
@@ -126,7 +125,7 @@ class Apt:
                 f"{program} {arguments[0]} gave no result in {deadline:.0f} s: "
                 "is the package archive reachable?"
             ) from None
-        if "No space left on device" in done.stderr:
+        if re.search("No space left on device|enough free space", done.stderr):
             raise no_space(self._top)
         if check and done.returncode != 0:
             lines = done.stderr.strip().splitlines() or ["no message"]

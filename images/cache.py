@@ -36,7 +36,7 @@ BUILD_DEADLINE = 1200.0  # seconds that one process waits for another's build
 _POLL = 0.1  # seconds
 _UNUSED_AFTER = 30 * 24 * 3600.0  # seconds after which an image of another key is removed
 _MANIFEST = "image.json"
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,8 @@ def _load(cache: Path, key: str) -> Image:
             raise _DamagedError("it was built with other SSH keys")
     except (OSError, ValueError, KeyError):
         raise _DamagedError("its SSH keys are not readable") from None
-    os.utime(directory)
+    with contextlib.suppress(OSError):  # a cache may be read-only
+        os.utime(directory)
     return Image(
         key=key,
         kernel=directory / "vmlinuz",
@@ -190,26 +191,24 @@ def _build(cache: Path, key: str, say: Progress) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     debs = fetch(cache, lock.read(), say)
     ssh.ensure_keys(cache / "keys")
+    target = images / key
     with tempfile.TemporaryDirectory(prefix=".build-", dir=images) as name:
-        work = Path(name)
-        release = recipe.build(debs, work, say)
+        ready = Path(name) / "ready"
+        ready.mkdir()
+        release = recipe.build(debs, ready, say)
         overlay = ssh.overlay(cache / "keys")
-        with (work / "base.cpio").open("ab") as file:
+        with (ready / "base.cpio").open("ab") as file:
             file.write(overlay)
-        (work / "base.cpio").rename(work / "initrd")
+        (ready / "base.cpio").rename(ready / "initrd")
+        (ready / "initrd").chmod(0o600)  # the guest's host key is in it
         manifest = {
             "kernel_release": release,
-            "sha256": {name: _sha256(work / name) for name in ("vmlinuz", "initrd")},
+            "sha256": {name: _sha256(ready / name) for name in ("vmlinuz", "initrd")},
             "keys_sha256": _digest(overlay),
         }
-        (work / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        target = images / key
+        (ready / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         if target.exists():
-            target.rename(work / "damaged")
-        ready = images / f".build-{key}"
-        ready.mkdir()
-        for part in ("vmlinuz", "initrd", _MANIFEST):
-            (work / part).rename(ready / part)
+            target.rename(Path(name) / "damaged")
         ready.rename(target)
     for other in images.iterdir():
         if time.time() - other.stat().st_mtime > _UNUSED_AFTER:
@@ -243,6 +242,8 @@ def fetch(cache: Path, packages: list[Package], say: Progress) -> dict[str, Path
 
 def _check_offered(apt: Apt, packages: list[Package]) -> None:
     offered = apt.offered([package.name for package in packages])
+    if not offered:
+        raise ImageError(f"this machine's apt offers no Debian packages{apt.complaint()}")
     versions = {(package.name, package.version) for package in offered}
     gone = [item for item in packages if (item.name, item.version) not in versions]
     if gone:

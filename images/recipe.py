@@ -7,6 +7,7 @@ archives and the initramfs is written as one.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -52,6 +53,7 @@ KERNEL_ARGS = (
 
 GUEST_DIR = Path(__file__).parent / "guest"
 
+_MERGED = ("bin", "lib", "lib64", "sbin")  # links into usr/
 _LIBRARY = re.compile(
     r"usr/lib64/ld-linux-x86-64\.so\.2"
     r"|usr/lib/x86_64-linux-gnu/"
@@ -121,8 +123,8 @@ def build(debs: Mapping[str, Path], out: Path, progress: Callable[[str], None]) 
     Raises ImageError, and OSError when a file can't be written.
     """
     tree = cpio.Tree()
-    for path, target in (("bin", "bin"), ("sbin", "sbin"), ("lib", "lib"), ("lib64", "lib64")):
-        tree.link(path, f"usr/{target}")
+    for path in _MERGED:
+        tree.link(path, f"usr/{path}")
     stdlib: dict[str, bytes] = {}
     release = ""
     for name, deb in sorted(debs.items()):
@@ -136,7 +138,7 @@ def build(debs: Mapping[str, Path], out: Path, progress: Callable[[str], None]) 
             elif _is_wanted_source(path):
                 stdlib[path] = data
     progress("compiling Python's standard library")
-    _add_host_made(tree, stdlib)
+    _add_host_made(tree, stdlib, out)
     _add_own(tree)
     progress("writing the initramfs")
     with (out / "base.cpio").open("wb") as file:
@@ -146,14 +148,13 @@ def build(debs: Mapping[str, Path], out: Path, progress: Callable[[str], None]) 
 
 def _members(deb: Path) -> Iterator[tuple[str, tarfile.TarInfo, bytes]]:
     """A package's files and links: path as on a merged /usr, metadata, content."""
-    command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
-    unpacked = _run(command)
+    unpacked = _run(["dpkg-deb", "--fsys-tarfile", str(deb)])
     with tarfile.open(fileobj=io.BytesIO(unpacked)) as tar:
         for member in tar:
             if not (member.isfile() or member.issym()):
                 continue
             path = member.name.removeprefix("./")
-            if path.split("/")[0] in {"bin", "sbin", "lib", "lib64"}:
+            if path.split("/")[0] in _MERGED:
                 path = f"usr/{path}"
             content = tar.extractfile(member) if member.isfile() else None
             yield path, member, content.read() if content else b""
@@ -197,13 +198,13 @@ def _is_wanted_source(path: str) -> bool:
     return path.removeprefix(f"{_PYTHON}/").split("/")[0] not in _PYTHON_WITHOUT
 
 
-def _add_host_made(tree: cpio.Tree, stdlib: Mapping[str, bytes]) -> None:
+def _add_host_made(tree: cpio.Tree, stdlib: Mapping[str, bytes], work: Path) -> None:
     """Add what the packages' own programs make: bytecode, and busybox's list of commands.
 
     Compiling imports in the guest costs seconds under TCG. The packaged Python compiles its own
     library, so whatever Python the host has, the bytecode is right and always the same.
     """
-    with tempfile.TemporaryDirectory(prefix="vblk-image-") as name:
+    with tempfile.TemporaryDirectory(dir=work) as name:
         root = Path(name)
         programs = {path: entry for path, entry in tree.entries() if path.startswith("usr/")}
         for path, entry in programs.items():
@@ -263,5 +264,8 @@ def _run(command: list[str], environment: Mapping[str, str] | None = None) -> by
     except subprocess.TimeoutExpired:
         raise ImageError(f"{command[0]} took more than {_TOOL_DEADLINE:.0f} s") from None
     except subprocess.CalledProcessError as error:
-        last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        complaint = error.stderr.decode(errors="replace")
+        if "No space left on device" in complaint:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        last = complaint.strip().splitlines()[-1:]
         raise ImageError(f"{Path(command[0]).name} failed: {''.join(last)}") from None
