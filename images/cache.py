@@ -124,7 +124,7 @@ def update(progress: Progress | None = None) -> None:
             say("fetching package lists")
             apt.refresh()
             packages = lock.resolve(apt)
-        lock.write(packages)
+        lock.write(lock.PATH, packages)
     for package in packages:
         say(f"locked {package.name} {package.version}")
 
@@ -189,7 +189,7 @@ def _build(cache: Path, key: str, say: Progress) -> None:
     images.mkdir(exist_ok=True)
     for leftover in images.glob(".build-*"):  # of a killed process: nobody else has the lock
         shutil.rmtree(leftover, ignore_errors=True)
-    debs = fetch(cache, lock.read(), say)
+    debs = fetch(cache, lock.read(lock.PATH), say)
     ssh.ensure_keys(cache / "keys")
     target = images / key
     with tempfile.TemporaryDirectory(prefix=".build-", dir=images) as name:

@@ -15,5 +15,5 @@ def no_space(directory: Path) -> ImageError:
     free = shutil.disk_usage(directory).free >> 20
     return ImageError(
         f"no space left in {directory} ({free} MiB free) for the guest image, which takes about "
-        "200 MiB to build: free some, or point VBLK_CACHE at another disk"
+        "150 MiB to build: free some, or point VBLK_CACHE at another disk"
     )

@@ -13,7 +13,7 @@ from .errors import ImageError
 PATH = Path(__file__).parent / "packages.lock.json"
 
 
-def read(path: Path = PATH) -> list[Package]:
+def read(path: Path) -> list[Package]:
     """The locked packages, by name. Raises ImageError for a missing or malformed file."""
     try:
         listed = json.loads(path.read_text())["packages"]
@@ -25,7 +25,7 @@ def read(path: Path = PATH) -> list[Package]:
         ) from None
 
 
-def write(packages: Sequence[Package], path: Path = PATH) -> None:
+def write(path: Path, packages: Sequence[Package]) -> None:
     """Replace the lock file."""
     items = [
         {"name": package.name, "version": package.version, "sha256": package.sha256}
