@@ -24,7 +24,7 @@ from .interface import (
     Used,
 )
 from .transport.base import Transport
-from .virtqueue.split import SplitQueue
+from .virtqueue.base import Virtqueue
 
 SUPPORTED = mask(
     Feature.BLK_SIZE_MAX,
@@ -204,7 +204,7 @@ class BlockDriver(DeviceDriver):
         for queue in self.queues.values():
             self._reap(queue)
 
-    def _claim(self, queue: SplitQueue, used: Used) -> bool:
+    def _claim(self, queue: Virtqueue, used: Used) -> bool:
         token = self._by_head.pop((queue.index, used.id), None)
         if token is None:
             return False
@@ -229,9 +229,13 @@ class BlockDriver(DeviceDriver):
         deadline = time.monotonic() + timeout
         ring.want_interrupts(interrupts)
         begun = time.perf_counter()
-        for _ in range(count):
+        for turn in range(count):
             status[0] = STATUS_UNWRITTEN
-            self._once(ring, flight, deadline, interrupts)
+            if turn:
+                ring.again(flight.head)
+            else:
+                ring.publish((flight.head,))
+            self._await_used(ring, flight, deadline, interrupts)
             statuses[status[0]] += 1
         seconds = time.perf_counter() - begun
         ring.want_interrupts(True)
@@ -239,18 +243,21 @@ class BlockDriver(DeviceDriver):
         self.memory.free(flight.block)
         return Repetition(count, seconds, dict(statuses))
 
-    def _once(self, ring: SplitQueue, flight: Flight, deadline: float, interrupts: bool) -> None:
-        """Make a chain that is laid out already available once more, and wait for it."""
-        ring.publish((flight.head,))
+    def _await_used(
+        self, ring: Virtqueue, flight: Flight, deadline: float, interrupts: bool
+    ) -> None:
+        """Notify the device and wait for one chain."""
         self.transport.notify(ring.index)
         spins = 0
-        while True:
-            if ring.used_pending():
-                (used,) = ring.take_used()
-                if used.id == flight.head:
-                    return
+        while not ring.used_pending():
             spins += 1
             if interrupts:
                 self.service()
             if spins % SPINS == 0 and time.monotonic() > deadline:
                 raise DeviceTimeoutError("waited for a repeated request", self._wait_state())
+        (used,) = ring.take_used()
+        if used.id != flight.head:
+            raise DriverError(
+                f"the device used chain {used.id} where only {flight.head} is available",
+                self._wait_state(),
+            )

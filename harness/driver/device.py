@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from harness.virtio.device import DeviceStatus
-from harness.virtio.features import names
+from harness.virtio.features import Feature, names
 from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
 
 from .errors import BadArgumentError, DeviceTimeoutError, DriverError
@@ -27,6 +27,8 @@ from .interface import (
     Used,
 )
 from .transport.base import Transport
+from .virtqueue.base import Virtqueue
+from .virtqueue.packed import PackedQueue
 from .virtqueue.split import SplitQueue
 
 SPINS = 200
@@ -39,7 +41,7 @@ class DeviceDriver(Driver):
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self.memory = transport.memory
-        self.queues: dict[int, SplitQueue] = {}
+        self.queues: dict[int, Virtqueue] = {}
         self._loose: defaultdict[int, list[Used]] = defaultdict(list)
         self._interrupts = Interrupts()
         self._servicing = True
@@ -163,12 +165,14 @@ class DeviceDriver(Driver):
         largest = self.transport.queue_max_size(index)
         if not largest:
             raise BadArgumentError(f"the device has no queue {index}")
-        queue = SplitQueue(self.memory, index, largest if size is None else size)
+        packed = self.accepted() & Feature.RING_PACKED.mask
+        kind = PackedQueue if packed else SplitQueue
+        queue = kind(self.memory, index, largest if size is None else size)
         self.transport.queue_enable(queue.layout)
         self.queues[index] = queue
         return queue.layout
 
-    def _queue(self, index: int) -> SplitQueue:
+    def _queue(self, index: int) -> Virtqueue:
         try:
             return self.queues[index]
         except KeyError:
@@ -197,14 +201,14 @@ class DeviceDriver(Driver):
         loose.clear()
         return taken
 
-    def _reap(self, queue: SplitQueue) -> None:
+    def _reap(self, queue: Virtqueue) -> None:
         """Take what the device has used; whose it is, a subclass may know."""
         for used in queue.take_used():
             if not self._claim(queue, used):
                 queue.release(used.id)
                 self._loose[queue.index].append(used)
 
-    def _claim(self, queue: SplitQueue, used: Used) -> bool:
+    def _claim(self, queue: Virtqueue, used: Used) -> bool:
         """Whether a used chain belongs to somebody else than the caller of `queue_add`."""
         del queue, used
         return False

@@ -11,7 +11,7 @@ from harness.virtio.blk import REQUEST_HEADER, STATUS_UNWRITTEN
 from .errors import BadArgumentError
 from .interface import CANARY, GUARD, Buffer, Completion, Request
 from .memory import DmaMemory
-from .virtqueue.split import SplitQueue
+from .virtqueue.base import Virtqueue
 
 
 def _cut(total: int, natural: tuple[int, ...], wanted: tuple[int, ...], what: str) -> list[int]:
@@ -33,7 +33,7 @@ class Flight:
     block: int
     image: bytes
     buffers: list[Buffer]
-    queue: SplitQueue
+    queue: Virtqueue
     head: int = 0
     chain: bytes = b""
     abandoned: bool = False
@@ -41,7 +41,7 @@ class Flight:
     sent: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def prepare(cls, request: Request, memory: DmaMemory, queue: SplitQueue) -> Flight:
+    def prepare(cls, request: Request, memory: DmaMemory, queue: Virtqueue) -> Flight:
         """Lay a request out and write its chain; nothing is made available yet.
 
         BadArgumentError if it cannot be cut as asked, or there is no room.

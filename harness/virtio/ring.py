@@ -1,4 +1,4 @@
-"""Layout and flags of the split virtqueue (virtio 2.7)."""
+"""Layout and flags of split and packed virtqueues (virtio 2.7, 2.8)."""
 
 from __future__ import annotations
 
@@ -26,3 +26,16 @@ def avail_size(queue_size: int) -> int:
 def used_size(queue_size: int) -> int:
     """Bytes of the device area (used ring with avail_event)."""
     return 6 + 8 * queue_size
+
+
+PACKED_DESC = struct.Struct("<QIHH")
+"""A descriptor of a packed virtqueue: addr, len, id, flags (virtio 2.8.13)."""
+
+PACKED_DESC_F_AVAIL = 1 << 7
+PACKED_DESC_F_USED = 1 << 15
+
+EVENT_SUPPRESSION = struct.Struct("<HH")
+"""Event suppression area of a packed virtqueue: desc_event_off_wrap, flags (virtio 2.8.14)."""
+
+RING_EVENT_FLAGS_ENABLE = 0
+RING_EVENT_FLAGS_DISABLE = 1

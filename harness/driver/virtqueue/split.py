@@ -23,8 +23,10 @@ from harness.virtio.ring import (
     used_size,
 )
 
+from .base import Virtqueue
 
-class SplitQueue:
+
+class SplitQueue(Virtqueue):
     """Descriptor table, available ring and used ring of one virtqueue, zeroed at first."""
 
     def __init__(self, memory: DmaMemory, index: int, size: int) -> None:
@@ -86,6 +88,10 @@ class SplitQueue:
             self._avail[2 + self._avail_idx % self.size] = head
             self._avail_idx = (self._avail_idx + 1) & 0xFFFF
         self._avail[1] = self._avail_idx
+
+    def again(self, head: int) -> None:
+        """Make a chain that was used, and not released, available once more."""
+        self.publish((head,))
 
     def want_interrupts(self, wanted: bool) -> None:
         """Set or clear the flag that asks the device for no interrupts (virtio 2.7.7)."""

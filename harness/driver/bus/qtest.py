@@ -1,0 +1,223 @@
+"""A PCI function of a QEMU whose CPU is parked: registers over its qtest socket, RAM as memory.
+
+The driver runs on the host, in this process. Guest RAM is a file that QEMU and
+we both map, so rings and buffers are plain memory; only registers cross the
+socket. There is no firmware either: BARs and interrupt routing are ours to set.
+"""
+
+from __future__ import annotations
+
+import mmap
+import select
+import socket
+import struct
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from harness.driver.errors import DriverError, NoDeviceError
+from harness.driver.memory import DmaMemory, Region
+
+from .base import PciFunction
+from .linux_pci import COMMAND, COMMAND_MASTER, COMMAND_MEMORY
+
+ANSWER_TIMEOUT = 10.0
+"""Seconds QEMU may take to answer a register access."""
+
+CONFIG_ADDRESS = 0xCF8
+CONFIG_DATA = 0xCFC
+BAR_WINDOW = 0xE000_0000
+BAR_WINDOW_SIZE = 0x10_0000
+"""Each slot gets a MiB of the PCI hole for its BARs."""
+
+LOW_MEMORY = 1 << 20
+"""RAM below this has holes (VGA, option ROMs) and is left alone."""
+
+BRIDGE_SLOT = 1
+PIRQ_ROUTING = 0x60
+INTERRUPT = 11
+
+READ = {1: "b", 2: "w", 4: "l"}
+
+
+class Qtest:
+    """QEMU's qtest protocol: one line a command, one line an answer, interrupts in between."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._socket.settimeout(ANSWER_TIMEOUT)
+        self._buffer = b""
+        self.raised: Counter[int] = Counter()
+        self.command("irq_intercept_in ioapic")
+
+    def command(self, line: str) -> int:
+        """Send a command and wait for its answer, 0 if it has no value. DriverError if refused."""
+        try:
+            self._socket.sendall(line.encode() + b"\n")
+            while True:
+                answer = self._line()
+                if not self._interrupt(answer):
+                    break
+        except TimeoutError:
+            raise DriverError(f"QEMU did not answer {line!r} in {ANSWER_TIMEOUT:g} s") from None
+        except OSError as error:
+            raise DriverError(f"QEMU is gone during {line!r}: {error}") from error
+        if answer[0] != "OK":
+            raise DriverError(f"QEMU refused {line!r}: {' '.join(answer)}")
+        return int(answer[1], 0) if len(answer) > 1 else 0
+
+    def _line(self) -> list[str]:
+        while b"\n" not in self._buffer:
+            received = self._socket.recv(4096)
+            if not received:
+                raise ConnectionResetError("it closed the qtest socket")
+            self._buffer += received
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line.decode().split()
+
+    def _interrupt(self, words: list[str]) -> bool:
+        if words[0] != "IRQ":
+            return False
+        if words[1] == "raise":
+            self.raised[int(words[2])] += 1
+        return True
+
+    def poll(self, timeout: float) -> None:
+        """Read what QEMU says unasked: interrupts. Waits up to `timeout` s for the first."""
+        if b"\n" not in self._buffer and not select.select([self._socket], [], [], timeout)[0]:
+            return
+        while True:
+            words = self._line()
+            if not self._interrupt(words):
+                raise DriverError(f"QEMU said {' '.join(words)!r} without being asked")
+            if b"\n" not in self._buffer and not select.select([self._socket], [], [], 0)[0]:
+                return
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+
+class QtestPci(PciFunction):
+    """The function in a slot of bus 0 (machine `pc`), BARs assigned, INTx routed and counted.
+
+    `ram` is the file behind guest RAM. NoDeviceError if nothing is in the slot
+    within `timeout` seconds.
+    """
+
+    def __init__(self, qtest: Qtest, ram: Path, slot: int, timeout: float = 5.0) -> None:
+        self.qtest = qtest
+        self.slot = slot
+        self._wait_for_device(timeout)
+        self._bars = self._assign_bars()
+        self._route_interrupt()
+        self._seen = qtest.raised[INTERRUPT]
+        with ram.open("r+b") as file:
+            self._ram = mmap.mmap(file.fileno(), 0)
+        usable = memoryview(self._ram)[LOW_MEMORY:]
+        self.memory = DmaMemory([Region(LOW_MEMORY, usable)])
+        self.pci_write(COMMAND, (COMMAND_MEMORY | COMMAND_MASTER).to_bytes(2, "little"))
+
+    def _wait_for_device(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while self.pci_read(0, 2) == b"\xff\xff":
+            if time.monotonic() > deadline:
+                raise NoDeviceError(f"no PCI function in slot {self.slot:#x} after {timeout:g} s")
+            time.sleep(0.01)
+
+    def _assign_bars(self) -> dict[int, tuple[int, int]]:
+        """Size every memory BAR and put it into the slot's window: bar -> address, size."""
+        bars: dict[int, tuple[int, int]] = {}
+        free = BAR_WINDOW + self.slot * BAR_WINDOW_SIZE
+        bar = 0
+        while bar < 6:
+            at = 0x10 + 4 * bar
+            self.pci_write(at, b"\xff\xff\xff\xff")
+            (mask,) = struct.unpack("<I", self.pci_read(at, 4))
+            wide = mask & 0x6 == 0x4
+            if mask and not mask & 1:
+                size = (~(mask & ~0xF) & 0xFFFFFFFF) + 1
+                free = -(-free // size) * size
+                self.pci_write(at, free.to_bytes(4, "little"))
+                if wide:
+                    self.pci_write(at + 4, bytes(4))
+                bars[bar] = (free, size)
+                free += size
+            bar += 2 if wide and mask else 1
+        return bars
+
+    def _route_interrupt(self) -> None:
+        """Lead all four PCI interrupt lines of the chipset to one input of the I/O APIC."""
+        for pirq in range(4):
+            self._config_write(BRIDGE_SLOT, PIRQ_ROUTING + pirq, bytes([INTERRUPT]))
+
+    def _select(self, slot: int, offset: int) -> None:
+        self.qtest.command(f"outl {CONFIG_ADDRESS:#x} {1 << 31 | slot << 11 | offset & 0xFC:#x}")
+
+    def _config_write(self, slot: int, offset: int, data: bytes) -> None:
+        self._select(slot, offset)
+        value = int.from_bytes(data, "little")
+        width = READ[len(data)]
+        self.qtest.command(f"out{width} {CONFIG_DATA + (offset & 3):#x} {value:#x}")
+
+    def description(self) -> dict[str, Any]:
+        """Address and identity, for reports."""
+        vendor, device = struct.unpack("<HH", self.pci_read(0, 4))
+        return {
+            "bus": "pci through qtest",
+            "address": f"0000:00:{self.slot:02x}.0",
+            "id": f"{vendor:04x}:{device:04x}",
+            "revision": self.pci_read(8, 1)[0],
+            "interrupt": "INTx",
+        }
+
+    def pci_read(self, offset: int, length: int) -> bytes:
+        """Bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
+        data = b""
+        while len(data) < length:
+            at = offset + len(data)
+            width = 4
+            while at % width or len(data) + width > length:
+                width //= 2
+            self._select(self.slot, at)
+            value = self.qtest.command(f"in{READ[width]} {CONFIG_DATA + (at & 3):#x}")
+            data += value.to_bytes(width, "little")
+        return data
+
+    def pci_write(self, offset: int, data: bytes) -> None:
+        """Write 1, 2 or 4 bytes of configuration space in one access."""
+        self._config_write(self.slot, offset, data)
+
+    def bar_size(self, bar: int) -> int:
+        """Bytes of a memory BAR, 0 if it has none."""
+        return self._bars.get(bar, (0, 0))[1]
+
+    def bar_read(self, bar: int, offset: int, width: int) -> int:
+        """One access of `width` (1, 2 or 4) bytes to a memory BAR."""
+        return self.qtest.command(f"read{READ[width]} {self._bars[bar][0] + offset:#x}")
+
+    def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
+        """One access of `width` (1, 2 or 4) bytes to a memory BAR."""
+        self.qtest.command(f"write{READ[width]} {self._bars[bar][0] + offset:#x} {value:#x}")
+
+    def fileno(self) -> int | None:
+        """None: nobody waits for this descriptor but the driver itself."""
+        return None
+
+    def take_interrupts(self, timeout: float) -> int:
+        """How often the line was raised since the last call; wait up to `timeout` s for one."""
+        raised = self.qtest.raised[INTERRUPT] - self._seen
+        if not raised:
+            self.qtest.poll(timeout)
+            raised = self.qtest.raised[INTERRUPT] - self._seen
+        self._seen += raised
+        return raised
+
+    def unmask_interrupts(self) -> None:
+        """Nothing masks the line here: it is raised again once ISR status was read."""
+
+    def close(self) -> None:
+        """Stop the function from mastering the bus, and unmap RAM."""
+        self.pci_write(COMMAND, bytes(2))
+        self.qtest.close()

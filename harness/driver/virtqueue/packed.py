@@ -1,0 +1,194 @@
+"""The packed virtqueue, from the driver's side (virtio 2.8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from harness.driver.errors import BadArgumentError
+from harness.driver.interface import Buffer, QueueLayout, QueueState, Used
+from harness.driver.memory import DmaMemory
+from harness.virtio.ring import (
+    DESC_F_INDIRECT,
+    DESC_F_NEXT,
+    DESC_F_WRITE,
+    DESC_SIZE,
+    EVENT_SUPPRESSION,
+    MAX_QUEUE_SIZE,
+    PACKED_DESC,
+    PACKED_DESC_F_AVAIL,
+    PACKED_DESC_F_USED,
+    RING_EVENT_FLAGS_DISABLE,
+    RING_EVENT_FLAGS_ENABLE,
+)
+
+from .base import Virtqueue
+
+
+@dataclass
+class _Chain:
+    """What goes into the ring for one buffer id; `flags_at` is where its head's flags go."""
+
+    entries: list[tuple[int, int, int]]
+    table: int | None
+    flags_at: int = 0
+    flags: int = 0
+
+
+class PackedQueue(Virtqueue):
+    """Descriptor ring and the two event suppression areas. A chain's "head" is its buffer id.
+
+    The ring's flags go through a cast view, so that each is written in one
+    access, after all else of its descriptor.
+    """
+
+    def __init__(self, memory: DmaMemory, index: int, size: int) -> None:
+        if not 0 < size <= MAX_QUEUE_SIZE:
+            raise BadArgumentError(f"{size} is no size for a virtqueue: 1 to {MAX_QUEUE_SIZE}")
+        self.memory = memory
+        self.index = index
+        self.size = size
+        self.layout = QueueLayout(
+            index=index,
+            size=size,
+            desc=memory.alloc(DESC_SIZE * size, DESC_SIZE),
+            driver=memory.alloc(EVENT_SUPPRESSION.size, 4),
+            device=memory.alloc(EVENT_SUPPRESSION.size, 4),
+        )
+        self._ring = memory.view(self.layout.desc, DESC_SIZE * size)
+        self._halves = self._ring.cast("H")
+        self._driver = memory.view(self.layout.driver, EVENT_SUPPRESSION.size)
+        self._device = memory.view(self.layout.device, EVENT_SUPPRESSION.size)
+        self._ids = list(range(size - 1, -1, -1))
+        self._chains: dict[int, _Chain] = {}
+        self._unpublished: list[int] = []
+        self._free = size
+        self._next, self._avail_wrap = 0, True
+        self._used, self._used_wrap = 0, True
+
+    # --- what the driver makes available
+
+    def add(self, buffers: Sequence[Buffer], indirect: bool = False) -> int:
+        """Write a chain into the ring, its first flags left out; its buffer id."""
+        if not buffers:
+            raise BadArgumentError("a chain needs at least one buffer")
+        needed = 1 if indirect else len(buffers)
+        if needed > self._free:
+            raise BadArgumentError(
+                f"queue {self.index} has {self._free} free descriptors, not {needed}"
+            )
+        entries = [
+            (buffer.address, buffer.length, DESC_F_WRITE if buffer.writable else 0)
+            for buffer in buffers
+        ]
+        table = None
+        if indirect:
+            table = self.memory.alloc(DESC_SIZE * len(entries), DESC_SIZE)
+            view = self.memory.view(table, DESC_SIZE * len(entries))
+            for position, (address, length, flags) in enumerate(entries):
+                PACKED_DESC.pack_into(view, DESC_SIZE * position, address, length, 0, flags)
+            entries = [(table, len(view), DESC_F_INDIRECT)]
+        ident = self._ids.pop()
+        self._chains[ident] = _Chain(entries, table)
+        self._place(ident)
+        return ident
+
+    def _place(self, ident: int) -> None:
+        """Write a chain's descriptors at the ring's end, all but the flags of the first."""
+        chain = self._chains[ident]
+        for position, (address, length, flags) in enumerate(chain.entries):
+            at = self._next
+            if position < len(chain.entries) - 1:
+                flags |= DESC_F_NEXT
+            flags |= PACKED_DESC_F_AVAIL if self._avail_wrap else PACKED_DESC_F_USED
+            old = self._halves[8 * at + 7]
+            PACKED_DESC.pack_into(self._ring, DESC_SIZE * at, address, length, ident, old)
+            if position:
+                self._halves[8 * at + 7] = flags
+            else:
+                chain.flags_at, chain.flags = 8 * at + 7, flags
+            self._next += 1
+            if self._next == self.size:
+                self._next, self._avail_wrap = 0, not self._avail_wrap
+        self._free -= len(chain.entries)
+        self._unpublished.append(ident)
+
+    def publish(self, heads: Iterable[int]) -> None:
+        """Write the first flags of chains, the very first ones last (virtio 2.8.21.1).
+
+        They have to be the chains added first, in that order: a ring has no other.
+        """
+        wanted = list(heads)
+        if wanted != self._unpublished[: len(wanted)]:
+            raise BadArgumentError(
+                f"a packed ring makes chains available as they were added: {self._unpublished}"
+            )
+        del self._unpublished[: len(wanted)]
+        for ident in reversed(wanted):
+            chain = self._chains[ident]
+            self._halves[chain.flags_at] = chain.flags
+
+    def again(self, head: int) -> None:
+        """Put a chain that was used, and not released, into the ring once more."""
+        self._place(head)
+        self.publish((head,))
+
+    def want_interrupts(self, wanted: bool) -> None:
+        """Enable or disable used buffer notifications (virtio 2.8.10)."""
+        flags = RING_EVENT_FLAGS_ENABLE if wanted else RING_EVENT_FLAGS_DISABLE
+        EVENT_SUPPRESSION.pack_into(self._driver, 0, 0, flags)
+
+    # --- what the device has used
+
+    def used_pending(self) -> bool:
+        """Whether the descriptor that the device uses next is used."""
+        flags = self._halves[8 * self._used + 7]
+        available = bool(flags & PACKED_DESC_F_AVAIL)
+        return available == bool(flags & PACKED_DESC_F_USED) == self._used_wrap
+
+    def take_used(self) -> list[Used]:
+        """New used descriptors, in the ring's order. The chains keep their buffer ids."""
+        taken = []
+        while self.used_pending():
+            _, length, ident, _ = PACKED_DESC.unpack_from(self._ring, DESC_SIZE * self._used)
+            taken.append(Used(ident, length))
+            chain = self._chains.get(ident)
+            skip = len(chain.entries) if chain else 1
+            self._free += skip if chain else 0
+            self._used += skip
+            if self._used >= self.size:
+                self._used, self._used_wrap = self._used - self.size, not self._used_wrap
+        return taken
+
+    def release(self, head: int) -> None:
+        """Free a used chain's buffer id and its indirect table; an unknown one is let be."""
+        chain = self._chains.pop(head, None)
+        if chain is None:
+            return
+        self._ids.append(head)
+        if chain.table is not None:
+            self.memory.free(chain.table)
+
+    def chain(self, head: int) -> bytes:
+        """A chain's indirect table: the ring itself is the device's to write (virtio 2.8.1)."""
+        chain = self._chains[head]
+        if chain.table is None:
+            return b""
+        return bytes(self.memory.view(chain.table, chain.entries[0][1]))
+
+    def state(self) -> QueueState:
+        """Positions in the ring, the wrap counter in bit 15; both sides' event flags."""
+        _, avail_flags = EVENT_SUPPRESSION.unpack(self._driver)
+        _, used_flags = EVENT_SUPPRESSION.unpack(self._device)
+        used = self._used | self._used_wrap << 15
+        return QueueState(
+            index=self.index,
+            size=self.size,
+            avail_flags=avail_flags,
+            avail_idx=self._next | self._avail_wrap << 15,
+            used_flags=used_flags,
+            used_idx=used,
+            last_used=used,
+            free_descriptors=self._free,
+            in_flight=len(self._chains),
+        )
