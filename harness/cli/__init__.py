@@ -1,0 +1,5 @@
+"""The command line, `vblk`."""
+
+from harness.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,72 @@
+"""`vblk resize` and `vblk ssh`: what is done to a running guest from another terminal."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import paramiko
+
+from harness.channel.stream import ChannelError
+from harness.cli import running, sizes
+from harness.cli.errors import UsageError
+from harness.machine.visitor import visit
+
+_CONNECT_DEADLINE = 15.0  # seconds
+
+
+def resize(arguments: argparse.Namespace) -> int:
+    """Change a disk's size, live."""
+    if not sizes.looks_like_size(arguments.size):
+        sizes.parse(arguments.size)  # says what is wrong before anything is looked for
+    # A socket that was named need not be a guest of ours: any machine will do.
+    socket = arguments.qmp or running.find(None).qmp
+    with visit(Path(socket)) as visitor:
+        drives = visitor.drives()
+        if arguments.disk not in drives:
+            there = ", ".join(f"{name} ({size} bytes)" for name, size in drives.items())
+            raise UsageError(f"there is no disk {arguments.disk}; there are: {there or 'none'}")
+        before = drives[arguments.disk]
+        size = sizes.parse(arguments.size, now=before)
+        visitor.resize(arguments.disk, size)
+    print(f"{arguments.disk}: {before} -> {size} bytes")
+    return 0
+
+
+def ssh(arguments: argparse.Namespace) -> int:
+    """Become the system's ssh client, or run the command through paramiko where there is none."""
+    guest = running.find(arguments.qmp)
+    # The client joins its arguments with blanks for the far end's shell to split again.
+    command = shlex.join(arguments.command)
+    client = shutil.which("ssh")
+    if client:
+        sys.stdout.flush()
+        os.execv(client, [*guest.ssh_command(), *([command] if command else [])])
+    if not command:
+        raise UsageError("a shell needs an ssh client; install it: apt-get install openssh-client")
+    return _run(guest, command)
+
+
+def _run(guest: running.Running, command: str) -> int:
+    with paramiko.SSHClient() as client:
+        try:
+            client.load_host_keys(str(guest.known_hosts))
+            client.connect(
+                "127.0.0.1",
+                guest.ssh_port,
+                "root",
+                key_filename=guest.ssh_key,
+                timeout=_CONNECT_DEADLINE,
+                banner_timeout=_CONNECT_DEADLINE,
+                allow_agent=False,
+                look_for_keys=False,
+            )
+            _, output, _ = client.exec_command(f"{command} 2>&1")
+            shutil.copyfileobj(output, sys.stdout)
+            return output.channel.recv_exit_status()
+        except (paramiko.SSHException, OSError) as error:
+            raise ChannelError(f"no SSH to the guest on port {guest.ssh_port}: {error}") from error

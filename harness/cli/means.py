@@ -1,0 +1,31 @@
+"""What it takes to boot a guest, found as the arguments say."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import images
+from harness.machine import choose_accel, find_qemu
+from harness.target.guest_pci import Means
+
+
+def find(arguments: argparse.Namespace) -> Means:
+    """QEMU, the image (built if need be), the accelerator. Raises MachineError or ImageError."""
+    qemu = find_qemu(arguments.qemu)
+    image = images.ensure(say)
+    accel = choose_accel(
+        arguments.accel,
+        qemu,
+        image.kernel,
+        image.initrd,
+        images.cache_dir(),
+        progress=say,
+        kernel_args=images.KERNEL_ARGS,
+    )
+    return Means(qemu, image, accel)
+
+
+def say(line: str) -> None:
+    """Progress, for the person who waits."""
+    print(f"vblk: {line}", file=sys.stderr, flush=True)

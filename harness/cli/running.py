@@ -1,0 +1,103 @@
+"""The guests that `vblk boot` runs, as other processes find them.
+
+A booted guest leaves a note in its machine's run directory. That directory is
+locked by the process that runs the guest and goes when the machine ends, so
+there is no list that could go stale.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from harness.cli.errors import UsageError
+from harness.machine.rundir import PREFIX
+
+_NOTE = "boot.json"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A booted guest: its sockets, and how to reach its SSH server on 127.0.0.1."""
+
+    qmp: str
+    ssh_port: int
+    ssh_key: str
+    ssh_host_key: str
+
+    @property
+    def known_hosts(self) -> Path:
+        """The file with the guest's pinned host key, as OpenSSH reads it."""
+        return Path(self.qmp).with_name("known_hosts")
+
+    def ssh_command(self) -> list[str]:
+        """The system's ssh client, as it gets into the guest: this key, and that host key only."""
+        options = {
+            "IdentitiesOnly": "yes",
+            "StrictHostKeyChecking": "yes",
+            "UserKnownHostsFile": str(self.known_hosts),
+            "LogLevel": "ERROR",
+        }
+        pairs = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        port = str(self.ssh_port)
+        return ["ssh", "-F", "none", "-i", self.ssh_key, "-p", port, *pairs, "root@127.0.0.1"]
+
+    def announce(self) -> None:
+        """Leave the note, for as long as the machine's run directory exists."""
+        self.known_hosts.write_text(f"[127.0.0.1]:{self.ssh_port} {self.ssh_host_key}\n")
+        note = Path(self.qmp).with_name(_NOTE)
+        fresh = note.with_suffix(".new")
+        fresh.write_text(json.dumps(asdict(self)))
+        fresh.rename(note)
+
+
+def find(qmp: str | None) -> Running:
+    """The one running guest of this user, or the one whose QMP socket is `qmp`.
+
+    Raises UsageError if there is none, or several to choose from.
+    """
+    found = _all()
+    if qmp is not None:
+        wanted = [guest for guest in found if Path(guest.qmp) == Path(qmp).absolute()]
+        if not wanted:
+            raise UsageError(f"no guest of `vblk boot` has the QMP socket {qmp}{_listed(found)}")
+        return wanted[0]
+    if not found:
+        raise UsageError("no guest is running; start one with `vblk boot`")
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} guests are running; name one with --qmp{_listed(found)}")
+    return found[0]
+
+
+def _all() -> list[Running]:
+    notes = {
+        note
+        for base in {Path(tempfile.gettempdir()), Path("/tmp")}
+        for note in base.glob(f"{PREFIX}*/{_NOTE}")
+    }
+    return [Running(**json.loads(note.read_text())) for note in sorted(notes) if _lives(note)]
+
+
+def _lives(note: Path) -> bool:
+    """Whether the note is ours, and its machine's owner still holds the directory's lock."""
+    try:
+        fd = os.open(note.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False  # gone meanwhile, or another user's
+    try:
+        if os.fstat(fd).st_uid != os.getuid():
+            return False
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _listed(guests: list[Running]) -> str:
+    return f": {', '.join(guest.qmp for guest in guests)}" if guests else ""
