@@ -19,7 +19,7 @@ from images.guest import bootstrap
 
 def read_cpio(archive: bytes) -> list[tuple[str, int, bytes]]:
     """(path, mode, content) of each entry of a newc archive, the trailer left out."""
-    entries = []
+    entries: list[tuple[str, int, bytes]] = []
     at = 0
     while True:
         assert archive[at : at + 6] == b"070701"

@@ -75,7 +75,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing(
 ) -> None:
     if subprocess.run([*IN_A_NAMESPACE, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine allows no user namespace, so no small disk to fill")
-    arguments = [size, tmp_path, store / "debs", sys.executable, ENSURE]
+    arguments: list[str | Path] = [size, tmp_path, store / "debs", sys.executable, ENSURE]
 
     done = subprocess.run(
         [*IN_A_NAMESPACE, "sh", "-c", ON_A_SMALL_DISK, "sh", *arguments],

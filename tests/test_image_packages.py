@@ -62,17 +62,17 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
     return Archive(top)
 
 
-def fetch(packages: list[Package], lines: list[str] | None = None) -> dict[str, Path]:
-    return cache.fetch(images.cache_dir(), packages, [].append if lines is None else lines.append)
+def fetch(packages: list[Package], say: cache.Progress = print) -> dict[str, Path]:
+    return cache.fetch(images.cache_dir(), packages, say)
 
 
 def test_a_locked_package_is_downloaded_once(archive: Archive) -> None:
     package = archive.add("busybox-static", "1:2.0-1")
     lines: list[str] = []
 
-    (deb,) = fetch([package], lines).values()
+    (deb,) = fetch([package], lines.append).values()
     archive.remove("busybox-static")
-    again = fetch([package], lines)
+    again = fetch([package], lines.append)
 
     assert hashlib.sha256(deb.read_bytes()).hexdigest() == package.sha256
     assert again == {"busybox-static": deb}
