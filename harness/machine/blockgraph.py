@@ -60,6 +60,8 @@ def build(name: str, spec: DiskSpec, slot: int, path: Path | None, fmt: Format) 
 
 
 def _inject(name: str, fault: Fault) -> Options:
+    # QEMU's block layer skips a flush when nothing was written since the last one, and hands
+    # forced-unit-access writes down as such: neither comes to a fault on flush.
     rule: Options = {
         "event": "none",
         "iotype": fault.on,

@@ -69,7 +69,11 @@ class Machine:
 
     @property
     def console_path(self) -> Path:
-        """UNIX socket of the guest's ttyS0. QEMU also logs it: see `console_tail`."""
+        """UNIX socket of the guest's ttyS0. QEMU also logs it: see `console_tail`.
+
+        Who connects must read: a few hundred unread bytes stall the guest at its next
+        message. With nobody connected nothing is held back.
+        """
         return self._paths.console
 
     @property
