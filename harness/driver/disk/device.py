@@ -175,20 +175,27 @@ class DriverInfo:
         try:
             if self.initialized:
                 self._service()
-        except DriverError as error:
-            log.error("cannot follow the configuration: %s", error)
         finally:
             self.lock.release()
 
     def _service(self) -> None:
-        if self.commands.in_flight:
-            self._take_used(self.driver.queue_poll(0, count=0))
+        try:
+            if self.commands.in_flight:
+                self._take_used(self.driver.queue_poll(0, count=0))
+            self._follow_config()
+        except DriverError as error:
+            # The disk stays as it is known; the next entry tries again.
+            log.error("cannot follow the configuration: %s", error)
+
+    def _follow_config(self) -> None:
+        """The config callback, late: for every change since the last time at once."""
         changes = len(self.driver.config_changes())
         if changes == self._changes:
             return
+        changed = self.set_capacity(self.driver.config())
         self.statistics.config_changes += changes - self._changes
         self._changes = changes
-        if self.set_capacity(self.driver.config()):
+        if changed:
             with self._status_lock:
                 self.media_status = StatusT.B_DEV_MEDIA_CHANGED
 
@@ -227,9 +234,9 @@ class DriverInfo:
         """Carry out one phase of an operation and report it to the scheduler.
 
         B_BUSY, with nothing done, while another thread has the device, B_NO_INIT
-        while it is down. EIO after `timeout`, for an operation beyond the disk's end (which no driver may
-        send, virtio 5.2.6.1), and for any status of the device but OK and
-        UNSUPP; ENOTSUP for UNSUPP.
+        while it is down. EIO after `timeout`, for an operation beyond the disk's
+        end (which no driver may send, virtio 5.2.6.1), and for any status of the
+        device but OK and UNSUPP; ENOTSUP for UNSUPP.
         """
         if not self.lock.acquire(blocking=False):
             return StatusT.B_BUSY
