@@ -1,0 +1,48 @@
+"""Requests laid out by hand, for tests of how they are framed and made available."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from conformance.data import untouched
+from harness.driver.interface import Buffer, Driver
+from harness.virtio.blk import REQUEST_HEADER, SECTOR, STATUS_UNWRITTEN, RequestType
+
+
+@dataclass(frozen=True)
+class RawRead:
+    """A read of one sector: three buffers in the device's memory, on no queue yet."""
+
+    driver: Driver
+    header: Buffer
+    area: Buffer
+    end: Buffer
+
+    @classmethod
+    def of(cls, driver: Driver, sector: int) -> RawRead:
+        """Lay out a read of `sector` (512 bytes)."""
+        header, area, end = (driver.alloc(length) for length in (REQUEST_HEADER.size, SECTOR, 1))
+        driver.memory_write(header, REQUEST_HEADER.pack(RequestType.IN, 0, sector))
+        driver.memory_write(area, untouched(SECTOR))
+        driver.memory_write(end, bytes([STATUS_UNWRITTEN]))
+        return cls(
+            driver,
+            Buffer(header, REQUEST_HEADER.size),
+            Buffer(area, SECTOR, writable=True),
+            Buffer(end, 1, writable=True),
+        )
+
+    @property
+    def buffers(self) -> tuple[Buffer, Buffer, Buffer]:
+        """In the usual order: header, data, status."""
+        return self.header, self.area, self.end
+
+    @property
+    def status(self) -> int:
+        """The status byte now."""
+        return self.driver.memory_read(self.end.address, 1)[0]
+
+    @property
+    def data(self) -> bytes:
+        """The data area now."""
+        return self.driver.memory_read(self.area.address, self.area.length)

@@ -1,0 +1,134 @@
+"""Capacity, and what happens when it changes while the device runs (virtio 5.2.4, 5.2.6)."""
+
+import pytest
+
+from conformance.data import sectors, untouched
+from harness.driver.interface import Request
+from harness.report import clause, described
+from harness.virtio.blk import RequestType, Status
+
+MIB = 2048
+"""Sectors of a mebibyte."""
+
+
+@pytest.mark.parametrize("capacity", [1, 8 * MIB + 1, 2**32 + 5], ids=["1", "8M+1", "2T+5"])
+@described("5.2.4", "capacity is the size of the disk in sectors")
+def test_capacity_is_the_size_of_the_backing_file(plug, capacity):
+    disk = plug(capacity=capacity)
+
+    assert disk.driver.config().capacity == capacity
+    assert disk.backing.size == capacity * 512
+
+
+@pytest.mark.parametrize("capacity", [16 * MIB, 4 * MIB], ids=["grown", "shrunk"])
+@clause("5.2.6.2-D-02")
+def test_one_resize_is_announced_once_with_the_new_capacity(plug, capacity):
+    disk = plug(capacity=8 * MIB)
+
+    disk.resize(capacity)
+    changes = disk.driver.wait_config_change(above=0)
+
+    assert [change.capacity for change in changes] == [capacity]
+    assert disk.driver.config().capacity == capacity
+    assert disk.driver.interrupts().config == 1
+
+
+@clause("5.2.6.2-D-02")
+def test_each_of_several_resizes_is_announced_in_turn(plug):
+    disk = plug(capacity=8 * MIB)
+    steps = [9 * MIB, 32 * MIB, 2 * MIB, 2 * MIB + 1, 8 * MIB]
+
+    for count, capacity in enumerate(steps):
+        disk.resize(capacity)
+        disk.driver.wait_config_change(above=count)
+
+    assert [change.capacity for change in disk.driver.config_changes()] == steps
+
+
+@clause("5.2.6.2-D-02")
+def test_a_burst_of_resizes_ends_with_the_last_capacity_announced(plug):
+    disk = plug(capacity=8 * MIB)
+
+    for step in range(1, 21):
+        disk.resize(8 * MIB + step)
+    heard = []
+    while not heard or heard[-1].capacity != 8 * MIB + 20:
+        heard = disk.driver.wait_config_change(above=len(heard))
+
+    assert len(heard) <= 20
+    capacities = [change.capacity for change in heard]
+    assert capacities == sorted(capacities), "an older capacity after a newer one"
+
+
+@clause("5.2.6.2-D-02")
+def test_a_resize_while_requests_run_is_announced_and_they_complete(plug):
+    disk = plug(capacity=8 * MIB, iops=10)
+    data = sectors(1)
+    requests = [Request(RequestType.OUT, 16 * n, data) for n in range(8)]
+    tokens = disk.driver.submit(requests)
+    assert len(disk.driver.completed()) < len(tokens), "nothing was in flight"
+
+    disk.resize(16 * MIB)
+    changes = disk.driver.wait_config_change(above=0)
+    completions = disk.driver.complete(tokens)
+
+    assert [change.capacity for change in changes] == [16 * MIB]
+    assert [completion.status for completion in completions] == [Status.OK] * 8
+    assert all(completion.damage == () for completion in completions)
+    assert all(disk.backing.read(16 * n, 1) == data for n in range(8))
+
+
+@described("5.2.5", "capacity is read at initialisation")
+def test_a_resize_before_driver_ok_is_the_capacity_after_it(plug):
+    disk = plug(start=False, capacity=8 * MIB)
+    disk.driver.negotiate()
+    assert disk.driver.config().capacity == 8 * MIB
+
+    disk.resize(24 * MIB)
+    disk.start()
+
+    assert disk.driver.config().capacity == 24 * MIB
+    assert disk.read(24 * MIB - 1).status is Status.OK
+
+
+@described("5.2.4", "the disk ends at capacity")
+def test_after_a_growth_the_new_sectors_can_be_used_and_the_old_are_as_they_were(plug):
+    disk = plug(capacity=8 * MIB)
+    old, new = sectors(2, salt=1), sectors(2, salt=77)
+    disk.backing.write(8 * MIB - 2, old)
+
+    disk.resize(16 * MIB)
+    disk.driver.wait_config_change(above=0)
+    fresh = disk.read(8 * MIB, 1)
+    written = disk.write(16 * MIB - 2, new)
+    across = disk.read(8 * MIB - 2, 3)
+
+    assert fresh.status is Status.OK
+    assert fresh.data == bytes(512)
+    assert written.status is Status.OK
+    assert disk.backing.read(16 * MIB - 2, 2) == new
+    assert across.status is Status.OK
+    assert across.data == old + bytes(512)
+    assert (fresh.damage, written.damage, across.damage) == ((), (), ())
+
+
+@described("5.2.4", "the disk ends at capacity")
+def test_after_a_shrink_the_sectors_beyond_the_end_are_gone_and_the_rest_is_as_it_was(plug):
+    disk = plug(capacity=8 * MIB)
+    kept = sectors(2)
+    disk.backing.write(4 * MIB - 2, kept)
+
+    disk.resize(4 * MIB)
+    disk.driver.wait_config_change(above=0)
+    last = disk.read(4 * MIB - 2, 2)
+    reading = disk.read(4 * MIB, 1)
+    writing = disk.write(4 * MIB - 1, sectors(2, salt=99))
+
+    assert last.status is Status.OK
+    assert last.data == kept
+    assert reading.status is Status.IOERR
+    assert reading.data == untouched(512)
+    assert writing.status is Status.IOERR
+    assert disk.backing.size == 4 * MIB * 512
+    assert disk.backing.read(4 * MIB - 2, 2) == kept
+    assert (last.damage, reading.damage, writing.damage) == ((), (), ())

@@ -1,0 +1,154 @@
+"""The configuration space: fields, access, generation (virtio 2.5, 4.1.4.3, 5.2.4, 5.2.5)."""
+
+import pytest
+
+from harness.report import clause, described
+from harness.virtio.blk import CONFIG_FIELD, CONFIG_FIELDS
+from harness.virtio.features import Feature
+
+MIB = 2048
+"""Sectors of a mebibyte."""
+
+CAPACITY = CONFIG_FIELD["capacity"]
+WRITEBACK = CONFIG_FIELD["writeback"]
+
+
+def read(driver, field):
+    return driver.config_read(field.offset, field.size)
+
+
+@clause("2.5.2-D-01")
+def test_offered_fields_read_the_same_before_and_after_features_ok(plug):
+    driver = plug(start=False, queues=2, physical_block_size=4096).driver
+    driver.reset()
+    offered = driver.offered()
+    # The driver may not look at writeback before FEATURES_OK.
+    fields = [
+        field
+        for field in CONFIG_FIELDS
+        if field is not WRITEBACK and (field.feature is None or offered & field.feature.mask)
+        if field.offset + field.size <= driver.config_size()
+    ]
+
+    before = {field.name: read(driver, field) for field in fields}
+    driver.negotiate()
+    after = {field.name: read(driver, field) for field in fields}
+
+    assert before == after
+
+
+@clause("5.2.5.2-D-03")
+def test_padding_is_zero(plug):
+    driver = plug().driver
+
+    for name in ("unused0", "unused1"):
+        field = CONFIG_FIELD[name]
+        if field.offset + field.size <= driver.config_size():
+            assert read(driver, field) == bytes(field.size), name
+
+
+@clause("4.1.3.2-D-01")
+def test_the_halves_of_capacity_can_be_read_in_either_order(plug):
+    driver = plug(capacity=2**32 + 3 * MIB).driver
+
+    low_first = driver.config_read(0, 4), driver.config_read(4, 4)
+    high_first = driver.config_read(4, 4), driver.config_read(0, 4)
+
+    assert low_first == (bytes.fromhex("00180000"), bytes.fromhex("01000000"))
+    assert high_first == low_first[::-1]
+
+
+@described("5.2.5", "blk_size and topology are the block sizes of the disk")
+def test_block_sizes_and_topology(plug):
+    disk = plug(
+        logical_block_size=1024,
+        physical_block_size=8192,
+        min_io_size=8192,
+        opt_io_size=65536,
+        needs=[Feature.BLK_BLK_SIZE, Feature.BLK_TOPOLOGY],
+    )
+
+    config = disk.driver.config()
+
+    assert config.blk_size == 1024
+    assert config.physical_block_exp == 3
+    assert config.alignment_offset == 0
+    assert config.min_io_size == 8
+    assert config.opt_io_size == 64
+
+
+@pytest.mark.parametrize("queues", [2, 3])
+@described("5.2.4", "num_queues is the number of request queues")
+def test_num_queues(plug, queues):
+    disk = plug(queues=queues, needs=[Feature.BLK_MQ])
+
+    assert disk.driver.config().num_queues == queues
+
+
+@described("5.2.5", "the limits of discard and write zeroes are in their fields")
+def test_limits_of_discard_and_write_zeroes(plug):
+    disk = plug(
+        max_discard_sectors=384,
+        max_write_zeroes_sectors=640,
+        needs=[Feature.BLK_DISCARD, Feature.BLK_WRITE_ZEROES],
+    )
+
+    config = disk.driver.config()
+
+    assert config.max_discard_sectors == 384
+    assert config.max_write_zeroes_sectors == 640
+    assert config.max_discard_seg >= 1
+    assert config.max_write_zeroes_seg >= 1
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+@described("5.2.5", "writeback reads as the cache mode, and the driver sets it")
+def test_writeback_can_be_switched(plug, mode):
+    disk = plug(write_cache=not mode, config_wce=True, needs=[Feature.BLK_CONFIG_WCE])
+    assert disk.driver.config().writeback == 1 - mode
+
+    disk.driver.config_write(WRITEBACK.offset, bytes([mode]))
+
+    assert disk.driver.config().writeback == mode
+
+
+@clause("4.1.4.3.1-D-06")
+def test_generation_differs_after_each_of_two_changes(plug):
+    disk = plug(capacity=8 * MIB)
+
+    seen = [disk.driver.config_generation()]
+    for capacity in (9 * MIB, 10 * MIB):
+        changes = len(disk.driver.config_changes())
+        disk.resize(capacity)
+        disk.driver.wait_config_change(above=changes)
+        assert disk.driver.config().capacity == capacity
+        seen.append(disk.driver.config_generation())
+
+    assert seen[0] != seen[1] != seen[2]
+
+
+@clause("4.1.4.3.1-D-06")
+def test_generation_differs_after_a_change_before_driver_ok(plug):
+    disk = plug(start=False, capacity=8 * MIB)
+    disk.driver.negotiate()
+    before = read(disk.driver, CAPACITY), disk.driver.config_generation()
+
+    disk.resize(9 * MIB)
+    after = read(disk.driver, CAPACITY), disk.driver.config_generation()
+
+    assert after[0] == (9 * MIB).to_bytes(8, "little")
+    assert after[1] != before[1], "the config generation stayed the same"
+
+
+@clause("4.1.4.3.1-D-06")
+def test_generation_differs_after_256_changes_between_two_reads(plug):
+    disk = plug(capacity=8 * MIB)
+    disk.driver.service_interrupts(False)  # nobody reads in between
+    before = read(disk.driver, CAPACITY), disk.driver.config_generation()
+
+    for step in range(1, 257):
+        disk.resize(8 * MIB + step)
+    after = read(disk.driver, CAPACITY), disk.driver.config_generation()
+
+    assert after[0] == (8 * MIB + 256).to_bytes(8, "little")
+    assert after[1] != before[1], "the config generation came round to its old value"

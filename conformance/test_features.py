@@ -1,0 +1,178 @@
+"""What a device offers, and what it makes of the driver's choice (virtio 2.2, 5.2.3, 5.2.5, 6)."""
+
+import pytest
+
+from harness.driver.errors import FeaturesRefusedError
+from harness.report import clause, described
+from harness.virtio.blk import CONFIG_FIELD
+from harness.virtio.device import DeviceStatus
+from harness.virtio.features import LEGACY_ONLY, REQUIRES, Feature, mask, members, names
+
+DEFINED = mask(*Feature) & ~mask(*LEGACY_ONLY, Feature.UNUSED_30, Feature.ADMIN_VQ)
+"""Bits that mean something for a modern block device; ADMIN_VQ is for owners of virtual ones."""
+
+EVERY_KIND = [
+    pytest.param({}, id="plain"),
+    pytest.param({"read_only": True}, id="read-only"),
+    pytest.param({"config_wce": False}, id="fixed-cache-mode"),
+    pytest.param({"discard": False, "write_zeroes": False}, id="no-discard"),
+    pytest.param({"event_idx": False, "indirect_desc": False}, id="plain-ring"),
+    pytest.param({"queues": 4}, id="multiqueue"),
+    pytest.param({"packed": True}, id="packed"),
+]
+
+
+@clause("6.2-D-01")
+def test_version_1_is_offered(plug):
+    disk = plug(start=False)
+
+    assert "VERSION_1" in names(disk.driver.offered())
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+@clause("2.2.2-D-03")
+def test_only_defined_features_are_offered(plug, kind):
+    offered = plug(start=False, **kind).driver.offered()
+
+    assert names(offered & ~DEFINED) == []
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+@clause("2.2.2-D-01")
+def test_no_feature_is_offered_without_what_it_needs(plug, kind):
+    offered = plug(start=False, **kind).driver.offered()
+
+    for feature, needed in REQUIRES.items():
+        if offered & feature.mask:
+            assert names(mask(*needed) & ~offered) == [], f"needed by {feature.name}"
+
+
+@clause("5.2.5.2-D-01b")
+def test_flush_is_offered_with_config_wce(plug):
+    disk = plug(start=False, config_wce=True, needs=[Feature.BLK_CONFIG_WCE])
+
+    assert "BLK_FLUSH" in names(disk.driver.offered())
+
+
+@clause("5.2.5.2-D-01a")
+def test_flush_is_offered_without_config_wce(plug):
+    disk = plug(start=False, config_wce=False)
+
+    assert "BLK_FLUSH" in names(disk.driver.offered())
+
+
+@clause("5.2.6.2-D-14")
+def test_lifetime_is_not_offered_over_a_plain_file(plug):
+    disk = plug(start=False)
+
+    assert "BLK_LIFETIME" not in names(disk.driver.offered())
+
+
+@clause("5.2.5.2-D-04")
+def test_zoned_is_not_offered_over_a_plain_file(plug):
+    disk = plug(start=False)
+
+    assert "BLK_ZONED" not in names(disk.driver.offered())
+
+
+@pytest.mark.parametrize(
+    ("feature", "off", "on"),
+    [
+        pytest.param(Feature.BLK_RO, {}, {"read_only": True}, id="RO"),
+        pytest.param(Feature.BLK_MQ, {"queues": 1}, {"queues": 2}, id="MQ"),
+        pytest.param(Feature.BLK_DISCARD, {"discard": False}, {"discard": True}, id="DISCARD"),
+        pytest.param(
+            Feature.BLK_WRITE_ZEROES,
+            {"write_zeroes": False},
+            {"write_zeroes": True},
+            id="WRITE_ZEROES",
+        ),
+    ],
+)
+@described("5.2.3", "a feature bit says what the device can do")
+def test_a_feature_is_offered_exactly_if_the_device_has_it(plug, feature, off, on):
+    without = plug(start=False, **off).driver.offered()
+    having = plug(start=False, **on).driver.offered()
+
+    assert not without & feature.mask
+    assert having & feature.mask
+
+
+@clause("4.1.4.3.1-D-03")
+def test_device_feature_is_zero_beyond_the_defined_bits(plug):
+    driver = plug(start=False).driver
+    offered = driver.offered()
+
+    seen = {}
+    for select in (0, 1, 2, 3, 4, 0x20, 0x80000000, 0xFFFFFFFF):
+        driver.register_write("device_feature_select", select)
+        seen[select] = driver.register_read("device_feature")
+
+    expected = dict.fromkeys(seen, 0) | {0: offered & 0xFFFFFFFF, 1: offered >> 32}
+    assert seen == expected
+
+
+@clause("4.1.4.3.1-D-04")
+def test_driver_feature_reads_back_what_was_accepted(plug):
+    driver = plug(start=False).driver
+    offered = driver.offered()
+    driver.reset()
+    driver.set_status(DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER)
+
+    for accepted in (offered, Feature.VERSION_1.mask):
+        driver.accept(accepted)
+        assert driver.accepted() == accepted
+
+
+@clause("2.2.2-D-02a")
+def test_each_feature_alone_is_accepted(plug):
+    driver = plug(start=False, queues=2).driver
+
+    refused = []
+    for feature in members(driver.offered()):
+        try:
+            driver.negotiate(1 << feature | Feature.VERSION_1.mask)
+        except FeaturesRefusedError:
+            refused.append(feature)
+
+    assert refused == []
+
+
+@clause("2.2.2-D-02a")
+def test_every_set_with_one_feature_left_out_is_accepted(plug):
+    driver = plug(start=False, queues=2).driver
+    offered = driver.offered()
+
+    refused = []
+    for feature in members(offered & ~mask(Feature.VERSION_1, Feature.BLK_FLUSH)):
+        try:
+            driver.negotiate(offered & ~(1 << feature))
+        except FeaturesRefusedError:
+            refused.append(feature)
+
+    assert refused == []
+
+
+@clause("2.2.2-D-04")
+def test_a_set_of_features_is_accepted_again_after_a_reset(plug):
+    disk = plug()
+    accepted = disk.driver.accepted()
+
+    for _ in range(3):
+        again = disk.driver.negotiate(accepted)
+        assert again.status & DeviceStatus.FEATURES_OK
+
+
+@clause("5.2.5.2-D-02")
+def test_writeback_is_off_if_config_wce_is_accepted_without_flush(plug):
+    disk = plug(
+        start=False,
+        write_cache=True,
+        config_wce=True,
+        needs=[Feature.BLK_CONFIG_WCE, Feature.BLK_FLUSH],
+    )
+    disk.start(mask(Feature.VERSION_1, Feature.BLK_CONFIG_WCE))
+
+    writeback = disk.driver.config_read(CONFIG_FIELD["writeback"].offset, 1)
+
+    assert writeback == b"\0"

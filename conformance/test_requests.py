@@ -1,0 +1,305 @@
+"""Requests and the status they end with (virtio 5.2.6)."""
+
+import errno
+
+import pytest
+
+from conformance.data import sectors, untouched
+from harness.disks import Fault
+from harness.report import clause, described
+from harness.virtio.blk import RequestType, Status, segment
+from harness.virtio.features import Feature
+
+CAPACITY = 16384
+"""Sectors of the disk, unless a test says otherwise."""
+
+UNMAP = 1
+ZONE_REQUESTS = [kind for kind in RequestType if kind.name.startswith("ZONE_")]
+
+
+@pytest.mark.parametrize("count", [1, 7, 256])
+@described("5.2.6", "IN gives the contents of the sectors")
+def test_read_gives_the_contents(plug, count):
+    disk = plug()
+    data = sectors(count)
+    disk.backing.write(40, data)
+
+    completion = disk.read(40, count)
+
+    assert completion.status is Status.OK
+    assert completion.data == data
+    assert completion.used_len <= len(data) + 1
+    assert completion.damage == ()
+
+
+@pytest.mark.parametrize("count", [1, 7, 256])
+@described("5.2.6", "OUT changes these sectors and no others")
+def test_write_changes_these_sectors_and_no_others(plug, count):
+    disk = plug()
+    around = sectors(count + 2, salt=3)
+    disk.backing.write(39, around)
+    data = sectors(count, salt=90)
+
+    completion = disk.write(40, data)
+
+    assert completion.status is Status.OK
+    assert completion.used_len <= 1
+    assert completion.damage == ()
+    assert disk.backing.read(39, count + 2) == around[:512] + data + around[-512:]
+
+
+@described("5.2.6", "FLUSH ends with OK once writes are stable")
+def test_flush_after_a_write_succeeds(plug):
+    disk = plug(needs=[Feature.BLK_FLUSH])
+    assert disk.write(8, sectors(1)).status is Status.OK
+
+    completion = disk.flush()
+
+    assert completion.status is Status.OK
+    assert completion.used_len <= 1
+    assert completion.damage == ()
+
+
+@pytest.mark.parametrize("count", [1, 8, 0], ids=["1", "8", "no-data"])
+@clause("5.2.6.2-D-03a", "5.2.6.2-D-03b")
+def test_write_to_a_read_only_disk_is_refused_and_changes_nothing(plug, count):
+    disk = plug(read_only=True, needs=[Feature.BLK_RO])
+
+    completion = disk.write(40, sectors(count))
+
+    assert completion.status is Status.IOERR
+    assert completion.used_len <= 1
+    assert completion.damage == ()
+    assert disk.backing.read(0, CAPACITY) == bytes(CAPACITY * 512)
+
+
+@described("5.2.6", "IOERR says that the device failed")
+def test_a_read_that_the_device_cannot_do_ends_with_ioerr(plug):
+    disk = plug(faults=(Fault("read", sector=42),))
+    disk.backing.write(40, sectors(3))
+
+    bad = disk.read(40, 3)
+    good = disk.read(40, 2)
+
+    assert bad.status is Status.IOERR
+    assert bad.damage == ()
+    assert good.status is Status.OK
+    assert good.data == sectors(2)
+
+
+@described("5.2.6", "IOERR says that the device failed")
+def test_a_write_that_the_device_cannot_do_ends_with_ioerr(plug):
+    disk = plug(faults=(Fault("write", sector=42, once=True),))
+
+    bad = disk.write(42, sectors(1))
+    again = disk.write(42, sectors(1))
+
+    assert bad.status is Status.IOERR
+    assert bad.used_len <= 1
+    assert bad.damage == ()
+    assert again.status is Status.OK
+    assert disk.backing.read(42, 1) == sectors(1)
+
+
+@described("5.2.6", "IOERR says that the device failed")
+def test_a_full_host_disk_ends_a_write_with_ioerr(plug):
+    disk = plug(faults=(Fault("write", errno=errno.ENOSPC),))
+
+    completion = disk.write(0, sectors(1))
+
+    assert completion.status is Status.IOERR
+    assert completion.used_len <= 1
+    assert disk.read(0).status is Status.OK
+
+
+@described("5.2.6", "IOERR says that the device failed")
+def test_a_flush_that_the_device_cannot_do_ends_with_ioerr(plug):
+    disk = plug(faults=(Fault("flush", once=True),), needs=[Feature.BLK_FLUSH])
+    assert disk.write(0, sectors(1)).status is Status.OK
+
+    bad, again = disk.flush(), disk.flush()
+
+    assert bad.status is Status.IOERR
+    assert bad.used_len <= 1
+    assert bad.damage == ()
+    assert again.status is Status.OK
+
+
+@pytest.mark.parametrize("kind", ["discard", "write-zeroes"])
+@described("5.2.6", "IOERR says that the device failed")
+def test_a_discard_that_the_device_cannot_do_ends_with_ioerr(plug, kind):
+    disk = plug(
+        faults=(Fault(kind, once=True),), needs=[Feature.BLK_DISCARD, Feature.BLK_WRITE_ZEROES]
+    )
+    send = disk.discard if kind == "discard" else disk.write_zeroes
+
+    bad, again = send(segment(8, 8)), send(segment(8, 8))
+
+    assert bad.status is Status.IOERR
+    assert bad.used_len <= 1
+    assert bad.damage == ()
+    assert again.status is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("sector", "count"),
+    [(CAPACITY, 1), (CAPACITY - 1, 2), (2**32, 1), (2**55 - 1, 1), (2**63, 2), (2**64 - 1, 1)],
+    ids=["at-the-end", "across-the-end", "2^32", "2^55-1", "2^63", "2^64-1"],
+)
+@described("5.2.4", "the disk ends at capacity")
+def test_a_request_beyond_the_end_ends_with_ioerr_and_changes_nothing(plug, sector, count):
+    disk = plug()
+    disk.backing.write(CAPACITY - 1, sectors(1))
+
+    reading = disk.read(sector, count)
+    writing = disk.write(sector, sectors(count, salt=50))
+
+    assert reading.status is Status.IOERR
+    assert reading.data == untouched(512 * count)
+    assert writing.status is Status.IOERR
+    assert writing.used_len <= 1
+    assert (reading.damage, writing.damage) == ((), ())
+    assert disk.backing.size == CAPACITY * 512
+    assert disk.backing.read(CAPACITY - 1, 1) == sectors(1)
+
+
+@pytest.mark.parametrize("kind", [2, 3, 6, 7, 9, 12, 17, 99, 0x100, 0x80000000, 0xFFFFFFFF])
+@described("5.2.6", "UNSUPP says that the device does not know the request")
+def test_a_request_of_unknown_type_ends_with_unsupp_and_changes_nothing(plug, kind):
+    disk = plug()
+    disk.backing.write(0, sectors(8))
+
+    completion = disk.request(kind, 0, sectors(1, salt=60), receive=512)
+
+    assert completion.status is Status.UNSUPP
+    assert completion.data == untouched(512)
+    assert completion.damage == ()
+    assert disk.backing.read(0, 8) == sectors(8)
+
+
+@pytest.mark.parametrize("kind", ZONE_REQUESTS)
+@clause("5.2.6.2-D-16")
+def test_a_zone_request_without_zoned_ends_with_unsupp(plug, kind):
+    disk = plug()
+    disk.backing.write(0, sectors(8))
+
+    completion = disk.request(kind, 0, receive=512)
+
+    assert completion.status is Status.UNSUPP
+    assert completion.data == untouched(512)
+    assert completion.damage == ()
+    assert disk.backing.read(0, 8) == sectors(8)
+
+
+@pytest.mark.parametrize("kind", [RequestType.DISCARD, RequestType.WRITE_ZEROES])
+@clause("5.2.6.2-D-04")
+def test_every_reserved_flag_of_a_segment_ends_with_unsupp(plug, kind):
+    disk = plug(needs=[Feature.BLK_DISCARD, Feature.BLK_WRITE_ZEROES])
+    disk.backing.write(0, sectors(16))
+
+    for bit in range(1, 32):
+        completion = disk.request(kind, data=segment(0, 8, 1 << bit))
+        assert completion.status is Status.UNSUPP, f"flag bit {bit}"
+        assert completion.used_len <= 1
+        assert completion.damage == ()
+    assert disk.backing.read(0, 16) == sectors(16)
+
+
+@clause("5.2.6.2-D-04")
+def test_a_reserved_flag_beside_unmap_ends_with_unsupp(plug):
+    disk = plug(needs=[Feature.BLK_WRITE_ZEROES])
+    disk.backing.write(0, sectors(16))
+
+    completion = disk.write_zeroes(segment(0, 8, UNMAP | 1 << 31))
+
+    assert completion.status is Status.UNSUPP
+    assert disk.backing.read(0, 16) == sectors(16)
+
+
+@clause("5.2.6.2-D-05")
+def test_unmap_on_a_discard_ends_with_unsupp_and_changes_nothing(plug):
+    disk = plug(needs=[Feature.BLK_DISCARD])
+    disk.backing.write(0, sectors(16))
+
+    completion = disk.discard(segment(0, 8, UNMAP))
+
+    assert completion.status is Status.UNSUPP
+    assert completion.used_len <= 1
+    assert completion.damage == ()
+    assert disk.backing.read(0, 16) == sectors(16)
+
+
+@described("5.2.6", "DISCARD touches no sector outside its segment")
+def test_discard_leaves_the_sectors_around_it_alone(plug):
+    disk = plug(needs=[Feature.BLK_DISCARD])
+    disk.backing.write(0, sectors(64))
+
+    completion = disk.discard(segment(8, 48))
+
+    assert completion.status is Status.OK
+    assert completion.used_len <= 1
+    assert completion.damage == ()
+    assert disk.backing.read(0, 8) == sectors(64)[: 8 * 512]
+    assert disk.backing.read(56, 8) == sectors(64)[56 * 512 :]
+
+
+@pytest.mark.parametrize("flags", [0, UNMAP], ids=["write", "unmap"])
+@pytest.mark.parametrize(("sector", "count"), [(8, 48), (9, 1), (3, 21)])
+@clause("5.2.6.2-D-08")
+def test_sectors_read_as_zeroes_after_write_zeroes(plug, flags, sector, count):
+    disk = plug(needs=[Feature.BLK_WRITE_ZEROES])
+    disk.backing.write(0, sectors(64))
+
+    completion = disk.write_zeroes(segment(sector, count, flags))
+    after = disk.read(0, 64)
+
+    assert completion.status is Status.OK
+    assert completion.used_len <= 1
+    assert completion.damage == ()
+    expected = bytearray(sectors(64))
+    expected[sector * 512 : (sector + count) * 512] = bytes(count * 512)
+    assert after.data == bytes(expected)
+    assert disk.backing.read(0, 64) == bytes(expected)
+
+
+@pytest.mark.parametrize("kind", [RequestType.DISCARD, RequestType.WRITE_ZEROES])
+@described("5.2.6", "a request has at most as many segments as the device says")
+def test_more_segments_than_the_device_takes_do_not_succeed(plug, kind):
+    disk = plug(needs=[Feature.BLK_DISCARD, Feature.BLK_WRITE_ZEROES])
+    config = disk.driver.config()
+    discard = kind is RequestType.DISCARD
+    most = config.max_discard_seg if discard else config.max_write_zeroes_seg
+    if most > 64:
+        pytest.skip(f"the device takes {most} segments: too many to pass")
+    disk.backing.write(4096, sectors(8))
+
+    completion = disk.request(kind, data=b"".join(segment(8 * n, 8) for n in range(most + 1)))
+
+    assert completion.status in (Status.UNSUPP, Status.IOERR)
+    assert completion.used_len <= 1
+    assert completion.damage == ()
+    assert disk.backing.read(4096, 8) == sectors(8)
+
+
+@clause("5.2.6.2-D-04")
+def test_a_reserved_flag_in_the_last_of_several_segments_ends_with_unsupp(plug):
+    disk = plug(needs=[Feature.BLK_WRITE_ZEROES])
+    most = disk.driver.config().max_write_zeroes_seg
+    if most < 2:
+        pytest.skip("the device takes one segment a request (max_write_zeroes_seg)")
+
+    completion = disk.write_zeroes(segment(0, 8), segment(8, 8, 1 << 5))
+
+    assert completion.status is Status.UNSUPP
+
+
+@pytest.mark.parametrize("serial", ["vblk-0123456789abcde", "short", ""])
+@described("5.2.6", "GET_ID gives the id string, padded with NUL to 20 bytes")
+def test_get_id_gives_the_id_padded_with_nul(plug, serial):
+    disk = plug(serial=serial)
+
+    completion = disk.get_id()
+
+    assert completion.status is Status.OK
+    assert completion.data == serial.encode().ljust(20, b"\0")
+    assert completion.damage == ()

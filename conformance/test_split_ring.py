@@ -1,0 +1,410 @@
+"""The split virtqueue: framing, indirect tables, used length, notifications (virtio 2.7)."""
+
+import pytest
+
+from conformance.data import sectors, untouched
+from conformance.raw import RawRead
+from conformance.waiting import let_pass
+from harness.disks import Fault
+from harness.driver.interface import CANARY, Buffer, Request
+from harness.report import clause, described
+from harness.virtio.blk import RequestType, Status, segment
+from harness.virtio.features import Feature
+from harness.virtio.ring import (
+    AVAIL_F_NO_INTERRUPT,
+    DESC,
+    DESC_F_INDIRECT,
+    DESC_F_NEXT,
+    DESC_F_WRITE,
+    DESC_SIZE,
+)
+
+
+def set_avail_flags(disk, flags):
+    disk.driver.memory_write(disk.queues[0].driver, flags.to_bytes(2, "little"))
+
+
+def set_used_event(disk, index):
+    queue = disk.queues[0]
+    disk.driver.memory_write(queue.driver + 4 + 2 * queue.size, index.to_bytes(2, "little"))
+
+
+def used_flags(disk):
+    return disk.driver.queue_state(0).used_flags
+
+
+@pytest.mark.parametrize("indirect", [False, True], ids=["direct", "indirect"])
+@pytest.mark.parametrize(
+    ("header", "area"),
+    [
+        ((1, 15), (1024, 1)),
+        ((15, 1), (1, 1024)),
+        ((1,) * 16, (1025,)),
+        ((16,), (511, 513, 1)),
+        ((3, 13), (1023, 2)),
+        ((8, 8), (7,) * 146 + (3,)),
+    ],
+)
+@clause("2.7.4.1-D-01")
+def test_a_read_may_be_cut_anywhere(plug, header, area, indirect):
+    disk = plug(needs=[Feature.INDIRECT_DESC] if indirect else [])
+    disk.backing.write(40, sectors(2))
+
+    completion = disk.read(40, 2, readable=header, writable=area, indirect=indirect)
+
+    assert completion.status is Status.OK
+    assert completion.data == sectors(2)
+    assert completion.damage == ()
+
+
+@pytest.mark.parametrize("indirect", [False, True], ids=["direct", "indirect"])
+@pytest.mark.parametrize(
+    "cut", [(1040,), (15, 1025), (17, 1023), (1,) * 16 + (1024,), (16, 511, 513), (13,) * 80]
+)
+@clause("2.7.4.1-D-01")
+def test_a_write_may_be_cut_anywhere(plug, cut, indirect):
+    disk = plug(needs=[Feature.INDIRECT_DESC] if indirect else [])
+
+    completion = disk.write(40, sectors(2), readable=cut, indirect=indirect)
+
+    assert completion.status is Status.OK
+    assert completion.damage == ()
+    assert disk.backing.read(39, 4) == bytes(512) + sectors(2) + bytes(512)
+
+
+@pytest.mark.parametrize("cut", [(16, 32), (40, 8), (1, 47), (48,)])
+@clause("2.7.4.1-D-01")
+def test_the_segments_of_a_request_may_be_cut_anywhere(plug, cut):
+    disk = plug(needs=[Feature.BLK_WRITE_ZEROES])
+    disk.backing.write(0, sectors(24))
+    if disk.driver.config().max_write_zeroes_seg < 2:
+        cut, segments = tuple(n for n in (cut[0], 32 - cut[0]) if n > 0), segment(8, 8)
+    else:
+        segments = segment(8, 4) + segment(12, 4)
+
+    completion = disk.request(RequestType.WRITE_ZEROES, data=segments, readable=cut)
+
+    assert completion.status is Status.OK
+    expected = bytearray(sectors(24))
+    expected[8 * 512 : 16 * 512] = bytes(8 * 512)
+    assert disk.backing.read(0, 24) == bytes(expected)
+
+
+@pytest.mark.parametrize("indirect", [False, True], ids=["direct", "indirect"])
+@clause("2.7.5.1-D-01a", "2.7.5.1-D-02")
+def test_descriptors_and_readable_buffers_are_never_written(plug, indirect):
+    disk = plug(needs=[Feature.INDIRECT_DESC] if indirect else [], faults=(Fault("read", 64),))
+
+    completions = [
+        disk.read(0, 4, indirect=indirect),
+        disk.write(8, sectors(4), indirect=indirect),
+        disk.read(64, indirect=indirect),
+        disk.write(2**40, sectors(1), indirect=indirect),
+        disk.request(99, data=sectors(1), indirect=indirect),
+    ]
+
+    assert [completion.damage for completion in completions] == [()] * 5
+
+
+@clause("2.7.5.3.2-D-01")
+def test_the_write_flag_of_an_indirect_descriptor_is_ignored(plug):
+    disk = plug(needs=[Feature.INDIRECT_DESC])
+    driver = disk.driver
+    disk.backing.write(5, sectors(1))
+    request = RawRead.of(driver, sector=5)
+    head = driver.queue_add(0, request.buffers, indirect=True)
+    flags_at = disk.queues[0].desc + DESC_SIZE * head + 12
+    driver.memory_write(flags_at, (DESC_F_INDIRECT | DESC_F_WRITE).to_bytes(2, "little"))
+
+    driver.queue_publish(0, [head])
+    driver.queue_kick(0)
+    driver.queue_poll(0, timeout=3)
+
+    assert request.status == Status.OK
+    assert request.data == sectors(1)
+
+
+@pytest.mark.parametrize("direct", [1, 2], ids=["header", "header-and-data"])
+@clause("2.7.5.3.2-D-02")
+def test_direct_descriptors_may_come_before_an_indirect_one(plug, direct):
+    disk = plug(needs=[Feature.INDIRECT_DESC])
+    driver, queue = disk.driver, disk.queues[0]
+    disk.backing.write(5, sectors(1))
+    request = RawRead.of(driver, sector=5)
+    rest = request.buffers[direct:]
+    table = driver.alloc(DESC_SIZE * len(rest))
+    for slot, buffer in enumerate(rest):
+        flags = DESC_F_WRITE | (DESC_F_NEXT if slot + 1 < len(rest) else 0)
+        packed = DESC.pack(buffer.address, buffer.length, flags, slot + 1)
+        driver.memory_write(table + DESC_SIZE * slot, packed)
+    # A chain whose last descriptor holds the table, made to refer to it afterwards.
+    chain = [*request.buffers[:direct], Buffer(table, DESC_SIZE * len(rest))]
+    head = driver.queue_add(0, chain)
+    last = head
+    for _ in range(direct):
+        last = int.from_bytes(driver.memory_read(queue.desc + DESC_SIZE * last + 14, 2), "little")
+    driver.memory_write(queue.desc + DESC_SIZE * last + 12, DESC_F_INDIRECT.to_bytes(2, "little"))
+
+    driver.queue_publish(0, [head])
+    driver.queue_kick(0)
+    driver.queue_poll(0, timeout=3)
+
+    assert request.status == Status.OK
+    assert request.data == sectors(1)
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        pytest.param(Request(RequestType.IN, 8, receive=512), id="read"),
+        pytest.param(Request(RequestType.IN, 64, receive=512), id="read-that-fails"),
+        pytest.param(Request(RequestType.IN, 2**40, receive=512), id="read-beyond-the-end"),
+        pytest.param(Request(99, receive=512), id="unknown-type"),
+        pytest.param(Request(RequestType.ZONE_REPORT, receive=512), id="zone-report"),
+        pytest.param(Request(RequestType.GET_ID, receive=20), id="id"),
+        pytest.param(Request(RequestType.OUT, 8, sectors(1)), id="write"),
+        pytest.param(Request(RequestType.FLUSH), id="flush"),
+    ],
+)
+@clause("2.7.8.2-D-02")
+def test_the_used_length_covers_only_bytes_that_were_written(plug, request_of):
+    disk = plug(serial="a", faults=(Fault("read", 64),))
+    disk.backing.write(8, sectors(1))
+
+    completion = disk.send(request_of)
+
+    written = len(completion.data) - len(completion.data.lstrip(bytes([CANARY])))
+    unwritten = completion.data.find(CANARY)
+    written = len(completion.data) + 1 if unwritten < 0 else unwritten
+    # A device that wrote the status byte alone may count that one byte.
+    assert completion.used_len <= max(written, 1), (
+        f"used length {completion.used_len}, written {written} of {len(completion.data) + 1}"
+    )
+
+
+@described("2.7.13", "chains published together are each used once")
+def test_a_batch_is_used_chain_by_chain(plug):
+    disk = plug()
+    requests = [Request(RequestType.OUT, 2 * n, sectors(1, salt=n)) for n in range(64)]
+
+    tokens = disk.driver.submit(requests)
+    completions = disk.driver.complete(tokens)
+
+    assert [completion.status for completion in completions] == [Status.OK] * 64
+    assert [completion.damage for completion in completions] == [()] * 64
+    assert all(disk.backing.read(2 * n, 1) == sectors(1, salt=n) for n in range(64))
+    assert disk.driver.queue_state(0).used_idx == 64
+
+
+@described("2.7", "the driver may use a smaller queue than the device has room for")
+def test_a_small_queue_wraps_around(plug):
+    disk = plug(driver_queue_size=4)
+    disk.backing.write(0, sectors(11))
+
+    completions = [disk.read(n) for n in range(11)]
+
+    assert [completion.data for completion in completions] == [
+        sectors(11)[512 * n : 512 * (n + 1)] for n in range(11)
+    ]
+    assert disk.driver.queue_state(0).used_idx == 11
+
+
+@clause("2.7.10.2-D-05")
+def test_notifications_that_announce_nothing_do_no_harm(plug):
+    disk = plug()
+    disk.backing.write(0, sectors(1))
+
+    for _ in range(50):
+        disk.driver.queue_kick(0)
+    idle = disk.driver.queue_state(0).used_idx, disk.driver.interrupts().queue
+    completion = disk.read(0)
+
+    assert idle == (0, 0)
+    assert completion.status is Status.OK
+    assert completion.data == sectors(1)
+    assert disk.driver.queue_state(0).used_idx == 1
+
+
+@clause("2.7.10.2-D-01")
+def test_without_event_idx_the_used_flags_are_0_or_1(plug):
+    disk = plug(iops=20)
+    tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512) for n in range(8)])
+
+    seen = {used_flags(disk)}
+    while len(disk.driver.completed()) < len(tokens):
+        seen.add(used_flags(disk))
+    seen.add(used_flags(disk))
+
+    assert seen <= {0, 1}
+
+
+@clause("2.7.10.2-D-03")
+def test_with_event_idx_the_used_flags_are_0(plug):
+    disk = plug(iops=20, extra=[Feature.EVENT_IDX])
+    tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512) for n in range(8)])
+
+    seen = {used_flags(disk)}
+    while len(disk.driver.completed()) < len(tokens):
+        seen.add(used_flags(disk))
+    seen.add(used_flags(disk))
+
+    assert seen == {0}
+
+
+@clause("2.7.7.2-D-03")
+def test_each_completion_interrupts_while_the_flags_are_0(plug):
+    disk = plug()
+
+    for count in range(5):
+        assert disk.read(count).status is Status.OK
+        disk.driver.wait_interrupt("queue", above=count)
+
+    assert disk.driver.interrupts().queue == 5
+
+
+@clause("2.7.7.2-D-02")
+def test_no_completion_interrupts_while_the_flags_are_1(plug):
+    disk = plug()
+    set_avail_flags(disk, AVAIL_F_NO_INTERRUPT)
+
+    for n in range(5):
+        assert disk.read(n).status is Status.OK
+    let_pass()
+
+    assert disk.driver.interrupts().raised == 0
+
+
+@clause("2.7.7.2-D-03")
+def test_interrupts_come_again_when_the_flags_are_0_again(plug):
+    disk = plug()
+    set_avail_flags(disk, AVAIL_F_NO_INTERRUPT)
+    assert disk.read(0).status is Status.OK
+
+    set_avail_flags(disk, 0)
+    before = disk.driver.interrupts().queue
+    assert disk.read(0).status is Status.OK
+
+    disk.driver.wait_interrupt("queue", above=before)
+
+
+@pytest.mark.parametrize("used_event", [0xFFFF, 0x8000, 7])
+@clause("2.7.7.2-D-01")
+def test_without_event_idx_a_stale_used_event_is_ignored(plug, used_event):
+    disk = plug()
+    set_used_event(disk, used_event)
+
+    for count in range(3):
+        assert disk.read(count).status is Status.OK
+        disk.driver.wait_interrupt("queue", above=count)
+
+
+@clause("2.7.7.2-D-04")
+def test_with_event_idx_the_flags_are_ignored(plug):
+    disk = plug(extra=[Feature.EVENT_IDX])
+    set_avail_flags(disk, AVAIL_F_NO_INTERRUPT)
+
+    for count in range(3):
+        set_used_event(disk, count)
+        assert disk.read(count).status is Status.OK
+        disk.driver.wait_interrupt("queue", above=count)
+
+
+@clause("2.7.7.2-D-05")
+def test_with_event_idx_the_interrupt_comes_at_used_event(plug):
+    disk = plug(extra=[Feature.EVENT_IDX])
+    set_used_event(disk, 4)
+    for n in range(4):
+        assert disk.read(n).status is Status.OK
+    let_pass()
+    before = disk.driver.interrupts().queue
+
+    assert disk.read(4).status is Status.OK
+
+    disk.driver.wait_interrupt("queue", above=before)
+
+
+@clause("2.7.7.2-D-05")
+def test_with_event_idx_used_event_may_be_in_the_middle_of_a_batch(plug):
+    disk = plug(extra=[Feature.EVENT_IDX])
+    set_used_event(disk, 0)
+    assert disk.read(0).status is Status.OK
+    before = disk.driver.wait_interrupt("queue", above=0).queue
+    set_used_event(disk, 5)
+
+    tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512) for n in range(10)])
+    disk.driver.complete(tokens)
+
+    disk.driver.wait_interrupt("queue", above=before)
+
+
+@clause("2.7.7.2-D-06")
+def test_with_event_idx_no_interrupt_comes_elsewhere(plug):
+    disk = plug(extra=[Feature.EVENT_IDX])
+    set_used_event(disk, 0)
+    assert disk.read(0).status is Status.OK
+    before = disk.driver.wait_interrupt("queue", above=0).raised
+    set_used_event(disk, 100)
+
+    for n in range(5):
+        assert disk.read(n).status is Status.OK
+    let_pass()
+
+    assert disk.driver.interrupts().raised == before
+
+
+@clause("2.7.7.2-D-06")
+def test_with_event_idx_no_interrupt_comes_before_the_first_used_event(plug):
+    disk = plug(extra=[Feature.EVENT_IDX])
+    set_used_event(disk, 100)
+
+    for n in range(5):
+        assert disk.read(n).status is Status.OK
+    let_pass()
+
+    raised = disk.driver.interrupts().raised
+    assert raised == 0, f"{raised} interrupts before used_event"
+
+
+def reset_queue(driver):
+    """Reset queue 0 and wait until that is done; what queue_reset and queue_enable read then."""
+    driver.register_write("queue_select", 0)
+    driver.register_write("queue_reset", 1)
+    for _ in range(500):
+        if driver.register_read("queue_reset") == 0:
+            break
+    return driver.register_read("queue_reset"), driver.register_read("queue_enable")
+
+
+@clause("4.1.4.3.1-D-11", "4.1.4.3.1-D-13", "2.6.1.1.1-D-02")
+def test_a_queue_that_was_reset_starts_anew(plug):
+    disk = plug(extra=[Feature.RING_RESET])
+    disk.backing.write(0, sectors(3))
+    assert disk.read(0).status is Status.OK
+
+    registers = reset_queue(disk.driver)
+    disk.driver.queue_setup(0, 8)
+    completions = [disk.read(n) for n in range(3)]
+
+    assert registers == (0, 0)
+    assert b"".join(completion.data for completion in completions) == sectors(3)
+    assert disk.driver.queue_state(0).used_idx == 3
+
+
+@clause("2.6.1.1.1-D-01")
+def test_a_queue_that_was_reset_with_requests_in_flight_is_silent(plug):
+    disk = plug(extra=[Feature.RING_RESET], iops=5)
+    driver = disk.driver
+    requests = [RawRead.of(driver, 8 * n) for n in range(20)]
+    driver.queue_publish(0, [driver.queue_add(0, request.buffers) for request in requests])
+    driver.queue_kick(0)
+
+    assert reset_queue(driver) == (0, 0)
+    let_pass(0.1)
+    before = [request.data for request in requests], driver.interrupts().raised
+    assert untouched(512) in before[0], "nothing was in flight"
+    let_pass(1.0)  # five operations' worth
+
+    after = [request.data for request in requests], driver.interrupts().raised
+    executed = sum(now != then for now, then in zip(after[0], before[0], strict=True))
+    assert executed == 0, f"{executed} requests were executed after the queue's reset"
+    assert after[1] == before[1]

@@ -1,0 +1,154 @@
+"""Device status and reset (virtio 2.1, 2.4, 4.1.4.3)."""
+
+import pytest
+
+from conformance.data import sectors, untouched
+from conformance.raw import RawRead
+from conformance.waiting import eventually, let_pass
+from harness.driver.interface import Request
+from harness.report import clause, described
+from harness.virtio.blk import RequestType, Status
+from harness.virtio.device import DeviceStatus
+from harness.virtio.ring import DESC, DESC_SIZE, avail_size, used_size
+
+RUNNING = (
+    DeviceStatus.ACKNOWLEDGE
+    | DeviceStatus.DRIVER
+    | DeviceStatus.FEATURES_OK
+    | DeviceStatus.DRIVER_OK
+)
+
+
+def shared_memory(driver, queue):
+    """The rings of a queue, and every buffer that its descriptors point to."""
+    table = driver.memory_read(queue.desc, DESC_SIZE * queue.size)
+    places = [(address, length) for address, length, _, _ in DESC.iter_unpack(table) if length]
+    return [
+        table,
+        driver.memory_read(queue.driver, avail_size(queue.size)),
+        driver.memory_read(queue.device, used_size(queue.size)),
+        *(driver.memory_read(address, length) for address, length in places),
+    ]
+
+
+@clause("2.4.1-D-01", "4.1.4.3.1-D-07")
+def test_status_is_zero_after_a_reset(plug):
+    driver = plug().driver
+    assert driver.status() == RUNNING
+
+    driver.set_status(0)
+
+    assert eventually(lambda: driver.status() == 0)
+
+
+@clause("4.1.4.3.1-D-08")
+def test_no_queue_is_enabled_after_a_reset(plug):
+    driver = plug(queues=3, driver_queues=3).driver
+
+    def enabled():
+        values = []
+        for index in range(3):
+            driver.register_write("queue_select", index)
+            values.append(driver.register_read("queue_enable"))
+        return values
+
+    assert enabled() == [1, 1, 1]
+    driver.reset()
+
+    assert enabled() == [0, 0, 0]
+
+
+@described("2.4", "a reset device can be used as if it were new")
+def test_a_device_works_again_after_a_reset(plug):
+    disk = plug()
+    assert disk.write(3, sectors(1)).status is Status.OK
+
+    disk.driver.reset()
+    disk.start()
+    completion = disk.read(3)
+
+    assert completion.status is Status.OK
+    assert completion.data == sectors(1)
+    assert completion.damage == ()
+
+
+@clause("2.4.1-D-02")
+def test_after_a_reset_with_requests_in_flight_the_device_is_silent(plug):
+    disk = plug(iops=5)
+    driver, queue = disk.driver, disk.queues[0]
+    requests = [Request(RequestType.IN, 8 * n, receive=512) for n in range(20)]
+    tokens = driver.submit(requests)
+    assert len(driver.completed()) < len(tokens), "nothing was in flight"
+
+    driver.set_status(0)
+    assert eventually(lambda: driver.status() == 0)
+    before, interrupts = shared_memory(driver, queue), driver.interrupts()
+    let_pass(1.0)  # five operations' worth
+
+    assert shared_memory(driver, queue) == before
+    assert driver.interrupts() == interrupts
+
+
+@pytest.mark.parametrize("kick", [False, True], ids=["silent", "notified"])
+@clause("2.1.2-D-01")
+def test_buffers_made_available_before_driver_ok_wait_for_it(plug, kick):
+    disk = plug(start=False)
+    driver = disk.driver
+    disk.backing.write(5, sectors(1))
+    agreed = driver.negotiate()
+    driver.queue_setup(0)
+    request = RawRead.of(driver, sector=5)
+    driver.queue_publish(0, [driver.queue_add(0, request.buffers)])
+    if kick:
+        driver.queue_kick(0)
+    let_pass()
+
+    used_idx = driver.queue_state(0).used_idx
+    assert used_idx == 0, f"before DRIVER_OK the used index is {used_idx}"
+    assert request.data == untouched(512)
+    assert driver.interrupts().raised == 0
+
+    driver.set_status(agreed.status | DeviceStatus.DRIVER_OK)
+    driver.queue_kick(0)
+    driver.queue_poll(0)
+    assert request.status == Status.OK
+    assert request.data == sectors(1)
+
+
+def break_the_ring(disk):
+    """Claim more available chains than the queue can hold."""
+    queue = disk.queues[0]
+    disk.driver.memory_write(queue.driver + 2, (queue.size + 1).to_bytes(2, "little"))
+    disk.driver.queue_kick(0)
+
+
+@clause("2.1.2-D-02")
+def test_an_impossible_available_index_ends_in_needs_reset(plug):
+    disk = plug()
+
+    break_the_ring(disk)
+
+    assert eventually(lambda: disk.driver.status() & DeviceStatus.NEEDS_RESET != 0)
+
+
+@clause("2.1.2-D-03")
+def test_needs_reset_is_announced_as_a_configuration_change(plug):
+    disk = plug()
+    break_the_ring(disk)
+    if not eventually(lambda: disk.driver.status() & DeviceStatus.NEEDS_RESET != 0):
+        pytest.skip("the device does not show NEEDS_RESET")
+
+    assert eventually(lambda: disk.driver.interrupts().config > 0)
+
+
+@described("2.4", "a reset device can be used as if it were new")
+def test_a_reset_brings_a_device_back_that_needs_it(plug):
+    disk = plug()
+    break_the_ring(disk)
+
+    disk.driver.reset()
+    disk.start()
+
+    assert disk.driver.status() == RUNNING
+    assert disk.write(0, sectors(1)).status is Status.OK
+    assert disk.backing.read(0, 1) == sectors(1)

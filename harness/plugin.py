@@ -1,0 +1,286 @@
+"""The pytest plugin: options, the fixture `plug`, and what is reported.
+
+Nothing is started before a test asks for a disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from harness.disks import DiskSpec
+from harness.report import Statement, statement_of
+from harness.report.deviations import Deviation, DeviationFileError, load
+from harness.report.failure import attach_evidence
+from harness.report.verdict import judge
+from harness.virtio.catalogue import SPECIFICATION
+from harness.virtio.features import Feature, mask
+
+if TYPE_CHECKING:
+    from harness.target import Disk, Plugged, Target
+
+TARGETS = ("guest-pci",)
+
+
+@dataclass
+class Bench:
+    """The target of this run, once a test wanted it, and the disks of the test that runs."""
+
+    target: Target | None = None
+    disks: list[Disk] = field(default_factory=list)
+    failed: bool = False
+    worked: bool = False
+    record: Callable[[str, object], None] = lambda name, value: None
+
+    def plug(self, spec: DiskSpec, session: pytest.Session) -> Plugged:
+        """A disk of the target. If not even the run's first one is to be had, the run ends."""
+        assert self.target
+        try:
+            plugged = self.target.plug(spec)
+        except Exception as error:
+            if not self.worked:
+                session.shouldstop = str(error)
+            raise
+        if not self.worked:
+            self.worked = True
+            self.record("specification", SPECIFICATION)
+            for name, value in self.target.facts().items():
+                self.record(name, value)
+        return plugged
+
+
+BENCH = pytest.StashKey[Bench]()
+STATEMENT = pytest.StashKey[Statement | None]()
+DEVIATIONS = pytest.StashKey[tuple[Deviation, ...]]()
+
+
+class Plug(Protocol):
+    """The type of the fixture `plug`."""
+
+    def __call__(
+        self,
+        *,
+        start: bool = True,
+        features: int | None = None,
+        needs: Iterable[Feature] = (),
+        extra: Iterable[Feature] = (),
+        without: Iterable[Feature] = (),
+        driver_queues: int = 1,
+        driver_queue_size: int | None = None,
+        **fields: Any,
+    ) -> Disk:
+        """A disk as `DiskSpec(**fields)` says, its driver started.
+
+        `features` is the exact set to negotiate; None means what the driver
+        takes by itself, with `extra` and without `without`. If the device
+        lacks one of `needs` or `extra`, the test is skipped, naming it.
+        `driver_queues` and `driver_queue_size` (descriptors, None for the device's
+        largest) are what the driver sets up. With `start=False` the device is
+        left as it came.
+        """
+        ...
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of this plugin."""
+    group = parser.getgroup("virtio-blk", "virtio-blk conformance")
+    group.addoption(
+        "--target", choices=TARGETS, default="guest-pci", help="the device under test (%(default)s)"
+    )
+    group.addoption(
+        "--channel",
+        choices=("serial", "ssh"),
+        default="serial",
+        help="how the driver in a guest is reached (%(default)s)",
+    )
+    group.addoption("--qemu", metavar="PATH", help="the QEMU to run (qemu-system-x86_64 on PATH)")
+    group.addoption(
+        "--accel",
+        choices=("auto", "kvm", "tcg"),
+        default="auto",
+        help="QEMU's accelerator; auto takes KVM if a guest boots on it (%(default)s)",
+    )
+    group.addoption(
+        "--strict-should",
+        action="store_true",
+        help="a SHOULD that the device does not keep is a failure, not an advisory",
+    )
+    group.addoption(
+        "--boot-timeout",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long a guest may take until its agent answers (60)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers."""
+    config.addinivalue_line(
+        "markers", "clause(*ids): the statements of the specification that the test checks"
+    )
+    config.addinivalue_line(
+        "markers",
+        "described(section, text): behaviour that the specification describes without a keyword",
+    )
+    config.stash[BENCH] = Bench()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Resolve every test's statements and recorded deviations; a bad one ends the run here."""
+    for item in items:
+        item.stash[STATEMENT] = statement = statement_of(item)
+        if "plug" in getattr(item, "fixturenames", ()):
+            option = item.config.option
+            item.user_properties += [("target", option.target), ("channel", option.channel)]
+        if statement is None:
+            continue
+        item.user_properties += statement.properties()
+        try:
+            item.stash[DEVIATIONS] = tuple(_recorded(item, statement))
+        except DeviationFileError as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
+    """The recorded deviations of this test, of every implementation and version."""
+    node = item.path.name + item.nodeid[item.nodeid.index("::") :]
+    bound = {*statement.clauses, *(section for section, _ in statement.described)}
+    for path in sorted((item.path.parent / "deviations").glob("*.toml")):
+        for deviation in load(path):
+            if deviation.covers(node):
+                if deviation.clause not in bound:
+                    raise DeviationFileError(f"{path}: {node} is not about {deviation.clause}")
+                yield deviation
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """The target and the channel."""
+    return f"{SPECIFICATION}, target {config.option.target} over {config.option.channel}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Judge a test by its statement, and put evidence beside a failure."""
+    report = yield
+    bench = item.config.stash[BENCH]
+    if bench.target is None or "plug" not in getattr(item, "fixturenames", ()):
+        return report
+    if call.when == "call":
+        excused = judge(
+            report,
+            call.excinfo.value if call.excinfo else None,
+            item.stash[STATEMENT],
+            _affecting(item, bench.target),
+            item.config.option.strict_should,
+        )
+        if excused:
+            item.user_properties.append(excused)
+    if report.failed:
+        bench.failed = True
+        attach_evidence(report, bench.target, bench.disks)
+    return report
+
+
+def _affecting(item: pytest.Item, target: Target) -> list[Deviation]:
+    """The recorded deviations of this test that the device under test has."""
+    recorded = item.stash.get(DEVIATIONS, ())
+    if not recorded:
+        return []
+    device = target.identity()
+    return [one for one in recorded if one.affects(device.implementation, device.version)]
+
+
+@pytest.fixture(scope="session")
+def _bench(
+    request: pytest.FixtureRequest,
+    record_testsuite_property: Callable[[str, object], None],
+) -> Iterator[Bench]:
+    """The bench with its target, which starts with the first disk."""
+    # Only now: a run that needs no disk needs no QEMU's libraries either.
+    from harness.machine.cleanup import install_signal_handlers
+    from harness.target import GuestPci
+
+    install_signal_handlers()
+    option = request.config.option
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+
+    def progress(line: str) -> None:
+        if reporter is not None and reporter.verbosity >= 0:
+            reporter.ensure_newline()
+            reporter.write_line(line)
+
+    bench = request.config.stash[BENCH]
+    bench.record = record_testsuite_property
+    bench.target = GuestPci(
+        option.channel, option.qemu, option.accel, option.boot_timeout, progress
+    )
+    try:
+        yield bench
+    finally:
+        bench.target.close()
+        bench.target = None
+
+
+@pytest.fixture
+def plug(request: pytest.FixtureRequest, _bench: Bench) -> Iterator[Plug]:
+    """Makes disks for this test, and takes them out after it."""
+    from harness.target import Disk, TargetError
+
+    bench = _bench
+    bench.failed = False
+
+    def make(
+        *,
+        start: bool = True,
+        features: int | None = None,
+        needs: Iterable[Feature] = (),
+        extra: Iterable[Feature] = (),
+        without: Iterable[Feature] = (),
+        driver_queues: int = 1,
+        driver_queue_size: int | None = None,
+        **fields: Any,
+    ) -> Disk:
+        disk = Disk(bench.plug(DiskSpec(**fields), request.session))
+        bench.disks.append(disk)
+        _need(disk.driver.offered(), (*needs, *extra))
+        if start:
+            if extra or without:
+                usual = disk.driver.negotiate(features).accepted
+                features = (usual | mask(*extra)) & ~mask(*without)
+            disk.start(features, driver_queues, driver_queue_size)
+        return disk
+
+    yield make
+
+    troubles = []
+    while bench.disks:
+        try:
+            bench.disks.pop().unplug()
+        except TargetError as error:
+            troubles.append(error)
+    # After a failure these are its consequence, and it has been reported.
+    if troubles and not bench.failed:
+        raise troubles[0]
+
+
+def _need(offered: int, features: Iterable[Feature]) -> None:
+    missing = [feature.name for feature in features if not offered & feature.mask]
+    if missing:
+        pytest.skip(f"the device does not offer {', '.join(missing)}")

@@ -1,0 +1,78 @@
+"""Which statements of the specification a test is about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from harness.virtio.catalogue import ADVISORY, Level, UnknownClauseError, lookup, weakest
+
+
+def clause(*ids: str) -> pytest.MarkDecorator:
+    """This test checks these statements, by their ids in the catalogue."""
+    return pytest.mark.clause(*ids)
+
+
+def described(section: str, text: str) -> pytest.MarkDecorator:
+    """This test checks behaviour that a section describes without a keyword; `text` is ours."""
+    return pytest.mark.described(section, text)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a test is about: clause ids, described behaviour as (section, text), and its level.
+
+    The level is the weakest of all that is bound: a failure of a test that
+    binds a MUST and a SHOULD may be of the SHOULD, so it proves no more. A
+    test that should fail as a MUST does binds nothing weaker.
+    """
+
+    clauses: tuple[str, ...]
+    described: tuple[tuple[str, str], ...]
+    level: Level
+
+    @property
+    def advisory(self) -> bool:
+        """Whether a device may have a good reason to fail it (SHOULD)."""
+        return self.level in ADVISORY
+
+    def properties(self) -> list[tuple[str, str]]:
+        """Properties of the test case in a JUnit report."""
+        return [
+            *(("clause", name) for name in self.clauses),
+            *(("described", f"{section}: {text}") for section, text in self.described),
+            ("level", self.level),
+        ]
+
+
+def statement_of(item: pytest.Item) -> Statement | None:
+    """What an item's markers say; None for a test that is about no statement.
+
+    Raises pytest.UsageError, naming the test, for an id that the catalogue
+    does not have and for a marker without arguments.
+    """
+    marks = list(item.iter_markers("clause"))
+    clauses: list[str] = []
+    for mark in marks:
+        if not mark.args:
+            raise pytest.UsageError(f"{item.nodeid}: @clause() names no statement")
+        clauses += mark.args
+    prose: list[tuple[str, str]] = []
+    for mark in item.iter_markers("described"):
+        try:
+            section, text = mark.args
+        except ValueError:
+            raise pytest.UsageError(
+                f"{item.nodeid}: @described takes a section and a text, not {mark.args}"
+            ) from None
+        prose.append((section, text))
+    try:
+        levels: list[Level] = [lookup(name).level for name in clauses]
+    except UnknownClauseError as error:
+        raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+    if prose:
+        levels.append("described")
+    if not levels:
+        return None
+    return Statement(tuple(clauses), tuple(prose), weakest(levels))

@@ -1,0 +1,60 @@
+"""From what happened in a test to what is reported: advisories and recorded deviations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from harness.driver.errors import DeviceTimeoutError, DriverError, FeaturesRefusedError
+
+from .deviations import Deviation
+from .markers import Statement
+
+VERDICTS = (AssertionError, DeviceTimeoutError, FeaturesRefusedError)
+"""Failures that say something about the device; any other is trouble with the harness."""
+
+
+def judge(
+    report: pytest.TestReport,
+    error: BaseException | None,
+    statement: Statement | None,
+    deviations: Iterable[Deviation],
+    strict: bool,
+) -> tuple[str, str] | None:
+    """Change a test's report as its statement and the recorded deviations ask.
+
+    `error` is what the test raised, None if it passed. `deviations` are those
+    of this test that affect the device's version. Returns a property for the
+    test case ("deviation" or "advisory", with the reason) if it was excused.
+    """
+    recorded = list(deviations)
+    if report.passed:
+        if recorded:
+            _fail(report, recorded)
+        return None
+    if not report.failed or not isinstance(error, VERDICTS):
+        return None
+    message = error.message if isinstance(error, DriverError) else str(error)
+    for deviation in recorded:
+        if deviation.explains(message):
+            return _excuse(report, "deviation", f"{deviation.clause}: {deviation.why}")
+    if statement and statement.advisory and not strict:
+        first = (message.splitlines() or [type(error).__name__])[0]
+        return _excuse(report, "advisory", f"{statement.level}: {first}")
+    return None
+
+
+def _excuse(report: pytest.TestReport, kind: str, reason: str) -> tuple[str, str]:
+    report.outcome = "skipped"
+    report.wasxfail = f"{kind}: {reason}"
+    return kind, reason
+
+
+def _fail(report: pytest.TestReport, recorded: list[Deviation]) -> None:
+    report.outcome = "failed"
+    clauses = ", ".join(deviation.clause for deviation in recorded)
+    report.longrepr = (
+        f"The recorded deviation ({clauses}) is gone: this test passes on a version that the"
+        " record says is affected. Take it out of the deviations file, or narrow its versions."
+    )

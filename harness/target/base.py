@@ -1,0 +1,103 @@
+"""What a target has to be able to do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from harness.disks import DiskSpec
+from harness.driver.interface import Driver
+
+Progress = Callable[[str], None]
+"""Takes one line that says what is being done now, because it takes a moment."""
+
+
+class TargetError(Exception):
+    """The target cannot do what it was asked; one line that says why."""
+
+
+class Backing(Protocol):
+    """The bytes behind a device, from the host's side and past the device.
+
+    Sectors are 512 bytes. `read` and `write` raise ValueError outside the backing store.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes, now."""
+        ...
+
+    def read(self, sector: int, count: int) -> bytes:
+        """`count` sectors from `sector` on."""
+        ...
+
+    def write(self, sector: int, data: bytes) -> None:
+        """Write whole sectors."""
+        ...
+
+
+class Plugged(ABC):
+    """A device as a target made it: a driver attached to it, and the host's side of it."""
+
+    driver: Driver
+    spec: DiskSpec
+
+    @property
+    @abstractmethod
+    def backing(self) -> Backing:
+        """The bytes behind the device. TargetError where the host has no view of them."""
+
+    @abstractmethod
+    def resize(self, capacity: int) -> None:
+        """Change the capacity (sectors of 512 bytes) while the device runs.
+
+        TargetError, with nothing changed, for a capacity that cannot be.
+        """
+
+    @abstractmethod
+    def unplug(self) -> None:
+        """Give the driver back and take the device out. TargetError if it does not come out."""
+
+
+@dataclass(frozen=True)
+class DeviceIdentity:
+    """Who made the device under test: the name its deviations are filed under, and its version."""
+
+    implementation: str
+    version: tuple[int, ...]
+
+
+class Target(ABC):
+    """A device under test with all that carries it. Nothing starts before the first `plug`."""
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+
+    @abstractmethod
+    def plug(self, spec: DiskSpec) -> Plugged:
+        """A device as `spec` says, with a driver attached that has not touched it yet.
+
+        Raises TargetError if there cannot be one.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all that was started. A second call does nothing."""
+
+    @abstractmethod
+    def identity(self) -> DeviceIdentity:
+        """Which implementation is under test; known once something was plugged."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, str]:
+        """What a report says of the whole run; known once something was plugged."""
+
+    @abstractmethod
+    def evidence(self) -> dict[str, str]:
+        """Title -> text of what a failed test's report carries of the machine, now."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise TargetError, with the reason, if what carries the device has died."""

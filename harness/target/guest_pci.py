@@ -1,0 +1,269 @@
+"""The target `guest-pci`: a modern virtio-blk-pci device of QEMU, driven inside a booted guest.
+
+One guest serves the whole run; disks are plugged in for a test and taken out
+after it. A guest that died is replaced when the next disk is wanted.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import images
+from harness.channel.serial import open_serial
+from harness.channel.ssh import open_ssh
+from harness.channel.stream import ChannelError, Stream
+from harness.disks import DiskSpec
+from harness.driver.errors import DriverError
+from harness.guest.client import Agent, AgentError, payload
+from harness.machine import (
+    Accel,
+    Drive,
+    Machine,
+    MachineConfig,
+    MachineError,
+    Qemu,
+    choose_accel,
+    find_qemu,
+)
+
+from .base import Backing, DeviceIdentity, Plugged, Progress, Target, TargetError
+
+Channel = Literal["serial", "ssh"]
+Accelerator = Literal["auto", "kvm", "tcg"]
+
+Trouble = (MachineError, ChannelError, AgentError, DriverError, images.ImageError)
+
+CONSOLE_LINES = 40
+
+
+@dataclass(frozen=True)
+class Means:
+    """What it takes to boot a guest, found once."""
+
+    qemu: Qemu
+    image: images.Image
+    accel: Accel
+
+
+class Guest:
+    """One booted guest with the agent in it; made by `boot`."""
+
+    def __init__(self, machine: Machine, agent: Agent, hello: dict[str, Any]) -> None:
+        self.machine = machine
+        self.agent = agent
+        self.hello = hello
+        self.retired = False
+
+    @classmethod
+    def boot(cls, means: Means, channel: Channel, timeout: float) -> Guest:
+        """Start QEMU and the agent within `timeout` seconds; nothing is left behind if that fails.
+
+        Raises MachineError, ChannelError or AgentError.
+        """
+        image = means.image
+        machine = Machine(
+            MachineConfig(
+                means.qemu,
+                image.kernel,
+                image.initrd,
+                images.KERNEL_ARGS,
+                accel=means.accel.name,
+                ssh=channel == "ssh",
+            )
+        )
+        try:
+            machine.start()
+            agent = Agent(_open(machine, channel, image, timeout), machine.check)
+            return cls(machine, agent, agent.hello())
+        except BaseException:
+            machine.stop()
+            raise
+
+    def works(self) -> bool:
+        """Whether QEMU runs, the agent answers, and no disk is stuck in it (`retired`)."""
+        if self.retired:
+            return False
+        try:
+            self.agent.hello()
+        except Trouble:
+            return False
+        return True
+
+    def end(self) -> None:
+        """End QEMU, and with it everything in it."""
+        with suppress(*Trouble):
+            self.agent.close()
+        self.machine.stop()
+
+
+class GuestDisk(Plugged):
+    """A disk of a guest, with the guest's driver on it."""
+
+    def __init__(self, guest: Guest, spec: DiskSpec) -> None:
+        self._guest = guest
+        self.spec = spec
+        self._drive: Drive = guest.machine.add_disk(spec)
+        try:
+            self.driver = guest.agent.attach("pci", self._drive.pci_address)
+        except DriverError:
+            guest.machine.remove_disk(self._drive)
+            raise
+
+    @property
+    def backing(self) -> Backing:
+        """The raw file behind the disk. TargetError for a null disk."""
+        try:
+            return self._drive.backing
+        except MachineError as error:
+            raise TargetError(str(error)) from None
+
+    def resize(self, capacity: int) -> None:
+        """`block_resize`, live."""
+        try:
+            self._drive.resize(capacity)
+        except MachineError as error:
+            raise _translated(error) from None
+
+    def unplug(self) -> None:
+        """Detach the driver, `device_del`, and wait for the guest to let go."""
+        try:
+            self.driver.close()
+            self._guest.machine.remove_disk(self._drive)
+        except Trouble as error:
+            self._guest.retired = True
+            raise _translated(error) from None
+
+
+class GuestPci(Target):
+    """QEMU's virtio-blk-pci in a booted guest of machine type pc."""
+
+    name = "guest-pci"
+    description = "QEMU's modern virtio-blk-pci, driven inside a booted Linux guest"
+
+    def __init__(
+        self,
+        channel: Channel = "serial",
+        qemu: str | None = None,
+        accel: Accelerator = "auto",
+        boot_timeout: float = 60.0,
+        progress: Progress = lambda line: None,
+    ) -> None:
+        """`qemu` is a path (None: the one on PATH); `boot_timeout` is in seconds."""
+        self.channel: Channel = channel
+        self._qemu = qemu
+        self._accel: Accelerator = accel
+        self._boot_timeout = boot_timeout
+        self._progress = progress
+        self._means: Means | None = None
+        self._guest: Guest | None = None
+
+    @property
+    def guest(self) -> Guest | None:
+        """The guest that serves now, or the last one that did."""
+        return self._guest
+
+    def plug(self, spec: DiskSpec) -> Plugged:
+        """Plug a disk into the guest, booting one first if none works."""
+        try:
+            return GuestDisk(self._working_guest(), spec)
+        except Trouble as error:
+            raise _translated(error) from None
+
+    def close(self) -> None:
+        """End the guest."""
+        if self._guest:
+            self._guest.end()
+
+    def identity(self) -> DeviceIdentity:
+        """QEMU and its version."""
+        return DeviceIdentity("qemu", self._found().qemu.version)
+
+    def facts(self) -> dict[str, str]:
+        """QEMU, kernel, accelerator and why, Python in the guest."""
+        means = self._found()
+        facts = {
+            "qemu": means.qemu.version_text,
+            "accelerator": f"{means.accel.name} ({means.accel.reason})",
+            "guest-kernel": means.image.kernel_release,
+        }
+        if self._guest:
+            facts["guest-python"] = str(self._guest.hello["python"])
+        return facts
+
+    def evidence(self) -> dict[str, str]:
+        """The end of the guest's console and of QEMU's stderr."""
+        if not self._guest:
+            return {}
+        machine = self._guest.machine
+        return {
+            "guest console, last lines": machine.console_tail(CONSOLE_LINES),
+            "QEMU, last words": machine.last_words(),
+        }
+
+    def check(self) -> None:
+        """Raise TargetError if QEMU is gone."""
+        if self._guest:
+            try:
+                self._guest.machine.check()
+            except MachineError as error:
+                raise _translated(error) from None
+
+    def _working_guest(self) -> Guest:
+        if self._guest and self._guest.works():
+            return self._guest
+        again = self._guest is not None
+        if self._guest:
+            self._guest.end()
+        means = self._found()
+        self._progress(
+            f"booting a {'new ' if again else ''}guest ({means.accel.name}, {self.channel})"
+        )
+        begun = time.monotonic()
+        self._guest = Guest.boot(means, self.channel, self._boot_timeout)
+        self._progress(f"the guest answers after {time.monotonic() - begun:.1f} s")
+        return self._guest
+
+    def _found(self) -> Means:
+        if self._means is None:
+            qemu = find_qemu(self._qemu)
+            image = images.ensure(self._progress)
+            accel = choose_accel(
+                self._accel,
+                qemu,
+                image.kernel,
+                image.initrd,
+                images.cache_dir(),
+                progress=self._progress,
+                kernel_args=images.KERNEL_ARGS,
+            )
+            self._means = Means(qemu, image, accel)
+        return self._means
+
+
+def _open(machine: Machine, channel: Channel, image: images.Image, timeout: float) -> Stream:
+    deadline = time.monotonic() + timeout
+    if channel == "serial":
+        return open_serial(
+            machine.console_path, machine.stream_path, payload(), deadline, machine.check
+        )
+    assert machine.ssh_port
+    return open_ssh(
+        "127.0.0.1",
+        machine.ssh_port,
+        image.ssh_key,
+        image.ssh_host_key,
+        payload(),
+        deadline,
+        machine.check,
+    )
+
+
+def _translated(error: Exception) -> TargetError:
+    """A target's error for one of the packages below it, with what that knew."""
+    translated = TargetError(str(error))
+    if details := getattr(error, "details", ""):
+        translated.add_note(details)
+    return translated
