@@ -8,14 +8,38 @@ from typing import Any
 from harness.driver.memory import DmaMemory
 
 
-class PciFunction(ABC):
-    """One PCI function: its configuration space, BARs, interrupt line, and memory it can reach."""
+class Bus(ABC):
+    """One device's interrupt line, and the memory that driver and device share."""
 
     memory: DmaMemory
 
     @abstractmethod
     def description(self) -> dict[str, Any]:
         """Address and identity, for reports."""
+
+    @abstractmethod
+    def fileno(self) -> int | None:
+        """A descriptor that is readable while an interrupt is pending, None if there is none."""
+
+    @abstractmethod
+    def take_interrupts(self, timeout: float) -> int:
+        """How often the line was raised since the last call; wait up to `timeout` s for one.
+
+        After a call that returned more than 0 the line may be masked until
+        `unmask_interrupts`.
+        """
+
+    @abstractmethod
+    def unmask_interrupts(self) -> None:
+        """Let the line through again, once its cause (ISR status) was read."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give everything back."""
+
+
+class PciFunction(Bus):
+    """One PCI function: its configuration space and its BARs."""
 
     @abstractmethod
     def pci_read(self, offset: int, length: int) -> bytes:
@@ -37,22 +61,16 @@ class PciFunction(ABC):
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
         """One access of `width` (1, 2 or 4) bytes to a memory BAR."""
 
-    @abstractmethod
-    def fileno(self) -> int | None:
-        """A descriptor that is readable while an interrupt is pending, None if there is none."""
+
+class MmioWindow(Bus):
+    """A window of memory-mapped registers, of `size` bytes."""
+
+    size: int
 
     @abstractmethod
-    def take_interrupts(self, timeout: float) -> int:
-        """How often the line was raised since the last call; wait up to `timeout` s for one.
-
-        After a call that returned more than 0 the line is masked until
-        `unmask_interrupts`.
-        """
+    def read(self, offset: int, width: int) -> int:
+        """One access of `width` (1, 2 or 4) bytes."""
 
     @abstractmethod
-    def unmask_interrupts(self) -> None:
-        """Let the line through again, once its cause (ISR status) was read."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Stop the function from mastering the bus and give everything back."""
+    def write(self, offset: int, width: int, value: int) -> None:
+        """One access of `width` (1, 2 or 4) bytes."""

@@ -1,4 +1,4 @@
-"""A PCI function of a QEMU whose CPU is parked: registers over its qtest socket, RAM as memory.
+"""Devices of a QEMU whose CPU is parked: registers over its qtest socket, RAM as memory.
 
 The driver runs on the host, in this process. Guest RAM is a file that QEMU and
 we both map, so rings and buffers are plain memory; only registers cross the
@@ -19,7 +19,7 @@ from typing import Any
 from harness.driver.errors import DriverError, NoDeviceError
 from harness.driver.memory import DmaMemory, Region
 
-from .base import PciFunction
+from .base import Bus, MmioWindow, PciFunction
 from .linux_pci import COMMAND, COMMAND_MASTER, COMMAND_MEMORY
 
 ANSWER_TIMEOUT = 10.0
@@ -38,7 +38,7 @@ BRIDGE_SLOT = 1
 PIRQ_ROUTING = 0x60
 INTERRUPT = 11
 
-READ = {1: "b", 2: "w", 4: "l"}
+LETTER = {1: "b", 2: "w", 4: "l"}
 
 
 class Qtest:
@@ -99,7 +99,61 @@ class Qtest:
         self._socket.close()
 
 
-class QtestPci(PciFunction):
+class _QtestBus(Bus):
+    """Guest RAM from the file behind it, and one input of the I/O APIC."""
+
+    def __init__(self, qtest: Qtest, ram: Path, interrupt: int) -> None:
+        self.qtest = qtest
+        self._interrupt = interrupt
+        self._seen = qtest.raised[interrupt]
+        with ram.open("r+b") as file:
+            mapped = mmap.mmap(file.fileno(), 0)
+        self.memory = DmaMemory([Region(LOW_MEMORY, memoryview(mapped)[LOW_MEMORY:])])
+
+    def fileno(self) -> int | None:
+        """None: nobody waits for this descriptor but the driver itself."""
+        return None
+
+    def take_interrupts(self, timeout: float) -> int:
+        """How often the line was raised since the last call; wait up to `timeout` s for one."""
+        raised = self.qtest.raised[self._interrupt] - self._seen
+        if not raised:
+            self.qtest.poll(timeout)
+            raised = self.qtest.raised[self._interrupt] - self._seen
+        self._seen += raised
+        return raised
+
+    def unmask_interrupts(self) -> None:
+        """Nothing masks the line here: it is raised again once ISR status was read."""
+
+    def close(self) -> None:
+        """Hang up; RAM is unmapped with the last view of it."""
+        self.qtest.close()
+
+
+class QtestMmio(_QtestBus, MmioWindow):
+    """A window of the machine `microvm`, at a physical address."""
+
+    size = 0x200
+
+    def __init__(self, qtest: Qtest, ram: Path, address: int, interrupt: int) -> None:
+        super().__init__(qtest, ram, interrupt)
+        self.address = address
+
+    def description(self) -> dict[str, Any]:
+        """Where the window lies."""
+        return {"bus": "mmio through qtest", "address": f"{self.address:#x}"}
+
+    def read(self, offset: int, width: int) -> int:
+        """One access of `width` (1, 2 or 4) bytes."""
+        return self.qtest.command(f"read{LETTER[width]} {self.address + offset:#x}")
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        """One access of `width` (1, 2 or 4) bytes."""
+        self.qtest.command(f"write{LETTER[width]} {self.address + offset:#x} {value:#x}")
+
+
+class QtestPci(_QtestBus, PciFunction):
     """The function in a slot of bus 0 (machine `pc`), BARs assigned, INTx routed and counted.
 
     `ram` is the file behind guest RAM. NoDeviceError if nothing is in the slot
@@ -107,16 +161,11 @@ class QtestPci(PciFunction):
     """
 
     def __init__(self, qtest: Qtest, ram: Path, slot: int, timeout: float = 5.0) -> None:
-        self.qtest = qtest
+        super().__init__(qtest, ram, INTERRUPT)
         self.slot = slot
         self._wait_for_device(timeout)
         self._bars = self._assign_bars()
         self._route_interrupt()
-        self._seen = qtest.raised[INTERRUPT]
-        with ram.open("r+b") as file:
-            self._ram = mmap.mmap(file.fileno(), 0)
-        usable = memoryview(self._ram)[LOW_MEMORY:]
-        self.memory = DmaMemory([Region(LOW_MEMORY, usable)])
         self.pci_write(COMMAND, (COMMAND_MEMORY | COMMAND_MASTER).to_bytes(2, "little"))
 
     def _wait_for_device(self, timeout: float) -> None:
@@ -158,7 +207,7 @@ class QtestPci(PciFunction):
     def _config_write(self, slot: int, offset: int, data: bytes) -> None:
         self._select(slot, offset)
         value = int.from_bytes(data, "little")
-        width = READ[len(data)]
+        width = LETTER[len(data)]
         self.qtest.command(f"out{width} {CONFIG_DATA + (offset & 3):#x} {value:#x}")
 
     def description(self) -> dict[str, Any]:
@@ -181,7 +230,7 @@ class QtestPci(PciFunction):
             while at % width or len(data) + width > length:
                 width //= 2
             self._select(self.slot, at)
-            value = self.qtest.command(f"in{READ[width]} {CONFIG_DATA + (at & 3):#x}")
+            value = self.qtest.command(f"in{LETTER[width]} {CONFIG_DATA + (at & 3):#x}")
             data += value.to_bytes(width, "little")
         return data
 
@@ -195,29 +244,13 @@ class QtestPci(PciFunction):
 
     def bar_read(self, bar: int, offset: int, width: int) -> int:
         """One access of `width` (1, 2 or 4) bytes to a memory BAR."""
-        return self.qtest.command(f"read{READ[width]} {self._bars[bar][0] + offset:#x}")
+        return self.qtest.command(f"read{LETTER[width]} {self._bars[bar][0] + offset:#x}")
 
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
         """One access of `width` (1, 2 or 4) bytes to a memory BAR."""
-        self.qtest.command(f"write{READ[width]} {self._bars[bar][0] + offset:#x} {value:#x}")
-
-    def fileno(self) -> int | None:
-        """None: nobody waits for this descriptor but the driver itself."""
-        return None
-
-    def take_interrupts(self, timeout: float) -> int:
-        """How often the line was raised since the last call; wait up to `timeout` s for one."""
-        raised = self.qtest.raised[INTERRUPT] - self._seen
-        if not raised:
-            self.qtest.poll(timeout)
-            raised = self.qtest.raised[INTERRUPT] - self._seen
-        self._seen += raised
-        return raised
-
-    def unmask_interrupts(self) -> None:
-        """Nothing masks the line here: it is raised again once ISR status was read."""
+        self.qtest.command(f"write{LETTER[width]} {self._bars[bar][0] + offset:#x} {value:#x}")
 
     def close(self) -> None:
-        """Stop the function from mastering the bus, and unmap RAM."""
+        """Stop the function from mastering the bus, and hang up."""
         self.pci_write(COMMAND, bytes(2))
-        self.qtest.close()
+        super().close()

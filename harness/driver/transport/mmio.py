@@ -1,0 +1,145 @@
+"""Virtio over MMIO, the modern interface (virtio 4.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.driver.bus.base import MmioWindow
+from harness.driver.errors import BadArgumentError, NoDeviceError
+from harness.driver.interface import QueueLayout
+from harness.virtio.blk import config_accesses
+from harness.virtio.device import BLOCK_DEVICE
+from harness.virtio.mmio import CONFIG, MAGIC, REGISTERS, VERSION
+
+from .base import Transport
+
+
+class MmioModern(Transport):
+    """A device in a window of memory-mapped registers.
+
+    NoDeviceError if the window holds no virtio block device of version 2.
+    """
+
+    def __init__(self, window: MmioWindow) -> None:
+        self.window = window
+        self.memory = window.memory
+        magic = self.register_read("MagicValue")
+        version = self.register_read("Version")
+        device = self.register_read("DeviceID")
+        if (magic, version, device) != (MAGIC, VERSION, BLOCK_DEVICE):
+            raise NoDeviceError(
+                f"no virtio block device: magic {magic:#x}, version {version}, device id {device}"
+            )
+
+    def description(self) -> dict[str, Any]:
+        """What the device sits on, for reports."""
+        return {"transport": "mmio modern", **self.window.description()}
+
+    @staticmethod
+    def _register(name: str) -> int:
+        try:
+            return REGISTERS[name]
+        except KeyError:
+            raise BadArgumentError(f"virtio-mmio has no register {name!r}") from None
+
+    def register_read(self, name: str) -> int:
+        """A register of 32 bits."""
+        return self.window.read(self._register(name), 4)
+
+    def register_write(self, name: str, value: int) -> None:
+        """Write a register of 32 bits."""
+        self.window.write(self._register(name), 4, value)
+
+    def status(self) -> int:
+        """The device status field."""
+        return self.register_read("Status")
+
+    def set_status(self, value: int) -> None:
+        """Write the device status field."""
+        self.register_write("Status", value)
+
+    def offered(self) -> int:
+        """Device feature bits 0 to 63."""
+        bits = 0
+        for word in (0, 1):
+            self.register_write("DeviceFeaturesSel", word)
+            bits |= self.register_read("DeviceFeatures") << 32 * word
+        return bits
+
+    def accept(self, features: int) -> None:
+        """Write driver feature bits 0 to 63."""
+        for word in (0, 1):
+            self.register_write("DriverFeaturesSel", word)
+            self.register_write("DriverFeatures", features >> 32 * word & 0xFFFFFFFF)
+        self._accepted = features
+
+    def accepted(self) -> int:
+        """What was written last: DriverFeatures cannot be read (virtio 4.2.2)."""
+        return self._accepted
+
+    _accepted = 0
+
+    def config_read(self, offset: int, length: int) -> bytes:
+        """Bytes of the device configuration space, by accesses as wide as its fields."""
+        return b"".join(
+            self.window.read(CONFIG + at, width).to_bytes(width, "little")
+            for at, width in config_accesses(offset, length)
+        )
+
+    def config_write(self, offset: int, data: bytes) -> None:
+        """Write 1, 2 or 4 bytes of the device configuration space in one access."""
+        if len(data) not in (1, 2, 4) or offset % len(data):
+            raise BadArgumentError(f"no single access writes {len(data)} bytes at {offset}")
+        self.window.write(CONFIG + offset, len(data), int.from_bytes(data, "little"))
+
+    def config_size(self) -> int:
+        """Bytes of the window behind the registers."""
+        return self.window.size - CONFIG
+
+    def config_generation(self) -> int:
+        """The configuration generation."""
+        return self.register_read("ConfigGeneration")
+
+    def queue_max_size(self, index: int) -> int:
+        """The largest size of a virtqueue in descriptors, 0 if there is no such queue."""
+        self.register_write("QueueSel", index)
+        return self.register_read("QueueSizeMax")
+
+    def queue_enable(self, layout: QueueLayout) -> None:
+        """Tell the device where a virtqueue lies, and mark it ready (virtio 4.2.3.2)."""
+        self.register_write("QueueSel", layout.index)
+        self.register_write("QueueSize", layout.size)
+        for area, address in (
+            ("Desc", layout.desc),
+            ("Driver", layout.driver),
+            ("Device", layout.device),
+        ):
+            self.register_write(f"Queue{area}Low", address & 0xFFFFFFFF)
+            self.register_write(f"Queue{area}High", address >> 32)
+        self.register_write("QueueReady", 1)
+
+    def notify(self, index: int) -> None:
+        """Write the queue's index to QueueNotify."""
+        self.register_write("QueueNotify", index)
+
+    def isr(self) -> int:
+        """Read InterruptStatus and acknowledge what it shows (virtio 4.2.3.4)."""
+        pending = self.register_read("InterruptStatus")
+        self.register_write("InterruptACK", pending)
+        return pending
+
+    def fileno(self) -> int | None:
+        """A descriptor that is readable while an interrupt is pending."""
+        return self.window.fileno()
+
+    def take_interrupts(self, timeout: float) -> int:
+        """How often the line was raised since the last call; wait up to `timeout` s."""
+        return self.window.take_interrupts(timeout)
+
+    def unmask_interrupts(self) -> None:
+        """Let the line through again."""
+        self.window.unmask_interrupts()
+
+    def close(self) -> None:
+        """Give the window back."""
+        self.window.close()
