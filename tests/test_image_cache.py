@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import images
-from images import cache, lock, recipe
+from images import cache, lock, recipe, ssh
 
 FORK = multiprocessing.get_context("fork")
 DEADLINE = 20.0  # seconds
@@ -114,6 +114,7 @@ def test_a_damaged_image_is_found_and_built_again(
 def test_an_image_with_other_ssh_keys_is_built_again(small_image: Path) -> None:
     before = images.ensure()
     shutil.rmtree(small_image / "keys")
+    ssh.ensure_keys(small_image / "keys")
 
     after = images.ensure()
 
