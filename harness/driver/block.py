@@ -87,10 +87,10 @@ class BlockDriver(DeviceDriver):
         offered = self.offered()
         wanted = offered & SUPPORTED if features is None else features
         self.accept(wanted)
-        agreed = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER | DeviceStatus.FEATURES_OK
-        self.set_status(agreed)
+        if not self.transport.legacy:
+            self.set_status(self.status() | DeviceStatus.FEATURES_OK)
         status = self.status()
-        if not status & DeviceStatus.FEATURES_OK:
+        if not self.transport.legacy and not status & DeviceStatus.FEATURES_OK:
             raise FeaturesRefusedError(
                 f"the device refuses the features {names(wanted)}",
                 {"offered": names(offered), "status": f"{status:#04x}"},
@@ -121,6 +121,7 @@ class BlockDriver(DeviceDriver):
             or (field.feature is not None and self._features & field.feature.mask)
         ]
         size = min(valid[-1].offset + valid[-1].size, self.config_size())
+        last = None
         for _ in range(CONFIG_TRIES):
             before = self.config_generation()
             raw = bytearray(size)
@@ -128,8 +129,11 @@ class BlockDriver(DeviceDriver):
                 end = field.offset + field.size
                 if end <= size:
                     raw[field.offset : end] = self.config_read(field.offset, field.size)
-            if self.config_generation() == before:
+            # Without a generation, two equal reads have to do (virtio 2.5.4).
+            whole = last == raw if self.transport.legacy else self.config_generation() == before
+            if whole:
                 return BlockConfig.parse(bytes(raw), self._features), before
+            last = raw
         raise DriverError(f"the config generation changed during each of {CONFIG_TRIES} reads")
 
     def _config_changed(self) -> None:

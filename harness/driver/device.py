@@ -165,9 +165,16 @@ class DeviceDriver(Driver):
         largest = self.transport.queue_max_size(index)
         if not largest:
             raise BadArgumentError(f"the device has no queue {index}")
-        packed = self.accepted() & Feature.RING_PACKED.mask
-        kind = PackedQueue if packed else SplitQueue
-        queue = kind(self.memory, index, largest if size is None else size)
+        size = largest if size is None else size
+        queue: Virtqueue
+        if self.transport.legacy:
+            if size != largest:
+                raise BadArgumentError(f"a legacy queue has the device's size, {largest}")
+            queue = SplitQueue(self.memory, index, size, self.transport.queue_align)
+        elif self.accepted() & Feature.RING_PACKED.mask:
+            queue = PackedQueue(self.memory, index, size)
+        else:
+            queue = SplitQueue(self.memory, index, size)
         self.transport.queue_enable(queue.layout)
         self.queues[index] = queue
         return queue.layout

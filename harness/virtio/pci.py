@@ -53,3 +53,22 @@ COMMON_REGISTERS: dict[str, tuple[int, int]] = {
     "queue_reset": (0x3A, 2),
 }
 """The common configuration structure: name -> offset and size in bytes (virtio 4.1.4.3)."""
+
+LEGACY_REGISTERS: dict[str, tuple[int, int]] = {
+    "device_features": (0x00, 4),
+    "driver_features": (0x04, 4),
+    "queue_address": (0x08, 4),
+    "queue_size": (0x0C, 2),
+    "queue_select": (0x0E, 2),
+    "queue_notify": (0x10, 2),
+    "device_status": (0x12, 1),
+    "isr_status": (0x13, 1),
+}
+"""The legacy header in BAR 0: name -> offset and size in bytes (virtio 4.1.4.10)."""
+
+LEGACY_CONFIG = 0x14
+LEGACY_CONFIG_MSIX = 0x18
+"""Where the device configuration follows: without MSI-X enabled, and with it."""
+
+LEGACY_PAGE = 4096
+"""Unit of queue_address, and what the legacy rings are aligned to, in bytes."""

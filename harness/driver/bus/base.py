@@ -39,7 +39,7 @@ class Bus(ABC):
 
 
 class PciFunction(Bus):
-    """One PCI function: its configuration space and its BARs."""
+    """One PCI function: its configuration space and its BARs, in memory or in I/O space."""
 
     @abstractmethod
     def pci_read(self, offset: int, length: int) -> bytes:
@@ -51,15 +51,15 @@ class PciFunction(Bus):
 
     @abstractmethod
     def bar_size(self, bar: int) -> int:
-        """Bytes of a memory BAR, 0 if it has none."""
+        """Bytes of a BAR, 0 if it has none."""
 
     @abstractmethod
     def bar_read(self, bar: int, offset: int, width: int) -> int:
-        """One access of `width` (1, 2 or 4) bytes to a memory BAR."""
+        """One access of `width` (1, 2 or 4) bytes to a BAR."""
 
     @abstractmethod
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
-        """One access of `width` (1, 2 or 4) bytes to a memory BAR."""
+        """One access of `width` (1, 2 or 4) bytes to a BAR."""
 
 
 class MmioWindow(Bus):

@@ -21,6 +21,7 @@ from harness.driver.memory import DmaMemory, Region
 from .base import PciFunction
 
 COMMAND = 0x04
+COMMAND_IO = 0x1
 COMMAND_MEMORY = 0x2
 COMMAND_MASTER = 0x4
 COMMAND_INTX_DISABLE = 0x400
@@ -30,6 +31,9 @@ FORMATS: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}
 HUGE_PAGES = Path("/dev/hugepages")
 HUGE_PAGE = 2 * 1024 * 1024
 SYSFS = Path("/sys/bus/pci")
+
+RESOURCE_IO = 0x100
+"""The flag of a `resource` line that is a BAR in I/O space."""
 
 UIO_WAIT = 5.0
 """Seconds that the kernel may take to make a uio device after the bind."""
@@ -82,14 +86,17 @@ class LinuxPci(PciFunction):
         self._pages: list[HugePage] = []
         self._maps: dict[int, mmap.mmap] = {}
         self._views: dict[tuple[int, int], memoryview] = {}
-        self._sizes = self._read_bar_sizes()
+        self._ports: dict[int, int] = {}
         self._uio = -1
         self._seen = 0
         self._config = os.open(self._path / "config", os.O_RDWR)
         try:
+            self._sizes = self._read_bar_sizes()
             self._bind()
             self.memory = DmaMemory([], self._grow)
-            self._command(set_bits=COMMAND_MEMORY | COMMAND_MASTER, clear=COMMAND_INTX_DISABLE)
+            self._command(
+                set_bits=COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER, clear=COMMAND_INTX_DISABLE
+            )
         except BaseException:
             self.close()
             raise
@@ -108,8 +115,11 @@ class LinuxPci(PciFunction):
         sizes = []
         for line in (self._path / "resource").read_text().splitlines()[:6]:
             start, end, flags = (int(word, 16) for word in line.split())
-            is_memory = flags & 0x200
-            sizes.append(end - start + 1 if end and is_memory else 0)
+            sizes.append(end - start + 1 if flags else 0)
+            if flags & RESOURCE_IO:
+                self._ports[len(sizes) - 1] = os.open(
+                    self._path / f"resource{len(sizes) - 1}", os.O_RDWR
+                )
         return sizes
 
     def _bind(self) -> None:
@@ -162,7 +172,7 @@ class LinuxPci(PciFunction):
         os.pwrite(self._config, data, offset)
 
     def bar_size(self, bar: int) -> int:
-        """Bytes of a memory BAR, 0 if it has none."""
+        """Bytes of a BAR, 0 if it has none."""
         return self._sizes[bar] if bar < len(self._sizes) else 0
 
     def _bar(self, bar: int, width: int) -> memoryview:
@@ -171,7 +181,7 @@ class LinuxPci(PciFunction):
             return view
         if bar not in self._maps:
             if not self.bar_size(bar):
-                raise NoDeviceError(f"{self.address} has no memory BAR {bar}")
+                raise NoDeviceError(f"{self.address} has no BAR {bar}")
             descriptor = os.open(self._path / f"resource{bar}", os.O_RDWR)
             try:
                 self._maps[bar] = mmap.mmap(descriptor, self.bar_size(bar))
@@ -183,12 +193,17 @@ class LinuxPci(PciFunction):
         return view
 
     def bar_read(self, bar: int, offset: int, width: int) -> int:
-        """One access of `width` (1, 2 or 4) bytes to a memory BAR."""
+        """One access of `width` (1, 2 or 4) bytes to a BAR."""
+        if bar in self._ports:
+            return int.from_bytes(os.pread(self._ports[bar], width, offset), "little")
         value: int = self._bar(bar, width)[self._item(offset, width)]
         return value
 
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
-        """One access of `width` (1, 2 or 4) bytes to a memory BAR."""
+        """One access of `width` (1, 2 or 4) bytes to a BAR."""
+        if bar in self._ports:
+            os.pwrite(self._ports[bar], value.to_bytes(width, "little"), offset)
+            return
         self._bar(bar, width)[self._item(offset, width)] = value
 
     @staticmethod
@@ -224,6 +239,8 @@ class LinuxPci(PciFunction):
             self._command(set_bits=COMMAND_INTX_DISABLE, clear=COMMAND_MASTER)
         if self._uio >= 0:
             os.close(self._uio)
+        for ports in self._ports.values():
+            os.close(ports)
         os.close(self._config)
         self._config = -1
         for view in self._views.values():

@@ -13,6 +13,7 @@ import socket
 import struct
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from harness.driver.errors import DriverError, NoDeviceError
 from harness.driver.memory import DmaMemory, Region
 
 from .base import Bus, MmioWindow, PciFunction
-from .linux_pci import COMMAND, COMMAND_MASTER, COMMAND_MEMORY
+from .linux_pci import COMMAND, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY
 
 ANSWER_TIMEOUT = 10.0
 """Seconds QEMU may take to answer a register access."""
@@ -31,6 +32,10 @@ BAR_WINDOW = 0xE000_0000
 BAR_WINDOW_SIZE = 0x10_0000
 """Each slot gets a MiB of the PCI hole for its BARs."""
 
+IO_WINDOW = 0xC000
+IO_WINDOW_SIZE = 0x100
+"""Each slot gets 256 ports for its BARs."""
+
 LOW_MEMORY = 1 << 20
 """RAM below this has holes (VGA, option ROMs) and is left alone."""
 
@@ -39,6 +44,15 @@ PIRQ_ROUTING = 0x60
 INTERRUPT = 11
 
 LETTER = {1: "b", 2: "w", 4: "l"}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Where a BAR was put: base, size in bytes, and whether in I/O space."""
+
+    base: int
+    size: int
+    in_ports: bool
 
 
 class Qtest:
@@ -166,7 +180,9 @@ class QtestPci(_QtestBus, PciFunction):
         self._wait_for_device(timeout)
         self._bars = self._assign_bars()
         self._route_interrupt()
-        self.pci_write(COMMAND, (COMMAND_MEMORY | COMMAND_MASTER).to_bytes(2, "little"))
+        self.pci_write(
+            COMMAND, (COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER).to_bytes(2, "little")
+        )
 
     def _wait_for_device(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -175,25 +191,30 @@ class QtestPci(_QtestBus, PciFunction):
                 raise NoDeviceError(f"no PCI function in slot {self.slot:#x} after {timeout:g} s")
             time.sleep(0.01)
 
-    def _assign_bars(self) -> dict[int, tuple[int, int]]:
-        """Size every memory BAR and put it into the slot's window: bar -> address, size."""
-        bars: dict[int, tuple[int, int]] = {}
-        free = BAR_WINDOW + self.slot * BAR_WINDOW_SIZE
+    def _assign_bars(self) -> dict[int, Bar]:
+        """Size every BAR and put it into the slot's windows."""
+        bars: dict[int, Bar] = {}
+        memory = BAR_WINDOW + self.slot * BAR_WINDOW_SIZE
+        ports = IO_WINDOW + self.slot * IO_WINDOW_SIZE
         bar = 0
         while bar < 6:
             at = 0x10 + 4 * bar
             self.pci_write(at, b"\xff\xff\xff\xff")
-            (mask,) = struct.unpack("<I", self.pci_read(at, 4))
-            wide = mask & 0x6 == 0x4
-            if mask and not mask & 1:
-                size = (~(mask & ~0xF) & 0xFFFFFFFF) + 1
-                free = -(-free // size) * size
-                self.pci_write(at, free.to_bytes(4, "little"))
+            (found,) = struct.unpack("<I", self.pci_read(at, 4))
+            in_ports = bool(found & 1)
+            wide = found & 0x7 == 0x4
+            size = -(found & ~(0x3 if in_ports else 0xF)) & (0xFFFF if in_ports else 0xFFFFFFFF)
+            if found:
+                base = -(-(ports if in_ports else memory) // size) * size
+                self.pci_write(at, base.to_bytes(4, "little"))
                 if wide:
                     self.pci_write(at + 4, bytes(4))
-                bars[bar] = (free, size)
-                free += size
-            bar += 2 if wide and mask else 1
+                bars[bar] = Bar(base, size, in_ports)
+                if in_ports:
+                    ports = base + size
+                else:
+                    memory = base + size
+            bar += 2 if wide else 1
         return bars
 
     def _route_interrupt(self) -> None:
@@ -239,16 +260,20 @@ class QtestPci(_QtestBus, PciFunction):
         self._config_write(self.slot, offset, data)
 
     def bar_size(self, bar: int) -> int:
-        """Bytes of a memory BAR, 0 if it has none."""
-        return self._bars.get(bar, (0, 0))[1]
+        """Bytes of a BAR, 0 if it has none."""
+        return self._bars[bar].size if bar in self._bars else 0
 
     def bar_read(self, bar: int, offset: int, width: int) -> int:
-        """One access of `width` (1, 2 or 4) bytes to a memory BAR."""
-        return self.qtest.command(f"read{LETTER[width]} {self._bars[bar][0] + offset:#x}")
+        """One access of `width` (1, 2 or 4) bytes to a BAR."""
+        place = self._bars[bar]
+        verb = "in" if place.in_ports else "read"
+        return self.qtest.command(f"{verb}{LETTER[width]} {place.base + offset:#x}")
 
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
-        """One access of `width` (1, 2 or 4) bytes to a memory BAR."""
-        self.qtest.command(f"write{LETTER[width]} {self._bars[bar][0] + offset:#x} {value:#x}")
+        """One access of `width` (1, 2 or 4) bytes to a BAR."""
+        place = self._bars[bar]
+        verb = "out" if place.in_ports else "write"
+        self.qtest.command(f"{verb}{LETTER[width]} {place.base + offset:#x} {value:#x}")
 
     def close(self) -> None:
         """Stop the function from mastering the bus, and hang up."""

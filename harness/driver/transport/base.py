@@ -14,6 +14,13 @@ class Transport(ABC):
     """One device's registers, notifications and interrupts."""
 
     memory: DmaMemory
+    queue_align: int | None = None
+    """Bytes that the legacy ring layout is aligned to; None for a modern interface."""
+
+    @property
+    def legacy(self) -> bool:
+        """Whether this is a legacy interface: no FEATURES_OK, no generation (virtio 3.1.2)."""
+        return self.queue_align is not None
 
     @abstractmethod
     def description(self) -> dict[str, Any]:
@@ -61,7 +68,7 @@ class Transport(ABC):
 
     @abstractmethod
     def config_generation(self) -> int:
-        """The configuration generation."""
+        """The configuration generation; always 0 on a legacy interface, which has none."""
 
     @abstractmethod
     def queue_max_size(self, index: int) -> int:

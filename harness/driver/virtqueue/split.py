@@ -27,21 +27,27 @@ from .base import Virtqueue
 
 
 class SplitQueue(Virtqueue):
-    """Descriptor table, available ring and used ring of one virtqueue, zeroed at first."""
+    """Descriptor table, available ring and used ring of one virtqueue, zeroed at first.
 
-    def __init__(self, memory: DmaMemory, index: int, size: int) -> None:
+    With `align` (bytes) they lie in one piece, the used ring aligned to it: the
+    legacy layout (virtio 2.7.2).
+    """
+
+    def __init__(self, memory: DmaMemory, index: int, size: int, align: int | None = None) -> None:
         if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
             raise BadArgumentError(f"{size} is no size for a split virtqueue: not a power of 2")
         self.memory = memory
         self.index = index
         self.size = size
-        self.layout = QueueLayout(
-            index=index,
-            size=size,
-            desc=memory.alloc(DESC_SIZE * size, DESC_SIZE),
-            driver=memory.alloc(avail_size(size), 2),
-            device=memory.alloc(used_size(size), 4),
-        )
+        if align is None:
+            desc = memory.alloc(DESC_SIZE * size, DESC_SIZE)
+            driver = memory.alloc(avail_size(size), 2)
+            device = memory.alloc(used_size(size), 4)
+        else:
+            used_at = -(-(DESC_SIZE * size + avail_size(size)) // align) * align
+            desc = memory.alloc(used_at + used_size(size), align)
+            driver, device = desc + DESC_SIZE * size, desc + used_at
+        self.layout = QueueLayout(index, size, desc, driver, device)
         self._desc = memory.view(self.layout.desc, DESC_SIZE * size)
         self._avail = memory.view(self.layout.driver, avail_size(size)).cast("H")
         self._used = memory.view(self.layout.device, used_size(size)).cast("H")

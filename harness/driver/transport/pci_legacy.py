@@ -1,0 +1,153 @@
+"""Virtio over PCI, the legacy interface of a transitional device (virtio 4.1.4.10)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.driver.bus.base import PciFunction
+from harness.driver.errors import BadArgumentError, NoDeviceError
+from harness.driver.interface import Capability, QueueLayout
+from harness.virtio.pci import (
+    LEGACY_CONFIG,
+    LEGACY_PAGE,
+    LEGACY_REGISTERS,
+    TRANSITIONAL_DEVICE_ID,
+    VENDOR_ID,
+)
+
+from .base import Transport
+from .pci import virtio_capabilities
+
+BAR = 0
+
+
+class PciLegacy(Transport):
+    """A transitional device through the I/O ports of BAR 0, with INTx.
+
+    Fields are in the byte order of the guest, here little-endian. NoDeviceError
+    if the function has no such interface.
+    """
+
+    queue_align = LEGACY_PAGE
+
+    def __init__(self, function: PciFunction) -> None:
+        self.function = function
+        self.memory = function.memory
+        wanted = VENDOR_ID.to_bytes(2, "little") + TRANSITIONAL_DEVICE_ID.to_bytes(2, "little")
+        identity = function.pci_read(0, 4)
+        if identity != wanted or function.bar_size(BAR) <= LEGACY_CONFIG:
+            raise NoDeviceError(
+                f"{identity[1::-1].hex()}:{identity[:1:-1].hex()} has no legacy virtio block"
+                f" interface: BAR {BAR} has {function.bar_size(BAR)} bytes"
+            )
+
+    def description(self) -> dict[str, Any]:
+        """What the device sits on, for reports."""
+        return {"transport": "pci legacy", **self.function.description()}
+
+    @staticmethod
+    def _register(name: str) -> tuple[int, int]:
+        try:
+            return LEGACY_REGISTERS[name]
+        except KeyError:
+            raise BadArgumentError(f"the legacy header has no register {name!r}") from None
+
+    def register_read(self, name: str) -> int:
+        """A register of the legacy header."""
+        return self.function.bar_read(BAR, *self._register(name))
+
+    def register_write(self, name: str, value: int) -> None:
+        """Write a register of the legacy header."""
+        self.function.bar_write(BAR, *self._register(name), value)
+
+    def status(self) -> int:
+        """The device status field."""
+        return self.register_read("device_status")
+
+    def set_status(self, value: int) -> None:
+        """Write the device status field."""
+        self.register_write("device_status", value)
+
+    def offered(self) -> int:
+        """Device feature bits 0 to 31: there are no others here."""
+        return self.register_read("device_features")
+
+    def accept(self, features: int) -> None:
+        """Write driver feature bits 0 to 31. BadArgumentError for others."""
+        if features >> 32:
+            raise BadArgumentError("a legacy interface has feature bits 0 to 31 only")
+        self.register_write("driver_features", features)
+
+    def accepted(self) -> int:
+        """Driver feature bits 0 to 31, as the device shows them."""
+        return self.register_read("driver_features")
+
+    def config_read(self, offset: int, length: int) -> bytes:
+        """Bytes of the device configuration space, one by one: any width will do here."""
+        if offset < 0 or offset + length > self.config_size():
+            raise BadArgumentError(
+                f"configuration space ends at {self.config_size()}, not {offset + length}"
+            )
+        base = LEGACY_CONFIG + offset
+        return bytes(self.function.bar_read(BAR, base + at, 1) for at in range(length))
+
+    def config_write(self, offset: int, data: bytes) -> None:
+        """Write 1, 2 or 4 bytes of the device configuration space in one access."""
+        if len(data) not in (1, 2, 4) or offset % len(data):
+            raise BadArgumentError(f"no single access writes {len(data)} bytes at {offset}")
+        value = int.from_bytes(data, "little")
+        self.function.bar_write(BAR, LEGACY_CONFIG + offset, len(data), value)
+
+    def config_size(self) -> int:
+        """Bytes of BAR 0 behind the header."""
+        return self.function.bar_size(BAR) - LEGACY_CONFIG
+
+    def config_generation(self) -> int:
+        """Always 0: the legacy interface has none."""
+        return 0
+
+    def queue_max_size(self, index: int) -> int:
+        """The size of a virtqueue, which is not the driver's to choose; 0 if there is none."""
+        self.register_write("queue_select", index)
+        return self.register_read("queue_size")
+
+    def queue_enable(self, layout: QueueLayout) -> None:
+        """Write the number of the page where the rings begin."""
+        self.register_write("queue_select", layout.index)
+        self.register_write("queue_address", layout.desc // LEGACY_PAGE)
+
+    def notify(self, index: int) -> None:
+        """Write the queue's index to the notify register."""
+        self.register_write("queue_notify", index)
+
+    def isr(self) -> int:
+        """Read and so clear ISR status."""
+        return self.register_read("isr_status")
+
+    def fileno(self) -> int | None:
+        """A descriptor that is readable while an interrupt is pending."""
+        return self.function.fileno()
+
+    def take_interrupts(self, timeout: float) -> int:
+        """How often the line was raised since the last call; wait up to `timeout` s."""
+        return self.function.take_interrupts(timeout)
+
+    def unmask_interrupts(self) -> None:
+        """Let the line through again."""
+        self.function.unmask_interrupts()
+
+    def pci_read(self, offset: int, length: int) -> bytes:
+        """Bytes of PCI configuration space."""
+        return self.function.pci_read(offset, length)
+
+    def pci_write(self, offset: int, data: bytes) -> None:
+        """Write 1, 2 or 4 bytes of PCI configuration space."""
+        self.function.pci_write(offset, data)
+
+    def capabilities(self) -> list[Capability]:
+        """The virtio capabilities of a transitional device, in the order of the list."""
+        return virtio_capabilities(self.function)
+
+    def close(self) -> None:
+        """Give the function back."""
+        self.function.close()
