@@ -60,7 +60,7 @@ class DeviceDriver(Driver):
     def state(self) -> dict[str, Any]:
         status = self.status()
         return {
-            "status": f"{status:#04x} {DeviceStatus(status)!s}",
+            "status": f"{status:#04x} {DeviceStatus(status).name or 'nothing set'}",
             "offered": names(self.offered()),
             "accepted": names(self.accepted()),
             "queues": [asdict(queue.state()) for queue in self.queues.values()],

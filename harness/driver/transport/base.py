@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+from harness.driver.bus.base import Bus
 from harness.driver.errors import DriverError
 from harness.driver.interface import Capability, QueueLayout
 from harness.driver.memory import DmaMemory
@@ -113,3 +114,27 @@ class Transport(ABC):
     def capabilities(self) -> list[Capability]:
         """Virtio capabilities, in the order of the list."""
         raise DriverError("no capability list: not a PCI device")
+
+
+class BusTransport(Transport):
+    """A transport whose interrupts and memory are those of the bus that the device sits on."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self.memory = bus.memory
+
+    def fileno(self) -> int | None:
+        """A descriptor that is readable while an interrupt is pending, None if there is none."""
+        return self._bus.fileno()
+
+    def take_interrupts(self, timeout: float) -> int:
+        """How often the line was raised since the last call; wait up to `timeout` s."""
+        return self._bus.take_interrupts(timeout)
+
+    def unmask_interrupts(self) -> None:
+        """Let the line through again."""
+        self._bus.unmask_interrupts()
+
+    def close(self) -> None:
+        """Give the device back to the bus."""
+        self._bus.close()

@@ -11,18 +11,19 @@ from harness.virtio.blk import config_accesses
 from harness.virtio.device import BLOCK_DEVICE
 from harness.virtio.mmio import CONFIG, MAGIC, REGISTERS, VERSION
 
-from .base import Transport
+from .base import BusTransport
 
 
-class MmioModern(Transport):
+class MmioModern(BusTransport):
     """A device in a window of memory-mapped registers.
 
     NoDeviceError if the window holds no virtio block device of version 2.
     """
 
     def __init__(self, window: MmioWindow) -> None:
+        super().__init__(window)
         self.window = window
-        self.memory = window.memory
+        self._accepted = 0
         magic = self.register_read("MagicValue")
         version = self.register_read("Version")
         device = self.register_read("DeviceID")
@@ -77,8 +78,6 @@ class MmioModern(Transport):
         """What was written last: DriverFeatures cannot be read (virtio 4.2.2)."""
         return self._accepted
 
-    _accepted = 0
-
     def config_read(self, offset: int, length: int) -> bytes:
         """Bytes of the device configuration space, by accesses as wide as its fields."""
         return b"".join(
@@ -127,19 +126,3 @@ class MmioModern(Transport):
         pending = self.register_read("InterruptStatus")
         self.register_write("InterruptACK", pending)
         return pending
-
-    def fileno(self) -> int | None:
-        """A descriptor that is readable while an interrupt is pending."""
-        return self.window.fileno()
-
-    def take_interrupts(self, timeout: float) -> int:
-        """How often the line was raised since the last call; wait up to `timeout` s."""
-        return self.window.take_interrupts(timeout)
-
-    def unmask_interrupts(self) -> None:
-        """Let the line through again."""
-        self.window.unmask_interrupts()
-
-    def close(self) -> None:
-        """Give the window back."""
-        self.window.close()

@@ -18,7 +18,7 @@ from harness.virtio.pci import (
     CapType,
 )
 
-from .base import Transport
+from .base import BusTransport
 
 STATUS_CAP_LIST = 0x10
 CAP_POINTER = 0x34
@@ -46,7 +46,27 @@ def virtio_capabilities(function: PciFunction) -> list[Capability]:
     return found
 
 
-class PciModern(Transport):
+class PciTransport(BusTransport):
+    """What the modern and the legacy interface of a PCI function share."""
+
+    def __init__(self, function: PciFunction) -> None:
+        super().__init__(function)
+        self.function = function
+
+    def pci_read(self, offset: int, length: int) -> bytes:
+        """Bytes of PCI configuration space."""
+        return self.function.pci_read(offset, length)
+
+    def pci_write(self, offset: int, data: bytes) -> None:
+        """Write 1, 2 or 4 bytes of PCI configuration space."""
+        self.function.pci_write(offset, data)
+
+    def capabilities(self) -> list[Capability]:
+        """Virtio capabilities, in the order of the list."""
+        return virtio_capabilities(self.function)
+
+
+class PciModern(PciTransport):
     """A modern or transitional device through its capabilities.
 
     NoDeviceError if the function is no virtio block device, or a structure
@@ -54,8 +74,7 @@ class PciModern(Transport):
     """
 
     def __init__(self, function: PciFunction) -> None:
-        self.function = function
-        self.memory = function.memory
+        super().__init__(function)
         identity = function.pci_read(0, 4)
         vendor, device = identity[:2], identity[2:]
         devices = [
@@ -65,7 +84,6 @@ class PciModern(Transport):
             raise NoDeviceError(
                 f"{vendor[::-1].hex()}:{device[::-1].hex()} is not a virtio block device"
             )
-        self._capabilities = virtio_capabilities(function)
         self._common = self._structure(CapType.COMMON_CFG, 0x38)
         self._notify = self._structure(CapType.NOTIFY_CFG, 2)
         self._isr = self._structure(CapType.ISR_CFG, 1)
@@ -76,13 +94,14 @@ class PciModern(Transport):
 
     def _structure(self, kind: CapType, least: int) -> Capability:
         """The first capability of a kind that lies in a memory BAR (virtio 4.1.4.1)."""
-        for capability in self._capabilities:
+        found = self.capabilities()
+        for capability in found:
             if capability.type != kind or capability.bar > 5:
                 continue
             end = capability.offset + capability.length
             if capability.length >= least and end <= self.function.bar_size(capability.bar):
                 return capability
-        raise NoDeviceError(f"no usable {kind.name} capability among {self._capabilities}")
+        raise NoDeviceError(f"no usable {kind.name} capability among {found}")
 
     def description(self) -> dict[str, Any]:
         """What the device sits on, for reports."""
@@ -201,31 +220,3 @@ class PciModern(Transport):
     def isr(self) -> int:
         """Read and so clear ISR status."""
         return self.function.bar_read(self._isr.bar, self._isr.offset, 1)
-
-    def fileno(self) -> int | None:
-        """A descriptor that is readable while an interrupt is pending."""
-        return self.function.fileno()
-
-    def take_interrupts(self, timeout: float) -> int:
-        """How often the line was raised since the last call; wait up to `timeout` s."""
-        return self.function.take_interrupts(timeout)
-
-    def unmask_interrupts(self) -> None:
-        """Let the line through again."""
-        self.function.unmask_interrupts()
-
-    def pci_read(self, offset: int, length: int) -> bytes:
-        """Bytes of PCI configuration space."""
-        return self.function.pci_read(offset, length)
-
-    def pci_write(self, offset: int, data: bytes) -> None:
-        """Write 1, 2 or 4 bytes of PCI configuration space."""
-        self.function.pci_write(offset, data)
-
-    def capabilities(self) -> list[Capability]:
-        """Virtio capabilities, in the order of the list."""
-        return list(self._capabilities)
-
-    def close(self) -> None:
-        """Give the function back."""
-        self.function.close()

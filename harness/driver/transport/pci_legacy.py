@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.driver.bus.base import PciFunction
 from harness.driver.errors import BadArgumentError, NoDeviceError
-from harness.driver.interface import Capability, QueueLayout
+from harness.driver.interface import QueueLayout
 from harness.virtio.pci import (
     LEGACY_CONFIG,
     LEGACY_PAGE,
@@ -15,13 +15,12 @@ from harness.virtio.pci import (
     VENDOR_ID,
 )
 
-from .base import Transport
-from .pci import virtio_capabilities
+from .pci import PciTransport
 
 BAR = 0
 
 
-class PciLegacy(Transport):
+class PciLegacy(PciTransport):
     """A transitional device through the I/O ports of BAR 0, with INTx.
 
     Fields are in the byte order of the guest, here little-endian. NoDeviceError
@@ -31,8 +30,7 @@ class PciLegacy(Transport):
     queue_align = LEGACY_PAGE
 
     def __init__(self, function: PciFunction) -> None:
-        self.function = function
-        self.memory = function.memory
+        super().__init__(function)
         wanted = VENDOR_ID.to_bytes(2, "little") + TRANSITIONAL_DEVICE_ID.to_bytes(2, "little")
         identity = function.pci_read(0, 4)
         if identity != wanted or function.bar_size(BAR) <= LEGACY_CONFIG:
@@ -123,31 +121,3 @@ class PciLegacy(Transport):
     def isr(self) -> int:
         """Read and so clear ISR status."""
         return self.register_read("isr_status")
-
-    def fileno(self) -> int | None:
-        """A descriptor that is readable while an interrupt is pending."""
-        return self.function.fileno()
-
-    def take_interrupts(self, timeout: float) -> int:
-        """How often the line was raised since the last call; wait up to `timeout` s."""
-        return self.function.take_interrupts(timeout)
-
-    def unmask_interrupts(self) -> None:
-        """Let the line through again."""
-        self.function.unmask_interrupts()
-
-    def pci_read(self, offset: int, length: int) -> bytes:
-        """Bytes of PCI configuration space."""
-        return self.function.pci_read(offset, length)
-
-    def pci_write(self, offset: int, data: bytes) -> None:
-        """Write 1, 2 or 4 bytes of PCI configuration space."""
-        self.function.pci_write(offset, data)
-
-    def capabilities(self) -> list[Capability]:
-        """The virtio capabilities of a transitional device, in the order of the list."""
-        return virtio_capabilities(self.function)
-
-    def close(self) -> None:
-        """Give the function back."""
-        self.function.close()
