@@ -19,14 +19,22 @@ from harness.channel.handover import hand_over
 from harness.channel.stream import POLL, SEND_TIMEOUT, ChannelError, Check
 
 PROMPT = "vblk# "
-_PANIC = r"Kernel panic - not syncing: [^\r\n]*"
+_PATTERNS: list[re.Pattern[str] | type[pexpect.TIMEOUT] | type[pexpect.EOF]] = [
+    # With line editing, busybox asks the terminal for its cursor's position after the prompt.
+    re.compile(PROMPT + r"(\x1b\[6n)?$"),
+    re.compile(r"Kernel panic - not syncing: [^\r\n]*"),
+    pexpect.TIMEOUT,
+    pexpect.EOF,
+]
 _CONNECT_TIMEOUT = 5.0  # seconds
 _NUDGE = 2.0  # seconds after which the shell is asked for a prompt once more
 _TAIL = 4000  # characters of the console in an error
 
-# The port says so when the agent is gone: unlike a socket, it doesn't end by itself.
+# QEMU passes a guest fewer bytes than the UART's trigger level only after four characters' time,
+# so the speed of the port matters. And the port says so when the agent is gone: unlike a socket,
+# it doesn't end by itself.
 _START = (
-    "(python3.11 -S -E /agent/bootstrap.py /dev/ttyS1;"
+    "(stty -F /dev/ttyS1 115200; python3.11 -S -E /agent/bootstrap.py /dev/ttyS1;"
     r" printf '\nVBLK-EXIT %d\n' $? > /dev/ttyS1) &"
 )
 _EXIT = re.compile(rb"\nVBLK-EXIT (\d+)\r?\n")
@@ -124,19 +132,13 @@ class _Console:
 
     def wait_for_prompt(self) -> None:
         """Wait for the shell. ChannelError if the guest panics, or at the deadline."""
-        patterns = [
-            re.compile(PROMPT + r"(\x1b\[6n)?$"),
-            re.compile(_PANIC),
-            pexpect.TIMEOUT,
-            pexpect.EOF,
-        ]
         nudge_at = time.monotonic()
         while time.monotonic() < self._deadline:
             self._check()
             if time.monotonic() >= nudge_at:
                 nudge_at = time.monotonic() + _NUDGE
                 self._send("\n")
-            match self._spawn.expect_list(patterns, timeout=POLL):
+            match self._spawn.expect_list(_PATTERNS, timeout=POLL):
                 case 0:
                     return
                 case 1:

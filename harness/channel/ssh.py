@@ -1,4 +1,4 @@
-"""The SSH channel: the agent is an SSH connection's one command, its stdin and stdout the stream."""
+"""The SSH channel: the agent is the one command of an SSH connection, and its stdio the stream."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from typing import Any
 from harness.driver.errors import ERRORS, DriverError
 from harness.driver.interface import Driver
 from harness.guest import codec
-from harness.guest.wire import PROTOCOL, Frame, Kind, Parser, split
+from harness.guest.wire import PROTOCOL, Frame, Kind, Parser, join, split
 
 STDOUT = 1
 
@@ -63,7 +63,7 @@ class Server:
         self._drivers: dict[int, Driver] = {}
         self._failures: dict[int, str] = {}
         self._next_handle = 1
-        self._call = bytearray()
+        self._call: list[bytes] = []
         self._result: list[bytes] = []
         self._answer = Frame(Kind.NAK, 0)
         self._methods: dict[str, Callable[..., object]] = {
@@ -140,19 +140,18 @@ class Server:
 
     def _answer_to(self, frame: Frame) -> Frame:
         if frame.kind is Kind.PART:
-            self._call += frame.payload
+            self._call.append(frame.payload)
             return Frame(Kind.ACK, frame.sequence)
         if frame.kind is Kind.CALL:
-            call = bytes(self._call + frame.payload)
-            self._call.clear()
+            call, self._call = [*self._call, frame.payload], []
             self._result = split(self._execute(call))
         part = self._result.pop(0) if self._result else b""
         kind = Kind.RESULT_PART if self._result else Kind.RESULT
         return Frame(kind, frame.sequence, part)
 
-    def _execute(self, call: bytes) -> bytes:
+    def _execute(self, call: list[bytes]) -> bytes:
         try:
-            handle, method, arguments, keywords = codec.decode(call)
+            handle, method, arguments, keywords = codec.decode(join(call))
             value = self._method(handle, method)(*arguments, **keywords)
             return codec.encode(("ok", value))
         except DriverError as error:

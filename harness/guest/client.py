@@ -10,7 +10,8 @@ import functools
 import inspect
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,8 +26,7 @@ from harness.guest.wire import PROTOCOL
 CALL_TIMEOUT = 20.0
 """Seconds for a call that has no `timeout` argument of its own."""
 
-_SENT = ("virtio", "driver")
-_SENT_OF_GUEST = ("__init__.py", "wire.py", "codec.py", "agent.py")
+_ENTRIES = ("harness.guest.agent", "harness.driver.attach")
 
 
 class AgentError(Exception):
@@ -114,7 +114,7 @@ class Agent:
         except ChannelError as error:
             self._lost = str(error)
             raise AgentLostError(f"during {method}: {error}", error.details) from error
-        except codec.CodecError as error:
+        except (codec.CodecError, ValueError) as error:
             self._lost = f"its answer to {method} makes no sense ({error})"
             raise AgentLostError(self._lost) from error
         except BaseException as error:  # Ctrl-C too: the answer may still be on its way
@@ -174,15 +174,22 @@ _RemoteDriver: Callable[[Agent, int], Driver] = type(
 
 
 def payload() -> bytes:
-    """The code that a guest needs, as a zip file; the same sources give the same bytes."""
-    root = Path(harness.__file__).parent
-    sources = [root / "__init__.py"]
-    sources += [path for name in _SENT for path in (root / name).rglob("*.py")]
-    sources += [root / "guest" / name for name in _SENT_OF_GUEST]
+    """The agent's code as a zip file; the same sources give the same bytes.
+
+    It has what the agent and `harness.driver.attach` import from this package,
+    at once or later, and no more: a serial port is slow.
+    """
+    root = Path(inspect.getfile(harness)).parents[1]
+    # Python's own library is not on this path, so only our modules are found.
+    finder = ModuleFinder(path=[str(root)])
+    for name in _ENTRIES:
+        finder.import_hook(name)
+    found: Iterable[Any] = finder.modules.values()
+    sources = {Path(module.__file__) for module in found if module.__file__}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path in sorted(sources):
-            entry = zipfile.ZipInfo(f"harness/{path.relative_to(root).as_posix()}")
+            entry = zipfile.ZipInfo(path.relative_to(root).as_posix())
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, path.read_bytes(), compresslevel=9)
     return buffer.getvalue()

@@ -6,7 +6,7 @@ import secrets
 import time
 
 from harness.channel.stream import POLL, ChannelError, Check, Stream
-from harness.guest.wire import Frame, Kind, Parser, split
+from harness.guest.wire import Frame, Kind, Parser, join, split
 
 MARGIN = 10.0
 """Seconds that the line may take for a frame and its answer, above what is done in between."""
@@ -34,7 +34,7 @@ class Link:
         """The result of a call that may take `timeout` seconds, each frame MARGIN more.
 
         LinkTimeoutError if there is none in time, ChannelError if the stream
-        ends, and whatever `check` raises.
+        ends, ValueError if it is no message, and whatever `check` raises.
         """
         *parts, last = split(message)
         for part in parts:
@@ -44,7 +44,7 @@ class Link:
         while answer.kind is Kind.RESULT_PART:
             answer = self._exchange(Kind.MORE, b"", MARGIN)
             result.append(answer.payload)
-        return b"".join(result)
+        return join(result)
 
     def _exchange(self, kind: Kind, payload: bytes, timeout: float) -> Frame:
         self._sequence = self._sequence % 0xFFFFFFFF + 1
