@@ -72,6 +72,8 @@ def command_line(config: MachineConfig, paths: Paths, disks: Iterable[BlockGraph
         *("-accel", config.accel),
         *("-cpu", "host" if config.accel == "kvm" else "max"),
         *("-smp", "1", "-m", str(config.memory)),
+        # Stopped, until `Machine.start` is ready for what it may do in its first millisecond.
+        "-S",
         # A kernel that panics reboots (panic=-1); a reboot ends QEMU: so a panic is seen at once.
         "-no-reboot",
         *_socket("console", paths.console, f",logfile={_escape(paths.console_log)}"),

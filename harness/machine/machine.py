@@ -21,6 +21,7 @@ from harness.machine.rundir import RunDir
 
 START_DEADLINE = 30.0
 QUIT_DEADLINE = 3.0
+CONSOLE_KEPT = 80  # lines: a panic's first words are some 50 lines above its last
 UNPLUG_DEADLINE = 15.0
 # pc has its bridge, ISA and power management in slots 0 and 1; the network card takes 3.
 DISK_SLOTS = range(4, 32)
@@ -108,6 +109,8 @@ class Machine:
                 raise self._ended("QEMU did not start") from error
             if self.config.ssh:
                 self.ssh_port = self._forwarded_port()
+            self.qmp("cont")
+            self.wait_event("RESUME")
         except BaseException:
             self.stop()
             raise
@@ -128,7 +131,7 @@ class Machine:
                 if self._process:
                     self._process.end()
             finally:
-                self._last_words, self._console = self.last_words(), self.console_tail()
+                self._last_words, self._console = self.last_words(), self.console_tail(CONSOLE_KEPT)
                 self._stopped = True
                 self._dir.remove()
                 if self._loop:
@@ -154,7 +157,7 @@ class Machine:
         return f"{self._fate()}\n{stderr}" if stderr else self._fate()
 
     def console_tail(self, lines: int = 40) -> str:
-        """The last lines of the guest's console (after `stop`, at most 40)."""
+        """The last lines of the guest's console (after `stop`, at most 80)."""
         if self._stopped:
             return "\n".join(self._console.splitlines()[-lines:])
         return _tail(self._paths.console_log, lines)
@@ -309,7 +312,7 @@ class Machine:
         return (
             f"--- QEMU's command line\n{command}\n"
             f"--- QEMU's last words\n{self.last_words()}\n"
-            f"--- the console's tail\n{self.console_tail()}"
+            f"--- the console's tail\n{self.console_tail(CONSOLE_KEPT)}"
         )
 
     def _forwarded_port(self) -> int:
