@@ -123,7 +123,7 @@ def _connect(
             _raise_if_final(error, host, port)
             if time.monotonic() + _PAUSE > deadline:
                 raise ChannelError(
-                    f"waited in vain for SSH at {host}:{port}: {error or type(error).__name__}"
+                    f"waited in vain for SSH at {host}:{port}: {error!r}"
                 ) from error
         time.sleep(_PAUSE)
 

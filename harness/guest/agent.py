@@ -78,8 +78,9 @@ class Server:
         try:
             while data := self._wait_for_input():
                 self._take(data)
-        except BrokenPipeError:
-            pass  # the host is gone: the same as the end of the stream
+        except OSError as error:
+            # A reset or a hangup is an end of the stream, too. (A driver's errors don't get here.)
+            print(f"vblk agent: the stream failed: {error}", file=sys.stderr)
         finally:
             for handle in list(self._drivers):
                 try:

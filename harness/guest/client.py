@@ -20,7 +20,7 @@ from harness.channel.stream import ChannelError, Check, Stream
 from harness.driver.errors import ERRORS, DriverError
 from harness.driver.interface import Driver
 from harness.guest import codec
-from harness.guest.link import MARGIN, Link, LinkTimeoutError
+from harness.guest.link import Link, LinkTimeoutError
 from harness.guest.wire import PROTOCOL
 
 CALL_TIMEOUT = 20.0
@@ -105,12 +105,9 @@ class Agent:
             return _outcome(method, codec.decode(self._link.call(message, timeout)))
         except (DriverError, AgentError):
             raise
-        except LinkTimeoutError:
-            waited = f"no answer to {method} within {timeout:g} s and {MARGIN:g} s for the line"
-            if self._link.damaged:
-                waited += f"; {self._link.damaged} damaged frames came"
-            self._lost = waited
-            raise AgentLostError(waited) from None
+        except LinkTimeoutError as error:
+            self._lost = f"{error} to {method}"
+            raise AgentLostError(f"the guest gave {self._lost}") from None
         except ChannelError as error:
             self._lost = str(error)
             raise AgentLostError(f"during {method}: {error}", error.details) from error
@@ -118,7 +115,7 @@ class Agent:
             self._lost = f"its answer to {method} makes no sense ({error})"
             raise AgentLostError(self._lost) from error
         except BaseException as error:  # Ctrl-C too: the answer may still be on its way
-            self._lost = f"{method} was given up: {error or type(error).__name__}"
+            self._lost = f"{method} was given up: {error!r}"
             raise
 
 

@@ -16,7 +16,7 @@ FIRST_PROBE = 1.0
 
 
 class LinkTimeoutError(Exception):
-    """No answer came in time."""
+    """No answer came in time; the message says how long that was, and what came instead."""
 
 
 class Link:
@@ -65,12 +65,10 @@ class Link:
                     self._send(frame)
                 elif answer.kind is not Kind.NAK and answer.sequence == frame.sequence:
                     return answer
-        raise LinkTimeoutError
-
-    @property
-    def damaged(self) -> int:
-        """How many damaged frames have come."""
-        return self._parser.damaged
+        waited = f"no answer within {timeout:g} s"
+        if self._parser.damaged:
+            waited += f", {self._parser.damaged} damaged frames so far"
+        raise LinkTimeoutError(waited)
 
     def _send(self, frame: Frame) -> None:
         try:
