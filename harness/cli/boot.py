@@ -13,7 +13,6 @@ from harness.cli.means import find, say
 from harness.cli.running import Running
 from harness.disks import SECTOR, DiskSpec
 from harness.machine import Accel, Drive, Machine, MachineConfig, MachineError
-from harness.machine.drive import MAX_CAPACITY
 
 DEFAULT_DISK = "64M"
 MEMORY = range(64, 1024 * 1024)
@@ -60,10 +59,7 @@ def boot(arguments: argparse.Namespace) -> int:
 def _capacity(disk: str) -> int | None:
     """Sectors of a disk to be made; None for an image file, which has to be there."""
     if sizes.looks_like_size(disk):
-        capacity = sizes.parse(disk) // SECTOR
-        if capacity > MAX_CAPACITY:
-            raise UsageError(f"--disk {disk}: no file is that large")
-        return capacity
+        return sizes.parse(disk) // SECTOR
     if not Path(disk).is_file():
         raise UsageError(f"--disk {disk}: neither a size (like {DEFAULT_DISK}) nor a file")
     return None

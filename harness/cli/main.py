@@ -51,7 +51,8 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `vblk`; the return value is its exit status (2 for an error, 130 for Ctrl-C)."""
-    arguments = _parser().parse_args(_shielded(sys.argv[1:] if argv is None else argv))
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser().parse_args(_shielded(words))
     cleanup.install_signal_handlers()
     try:
         return int(arguments.run(arguments))
@@ -68,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _shielded(argv: Sequence[str]) -> list[str]:
+def _shielded(argv: list[str]) -> list[str]:
     """A size like -1G behind `--`, as argparse would take it for an option."""
     if argv[:1] != ["resize"] or "--" in argv:
-        return list(argv)
+        return argv
     sizes = [word for word in argv if re.match(r"-\d", word)]
     return [*(word for word in argv if word not in sizes), *(["--", *sizes] if sizes else [])]
 

@@ -18,6 +18,8 @@ from harness.cli.errors import UsageError
 from harness.machine.rundir import PREFIX
 
 _NOTE = "boot.json"
+# Where a run directory goes whose path would be too long for a socket elsewhere.
+_SHORT = Path("/tmp")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Running:
     def ssh_command(self) -> list[str]:
         """The system's ssh client, as it gets into the guest: this key, and that host key only."""
         options = {
+            "ConnectTimeout": "15",
             "IdentitiesOnly": "yes",
             "StrictHostKeyChecking": "yes",
             "UserKnownHostsFile": str(self.known_hosts),
@@ -60,12 +63,12 @@ def find(qmp: str | None) -> Running:
 
     Raises UsageError if there is none, or several to choose from.
     """
-    found = _all()
     if qmp is not None:
-        wanted = [guest for guest in found if Path(guest.qmp) == Path(qmp).absolute()]
-        if not wanted:
-            raise UsageError(f"no guest of `vblk boot` has the QMP socket {qmp}{_listed(found)}")
-        return wanted[0]
+        note = Path(qmp).absolute().with_name(_NOTE)
+        if not _lives(note):
+            raise UsageError(f"no guest of `vblk boot` has the QMP socket {qmp}{_listed(_all())}")
+        return _read(note)
+    found = _all()
     if not found:
         raise UsageError("no guest is running; start one with `vblk boot`")
     if len(found) > 1:
@@ -74,12 +77,13 @@ def find(qmp: str | None) -> Running:
 
 
 def _all() -> list[Running]:
-    notes = {
-        note
-        for base in {Path(tempfile.gettempdir()), Path("/tmp")}
-        for note in base.glob(f"{PREFIX}*/{_NOTE}")
-    }
-    return [Running(**json.loads(note.read_text())) for note in sorted(notes) if _lives(note)]
+    bases = {Path(tempfile.gettempdir()), _SHORT}
+    notes = {note for base in bases for note in base.glob(f"{PREFIX}*/{_NOTE}")}
+    return [_read(note) for note in sorted(notes) if _lives(note)]
+
+
+def _read(note: Path) -> Running:
+    return Running(**json.loads(note.read_text()))
 
 
 def _lives(note: Path) -> bool:
@@ -89,7 +93,7 @@ def _lives(note: Path) -> bool:
     except OSError:
         return False  # gone meanwhile, or another user's
     try:
-        if os.fstat(fd).st_uid != os.getuid():
+        if os.fstat(fd).st_uid != os.getuid() or not note.exists():
             return False
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
