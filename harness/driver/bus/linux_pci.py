@@ -6,6 +6,7 @@ For a guest (or a machine) without an IOMMU in the way, as root.
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import select
@@ -13,7 +14,7 @@ import struct
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from harness.driver.errors import BadArgumentError, DriverError, NoDeviceError
 from harness.driver.memory import DmaMemory, Region
@@ -40,7 +41,18 @@ UIO_WAIT = 5.0
 
 
 class HugePage:
-    """One huge page: memory that stays where it is in physical memory."""
+    """One huge page: memory that stays where it is in physical memory.
+
+    A page that a driver gave back serves the next one: there are few, and one
+    that was unmapped is only free once nothing refers to its memory any more.
+    """
+
+    idle: ClassVar[list[HugePage]] = []
+
+    @classmethod
+    def take(cls) -> HugePage:
+        """A page of nobody else's. OSError if the kernel has none left."""
+        return cls.idle.pop() if cls.idle else cls()
 
     def __init__(self) -> None:
         path = HUGE_PAGES / f"vblk-{os.getpid()}-{time.monotonic_ns()}"
@@ -129,8 +141,11 @@ class LinuxPci(PciFunction):
                 f"{self.address} is in use by the kernel's {driver.resolve().name}: unbind it first"
             )
         (self._path / "driver_override").write_text("uio_pci_generic")
-        (SYSFS / "drivers/uio_pci_generic/bind").write_text(self.address)
         deadline = time.monotonic() + UIO_WAIT
+        while not self._bound():
+            if time.monotonic() > deadline:
+                raise DriverError(f"{self.address} cannot be bound after {UIO_WAIT:g} s")
+            time.sleep(0.005)
         while True:
             device = next((self._path / "uio").glob("uio*"), None)
             if device is not None and (Path("/dev") / device.name).exists():
@@ -140,9 +155,19 @@ class LinuxPci(PciFunction):
                 raise DriverError(f"no uio device for {self.address} after {UIO_WAIT:g} s")
             time.sleep(0.005)
 
+    def _bound(self) -> bool:
+        try:
+            (SYSFS / "drivers/uio_pci_generic/bind").write_text(self.address)
+        except OSError as error:
+            # A function that was just plugged in shows in sysfs before it is on the bus.
+            if error.errno == errno.ENODEV:
+                return False
+            raise
+        return True
+
     def _grow(self) -> Region | None:
         try:
-            page = HugePage()
+            page = HugePage.take()
         except OSError:
             return None
         self._pages.append(page)
@@ -247,7 +272,7 @@ class LinuxPci(PciFunction):
             view.release()
         for bar in self._maps.values():
             bar.close()
-        self._pages.clear()
+        HugePage.idle += self._pages
         with contextlib.suppress(OSError):
             (SYSFS / "drivers/uio_pci_generic/unbind").write_text(self.address)
         with contextlib.suppress(OSError):
