@@ -13,11 +13,8 @@ DEFINED = mask(*Feature) & ~mask(*LEGACY_ONLY, Feature.UNUSED_30, Feature.ADMIN_
 
 EVERY_KIND = [
     pytest.param({}, id="plain"),
-    pytest.param({"read_only": True}, id="read-only"),
-    pytest.param({"config_wce": False}, id="fixed-cache-mode"),
-    pytest.param({"discard": False, "write_zeroes": False}, id="no-discard"),
-    pytest.param({"event_idx": False, "indirect_desc": False}, id="plain-ring"),
-    pytest.param({"queues": 4}, id="multiqueue"),
+    pytest.param({"read_only": True, "config_wce": False, "queues": 4}, id="read-only-multiqueue"),
+    pytest.param({"discard": False, "write_zeroes": False, "event_idx": False}, id="frugal"),
     pytest.param({"packed": True}, id="packed"),
 ]
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from conformance.waiting import eventually
 from harness.report import clause
 from harness.virtio.blk import Status
 from harness.virtio.pci import (
@@ -55,22 +56,22 @@ def test_structures_are_aligned(plug):
     assert capability(driver, CapType.DEVICE_CFG).offset % 4 == 0
 
 
-@pytest.mark.parametrize("beyond", [0, 1, 60, 0xFFFF])
+@pytest.mark.parametrize("indices", [(2, 3, 64, 1023), (1024, 0xFFFF)], ids=["near", "far"])
 @clause("4.1.4.3.1-D-14")
-def test_queue_size_is_zero_for_a_queue_that_does_not_exist(plug, beyond):
+def test_queue_size_is_zero_for_a_queue_that_does_not_exist(plug, indices):
     driver = plug(start=False, queues=2).driver
     driver.reset()
-    index = min(driver.register_read("num_queues") + beyond, 0xFFFF)
-    driver.register_write("queue_select", 0)
-    assert driver.register_read("queue_size") > 0
+    assert driver.register_read("num_queues") == 2
 
-    driver.register_write("queue_select", index)
-    size = driver.register_read("queue_size")
+    for index in indices:
+        driver.register_write("queue_select", 0)
+        assert driver.register_read("queue_size") > 0
+        driver.register_write("queue_select", index)
+        size = driver.register_read("queue_size")
+        assert size == 0, f"queue {index} shows a queue_size of {size}"
 
-    assert size == 0, f"queue {index} shows a queue_size of {size}"
 
-
-@pytest.mark.parametrize("size", [4, 64, 256, 1024])
+@pytest.mark.parametrize("size", [4, 256, 1024])
 @clause("4.1.4.3.1-D-15")
 def test_queue_size_is_a_power_of_two(plug, size):
     driver = plug(start=False, queues=2, queue_size=size, seg_max_adjust=True).driver
@@ -107,8 +108,7 @@ def test_a_resize_sets_isr_and_reading_it_clears_it(plug):
     raised = driver.interrupts().raised
 
     disk.resize(disk.spec.capacity * 2)
-    while driver.interrupts().raised == raised:
-        pass
+    assert eventually(lambda: driver.interrupts().raised > raised)
     pending = interrupt_pending(driver)
     isr = driver.isr()
 
@@ -128,32 +128,29 @@ def aim(driver, register):
     return length, window.at + 16
 
 
-@pytest.mark.parametrize(
-    "register", ["device_status", "num_queues", "queue_size", "device_feature"]
-)
 @clause("4.1.4.9.1-D-03")
-def test_reading_the_window_reads_the_bar(plug, register):
+def test_reading_the_window_reads_the_bar(plug):
     driver = plug().driver
-    expected = driver.register_read(register)
-    assert expected != 0
 
-    length, place = aim(driver, register)
-    value = int.from_bytes(driver.pci_read(place, length), "little")
+    for register in ("device_status", "num_queues", "queue_size", "device_feature"):
+        expected = driver.register_read(register)
+        assert expected != 0
+        length, place = aim(driver, register)
+        value = int.from_bytes(driver.pci_read(place, length), "little")
+        assert value == expected, register
 
-    assert value == expected
 
-
-@pytest.mark.parametrize(
-    ("register", "value"),
-    [("device_status", 1), ("queue_select", 1), ("driver_feature_select", 0x55AA1234)],
-)
 @clause("4.1.4.9.1-D-02")
-def test_writing_the_window_writes_the_bar(plug, register, value):
+def test_writing_the_window_writes_the_bar(plug):
     driver = plug(start=False, queues=2).driver
     driver.reset()
-    assert driver.register_read(register) != value
 
-    length, place = aim(driver, register)
-    driver.pci_write(place, value.to_bytes(length, "little"))
-
-    assert driver.register_read(register) == value
+    for register, value in (
+        ("device_status", 1),
+        ("queue_select", 1),
+        ("driver_feature_select", 1),
+    ):
+        assert driver.register_read(register) != value
+        length, place = aim(driver, register)
+        driver.pci_write(place, value.to_bytes(length, "little"))
+        assert driver.register_read(register) == value, register
