@@ -22,7 +22,8 @@ class Fault:
 
     `sector` (512 bytes) limits it to operations that touch this sector; None
     fails them all. `errno` is the host's error, by number (5 is EIO). With
-    `once`, only the first such operation fails.
+    `once`, only the first such operation fails. A flush has no sector, and
+    reaches the backing store only if something was written since the last one.
     """
 
     on: Operation
@@ -38,7 +39,7 @@ class DiskSpec:
     `capacity` is in sectors of 512 bytes, the block sizes in bytes. None means
     "whatever the device does by itself". `backing` is "file" (a raw file made
     for this disk, zero-filled, deleted with it) or "null" (reads give zeroes,
-    writes go nowhere). `iops` throttles the backing store to that many
+    writes go nowhere; it cannot be resized). `iops` throttles the backing store to that many
     operations a second.
     """
 

@@ -92,7 +92,7 @@ def command_line(config: MachineConfig, paths: Paths, disks: Iterable[BlockGraph
     if config.ssh:
         # Port 0: the kernel chooses, so that no two machines can want the same one.
         line += ["-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"]
-        line += ["-device", f"virtio-net-pci,netdev=net,addr=0x{NETWORK_SLOT:x},romfile="]
+        line += ["-device", f"vmxnet3,netdev=net,addr=0x{NETWORK_SLOT:x},romfile="]
     for disk in disks:
         for options in disk.objects:
             line += ["-object", json.dumps(options)]
