@@ -58,6 +58,7 @@ def hand_over(stream: Stream, payload: bytes, deadline: float, check: Check) -> 
 def _send(stream: Stream, payload: bytes, listener: _Listener) -> None:
     stream.send(f"\nVBLK-CODE {len(payload)} {sha256(payload).hexdigest()}\n".encode())
     sent = acknowledged = 0
+    stalled = False
     while True:
         while sent < min(len(payload), acknowledged + WINDOW):
             block = payload[sent : sent + BLOCK]
@@ -69,10 +70,14 @@ def _send(stream: Stream, payload: bytes, listener: _Listener) -> None:
                 STALL,
             )
         except TimeoutError:
-            # Bytes were lost, or the offer was. The guest still counts: these fill its last
-            # block, whose hash is wrong, and mean nothing if it waits for an offer.
-            stream.send(b"\n" * (BLOCK + len(payload) - sent))
-            raise _DamagedError from None
+            if stalled:
+                raise _DamagedError from None
+            # Bytes were lost, and the guest waits for the rest of a block: these fill it, and the
+            # hash will be wrong. If the offer was lost instead, they mean nothing to the guest.
+            stream.send(b"\n" * BLOCK)
+            stalled = True
+            continue
+        stalled = False
         if word == b"VBLK-RUN":
             return
         if word == b"VBLK-BAD":

@@ -168,7 +168,10 @@ class _Console:
             self._spawn.send(text)
         except OSError as error:
             self._check()
-            raise ChannelError(f"the guest's console failed: {error.strerror}") from error
+            self.drain()
+            raise ChannelError(
+                f"the guest's console failed: {error.strerror}", self.tail()
+            ) from error
 
 
 def _connect(path: Path) -> socket.socket:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import paramiko
+from paramiko.pkey import UnknownKeyType
 
 from harness.channel.handover import hand_over
 from harness.channel.stream import SEND_TIMEOUT, ChannelError, Check
@@ -122,9 +123,7 @@ def _connect(
             client.close()
             _raise_if_final(error, host, port)
             if time.monotonic() + _PAUSE > deadline:
-                raise ChannelError(
-                    f"waited in vain for SSH at {host}:{port}: {error!r}"
-                ) from error
+                raise ChannelError(f"waited in vain for SSH at {host}:{port}: {error!r}") from error
         time.sleep(_PAUSE)
 
 
@@ -157,12 +156,12 @@ def _execute(client: paramiko.SSHClient, deadline: float) -> paramiko.Channel:
 def _private_key(path: Path) -> paramiko.PKey:
     try:
         return paramiko.PKey.from_path(path)
-    except (OSError, ValueError, paramiko.SSHException) as error:
+    except (OSError, ValueError, paramiko.SSHException, UnknownKeyType) as error:
         raise ChannelError(f"cannot use the SSH key {path}: {error}") from error
 
 
 def _public_key(line: str) -> paramiko.PKey:
-    with suppress(ValueError, paramiko.SSHException):
+    with suppress(ValueError, paramiko.SSHException, UnknownKeyType):
         kind, text, *_ = line.split()
         return paramiko.PKey.from_type_string(kind, base64.b64decode(text, validate=True))
     raise ChannelError(f"not a host key (TYPE BASE64): {line!r}")

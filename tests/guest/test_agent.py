@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_thread import Guest, PairStream
 from fake_driver import FakeDriver
 
-from conftest import Guest, PairStream
 from harness.driver.errors import (
     DeviceTimeoutError,
     DriverError,
