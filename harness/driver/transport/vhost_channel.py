@@ -1,0 +1,228 @@
+"""The two channels of vhost-user: ours to the back-end, and the back-end's to us."""
+
+from __future__ import annotations
+
+import select
+import socket
+import stat
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from harness.driver.errors import DeviceTimeoutError, DriverError, NoDeviceError
+from harness.virtio.vhost_user import (
+    HEADER,
+    NEED_REPLY,
+    REPLY,
+    U64,
+    VERSION,
+    VERSION_MASK,
+    BackEndRequest,
+    FrontEndRequest,
+)
+
+MAX_PAYLOAD = 4096
+"""Bytes; no message that is used here comes near."""
+
+
+class GoneError(DriverError):
+    """The back-end closed the connection, or died."""
+
+
+class RefusedError(DriverError):
+    """The back-end answered, with REPLY_ACK, that it did not do what it was told."""
+
+
+def _connect(path: str, timeout: float) -> socket.socket:
+    """A connection to a UNIX socket. NoDeviceError, in one line, if there is none to be had."""
+    try:
+        if not stat.S_ISSOCK(Path(path).stat().st_mode):
+            raise NoDeviceError(f"{path} is no socket, so no vhost-user back-end listens there")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise NoDeviceError(f"no vhost-user back-end at {path!r}: {reason}") from None
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    deadline = time.monotonic() + timeout
+    while True:
+        connection.settimeout(timeout)
+        try:
+            connection.connect(path)
+            return connection
+        except BlockingIOError:  # its backlog is full
+            if time.monotonic() < deadline:
+                time.sleep(0.01)
+                continue
+            why = f"it takes no connection within {timeout:g} s"
+        except ConnectionRefusedError:
+            why = "nobody listens on that socket (any more)"
+        except OSError as error:
+            why = error.strerror or str(error)
+        connection.close()
+        raise NoDeviceError(f"no vhost-user back-end at {path}: {why}")
+
+
+class Channel:
+    """A connection to a back-end, from our side. Every exchange ends within `timeout` seconds.
+
+    GoneError when the back-end hangs up, DeviceTimeoutError when it is silent,
+    DriverError when it says what no back-end says. After either of the last
+    two nobody knows what the next answer would belong to: we hang up.
+    """
+
+    def __init__(self, path: str, timeout: float) -> None:
+        self.path = path
+        self.acknowledged = False
+        """Whether REPLY_ACK was negotiated: then every message waits for its effect."""
+        self._timeout = timeout
+        self._socket = _connect(path, timeout)
+
+    def fileno(self) -> int:
+        """Readable when the back-end hangs up; it says nothing unasked here."""
+        return self._socket.fileno()
+
+    def ask(self, request: FrontEndRequest, payload: bytes = b"") -> bytes:
+        """Send a message that has an answer of its own; that answer's payload."""
+        self._send(request, VERSION, payload, ())
+        return self._answer(request)
+
+    def ask_number(self, request: FrontEndRequest) -> int:
+        """An answer of 64 bits."""
+        answer = self.ask(request)
+        if len(answer) != U64.size:
+            raise DriverError(f"{self.path} answered {request.name} with {len(answer)} bytes")
+        value: int = U64.unpack(answer)[0]
+        return value
+
+    def tell(self, request: FrontEndRequest, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
+        """Send a message without an answer. RefusedError if it is acknowledged as a failure."""
+        if not self.acknowledged:
+            self._send(request, VERSION, payload, fds)
+            return
+        self._send(request, VERSION | NEED_REPLY, payload, fds)
+        answer = self._answer(request)
+        if any(answer):
+            raise RefusedError(f"{self.path} refused {request.name}", {"answer": answer.hex()})
+
+    def check(self) -> None:
+        """GoneError if the back-end has hung up; DriverError if it says something unasked."""
+        if not select.select([self._socket], [], [], 0)[0]:
+            return
+        try:
+            said = self._socket.recv(64, socket.MSG_DONTWAIT)
+        except OSError:
+            said = b""
+        if not said:
+            raise GoneError(f"the vhost-user back-end at {self.path} closed the connection")
+        raise DriverError(f"{self.path} said {said.hex(' ')} without being asked")
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    def _gone(self, request: FrontEndRequest) -> GoneError:
+        if self._socket.fileno() < 0:
+            return GoneError(f"no connection to {self.path} any more for {request.name}")
+        return GoneError(
+            f"the vhost-user back-end at {self.path} closed the connection at {request.name}"
+        )
+
+    def _send(
+        self, request: FrontEndRequest, flags: int, payload: bytes, fds: Sequence[int]
+    ) -> None:
+        message = HEADER.pack(request, flags, len(payload)) + payload
+        try:
+            self._socket.settimeout(self._timeout)
+            sent = socket.send_fds(self._socket, [message], list(fds))
+            self._socket.sendall(message[sent:])
+        except TimeoutError:
+            raise self._silent(request) from None
+        except OSError:
+            raise self._gone(request) from None
+
+    def _answer(self, request: FrontEndRequest) -> bytes:
+        deadline = time.monotonic() + self._timeout
+        header = self._receive(HEADER.size, request, deadline)
+        answered, flags, size = HEADER.unpack(header)
+        if (
+            answered != request
+            or flags & (VERSION_MASK | REPLY) != VERSION | REPLY
+            or size > MAX_PAYLOAD
+        ):
+            self.close()
+            raise DriverError(
+                f"{self.path} does not speak vhost-user:"
+                f" it answered {request.name} with {header.hex(' ')}"
+            )
+        return self._receive(size, request, deadline)
+
+    def _receive(self, length: int, request: FrontEndRequest, deadline: float) -> bytes:
+        data = b""
+        while len(data) < length:
+            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                piece = self._socket.recv(length - len(data))
+            except TimeoutError:
+                raise self._silent(request) from None
+            except OSError:
+                piece = b""
+            if not piece:
+                raise self._gone(request)
+            data += piece
+        return data
+
+    def _silent(self, request: FrontEndRequest) -> DeviceTimeoutError:
+        self.close()
+        return DeviceTimeoutError(
+            f"{self.path} did not answer {request.name} within {self._timeout:g} s:"
+            " it hangs, serves somebody else, or does not speak vhost-user"
+        )
+
+
+class BackEndChannel:
+    """The channel on which a back-end speaks by itself. `theirs` is the end to hand over."""
+
+    def __init__(self) -> None:
+        self._socket, self.theirs = socket.socketpair()
+        self._socket.setblocking(False)
+        self._buffer = b""
+        self.open = True
+
+    def fileno(self) -> int:
+        """Readable when the back-end has said something."""
+        return self._socket.fileno()
+
+    def take_config_changes(self) -> int:
+        """How many times the back-end has said that its configuration space changed."""
+        with suppress(BlockingIOError):
+            while self.open:
+                piece = self._receive()
+                self._buffer += piece
+                self.open = bool(piece)
+        changes = 0
+        while len(self._buffer) >= HEADER.size:
+            request, flags, size = HEADER.unpack_from(self._buffer)
+            if len(self._buffer) < HEADER.size + size:
+                break
+            self._buffer = self._buffer[HEADER.size + size :]
+            known = request == BackEndRequest.CONFIG_CHANGE
+            changes += known
+            if flags & NEED_REPLY:
+                self._reply(request, 0 if known else 1)
+        return changes
+
+    def _receive(self) -> bytes:
+        try:
+            return self._socket.recv(4096)
+        except ConnectionError:
+            return b""
+
+    def _reply(self, request: int, value: int) -> None:
+        # A back-end that has hung up shows on its main connection.
+        with suppress(OSError):
+            self._socket.sendall(HEADER.pack(request, VERSION | REPLY, U64.size) + U64.pack(value))
+
+    def close(self) -> None:
+        """Close both ends, as far as they are ours."""
+        self._socket.close()
+        self.theirs.close()

@@ -1,0 +1,406 @@
+"""Virtio over vhost-user: the driver is the front-end, a process behind a UNIX socket the device.
+
+A vhost-user back-end is a device without registers. What a bus would show is
+kept here, the way a VMM keeps it:
+
+- Device status is ours, unless the back-end offers PROTOCOL_F_STATUS. Features
+  go over when FEATURES_OK is set; a back-end that refuses them (or hangs up on
+  them) leaves FEATURES_OK clear, and so does a bit that was never offered.
+- Virtqueues go over when DRIVER_OK is set, or at once after that. A kick sent
+  earlier waits in the eventfd until then.
+- Reset stops every virtqueue (GET_VRING_BASE), and asks for RESET_DEVICE where
+  there is such a thing. If the back-end has hung up, reset connects again.
+- ISR bit 0 is set when a call eventfd was signalled, bit 1 by a message that
+  the configuration changed. A signal on an error eventfd is DEVICE_NEEDS_RESET
+  with a configuration interrupt (virtio 2.1.2).
+- The configuration generation counts those messages, modulo 256.
+- A back-end names no largest queue size: the front-end's user chooses one.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+from contextlib import suppress
+from typing import Any
+
+from harness.driver.errors import BadArgumentError, DriverError, NoDeviceError
+from harness.driver.interface import QueueLayout
+from harness.driver.memory import DmaMemory, Region
+from harness.virtio.device import DeviceStatus
+from harness.virtio.features import Feature
+from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
+from harness.virtio.vhost_user import (
+    CONFIG,
+    FEATURE_LOG_ALL,
+    FEATURE_PROTOCOL,
+    MAX_QUEUES,
+    MEMORY,
+    U64,
+    FrontEndRequest,
+    ProtocolFeature,
+)
+
+from .base import Transport
+from .vhost_channel import BackEndChannel, Channel, GoneError, RefusedError
+from .vhost_ring import VhostRing
+
+QUEUE_SIZE = 128
+"""Descriptors of a virtqueue, unless told otherwise: what VMMs take for vhost-user-blk."""
+
+ANSWER_TIMEOUT = 5.0
+"""Seconds a back-end may take to answer a message."""
+
+MEMORY_SIZE = 64 << 20
+"""Bytes of shared memory; pages that are never touched cost nothing."""
+
+BUS_ADDRESS = 1 << 32
+USER_ADDRESS = 0x5000_0000_0000
+"""Where shared memory lies for descriptors, and for rings. They differ, and neither fits
+32 bits, so that a back-end which confuses or truncates them is found out."""
+
+CONFIG_SIZES = (96, 72, 60, 36)
+"""Sizes that struct virtio_blk_config has had, in bytes: a back-end may know only its own."""
+
+
+class _Session:
+    """One connection to a back-end: what was negotiated on it, and the virtqueues it has."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        self.channel = Channel(path, timeout)
+        self.requests: BackEndChannel | None = None
+        self.rings: dict[int, VhostRing] = {}
+        self.offered = 0
+        self.protocol: frozenset[ProtocolFeature] = frozenset()
+        self.queues = 1
+        self.config_size = 0
+        self.has_memory = False
+        try:
+            self._negotiate()
+            self._find_config_size()
+        except BaseException:
+            self.close()
+            raise
+
+    def _negotiate(self) -> None:
+        channel = self.channel
+        channel.tell(FrontEndRequest.SET_OWNER)
+        self.offered = channel.ask_number(FrontEndRequest.GET_FEATURES)
+        if self.offered & FEATURE_PROTOCOL:
+            bits = channel.ask_number(FrontEndRequest.GET_PROTOCOL_FEATURES)
+            self.protocol = frozenset(one for one in ProtocolFeature if bits & one.mask)
+            taken = sum(one.mask for one in self.protocol)
+            channel.tell(FrontEndRequest.SET_PROTOCOL_FEATURES, U64.pack(taken))
+            channel.acknowledged = ProtocolFeature.REPLY_ACK in self.protocol
+        if ProtocolFeature.CONFIG not in self.protocol:
+            raise NoDeviceError(
+                f"{channel.path} offers no configuration space (PROTOCOL_F_CONFIG):"
+                " no block back-end without it"
+            )
+        if ProtocolFeature.MQ in self.protocol:
+            self.queues = min(channel.ask_number(FrontEndRequest.GET_QUEUE_NUM), MAX_QUEUES)
+        if ProtocolFeature.BACKEND_REQ in self.protocol:
+            self.requests = BackEndChannel()
+            theirs = self.requests.theirs
+            channel.tell(FrontEndRequest.SET_BACKEND_REQ_FD, fds=[theirs.fileno()])
+            theirs.close()
+
+    def _find_config_size(self) -> None:
+        for size in CONFIG_SIZES:
+            if self.config(size):
+                self.config_size = size
+                return
+        raise NoDeviceError(f"{self.channel.path} shows no configuration of a block device")
+
+    def config(self, size: int) -> bytes:
+        """The first `size` bytes of the configuration space, nothing if it has fewer."""
+        asked = CONFIG.pack(0, size, 0) + bytes(size)
+        answer = self.channel.ask(FrontEndRequest.GET_CONFIG, asked)
+        return answer[CONFIG.size :] if len(answer) == len(asked) else b""
+
+    def close(self) -> None:
+        """Hang up."""
+        if self.requests:
+            self.requests.close()
+        self.channel.close()
+
+
+class VhostUser(Transport):
+    """A block back-end that listens on the UNIX socket `path`.
+
+    `queue_size` in descriptors, `timeout` (for every answer) in seconds.
+    NoDeviceError if no block back-end is to be reached there. Any other call
+    may raise `GoneError` once the back-end has hung up; a reset connects again.
+    """
+
+    def __init__(
+        self, path: str, queue_size: int = QUEUE_SIZE, timeout: float = ANSWER_TIMEOUT
+    ) -> None:
+        self._path = path
+        self._queue_size = queue_size
+        self._timeout = timeout
+        self._status = 0
+        self._driver_features = 0
+        self._sent_features = False
+        self._generation = 0
+        self._isr = 0
+        self._raised = 0
+        self._file = os.memfd_create("virtqueues")
+        os.truncate(self._file, MEMORY_SIZE)
+        mapped = mmap.mmap(self._file, MEMORY_SIZE)
+        self.memory = DmaMemory([Region(BUS_ADDRESS, memoryview(mapped))])
+        self._events = select.epoll()
+        try:
+            self._session = self._connect()
+        except BaseException:
+            self._events.close()
+            os.close(self._file)
+            raise
+
+    def _connect(self) -> _Session:
+        try:
+            session = _Session(self._path, self._timeout)
+        except NoDeviceError:
+            raise
+        except DriverError as error:
+            raise NoDeviceError(error.message) from None
+        self._events.register(session.channel, select.EPOLLIN | select.EPOLLRDHUP)
+        if session.requests:
+            self._events.register(session.requests, select.EPOLLIN)
+        return session
+
+    def description(self) -> dict[str, Any]:
+        """What the device sits on, for reports."""
+        return {
+            "transport": "vhost-user",
+            "address": self._path,
+            "protocol_features": [one.name for one in sorted(self._session.protocol)],
+            "queues": self._session.queues,
+            "config_size": self._session.config_size,
+        }
+
+    # --- status and features
+
+    def status(self) -> int:
+        """The back-end's device status where it keeps one (PROTOCOL_F_STATUS), else ours."""
+        if ProtocolFeature.STATUS in self._session.protocol:
+            return self._session.channel.ask_number(FrontEndRequest.GET_STATUS) & 0xFF
+        return self._status
+
+    def set_status(self, value: int) -> None:
+        """Write the device status field, and do what its new bits stand for; 0 resets."""
+        if value == 0:
+            self._reset()
+            return
+        new = value & ~self._status
+        if new & DeviceStatus.FEATURES_OK and not self._features_agreed():
+            value &= ~DeviceStatus.FEATURES_OK
+        if new & DeviceStatus.DRIVER_OK:
+            self._start()
+        self._status = value | self._status & DeviceStatus.NEEDS_RESET
+        self._tell_status()
+
+    def _tell_status(self) -> None:
+        if ProtocolFeature.STATUS in self._session.protocol:
+            self._session.channel.tell(FrontEndRequest.SET_STATUS, U64.pack(self._status))
+
+    def offered(self) -> int:
+        """Device feature bits 0 to 63, without those that vhost took for itself."""
+        return self._session.offered & ~(FEATURE_PROTOCOL | FEATURE_LOG_ALL)
+
+    def accept(self, features: int) -> None:
+        """Choose driver feature bits 0 to 63; they go over with FEATURES_OK."""
+        self._driver_features = features
+
+    def accepted(self) -> int:
+        """Driver feature bits 0 to 63 as they were chosen: no back-end shows them."""
+        return self._driver_features
+
+    def _features_agreed(self) -> bool:
+        """Whether the back-end takes the driver's features. It is only sent what it offered."""
+        if self._driver_features & ~self.offered():
+            return False
+        protocol = self._session.offered & FEATURE_PROTOCOL
+        channel = self._session.channel
+        try:
+            channel.tell(FrontEndRequest.SET_FEATURES, U64.pack(self._driver_features | protocol))
+            # Some acknowledge and then hang up: only the next answer shows it.
+            channel.ask_number(FrontEndRequest.GET_FEATURES)
+        except (RefusedError, GoneError):
+            return False
+        self._sent_features = True
+        return True
+
+    # --- reset and start
+
+    def _reset(self) -> None:
+        """Fresh state on both sides; over a new connection if the back-end has hung up."""
+        session = self._session
+        self._status = 0
+        try:
+            for ring in session.rings.values():
+                ring.stop(session.channel)
+            if ProtocolFeature.RESET_DEVICE in session.protocol:
+                session.channel.tell(FrontEndRequest.RESET_DEVICE)
+            self._tell_status()
+            # One that is about to hang up over an earlier error may have answered all that.
+            session.channel.ask_number(FrontEndRequest.GET_FEATURES)
+            self._drop_rings()
+        except GoneError:
+            self._hang_up()
+            self._session = self._connect()
+        self._driver_features = 0
+        self._sent_features = False
+        self._isr = 0
+
+    def _drop_rings(self) -> None:
+        rings = self._session.rings
+        for ring in rings.values():
+            for fd in (ring.call, ring.error):
+                # The back-end's duplicates would keep it registered beyond its closing.
+                self._events.unregister(fd)
+            ring.close()
+        rings.clear()
+
+    def _hang_up(self) -> None:
+        self._drop_rings()
+        self._session.close()
+
+    def _start(self) -> None:
+        """Hand over what a back-end needs before it may look at a virtqueue."""
+        session = self._session
+        if not self._sent_features:
+            self._features_agreed()
+        if not session.has_memory:
+            table = MEMORY.pack(1, BUS_ADDRESS, MEMORY_SIZE, USER_ADDRESS, 0)
+            session.channel.tell(FrontEndRequest.SET_MEM_TABLE, table, [self._file])
+            session.has_memory = True
+        for ring in session.rings.values():
+            self._start_ring(ring)
+
+    def _start_ring(self, ring: VhostRing) -> None:
+        ring.start(
+            self._session.channel,
+            packed=bool(self._driver_features & Feature.RING_PACKED.mask),
+            user_offset=USER_ADDRESS - BUS_ADDRESS,
+            enable=bool(self._session.offered & FEATURE_PROTOCOL),
+        )
+
+    # --- registers and configuration space
+
+    def register_read(self, name: str) -> int:
+        """BadArgumentError: a back-end has no registers."""
+        raise BadArgumentError(f"vhost-user has no register {name!r}: it has no registers")
+
+    def register_write(self, name: str, value: int) -> None:
+        """BadArgumentError: a back-end has no registers."""
+        raise BadArgumentError(f"vhost-user has no register {name!r} to write {value:#x} to")
+
+    def config_read(self, offset: int, length: int) -> bytes:
+        """Bytes of the device configuration space, in one message.
+
+        They are asked for from the start of the space on, as VMMs do: some
+        back-ends pay no heed to a message's offset.
+        """
+        size = self._session.config_size
+        if offset < 0 or offset + length > size:
+            raise BadArgumentError(f"configuration space ends at {size}, not {offset + length}")
+        space = self._session.config(size)
+        if not space:
+            raise DriverError(f"{self._path} refused GET_CONFIG, which it answered before")
+        return space[offset : offset + length]
+
+    def config_write(self, offset: int, data: bytes) -> None:
+        """Write 1, 2 or 4 bytes of the device configuration space; a refusal goes unheard."""
+        if len(data) not in (1, 2, 4) or offset % len(data):
+            raise BadArgumentError(f"no single access writes {len(data)} bytes at {offset}")
+        with suppress(RefusedError):
+            self._session.channel.tell(
+                FrontEndRequest.SET_CONFIG, CONFIG.pack(offset, len(data), 0) + data
+            )
+
+    def config_size(self) -> int:
+        """Bytes of device configuration space: the most that the back-end shows at once."""
+        return self._session.config_size
+
+    def config_generation(self) -> int:
+        """How many messages of a changed configuration have come, modulo 256."""
+        self._collect(0)
+        return self._generation & 0xFF
+
+    # --- virtqueues and interrupts
+
+    def queue_max_size(self, index: int) -> int:
+        """The queue size that was chosen, 0 if the back-end has no such queue."""
+        return self._queue_size if 0 <= index < self._session.queues else 0
+
+    def queue_enable(self, layout: QueueLayout) -> None:
+        """Note where a virtqueue lies; the back-end learns it once DRIVER_OK is set."""
+        if layout.index in self._session.rings:
+            raise BadArgumentError(f"queue {layout.index} is enabled: only a reset disables it")
+        ring = VhostRing(layout)
+        self._session.rings[layout.index] = ring
+        for fd in (ring.call, ring.error):
+            self._events.register(fd, select.EPOLLIN)
+        if self._status & DeviceStatus.DRIVER_OK:
+            self._start_ring(ring)
+
+    def notify(self, index: int) -> None:
+        """Signal the virtqueue's kick eventfd."""
+        try:
+            self._session.rings[index].notify()
+        except KeyError:
+            raise BadArgumentError(f"queue {index} was not set up") from None
+
+    def isr(self) -> int:
+        """Read and so clear ISR status, as it would stand on a bus."""
+        if not self._isr:  # a signal that comes after those that were taken has its own turn
+            self._collect(0)
+        isr, self._isr = self._isr, 0
+        return isr
+
+    def fileno(self) -> int | None:
+        """A descriptor that is readable while an interrupt is pending, or the back-end gone."""
+        return self._events.fileno()
+
+    def take_interrupts(self, timeout: float) -> int:
+        """Signals on call eventfds, and config messages, since the last call; wait `timeout` s."""
+        self._collect(0 if self._raised else timeout)
+        raised, self._raised = self._raised, 0
+        return raised
+
+    def unmask_interrupts(self) -> None:
+        """Nothing masks an eventfd."""
+
+    def _collect(self, timeout: float) -> None:
+        """Take in what the back-end has signalled, waiting up to `timeout` s for the first."""
+        ready = {fd for fd, _ in self._events.poll(timeout)}
+        if not ready:
+            return
+        session = self._session
+        for ring in session.rings.values():
+            if ring.call in ready and (calls := ring.take_calls()):
+                self._raised += calls
+                self._isr |= ISR_QUEUE
+            if ring.error in ready and ring.take_errors():
+                self._status |= DeviceStatus.NEEDS_RESET
+                self._raised += 1
+                self._isr |= ISR_CONFIG
+        requests = session.requests
+        if requests and requests.fileno() in ready:
+            if changes := requests.take_config_changes():
+                self._generation += changes
+                self._raised += changes
+                self._isr |= ISR_CONFIG
+            if not requests.open:
+                self._events.unregister(requests)
+        if session.channel.fileno() in ready:
+            session.channel.check()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._hang_up()
+        self._events.close()
+        with suppress(OSError):
+            os.close(self._file)

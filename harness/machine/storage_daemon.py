@@ -1,0 +1,347 @@
+"""qemu-storage-daemon under our control: disks as vhost-user-blk back-ends on UNIX sockets."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from harness.disks import SECTOR, DiskSpec
+from harness.machine import cleanup
+from harness.machine.blockgraph import BlockGraph, build
+from harness.machine.drive import MAX_CAPACITY, Backing
+from harness.machine.errors import DisconnectedError, MachineError
+from harness.machine.monitor import LoopThread, Monitor
+from harness.machine.process import GUARD, Process, _spawn
+from harness.machine.qemu import Qemu
+from harness.machine.rundir import RunDir
+
+PROGRAM = "qemu-storage-daemon"
+INSTALL = "apt-get install qemu-system-common"
+START_DEADLINE = 20.0
+ANSWER_DEADLINE = 10.0
+QUIT_DEADLINE = 3.0
+
+HONOURED = frozenset(
+    {"capacity", "backing", "read_only", "logical_block_size", "queues", "iops", "faults"}
+)
+"""What of a `DiskSpec` an export can be told."""
+
+T = TypeVar("T")
+
+
+def find_storage_daemon(path: str | None = None) -> Qemu:
+    """The daemon at `path`, or the one on PATH. MachineError if there is none that runs."""
+    found = shutil.which(path or PROGRAM)
+    if found is None:
+        raise MachineError(f"{path or PROGRAM} is no program on this machine; {INSTALL}")
+    try:
+        answer = subprocess.run(
+            [found, "--version"], capture_output=True, text=True, errors="replace", timeout=20
+        )
+    except subprocess.TimeoutExpired:
+        raise MachineError(f"{found} did not answer --version within 20 s") from None
+    except OSError as error:
+        raise MachineError(f"{found} does not run: {error.strerror}") from error
+    text = answer.stdout.strip().partition("\n")[0]
+    match = re.match(rf"{PROGRAM} version (\d+)\.(\d+)(?:\.(\d+))?", text)
+    if match is None:
+        raise MachineError(f"{found} is not {PROGRAM}: its --version says {text!r}")
+    return Qemu(Path(found), (int(match[1]), int(match[2]), int(match[3] or 0)), text)
+
+
+class _Daemon(Process):
+    """The process; it differs from QEMU in how its options are spelt."""
+
+    def __init__(self, line: list[str], stderr: Path, thread: LoopThread) -> None:
+        setpriv = shutil.which("setpriv")
+        if setpriv is None:
+            raise MachineError("setpriv is not on PATH; install it: apt-get install util-linux")
+        self.qmp_socket, theirs = socket.socketpair()
+        try:
+            chardev = f"socket,id=qmp,fd={theirs.fileno()}"
+            line = [*line, "--chardev", chardev, "--monitor", "chardev=qmp"]
+            self.command = shlex.join(line)
+            guard = [setpriv, "--pdeathsig", "KILL", "sh", "-c", GUARD, str(os.getpid())]
+            self._child = thread.run(_spawn([*guard, *line], stderr, theirs.fileno()))
+        except BaseException:
+            self.qmp_socket.close()
+            raise
+        finally:
+            theirs.close()
+
+    def fate(self) -> str:
+        """How it ended, in words."""
+        return super().fate().replace("QEMU", PROGRAM, 1)
+
+
+class Export:
+    """A disk that the daemon serves on a UNIX socket; made by `StorageDaemon.add_export`."""
+
+    def __init__(
+        self,
+        name: str,
+        spec: DiskSpec,
+        path: Path,
+        graph: BlockGraph,
+        own_file: Path | None,
+        resize: Callable[[str, int], None],
+    ) -> None:
+        self.name = name
+        self.spec = spec
+        self.path = path
+        self.graph = graph
+        self.own_file = own_file
+        self._resize = resize
+
+    @property
+    def backing(self) -> Backing:
+        """The raw file behind it. MachineError for a null disk."""
+        if self.own_file is None:
+            raise MachineError(f"{self.name} has no backing file of its own")
+        return Backing(self.own_file)
+
+    def resize(self, capacity: int) -> None:
+        """Make it `capacity` sectors of 512 bytes, live; the daemon tells its front-end.
+
+        Raises MachineError, the disk unchanged, for a size that cannot be.
+        """
+        if not 0 <= capacity <= MAX_CAPACITY:
+            raise MachineError(
+                f"{self.name}: {capacity} sectors is no capacity; 0 to {MAX_CAPACITY} is"
+            )
+        self._resize(self.name, capacity * SECTOR)
+
+
+class StorageDaemon:
+    """One qemu-storage-daemon, from `start` to `stop`; not to be started again.
+
+    Use it as a context manager. Every method raises MachineError when the
+    daemon refuses, is not running, or ends meanwhile.
+    """
+
+    def __init__(self, program: Qemu) -> None:
+        self.program = program
+        self._dir = RunDir()
+        cleanup.at_exit(self.stop)
+        self._stderr = self._dir.path / "stderr.log"
+        self._exports: list[Export] = []
+        self._made = 0
+        self._loop: LoopThread | None = None
+        self._process: _Daemon | None = None
+        self._monitor: Monitor | None = None
+        self._last_words = f"{PROGRAM} was not started"
+        self._stopped = False
+
+    def __enter__(self) -> StorageDaemon:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int | None:
+        """The daemon's process id; None before `start`."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start the daemon; on return it takes exports. At most 20 s."""
+        if self._process or self._stopped:
+            raise MachineError(f"a {PROGRAM} can be started only once")
+        try:
+            self._loop = LoopThread(PROGRAM)
+            self._process = _Daemon([str(self.program.path)], self._stderr, self._loop)
+            try:
+                self._monitor = Monitor(self._loop, self._process.qmp_socket, START_DEADLINE)
+            except DisconnectedError as error:
+                raise self._ended(f"{PROGRAM} did not start") from error
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the daemon by QMP, or SIGTERM, or SIGKILL, and remove all it left. Idempotent."""
+        if self._stopped:
+            return
+        try:
+            if self._process and self._monitor and self._process.alive():
+                with suppress(MachineError):  # it takes a signal, then
+                    self._monitor.execute("quit", {}, QUIT_DEADLINE)
+                    self._process.wait(QUIT_DEADLINE)
+        finally:
+            try:
+                if self._process:
+                    self._process.end()
+            finally:
+                self._last_words = self.last_words()
+                self._stopped = True
+                self._dir.remove()
+                if self._loop:
+                    if self._monitor:
+                        self._monitor.close()
+                    self._loop.close()
+                cleanup.forget(self.stop)
+
+    def alive(self) -> bool:
+        """Whether the daemon runs."""
+        return self._process is not None and self._process.alive()
+
+    def check(self) -> None:
+        """Raise MachineError, with the daemon's last words, if it does not run."""
+        if not self.alive():
+            raise self._ended(f"{PROGRAM} is gone")
+
+    def last_words(self) -> str:
+        """How the daemon ended, in words, and the end of its stderr. Also after `stop`."""
+        if self._stopped or self._process is None:
+            return self._last_words
+        lines = self._stderr.read_text(errors="replace").splitlines()[-20:]
+        return "\n".join([self._process.fate(), *lines])
+
+    def qmp(self, command: str, **arguments: Any) -> Any:
+        """The return value of a QMP command."""
+        return self._ask(lambda monitor: monitor.execute(command, arguments, ANSWER_DEADLINE))
+
+    def add_export(self, spec: DiskSpec) -> Export:
+        """Make a disk, and serve it on a socket of its own.
+
+        MachineError for what an export cannot be told (see `HONOURED`).
+        """
+        odd = unhonoured(spec)
+        if odd:
+            raise MachineError(f"{PROGRAM} has no option for a disk's {', '.join(odd)}")
+        name = f"disk{self._made}"
+        self._made += 1
+        own_file = None if spec.backing == "null" else self._dir.path / f"{name}.raw"
+        graph = build(name, spec, 0, own_file, "raw")
+        export = Export(name, spec, self._dir.path / name, graph, own_file, self._resize)
+        if own_file:
+            _make_raw(own_file, spec.capacity)
+        try:
+            self._serve(export)
+        except MachineError as error:
+            if own_file:
+                own_file.unlink(missing_ok=True)
+            raise MachineError(f"{name} was not exported: {error}", error.details) from error
+        self._exports.append(export)
+        return export
+
+    def remove_export(self, export: Export) -> None:
+        """Hang up on the front-end, if any, and remove the disk with its file and socket."""
+        if export not in self._exports:
+            raise MachineError(f"{export.name} is not an export of this daemon")
+        self.qmp("block-export-del", id=export.name, mode="hard")
+        self._ask(
+            lambda monitor: monitor.wait_event(
+                "BLOCK_EXPORT_DELETED",
+                lambda event: event["data"]["id"] == export.name,
+                ANSWER_DEADLINE,
+            )
+        )
+        self._remove_nodes(export.graph, len(export.graph.objects), len(export.graph.nodes))
+        self._exports.remove(export)
+        export.path.unlink(missing_ok=True)
+        if export.own_file:
+            export.own_file.unlink()
+
+    def _serve(self, export: Export) -> None:
+        objects = nodes = 0
+        try:
+            for options in export.graph.objects:
+                self.qmp("object-add", **options)
+                objects += 1
+            for options in export.graph.nodes:
+                self.qmp("blockdev-add", **options)
+                nodes += 1
+            self.qmp("block-export-add", **_options(export))
+        except MachineError:
+            if self.alive():
+                self._remove_nodes(export.graph, objects, nodes)
+            raise
+
+    def _remove_nodes(self, graph: BlockGraph, objects: int, nodes: int) -> None:
+        for options in reversed(graph.nodes[:nodes]):
+            self.qmp("blockdev-del", **{"node-name": options["node-name"]})
+        for options in graph.objects[:objects]:
+            self.qmp("object-del", id=options["id"])
+
+    def _resize(self, node: str, size: int) -> None:
+        try:
+            arguments: dict[str, Any] = {"node-name": node, "size": size}
+            self.qmp("block_resize", **arguments)
+        except MachineError as error:
+            raise MachineError(
+                f"{node} was not resized to {size} bytes: {error}", error.details
+            ) from error
+
+    def _ask(self, request: Callable[[Monitor], T]) -> T:
+        if self._monitor is None:
+            raise MachineError(f"{PROGRAM} has not been started")
+        if self._stopped:
+            raise self._ended(f"{PROGRAM} is gone")
+        try:
+            return request(self._monitor)
+        except DisconnectedError as error:
+            raise self._ended(str(error)) from error
+
+    def _ended(self, what: str) -> MachineError:
+        """The error for a daemon that is gone: why, in one line, and details."""
+        if self._process and not self._stopped:
+            self._process.wait(QUIT_DEADLINE)
+        words = self.last_words()
+        lines = words.splitlines()
+        line = lines[0] if len(lines) == 1 else f"{lines[0]}: {lines[-1]}"
+        command = self._process.command if self._process else "(none)"
+        details = f"--- its command line\n{command}\n--- its last words\n{words}"
+        return MachineError(f"{what}: {line}", details)
+
+
+def unhonoured(spec: DiskSpec) -> list[str]:
+    """The fields of `spec` that ask for something an export has no option for."""
+    usual = DiskSpec()
+    return [
+        field.name
+        for field in fields(DiskSpec)
+        if field.name not in HONOURED and getattr(spec, field.name) != getattr(usual, field.name)
+    ]
+
+
+def _options(export: Export) -> dict[str, Any]:
+    """Arguments of block-export-add."""
+    options: dict[str, Any] = {
+        "type": "vhost-user-blk",
+        "id": export.name,
+        "node-name": export.name,
+        "addr": {"type": "unix", "path": str(export.path)},
+        "writable": not export.spec.read_only,
+    }
+    if export.spec.queues is not None:
+        options["num-queues"] = export.spec.queues
+    if export.spec.logical_block_size is not None:
+        options["logical-block-size"] = export.spec.logical_block_size
+    return options
+
+
+def _make_raw(path: Path, capacity: int) -> None:
+    """A sparse raw file of `capacity` sectors."""
+    try:
+        with path.open("xb") as file:
+            file.truncate(capacity * SECTOR)
+    except (OSError, ValueError, OverflowError) as error:
+        path.unlink(missing_ok=True)
+        raise MachineError(f"no disk of {capacity} sectors could be made: {error}") from error

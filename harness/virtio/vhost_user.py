@@ -1,0 +1,86 @@
+"""The vhost-user protocol as data: messages between a front-end and a back-end.
+
+Numbers are in the machine's byte order. See QEMU's docs/interop/vhost-user.rst.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+
+HEADER = struct.Struct("=III")
+"""request, flags, size of the payload in bytes."""
+
+VERSION = 1
+VERSION_MASK = 3
+REPLY = 4
+NEED_REPLY = 8
+"""Bits of a header's flags."""
+
+U64 = struct.Struct("=Q")
+VRING_STATE = struct.Struct("=II")
+"""index of the virtqueue, and a number."""
+
+VRING_ADDR = struct.Struct("=IIQQQQ")
+"""index, flags, descriptor area, device area (used), driver area (available), log."""
+
+MEMORY = struct.Struct("=I4xQQQQ")
+"""A memory table of one region: count, bus address, bytes, user address, offset in the file."""
+
+CONFIG = struct.Struct("=III")
+"""offset and size (bytes) in the configuration space, flags; the bytes follow."""
+
+FEATURE_LOG_ALL = 1 << 26
+FEATURE_PROTOCOL = 1 << 30
+"""Bits among the device's features that vhost took for itself; no driver gets to see them."""
+
+MAX_QUEUES = 256
+"""A virtqueue's index has to fit the low 8 bits of SET_VRING_KICK's payload."""
+
+
+class FrontEndRequest(IntEnum):
+    """What a front-end asks or tells."""
+
+    GET_FEATURES = 1
+    SET_FEATURES = 2
+    SET_OWNER = 3
+    SET_MEM_TABLE = 5
+    SET_VRING_NUM = 8
+    SET_VRING_ADDR = 9
+    SET_VRING_BASE = 10
+    GET_VRING_BASE = 11
+    SET_VRING_KICK = 12
+    SET_VRING_CALL = 13
+    SET_VRING_ERR = 14
+    GET_PROTOCOL_FEATURES = 15
+    SET_PROTOCOL_FEATURES = 16
+    GET_QUEUE_NUM = 17
+    SET_VRING_ENABLE = 18
+    SET_BACKEND_REQ_FD = 21
+    GET_CONFIG = 24
+    SET_CONFIG = 25
+    RESET_DEVICE = 34
+    SET_STATUS = 39
+    GET_STATUS = 40
+
+
+class BackEndRequest(IntEnum):
+    """What a back-end says by itself, on a channel of its own."""
+
+    CONFIG_CHANGE = 2
+
+
+class ProtocolFeature(IntEnum):
+    """A protocol feature that this project uses, by its bit number."""
+
+    MQ = 0
+    REPLY_ACK = 3
+    BACKEND_REQ = 5
+    CONFIG = 9
+    RESET_DEVICE = 13
+    STATUS = 16
+
+    @property
+    def mask(self) -> int:
+        """The feature as a one-bit mask."""
+        return 1 << self.value
