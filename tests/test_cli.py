@@ -73,7 +73,7 @@ def test_wrong_usage_ends_with_status_2(
     assert "error:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["boot", "resize", "ssh"])
+@pytest.mark.parametrize("command", ["boot", "resize", "ssh", "watch"])
 def test_help_has_examples(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as ending:
         main([command, "--help"])
@@ -103,6 +103,21 @@ def test_boot_refuses_before_it_builds_or_starts_anything(
     monkeypatch.setenv("VBLK_CACHE", str(tmp_path / "cache"))
     assert reason in failure(capsys, "boot", *arguments)
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["bench", "--runs", "0"], "--runs and --requests take 1 or more"),
+        (["bench", "--qemu", "/nonexistent"], "there is no QEMU at /nonexistent"),
+        (["watch", "--size", "12"], "12 bytes: a disk's size is a multiple of 512"),
+        (["watch", "--qemu", "/nonexistent"], "there is no QEMU at /nonexistent"),
+    ],
+)
+def test_bench_and_watch_refuse_before_a_guest_starts(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+) -> None:
+    assert reason in failure(capsys, *arguments)
 
 
 @pytest.mark.usefixtures("no_guests")

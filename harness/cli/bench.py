@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from harness.cli.errors import UsageError
 from harness.cli.means import find, say
 from harness.disks import SECTOR, DiskSpec
+from harness.driver.errors import DriverError
 from harness.driver.interface import Request
 from harness.machine import Machine, MachineConfig
 from harness.target.guest_pci import Guest, GuestDisk, Means
-from harness.virtio.blk import RequestType
+from harness.virtio.blk import RequestType, Status
 
 BOOT_DEADLINE = 120.0  # seconds
 REPEAT_DEADLINE = 120.0
@@ -75,6 +76,8 @@ def _measure(means: Means, requests: int) -> Sample:
         repetition = disk.driver.repeat(read, requests, timeout=REPEAT_DEADLINE)
     finally:
         guest.end()
+    if repetition.statuses != {Status.OK: requests}:
+        raise DriverError(f"not every read succeeded: {repetition.statuses} by status")
     return Sample(_greeting(guest.machine.config), first, repetition.count / repetition.seconds)
 
 

@@ -8,15 +8,25 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
+from harness import watch
 from harness.channel.stream import ChannelError
 from harness.cli import bench, boot, doctor, image, live
 from harness.cli.errors import UsageError
 from harness.driver.errors import DriverError
 from harness.guest.client import AgentError
 from harness.machine import MachineError, cleanup
+from harness.target import TargetError
 from images import ImageError
 
-EXPECTED = (AgentError, ChannelError, DriverError, ImageError, MachineError, UsageError)
+EXPECTED = (
+    AgentError,
+    ChannelError,
+    DriverError,
+    ImageError,
+    MachineError,
+    TargetError,
+    UsageError,
+)
 
 EXAMPLES = """\
 examples:
@@ -24,6 +34,7 @@ examples:
   vblk boot --disk 64M --disk 1G         a guest with two new disks, its console here
   vblk resize disk0 +512M                in another terminal: live
   vblk ssh -- uname -r                   a command in that guest
+  vblk watch                             a guest whose driver shows the disk as it changes
 """
 BOOT_EXAMPLES = """\
 examples:
@@ -122,6 +133,8 @@ def _parser() -> argparse.ArgumentParser:
     one = command("ssh", live.ssh, "a shell or a command in a running guest", SSH_EXAMPLES)
     one.add_argument("command", nargs="*", metavar="COMMAND")
     _add_qmp(one)
+
+    _add_means(watch.add_parser(commands))
 
     parts = command("image", image.path, "the guest image").add_subparsers(
         metavar="build|update|path", required=True
