@@ -28,10 +28,13 @@ class BlockGraph:
     device: Options
 
 
-def build(name: str, spec: DiskSpec, slot: int, path: Path | None, fmt: Format) -> BlockGraph:
-    """The graph of the drive `name` over the file `path` (None: null-co), at a slot of PCI bus 0.
+def build(
+    name: str, spec: DiskSpec, attachment: Options, path: Path | None, fmt: Format
+) -> BlockGraph:
+    """The graph of the drive `name` over the file `path` (None: null-co).
 
-    Raises MachineError for a fault that cannot be injected.
+    `attachment` names the device's driver and its place in the machine. Raises
+    MachineError for a fault that cannot be injected.
     """
     objects: list[Options] = []
     nodes: list[Options] = []
@@ -56,7 +59,7 @@ def build(name: str, spec: DiskSpec, slot: int, path: Path | None, fmt: Format) 
         node["discard"] = "unmap"
         node["read-only"] = spec.read_only
     nodes[-1]["node-name"] = name
-    return BlockGraph(tuple(objects), tuple(nodes), _device(name, spec, slot))
+    return BlockGraph(tuple(objects), tuple(nodes), _device(name, spec, attachment))
 
 
 def _inject(name: str, fault: Fault) -> Options:
@@ -75,15 +78,11 @@ def _inject(name: str, fault: Fault) -> Options:
     return rule
 
 
-def _device(name: str, spec: DiskSpec, slot: int) -> Options:
+def _device(name: str, spec: DiskSpec, attachment: Options) -> Options:
     options: Options = {
-        "driver": "virtio-blk-pci",
+        **attachment,
         "id": name,
-        "bus": "pci.0",
-        "addr": f"0x{slot:x}",
         "drive": name,
-        "disable-legacy": "on",
-        "disable-modern": False,
         # By default QEMU stops the machine when the host's disk is full (ENOSPC), instead
         # of telling the driver.
         "werror": "report",

@@ -6,12 +6,29 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.machine.blockgraph import BlockGraph
 from harness.machine.qemu import Qemu
 
 NETWORK_SLOT = 3
+
+Board = Literal["pc", "microvm"]
+Interface = Literal["modern", "transitional", "legacy"]
+
+DISK_SLOTS: dict[Board, range] = {
+    # The bridge, ISA and power management have slots 0 and 1, the network card has 3.
+    "pc": range(4, 32),
+    # With one I/O APIC there are 8 windows; their buses count up with the addresses.
+    "microvm": range(8),
+}
+"""Slots of PCI bus 0, or virtio-mmio buses."""
+
+PARKED = b"\xfa\xf4\xeb\xfd"
+"""cli; hlt; and a jump back to the hlt."""
+
+FIRMWARE_SIZE = 65536
+RESET_VECTOR = 0xFFF0
 
 
 @dataclass(frozen=True)
@@ -20,7 +37,10 @@ class MachineConfig:
 
     `memory` is in MiB. With `ssh` the guest has a network card whose only way
     out is a port of 127.0.0.1, chosen by the kernel, that leads to its port 22.
-    `bios` replaces the firmware, for a machine whose CPU boots nothing.
+    `bios` replaces the firmware, for a machine whose CPU boots nothing. With
+    `parked` the CPU sleeps for ever, there are no serial ports, and whoever
+    drives the devices has guest RAM as a file and a qtest socket (see `Machine`).
+    `interface` is what every disk's device shows of itself.
     """
 
     qemu: Qemu
@@ -32,6 +52,9 @@ class MachineConfig:
     memory: int = 256
     ssh: bool = False
     name: str = "guest"
+    parked: bool = False
+    board: Board = "pc"
+    interface: Interface = "modern"
 
 
 @dataclass(frozen=True)
@@ -53,6 +76,18 @@ class Paths:
         return self.directory / "qmp"
 
     @property
+    def qtest(self) -> Path:
+        return self.directory / "qtest"
+
+    @property
+    def ram(self) -> Path:
+        return self.directory / "ram"
+
+    @property
+    def firmware(self) -> Path:
+        return self.directory / "firmware"
+
+    @property
     def console_log(self) -> Path:
         return self.directory / "console.log"
 
@@ -68,7 +103,7 @@ def command_line(config: MachineConfig, paths: Paths, disks: Iterable[BlockGraph
         *("-name", config.name.replace(",", ",,")),
         *("-nodefaults", "-no-user-config"),
         *("-display", "none", "-vga", "none"),
-        *("-machine", "pc"),
+        *("-machine", _machine(config)),
         *("-accel", config.accel),
         *("-cpu", "host" if config.accel == "kvm" else "max"),
         *("-smp", "1", "-m", str(config.memory)),
@@ -76,13 +111,22 @@ def command_line(config: MachineConfig, paths: Paths, disks: Iterable[BlockGraph
         "-S",
         # A kernel that panics reboots (panic=-1); a reboot ends QEMU: so a panic is seen at once.
         "-no-reboot",
-        *_socket("console", paths.console, f",logfile={_escape(paths.console_log)}"),
-        *("-serial", "chardev:console"),
-        *_socket("stream", paths.stream),
-        *("-serial", "chardev:stream"),
         *_socket("visitor", paths.qmp),
         *("-mon", "chardev=visitor,mode=control"),
     ]
+    if config.parked:
+        ram = f"size={config.memory}M,share=on,mem-path={_escape(paths.ram)}"
+        line += ["-object", f"memory-backend-file,id=ram,{ram}"]
+        line += ["-bios", str(paths.firmware)]
+        line += [*_socket("qtest", paths.qtest), "-qtest", "chardev:qtest"]
+        line += ["-qtest-log", "/dev/null"]
+    else:
+        line += _socket("console", paths.console, f",logfile={_escape(paths.console_log)}")
+        line += ["-serial", "chardev:console"]
+        line += [*_socket("stream", paths.stream), "-serial", "chardev:stream"]
+    if config.board == "microvm":
+        legacy = "off" if config.interface == "modern" else "on"
+        line += ["-global", f"virtio-mmio.force-legacy={legacy}"]
     if config.bios:
         line += ["-bios", str(config.bios)]
     if config.kernel:
@@ -100,6 +144,36 @@ def command_line(config: MachineConfig, paths: Paths, disks: Iterable[BlockGraph
             line += ["-blockdev", json.dumps(options)]
         line += ["-device", json.dumps(disk.device)]
     return line
+
+
+def _machine(config: MachineConfig) -> str:
+    options: list[str] = [config.board]
+    if config.board == "microvm":
+        # The second I/O APIC is out of qtest's reach.
+        options.append("ioapic2=off")
+    if config.parked:
+        options.append("memory-backend=ram")
+    return ",".join(options)
+
+
+def attachment(config: MachineConfig, slot: int) -> dict[str, Any]:
+    """The part of device_add's arguments that puts a disk into a slot of this machine."""
+    if config.board == "microvm":
+        return {"driver": "virtio-blk-device", "bus": f"virtio-mmio-bus.{slot}"}
+    return {
+        "driver": "virtio-blk-pci",
+        "bus": "pci.0",
+        "addr": f"0x{slot:x}",
+        "disable-legacy": "on" if config.interface == "modern" else "off",
+        "disable-modern": config.interface == "legacy",
+    }
+
+
+def parked_firmware() -> bytes:
+    """Firmware that does nothing, for ever, without using the host's CPU."""
+    image = bytearray(FIRMWARE_SIZE)
+    image[RESET_VECTOR : RESET_VECTOR + len(PARKED)] = PARKED
+    return bytes(image)
 
 
 def _socket(name: str, path: Path, more: str = "") -> list[str]:

@@ -12,7 +12,14 @@ from typing import Any, TypeVar
 from harness.disks import SECTOR, DiskSpec
 from harness.machine import cleanup
 from harness.machine.blockgraph import Format, build
-from harness.machine.command import MachineConfig, Paths, command_line
+from harness.machine.command import (
+    DISK_SLOTS,
+    MachineConfig,
+    Paths,
+    attachment,
+    command_line,
+    parked_firmware,
+)
 from harness.machine.drive import Drive
 from harness.machine.errors import DisconnectedError, MachineError
 from harness.machine.monitor import Event, LoopThread, Monitor
@@ -23,8 +30,6 @@ START_DEADLINE = 30.0
 QUIT_DEADLINE = 3.0
 CONSOLE_KEPT = 80  # lines: a panic's first words are some 50 lines above its last
 UNPLUG_DEADLINE = 15.0
-# pc has its bridge, ISA and power management in slots 0 and 1; the network card takes 3.
-DISK_SLOTS = range(4, 32)
 
 T = TypeVar("T")
 
@@ -83,6 +88,16 @@ class Machine:
         return self._paths.stream
 
     @property
+    def qtest_path(self) -> Path:
+        """UNIX socket that speaks QEMU's qtest protocol, if the machine is parked."""
+        return self._paths.qtest
+
+    @property
+    def ram_path(self) -> Path:
+        """The file behind guest RAM, shared with QEMU, if the machine is parked."""
+        return self._paths.ram
+
+    @property
     def qmp_path(self) -> Path:
         """UNIX socket with QMP for others, one at a time; ours is a separate session."""
         return self._paths.qmp
@@ -97,6 +112,8 @@ class Machine:
         if self._process or self._stopped:
             raise MachineError("a machine can be started only once")
         try:
+            if self.config.parked:
+                self._paths.firmware.write_bytes(parked_firmware())
             self._loop = LoopThread(f"qmp {self.config.name}")
             self._process = Process(
                 command_line(self.config, self._paths, [drive.graph for drive in self._drives]),
@@ -217,12 +234,13 @@ class Machine:
         if self._stopped:
             raise MachineError("the machine has stopped")
         taken = {drive.slot for drive in self._drives}
-        slot = next((slot for slot in DISK_SLOTS if slot not in taken), None)
+        slots = DISK_SLOTS[self.config.board]
+        slot = next((slot for slot in slots if slot not in taken), None)
         if slot is None:
-            raise MachineError(f"no PCI slot is left: at most {len(DISK_SLOTS)} disks")
+            raise MachineError(f"no slot is left: at most {len(slots)} disks")
         name = f"disk{self._drives_made}"
         own_file = None if image or spec.backing == "null" else self._dir.path / f"{name}.raw"
-        graph = build(name, spec, slot, image or own_file, fmt)
+        graph = build(name, spec, attachment(self.config, slot), image or own_file, fmt)
         if own_file:
             _make_raw(own_file, spec.capacity)
         drive = Drive(name, spec, slot, graph, own_file, self._resize)

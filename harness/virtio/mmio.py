@@ -4,6 +4,7 @@ from __future__ import annotations
 
 MAGIC = 0x74726976
 VERSION = 2
+LEGACY_VERSION = 1
 CONFIG = 0x100
 """Offset of the device configuration space."""
 
@@ -39,3 +40,28 @@ REGISTERS: dict[str, int] = {
     "ConfigGeneration": 0x0FC,
 }
 """Name -> offset in bytes; every register has 32 bits."""
+
+LEGACY_REGISTERS: dict[str, int] = {
+    "MagicValue": 0x000,
+    "Version": 0x004,
+    "DeviceID": 0x008,
+    "VendorID": 0x00C,
+    "HostFeatures": 0x010,
+    "HostFeaturesSel": 0x014,
+    "GuestFeatures": 0x020,
+    "GuestFeaturesSel": 0x024,
+    "GuestPageSize": 0x028,
+    "QueueSel": 0x030,
+    "QueueNumMax": 0x034,
+    "QueueNum": 0x038,
+    "QueueAlign": 0x03C,
+    "QueuePFN": 0x040,
+    "QueueNotify": 0x050,
+    "InterruptStatus": 0x060,
+    "InterruptACK": 0x064,
+    "Status": 0x070,
+}
+"""The same of a legacy device (virtio 4.2.4)."""
+
+LEGACY_PAGE = 4096
+"""The page size that our driver tells a legacy device, in bytes."""

@@ -1,24 +1,33 @@
-"""Virtio over MMIO, the modern interface (virtio 4.2)."""
+"""Virtio over MMIO: the modern and the legacy interface (virtio 4.2)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from harness.driver.bus.base import MmioWindow
 from harness.driver.errors import BadArgumentError, NoDeviceError
 from harness.driver.interface import QueueLayout
 from harness.virtio.blk import config_accesses
 from harness.virtio.device import BLOCK_DEVICE
-from harness.virtio.mmio import CONFIG, MAGIC, REGISTERS, VERSION
+from harness.virtio.mmio import (
+    CONFIG,
+    LEGACY_PAGE,
+    LEGACY_REGISTERS,
+    LEGACY_VERSION,
+    MAGIC,
+    REGISTERS,
+    VERSION,
+)
 
 from .base import BusTransport
 
 
-class MmioModern(BusTransport):
-    """A device in a window of memory-mapped registers.
+class _Mmio(BusTransport):
+    """What both interfaces share: a window of registers of 32 bits, then configuration space."""
 
-    NoDeviceError if the window holds no virtio block device of version 2.
-    """
+    kind: ClassVar[str]
+    version: ClassVar[int]
+    registers: ClassVar[dict[str, int]]
 
     def __init__(self, window: MmioWindow) -> None:
         super().__init__(window)
@@ -27,21 +36,21 @@ class MmioModern(BusTransport):
         magic = self.register_read("MagicValue")
         version = self.register_read("Version")
         device = self.register_read("DeviceID")
-        if (magic, version, device) != (MAGIC, VERSION, BLOCK_DEVICE):
+        if (magic, version, device) != (MAGIC, self.version, BLOCK_DEVICE):
             raise NoDeviceError(
-                f"no virtio block device: magic {magic:#x}, version {version}, device id {device}"
+                f"no virtio block device of version {self.version}: magic {magic:#x},"
+                f" version {version}, device id {device}"
             )
 
     def description(self) -> dict[str, Any]:
         """What the device sits on, for reports."""
-        return {"transport": "mmio modern", **self.window.description()}
+        return {"transport": f"mmio {self.kind}", **self.window.description()}
 
-    @staticmethod
-    def _register(name: str) -> int:
+    def _register(self, name: str) -> int:
         try:
-            return REGISTERS[name]
+            return self.registers[name]
         except KeyError:
-            raise BadArgumentError(f"virtio-mmio has no register {name!r}") from None
+            raise BadArgumentError(f"virtio-mmio ({self.kind}) has no register {name!r}") from None
 
     def register_read(self, name: str) -> int:
         """A register of 32 bits."""
@@ -58,21 +67,6 @@ class MmioModern(BusTransport):
     def set_status(self, value: int) -> None:
         """Write the device status field."""
         self.register_write("Status", value)
-
-    def offered(self) -> int:
-        """Device feature bits 0 to 63."""
-        bits = 0
-        for word in (0, 1):
-            self.register_write("DeviceFeaturesSel", word)
-            bits |= self.register_read("DeviceFeatures") << 32 * word
-        return bits
-
-    def accept(self, features: int) -> None:
-        """Write driver feature bits 0 to 63."""
-        for word in (0, 1):
-            self.register_write("DriverFeaturesSel", word)
-            self.register_write("DriverFeatures", features >> 32 * word & 0xFFFFFFFF)
-        self._accepted = features
 
     def accepted(self) -> int:
         """What was written last: DriverFeatures cannot be read (virtio 4.2.2)."""
@@ -94,6 +88,42 @@ class MmioModern(BusTransport):
     def config_size(self) -> int:
         """Bytes of the window behind the registers."""
         return self.window.size - CONFIG
+
+    def notify(self, index: int) -> None:
+        """Write the queue's index to QueueNotify."""
+        self.register_write("QueueNotify", index)
+
+    def isr(self) -> int:
+        """Read InterruptStatus and acknowledge what it shows (virtio 4.2.3.4)."""
+        pending = self.register_read("InterruptStatus")
+        self.register_write("InterruptACK", pending)
+        return pending
+
+
+class MmioModern(_Mmio):
+    """A device in a window of memory-mapped registers.
+
+    NoDeviceError if the window holds no virtio block device of version 2.
+    """
+
+    kind = "modern"
+    version = VERSION
+    registers = REGISTERS
+
+    def offered(self) -> int:
+        """Device feature bits 0 to 63."""
+        bits = 0
+        for word in (0, 1):
+            self.register_write("DeviceFeaturesSel", word)
+            bits |= self.register_read("DeviceFeatures") << 32 * word
+        return bits
+
+    def accept(self, features: int) -> None:
+        """Write driver feature bits 0 to 63."""
+        for word in (0, 1):
+            self.register_write("DriverFeaturesSel", word)
+            self.register_write("DriverFeatures", features >> 32 * word & 0xFFFFFFFF)
+        self._accepted = features
 
     def config_generation(self) -> int:
         """The configuration generation."""
@@ -117,12 +147,44 @@ class MmioModern(BusTransport):
             self.register_write(f"Queue{area}High", address >> 32)
         self.register_write("QueueReady", 1)
 
-    def notify(self, index: int) -> None:
-        """Write the queue's index to QueueNotify."""
-        self.register_write("QueueNotify", index)
 
-    def isr(self) -> int:
-        """Read InterruptStatus and acknowledge what it shows (virtio 4.2.3.4)."""
-        pending = self.register_read("InterruptStatus")
-        self.register_write("InterruptACK", pending)
-        return pending
+class MmioLegacy(_Mmio):
+    """A legacy device in such a window (virtio 4.2.4).
+
+    NoDeviceError if the window holds no virtio block device of version 1.
+    """
+
+    kind = "legacy"
+    version = LEGACY_VERSION
+    registers = LEGACY_REGISTERS
+    queue_align = LEGACY_PAGE
+
+    def offered(self) -> int:
+        """Device feature bits 0 to 31: a legacy driver looks at no others."""
+        self.register_write("HostFeaturesSel", 0)
+        return self.register_read("HostFeatures")
+
+    def accept(self, features: int) -> None:
+        """Write driver feature bits 0 to 31. BadArgumentError for others."""
+        if features >> 32:
+            raise BadArgumentError("a legacy interface has feature bits 0 to 31 only")
+        self.register_write("GuestFeaturesSel", 0)
+        self.register_write("GuestFeatures", features)
+        self._accepted = features
+
+    def config_generation(self) -> int:
+        """Always 0: the legacy interface has none."""
+        return 0
+
+    def queue_max_size(self, index: int) -> int:
+        """The largest size of a virtqueue in descriptors, 0 if there is no such queue."""
+        self.register_write("QueueSel", index)
+        return self.register_read("QueueNumMax")
+
+    def queue_enable(self, layout: QueueLayout) -> None:
+        """Write page size, queue size, alignment, and the number of the rings' first page."""
+        self.register_write("GuestPageSize", LEGACY_PAGE)
+        self.register_write("QueueSel", layout.index)
+        self.register_write("QueueNum", layout.size)
+        self.register_write("QueueAlign", LEGACY_PAGE)
+        self.register_write("QueuePFN", layout.desc // LEGACY_PAGE)

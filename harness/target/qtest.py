@@ -1,0 +1,209 @@
+"""The targets `qtest-...`: QEMU's devices without a guest, driven from this process.
+
+The machine's CPU is parked, so that nobody but our driver touches the device:
+registers go over QEMU's qtest socket, memory is shared. Every disk has a QEMU
+of its own, which takes some 50 ms to start.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.disks import DiskSpec
+from harness.driver.block import BlockDriver
+from harness.driver.bus.qtest import Qtest, QtestMmio, QtestPci
+from harness.driver.errors import DriverError
+from harness.driver.transport.base import Transport
+from harness.driver.transport.mmio import MmioLegacy, MmioModern
+from harness.driver.transport.pci import PciModern
+from harness.driver.transport.pci_legacy import PciLegacy
+from harness.machine import Drive, Machine, MachineConfig, MachineError, Qemu, find_qemu
+from harness.machine.command import Board, Interface
+
+from .base import Backing, DeviceIdentity, Plugged, Target, TargetError
+
+MEMORY = 64
+"""MiB of RAM: room for every ring and buffer a test lays out."""
+
+MMIO_BASE = 0xFEB0_0000
+MMIO_STRIDE = 0x200
+MMIO_INTERRUPT = 16
+
+
+def _pci_modern(qtest: Qtest, machine: Machine, drive: Drive) -> Transport:
+    return PciModern(QtestPci(qtest, machine.ram_path, drive.slot))
+
+
+def _pci_legacy(qtest: Qtest, machine: Machine, drive: Drive) -> Transport:
+    return PciLegacy(QtestPci(qtest, machine.ram_path, drive.slot))
+
+
+def _window(qtest: Qtest, machine: Machine, drive: Drive) -> QtestMmio:
+    address = MMIO_BASE + MMIO_STRIDE * drive.slot
+    return QtestMmio(qtest, machine.ram_path, address, MMIO_INTERRUPT + drive.slot)
+
+
+def _mmio_modern(qtest: Qtest, machine: Machine, drive: Drive) -> Transport:
+    return MmioModern(_window(qtest, machine, drive))
+
+
+def _mmio_legacy(qtest: Qtest, machine: Machine, drive: Drive) -> Transport:
+    return MmioLegacy(_window(qtest, machine, drive))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to a device: the board it sits on, what it shows, and how it is driven."""
+
+    description: str
+    board: Board
+    interface: Interface
+    transport: Callable[[Qtest, Machine, Drive], Transport]
+
+
+VARIANTS: dict[str, Variant] = {
+    "qtest-pci": Variant(
+        "QEMU's modern virtio-blk-pci, driven from the host without a guest",
+        "pc",
+        "modern",
+        _pci_modern,
+    ),
+    "qtest-pci-transitional": Variant(
+        "QEMU's transitional virtio-blk-pci through its modern interface, without a guest",
+        "pc",
+        "transitional",
+        _pci_modern,
+    ),
+    "qtest-pci-legacy": Variant(
+        "QEMU's transitional virtio-blk-pci through its legacy interface, without a guest",
+        "pc",
+        "transitional",
+        _pci_legacy,
+    ),
+    "qtest-mmio": Variant(
+        "QEMU's virtio-blk on modern virtio-mmio, without a guest",
+        "microvm",
+        "modern",
+        _mmio_modern,
+    ),
+    "qtest-mmio-legacy": Variant(
+        "QEMU's virtio-blk on legacy virtio-mmio, without a guest",
+        "microvm",
+        "legacy",
+        _mmio_legacy,
+    ),
+}
+
+
+class QtestDisk(Plugged):
+    """A disk in a QEMU of its own, with a driver of this process on it."""
+
+    def __init__(self, qemu: Qemu, variant: Variant, spec: DiskSpec) -> None:
+        self.spec = spec
+        self.machine = Machine(
+            MachineConfig(
+                qemu,
+                memory=MEMORY,
+                name="qtest",
+                parked=True,
+                board=variant.board,
+                interface=variant.interface,
+            )
+        )
+        try:
+            self._drive = self.machine.add_disk(spec)
+            self.machine.start()
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(str(self.machine.qtest_path))
+            self.driver = BlockDriver(
+                variant.transport(Qtest(connection), self.machine, self._drive)
+            )
+        except BaseException:
+            self.machine.stop()
+            raise
+
+    @property
+    def backing(self) -> Backing:
+        """The raw file behind the disk. TargetError for a null disk."""
+        try:
+            return self._drive.backing
+        except MachineError as error:
+            raise TargetError(str(error)) from None
+
+    def resize(self, capacity: int) -> None:
+        """`block_resize`, live."""
+        try:
+            self._drive.resize(capacity)
+        except MachineError as error:
+            raise TargetError(str(error)) from None
+
+    def unplug(self) -> None:
+        """Reset the device, and end its QEMU."""
+        try:
+            self.driver.close()
+        except DriverError as error:
+            raise TargetError(f"the driver was not closed: {error}") from None
+        finally:
+            self.machine.stop()
+
+
+class QtestTarget(Target):
+    """One of `VARIANTS`."""
+
+    def __init__(self, name: str, qemu: str | None = None) -> None:
+        """`qemu` is a path, None the one on PATH."""
+        self.name = name
+        self.variant = VARIANTS[name]
+        self.description = self.variant.description
+        self._path = qemu
+        self._qemu: Qemu | None = None
+        self._disks: list[QtestDisk] = []
+
+    def _found(self) -> Qemu:
+        if self._qemu is None:
+            try:
+                self._qemu = find_qemu(self._path)
+            except MachineError as error:
+                raise TargetError(str(error)) from None
+        return self._qemu
+
+    def plug(self, spec: DiskSpec) -> Plugged:
+        """Start a QEMU with this one disk."""
+        qemu = self._found()
+        self._disks = [disk for disk in self._disks if disk.machine.alive()]
+        try:
+            disk = QtestDisk(qemu, self.variant, spec)
+        except (MachineError, DriverError, OSError) as error:
+            raise TargetError(f"no disk: {error}") from error
+        self._disks.append(disk)
+        return disk
+
+    def close(self) -> None:
+        """End every QEMU that a test left."""
+        for disk in self._disks:
+            disk.machine.stop()
+
+    def identity(self) -> DeviceIdentity:
+        """QEMU and its version."""
+        return DeviceIdentity("qemu", self._found().version)
+
+    def facts(self) -> dict[str, str]:
+        """QEMU; there is no guest, and the accelerator runs a parked CPU."""
+        return {"qemu": self._found().version_text, "accelerator": "tcg (the CPU is parked)"}
+
+    def evidence(self) -> dict[str, str]:
+        """The end of each QEMU's stderr."""
+        return {
+            f"QEMU of disk {number}, last words": disk.machine.last_words()
+            for number, disk in enumerate(self._disks)
+        }
+
+    def check(self) -> None:
+        """Raise TargetError if a QEMU has ended that should run."""
+        for disk in self._disks:
+            try:
+                disk.machine.check()
+            except MachineError as error:
+                raise TargetError(str(error)) from None
