@@ -1,0 +1,160 @@
+"""The targets without a guest, on the QEMU that is installed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.disks import DiskSpec
+from harness.driver.errors import BadArgumentError, DriverError
+from harness.driver.interface import Request
+from harness.target import TargetError
+from harness.target.qtest import VARIANTS, QtestTarget
+from harness.virtio.blk import RequestType, Status
+from harness.virtio.features import Feature
+
+DATA = bytes(range(1, 65)) * 8
+
+
+@pytest.fixture(params=VARIANTS)
+def target(request: pytest.FixtureRequest) -> Iterator[QtestTarget]:
+    target = QtestTarget(request.param)
+    yield target
+    target.close()
+
+
+@pytest.fixture
+def modern() -> Iterator[QtestTarget]:
+    target = QtestTarget("qtest-pci")
+    yield target
+    target.close()
+
+
+def test_a_disk_is_written_read_and_resized(target: QtestTarget) -> None:
+    disk = target.plug(DiskSpec(capacity=64, serial="qtest"))
+    driver = disk.driver
+    driver.start()
+
+    written = driver.request(Request(RequestType.OUT, 63, DATA))
+    disk.resize(128)
+    changes = driver.wait_config_change(above=0)
+    read = driver.request(Request(RequestType.IN, 63, receive=1024))
+    named = driver.request(Request(RequestType.GET_ID, receive=20))
+
+    assert written.status == read.status == named.status == Status.OK
+    assert disk.backing.read(63, 1) == DATA
+    assert read.data == DATA + bytes(512)
+    assert named.data.startswith(b"qtest")
+    assert [change.capacity for change in changes] == [128]
+    assert (written.damage, read.damage) == ((), ())
+
+
+def test_each_completion_is_one_interrupt(target: QtestTarget) -> None:
+    driver = target.plug(DiskSpec()).driver
+    driver.start()
+
+    for count in range(5):
+        driver.request(Request(RequestType.IN, 0, receive=512))
+        assert driver.wait_interrupt("queue", above=count).queue == count + 1
+    assert driver.interrupts().raised == 5
+    assert driver.interrupts().unexplained == 0
+
+
+def test_what_is_driven_shows(target: QtestTarget) -> None:
+    driver = target.plug(DiskSpec()).driver
+    kind = "legacy" if target.name.endswith("legacy") else "modern"
+
+    assert driver.description()["transport"].split()[-1] == kind
+    assert bool(driver.offered() & Feature.VERSION_1.mask) == (kind == "modern")
+
+
+@pytest.mark.parametrize("name", ["qtest-pci", "qtest-mmio"])
+def test_a_packed_virtqueue_goes_round_many_times(name: str) -> None:
+    target = QtestTarget(name)
+    try:
+        driver = target.plug(DiskSpec(packed=True)).driver
+        offered = driver.offered()
+        driver.start(offered & (Feature.VERSION_1.mask | Feature.RING_PACKED.mask), queue_size=7)
+        outcome = driver.repeat(Request(RequestType.IN, 0, receive=512), 1000)
+        assert outcome.statuses == {Status.OK: 1000}
+    finally:
+        target.close()
+
+
+def test_two_disks_share_nothing(modern: QtestTarget) -> None:
+    first, second = modern.plug(DiskSpec()), modern.plug(DiskSpec())
+    for disk in (first, second):
+        disk.driver.start()
+
+    assert first.driver.request(Request(RequestType.OUT, 0, DATA)).status == Status.OK
+
+    assert first.backing.read(0, 1) == DATA
+    assert second.backing.read(0, 1) == bytes(512)
+
+
+def processes() -> set[int]:
+    """QEMUs that this process has started."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if parent == os.getpid() and b"qemu-system" in command:
+                found.add(int(entry.name))
+    return found
+
+
+def test_nothing_is_left_after_unplug(modern: QtestTarget) -> None:
+    before = processes()
+    disk = modern.plug(DiskSpec())
+    assert len(processes() - before) == 1
+
+    disk.unplug()
+
+    assert processes() == before
+
+
+def test_a_qemu_that_dies_says_so_at_once(modern: QtestTarget) -> None:
+    before = processes()
+    disk = modern.plug(DiskSpec())
+    disk.driver.start()
+    (pid,) = processes() - before
+    os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(DriverError, match=r"QEMU (is gone|closed)"):
+        disk.driver.status()
+    with pytest.raises(TargetError, match="SIGKILL"):
+        modern.check()
+
+
+def test_a_missing_qemu_is_one_line() -> None:
+    with pytest.raises(TargetError, match="no-such-qemu"):
+        QtestTarget("qtest-pci", "/no-such-qemu").plug(DiskSpec())
+
+
+def test_a_legacy_queue_has_the_size_it_has() -> None:
+    target = QtestTarget("qtest-pci-legacy")
+    try:
+        driver = target.plug(DiskSpec()).driver
+        with pytest.raises(BadArgumentError, match="the device's size, 256"):
+            driver.start(queue_size=8)
+    finally:
+        target.close()
+
+
+@pytest.mark.parametrize("name", ["qtest-pci-legacy", "qtest-mmio-legacy"])
+def test_a_legacy_interface_has_32_feature_bits(name: str) -> None:
+    target = QtestTarget(name)
+    try:
+        driver = target.plug(DiskSpec()).driver
+        with pytest.raises(BadArgumentError, match="0 to 31"):
+            driver.negotiate(Feature.VERSION_1.mask)
+    finally:
+        target.close()
