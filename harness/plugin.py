@@ -182,10 +182,11 @@ def pytest_runtest_makereport(
     bench = item.config.stash[BENCH]
     if bench.target is None or "plug" not in getattr(item, "fixturenames", ()):
         return report
+    error = call.excinfo.value if call.excinfo else None
     if call.when == "call":
         excused = judge(
             report,
-            call.excinfo.value if call.excinfo else None,
+            error,
             item.stash[STATEMENT],
             _affecting(item, bench.target),
             item.config.option.strict_should,
@@ -194,7 +195,7 @@ def pytest_runtest_makereport(
             item.user_properties.append(excused)
     if report.failed:
         bench.failed = True
-        attach_evidence(report, bench.target, bench.disks)
+        attach_evidence(report, error, bench.target, bench.disks)
     return report
 
 

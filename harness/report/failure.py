@@ -19,12 +19,21 @@ if TYPE_CHECKING:
 _UNPRINTABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\n\t\x20-\x7e\xa0-\uffff]")
 
 
-def attach_evidence(report: pytest.TestReport, target: Target, disks: Iterable[Disk]) -> None:
-    """Add the machine's evidence and every disk's state to a failure.
+def attach_evidence(
+    report: pytest.TestReport,
+    error: BaseException | None,
+    target: Target,
+    disks: Iterable[Disk],
+) -> None:
+    """Add the error's details, the machine's evidence and every disk's state to a failure.
 
     They go into the failure's own text, so that a JUnit report has them too.
     """
-    sections = target.evidence()
+    sections = {}
+    details = getattr(error, "details", "")
+    if details and details not in getattr(error, "__notes__", ()):
+        sections["details"] = details
+    sections.update(target.evidence())
     for number, disk in enumerate(disks):
         sections[f"disk {number}, {_words(disk.spec)}"] = _state(disk)
     for title, text in sections.items():

@@ -108,8 +108,8 @@ class GuestDisk(Plugged):
         self._drive: Drive = guest.machine.add_disk(spec)
         try:
             self.driver = guest.agent.attach("pci", self._drive.pci_address)
-        except DriverError:
-            guest.machine.remove_disk(self._drive)
+        except Trouble:
+            guest.retired = True  # nobody knows what became of the disk in it
             raise
 
     @property

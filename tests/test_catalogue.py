@@ -1,0 +1,60 @@
+"""The catalogue of statements, and that the suite and the deviations keep to it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.report.deviations import load
+from harness.virtio.catalogue import UnknownClauseError, clauses, lookup, weakest
+
+ROOT = Path(__file__).parent.parent
+SUITE = ROOT / "conformance"
+
+
+def test_ids_say_their_section() -> None:
+    for clause in clauses().values():
+        assert re.fullmatch(r"[0-9.]+-[DRLT]-\d\d[ab]?", clause.id)
+        assert clause.id.startswith(f"{clause.section}-")
+        assert clause.text.endswith(".")
+
+
+def test_an_unknown_id_is_named() -> None:
+    with pytest.raises(UnknownClauseError, match=r"9\.9\.9-D-01"):
+        lookup("9.9.9-D-01")
+
+
+def test_the_weakest_level_is_found() -> None:
+    assert weakest(["MUST", "SHOULD", "MUST NOT"]) == "SHOULD"
+    assert weakest(["MUST", "described"]) == "described"
+    assert weakest(["described", "SHOULD NOT"]) == "SHOULD NOT"
+    assert weakest(["MUST NOT"]) == "MUST NOT"
+
+
+def test_every_statement_of_the_catalogue_has_a_test() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in SUITE.glob("test_*.py"))
+
+    assert [name for name in clauses() if f'"{name}"' not in source] == []
+
+
+def test_every_recorded_deviation_is_of_tests_that_exist() -> None:
+    collected = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "conformance"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout.split()
+    nodes = [node.removeprefix("conformance/") for node in collected if "::" in node]
+    assert nodes
+
+    for path in (SUITE / "deviations").glob("*.toml"):
+        for deviation in load(path):
+            for pattern in deviation.tests:
+                one = type(deviation)(**{**vars(deviation), "tests": (pattern,)})
+                assert any(one.covers(node) for node in nodes), f"{path.name}: {pattern}"

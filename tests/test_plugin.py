@@ -1,0 +1,291 @@
+"""The pytest plugin, on a target that is not there: no QEMU, no guest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parent.parent
+
+FAKE_TARGET = """
+from types import SimpleNamespace
+
+import harness.target
+from harness.target import DeviceIdentity, Plugged, Target, TargetError
+
+
+class FakeDisk(Plugged):
+    def __init__(self, spec):
+        self.spec = spec
+        self.driver = SimpleNamespace(
+            offered=lambda: 1 << 32, state=lambda: {"status": "0x0f", "queues": ["queue 0"]}
+        )
+
+    @property
+    def backing(self):
+        raise TargetError("none")
+
+    def resize(self, capacity):
+        raise TargetError("no")
+
+    def unplug(self):
+        if self.spec.serial == "stuck":
+            raise TargetError("it does not come out")
+
+
+class FakeTarget(Target):
+    name = "guest-pci"
+    description = "nothing"
+
+    def __init__(self, *arguments):
+        print("TARGET MADE")
+
+    def plug(self, spec):
+        if spec.serial == "impossible":
+            raise TargetError("there is no QEMU")
+        return FakeDisk(spec)
+
+    def close(self):
+        print("TARGET CLOSED")
+
+    def identity(self):
+        return DeviceIdentity("fake", (2, 1))
+
+    def facts(self):
+        return {"qemu": "a fake", "guest-kernel": "none"}
+
+    def evidence(self):
+        return {"guest console, last lines": "\\x1b[6nvblk# \\x07panic", "QEMU, last words": ""}
+
+    def check(self):
+        pass
+
+
+harness.target.GuestPci = FakeTarget
+"""
+
+HEAD = """
+import pytest
+from harness.report import clause, described
+from harness.target import TargetError
+from harness.virtio.features import Feature
+"""
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    """Run a test module on the fake target, in a process of its own."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makeconftest((ROOT / "conftest.py").read_text() + FAKE_TARGET)
+
+    def run(source: str, *options: str, deviations: str = "") -> pytest.RunResult:
+        pytester.makepyfile(test_it=HEAD + source)
+        if deviations:
+            (pytester.path / "deviations").mkdir(exist_ok=True)
+            (pytester.path / "deviations" / "fake.toml").write_text(deviations)
+        return pytester.runpytest_subprocess("-ra", "-s", *options)
+
+    return run
+
+
+def test_an_unknown_clause_ends_the_run_at_collection(run) -> None:
+    result = run(
+        """
+        @clause("2.1.2-D-01", "9.9-D-99")
+        def test_it(): pass
+        """.replace("\n        ", "\n")
+    )
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*test_it.py::test_it: no clause '9.9-D-99' in *clauses.toml"])
+
+
+@pytest.mark.parametrize("marker", ["@clause()", '@pytest.mark.described("5.2")'])
+def test_a_marker_that_says_nothing_is_refused(run, marker: str) -> None:
+    result = run(f"{marker}\ndef test_it(): pass\n")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*test_it.py::test_it: @*"])
+
+
+LEVELS = """
+@clause("2.1.2-D-01")
+def test_must(plug): plug(start=False); assert 1 == 2
+
+@clause("2.1.2-D-02")
+def test_should(plug): plug(start=False); assert 1 == 2, "no needs_reset"
+
+@clause("2.1.2-D-01", "2.1.2-D-02")
+def test_both(plug): plug(start=False); assert 1 == 2
+
+@described("5.2.6", "prose")
+def test_prose(plug): plug(start=False); assert 1 == 2
+
+@clause("2.1.2-D-02")
+def test_trouble(plug): plug(start=False); raise TargetError("QEMU died")
+"""
+
+
+def test_a_should_that_fails_is_an_advisory(run) -> None:
+    result = run(LEVELS)
+
+    result.assert_outcomes(failed=3, xfailed=2)
+    result.stdout.fnmatch_lines_random(
+        [
+            "XFAIL test_it.py::test_should - advisory: SHOULD: no needs_reset*",
+            "XFAIL test_it.py::test_both - advisory: SHOULD: *",
+            "FAILED test_it.py::test_must*",
+            "FAILED test_it.py::test_prose*",
+            "FAILED test_it.py::test_trouble*QEMU died*",
+        ]
+    )
+
+
+def test_strict_should_makes_it_a_failure(run) -> None:
+    run(LEVELS, "--strict-should").assert_outcomes(failed=5)
+
+
+def test_a_feature_that_is_not_offered_is_a_skip_that_names_it(run) -> None:
+    result = run("def test_it(plug): plug(needs=[Feature.VERSION_1, Feature.BLK_DISCARD])\n")
+
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED*the device does not offer BLK_DISCARD"])
+
+
+def test_no_target_is_made_for_a_run_that_needs_no_disk(run) -> None:
+    source = "def test_a(): pass\ndef test_b(plug): plug(start=False)\n"
+
+    result = run(source, "--collect-only")
+    assert "TARGET MADE" not in result.stdout.str()
+    result = run(source, "-k", "test_a")
+    assert "TARGET MADE" not in result.stdout.str()
+    result = run(source)
+    result.stdout.fnmatch_lines(["*TARGET MADE*", "*TARGET CLOSED*"])
+
+
+def test_the_plugin_alone_loads_no_machine() -> None:
+    code = (
+        "import sys, harness.plugin; print([m for m in sys.modules if 'qemu' in m or 'ssh' in m])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert answer.stdout.strip() == "set()"
+
+
+def test_junit_has_properties_and_evidence(run, pytester: pytest.Pytester) -> None:
+    run(
+        """
+@clause("2.1.2-D-01", "2.4.1-D-02")
+def test_it(plug): plug(start=False); assert 1 == 2
+
+def test_without_disk(): pass
+""",
+        "--junitxml=out.xml",
+    )
+
+    suite = ElementTree.parse(pytester.path / "out.xml").getroot()[0]
+    facts = {one.get("name"): one.get("value") for one in suite.findall("properties/property")}
+    assert facts == {"specification": "virtio 1.4", "qemu": "a fake", "guest-kernel": "none"}
+    with_disk, without = suite.findall("testcase")
+    properties = [(p.get("name"), p.get("value")) for p in with_disk.iter("property")]
+    assert properties == [
+        ("target", "guest-pci"),
+        ("channel", "serial"),
+        ("clause", "2.1.2-D-01"),
+        ("clause", "2.4.1-D-02"),
+        ("level", "MUST NOT"),
+    ]
+    assert list(without.iter("property")) == []
+    failure = with_disk.findtext("failure") or ""
+    assert "vblk# panic" in failure  # without what would have moved the terminal
+    assert "QEMU, last words" in failure
+    assert "status: 0x0f" in failure
+    assert "queues: queue 0" in failure
+
+
+def test_an_advisory_is_a_property_of_the_test_case(run, pytester: pytest.Pytester) -> None:
+    run(LEVELS, "--junitxml=out.xml", "-k", "test_should")
+
+    (case,) = ElementTree.parse(pytester.path / "out.xml").iter("testcase")
+    properties = {p.get("name"): p.get("value") for p in case.iter("property")}
+    assert properties["level"] == "SHOULD"
+    assert properties["advisory"].startswith("SHOULD: no needs_reset")
+
+
+DEVIATION = """
+[[deviation]]
+clause = "2.1.2-D-01"
+tests = ["test_it.py::test_recorded"]
+versions = "VERSIONS"
+seen = "used index"
+why = "the fake is made so"
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "versions", "outcome"),
+    [
+        ('assert False, "the used index"', ">=2", "xfailed"),
+        ('assert False, "something else"', ">=2", "failed"),
+        ('raise TargetError("the used index")', ">=2", "failed"),
+        ("pass", ">=2", "failed"),
+        ('assert False, "the used index"', "<2", "failed"),
+        ("pass", "<2", "passed"),
+    ],
+)
+def test_a_recorded_deviation(run, body: str, versions: str, outcome: str) -> None:
+    source = f'@clause("2.1.2-D-01")\ndef test_recorded(plug): plug(start=False); {body}\n'
+    result = run(source, deviations=DEVIATION.replace("VERSIONS", versions))
+
+    result.assert_outcomes(**{outcome: 1})
+    if outcome == "xfailed":
+        result.stdout.fnmatch_lines(["XFAIL*deviation: 2.1.2-D-01: the fake is made so"])
+    if body == "pass" and outcome == "failed":
+        result.stdout.fnmatch_lines(["*The recorded deviation (2.1.2-D-01) is gone*"])
+
+
+def test_a_deviation_from_a_statement_that_the_test_is_not_about_is_refused(run) -> None:
+    source = '@clause("2.4.1-D-02")\ndef test_recorded(plug): plug(start=False)\n'
+    result = run(source, deviations=DEVIATION.replace("VERSIONS", ">=1"))
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*test_it.py::test_recorded is not about 2.1.2-D-01"])
+
+
+def test_a_target_that_never_comes_up_ends_the_run(run) -> None:
+    result = run(
+        "def test_a(plug): plug(serial='impossible')\ndef test_b(plug): plug(start=False)\n"
+    )
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*stopping after 1 failures*", "*there is no QEMU*"][1:])
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+
+
+def test_a_disk_that_does_not_come_out_is_an_error_of_its_test(run) -> None:
+    result = run("def test_a(plug): plug(start=False, serial='stuck')\n")
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["ERROR test_it.py::test_a*it does not come out"])
+
+
+def test_but_not_a_second_one_if_the_test_failed(run) -> None:
+    run("def test_a(plug): plug(start=False, serial='stuck'); assert 1 == 2\n").assert_outcomes(
+        failed=1
+    )
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "soon", "inf"])
+def test_a_boot_timeout_that_is_none_is_refused(run, seconds: str) -> None:
+    result = run("def test_a(): pass\n", f"--boot-timeout={seconds}")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*--boot-timeout: '{seconds}' is no number of seconds above 0"])

@@ -1,0 +1,90 @@
+"""Files of deviations: what they say, and what is wrong with a bad one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.report.deviations import Deviation, DeviationFileError, load
+
+GOOD = """
+[[deviation]]
+clause = "2.1.2-D-01"
+tests = ["test_a.py::test_one[x]", "test_b.py::test_*"]
+versions = ">=7.2, <9"
+seen = "used index is \\\\d"
+why = "because"
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "qemu.toml"
+    path.write_text(text)
+    return path
+
+
+def only(tmp_path: Path) -> Deviation:
+    (deviation,) = load(written(tmp_path, GOOD))
+    return deviation
+
+
+@pytest.mark.parametrize(
+    ("version", "affected"),
+    [
+        ((7, 1, 9), False),
+        ((7, 2, 0), True),
+        ((7, 2, 22), True),
+        ((8, 2, 1), True),
+        ((9, 0, 0), False),
+        ((10, 0, 2), False),
+    ],
+)
+def test_versions_are_compared_by_number(
+    tmp_path: Path, version: tuple[int, ...], affected: bool
+) -> None:
+    assert only(tmp_path).affects("qemu", version) is affected
+
+
+def test_another_implementation_is_not_affected(tmp_path: Path) -> None:
+    assert not only(tmp_path).affects("spdk", (7, 2, 0))
+
+
+def test_brackets_are_parameters_and_stars_are_patterns(tmp_path: Path) -> None:
+    deviation = only(tmp_path)
+
+    assert deviation.covers("test_a.py::test_one[x]")
+    assert not deviation.covers("test_a.py::test_onex")
+    assert not deviation.covers("test_a.py::test_one[y]")
+    assert deviation.covers("test_b.py::test_anything[1-2]")
+
+
+def test_only_the_recorded_failure_is_explained(tmp_path: Path) -> None:
+    deviation = only(tmp_path)
+
+    assert deviation.explains("AssertionError: the used index is 1\nassert 1 == 0")
+    assert not deviation.explains("the used index is wrong")
+
+
+def test_no_file_is_no_deviation(tmp_path: Path) -> None:
+    assert load(tmp_path / "none.toml") == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('clause = "2.1.2-D-01"', "", "the keys are"),
+        ('clause = "2.1.2-D-01"', 'claus = "2.1.2-D-01"', "the keys are"),
+        ('">=7.2, <9"', '"7.2"', "'7.2' is no comparison"),
+        ('"used index is', '"used (index is', "deviation 1"),
+        ("[[deviation]]", "[[deviation]", "qemu.toml"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_place(
+    tmp_path: Path, old: str, new: str, complaint: str
+) -> None:
+    with pytest.raises(DeviationFileError) as refused:
+        load(written(tmp_path, GOOD.replace(old, new)))
+
+    assert complaint in str(refused.value)
+    assert str(tmp_path) in str(refused.value)
