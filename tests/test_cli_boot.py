@@ -90,6 +90,9 @@ def test_boot_resize_ssh_and_leave(place: Path) -> None:
         there = vblk("ssh", "--", "sh", "-c", "echo 'two  words'; exit 7")
         assert (there.returncode, there.stdout) == (7, "two  words\n"), there.stderr
 
+        line = vblk("ssh", "--", "printf x | wc -c")
+        assert (line.returncode, line.stdout.strip()) == (0, "1"), line.stderr
+
         terminal.send("\x1d")
         terminal.expect(pexpect.EOF)
         terminal.wait()

@@ -40,8 +40,9 @@ def resize(arguments: argparse.Namespace) -> int:
 def ssh(arguments: argparse.Namespace) -> int:
     """Become the system's ssh client, or run the command through paramiko where there is none."""
     guest = running.find(arguments.qmp)
-    # The client joins its arguments with blanks for the far end's shell to split again.
-    command = shlex.join(arguments.command)
+    # The far end's shell gets one line. A single word is that line; several stay as they are here.
+    words: list[str] = arguments.command
+    command = words[0] if len(words) == 1 else shlex.join(words)
     client = shutil.which("ssh")
     if client:
         sys.stdout.flush()
