@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -220,12 +221,7 @@ def _bench(
 
     install_signal_handlers()
     option = request.config.option
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-
-    def progress(line: str) -> None:
-        if reporter is not None and reporter.verbosity >= 0:
-            reporter.ensure_newline()
-            reporter.write_line(line)
+    progress = _progress(request.config)
 
     bench = request.config.stash[BENCH]
     bench.record = record_testsuite_property
@@ -237,6 +233,22 @@ def _bench(
     finally:
         bench.target.close()
         bench.target = None
+
+
+def _progress(config: pytest.Config) -> Callable[[str], None]:
+    """Shows a line on the terminal while a test runs, past pytest's capturing."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    capture = config.pluginmanager.get_plugin("capturemanager")
+
+    def progress(line: str) -> None:
+        if reporter is None or reporter.verbosity < 0:
+            return
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            reporter.ensure_newline()
+            reporter.write_line(line)
+            reporter.flush()
+
+    return progress
 
 
 @pytest.fixture
