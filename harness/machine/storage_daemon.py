@@ -228,7 +228,7 @@ class StorageDaemon:
         name = f"disk{self._made}"
         self._made += 1
         own_file = None if spec.backing == "null" else self._dir.path / f"{name}.raw"
-        graph = build(name, spec, 0, own_file, "raw")
+        graph = build(name, spec, {}, own_file, "raw")
         export = Export(name, spec, self._dir.path / name, graph, own_file, self._resize)
         if own_file:
             _make_raw(own_file, spec.capacity)
