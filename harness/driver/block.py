@@ -96,6 +96,7 @@ class BlockDriver(DeviceDriver):
                 {"offered": names(offered), "status": f"{status:#04x}"},
             )
         self._features = wanted
+        self.transport.map_config_vector()
         return Negotiation(offered, wanted, status)
 
     def start(

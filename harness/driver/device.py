@@ -231,6 +231,9 @@ class DeviceDriver(Driver):
 
     def service(self, timeout: float = 0.0) -> None:
         """Take an interrupt if one is raised (or is within `timeout` seconds), and act on it."""
+        if self.transport.vectors:
+            self._take_messages(timeout)
+            return
         raised = self.transport.take_interrupts(timeout)
         if not raised:
             return
@@ -247,6 +250,24 @@ class DeviceDriver(Driver):
         if isr & ISR_CONFIG:
             self._config_changed()
 
+    def _take_messages(self, timeout: float) -> None:
+        """With MSI-X the vector says what happened; ISR status is not looked at."""
+        messages = self.transport.take_messages(timeout)
+        if not messages:
+            return
+        counts = self._interrupts
+        config = messages[0]
+        total = messages.total()
+        self._interrupts = replace(
+            counts,
+            queue=counts.queue + (total if self.transport.vectors == 1 else total - config),
+            config=counts.config + config,
+            raised=counts.raised + total,
+            vectors=tuple(count + messages[vector] for vector, count in enumerate(counts.vectors)),
+        )
+        if config and self._servicing:
+            self._config_changed()
+
     def _config_changed(self) -> None:
         """The config-change callback: what to do is a device type's affair."""
 
@@ -261,6 +282,12 @@ class DeviceDriver(Driver):
 
         self._wait(seen, timeout, f"more than {above} interrupts ({source})")
         return self._interrupts
+
+    def use_msix(self, vectors: int) -> None:
+        if self.queues:
+            raise BadArgumentError("MSI-X is switched while no queue is set up: reset first")
+        self.transport.use_msix(vectors)
+        self._interrupts = replace(self._interrupts, vectors=(0,) * vectors)
 
     def service_interrupts(self, enabled: bool) -> None:
         self._servicing = enabled

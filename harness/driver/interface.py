@@ -123,13 +123,15 @@ class Interrupts:
     """Interrupts since the driver was attached, by what they announced.
 
     `raised` counts assertions of the line (or messages), whatever they were
-    for; `unexplained` those of them with an empty ISR status.
+    for; `unexplained` those of them with an empty ISR status. `vectors` counts
+    messages by MSI-X vector, and is empty without MSI-X.
     """
 
     queue: int = 0
     config: int = 0
     raised: int = 0
     unexplained: int = 0
+    vectors: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -323,6 +325,16 @@ class Driver(ABC):
     @abstractmethod
     def wait_interrupt(self, source: Source, above: int, timeout: float = 5.0) -> Interrupts:
         """Wait until more than `above` interrupts of this source were counted."""
+
+    @abstractmethod
+    def use_msix(self, vectors: int) -> None:
+        """Switch to MSI-X with this many vectors, or with 0 back to INTx (virtio 4.1.5.1.2).
+
+        Configuration changes get vector 0, the virtqueues the others in turn
+        (with one vector, that one); they are mapped by `negotiate` and
+        `queue_setup`. To be called while no queue is set up. DriverError where
+        the device, the bus or the transport has no MSI-X, or too few vectors.
+        """
 
     @abstractmethod
     def service_interrupts(self, enabled: bool) -> None:

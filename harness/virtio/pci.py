@@ -63,8 +63,13 @@ LEGACY_REGISTERS: dict[str, tuple[int, int]] = {
     "queue_notify": (0x10, 2),
     "device_status": (0x12, 1),
     "isr_status": (0x13, 1),
+    "config_msix_vector": (0x14, 2),
+    "queue_msix_vector": (0x16, 2),
 }
-"""The legacy header in BAR 0: name -> offset and size in bytes (virtio 4.1.4.10)."""
+"""The legacy header in BAR 0: name -> offset and size in bytes (virtio 4.1.4.10).
+
+The vectors are there only while MSI-X is enabled.
+"""
 
 LEGACY_CONFIG = 0x14
 LEGACY_CONFIG_MSIX = 0x18

@@ -158,3 +158,39 @@ def test_a_legacy_interface_has_32_feature_bits(name: str) -> None:
             driver.negotiate(Feature.VERSION_1.mask)
     finally:
         target.close()
+
+
+@pytest.mark.parametrize("name", ["qtest-pci", "qtest-pci-legacy"])
+def test_msix_messages_come_on_the_vectors_they_are_mapped_to(name: str) -> None:
+    target = QtestTarget(name)
+    try:
+        disk = target.plug(DiskSpec(queues=2))
+        driver = disk.driver
+        driver.use_msix(3)
+        wanted = Feature.VERSION_1.mask | Feature.BLK_MQ.mask
+        driver.start(driver.offered() & wanted, queues=2)
+        for queue, expected in ((0, (0, 1, 0)), (1, (0, 1, 1)), (1, (0, 1, 2))):
+            driver.request(Request(RequestType.IN, 0, receive=512), queue=queue)
+            driver.wait_interrupt("queue", above=sum(expected) - 1)
+            assert driver.interrupts().vectors == expected
+
+        disk.resize(20000)
+        assert [change.capacity for change in driver.wait_config_change(0)] == [20000]
+        assert driver.interrupts().vectors == (1, 1, 2)
+    finally:
+        target.close()
+
+
+def test_more_vectors_than_there_are_is_refused(modern: QtestTarget) -> None:
+    driver = modern.plug(DiskSpec()).driver
+    with pytest.raises(DriverError, match="MSI-X vectors, not 100"):
+        driver.use_msix(100)
+
+
+def test_mmio_has_no_msix() -> None:
+    target = QtestTarget("qtest-mmio")
+    try:
+        with pytest.raises(DriverError, match="no MSI-X"):
+            target.plug(DiskSpec()).driver.use_msix(1)
+    finally:
+        target.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from typing import Any
 
 from harness.driver.memory import DmaMemory
@@ -48,6 +49,17 @@ class PciFunction(Bus):
     @abstractmethod
     def pci_write(self, offset: int, data: bytes) -> None:
         """Write 1, 2 or 4 bytes of configuration space in one access."""
+
+    @abstractmethod
+    def enable_msix(self, vectors: int) -> None:
+        """Let messages of vectors 0 to `vectors` - 1 through, none and INTx with 0.
+
+        DriverError where there is no MSI-X, or too few vectors.
+        """
+
+    @abstractmethod
+    def take_messages(self, timeout: float) -> Counter[int]:
+        """Messages since the last call, by vector; wait up to `timeout` s for one."""
 
     @abstractmethod
     def bar_size(self, bar: int) -> int:

@@ -13,6 +13,7 @@ import select
 import struct
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -250,6 +251,16 @@ class LinuxPci(PciFunction):
         raised = (count - self._seen) & 0xFFFFFFFF
         self._seen = count
         return raised
+
+    def enable_msix(self, vectors: int) -> None:
+        """Only 0, that is INTx: uio_pci_generic knows no messages."""
+        if vectors:
+            raise DriverError(f"{self.address} has no MSI-X here: uio_pci_generic passes INTx only")
+
+    def take_messages(self, timeout: float) -> Counter[int]:
+        """None ever come."""
+        del timeout
+        return Counter()
 
     def unmask_interrupts(self) -> None:
         """Undo what the kernel's handler did: it disables INTx in the command register."""

@@ -22,6 +22,7 @@ from harness.driver.memory import DmaMemory, Region
 
 from .base import Bus, MmioWindow, PciFunction
 from .linux_pci import COMMAND, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY
+from .msix import MSIX_ENABLE, MSIX_ENTRY, msix_table
 
 ANSWER_TIMEOUT = 10.0
 """Seconds QEMU may take to answer a register access."""
@@ -38,6 +39,11 @@ IO_WINDOW_SIZE = 0x100
 
 LOW_MEMORY = 1 << 20
 """RAM below this has holes (VGA, option ROMs) and is left alone."""
+
+MESSAGES = 0x1000
+"""Where in that low RAM the words are that MSI-X messages set, one a vector."""
+
+MESSAGE = 1
 
 BRIDGE_SLOT = 1
 PIRQ_ROUTING = 0x60
@@ -121,8 +127,8 @@ class _QtestBus(Bus):
         self._interrupt = interrupt
         self._seen = qtest.raised[interrupt]
         with ram.open("r+b") as file:
-            mapped = mmap.mmap(file.fileno(), 0)
-        self.memory = DmaMemory([Region(LOW_MEMORY, memoryview(mapped)[LOW_MEMORY:])])
+            self._ram = mmap.mmap(file.fileno(), 0)
+        self.memory = DmaMemory([Region(LOW_MEMORY, memoryview(self._ram)[LOW_MEMORY:])])
 
     def fileno(self) -> int | None:
         """None: nobody waits for this descriptor but the driver itself."""
@@ -177,6 +183,7 @@ class QtestPci(_QtestBus, PciFunction):
     def __init__(self, qtest: Qtest, ram: Path, slot: int, timeout: float = 5.0) -> None:
         super().__init__(qtest, ram, INTERRUPT)
         self.slot = slot
+        self._vectors = 0
         self._wait_for_device(timeout)
         self._bars = self._assign_bars()
         self._route_interrupt()
@@ -239,7 +246,7 @@ class QtestPci(_QtestBus, PciFunction):
             "address": f"0000:00:{self.slot:02x}.0",
             "id": f"{vendor:04x}:{device:04x}",
             "revision": self.pci_read(8, 1)[0],
-            "interrupt": "INTx",
+            "interrupt": f"MSI-X, {self._vectors} vectors" if self._vectors else "INTx",
         }
 
     def pci_read(self, offset: int, length: int) -> bytes:
@@ -258,6 +265,35 @@ class QtestPci(_QtestBus, PciFunction):
     def pci_write(self, offset: int, data: bytes) -> None:
         """Write 1, 2 or 4 bytes of configuration space in one access."""
         self._config_write(self.slot, offset, data)
+
+    def enable_msix(self, vectors: int) -> None:
+        """Lead every vector to a word of RAM, which its message then sets."""
+        table = msix_table(self)
+        if vectors > table.size:
+            raise DriverError(f"the device has {table.size} MSI-X vectors, not {vectors}")
+        for vector in range(vectors):
+            entry = table.offset + MSIX_ENTRY.size * vector
+            self._ram[MESSAGES + 4 * vector : MESSAGES + 4 * vector + 4] = bytes(4)
+            words = struct.unpack("<4I", MSIX_ENTRY.pack(MESSAGES + 4 * vector, MESSAGE, 0))
+            for position, word in enumerate(words):
+                self.bar_write(table.bar, entry + 4 * position, 4, word)
+        control = MSIX_ENABLE if vectors else 0
+        self.pci_write(table.control, control.to_bytes(2, "little"))
+        self._vectors = vectors
+
+    def take_messages(self, timeout: float) -> Counter[int]:
+        """Vectors whose word was set: several messages of one vector look like one."""
+        deadline = time.monotonic() + timeout
+        while True:
+            taken: Counter[int] = Counter()
+            for vector in range(self._vectors):
+                at = MESSAGES + 4 * vector
+                if self._ram[at : at + 4] != bytes(4):
+                    self._ram[at : at + 4] = bytes(4)
+                    taken[vector] = 1
+            if taken or time.monotonic() >= deadline:
+                return taken
+            time.sleep(0.0002)
 
     def bar_size(self, bar: int) -> int:
         """Bytes of a BAR, 0 if it has none."""

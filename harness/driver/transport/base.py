@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from typing import Any
 
 from harness.driver.bus.base import Bus
@@ -102,6 +103,34 @@ class Transport(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give everything back; the device was reset before."""
+
+    vectors: int = 0
+    """MSI-X vectors in use; 0 without MSI-X."""
+
+    def use_msix(self, vectors: int) -> None:
+        """Switch to MSI-X with so many vectors, or with 0 back. DriverError without MSI-X."""
+        if vectors:
+            raise DriverError("this transport has no MSI-X")
+
+    def map_config_vector(self) -> None:
+        """Map configuration changes to vector 0, if MSI-X is in use; a reset unmaps them."""
+        if self.vectors:
+            self._map("config_msix_vector", 0)
+
+    def map_queue_vector(self, index: int) -> None:
+        """Map the selected virtqueue to its vector, if MSI-X is in use."""
+        if self.vectors:
+            others = self.vectors - 1
+            self._map("queue_msix_vector", 1 + index % others if others else 0)
+
+    def _map(self, register: str, vector: int) -> None:
+        self.register_write(register, vector)
+        if self.register_read(register) != vector:
+            raise DriverError(f"the device does not map {register} to vector {vector}")
+
+    def take_messages(self, timeout: float) -> Counter[int]:
+        """Messages since the last call, by MSI-X vector; wait up to `timeout` s for one."""
+        raise DriverError(f"waited {timeout:g} s for messages of a transport without MSI-X")
 
     def pci_read(self, offset: int, length: int) -> bytes:
         """Bytes of PCI configuration space."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from harness.driver.bus.base import PciFunction
@@ -64,6 +65,15 @@ class PciTransport(BusTransport):
     def capabilities(self) -> list[Capability]:
         """Virtio capabilities, in the order of the list."""
         return virtio_capabilities(self.function)
+
+    def use_msix(self, vectors: int) -> None:
+        """Switch to MSI-X with so many vectors, or with 0 back. DriverError without MSI-X."""
+        self.function.enable_msix(vectors)
+        self.vectors = vectors
+
+    def take_messages(self, timeout: float) -> Counter[int]:
+        """Messages since the last call, by MSI-X vector; wait up to `timeout` s for one."""
+        return self.function.take_messages(timeout)
 
 
 class PciModern(PciTransport):
@@ -200,6 +210,7 @@ class PciModern(PciTransport):
         self.register_write("queue_desc", layout.desc)
         self.register_write("queue_driver", layout.driver)
         self.register_write("queue_device", layout.device)
+        self.map_queue_vector(layout.index)
         offset = self.register_read("queue_notify_off") * self._notify_multiplier
         if offset + 2 > self._notify.length:
             raise NoDeviceError(

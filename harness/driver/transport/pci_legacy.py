@@ -9,6 +9,7 @@ from harness.driver.errors import BadArgumentError, NoDeviceError
 from harness.driver.interface import QueueLayout
 from harness.virtio.pci import (
     LEGACY_CONFIG,
+    LEGACY_CONFIG_MSIX,
     LEGACY_PAGE,
     LEGACY_REGISTERS,
     TRANSITIONAL_DEVICE_ID,
@@ -21,7 +22,7 @@ BAR = 0
 
 
 class PciLegacy(PciTransport):
-    """A transitional device through the I/O ports of BAR 0, with INTx.
+    """A transitional device through the I/O ports of BAR 0.
 
     Fields are in the byte order of the guest, here little-endian. NoDeviceError
     if the function has no such interface.
@@ -86,7 +87,7 @@ class PciLegacy(PciTransport):
             raise BadArgumentError(
                 f"configuration space ends at {self.config_size()}, not {offset + length}"
             )
-        base = LEGACY_CONFIG + offset
+        base = self._config + offset
         return bytes(self.function.bar_read(BAR, base + at, 1) for at in range(length))
 
     def config_write(self, offset: int, data: bytes) -> None:
@@ -94,11 +95,15 @@ class PciLegacy(PciTransport):
         if len(data) not in (1, 2, 4) or offset % len(data):
             raise BadArgumentError(f"no single access writes {len(data)} bytes at {offset}")
         value = int.from_bytes(data, "little")
-        self.function.bar_write(BAR, LEGACY_CONFIG + offset, len(data), value)
+        self.function.bar_write(BAR, self._config + offset, len(data), value)
 
     def config_size(self) -> int:
         """Bytes of BAR 0 behind the header."""
-        return self.function.bar_size(BAR) - LEGACY_CONFIG
+        return self.function.bar_size(BAR) - self._config
+
+    @property
+    def _config(self) -> int:
+        return LEGACY_CONFIG_MSIX if self.vectors else LEGACY_CONFIG
 
     def config_generation(self) -> int:
         """Always 0: the legacy interface has none."""
@@ -113,6 +118,7 @@ class PciLegacy(PciTransport):
         """Write the number of the page where the rings begin."""
         self.register_write("queue_select", layout.index)
         self.register_write("queue_address", layout.desc // LEGACY_PAGE)
+        self.map_queue_vector(layout.index)
 
     def notify(self, index: int) -> None:
         """Write the queue's index to the notify register."""
