@@ -19,7 +19,8 @@ from harness.channel.handover import hand_over
 from harness.channel.stream import POLL, SEND_TIMEOUT, ChannelError, Check
 
 PROMPT = "vblk# "
-_PATTERNS: list[re.Pattern[str] | type[pexpect.TIMEOUT] | type[pexpect.EOF]] = [
+_Patterns = list[re.Pattern[str] | type[pexpect.TIMEOUT] | type[pexpect.EOF]]
+_PATTERNS: _Patterns = [
     # With line editing, busybox asks the terminal for its cursor's position after the prompt.
     re.compile(PROMPT + r"(\x1b\[6n)?$"),
     re.compile(r"Kernel panic - not syncing: [^\r\n]*"),
@@ -138,7 +139,7 @@ class _Console:
             if time.monotonic() >= nudge_at:
                 nudge_at = time.monotonic() + _NUDGE
                 self._send("\n")
-            match self._spawn.expect_list(_PATTERNS, timeout=POLL):
+            match self._expect(_PATTERNS, POLL):
                 case 0:
                     return
                 case 1:
@@ -156,12 +157,19 @@ class _Console:
 
     def drain(self) -> None:
         """Take what the console says: a guest that nobody listens to might stop to wait."""
-        self._spawn.expect_list([pexpect.TIMEOUT, pexpect.EOF], timeout=0)
+        self._expect([pexpect.EOF, pexpect.TIMEOUT], 0)
 
     def tail(self) -> str:
         """The last text of the console."""
         parts = (self._spawn.before, self._spawn.after)
         return "".join(part for part in parts if isinstance(part, str))[-_TAIL:]
+
+    def _expect(self, patterns: _Patterns, timeout: float) -> int:
+        """Which of the patterns comes; pexpect.EOF also for a connection that was reset."""
+        try:
+            return self._spawn.expect_list(patterns, timeout=timeout)
+        except OSError:
+            return patterns.index(pexpect.EOF)
 
     def _send(self, text: str) -> None:
         try:

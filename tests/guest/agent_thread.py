@@ -58,7 +58,7 @@ class Guest:
             return self.drivers[-1]
 
         fd = self.far_end.fileno()
-        self._thread = threading.Thread(target=Server(fd, fd, remember).run)
+        self._thread = threading.Thread(target=Server(fd, fd, remember).run, daemon=True)
         self._thread.start()
 
     def join(self) -> None:
