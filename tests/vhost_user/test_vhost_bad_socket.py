@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def listener(short_dir: Path) -> Iterator[Callable[[Callable[[socket.socket], No
                 client, _ = server.accept()
             except OSError:
                 return
-            with client:
+            with client, suppress(ConnectionError):
                 treat(client)
 
         thread = threading.Thread(target=serve, daemon=True)
