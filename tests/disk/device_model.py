@@ -7,6 +7,7 @@ everything else, and all of it after a reset, is a BadArgumentError to touch.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -315,8 +316,8 @@ class DeviceModel(Driver):
             return Status.OK, total
         return Status.UNSUPP, 0
 
-    description = state = close = accept = accepted = _unused
-    register_read = register_write = config_read = config_write = _unused
-    config_size = config_generation = isr = pci_read = pci_write = capabilities = _unused
-    queue_state = interrupts = wait_interrupt = service_interrupts = _unused
-    start = request = submit = complete = completed = repeat = wait_config_change = _unused
+
+# Verbs that the disk has no need of, also those that the interface gets later.
+for _verb in DeviceModel.__abstractmethods__:
+    setattr(DeviceModel, _verb, _unused)
+abc.update_abstractmethods(DeviceModel)

@@ -212,6 +212,7 @@ def test_a_config_interrupt_from_before_the_disk_was_opened_is_not_a_change():
     with open_disk(device) as disk:
         assert media_status(disk) is StatusT.B_OK
         assert disk.info.media.capacity == 4096
+        assert disk.info.statistics.config_changes == 0
 
 
 def test_physical_block_size_alone_is_a_change_too():

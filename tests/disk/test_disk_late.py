@@ -3,7 +3,8 @@
 import pytest
 from device_model import DeviceModel
 
-from harness.driver.disk.constants import StatusT
+from harness.driver.disk.command import SLOT_SIZE
+from harness.driver.disk.constants import B_PAGE_SIZE, StatusT
 from harness.driver.disk.dma import BOUNCE_BUFFER_COUNT
 from harness.driver.disk.module import open_disk
 from harness.driver.disk.request import IORequest, IOVec
@@ -64,6 +65,24 @@ def test_a_late_completion_is_not_taken_for_the_next_request(device):
         assert time_out(device, lambda: disk.read(1024, 512)) == (StatusT.EIO, b"")
         assert [sent.sector for sent in device.sent] == [1]
         assert (disk.info.statistics.timeouts, disk.info.statistics.late_completions) == (2, 1)
+
+
+def test_a_late_completion_does_not_end_the_wait_for_the_next_request(device):
+    with open_disk(device) as disk:
+        time_out(device, lambda: disk.read(512, 512))
+        device.held = True
+        device.during_poll = lambda: device.release(1)
+        assert disk.read(1024, 512) == (StatusT.B_OK, NEW)
+        assert [sent.sector for sent in device.sent] == [1, 2]
+        assert disk.info.statistics.timeouts == 1
+
+
+def test_late_completions_can_go_on_for_ever(device):
+    with open_disk(device) as disk:
+        for _ in range(2 * B_PAGE_SIZE // SLOT_SIZE):
+            assert time_out(device, lambda: disk.read(512, 512))[0] is StatusT.EIO
+            device.release()
+        assert disk.read(1024, 512) == (StatusT.B_OK, NEW)
 
 
 def test_a_late_read_does_not_put_its_data_into_the_next_one(device):
@@ -139,6 +158,19 @@ def test_when_the_device_keeps_everything_requests_fail_and_it_recovers(device):
         device.release()
         assert disk.read(1024, 512) == (StatusT.B_OK, NEW)
         assert disk.info.statistics.late_completions == BOUNCE_BUFFER_COUNT
+
+
+def test_a_buffer_that_comes_back_after_the_blocks_grew_is_not_used_for_them():
+    device = DeviceModel(blk_size=512)
+    with open_disk(device) as disk:
+        time_out(device, lambda: disk.read(512, 512))
+        device.resize(2048, blk_size=131072)
+        disk.info.service()
+        device.release()
+        disk.info.service()
+        assert disk.info.in_device() == []
+        for position in (0, 131072):
+            assert disk.write(position, b"x" * 131072) == (StatusT.B_OK, 131072)
 
 
 def test_a_request_waits_for_descriptors_that_the_device_keeps(device):
