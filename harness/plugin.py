@@ -39,13 +39,16 @@ class Bench:
 
     def plug(self, spec: DiskSpec, session: pytest.Session) -> Plugged:
         """A disk of the target. If not even the run's first one is to be had, the run ends."""
+        from harness.target import TargetError
+
+        __tracebackhide__ = True
         assert self.target
         try:
             plugged = self.target.plug(spec)
-        except Exception as error:
+        except TargetError as error:
             if not self.worked:
                 session.shouldstop = str(error)
-            raise
+            raise error.with_traceback(None) from None  # where in the harness is of no interest
         if not self.worked:
             self.worked = True
             self.record("specification", SPECIFICATION)
@@ -270,6 +273,7 @@ def plug(request: pytest.FixtureRequest, _bench: Bench) -> Iterator[Plug]:
         driver_queue_size: int | None = None,
         **fields: Any,
     ) -> Disk:
+        __tracebackhide__ = True
         disk = Disk(bench.plug(DiskSpec(**fields), request.session))
         bench.disks.append(disk)
         _need(disk.driver.offered(), (*needs, *extra))

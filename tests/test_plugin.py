@@ -177,7 +177,7 @@ def test_the_plugin_alone_loads_no_machine() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
 
-    assert answer.stdout.strip() == "set()"
+    assert answer.stdout.strip() == "[]"
 
 
 def test_junit_has_properties_and_evidence(run, pytester: pytest.Pytester) -> None:
