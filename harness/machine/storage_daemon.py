@@ -255,7 +255,6 @@ class StorageDaemon:
         )
         self._remove_nodes(export.graph, len(export.graph.objects), len(export.graph.nodes))
         self._exports.remove(export)
-        export.path.unlink(missing_ok=True)
         if export.own_file:
             export.own_file.unlink()
 

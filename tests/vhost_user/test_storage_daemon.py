@@ -38,6 +38,14 @@ with StorageDaemon(find_storage_daemon()) as daemon:
     time.sleep(60)
 """
 
+FORGETFUL = """
+from harness.disks import DiskSpec
+from harness.machine.storage_daemon import StorageDaemon, find_storage_daemon
+daemon = StorageDaemon(find_storage_daemon())
+daemon.start()
+print(daemon.pid, daemon.add_export(DiskSpec()).path.parent)
+"""
+
 
 def until(condition: Callable[[], bool], what: str, deadline: float = 20.0) -> None:
     end = time.monotonic() + deadline
@@ -286,6 +294,19 @@ def test_the_daemon_ends_with_its_parent(by: signal.Signals) -> None:
         assert not Path(directory).exists()
     with StorageDaemon(find_storage_daemon()):
         assert not Path(directory).exists()
+
+
+def test_a_daemon_that_nobody_stopped_ends_with_the_interpreter() -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", FORGETFUL],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(harness.__file__).parents[1],
+    )
+    assert child.returncode == 0, child.stderr
+    pid, directory = child.stdout.split()
+    assert not runs(int(pid)) and not Path(directory).exists()
 
 
 def test_stop_leaves_nothing_and_is_final() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable
 from pathlib import Path
 
@@ -320,6 +321,18 @@ def test_there_are_no_registers_and_no_pci_space(back_end: ScriptedBackEnd, atta
             act()
     with pytest.raises(DriverError, match="not a PCI device"):
         driver.pci_read(0, 4)
+
+
+def test_a_ring_of_before_a_reset_is_not_listened_to(
+    back_end: ScriptedBackEnd, attach: Attach
+) -> None:
+    driver = attach()
+    driver.start()
+    driver.reset()
+    os.eventfd_write(back_end.fds[Ask.SET_VRING_CALL, 0], 1)
+    # Not merely uncounted: a descriptor that stays readable would make every wait spin.
+    assert select.select([driver.fileno()], [], [], 0)[0] == []
+    assert driver.interrupts() == Interrupts()
 
 
 def test_a_back_end_that_hangs_up_ends_a_wait_and_reset_connects_again(
