@@ -35,7 +35,6 @@ from harness.virtio.vhost_user import (
     CONFIG,
     FEATURE_LOG_ALL,
     FEATURE_PROTOCOL,
-    MAX_QUEUES,
     MEMORY,
     U64,
     FrontEndRequest,
@@ -43,8 +42,9 @@ from harness.virtio.vhost_user import (
 )
 
 from .base import Transport
-from .vhost_channel import BackEndChannel, Channel, GoneError, RefusedError
+from .vhost_channel import GoneError, RefusedError
 from .vhost_ring import VhostRing
+from .vhost_session import Session
 
 QUEUE_SIZE = 128
 """Descriptors of a virtqueue, unless told otherwise: what VMMs take for vhost-user-blk."""
@@ -59,71 +59,6 @@ BUS_ADDRESS = 1 << 32
 USER_ADDRESS = 0x5000_0000_0000
 """Where shared memory lies for descriptors, and for rings. They differ, and neither fits
 32 bits, so that a back-end which confuses or truncates them is found out."""
-
-CONFIG_SIZES = (96, 72, 60, 36)
-"""Sizes that struct virtio_blk_config has had, in bytes: a back-end may know only its own."""
-
-
-class _Session:
-    """One connection to a back-end: what was negotiated on it, and the virtqueues it has."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        self.channel = Channel(path, timeout)
-        self.requests: BackEndChannel | None = None
-        self.rings: dict[int, VhostRing] = {}
-        self.offered = 0
-        self.protocol: frozenset[ProtocolFeature] = frozenset()
-        self.queues = 1
-        self.config_size = 0
-        self.has_memory = False
-        try:
-            self._negotiate()
-            self._find_config_size()
-        except BaseException:
-            self.close()
-            raise
-
-    def _negotiate(self) -> None:
-        channel = self.channel
-        channel.tell(FrontEndRequest.SET_OWNER)
-        self.offered = channel.ask_number(FrontEndRequest.GET_FEATURES)
-        if self.offered & FEATURE_PROTOCOL:
-            bits = channel.ask_number(FrontEndRequest.GET_PROTOCOL_FEATURES)
-            self.protocol = frozenset(one for one in ProtocolFeature if bits & one.mask)
-            taken = sum(one.mask for one in self.protocol)
-            channel.tell(FrontEndRequest.SET_PROTOCOL_FEATURES, U64.pack(taken))
-            channel.acknowledged = ProtocolFeature.REPLY_ACK in self.protocol
-        if ProtocolFeature.CONFIG not in self.protocol:
-            raise NoDeviceError(
-                f"{channel.path} offers no configuration space (PROTOCOL_F_CONFIG):"
-                " no block back-end without it"
-            )
-        if ProtocolFeature.MQ in self.protocol:
-            self.queues = min(channel.ask_number(FrontEndRequest.GET_QUEUE_NUM), MAX_QUEUES)
-        if ProtocolFeature.BACKEND_REQ in self.protocol:
-            self.requests = BackEndChannel()
-            theirs = self.requests.theirs
-            channel.tell(FrontEndRequest.SET_BACKEND_REQ_FD, fds=[theirs.fileno()])
-            theirs.close()
-
-    def _find_config_size(self) -> None:
-        for size in CONFIG_SIZES:
-            if self.config(size):
-                self.config_size = size
-                return
-        raise NoDeviceError(f"{self.channel.path} shows no configuration of a block device")
-
-    def config(self, size: int) -> bytes:
-        """The first `size` bytes of the configuration space, nothing if it has fewer."""
-        asked = CONFIG.pack(0, size, 0) + bytes(size)
-        answer = self.channel.ask(FrontEndRequest.GET_CONFIG, asked)
-        return answer[CONFIG.size :] if len(answer) == len(asked) else b""
-
-    def close(self) -> None:
-        """Hang up."""
-        if self.requests:
-            self.requests.close()
-        self.channel.close()
 
 
 class VhostUser(Transport):
@@ -158,9 +93,9 @@ class VhostUser(Transport):
             os.close(self._file)
             raise
 
-    def _connect(self) -> _Session:
+    def _connect(self) -> Session:
         try:
-            session = _Session(self._path, self._timeout)
+            session = Session(self._path, self._timeout)
         except NoDeviceError:
             raise
         except DriverError as error:
