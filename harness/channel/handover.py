@@ -58,7 +58,6 @@ def hand_over(stream: Stream, payload: bytes, deadline: float, check: Check) -> 
 def _send(stream: Stream, payload: bytes, listener: _Listener) -> None:
     stream.send(f"\nVBLK-CODE {len(payload)} {sha256(payload).hexdigest()}\n".encode())
     sent = acknowledged = 0
-    stalled = False
     while True:
         while sent < min(len(payload), acknowledged + WINDOW):
             block = payload[sent : sent + BLOCK]
@@ -70,20 +69,15 @@ def _send(stream: Stream, payload: bytes, listener: _Listener) -> None:
                 STALL,
             )
         except TimeoutError:
-            if stalled:
-                raise _DamagedError from None
-            # Bytes were lost, and the guest waits for the rest of a block: these fill it, and the
-            # hash will be wrong. If the offer was lost instead, they mean nothing to the guest.
-            stream.send(b"\n" * BLOCK)
-            stalled = True
-            continue
-        stalled = False
+            # Something was lost. If the guest still waits for bytes, it takes the next offer for
+            # them, says VBLK-BAD, and gets one more.
+            raise _DamagedError from None
         if word == b"VBLK-RUN":
             return
         if word == b"VBLK-BAD":
             raise _DamagedError
         if word.startswith(b"VBLK-GOT"):
-            acknowledged = int(word.split()[1])
+            acknowledged = min(sent, int(word.split()[1]))
 
 
 class _Listener:

@@ -104,7 +104,6 @@ def _connect(
         client = paramiko.SSHClient()
         client.set_log_channel(_LOG_NAME)
         client.get_host_keys().add(server, expected.get_name(), expected)
-        client.set_missing_host_key_policy(paramiko.RejectPolicy())
         patience = max(0.1, min(_ATTEMPT_TIMEOUT, deadline - time.monotonic()))
         try:
             client.connect(
@@ -129,7 +128,7 @@ def _connect(
 
 def _raise_if_final(error: BaseException, host: str, port: int) -> None:
     """Raise unless trying once more may help."""
-    if isinstance(error, paramiko.BadHostKeyException) or "not found in known_hosts" in str(error):
+    if isinstance(error, paramiko.BadHostKeyException):
         raise ChannelError(
             f"the SSH server at {host}:{port} is not the guest: it has another host key"
         ) from error

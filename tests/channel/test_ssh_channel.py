@@ -124,10 +124,15 @@ def test_the_agent_is_the_command(
         stream.send(b"x")
 
 
+@pytest.mark.parametrize(
+    "key",
+    [paramiko.ECDSAKey.generate(), paramiko.RSAKey.generate(2048)],
+    ids=["same type", "another type"],
+)
 def test_another_host_key_is_refused(
-    listener: socket.socket, serve: Serve, server: Server, opened: Opened
+    listener: socket.socket, serve: Serve, server: Server, opened: Opened, key: paramiko.PKey
 ) -> None:
-    server.key = paramiko.ECDSAKey.generate()
+    server.key = key
     serve(listener, server)
     with pytest.raises(ChannelError, match="is not the guest: it has another host key"):
         opened()

@@ -73,6 +73,15 @@ def test_lost_bytes_cost_one_frame_only(frame: Frame, data: st.DataObject) -> No
     assert Parser().feed(good[:start] + good[end:] + after.encode()) == [after]
 
 
+def test_a_frame_cut_short_does_not_take_the_next_one_with_it() -> None:
+    long, after = Frame(Kind.CALL, 1, b"x" * 9000).encode(), Frame(Kind.PROBE, 1)
+    parser = Parser()
+
+    assert parser.feed(long[:5000]) == []
+    assert parser.feed(after.encode()) == [after]
+    assert parser.damaged == 1
+
+
 def test_a_damaged_length_is_not_trusted() -> None:
     long = bytearray(Frame(Kind.CALL, 1, b"x").encode())
     long[9:13] = (0x7FFFFFFF).to_bytes(4, "little")
