@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -51,9 +52,10 @@ def booting(*arguments: str) -> Iterator[pexpect.spawn[str]]:
         terminal.close(force=True)
 
 
-def vblk(*arguments: str) -> subprocess.CompletedProcess[str]:
+def vblk(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *VBLK, *arguments],
+        env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -87,11 +89,12 @@ def test_boot_resize_ssh_and_leave(place: Path) -> None:
         assert resized.stdout == "disk0: 4194304 -> 8388608 bytes\n"
         assert qmp.with_name("disk0.raw").stat().st_size == 8 * MIB
 
-        there = vblk("ssh", "--", "sh", "-c", "echo 'two  words'; exit 7")
-        assert (there.returncode, there.stdout) == (7, "two  words\n"), there.stderr
-
-        line = vblk("ssh", "--", "printf x | wc -c")
-        assert (line.returncode, line.stdout.strip()) == (0, "1"), line.stderr
+        for path in (os.environ["PATH"], "/nonexistent"):  # with the ssh client, if any; without
+            there = vblk("ssh", "--", "sh", "-c", "echo 'two  words'; exit 7", PATH=path)
+            assert (there.returncode, there.stdout) == (7, "two  words\n"), there.stderr
+            line = vblk("ssh", "--", "echo one >&2; printf x | wc -c", PATH=path)
+            assert line.returncode == 0, line.stderr
+            assert (line.stderr + line.stdout).split() == ["one", "1"]
 
         terminal.send("\x1d")
         terminal.expect(pexpect.EOF)

@@ -66,8 +66,12 @@ def _run(guest: running.Running, command: str) -> int:
                 allow_agent=False,
                 look_for_keys=False,
             )
-            _, output, _ = client.exec_command(f"{command} 2>&1")
-            shutil.copyfileobj(output, sys.stdout)
-            return output.channel.recv_exit_status()
+            transport = client.get_transport()
+            assert transport
+            channel = transport.open_session(timeout=_CONNECT_DEADLINE)
+            channel.set_combine_stderr(True)
+            channel.exec_command(command)
+            shutil.copyfileobj(channel.makefile("rb"), sys.stdout.buffer)
+            return channel.recv_exit_status()
         except (paramiko.SSHException, OSError) as error:
             raise ChannelError(f"no SSH to the guest on port {guest.ssh_port}: {error}") from error
