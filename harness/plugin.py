@@ -6,6 +6,7 @@ Nothing is started before a test asks for a disk.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -24,40 +25,40 @@ from harness.virtio.features import Feature, mask
 if TYPE_CHECKING:
     from harness.target import Disk, Plugged, Target
 
-TARGETS = ("guest-pci",)
-
 
 @dataclass
 class Bench:
-    """The target of this run, once a test wanted it, and the disks of the test that runs."""
+    """A target of this run, once a test wanted it, and the disks of the test that runs."""
 
+    name: str
     target: Target | None = None
     disks: list[Disk] = field(default_factory=list)
     failed: bool = False
     worked: bool = False
     record: Callable[[str, object], None] = lambda name, value: None
 
-    def plug(self, spec: DiskSpec, session: pytest.Session) -> Plugged:
+    def plug(self, spec: DiskSpec, writes: bool, session: pytest.Session) -> Plugged:
         """A disk of the target. If not even the run's first one is to be had, the run ends."""
-        from harness.target import TargetError
+        from harness.target import LacksError, TargetError
 
         __tracebackhide__ = True
         assert self.target
         try:
-            plugged = self.target.plug(spec)
+            plugged = self.target.plug(spec, writes)
+        except LacksError as error:
+            pytest.skip(f"{self.name}: {error}")
         except TargetError as error:
             if not self.worked:
                 session.shouldstop = str(error)
             raise error.with_traceback(None) from None  # where in the harness is of no interest
         if not self.worked:
             self.worked = True
-            self.record("specification", SPECIFICATION)
             for name, value in self.target.facts().items():
                 self.record(name, value)
         return plugged
 
 
-BENCH = pytest.StashKey[Bench]()
+BENCHES = pytest.StashKey[dict[str, Bench]]()
 STATEMENT = pytest.StashKey[Statement | None]()
 DEVIATIONS = pytest.StashKey[tuple[Deviation, ...]]()
 
@@ -93,7 +94,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of this plugin."""
     group = parser.getgroup("virtio-blk", "virtio-blk conformance")
     group.addoption(
-        "--target", choices=TARGETS, default="guest-pci", help="the device under test (%(default)s)"
+        "--target",
+        action="append",
+        metavar="NAME",
+        help="a device under test, and the way to it (guest-pci); repeatable",
+    )
+    group.addoption("--list-targets", action="store_true", help="print the targets and stop")
+    group.addoption(
+        "--destructive",
+        action="store_true",
+        help="allow to overwrite the disk behind a device that is not ours (vhost-user:PATH)",
     )
     group.addoption(
         "--channel",
@@ -141,16 +151,71 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "described(section, text): behaviour that the specification describes without a keyword",
     )
-    config.stash[BENCH] = Bench()
+    config.addinivalue_line(
+        "markers", "on(*traits): the traits of the targets that the test is about"
+    )
+    config.addinivalue_line("markers", "reads_only: the test changes nothing on the disk")
+    config.stash[BENCHES] = {name: Bench(name) for name in _targets(config)}
+
+
+def _targets(config: pytest.Config) -> list[str]:
+    """The names that --target gave, without repetition. pytest.UsageError for an unknown one."""
+    wanted: list[str] = config.option.target or []
+    if wanted:
+        from harness.target import TargetError
+        from harness.target.registry import Settings, make
+
+        for name in wanted:
+            try:
+                make(name, Settings())
+            except TargetError as error:
+                raise pytest.UsageError(str(error)) from None
+    return list(dict.fromkeys(wanted)) or ["guest-pci"]
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """`--list-targets`."""
+    if not config.option.list_targets:
+        return None
+    from harness.target.registry import descriptions
+
+    lines = descriptions()
+    width = max(map(len, lines))
+    for name, description in lines.items():
+        print(f"{name:<{width}}  {description}")
+    return 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run every test that wants a disk on every target; one target goes without saying."""
+    if "_bench" not in metafunc.fixturenames:
+        return
+    names = list(metafunc.config.stash[BENCHES].keys())
+    ids = [TARGET_ID + name for name in names] if len(names) > 1 else [pytest.HIDDEN_PARAM]
+    metafunc.parametrize("_bench", names, ids=ids, indirect=True, scope="session")
+
+
+TARGET_ID = "@"
+"""What marks the target among a test's parameters: it comes last."""
+
+
+def _bench_of(item: pytest.Item) -> Bench | None:
+    """The bench that a test runs on, None for a test that wants no disk."""
+    callspec = getattr(item, "callspec", None)
+    name = callspec.params.get("_bench") if callspec else None
+    return item.config.stash[BENCHES][name] if name else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Resolve every test's statements and recorded deviations; a bad one ends the run here."""
     for item in items:
         item.stash[STATEMENT] = statement = statement_of(item)
-        if "plug" in getattr(item, "fixturenames", ()):
-            option = item.config.option
-            item.user_properties += [("target", option.target), ("channel", option.channel)]
+        bench = _bench_of(item)
+        if bench:
+            item.user_properties.append(("target", bench.name))
+            if bench.name.startswith("guest-"):
+                item.user_properties.append(("channel", item.config.option.channel))
         if statement is None:
             continue
         item.user_properties += statement.properties()
@@ -163,6 +228,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
     """The recorded deviations of this test, of every implementation and version."""
     node = item.path.name + item.nodeid[item.nodeid.index("::") :]
+    node = re.sub(rf"\[{TARGET_ID}[^]]*]$|-{TARGET_ID}[^]]*(?=]$)", "", node)
     bound = {*statement.clauses, *(section for section, _ in statement.described)}
     for path in sorted((item.path.parent / "deviations").glob("*.toml")):
         for deviation in load(path):
@@ -173,8 +239,11 @@ def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """The target and the channel."""
-    return f"{SPECIFICATION}, target {config.option.target} over {config.option.channel}"
+    """The targets and the channel to guests."""
+    return (
+        f"{SPECIFICATION}, target {', '.join(config.stash[BENCHES].keys())},"
+        f" guests over {config.option.channel}"
+    )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -183,8 +252,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Judge a test by its statement, and put evidence beside a failure."""
     report = yield
-    bench = item.config.stash[BENCH]
-    if bench.target is None or "plug" not in getattr(item, "fixturenames", ()):
+    bench = _bench_of(item)
+    if bench is None or bench.target is None:
         return report
     error = call.excinfo.value if call.excinfo else None
     if call.when == "call":
@@ -192,7 +261,7 @@ def pytest_runtest_makereport(
             report,
             error,
             item.stash[STATEMENT],
-            _affecting(item, bench.target),
+            _affecting(item, bench),
             item.config.option.strict_should,
         )
         if excused:
@@ -203,13 +272,15 @@ def pytest_runtest_makereport(
     return report
 
 
-def _affecting(item: pytest.Item, target: Target) -> list[Deviation]:
+def _affecting(item: pytest.Item, bench: Bench) -> list[Deviation]:
     """The recorded deviations of this test that the device under test has."""
     recorded = item.stash.get(DEVIATIONS, ())
-    if not recorded:
+    if not recorded or bench.target is None:
         return []
-    device = target.identity()
-    return [one for one in recorded if one.affects(device.implementation, device.version)]
+    device = bench.target.identity()
+    return [
+        one for one in recorded if one.affects(device.implementation, device.version, bench.name)
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -220,16 +291,28 @@ def _bench(
     """The bench with its target, which starts with the first disk."""
     # Only now: a run that needs no disk needs no QEMU's libraries either.
     from harness.machine.cleanup import install_signal_handlers
-    from harness.target import GuestPci
+    from harness.target.registry import Settings, make
 
     install_signal_handlers()
     option = request.config.option
-    progress = _progress(request.config)
+    benches = request.config.stash[BENCHES]
+    bench = benches[request.param]
 
-    bench = request.config.stash[BENCH]
-    bench.record = record_testsuite_property
-    bench.target = GuestPci(
-        option.channel, option.qemu, option.accel, option.boot_timeout, progress
+    def record(name: str, value: object) -> None:
+        record_testsuite_property(name if len(benches) == 1 else f"{bench.name}.{name}", value)
+
+    record("specification", SPECIFICATION)
+    bench.record = record
+    bench.target = make(
+        bench.name,
+        Settings(
+            option.channel,
+            option.qemu,
+            option.accel,
+            option.boot_timeout,
+            option.destructive,
+            _progress(request.config),
+        ),
     )
     try:
         yield bench
@@ -261,6 +344,12 @@ def plug(request: pytest.FixtureRequest, _bench: Bench) -> Iterator[Plug]:
 
     bench = _bench
     bench.failed = False
+    assert bench.target
+    for mark in request.node.iter_markers("on"):
+        missing = [trait for trait in mark.args if trait not in bench.target.traits]
+        if missing:
+            pytest.skip(f"{bench.name} is not {', '.join(missing)}")
+    writes = request.node.get_closest_marker("reads_only") is None
 
     def make(
         *,
@@ -274,7 +363,7 @@ def plug(request: pytest.FixtureRequest, _bench: Bench) -> Iterator[Plug]:
         **fields: Any,
     ) -> Disk:
         __tracebackhide__ = True
-        disk = Disk(bench.plug(DiskSpec(**fields), request.session))
+        disk = Disk(bench.plug(DiskSpec(**fields), writes, request.session))
         bench.disks.append(disk)
         _need(disk.driver.offered(), (*needs, *extra))
         if start:

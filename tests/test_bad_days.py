@@ -24,7 +24,7 @@ END_DEADLINE = 20.0
 HEAD = """
 import os, signal, socket, time
 import pytest
-from harness.plugin import BENCH
+from harness.plugin import BENCHES
 from harness.driver.errors import DeviceTimeoutError
 from harness.driver.interface import Request
 from harness.report import clause
@@ -32,7 +32,7 @@ from harness.target import TargetError
 
 @pytest.fixture
 def machine(request):
-    return lambda: request.config.stash[BENCH].target.guest.machine
+    return lambda: request.config.stash[BENCHES]["guest-pci"].target.guest.machine
 
 def works(disk):
     return disk.read(0).status == 0

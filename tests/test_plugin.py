@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 FAKE_TARGET = """
 from types import SimpleNamespace
 
-import harness.target
-from harness.target import DeviceIdentity, Plugged, Target, TargetError
+import harness.target.registry
+from harness.target import DeviceIdentity, LacksError, Plugged, Target, TargetError
 
 
 class FakeDisk(Plugged):
@@ -42,11 +42,12 @@ class FakeDisk(Plugged):
 class FakeTarget(Target):
     name = "guest-pci"
     description = "nothing"
+    traits = frozenset({"pci"})
 
     def __init__(self, *arguments):
         print("TARGET MADE")
 
-    def plug(self, spec):
+    def plug(self, spec, writes=True):
         if spec.serial == "impossible":
             raise TargetError("there is no QEMU")
         return FakeDisk(spec)
@@ -67,12 +68,23 @@ class FakeTarget(Target):
         pass
 
 
-harness.target.GuestPci = FakeTarget
+class OtherTarget(FakeTarget):
+    name = "other"
+    traits = frozenset({"mmio"})
+
+    def plug(self, spec, writes=True):
+        if writes:
+            raise LacksError("it is somebody's")
+        return super().plug(spec)
+
+
+harness.target.registry.GuestPci = FakeTarget
+harness.target.registry._MAKERS["other"] = ("another", lambda settings: OtherTarget())
 """
 
 HEAD = """
 import pytest
-from harness.report import clause, described
+from harness.report import clause, described, on, reads_only
 from harness.target import TargetError
 from harness.virtio.features import Feature
 """
@@ -289,3 +301,95 @@ def test_a_boot_timeout_that_is_none_is_refused(run, seconds: str) -> None:
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"*--boot-timeout: '{seconds}' is no number of seconds above 0"])
+
+
+TWO = ("--target=guest-pci", "--target=other", "--target=guest-pci")
+
+
+def test_every_test_runs_on_every_target_once(run, pytester: pytest.Pytester) -> None:
+    result = run(
+        """
+@pytest.mark.parametrize("n", [1, 2])
+@reads_only
+def test_it(plug, n): plug(start=False)
+def test_without_disk(): pass
+""",
+        *TWO,
+        "-v",
+        "--junitxml=out.xml",
+    )
+
+    result.assert_outcomes(passed=5)
+    for name in ("guest-pci", "other"):
+        result.stdout.fnmatch_lines_random([f"*::test_it[[][12]-@{name}[]] PASSED*"])
+    assert result.stdout.str().count("TARGET MADE") == 2
+    assert result.stdout.str().count("TARGET CLOSED") == 2
+    cases = ElementTree.parse(pytester.path / "out.xml").iter("testcase")
+    targets = [
+        entry.get("value")
+        for case in cases
+        for entry in case.iter("property")
+        if entry.get("name") == "target"
+    ]
+    assert sorted(targets) == ["guest-pci"] * 2 + ["other"] * 2
+
+
+def test_one_target_does_not_show_in_the_tests_name(run) -> None:
+    result = run("@reads_only\ndef test_it(plug): plug(start=False)\n", "--target=other", "-v")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["test_it.py::test_it *PASSED*"])
+
+
+def test_what_a_target_is_not_is_a_skip_that_says_so(run) -> None:
+    result = run('@on("pci")\n@reads_only\ndef test_it(plug): plug(start=False)\n', *TWO)
+
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED*other is not pci"])
+
+
+def test_a_test_that_writes_is_skipped_where_the_disk_is_not_ours(run) -> None:
+    result = run("def test_it(plug): plug(start=False)\n", *TWO)
+
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED*other: it is somebody's"])
+
+
+RECORD = """
+[[deviation]]
+clause = "2.1.2-D-01"
+tests = ["test_it.py::test_plain", "test_it.py::test_many[b]"]
+versions = ">=2"
+seen = "seen"
+why = "because"
+"""
+
+
+def test_a_record_is_found_whatever_the_target(run) -> None:
+    result = run(
+        """
+pytestmark = [pytest.mark.clause("2.1.2-D-01"), pytest.mark.reads_only]
+def test_plain(plug): plug(start=False); assert 0, "seen"
+@pytest.mark.parametrize("n", ["a", "b"])
+def test_many(plug, n): plug(start=False); assert n == "a", "seen"
+""",
+        *TWO,
+        deviations=RECORD,
+    )
+
+    result.assert_outcomes(passed=2, xfailed=4)
+
+
+def test_an_unknown_target_is_one_line_that_names_the_others(run) -> None:
+    result = run("def test_it(plug): pass\n", "--target=nothing")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*no target 'nothing'; there are: guest-pci, qtest-pci*"])
+
+
+def test_targets_are_listed(run) -> None:
+    result = run("def test_it(plug): pass\n", "--list-targets")
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["guest-pci  *", "qtest-mmio-legacy  *", "vhost-user:PATH  *"])
+    assert "TARGET MADE" not in result.stdout.str()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,20 @@ def only(tmp_path: Path) -> Deviation:
 def test_versions_are_compared_by_number(
     tmp_path: Path, version: tuple[int, ...], affected: bool
 ) -> None:
-    assert only(tmp_path).affects("qemu", version) is affected
+    assert only(tmp_path).affects("qemu", version, "qtest-pci") is affected
+
+
+def test_a_record_may_be_for_some_targets_only(tmp_path: Path) -> None:
+    everywhere = only(tmp_path)
+    some = replace(everywhere, targets=("*-pci*",))
+
+    for target, affected in (("qtest-pci", True), ("guest-pci-q35", True), ("qtest-mmio", False)):
+        assert everywhere.affects("qemu", (7, 2, 0), target)
+        assert some.affects("qemu", (7, 2, 0), target) is affected
 
 
 def test_another_implementation_is_not_affected(tmp_path: Path) -> None:
-    assert not only(tmp_path).affects("spdk", (7, 2, 0))
+    assert not only(tmp_path).affects("spdk", (7, 2, 0), "qtest-pci")
 
 
 def test_brackets_are_parameters_and_stars_are_patterns(tmp_path: Path) -> None:

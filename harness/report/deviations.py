@@ -8,6 +8,7 @@ A file `deviations/<implementation>.toml` beside the tests holds tables:
     versions = ">=7.2"                        # of the implementation; comparisons, comma-separated
     seen = "used index"                       # regular expression, found in the failure's message
     why = "what the device does, and where in its source"
+    targets = ["*-pci*"]                      # fnmatch patterns; left out, on every target
 
 A test that fails as recorded is an expected failure. One that passes on an
 affected version fails: the record has to go. A failure that looks otherwise
@@ -50,11 +51,16 @@ class Deviation:
     versions: str
     seen: str
     why: str
+    targets: tuple[str, ...] = ("*",)
 
-    def affects(self, implementation: str, version: Version) -> bool:
-        """Whether this version of this implementation is one that deviates."""
-        return implementation == self.implementation and all(
-            compare(version[: len(bound)], bound) for compare, bound in _bounds(self.versions)
+    def affects(self, implementation: str, version: Version, target: str) -> bool:
+        """Whether this version of this implementation, on this target, is one that deviates."""
+        return (
+            implementation == self.implementation
+            and any(fnmatchcase(target, pattern) for pattern in self.targets)
+            and all(
+                compare(version[: len(bound)], bound) for compare, bound in _bounds(self.versions)
+            )
         )
 
     def covers(self, node: str) -> bool:
@@ -76,12 +82,14 @@ def load(path: Path) -> tuple[Deviation, ...]:
     except ValueError as error:
         raise DeviationFileError(f"{path}: {error}") from None
     found = []
-    wanted = {field.name for field in fields(Deviation)} - {"implementation"}
+    known = {field.name for field in fields(Deviation)} - {"implementation"}
+    wanted = known - {"targets"}
     for number, table in enumerate(tables, 1):
         where = f"{path}, deviation {number}"
-        if set(table) != wanted:
+        if not wanted <= set(table) <= known:
             raise DeviationFileError(f"{where}: the keys are {sorted(wanted)}, not {sorted(table)}")
-        deviation = Deviation(path.stem, **{**table, "tests": tuple(table["tests"])})
+        lists = {key: tuple(table[key]) for key in ("tests", "targets") if key in table}
+        deviation = Deviation(path.stem, **{**table, **lists})
         try:
             _bounds(deviation.versions)
             re.compile(deviation.seen)

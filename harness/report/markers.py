@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import pytest
 
 from harness.virtio.catalogue import ADVISORY, Level, UnknownClauseError, lookup, weakest
+
+Test = TypeVar("Test", bound=Callable[..., Any])
 
 
 def clause(*ids: str) -> pytest.MarkDecorator:
@@ -17,6 +21,17 @@ def clause(*ids: str) -> pytest.MarkDecorator:
 def described(section: str, text: str) -> pytest.MarkDecorator:
     """This test checks behaviour that a section describes without a keyword; `text` is ours."""
     return pytest.mark.described(section, text)
+
+
+def on(*traits: str) -> pytest.MarkDecorator:
+    """This test is about targets with all of these traits; on others it is skipped."""
+    return pytest.mark.on(*traits)
+
+
+def reads_only(test: Test) -> Test:
+    """This test changes nothing on the disk, so it may run on one that somebody needs."""
+    pytest.mark.reads_only(test)
+    return test
 
 
 @dataclass(frozen=True)

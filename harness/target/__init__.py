@@ -4,7 +4,7 @@ A target joins the machine, the channel and the driver; a test sees none of
 them, only `Disk`.
 """
 
-from .base import Backing, DeviceIdentity, Plugged, Progress, Target, TargetError
+from .base import Backing, DeviceIdentity, LacksError, Plugged, Progress, Target, TargetError
 from .disk import Disk
 from .guest_pci import GuestPci
 
@@ -13,6 +13,7 @@ __all__ = [
     "DeviceIdentity",
     "Disk",
     "GuestPci",
+    "LacksError",
     "Plugged",
     "Progress",
     "Target",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from harness.disks import DiskSpec
 from harness.driver.interface import Driver
@@ -16,6 +16,10 @@ Progress = Callable[[str], None]
 
 class TargetError(Exception):
     """The target cannot do what it was asked; one line that says why."""
+
+
+class LacksError(TargetError):
+    """The target has no such disk and never will: for a test, a skip with this reason."""
 
 
 class Backing(Protocol):
@@ -70,16 +74,23 @@ class DeviceIdentity:
 
 
 class Target(ABC):
-    """A device under test with all that carries it. Nothing starts before the first `plug`."""
+    """A device under test with all that carries it. Nothing starts before the first `plug`.
 
-    name: ClassVar[str]
-    description: ClassVar[str]
+    `traits` are what a test may ask for with `@on`: "guest" (the driver runs in
+    one), "pci", "mmio" or "vhost-user", "modern" or "legacy".
+    """
+
+    name: str
+    description: str
+    traits: frozenset[str]
 
     @abstractmethod
-    def plug(self, spec: DiskSpec) -> Plugged:
+    def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """A device as `spec` says, with a driver attached that has not touched it yet.
 
-        Raises TargetError if there cannot be one.
+        `writes` says that the test changes the disk's contents, which a disk of
+        somebody else's may not allow. Raises TargetError if there cannot be
+        one, LacksError if there never will be.
         """
 
     @abstractmethod

@@ -142,6 +142,7 @@ class GuestPci(Target):
 
     name = "guest-pci"
     description = "QEMU's modern virtio-blk-pci, driven inside a booted Linux guest"
+    traits = frozenset({"guest", "pci", "modern"})
 
     def __init__(
         self,
@@ -165,7 +166,7 @@ class GuestPci(Target):
         """The guest that serves now, or the last one that did."""
         return self._guest
 
-    def plug(self, spec: DiskSpec) -> Plugged:
+    def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """Plug a disk into the guest, booting one first if none works."""
         try:
             return GuestDisk(self._working_guest(), spec)

@@ -157,6 +157,9 @@ class QtestTarget(Target):
         self.name = name
         self.variant = VARIANTS[name]
         self.description = self.variant.description
+        kind = "legacy" if name.endswith("legacy") else "modern"
+        bus = "pci" if self.variant.board == "pc" else "mmio"
+        self.traits = frozenset({bus, kind})
         self._path = qemu
         self._qemu: Qemu | None = None
         self._disks: list[QtestDisk] = []
@@ -169,8 +172,8 @@ class QtestTarget(Target):
                 raise TargetError(str(error)) from None
         return self._qemu
 
-    def plug(self, spec: DiskSpec) -> Plugged:
-        """Start a QEMU with this one disk."""
+    def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
+        """Start a QEMU with this one disk, which is ours to write."""
         qemu = self._found()
         self._disks = [disk for disk in self._disks if disk.machine.alive()]
         try:

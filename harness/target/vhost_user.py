@@ -22,16 +22,12 @@ from harness.machine.storage_daemon import (
 from harness.virtio.blk import RequestType
 from harness.virtio.features import Feature
 
-from .base import Backing, DeviceIdentity, Plugged, Target, TargetError
+from .base import Backing, DeviceIdentity, LacksError, Plugged, Target, TargetError
 
 READING = frozenset(
     {RequestType.IN, RequestType.FLUSH, RequestType.GET_ID, RequestType.GET_LIFETIME}
 )
 """Requests that leave a disk's contents alone."""
-
-
-class LacksError(TargetError):
-    """The target has no such disk and never will: for a test, a skip with this reason."""
 
 
 class ReadingDriver(BlockDriver):
@@ -115,6 +111,7 @@ class VhostUserDaemon(Target):
 
     name = "vhost-user"
     description = "qemu-storage-daemon's vhost-user-blk export, driven from the host"
+    traits = frozenset({"vhost-user", "modern"})
 
     def __init__(self, program: str | None = None) -> None:
         """`program` is the daemon's path (None: the one on PATH)."""
@@ -122,7 +119,7 @@ class VhostUserDaemon(Target):
         self._found: Qemu | None = None
         self._daemon: StorageDaemon | None = None
 
-    def plug(self, spec: DiskSpec) -> Plugged:
+    def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """An export and a driver on it. LacksError for what an export has no option for."""
         odd = unhonoured(replace(spec, queue_size=None))
         if odd:
@@ -205,8 +202,8 @@ class SocketDisk(Plugged):
 class VhostUserSocket(Target):
     """A back-end that somebody else runs. It is only read, unless `destructive`."""
 
-    name = "vhost-user:PATH"
     description = "whatever listens on the UNIX socket PATH, driven from the host"
+    traits = frozenset({"vhost-user", "modern"})
 
     def __init__(
         self,
@@ -215,6 +212,7 @@ class VhostUserSocket(Target):
         identity: DeviceIdentity = DeviceIdentity("unknown", ()),  # noqa: B008 (frozen)
     ) -> None:
         """`identity` is what its known deviations are filed under."""
+        self.name = f"vhost-user:{path}"
         self._path = path
         self._destructive = destructive
         self._identity = identity

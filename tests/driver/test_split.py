@@ -113,3 +113,10 @@ def test_an_indirect_table_is_given_back(memory: DmaMemory, queue: SplitQueue) -
 def test_a_split_queue_has_a_power_of_two(memory: DmaMemory, size: int) -> None:
     with pytest.raises(BadArgumentError, match="not a power of 2"):
         SplitQueue(memory, 0, size)
+
+
+def test_an_indirect_table_without_room_costs_no_descriptor(queue: SplitQueue) -> None:
+    with pytest.raises(BadArgumentError, match="left"):
+        queue.add(BUFFERS * (1 << 15), indirect=True)
+
+    assert queue.state().free_descriptors == 8

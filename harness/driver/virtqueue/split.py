@@ -68,10 +68,9 @@ class SplitQueue(Virtqueue):
             raise BadArgumentError(
                 f"queue {self.index} has {len(self._free)} free descriptors, not {needed}"
             )
+        table = self.memory.alloc(DESC_SIZE * len(buffers), DESC_SIZE) if indirect else None
         taken = [self._free.pop() for _ in range(needed)]
-        table = None
-        if indirect:
-            table = self.memory.alloc(DESC_SIZE * len(buffers), DESC_SIZE)
+        if table is not None:
             view = self.memory.view(table, DESC_SIZE * len(buffers))
             self._write_chain(view, range(len(buffers)), buffers)
             DESC.pack_into(self._desc, DESC_SIZE * taken[0], table, len(view), DESC_F_INDIRECT, 0)
