@@ -163,11 +163,11 @@ def _targets(config: pytest.Config) -> list[str]:
     wanted: list[str] = config.option.target or []
     if wanted:
         from harness.target import TargetError
-        from harness.target.registry import Settings, make
+        from harness.target.registry import maker
 
         for name in wanted:
             try:
-                make(name, Settings())
+                maker(name)
             except TargetError as error:
                 raise pytest.UsageError(str(error)) from None
     return list(dict.fromkeys(wanted)) or ["guest-pci"]
@@ -291,7 +291,7 @@ def _bench(
     """The bench with its target, which starts with the first disk."""
     # Only now: a run that needs no disk needs no QEMU's libraries either.
     from harness.machine.cleanup import install_signal_handlers
-    from harness.target.registry import Settings, make
+    from harness.target.registry import Settings, maker
 
     install_signal_handlers()
     option = request.config.option
@@ -303,17 +303,15 @@ def _bench(
 
     record("specification", SPECIFICATION)
     bench.record = record
-    bench.target = make(
-        bench.name,
-        Settings(
-            option.channel,
-            option.qemu,
-            option.accel,
-            option.boot_timeout,
-            option.destructive,
-            _progress(request.config),
-        ),
+    settings = Settings(
+        option.channel,
+        option.qemu,
+        option.accel,
+        option.boot_timeout,
+        option.destructive,
+        _progress(request.config),
     )
+    bench.target = maker(bench.name)(settings)
     try:
         yield bench
     finally:

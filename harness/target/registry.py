@@ -58,10 +58,11 @@ def descriptions() -> dict[str, str]:
     }
 
 
-def make(name: str, settings: Settings) -> Target:
-    """The target of that name, with nothing started. TargetError for a name there is none of."""
+def maker(name: str) -> Callable[[Settings], Target]:
+    """Makes the target of that name, with nothing started. TargetError if there is none."""
     if name.startswith(SOCKET_PREFIX) and name != SOCKET_PREFIX:
-        return VhostUserSocket(name.removeprefix(SOCKET_PREFIX), settings.destructive)
+        path = name.removeprefix(SOCKET_PREFIX)
+        return lambda settings: VhostUserSocket(path, settings.destructive)
     if name not in _MAKERS:
         raise TargetError(f"no target {name!r}; there are: {', '.join(descriptions())}")
-    return _MAKERS[name][1](settings)
+    return _MAKERS[name][1]
