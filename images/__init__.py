@@ -6,10 +6,11 @@ image = images.ensure(print)
 
 from .cache import Image, Status, cache_dir, ensure, status, update
 from .errors import ImageError
-from .recipe import KERNEL_ARGS
+from .recipe import KERNEL_ARGS, KERNEL_ARGS_IOMMU
 
 __all__ = [
     "KERNEL_ARGS",
+    "KERNEL_ARGS_IOMMU",
     "Image",
     "ImageError",
     "Status",
