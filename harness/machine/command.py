@@ -13,16 +13,18 @@ from harness.machine.qemu import Qemu
 
 NETWORK_SLOT = 3
 
-Board = Literal["pc", "microvm"]
+Board = Literal["pc", "q35", "microvm"]
 Interface = Literal["modern", "transitional", "legacy"]
 
 DISK_SLOTS: dict[Board, range] = {
     # The bridge, ISA and power management have slots 0 and 1, the network card has 3.
     "pc": range(4, 32),
+    # Each has a root port, which the firmware and the kernel have to look at, so they are few.
+    "q35": range(4, 12),
     # With one I/O APIC there are 8 windows; their buses count up with the addresses.
     "microvm": range(8),
 }
-"""Slots of PCI bus 0, or virtio-mmio buses."""
+"""Slots of PCI bus 0 (on q35 those of the root ports), or virtio-mmio buses."""
 
 PARKED = b"\xfa\xf4\xeb\xfd"
 """cli; hlt; and a jump back to the hlt."""
@@ -40,7 +42,8 @@ class MachineConfig:
     `bios` replaces the firmware, for a machine whose CPU boots nothing. With
     `parked` the CPU sleeps for ever, there are no serial ports, and whoever
     drives the devices has guest RAM as a file and a qtest socket (see `Machine`).
-    `interface` is what every disk's device shows of itself.
+    `interface` is what every disk's device shows of itself. On the board "q35"
+    an IOMMU lies between devices and memory, and devices go by it.
     """
 
     qemu: Qemu
@@ -124,6 +127,13 @@ def command_line(config: MachineConfig, paths: Paths, disks: Iterable[BlockGraph
         line += _socket("console", paths.console, f",logfile={_escape(paths.console_log)}")
         line += ["-serial", "chardev:console"]
         line += [*_socket("stream", paths.stream), "-serial", "chardev:stream"]
+    if config.board == "q35":
+        # Without interrupt remapping the kernel lets nobody have MSI-X through vfio. With the
+        # caching mode the IOMMU learns of mappings as they are made.
+        line += ["-device", "intel-iommu,intremap=on,caching-mode=on"]
+        for slot in DISK_SLOTS["q35"]:
+            port = f"id={_root_port(slot)},chassis={slot},slot={slot}"
+            line += ["-device", f"pcie-root-port,bus=pcie.0,addr=0x{slot:x},{port}"]
     if config.board == "microvm":
         legacy = "off" if config.interface == "modern" else "on"
         line += ["-global", f"virtio-mmio.force-legacy={legacy}"]
@@ -151,6 +161,9 @@ def _machine(config: MachineConfig) -> str:
     if config.board == "microvm":
         # The second I/O APIC is out of qtest's reach.
         options.append("ioapic2=off")
+    if config.board == "q35":
+        # What intel-iommu wants for interrupt remapping, where there is KVM.
+        options.append("kernel-irqchip=split")
     if config.parked:
         options.append("memory-backend=ram")
     return ",".join(options)
@@ -160,13 +173,26 @@ def attachment(config: MachineConfig, slot: int) -> dict[str, Any]:
     """The part of device_add's arguments that puts a disk into a slot of this machine."""
     if config.board == "microvm":
         return {"driver": "virtio-blk-device", "bus": f"virtio-mmio-bus.{slot}"}
-    return {
+    options: dict[str, Any] = {
         "driver": "virtio-blk-pci",
-        "bus": "pci.0",
-        "addr": f"0x{slot:x}",
         "disable-legacy": "on" if config.interface == "modern" else "off",
         "disable-modern": config.interface == "legacy",
     }
+    if config.board == "q35":
+        return {**options, "bus": _root_port(slot), "iommu_platform": True}
+    return {**options, "bus": "pci.0", "addr": f"0x{slot:x}"}
+
+
+def pci_address(config: MachineConfig, slot: int) -> str:
+    """Where the guest finds the disk in a slot: domain:bus:slot.function."""
+    if config.board == "q35":
+        # The firmware numbers the buses behind the root ports in the order of their slots.
+        return f"0000:{DISK_SLOTS['q35'].index(slot) + 1:02x}:00.0"
+    return f"0000:00:{slot:02x}.0"
+
+
+def _root_port(slot: int) -> str:
+    return f"port{slot}"
 
 
 def parked_firmware() -> bytes:

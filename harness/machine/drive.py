@@ -47,13 +47,17 @@ class Backing:
 
 
 class Drive:
-    """A disk with its virtio-blk device; made by `Machine.add_disk` and `Machine.add_image`."""
+    """A disk with its virtio-blk device; made by `Machine.add_disk` and `Machine.add_image`.
+
+    `pci_address` is where a guest finds it: domain:bus:slot.function.
+    """
 
     def __init__(
         self,
         name: str,
         spec: DiskSpec,
         slot: int,
+        pci_address: str,
         graph: BlockGraph,
         own_file: Path | None,
         resize: Callable[[str, int], None],
@@ -61,14 +65,10 @@ class Drive:
         self.name = name
         self.spec = spec
         self.slot = slot
+        self.pci_address = pci_address
         self.graph = graph
         self.own_file = own_file
         self._resize = resize
-
-    @property
-    def pci_address(self) -> str:
-        """Where the guest finds the device: domain:bus:slot.function."""
-        return f"0000:00:{self.slot:02x}.0"
 
     @property
     def backing(self) -> Backing:

@@ -19,6 +19,7 @@ from harness.machine.command import (
     attachment,
     command_line,
     parked_firmware,
+    pci_address,
 )
 from harness.machine.drive import Drive
 from harness.machine.errors import DisconnectedError, MachineError
@@ -243,7 +244,8 @@ class Machine:
         graph = build(name, spec, attachment(self.config, slot), image or own_file, fmt)
         if own_file:
             _make_raw(own_file, spec.capacity)
-        drive = Drive(name, spec, slot, graph, own_file, self._resize)
+        address = pci_address(self.config, slot)
+        drive = Drive(name, spec, slot, address, graph, own_file, self._resize)
         self._drives_made += 1
         if self._process:
             try:
