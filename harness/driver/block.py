@@ -85,7 +85,13 @@ class BlockDriver(DeviceDriver):
         self.set_status(DeviceStatus.ACKNOWLEDGE)
         self.set_status(DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER)
         offered = self.offered()
-        wanted = offered & SUPPORTED if features is None else features
+        if features is None:
+            supported = SUPPORTED | (
+                Feature.ACCESS_PLATFORM.mask if self.transport.access_platform else 0
+            )
+            wanted = offered & supported
+        else:
+            wanted = features
         self.accept(wanted)
         if not self.transport.legacy:
             self.set_status(self.status() | DeviceStatus.FEATURES_OK)

@@ -13,6 +13,9 @@ class Bus(ABC):
     """One device's interrupt line, and the memory that driver and device share."""
 
     memory: DmaMemory
+    access_platform: bool = False
+    """Whether bus addresses mean what the platform makes of them (an IOMMU), so that a device
+    which can tell has to be told (ACCESS_PLATFORM, virtio 6.1)."""
 
     @abstractmethod
     def description(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from harness.driver.errors import DriverError, NoDeviceError
 from harness.driver.memory import DmaMemory, Region
 
 from .base import Bus, MmioWindow, PciFunction
-from .linux_pci import COMMAND, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY
+from .linux_sysfs import COMMAND, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY
 from .msix import MSIX_ENABLE, MSIX_ENTRY, msix_table
 
 ANSWER_TIMEOUT = 10.0

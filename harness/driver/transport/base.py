@@ -18,6 +18,8 @@ class Transport(ABC):
     memory: DmaMemory
     queue_align: int | None = None
     """Bytes that the legacy ring layout is aligned to; None for a modern interface."""
+    access_platform: bool = False
+    """Whether the device's accesses to memory are translated, by an IOMMU say (virtio 6.1)."""
 
     @property
     def legacy(self) -> bool:
@@ -151,6 +153,7 @@ class BusTransport(Transport):
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self.memory = bus.memory
+        self.access_platform = bus.access_platform
 
     def fileno(self) -> int | None:
         """A descriptor that is readable while an interrupt is pending, None if there is none."""

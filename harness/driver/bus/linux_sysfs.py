@@ -1,0 +1,189 @@
+"""A PCI function under Linux: found in sysfs, bound to the kernel driver that passes it on."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from harness.driver.errors import BadArgumentError, DriverError, NoDeviceError
+
+from .base import PciFunction
+
+COMMAND = 0x04
+COMMAND_IO = 0x1
+COMMAND_MEMORY = 0x2
+COMMAND_MASTER = 0x4
+COMMAND_INTX_DISABLE = 0x400
+
+FORMATS: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}
+
+SYSFS = Path("/sys/bus/pci")
+
+BIND_WAIT = 5.0
+"""Seconds that the kernel may take to bind a function, and to make what it is reached by."""
+
+
+def change_command(function: PciFunction, set_bits: int = 0, clear: int = 0) -> None:
+    """Set and clear bits of the command register."""
+    value = int.from_bytes(function.pci_read(COMMAND, 2), "little")
+    function.pci_write(COMMAND, ((value | set_bits) & ~clear).to_bytes(2, "little"))
+
+
+def kernel_driver(address: str) -> str | None:
+    """The kernel driver that a function is bound to, None for none."""
+    driver = SYSFS / "devices" / address / "driver"
+    return driver.resolve().name if driver.exists() else None
+
+
+def wait_for_function(address: str, timeout: float) -> Path:
+    """The function's directory in sysfs; NoDeviceError if it isn't there in `timeout` seconds."""
+    path = SYSFS / "devices" / address
+    deadline = time.monotonic() + timeout
+    while not (path / "config").exists():
+        if time.monotonic() > deadline:
+            present = ", ".join(sorted(entry.name for entry in path.parent.glob("*")))
+            raise NoDeviceError(
+                f"no PCI function {address} after {timeout:g} s; there are: {present or 'none'}"
+            )
+        time.sleep(0.01)
+    return path
+
+
+class Binding:
+    """A function bound to `driver`, and nobody else's, until `release`.
+
+    One that was bound to it before, by the machine's owner, stays bound.
+    `config` is its configuration space, an open file. NoDeviceError if the
+    function does not show up within `timeout` seconds, somebody else has it,
+    or there is no such driver.
+    """
+
+    def __init__(self, address: str, driver: str, timeout: float) -> None:
+        self.address = address
+        self.path = wait_for_function(address, timeout)
+        self._driver = SYSFS / "drivers" / driver
+        self._deadline = time.monotonic() + BIND_WAIT
+        self._bound_here = False
+        self.config = self._claim()
+        try:
+            self._bind()
+        except BaseException:
+            self.release()
+            raise
+
+    def _claim(self) -> int:
+        try:
+            config = os.open(self.path / "config", os.O_RDWR)
+        except PermissionError:
+            raise NoDeviceError(f"{self.address} is for root only: run this as root") from None
+        try:
+            fcntl.flock(config, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(config)
+            raise NoDeviceError(f"{self.address} is driven already, here or elsewhere") from None
+        return config
+
+    def _bind(self) -> None:
+        current, wanted = kernel_driver(self.address), self._driver.name
+        if current == wanted:
+            return
+        if current:
+            raise NoDeviceError(
+                f"{self.address} is in use by the kernel's {current}: unbind it first"
+                f" (echo {self.address} > {SYSFS}/drivers/{current}/unbind)"
+            )
+        if not self._driver.exists():
+            raise NoDeviceError(f"the kernel has not loaded {wanted}: modprobe {wanted}")
+        self._bound_here = True
+        (self.path / "driver_override").write_text(wanted)
+        self.await_true(self._bound, f"bound to {wanted}")
+
+    def _bound(self) -> bool:
+        try:
+            (self._driver / "bind").write_text(self.address)
+        except OSError as error:
+            # A function that was just plugged in shows in sysfs before it is on the bus (ENODEV);
+            # getting there, it is bound by what plugs it in if its driver is known by then (EBUSY).
+            if error.errno == errno.ENODEV:
+                return False
+            if error.errno == errno.EBUSY:
+                return kernel_driver(self.address) == self._driver.name
+            raise
+        return True
+
+    def await_true(self, done: Callable[[], bool], what: str) -> None:
+        """Wait until `done`, for as long as binding may take. DriverError if it never is."""
+        while not done():
+            if time.monotonic() > self._deadline:
+                raise DriverError(f"{self.address} is not {what} after {BIND_WAIT:g} s")
+            time.sleep(0.005)
+
+    def release(self) -> None:
+        """Unbind what was bound here. A function that was unplugged already is let be."""
+        if self.config < 0:
+            return
+        if self._bound_here:
+            with suppress(OSError):
+                (self._driver / "unbind").write_text(self.address)
+            with suppress(OSError):
+                (self.path / "driver_override").write_text("\n")
+        os.close(self.config)
+        self.config = -1
+
+
+class MappedBar:
+    """A BAR in memory, `size` bytes at `offset` of a file; each access is one of its width."""
+
+    def __init__(self, descriptor: int, size: int, offset: int = 0) -> None:
+        self._map = mmap.mmap(descriptor, size, offset=offset)
+        # A cast view makes each item one access of its width; slices would be copied bytewise.
+        whole = memoryview(self._map)
+        self._views = {width: whole.cast(letter) for width, letter in FORMATS.items()}
+        whole.release()
+
+    def read(self, offset: int, width: int) -> int:
+        """One access of `width` (1, 2 or 4) bytes."""
+        value: int = self._views[width][_item(offset, width)]
+        return value
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        """One access of `width` (1, 2 or 4) bytes."""
+        self._views[width][_item(offset, width)] = value
+
+    def close(self) -> None:
+        """Unmap it."""
+        for view in self._views.values():
+            view.release()
+        self._map.close()
+
+
+class FileBar:
+    """A BAR that the kernel accesses for us, at `offset` of a file that is its owner's to close."""
+
+    def __init__(self, descriptor: int, offset: int = 0) -> None:
+        self._descriptor = descriptor
+        self._offset = offset
+
+    def read(self, offset: int, width: int) -> int:
+        """One access of `width` (1, 2 or 4) bytes."""
+        return int.from_bytes(os.pread(self._descriptor, width, self._offset + offset), "little")
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        """One access of `width` (1, 2 or 4) bytes."""
+        os.pwrite(self._descriptor, value.to_bytes(width, "little"), self._offset + offset)
+
+    def close(self) -> None:
+        """Nothing is mapped."""
+
+
+def _item(offset: int, width: int) -> int:
+    if offset % width:
+        raise BadArgumentError(f"an access of {width} bytes at {offset:#x} is not aligned")
+    return offset // width
