@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from harness.disks import DiskSpec
 from harness.driver.block import BlockDriver
-from harness.driver.errors import BadArgumentError, DriverError
-from harness.driver.interface import Repetition, Request
+from harness.driver.errors import DriverError
+from harness.driver.transport.base import Transport
 from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
 from harness.machine.errors import MachineError
 from harness.machine.qemu import Qemu
@@ -19,50 +18,9 @@ from harness.machine.storage_daemon import (
     find_storage_daemon,
     unhonoured,
 )
-from harness.virtio.blk import RequestType
-from harness.virtio.features import Feature
 
 from .base import Backing, DeviceIdentity, LacksError, Plugged, Target, TargetError
-
-READING = frozenset(
-    {RequestType.IN, RequestType.FLUSH, RequestType.GET_ID, RequestType.GET_LIFETIME}
-)
-"""Requests that leave a disk's contents alone."""
-
-
-class ReadingDriver(BlockDriver):
-    """A driver that sends no request but to read: for a disk that somebody needs.
-
-    It looks at whole requests. A chain that a test builds by hand is that
-    test's affair, and so is its claim not to write.
-    """
-
-    def submit(self, requests: Sequence[Request], queue: int = 0) -> list[int]:
-        """As any driver; BadArgumentError for a request that might change the disk."""
-        for request in requests:
-            _must_read(request)
-        return super().submit(requests, queue)
-
-    def repeat(
-        self,
-        request: Request,
-        count: int,
-        queue: int = 0,
-        timeout: float = 60.0,
-        interrupts: bool = False,
-    ) -> Repetition:
-        """As any driver; BadArgumentError for a request that might change the disk."""
-        _must_read(request)
-        return super().repeat(request, count, queue, timeout, interrupts)
-
-    def config_write(self, offset: int, data: bytes) -> None:
-        """BadArgumentError: the cache mode outlasts the test that sets it."""
-        raise BadArgumentError(f"the configuration ({len(data)} bytes at {offset}) is only read")
-
-
-def _must_read(request: Request) -> None:
-    if request.type not in READING:
-        raise BadArgumentError(f"a request of type {request.type} on a disk that is only read")
+from .owned import OwnedTarget
 
 
 class DaemonDisk(Plugged):
@@ -171,39 +129,12 @@ class VhostUserDaemon(Target):
         return self._daemon
 
 
-class SocketDisk(Plugged):
-    """Whatever listens on a socket, with a driver on it. It is as it is."""
-
-    def __init__(self, path: str, spec: DiskSpec, writes: bool) -> None:
-        self.plugged = True
-        self.transport = VhostUser(path, spec.queue_size or QUEUE_SIZE)
-        self.driver = (BlockDriver if writes else ReadingDriver)(self.transport)
-        self.spec = replace(
-            spec,
-            capacity=self.driver.config().capacity,
-            read_only=bool(self.driver.offered() & Feature.BLK_RO.mask),
-        )
-
-    @property
-    def backing(self) -> Backing:
-        """TargetError: the bytes behind somebody else's back-end are out of reach."""
-        raise LacksError("the backing store of somebody else's back-end is out of reach")
-
-    def resize(self, capacity: int) -> None:
-        """LacksError: somebody else's back-end is theirs to resize."""
-        raise LacksError(f"somebody else's back-end is theirs to resize to {capacity} sectors")
-
-    def unplug(self) -> None:
-        """Reset the device and hang up."""
-        self.plugged = False
-        self.driver.close()
-
-
-class VhostUserSocket(Target):
-    """A back-end that somebody else runs. It is only read, unless `destructive`."""
+class VhostUserSocket(OwnedTarget):
+    """A back-end that somebody else runs on the socket `path`."""
 
     description = "whatever listens on the UNIX socket PATH, driven from the host"
     traits = frozenset({"vhost-user", "modern"})
+    owner = "somebody else's back-end"
 
     def __init__(
         self,
@@ -211,45 +142,11 @@ class VhostUserSocket(Target):
         destructive: bool = False,
         identity: DeviceIdentity = DeviceIdentity("unknown", ()),  # noqa: B008 (frozen)
     ) -> None:
-        """`identity` is what its known deviations are filed under."""
-        self.name = f"vhost-user:{path}"
+        super().__init__(f"vhost-user:{path}", destructive, identity)
         self._path = path
-        self._destructive = destructive
-        self._identity = identity
-        self._disk: SocketDisk | None = None
 
-    def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
-        """The back-end as it is, with a driver on it; one at a time.
-
-        LacksError for a disk of another kind than `DiskSpec()`, and, unless
-        the target is destructive, for a test that `writes`.
-        """
-        if writes and not self._destructive:
-            raise LacksError(f"{self._path} is only read without --destructive")
-        usual = DiskSpec(queue_size=spec.queue_size)
-        odd = [
-            field.name
-            for field in fields(DiskSpec)
-            if getattr(spec, field.name) != getattr(usual, field.name)
-        ]
-        if odd:
-            raise LacksError(f"{self._path} is as it is: no disk with another {', '.join(odd)}")
-        if self._disk and self._disk.plugged:
-            raise LacksError(f"{self._path} is one disk, and it is in use")
-        try:
-            self._disk = SocketDisk(self._path, spec, writes)
-        except DriverError as error:
-            raise _translated(error) from None
-        return self._disk
-
-    def close(self) -> None:
-        """Hang up."""
-        if self._disk:
-            self._disk.unplug()
-
-    def identity(self) -> DeviceIdentity:
-        """What was said at the start."""
-        return self._identity
+    def _reach(self, spec: DiskSpec) -> Transport:
+        return VhostUser(self._path, spec.queue_size or QUEUE_SIZE)
 
     def facts(self) -> dict[str, str]:
         """The socket, and the protocol features that are in use."""
@@ -257,18 +154,6 @@ class VhostUserSocket(Target):
             return {"socket": self._path}
         features = self._disk.driver.description()["protocol_features"]
         return {"socket": self._path, "protocol-features": ", ".join(features)}
-
-    def evidence(self) -> dict[str, str]:
-        """Nothing: what a stranger's back-end logs is out of reach."""
-        return {}
-
-    def check(self) -> None:
-        """Raise TargetError if the back-end has hung up on the disk in use."""
-        if self._disk and self._disk.plugged:
-            try:
-                self._disk.transport.config_generation()
-            except DriverError as error:
-                raise _translated(error) from None
 
 
 def _translated(error: Exception) -> TargetError:

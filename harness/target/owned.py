@@ -1,0 +1,159 @@
+"""What targets share whose device is somebody else's: it is as it is, and only read at first."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+from harness.disks import DiskSpec
+from harness.driver.block import BlockDriver
+from harness.driver.errors import BadArgumentError, DriverError
+from harness.driver.interface import Repetition, Request
+from harness.driver.transport.base import Transport
+from harness.virtio.blk import RequestType
+from harness.virtio.features import Feature
+
+from .base import Backing, DeviceIdentity, LacksError, Plugged, Target, TargetError
+
+READING = frozenset(
+    {RequestType.IN, RequestType.FLUSH, RequestType.GET_ID, RequestType.GET_LIFETIME}
+)
+"""Requests that leave a disk's contents alone."""
+
+
+class ReadingDriver(BlockDriver):
+    """A driver that sends no request but to read: for a disk that somebody needs.
+
+    It looks at whole requests. A chain that a test builds by hand is that
+    test's affair, and so is its claim not to write.
+    """
+
+    def submit(self, requests: Sequence[Request], queue: int = 0) -> list[int]:
+        """As any driver; BadArgumentError for a request that might change the disk."""
+        for request in requests:
+            _must_read(request)
+        return super().submit(requests, queue)
+
+    def repeat(
+        self,
+        request: Request,
+        count: int,
+        queue: int = 0,
+        timeout: float = 60.0,
+        interrupts: bool = False,
+    ) -> Repetition:
+        """As any driver; BadArgumentError for a request that might change the disk."""
+        _must_read(request)
+        return super().repeat(request, count, queue, timeout, interrupts)
+
+    def config_write(self, offset: int, data: bytes) -> None:
+        """BadArgumentError: the cache mode outlasts the test that sets it."""
+        raise BadArgumentError(f"the configuration ({len(data)} bytes at {offset}) is only read")
+
+
+def _must_read(request: Request) -> None:
+    if request.type not in READING:
+        raise BadArgumentError(f"a request of type {request.type} on a disk that is only read")
+
+
+class OwnedDisk(Plugged):
+    """Somebody's device, with a driver on it."""
+
+    def __init__(self, owner: str, transport: Transport, spec: DiskSpec, writes: bool) -> None:
+        """`owner` is who has the backing store, in words."""
+        self.plugged = True
+        self._owner = owner
+        self.driver = (BlockDriver if writes else ReadingDriver)(transport)
+        self.spec = replace(
+            spec,
+            capacity=self.driver.config().capacity,
+            read_only=bool(self.driver.offered() & Feature.BLK_RO.mask),
+        )
+
+    @property
+    def backing(self) -> Backing:
+        """LacksError: the bytes behind somebody else's device are out of reach."""
+        raise LacksError(f"the backing store of {self._owner} is out of reach")
+
+    def resize(self, capacity: int) -> None:
+        """LacksError: somebody else's device is theirs to resize."""
+        raise LacksError(f"it is for {self._owner} to be resized to {capacity} sectors")
+
+    def unplug(self) -> None:
+        """Reset the device and give it back."""
+        self.plugged = False
+        self.driver.close()
+
+
+class OwnedTarget(Target):
+    """A device that somebody else runs. It is only read, unless `destructive`."""
+
+    owner: str
+    """Whose it is, in words: for the reason of a skip."""
+
+    def __init__(
+        self,
+        name: str,
+        destructive: bool = False,
+        identity: DeviceIdentity = DeviceIdentity("unknown", ()),  # noqa: B008 (frozen)
+    ) -> None:
+        """`identity` is what the device's known deviations are filed under."""
+        self.name = name
+        self._destructive = destructive
+        self._identity = identity
+        self._disk: OwnedDisk | None = None
+
+    @abstractmethod
+    def _reach(self, spec: DiskSpec) -> Transport:
+        """The device's transport. TargetError or DriverError if it is not to be had."""
+
+    def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
+        """The device as it is, with a driver on it; one at a time.
+
+        LacksError for a disk of another kind than `DiskSpec()`, and, unless
+        the target is destructive, for a test that `writes`.
+        """
+        if writes and not self._destructive:
+            raise LacksError(f"{self.name} is only read without --destructive")
+        usual = DiskSpec(queue_size=spec.queue_size)
+        odd = [
+            field.name
+            for field in fields(DiskSpec)
+            if getattr(spec, field.name) != getattr(usual, field.name)
+        ]
+        if odd:
+            raise LacksError(f"{self.name} is as it is: no disk with another {', '.join(odd)}")
+        if self._disk and self._disk.plugged:
+            raise LacksError(f"{self.name} is one disk, and it is in use")
+        try:
+            transport = self._reach(spec)
+            try:
+                self._disk = OwnedDisk(self.owner, transport, spec, writes)
+            except BaseException:
+                transport.close()
+                raise
+        except (DriverError, OSError) as error:
+            raise TargetError(str(error)) from None
+        return self._disk
+
+    def close(self) -> None:
+        """Give the device back."""
+        if self._disk:
+            self._disk.unplug()
+
+    def identity(self) -> DeviceIdentity:
+        """What was said at the start."""
+        return self._identity
+
+    def evidence(self) -> dict[str, str]:
+        """Nothing: what somebody else's device logs is out of reach."""
+        return {}
+
+    def check(self) -> None:
+        """Raise TargetError if the device in use is gone."""
+        if self._disk and self._disk.plugged:
+            try:
+                self._disk.driver.config_generation()
+            except (DriverError, OSError) as error:
+                raise TargetError(str(error)) from None
