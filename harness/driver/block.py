@@ -78,6 +78,11 @@ class BlockDriver(DeviceDriver):
         self._flights.clear()
         self._by_head.clear()
 
+    def queue_reset(self, index: int, timeout: float = 5.0) -> None:
+        super().queue_reset(index, timeout)
+        for key in [key for key in self._by_head if key[0] == index]:
+            del self._flights[self._by_head.pop(key)]
+
     # --- initialisation
 
     def negotiate(self, features: int | None = None) -> Negotiation:

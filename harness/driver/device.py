@@ -220,6 +220,15 @@ class DeviceDriver(Driver):
         del queue, used
         return False
 
+    def queue_reset(self, index: int, timeout: float = 5.0) -> None:
+        self._queue(index)
+        self.transport.queue_reset(index)
+        self._wait(
+            lambda: not self.transport.queue_resetting(index), timeout, f"queue {index} to be reset"
+        )
+        del self.queues[index]
+        self._loose.pop(index, None)
+
     def queue_state(self, index: int) -> QueueState:
         return self._queue(index).state()
 

@@ -310,6 +310,14 @@ class Driver(ABC):
         """
 
     @abstractmethod
+    def queue_reset(self, index: int, timeout: float = 5.0) -> None:
+        """Reset one virtqueue and wait until that is done (virtio 2.6.1); set it up anew after.
+
+        RING_RESET must have been accepted. DeviceTimeoutError if it is not done
+        in time, DriverError where the transport has no such thing.
+        """
+
+    @abstractmethod
     def queue_state(self, index: int) -> QueueState:
         """The virtqueue's indices."""
 

@@ -194,3 +194,31 @@ def test_mmio_has_no_msix() -> None:
             target.plug(DiskSpec()).driver.use_msix(1)
     finally:
         target.close()
+
+
+def test_a_queue_is_reset_alone(modern: QtestTarget) -> None:
+    disk = modern.plug(DiskSpec(iops=10))
+    driver = disk.driver
+    driver.start(driver.offered() & (Feature.VERSION_1.mask | Feature.RING_RESET.mask))
+    tokens = driver.submit([Request(RequestType.IN, n, receive=512) for n in range(20)])
+
+    driver.queue_reset(0)
+
+    with pytest.raises(BadArgumentError, match="queue 0 was not set up"):
+        driver.queue_state(0)
+    with pytest.raises(BadArgumentError, match="no such requests"):
+        driver.complete(tokens)
+    driver.queue_setup(0, 8)
+    assert driver.request(Request(RequestType.IN, 0, receive=512)).status == Status.OK
+    assert driver.queue_state(0).used_idx == 1
+
+
+def test_a_queue_of_a_legacy_device_cannot_be_reset_alone() -> None:
+    target = QtestTarget("qtest-pci-legacy")
+    try:
+        driver = target.plug(DiskSpec()).driver
+        driver.start()
+        with pytest.raises(DriverError, match="cannot be reset alone"):
+            driver.queue_reset(0)
+    finally:
+        target.close()

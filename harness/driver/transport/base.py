@@ -82,6 +82,14 @@ class Transport(ABC):
     def queue_enable(self, layout: QueueLayout) -> None:
         """Tell the device where a virtqueue lies, and enable it."""
 
+    def queue_reset(self, index: int) -> None:
+        """Ask for the reset of a virtqueue. DriverError where there is no such thing."""
+        raise DriverError(f"queue {index} cannot be reset alone on this transport")
+
+    def queue_resetting(self, index: int) -> bool:
+        """Whether the reset of a virtqueue goes on."""
+        raise DriverError(f"queue {index} cannot be reset alone on this transport")
+
     @abstractmethod
     def notify(self, index: int) -> None:
         """Send an available buffer notification (virtio 2.3)."""

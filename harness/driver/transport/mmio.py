@@ -147,6 +147,16 @@ class MmioModern(_Mmio):
             self.register_write(f"Queue{area}High", address >> 32)
         self.register_write("QueueReady", 1)
 
+    def queue_reset(self, index: int) -> None:
+        """Write 1 to QueueReset (virtio 4.2.2)."""
+        self.register_write("QueueSel", index)
+        self.register_write("QueueReset", 1)
+
+    def queue_resetting(self, index: int) -> bool:
+        """Whether QueueReset still reads 1."""
+        self.register_write("QueueSel", index)
+        return self.register_read("QueueReset") != 0
+
 
 class MmioLegacy(_Mmio):
     """A legacy device in such a window (virtio 4.2.4).

@@ -220,6 +220,16 @@ class PciModern(PciTransport):
         self._notify_offsets[layout.index] = self._notify.offset + offset
         self.register_write("queue_enable", 1)
 
+    def queue_reset(self, index: int) -> None:
+        """Write 1 to queue_reset (virtio 4.1.5.1.4)."""
+        self.register_write("queue_select", index)
+        self.register_write("queue_reset", 1)
+
+    def queue_resetting(self, index: int) -> bool:
+        """Whether queue_reset still reads 1."""
+        self.register_write("queue_select", index)
+        return self.register_read("queue_reset") != 0
+
     def notify(self, index: int) -> None:
         """Write the queue's index to its notification address (virtio 4.1.5.2)."""
         try:
