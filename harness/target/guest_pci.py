@@ -1,4 +1,4 @@
-"""The target `guest-pci`: a modern virtio-blk-pci device of QEMU, driven inside a booted guest.
+"""The targets `guest-pci...`: virtio-blk-pci devices of QEMU, driven inside a booted guest.
 
 One guest serves the whole run; disks are plugged in for a test and taken out
 after it. A guest that died is replaced when the next disk is wanted.
@@ -28,6 +28,7 @@ from harness.machine import (
     choose_accel,
     find_qemu,
 )
+from harness.machine.command import Board, Interface
 
 from .base import Backing, DeviceIdentity, Plugged, Progress, Target, TargetError
 
@@ -40,6 +41,61 @@ CONSOLE_LINES = 40
 
 
 @dataclass(frozen=True)
+class Variant:
+    """One way to a device: the board it sits on, what it shows, and how it is driven.
+
+    `kind` is what `harness.driver.attach` calls the way, `kernel_args` the
+    kernel's arguments.
+    """
+
+    description: str
+    board: Board
+    interface: Interface
+    kind: str
+    kernel_args: str
+    traits: frozenset[str]
+
+
+MODERN = frozenset({"guest", "pci", "modern"})
+LEGACY = frozenset({"guest", "pci", "legacy"})
+
+VARIANTS: dict[str, Variant] = {
+    "guest-pci": Variant(
+        "QEMU's modern virtio-blk-pci, driven inside a booted Linux guest",
+        "pc",
+        "modern",
+        "pci",
+        images.KERNEL_ARGS,
+        MODERN,
+    ),
+    "guest-pci-q35": Variant(
+        "the same behind a PCIe root port and an IOMMU, driven through vfio",
+        "q35",
+        "modern",
+        "pci-vfio",
+        images.KERNEL_ARGS_IOMMU,
+        MODERN,
+    ),
+    "guest-pci-transitional": Variant(
+        "QEMU's transitional virtio-blk-pci, driven through its modern interface in a guest",
+        "pc",
+        "transitional",
+        "pci",
+        images.KERNEL_ARGS,
+        MODERN,
+    ),
+    "guest-pci-legacy": Variant(
+        "QEMU's transitional virtio-blk-pci, driven through its legacy interface in a guest",
+        "pc",
+        "transitional",
+        "pci-legacy",
+        images.KERNEL_ARGS,
+        LEGACY,
+    ),
+}
+
+
+@dataclass(frozen=True)
 class Means:
     """What it takes to boot a guest, found once."""
 
@@ -49,16 +105,23 @@ class Means:
 
 
 class Guest:
-    """One booted guest with the agent in it; made by `boot`."""
+    """One booted guest with the agent in it; made by `boot`. `kind` is how its disks are driven."""
 
-    def __init__(self, machine: Machine, agent: Agent, hello: dict[str, Any]) -> None:
+    def __init__(self, machine: Machine, agent: Agent, hello: dict[str, Any], kind: str) -> None:
+        self.kind = kind
         self.machine = machine
         self.agent = agent
         self.hello = hello
         self.retired = False
 
     @classmethod
-    def boot(cls, means: Means, channel: Channel, timeout: float) -> Guest:
+    def boot(
+        cls,
+        means: Means,
+        channel: Channel,
+        timeout: float,
+        variant: Variant = VARIANTS["guest-pci"],
+    ) -> Guest:
         """Start QEMU and the agent within `timeout` seconds; nothing is left behind if that fails.
 
         Raises MachineError, ChannelError or AgentError.
@@ -69,15 +132,17 @@ class Guest:
                 means.qemu,
                 image.kernel,
                 image.initrd,
-                images.KERNEL_ARGS,
+                variant.kernel_args,
                 accel=means.accel.name,
                 ssh=channel == "ssh",
+                board=variant.board,
+                interface=variant.interface,
             )
         )
         try:
             machine.start()
             agent = Agent(_open(machine, channel, image, timeout), machine.check)
-            return cls(machine, agent, agent.hello())
+            return cls(machine, agent, agent.hello(), variant.kind)
         except BaseException:
             machine.stop()
             raise
@@ -107,7 +172,7 @@ class GuestDisk(Plugged):
         self.spec = spec
         self._drive: Drive = guest.machine.add_disk(spec)
         try:
-            self.driver = guest.agent.attach("pci", self._drive.pci_address)
+            self.driver = guest.agent.attach(guest.kind, self._drive.pci_address)
         except Trouble:
             guest.retired = True  # nobody knows what became of the disk in it
             raise
@@ -138,11 +203,7 @@ class GuestDisk(Plugged):
 
 
 class GuestPci(Target):
-    """QEMU's virtio-blk-pci in a booted guest of machine type pc."""
-
-    name = "guest-pci"
-    description = "QEMU's modern virtio-blk-pci, driven inside a booted Linux guest"
-    traits = frozenset({"guest", "pci", "modern"})
+    """One of `VARIANTS`."""
 
     def __init__(
         self,
@@ -151,8 +212,13 @@ class GuestPci(Target):
         accel: Accelerator = "auto",
         boot_timeout: float = 60.0,
         progress: Progress = lambda line: None,
+        name: str = "guest-pci",
     ) -> None:
         """`qemu` is a path (None: the one on PATH); `boot_timeout` is in seconds."""
+        self.name = name
+        self.variant = VARIANTS[name]
+        self.description = self.variant.description
+        self.traits = self.variant.traits
         self.channel: Channel = channel
         self._qemu = qemu
         self._accel: Accelerator = accel
@@ -223,7 +289,7 @@ class GuestPci(Target):
             f"booting a {'new ' if again else ''}guest ({means.accel.name}, {self.channel})"
         )
         begun = time.monotonic()
-        self._guest = Guest.boot(means, self.channel, self._boot_timeout)
+        self._guest = Guest.boot(means, self.channel, self._boot_timeout, self.variant)
         self._progress(f"the guest answers after {time.monotonic() - begun:.1f} s")
         return self._guest
 

@@ -23,6 +23,13 @@ GONE = b"\xff\xff"
 """What a vendor id reads as where there is no function."""
 
 
+def checked_address(text: str) -> str:
+    """The address of a PCI function, as it is. TargetError for what is none."""
+    if not ADDRESS.fullmatch(text):
+        raise TargetError(f"{text!r} is no address of a PCI function, like 0000:00:05.0")
+    return text
+
+
 class HostPci(OwnedTarget):
     """A virtio block function of this machine, through vfio or uio.
 
@@ -42,9 +49,6 @@ class HostPci(OwnedTarget):
         destructive: bool = False,
         identity: DeviceIdentity = DeviceIdentity("unknown", ()),  # noqa: B008 (frozen)
     ) -> None:
-        """TargetError for what is no PCI address."""
-        if not ADDRESS.fullmatch(address):
-            raise TargetError(f"{address!r} is no address of a PCI function, like 0000:00:05.0")
         super().__init__(f"pci:{address}", destructive, identity)
         self._address = address
         self._function: PciFunction | None = None

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from . import guest_pci, qtest
 from .base import Progress, Target, TargetError
 from .guest_pci import Accelerator, Channel, GuestPci
-from .qtest import VARIANTS, QtestTarget
+from .host_pci import HostPci, checked_address
+from .qtest import QtestTarget
 from .vhost_user import VhostUserDaemon, VhostUserSocket
 
 SOCKET_PREFIX = "vhost-user:"
+FUNCTION_PREFIX = "pci:"
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,14 @@ class Settings:
     progress: Progress = lambda line: None
 
 
-def _guest(settings: Settings) -> Target:
-    return GuestPci(
+def _guest(name: str) -> Callable[[Settings], Target]:
+    return lambda settings: GuestPci(
         settings.channel,
         settings.qemu,
         settings.accel,
         settings.boot_timeout,
         settings.progress,
+        name,
     )
 
 
@@ -44,8 +48,8 @@ def _qtest(name: str) -> Callable[[Settings], Target]:
 
 
 _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {
-    "guest-pci": (GuestPci.description, _guest),
-    **{name: (variant.description, _qtest(name)) for name, variant in VARIANTS.items()},
+    **{name: (one.description, _guest(name)) for name, one in guest_pci.VARIANTS.items()},
+    **{name: (one.description, _qtest(name)) for name, one in qtest.VARIANTS.items()},
     "vhost-user": (VhostUserDaemon.description, lambda settings: VhostUserDaemon()),
 }
 
@@ -55,6 +59,7 @@ def descriptions() -> dict[str, str]:
     return {
         **{name: description for name, (description, _) in _MAKERS.items()},
         f"{SOCKET_PREFIX}PATH": "whatever vhost-user back-end listens on that socket",
+        f"{FUNCTION_PREFIX}ADDRESS": HostPci.description,
     }
 
 
@@ -63,6 +68,9 @@ def maker(name: str) -> Callable[[Settings], Target]:
     if name.startswith(SOCKET_PREFIX) and name != SOCKET_PREFIX:
         path = name.removeprefix(SOCKET_PREFIX)
         return lambda settings: VhostUserSocket(path, settings.destructive)
+    if name.startswith(FUNCTION_PREFIX):
+        address = checked_address(name.removeprefix(FUNCTION_PREFIX))
+        return lambda settings: HostPci(address, settings.destructive)
     if name not in _MAKERS:
         raise TargetError(f"no target {name!r}; there are: {', '.join(descriptions())}")
     return _MAKERS[name][1]

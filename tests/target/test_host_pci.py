@@ -9,7 +9,7 @@ import pytest
 from harness.disks import DiskSpec
 from harness.driver.bus import linux_sysfs
 from harness.target import LacksError, TargetError
-from harness.target.host_pci import HostPci
+from harness.target.host_pci import HostPci, checked_address
 
 ADDRESS = "0000:00:05.0"
 ELSEWHERE = "0000:00:06.0"
@@ -41,7 +41,7 @@ def complaint(address: str = ADDRESS) -> str:
 @pytest.mark.parametrize("address", ["", "5", "00:05.0", "0000:00:05.8", "0000:00:25.0", "vda"])
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(TargetError, match=r"no address of a PCI function, like 0000:00:05\.0"):
-        HostPci(address)
+        checked_address(address)
 
 
 def test_no_such_function(sysfs: Path) -> None:
