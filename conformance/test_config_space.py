@@ -4,7 +4,7 @@ import pytest
 
 from conformance.data import sectors
 from harness.driver.interface import Request
-from harness.report import clause, described
+from harness.report import clause, described, on
 from harness.virtio.blk import CONFIG_FIELD, CONFIG_FIELDS, RequestType, Status
 from harness.virtio.features import Feature
 
@@ -119,6 +119,7 @@ def test_writeback_can_be_switched(plug, mode):
 
 
 @clause("4.1.4.3.1-D-06")
+@on("pci", "modern")
 def test_generation_differs_after_each_of_two_changes(plug):
     disk = plug(capacity=8 * MIB)
 
@@ -134,6 +135,7 @@ def test_generation_differs_after_each_of_two_changes(plug):
 
 
 @clause("4.1.4.3.1-D-06")
+@on("pci", "modern")
 def test_generation_differs_after_a_change_before_driver_ok(plug):
     disk = plug(start=False, capacity=8 * MIB)
     disk.driver.negotiate()
@@ -147,6 +149,7 @@ def test_generation_differs_after_a_change_before_driver_ok(plug):
 
 
 @clause("4.1.4.3.1-D-06")
+@on("pci", "modern")
 def test_generation_differs_after_256_changes_between_two_reads(plug):
     disk = plug(capacity=8 * MIB)
     disk.driver.service_interrupts(False)  # nobody reads in between

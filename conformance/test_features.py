@@ -3,7 +3,7 @@
 import pytest
 
 from harness.driver.errors import FeaturesRefusedError
-from harness.report import clause, described
+from harness.report import clause, described, on
 from harness.virtio.blk import CONFIG_FIELD
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import LEGACY_ONLY, REQUIRES, Feature, mask, members, names
@@ -20,6 +20,7 @@ EVERY_KIND = [
 
 
 @clause("6.2-D-01")
+@on("modern")
 def test_version_1_is_offered(plug):
     disk = plug(start=False)
 
@@ -28,6 +29,7 @@ def test_version_1_is_offered(plug):
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
 @clause("2.2.2-D-03")
+@on("modern")
 def test_only_defined_features_are_offered(plug, kind):
     offered = plug(start=False, **kind).driver.offered()
 
@@ -96,6 +98,7 @@ def test_a_feature_is_offered_exactly_if_the_device_has_it(plug, feature, off, o
 
 
 @clause("4.1.4.3.1-D-03")
+@on("pci", "modern")
 def test_device_feature_is_zero_beyond_the_defined_bits(plug):
     driver = plug(start=False).driver
     offered = driver.offered()
@@ -110,6 +113,7 @@ def test_device_feature_is_zero_beyond_the_defined_bits(plug):
 
 
 @clause("4.1.4.3.1-D-04")
+@on("pci", "modern")
 def test_driver_feature_reads_back_what_was_accepted(plug):
     driver = plug(start=False).driver
     offered = driver.offered()
@@ -122,6 +126,7 @@ def test_driver_feature_reads_back_what_was_accepted(plug):
 
 
 @clause("2.2.2-D-02a")
+@on("modern")
 def test_each_feature_alone_is_accepted(plug):
     driver = plug(start=False, queues=2).driver
 
@@ -151,6 +156,7 @@ def test_every_set_with_one_feature_left_out_is_accepted(plug):
 
 
 @clause("2.2.2-D-04")
+@on("modern")
 def test_a_set_of_features_is_accepted_again_after_a_reset(plug):
     disk = plug()
     accepted = disk.driver.accepted()
@@ -161,6 +167,7 @@ def test_a_set_of_features_is_accepted_again_after_a_reset(plug):
 
 
 @clause("5.2.5.2-D-02")
+@on("modern")
 def test_writeback_is_off_if_config_wce_is_accepted_without_flush(plug):
     disk = plug(
         start=False,

@@ -3,8 +3,9 @@
 import pytest
 
 from conformance.waiting import eventually
-from harness.report import clause
+from harness.report import clause, on
 from harness.virtio.blk import Status
+from harness.virtio.features import Feature
 from harness.virtio.pci import (
     COMMON_REGISTERS,
     ISR_CONFIG,
@@ -29,6 +30,7 @@ def interrupt_pending(driver):
 
 
 @clause("4.1.2.1-D-01", "4.1.2.1-D-02")
+@on("pci")
 def test_pci_ids(plug):
     identity = plug(start=False).driver.pci_read(0, 4)
 
@@ -37,6 +39,7 @@ def test_pci_ids(plug):
 
 
 @clause("4.1.4.3.1-D-02", "4.1.4.4.1-D-01", "4.1.4.5.1-D-01", "4.1.4.9.1-D-01")
+@on("pci")
 def test_the_structures_that_every_device_has_are_there(plug):
     found = {one.type for one in plug(start=False).driver.capabilities()}
 
@@ -49,6 +52,7 @@ def test_the_structures_that_every_device_has_are_there(plug):
 
 
 @clause("4.1.4.3.1-D-01", "4.1.4.6.1-D-01")
+@on("pci")
 def test_structures_are_aligned(plug):
     driver = plug(start=False).driver
 
@@ -58,6 +62,7 @@ def test_structures_are_aligned(plug):
 
 @pytest.mark.parametrize("indices", [(2, 3, 64, 1023), (1024, 0xFFFF)], ids=["near", "far"])
 @clause("4.1.4.3.1-D-14")
+@on("pci", "modern")
 def test_queue_size_is_zero_for_a_queue_that_does_not_exist(plug, indices):
     driver = plug(start=False, queues=2).driver
     driver.reset()
@@ -73,6 +78,7 @@ def test_queue_size_is_zero_for_a_queue_that_does_not_exist(plug, indices):
 
 @pytest.mark.parametrize("size", [4, 256, 1024])
 @clause("4.1.4.3.1-D-15")
+@on("pci", "modern")
 def test_queue_size_is_a_power_of_two(plug, size):
     driver = plug(start=False, queues=2, queue_size=size, seg_max_adjust=True).driver
     driver.reset()
@@ -85,6 +91,7 @@ def test_queue_size_is_a_power_of_two(plug, size):
 
 
 @clause("4.1.4.5.1-D-03", "4.1.4.5.1-D-04", "4.1.4.5.1-D-05")
+@on("pci")
 def test_a_completion_sets_isr_and_reading_it_clears_it(plug):
     disk = plug()
     driver = disk.driver
@@ -101,6 +108,7 @@ def test_a_completion_sets_isr_and_reading_it_clears_it(plug):
 
 
 @clause("4.1.4.5.1-D-02", "4.1.4.5.1-D-04", "4.1.4.5.1-D-05")
+@on("pci")
 def test_a_resize_sets_isr_and_reading_it_clears_it(plug):
     disk = plug()
     driver = disk.driver
@@ -129,6 +137,7 @@ def aim(driver, register):
 
 
 @clause("4.1.4.9.1-D-03")
+@on("pci", "modern")
 def test_reading_the_window_reads_the_bar(plug):
     driver = plug().driver
 
@@ -141,6 +150,7 @@ def test_reading_the_window_reads_the_bar(plug):
 
 
 @clause("4.1.4.9.1-D-02")
+@on("pci", "modern")
 def test_writing_the_window_writes_the_bar(plug):
     driver = plug(start=False, queues=2).driver
     driver.reset()
@@ -154,3 +164,19 @@ def test_writing_the_window_writes_the_bar(plug):
         length, place = aim(driver, register)
         driver.pci_write(place, value.to_bytes(length, "little"))
         assert driver.register_read(register) == value, register
+
+
+@on("pci", "modern")
+@clause("4.1.4.3.1-D-10", "4.1.4.3.1-D-11", "4.1.4.3.1-D-13")
+def test_queue_reset_and_queue_enable_show_a_queues_reset(plug):
+    driver = plug(extra=[Feature.RING_RESET]).driver
+    driver.register_write("queue_select", 0)
+    assert (driver.register_read("queue_reset"), driver.register_read("queue_enable")) == (0, 1)
+
+    driver.queue_reset(0)
+    after = driver.register_read("queue_reset"), driver.register_read("queue_enable")
+    driver.queue_setup(0)
+    anew = driver.register_read("queue_reset"), driver.register_read("queue_enable")
+
+    assert after == (0, 0)
+    assert anew == (0, 1)

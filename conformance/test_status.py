@@ -6,17 +6,10 @@ from conformance.data import sectors, untouched
 from conformance.raw import RawRead
 from conformance.waiting import eventually, let_pass
 from harness.driver.interface import Request
-from harness.report import clause, described
+from harness.report import clause, described, on
 from harness.virtio.blk import RequestType, Status
 from harness.virtio.device import DeviceStatus
 from harness.virtio.ring import DESC, DESC_SIZE, avail_size, used_size
-
-RUNNING = (
-    DeviceStatus.ACKNOWLEDGE
-    | DeviceStatus.DRIVER
-    | DeviceStatus.FEATURES_OK
-    | DeviceStatus.DRIVER_OK
-)
 
 
 def shared_memory(driver, queue):
@@ -34,7 +27,7 @@ def shared_memory(driver, queue):
 @clause("2.4.1-D-01", "4.1.4.3.1-D-07")
 def test_status_is_zero_after_a_reset(plug):
     driver = plug().driver
-    assert driver.status() == RUNNING
+    assert driver.status() & DeviceStatus.DRIVER_OK
 
     driver.set_status(0)
 
@@ -42,6 +35,7 @@ def test_status_is_zero_after_a_reset(plug):
 
 
 @clause("4.1.4.3.1-D-08")
+@on("pci", "modern")
 def test_no_queue_is_enabled_after_a_reset(plug):
     driver = plug(queues=3, driver_queues=3).driver
 
@@ -149,6 +143,8 @@ def test_a_reset_brings_a_device_back_that_needs_it(plug):
     disk.driver.reset()
     disk.start()
 
-    assert disk.driver.status() == RUNNING
+    assert disk.driver.status() & (DeviceStatus.DRIVER_OK | DeviceStatus.NEEDS_RESET) == (
+        DeviceStatus.DRIVER_OK
+    )
     assert disk.write(0, sectors(1)).status is Status.OK
     assert disk.backing.read(0, 1) == sectors(1)
