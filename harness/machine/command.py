@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,15 +16,16 @@ NETWORK_SLOT = 3
 Board = Literal["pc", "q35", "microvm"]
 Interface = Literal["modern", "transitional", "legacy"]
 
-DISK_SLOTS: dict[Board, range] = {
-    # The bridge, ISA and power management have slots 0 and 1, the network card has 3.
-    "pc": range(4, 32),
+DISK_SLOTS: dict[Board, Sequence[int]] = {
+    # The bridge, ISA and power management have slots 0 and 1, the network card has 3. Without
+    # ACPI's routing the kernel knows the interrupts of slots 1 to 6, and of what is there at boot.
+    "pc": (4, 5, 6, 2, *range(7, 32)),
     # Each has a root port, which the firmware and the kernel have to look at, so they are few.
     "q35": range(4, 12),
     # With one I/O APIC there are 8 windows; their buses count up with the addresses.
     "microvm": range(8),
 }
-"""Slots of PCI bus 0 (on q35 those of the root ports), or virtio-mmio buses."""
+"""Slots of PCI bus 0 (on q35 those of the root ports), or virtio-mmio buses; first come first."""
 
 PARKED = b"\xfa\xf4\xeb\xfd"
 """cli; hlt; and a jump back to the hlt."""

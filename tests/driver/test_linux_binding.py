@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.driver.bus import linux_sysfs, linux_vfio
+from harness.driver.bus import linux_pci, linux_sysfs, linux_vfio
 from harness.driver.bus.linux_sysfs import Binding, FileBar, MappedBar
 from harness.driver.errors import BadArgumentError, DriverError, NoDeviceError
 
@@ -111,6 +111,23 @@ def test_a_function_that_is_bound_while_it_is_plugged_in(
 def test_vfio_without_an_iommu_is_one_line(sysfs: Path) -> None:
     with pytest.raises(NoDeviceError, match="behind no IOMMU"):
         linux_vfio.LinuxVfio(ADDRESS, 0.0)
+
+
+def test_a_function_without_an_interrupt_is_one_line_and_given_back(
+    sysfs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linux_pci, "DRIVER", "ours")
+    monkeypatch.setattr(linux_pci, "DEV", sysfs)
+    function = sysfs / "devices" / ADDRESS
+    for path in (function / "uio/uio7", sysfs / "uio7"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (function / "irq").write_text("0\n")
+
+    with pytest.raises(DriverError, match="routes none to its slot"):
+        linux_pci.LinuxPci(ADDRESS, 0.0)
+
+    assert (sysfs / "drivers/ours/unbind").read_text() == ADDRESS
 
 
 def test_bars_are_accessed_at_their_offset(tmp_path: Path) -> None:

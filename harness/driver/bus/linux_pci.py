@@ -32,6 +32,7 @@ from .linux_sysfs import (
 )
 
 DRIVER = "uio_pci_generic"
+DEV = Path("/dev")
 
 HUGE_PAGES = Path("/dev/hugepages")
 HUGE_PAGE = 2 * 1024 * 1024
@@ -113,10 +114,14 @@ class LinuxPci(PciFunction):
         devices = self._binding.path / "uio"
 
         def found() -> list[Path]:
-            there = [Path("/dev") / entry.name for entry in devices.glob("uio*")]
+            there = [DEV / entry.name for entry in devices.glob("uio*")]
             return [device for device in there if device.exists()]
 
         self._binding.await_true(lambda: bool(found()), "a uio device")
+        if (self._binding.path / "irq").read_text().strip() == "0":
+            raise DriverError(
+                f"{self.address} has no interrupt: the kernel routes none to its slot"
+            )
         return self._open(found()[0], os.O_NONBLOCK)
 
     def _open(self, path: Path, flags: int = 0) -> int:
