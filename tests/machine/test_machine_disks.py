@@ -257,14 +257,14 @@ def test_a_disk_of_an_impossible_size(machine: Machine, capacity: int) -> None:
 
 def test_slots_run_out_and_come_back(new_machine: NewMachine) -> None:
     machine = new_machine()
-    drives = [machine.add_disk(DiskSpec(backing="null")) for _ in range(28)]
-    assert len({drive.pci_address for drive in drives}) == 28
-    with pytest.raises(MachineError, match="at most 28 disks"):
+    drives = [machine.add_disk(DiskSpec(backing="null")) for _ in range(29)]
+    assert len({drive.pci_address for drive in drives}) == 29
+    with pytest.raises(MachineError, match="at most 29 disks"):
         machine.add_disk(DiskSpec())
     machine.remove_disk(drives[5])
     assert machine.add_disk(DiskSpec()).pci_address == drives[5].pci_address
     machine.start()
-    assert len(machine.qmp("query-block")) == 28
+    assert len(machine.qmp("query-block")) == 29
 
 
 def test_remove_before_start(new_machine: NewMachine) -> None:
