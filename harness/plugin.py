@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -24,6 +25,7 @@ from harness.virtio.features import Feature, mask
 
 if TYPE_CHECKING:
     from harness.target import Disk, Plugged, Target
+    from harness.target.userfile import UserTarget
 
 
 @dataclass
@@ -59,6 +61,7 @@ class Bench:
 
 
 BENCHES = pytest.StashKey[dict[str, Bench]]()
+USER_TARGETS: pytest.StashKey[dict[str, UserTarget]] = pytest.StashKey()
 STATEMENT = pytest.StashKey[Statement | None]()
 DEVIATIONS = pytest.StashKey[tuple[Deviation, ...]]()
 
@@ -98,6 +101,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         metavar="NAME",
         help="a device under test, and the way to it (guest-pci); repeatable",
+    )
+    group.addoption(
+        "--targets", metavar="FILE", type=Path, help="a TOML file that defines more targets"
     )
     group.addoption("--list-targets", action="store_true", help="print the targets and stop")
     group.addoption(
@@ -161,16 +167,30 @@ def pytest_configure(config: pytest.Config) -> None:
 def _targets(config: pytest.Config) -> list[str]:
     """The names that --target gave, without repetition. pytest.UsageError for an unknown one."""
     wanted: list[str] = config.option.target or []
+    user = config.stash[USER_TARGETS] = _user_targets(config)
     if wanted:
         from harness.target import TargetError
         from harness.target.registry import maker
 
-        for name in wanted:
-            try:
-                maker(name)
-            except TargetError as error:
-                raise pytest.UsageError(str(error)) from None
+        try:
+            for name in wanted:
+                maker(name, user)
+        except TargetError as error:
+            raise pytest.UsageError(str(error)) from None
     return list(dict.fromkeys(wanted)) or ["guest-pci"]
+
+
+def _user_targets(config: pytest.Config) -> dict[str, UserTarget]:
+    """What --targets defines. pytest.UsageError, with the line, for a bad file."""
+    if config.option.targets is None:
+        return {}
+    from harness.target import TargetError
+    from harness.target.userfile import load
+
+    try:
+        return load(config.option.targets)
+    except TargetError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
@@ -179,7 +199,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return None
     from harness.target.registry import descriptions
 
-    lines = descriptions()
+    user = {name: target.device for name, target in _user_targets(config).items()}
+    lines = user | descriptions()
     width = max(map(len, lines))
     for name, description in lines.items():
         print(f"{name:<{width}}  {description}")
@@ -311,7 +332,8 @@ def _bench(
         option.destructive,
         _progress(request.config),
     )
-    bench.target = maker(bench.name)(settings)
+    user = request.config.stash[USER_TARGETS]
+    bench.target = maker(bench.name, user)(settings)
     try:
         yield bench
     finally:

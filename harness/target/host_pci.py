@@ -12,8 +12,8 @@ from harness.driver.transport.base import Transport
 from harness.driver.transport.pci import PciModern
 from harness.virtio.pci import MODERN_DEVICE_ID, TRANSITIONAL_DEVICE_ID, VENDOR_ID
 
-from .base import DeviceIdentity, TargetError
-from .owned import OwnedTarget
+from .base import TargetError
+from .owned import HostSide, OwnedTarget
 
 ADDRESS = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 
@@ -47,9 +47,9 @@ class HostPci(OwnedTarget):
         self,
         address: str,
         destructive: bool = False,
-        identity: DeviceIdentity = DeviceIdentity("unknown", ()),  # noqa: B008 (frozen)
+        host: HostSide = HostSide(),  # noqa: B008 (frozen)
     ) -> None:
-        super().__init__(f"pci:{address}", destructive, identity)
+        super().__init__(f"pci:{address}", destructive, host)
         self._address = address
         self._function: PciFunction | None = None
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from harness.disks import DiskSpec
 from harness.driver.block import BlockDriver
 from harness.driver.errors import BadArgumentError, DriverError
 from harness.driver.interface import Repetition, Request
 from harness.driver.transport.base import Transport
+from harness.machine.drive import Backing as FileBacking
 from harness.virtio.blk import RequestType
 from harness.virtio.features import Feature
 
@@ -57,13 +59,32 @@ def _must_read(request: Request) -> None:
         raise BadArgumentError(f"a request of type {request.type} on a disk that is only read")
 
 
+UNKNOWN = DeviceIdentity("unknown", ())
+
+
+@dataclass(frozen=True)
+class HostSide:
+    """What the owner of a device has said of its other side.
+
+    `identity` is what its known deviations are filed under, `backing` the file
+    with its bytes, `resize` what makes it so many sectors.
+    """
+
+    identity: DeviceIdentity = UNKNOWN
+    backing: Path | None = None
+    resize: Callable[[int], None] | None = None
+
+
 class OwnedDisk(Plugged):
     """Somebody's device, with a driver on it."""
 
-    def __init__(self, owner: str, transport: Transport, spec: DiskSpec, writes: bool) -> None:
+    def __init__(
+        self, owner: str, transport: Transport, spec: DiskSpec, writes: bool, host: HostSide
+    ) -> None:
         """`owner` is who has the backing store, in words."""
         self.plugged = True
         self._owner = owner
+        self._host = host
         self.driver = (BlockDriver if writes else ReadingDriver)(transport)
         self.spec = replace(
             spec,
@@ -73,12 +94,16 @@ class OwnedDisk(Plugged):
 
     @property
     def backing(self) -> Backing:
-        """LacksError: the bytes behind somebody else's device are out of reach."""
-        raise LacksError(f"the backing store of {self._owner} is out of reach")
+        """The file that the owner named. LacksError if none was."""
+        if self._host.backing is None:
+            raise LacksError(f"the backing store of {self._owner} is out of reach")
+        return FileBacking(self._host.backing)
 
     def resize(self, capacity: int) -> None:
-        """LacksError: somebody else's device is theirs to resize."""
-        raise LacksError(f"it is for {self._owner} to be resized to {capacity} sectors")
+        """By the owner's command. LacksError if none was named."""
+        if self._host.resize is None:
+            raise LacksError(f"it is for {self._owner} to be resized to {capacity} sectors")
+        self._host.resize(capacity)
 
     def unplug(self) -> None:
         """Reset the device and give it back."""
@@ -96,12 +121,11 @@ class OwnedTarget(Target):
         self,
         name: str,
         destructive: bool = False,
-        identity: DeviceIdentity = DeviceIdentity("unknown", ()),  # noqa: B008 (frozen)
+        host: HostSide = HostSide(),
     ) -> None:
-        """`identity` is what the device's known deviations are filed under."""
         self.name = name
         self._destructive = destructive
-        self._identity = identity
+        self._host = host
         self._disk: OwnedDisk | None = None
 
     @abstractmethod
@@ -129,7 +153,7 @@ class OwnedTarget(Target):
         try:
             transport = self._reach(spec)
             try:
-                self._disk = OwnedDisk(self.owner, transport, spec, writes)
+                self._disk = OwnedDisk(self.owner, transport, spec, writes, self._host)
             except BaseException:
                 transport.close()
                 raise
@@ -144,7 +168,7 @@ class OwnedTarget(Target):
 
     def identity(self) -> DeviceIdentity:
         """What was said at the start."""
-        return self._identity
+        return self._host.identity
 
     def evidence(self) -> dict[str, str]:
         """Nothing: what somebody else's device logs is out of reach."""

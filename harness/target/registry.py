@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import guest_pci, qtest
 from .base import Progress, Target, TargetError
 from .guest_pci import Accelerator, Channel, GuestPci
 from .host_pci import HostPci, checked_address
+from .owned import HostSide
 from .qtest import QtestTarget
+from .userfile import UserTarget
 from .vhost_user import VhostUserDaemon, VhostUserSocket
 
 SOCKET_PREFIX = "vhost-user:"
@@ -63,14 +66,38 @@ def descriptions() -> dict[str, str]:
     }
 
 
-def maker(name: str) -> Callable[[Settings], Target]:
-    """Makes the target of that name, with nothing started. TargetError if there is none."""
-    if name.startswith(SOCKET_PREFIX) and name != SOCKET_PREFIX:
-        path = name.removeprefix(SOCKET_PREFIX)
-        return lambda settings: VhostUserSocket(path, settings.destructive)
-    if name.startswith(FUNCTION_PREFIX):
-        address = checked_address(name.removeprefix(FUNCTION_PREFIX))
-        return lambda settings: HostPci(address, settings.destructive)
+def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Target]:
+    """Makes the target of that name, with nothing started. TargetError if there is none.
+
+    `user` are the targets that the user defined.
+    """
+    if name in user:
+        return _owned(user[name].device, name, user[name])
+    if name.startswith((SOCKET_PREFIX, FUNCTION_PREFIX)):
+        return _owned(name, name, UserTarget(name))
     if name not in _MAKERS:
-        raise TargetError(f"no target {name!r}; there are: {', '.join(descriptions())}")
+        there = ", ".join([*user, *descriptions()])
+        raise TargetError(f"no target {name!r}; there are: {there}")
     return _MAKERS[name][1]
+
+
+def _owned(device: str, name: str, said: UserTarget) -> Callable[[Settings], Target]:
+    """Makes the target for a device that somebody else runs."""
+    kind, _, place = device.partition(":")
+    host = HostSide(said.identity, Path(said.backing) if said.backing else None, said.resizer)
+
+    def make(settings: Settings) -> Target:
+        destructive = settings.destructive or said.destructive
+        target = kinds[kind](place, destructive, host)
+        target.name = name
+        return target
+
+    kinds: dict[str, Callable[[str, bool, HostSide], Target]] = {
+        "vhost-user": VhostUserSocket,
+        "pci": HostPci,
+    }
+    if kind not in kinds or not place:
+        raise TargetError(f"{name}: {device!r} is no device; vhost-user:PATH and pci:ADDRESS are")
+    if kind == "pci":
+        checked_address(place)
+    return make

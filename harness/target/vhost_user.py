@@ -20,7 +20,7 @@ from harness.machine.storage_daemon import (
 )
 
 from .base import Backing, DeviceIdentity, LacksError, Plugged, Target, TargetError
-from .owned import OwnedTarget
+from .owned import HostSide, OwnedTarget
 
 
 class DaemonDisk(Plugged):
@@ -140,9 +140,9 @@ class VhostUserSocket(OwnedTarget):
         self,
         path: str,
         destructive: bool = False,
-        identity: DeviceIdentity = DeviceIdentity("unknown", ()),  # noqa: B008 (frozen)
+        host: HostSide = HostSide(),  # noqa: B008 (frozen)
     ) -> None:
-        super().__init__(f"vhost-user:{path}", destructive, identity)
+        super().__init__(f"vhost-user:{path}", destructive, host)
         self._path = path
 
     def _reach(self, spec: DiskSpec) -> Transport:
