@@ -149,8 +149,11 @@ def test_bars_are_accessed_at_their_offset(tmp_path: Path) -> None:
 
 
 def test_device_visible_regions_are_found_where_they_are_mapped() -> None:
-    """Also while older ones are still about: each has a name of its own."""
-    regions = [linux_vfio._Region() for _ in range(3)]
+    """Also while older ones are still about, above and below: each has a name of its own."""
+    regions = [linux_vfio._Region() for _ in range(4)]
+    for position in (0, 2):
+        regions[position].map.close()
+        regions[position] = linux_vfio._Region()
     for number, region in enumerate(regions):
         region.map[0] = number + 1
     with Path("/proc/self/mem").open("rb", buffering=0) as memory:
