@@ -3,6 +3,7 @@
 import pytest
 
 from conformance.data import sectors, untouched
+from conformance.waiting import SOON
 from harness.driver.interface import Request
 from harness.report import clause, described
 from harness.virtio.blk import RequestType, Status
@@ -26,7 +27,7 @@ def test_one_resize_is_announced_once_with_the_new_capacity(plug, capacity):
     disk = plug(capacity=8 * MIB)
 
     disk.resize(capacity)
-    changes = disk.driver.wait_config_change(above=0)
+    changes = disk.driver.wait_config_change(above=0, timeout=SOON)
 
     assert [change.capacity for change in changes] == [capacity]
     assert disk.driver.config().capacity == capacity
@@ -40,7 +41,7 @@ def test_each_of_several_resizes_is_announced_in_turn(plug):
 
     for count, capacity in enumerate(steps):
         disk.resize(capacity)
-        disk.driver.wait_config_change(above=count)
+        disk.driver.wait_config_change(above=count, timeout=SOON)
 
     assert [change.capacity for change in disk.driver.config_changes()] == steps
 
@@ -53,7 +54,7 @@ def test_a_burst_of_resizes_ends_with_the_last_capacity_announced(plug):
         disk.resize(8 * MIB + step)
     heard = []
     while not heard or heard[-1].capacity != 8 * MIB + 20:
-        heard = disk.driver.wait_config_change(above=len(heard))
+        heard = disk.driver.wait_config_change(above=len(heard), timeout=SOON)
 
     assert len(heard) <= 20
     capacities = [change.capacity for change in heard]
@@ -69,7 +70,7 @@ def test_a_resize_while_requests_run_is_announced_and_they_complete(plug):
     assert len(disk.driver.completed()) < len(tokens), "nothing was in flight"
 
     disk.resize(16 * MIB)
-    changes = disk.driver.wait_config_change(above=0)
+    changes = disk.driver.wait_config_change(above=0, timeout=SOON)
     completions = disk.driver.complete(tokens)
 
     assert [change.capacity for change in changes] == [16 * MIB]
@@ -98,7 +99,7 @@ def test_after_a_growth_the_new_sectors_can_be_used_and_the_old_are_as_they_were
     disk.backing.write(8 * MIB - 2, old)
 
     disk.resize(16 * MIB)
-    disk.driver.wait_config_change(above=0)
+    disk.driver.wait_config_change(above=0, timeout=SOON)
     fresh = disk.read(8 * MIB, 1)
     written = disk.write(16 * MIB - 2, new)
     across = disk.read(8 * MIB - 2, 3)
@@ -119,7 +120,7 @@ def test_after_a_shrink_the_sectors_beyond_the_end_are_gone_and_the_rest_is_as_i
     disk.backing.write(4 * MIB - 2, kept)
 
     disk.resize(4 * MIB)
-    disk.driver.wait_config_change(above=0)
+    disk.driver.wait_config_change(above=0, timeout=SOON)
     last = disk.read(4 * MIB - 2, 2)
     reading = disk.read(4 * MIB, 1)
     writing = disk.write(4 * MIB - 1, sectors(2, salt=99))

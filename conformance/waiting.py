@@ -5,11 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from harness.driver.errors import DriverError
+
 QUIET = 0.3
 """Seconds in which something that ought not to happen would have happened."""
 
+SOON = 3.0
+"""Seconds in which something that ought to happen does happen, on a busy machine too."""
 
-def eventually(condition: Callable[[], bool], timeout: float = 3.0) -> bool:
+
+def eventually(condition: Callable[[], bool], timeout: float = SOON) -> bool:
     """Whether `condition` comes true within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -22,3 +27,15 @@ def eventually(condition: Callable[[], bool], timeout: float = 3.0) -> bool:
 def let_pass(seconds: float = QUIET) -> None:
     """Give a device that would do something wrong the time to do it."""
     time.sleep(seconds)
+
+
+def trouble(act: Callable[[], object]) -> str | None:
+    """The error that the driver reports of `act`, None if there is none.
+
+    For where the wrong answer of a device may be to hang up as well as to be silent.
+    """
+    try:
+        act()
+    except DriverError as error:
+        return error.message
+    return None
