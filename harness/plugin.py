@@ -298,9 +298,11 @@ def _affecting(item: pytest.Item, bench: Bench) -> list[Deviation]:
     recorded = item.stash.get(DEVIATIONS, ())
     if not recorded or bench.target is None:
         return []
-    device = bench.target.identity()
     return [
-        one for one in recorded if one.affects(device.implementation, device.version, bench.name)
+        one
+        for one in recorded
+        for device in bench.target.identities()
+        if one.affects(device.implementation, device.version, bench.name)
     ]
 
 

@@ -55,8 +55,8 @@ class FakeTarget(Target):
     def close(self):
         print("TARGET CLOSED")
 
-    def identity(self):
-        return DeviceIdentity("fake", (2, 1))
+    def identities(self):
+        return (DeviceIdentity("fake", (2, 1)),)
 
     def facts(self):
         return {"qemu": "a fake", "guest-kernel": "none"}

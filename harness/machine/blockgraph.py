@@ -21,11 +21,36 @@ Format = Literal["raw", "qcow2"]
 
 @dataclass(frozen=True)
 class BlockGraph:
-    """Arguments of object-add, of blockdev-add (lowest node first) and of device_add."""
+    """Arguments of object-add, of blockdev-add (lowest node first) and of device_add.
+
+    A device with a back-end of its own has no nodes but a `socket`, whose
+    character device goes by the disk's name.
+    """
 
     objects: tuple[Options, ...]
     nodes: tuple[Options, ...]
     device: Options
+    socket: Path | None = None
+
+
+def build_vhost_user(name: str, spec: DiskSpec, attachment: Options, socket: Path) -> BlockGraph:
+    """The graph of the drive `name` whose back-end listens on a UNIX socket."""
+    wanted: Options = {
+        "num-queues": spec.queues,
+        "queue-size": spec.queue_size,
+        "config-wce": spec.config_wce,
+        "event_idx": spec.event_idx,
+        "indirect_desc": spec.indirect_desc,
+        "packed": spec.packed,
+    }
+    device = {
+        **attachment,
+        "driver": "vhost-user-blk-pci",
+        "id": name,
+        "chardev": name,
+        **{key: value for key, value in wanted.items() if value is not None},
+    }
+    return BlockGraph((), (), device, socket)
 
 
 def build(

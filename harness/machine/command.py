@@ -59,6 +59,7 @@ class MachineConfig:
     parked: bool = False
     board: Board = "pc"
     interface: Interface = "modern"
+    shared_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ def command_line(config: MachineConfig, paths: Paths, disks: Iterable[BlockGraph
         line += [*_socket("qtest", paths.qtest), "-qtest", "chardev:qtest"]
         line += ["-qtest-log", "/dev/null"]
     else:
+        if config.shared_memory:
+            line += ["-object", f"memory-backend-memfd,id=ram,size={config.memory}M,share=on"]
         line += _socket("console", paths.console, f",logfile={_escape(paths.console_log)}")
         line += ["-serial", "chardev:console"]
         line += [*_socket("stream", paths.stream), "-serial", "chardev:stream"]
@@ -153,6 +156,9 @@ def command_line(config: MachineConfig, paths: Paths, disks: Iterable[BlockGraph
             line += ["-object", json.dumps(options)]
         for options in disk.nodes:
             line += ["-blockdev", json.dumps(options)]
+        if disk.socket:
+            where = f"id={disk.device['id']},path={_escape(disk.socket)}"
+            line += ["-chardev", f"socket,{where}"]
         line += ["-device", json.dumps(disk.device)]
     return line
 
@@ -165,7 +171,7 @@ def _machine(config: MachineConfig) -> str:
     if config.board == "q35":
         # What intel-iommu wants for interrupt remapping, where there is KVM.
         options.append("kernel-irqchip=split")
-    if config.parked:
+    if config.parked or config.shared_memory:
         options.append("memory-backend=ram")
     return ",".join(options)
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from harness.disks import SECTOR, DiskSpec
 from harness.machine import cleanup
-from harness.machine.blockgraph import Format, build
+from harness.machine.blockgraph import BlockGraph, Format, build, build_vhost_user
 from harness.machine.command import (
     DISK_SLOTS,
     MachineConfig,
@@ -198,7 +198,11 @@ class Machine:
 
     def add_disk(self, spec: DiskSpec) -> Drive:
         """Add a disk: before `start` it is there at boot, after it is plugged in live."""
-        return self._add(spec, None, "raw")
+        return self._add(
+            spec,
+            lambda name, where, path: build(name, spec, where, path, "raw"),
+            None if spec.backing == "null" else ".raw",
+        )
 
     def add_image(
         self,
@@ -217,7 +221,18 @@ class Machine:
         if fmt == "raw" and path.stat().st_size % SECTOR:
             raise MachineError(f"{path} is not whole sectors of {SECTOR} bytes")
         spec = replace(spec or DiskSpec(), read_only=not writable, backing="file")
-        return self._add(spec, path.absolute(), fmt)
+        image = path.absolute()
+        return self._add(spec, lambda name, where, _: build(name, spec, where, image, fmt), None)
+
+    def add_vhost_user(self, socket: Path, spec: DiskSpec) -> Drive:
+        """Add a vhost-user-blk-pci device whose back-end listens on a socket.
+
+        The machine needs `shared_memory`, or to be parked. What the back-end is
+        made of, and its size, is not the machine's affair.
+        """
+        return self._add(
+            spec, lambda name, where, path: build_vhost_user(name, spec, where, socket), None
+        )
 
     def remove_disk(self, drive: Drive) -> None:
         """Take a disk out; live, the guest must agree (ACPI) within 15 s. Its file goes too."""
@@ -231,7 +246,13 @@ class Machine:
         if drive.own_file:
             drive.own_file.unlink()
 
-    def _add(self, spec: DiskSpec, image: Path | None, fmt: Format) -> Drive:
+    def _add(
+        self,
+        spec: DiskSpec,
+        graph_of: Callable[[str, dict[str, Any], Path | None], BlockGraph],
+        suffix: str | None,
+    ) -> Drive:
+        """Add a disk; with a `suffix` it gets a raw file of its own, which `graph_of` is told."""
         if self._stopped:
             raise MachineError("the machine has stopped")
         taken = {drive.slot for drive in self._drives}
@@ -240,8 +261,8 @@ class Machine:
         if slot is None:
             raise MachineError(f"no slot is left: at most {len(slots)} disks")
         name = f"disk{self._drives_made}"
-        own_file = None if image or spec.backing == "null" else self._dir.path / f"{name}.raw"
-        graph = build(name, spec, attachment(self.config, slot), image or own_file, fmt)
+        own_file = self._dir.path / f"{name}{suffix}" if suffix else None
+        graph = graph_of(name, attachment(self.config, slot), own_file)
         if own_file:
             _make_raw(own_file, spec.capacity)
         address = pci_address(self.config, slot)
@@ -260,6 +281,8 @@ class Machine:
     def _plug(self, drive: Drive) -> None:
         objects = nodes = 0
         try:
+            if drive.graph.socket:
+                self._add_chardev(drive.name, drive.graph.socket)
             for options in drive.graph.objects:
                 self.qmp("object-add", **options)
                 objects += 1
@@ -272,7 +295,15 @@ class Machine:
                 self._remove_nodes(drive, objects, nodes)
             raise
 
+    def _add_chardev(self, name: str, path: Path) -> None:
+        address = {"type": "unix", "data": {"path": str(path)}}
+        backend = {"type": "socket", "data": {"addr": address, "server": False}}
+        arguments: dict[str, Any] = {"id": name, "backend": backend}
+        self.qmp("chardev-add", **arguments)
+
     def _remove_nodes(self, drive: Drive, objects: int, nodes: int) -> None:
+        if drive.graph.socket:
+            self.qmp("chardev-remove", id=drive.name)
         for options in reversed(drive.graph.nodes[:nodes]):
             self.qmp("blockdev-del", **{"node-name": options["node-name"]})
         for options in drive.graph.objects[:objects]:

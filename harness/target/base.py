@@ -22,6 +22,14 @@ class LacksError(TargetError):
     """The target has no such disk and never will: for a test, a skip with this reason."""
 
 
+def translated(error: Exception) -> TargetError:
+    """A target's error for one of the packages below it, with what that knew."""
+    told = TargetError(str(error))
+    if details := getattr(error, "details", ""):
+        told.add_note(details)
+    return told
+
+
 class Backing(Protocol):
     """The bytes behind a device, from the host's side and past the device.
 
@@ -98,8 +106,8 @@ class Target(ABC):
         """End all that was started. A second call does nothing."""
 
     @abstractmethod
-    def identity(self) -> DeviceIdentity:
-        """Which implementation is under test; known once something was plugged."""
+    def identities(self) -> tuple[DeviceIdentity, ...]:
+        """Which implementations make up the device; known once something was plugged."""
 
     @abstractmethod
     def facts(self) -> dict[str, str]:

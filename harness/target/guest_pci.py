@@ -244,9 +244,9 @@ class GuestPci(Target):
         if self._guest:
             self._guest.end()
 
-    def identity(self) -> DeviceIdentity:
+    def identities(self) -> tuple[DeviceIdentity, ...]:
         """QEMU and its version."""
-        return DeviceIdentity("qemu", self._found().qemu.version)
+        return (DeviceIdentity("qemu", self._found().qemu.version),)
 
     def facts(self) -> dict[str, str]:
         """QEMU, kernel, accelerator and why, Python in the guest."""

@@ -166,9 +166,9 @@ class OwnedTarget(Target):
         if self._disk:
             self._disk.unplug()
 
-    def identity(self) -> DeviceIdentity:
+    def identities(self) -> tuple[DeviceIdentity, ...]:
         """What was said at the start."""
-        return self._host.identity
+        return (self._host.identity,)
 
     def evidence(self) -> dict[str, str]:
         """Nothing: what somebody else's device logs is out of reach."""

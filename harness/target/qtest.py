@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from harness.disks import DiskSpec
@@ -22,10 +23,14 @@ from harness.driver.transport.pci_legacy import PciLegacy
 from harness.machine import Drive, Machine, MachineConfig, MachineError, Qemu, find_qemu
 from harness.machine.command import Board, Interface
 
-from .base import Backing, DeviceIdentity, Plugged, Target, TargetError
+from .base import Backing, DeviceIdentity, Plugged, Target, TargetError, translated
+from .daemon import Daemon, ExportSide
 
 MEMORY = 64
 """MiB of RAM: room for every ring and buffer a test lays out."""
+
+BY_QEMU = frozenset({"queue_size", "config_wce", "event_idx", "indirect_desc", "packed"})
+"""What of a disk with a back-end outside QEMU is still QEMU's to choose."""
 
 MMIO_BASE = 0xFEB0_0000
 MMIO_STRIDE = 0x200
@@ -61,6 +66,7 @@ class Variant:
     board: Board
     interface: Interface
     transport: Callable[[Qtest, Machine, Drive], Transport]
+    vhost_user: bool = False
 
 
 VARIANTS: dict[str, Variant] = {
@@ -82,6 +88,13 @@ VARIANTS: dict[str, Variant] = {
         "transitional",
         _pci_legacy,
     ),
+    "qtest-vhost-user": Variant(
+        "QEMU's vhost-user-blk-pci with qemu-storage-daemon behind it, without a guest",
+        "pc",
+        "modern",
+        _pci_modern,
+        vhost_user=True,
+    ),
     "qtest-mmio": Variant(
         "QEMU's virtio-blk on modern virtio-mmio, without a guest",
         "microvm",
@@ -102,6 +115,7 @@ class QtestDisk(Plugged):
 
     def __init__(self, qemu: Qemu, variant: Variant, spec: DiskSpec) -> None:
         self.spec = spec
+        self._variant = variant
         self.machine = Machine(
             MachineConfig(
                 qemu,
@@ -113,7 +127,7 @@ class QtestDisk(Plugged):
             )
         )
         try:
-            self._drive = self.machine.add_disk(spec)
+            self._drive = self._add()
             self.machine.start()
             connection = socket.socket(socket.AF_UNIX)
             connection.connect(str(self.machine.qtest_path))
@@ -123,6 +137,9 @@ class QtestDisk(Plugged):
         except BaseException:
             self.machine.stop()
             raise
+
+    def _add(self) -> Drive:
+        return self.machine.add_disk(self.spec)
 
     @property
     def backing(self) -> Backing:
@@ -137,7 +154,7 @@ class QtestDisk(Plugged):
         try:
             self._drive.resize(capacity)
         except MachineError as error:
-            raise TargetError(str(error)) from None
+            raise translated(error) from None
 
     def unplug(self) -> None:
         """Reset the device, and end its QEMU."""
@@ -147,6 +164,30 @@ class QtestDisk(Plugged):
             raise TargetError(f"the driver was not closed: {error}") from None
         finally:
             self.machine.stop()
+
+
+class QtestExport(ExportSide, QtestDisk):
+    """A disk whose device has a back-end outside QEMU."""
+
+    def __init__(self, qemu: Qemu, variant: Variant, spec: DiskSpec, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self.export = daemon.export(spec, BY_QEMU)
+        try:
+            super().__init__(qemu, variant, spec)
+        except BaseException:
+            with suppress(MachineError):
+                daemon.remove(self.export)
+            raise
+
+    def _add(self) -> Drive:
+        return self.machine.add_vhost_user(self.export.path, self.spec)
+
+    def unplug(self) -> None:
+        """Reset the device, end its QEMU, and remove the export."""
+        try:
+            super().unplug()
+        finally:
+            self._daemon.remove(self.export)
 
 
 class QtestTarget(Target):
@@ -163,6 +204,7 @@ class QtestTarget(Target):
         self._path = qemu
         self._qemu: Qemu | None = None
         self._disks: list[QtestDisk] = []
+        self._daemon = Daemon()
 
     def _found(self) -> Qemu:
         if self._qemu is None:
@@ -177,31 +219,38 @@ class QtestTarget(Target):
         qemu = self._found()
         self._disks = [disk for disk in self._disks if disk.machine.alive()]
         try:
-            disk = QtestDisk(qemu, self.variant, spec)
+            disk = (
+                QtestExport(qemu, self.variant, spec, self._daemon)
+                if self.variant.vhost_user
+                else QtestDisk(qemu, self.variant, spec)
+            )
         except (MachineError, DriverError, OSError) as error:
-            raise TargetError(f"no disk: {error}") from error
+            raise translated(error) from None
         self._disks.append(disk)
         return disk
 
     def close(self) -> None:
-        """End every QEMU that a test left."""
+        """End every QEMU that a test left, and the back-end."""
         for disk in self._disks:
             disk.machine.stop()
+        self._daemon.stop()
 
-    def identity(self) -> DeviceIdentity:
-        """QEMU and its version."""
-        return DeviceIdentity("qemu", self._found().version)
+    def identities(self) -> tuple[DeviceIdentity, ...]:
+        """QEMU and its version, and so of the back-end if there is one."""
+        qemu = DeviceIdentity("qemu", self._found().version)
+        return (qemu, self._daemon.identity()) if self.variant.vhost_user else (qemu,)
 
     def facts(self) -> dict[str, str]:
         """QEMU; there is no guest, and the accelerator runs a parked CPU."""
-        return {"qemu": self._found().version_text, "accelerator": "tcg (the CPU is parked)"}
+        facts = {"qemu": self._found().version_text, "accelerator": "tcg (the CPU is parked)"}
+        return facts | (self._daemon.facts() if self.variant.vhost_user else {})
 
     def evidence(self) -> dict[str, str]:
         """The end of each QEMU's stderr."""
         return {
             f"QEMU of disk {number}, last words": disk.machine.last_words()
             for number, disk in enumerate(self._disks)
-        }
+        } | self._daemon.evidence()
 
     def check(self) -> None:
         """Raise TargetError if a QEMU has ended that should run."""

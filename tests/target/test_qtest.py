@@ -12,7 +12,7 @@ import pytest
 from harness.disks import DiskSpec
 from harness.driver.errors import BadArgumentError, DriverError
 from harness.driver.interface import Request
-from harness.target import TargetError
+from harness.target import LacksError, TargetError
 from harness.target.qtest import VARIANTS, QtestTarget
 from harness.virtio.blk import RequestType, Status
 from harness.virtio.features import Feature
@@ -20,7 +20,7 @@ from harness.virtio.features import Feature
 DATA = bytes(range(1, 65)) * 8
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(params=[name for name in VARIANTS if name != "qtest-vhost-user"])
 def target(request: pytest.FixtureRequest) -> Iterator[QtestTarget]:
     target = QtestTarget(request.param)
     yield target
@@ -220,5 +220,28 @@ def test_a_queue_of_a_legacy_device_cannot_be_reset_alone() -> None:
         driver.start()
         with pytest.raises(DriverError, match="cannot be reset alone"):
             driver.queue_reset(0)
+    finally:
+        target.close()
+
+
+def test_a_back_end_outside_qemu_serves_the_disk() -> None:
+    target = QtestTarget("qtest-vhost-user")
+    try:
+        before = processes()
+        disk = target.plug(DiskSpec(capacity=64))
+        disk.driver.start()
+
+        written = disk.driver.request(Request(RequestType.OUT, 63, DATA))
+
+        assert written.status == Status.OK
+        assert disk.backing.read(63, 1) == DATA
+        assert [identity.implementation for identity in target.identities()] == [
+            "qemu",
+            "qemu-storage-daemon",
+        ]
+        with pytest.raises(LacksError, match="serial"):
+            target.plug(DiskSpec(serial="a"))
+        disk.unplug()
+        assert processes() == before
     finally:
         target.close()

@@ -41,7 +41,8 @@ def test_a_disk_of_the_daemon_is_a_disk_like_any(target: VhostUserDaemon) -> Non
     assert disk.write(1, b"\x11" * 512).status is Status.OK
     assert disk.backing.read(1, 1) == b"\x11" * 512
     disk.unplug()
-    assert target.identity().implementation == "qemu-storage-daemon"
+    (identity,) = target.identities()
+    assert identity.implementation == "qemu-storage-daemon"
     assert "qemu-storage-daemon" in target.facts()
     target.check()
 
