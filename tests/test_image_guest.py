@@ -101,7 +101,7 @@ def guest() -> Iterator[Guest]:
         pytest.skip("qemu-system-x86_64 is missing: apt-get install qemu-system-x86")
     image = images.ensure(print)
     with contextlib.ExitStack() as stack:
-        top = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vblk-")))
+        top = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="image-")))
         command: list[str | Path] = [qemu, "-M", "pc", "-accel", "tcg", "-cpu", "qemu64,+rdrand"]
         command += ["-m", "256", "-nodefaults", "-display", "none", "-no-reboot"]
         command += ["-kernel", image.kernel, "-initrd", image.initrd]
