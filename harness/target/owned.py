@@ -108,7 +108,10 @@ class OwnedDisk(Plugged):
     def unplug(self) -> None:
         """Reset the device and give it back."""
         self.plugged = False
-        self.driver.close()
+        try:
+            self.driver.close()
+        except (DriverError, OSError) as error:
+            raise TargetError(str(error)) from None
 
 
 class OwnedTarget(Target):

@@ -108,6 +108,13 @@ def test_a_function_that_is_bound_while_it_is_plugged_in(
             Binding(ADDRESS, "ours", 0.0)
 
 
+def test_a_driver_that_does_not_take_the_function_is_one_line(sysfs: Path) -> None:
+    (sysfs / "drivers/ours/bind").mkdir()  # cannot be written
+    with pytest.raises(DriverError, match=f"ours does not take {ADDRESS}: Is a directory"):
+        Binding(ADDRESS, "ours", 0.0)
+    assert (sysfs / "devices" / ADDRESS / "driver_override").read_text() == "\n"
+
+
 def test_vfio_without_an_iommu_is_one_line(sysfs: Path) -> None:
     with pytest.raises(NoDeviceError, match="behind no IOMMU"):
         linux_vfio.LinuxVfio(ADDRESS, 0.0)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from harness.disks import DiskSpec
-from harness.driver.bus import linux_sysfs
-from harness.target import LacksError, TargetError
+from harness.driver.bus import linux_pci, linux_sysfs
+from harness.driver.bus.qtest import Qtest, QtestPci
+from harness.driver.errors import BadArgumentError
+from harness.machine import Machine, MachineConfig, find_qemu
+from harness.target import Disk, LacksError, TargetError
 from harness.target.host_pci import HostPci, checked_address
+from harness.virtio.blk import Status
 
 ADDRESS = "0000:00:05.0"
 ELSEWHERE = "0000:00:06.0"
@@ -89,3 +94,35 @@ def test_it_is_only_read_unless_told_otherwise(sysfs: Path) -> None:
         HostPci(ADDRESS, destructive=True).plug(DiskSpec())
     assert target.facts() == {"function": ADDRESS}
     target.check()
+
+
+def test_a_function_that_is_there_is_read_and_its_end_is_told(
+    sysfs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device of a QEMU with a parked CPU stands in for the machine's own."""
+    with Machine(MachineConfig(find_qemu(), memory=64, parked=True)) as machine:
+        drive = machine.add_disk(DiskSpec(capacity=4096))
+        drive.backing.write(7, b"\x11" * 512)
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(machine.qtest_path))
+        function = QtestPci(Qtest(connection), machine.ram_path, drive.slot)
+        monkeypatch.setattr(linux_pci, "LinuxPci", lambda address: function)
+        target = HostPci(ADDRESS)
+
+        disk = Disk(target.plug(DiskSpec(), writes=False))
+        disk.start()
+        assert disk.spec.capacity == 4096
+        assert disk.read(7).data == b"\x11" * 512
+        with pytest.raises(BadArgumentError, match="only read"):
+            disk.write(7, bytes(512))
+        assert disk.read(7).status is Status.OK
+        with pytest.raises(LacksError, match="one disk, and it is in use"):
+            target.plug(DiskSpec(), writes=False)
+        assert target.facts()["id"] == "1af4:1042"
+        target.check()
+
+        machine.stop()
+        with pytest.raises(TargetError, match=f"{ADDRESS} is gone"):
+            target.check()
+        with pytest.raises(TargetError, match="QEMU is gone"):
+            disk.unplug()

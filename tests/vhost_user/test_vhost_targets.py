@@ -13,9 +13,9 @@ from harness.disks import DiskSpec
 from harness.driver.errors import BadArgumentError
 from harness.driver.interface import Request
 from harness.machine.storage_daemon import Export, StorageDaemon
-from harness.target.base import TargetError
+from harness.target.base import LacksError, TargetError
 from harness.target.disk import Disk
-from harness.target.vhost_user import LacksError, VhostUserDaemon, VhostUserSocket
+from harness.target.vhost_user import VhostUserDaemon, VhostUserSocket
 from harness.virtio.blk import RequestType, Status
 
 
@@ -58,7 +58,7 @@ def test_what_the_daemon_lacks_is_told_apart_from_trouble(target: VhostUserDaemo
 def test_a_dead_daemon_is_told_and_replaced(target: VhostUserDaemon) -> None:
     disk = Disk(target.plug(DiskSpec()))
     disk.start()
-    daemon = target._daemon
+    daemon = target._daemon._running
     assert daemon and daemon.pid and daemon._process
     os.kill(daemon.pid, signal.SIGKILL)
     assert daemon._process.wait(10)

@@ -115,7 +115,9 @@ class Binding:
                 return False
             if error.errno == errno.EBUSY:
                 return kernel_driver(self.address) == self._driver.name
-            raise
+            raise DriverError(
+                f"{self._driver.name} does not take {self.address}: {error.strerror}"
+            ) from None
         return True
 
     def await_true(self, done: Callable[[], bool], what: str) -> None:

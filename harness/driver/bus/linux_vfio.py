@@ -157,7 +157,12 @@ class LinuxVfio(PciFunction):
                 f" kernel driver has: see /sys/kernel/iommu_groups/{number}/devices"
             )
         fcntl.ioctl(group, GROUP_SET_CONTAINER, struct.pack("=i", self._container))
-        fcntl.ioctl(self._container, SET_IOMMU, TYPE1V2_IOMMU)
+        try:
+            fcntl.ioctl(self._container, SET_IOMMU, TYPE1V2_IOMMU)
+        except OSError as error:
+            raise DriverError(
+                f"vfio cannot map memory ({error.strerror}): modprobe vfio_iommu_type1"
+            ) from None
         # Only with a buffer that it may change does Python pass on what the call returns.
         name = bytearray(self.address.encode() + b"\0")
         device: int = fcntl.ioctl(group, GROUP_GET_DEVICE_FD, name)
@@ -193,8 +198,13 @@ class LinuxVfio(PciFunction):
             "address": self.address,
             "id": f"{vendor:04x}:{device:04x}",
             "revision": self.pci_read(8, 1)[0],
-            "interrupt": f"MSI-X, {self._vectors} vectors" if self._vectors else "INTx",
+            "interrupt": self._interrupt(),
         }
+
+    def _interrupt(self) -> str:
+        if self._vectors:
+            return f"MSI-X, {self._vectors} vectors"
+        return "INTx" if self._has_intx else "none but MSI-X"
 
     def pci_read(self, offset: int, length: int) -> bytes:
         """Bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
