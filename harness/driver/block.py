@@ -42,6 +42,8 @@ SUPPORTED = mask(
     Feature.BLK_SECURE_ERASE,
     Feature.INDIRECT_DESC,
     Feature.VERSION_1,
+    Feature.NOTIFICATION_DATA,
+    Feature.NOTIF_CONFIG_DATA,
 )
 """What this driver can serve, and so accepts when it is offered."""
 
@@ -263,7 +265,7 @@ class BlockDriver(DeviceDriver):
         self, ring: Virtqueue, flight: Flight, deadline: float, interrupts: bool
     ) -> None:
         """Notify the device and wait for one chain."""
-        self.transport.notify(ring.index)
+        self.queue_kick(ring.index)
         spins = 0
         while not ring.used_pending():
             spins += 1

@@ -45,6 +45,7 @@ class DeviceDriver(Driver):
         self._loose: defaultdict[int, list[Used]] = defaultdict(list)
         self._interrupts = Interrupts()
         self._servicing = True
+        self._notification_data = False
         self._closed = False
 
     # --- the device as it is
@@ -166,16 +167,18 @@ class DeviceDriver(Driver):
         if not largest:
             raise BadArgumentError(f"the device has no queue {index}")
         size = largest if size is None else size
+        accepted = self.accepted()
         queue: Virtqueue
         if self.transport.legacy:
             if size != largest:
                 raise BadArgumentError(f"a legacy queue has the device's size, {largest}")
             queue = SplitQueue(self.memory, index, size, self.transport.queue_align)
-        elif self.accepted() & Feature.RING_PACKED.mask:
+        elif accepted & Feature.RING_PACKED.mask:
             queue = PackedQueue(self.memory, index, size)
         else:
             queue = SplitQueue(self.memory, index, size)
         self.transport.queue_enable(queue.layout)
+        self._notification_data = bool(accepted & Feature.NOTIFICATION_DATA.mask)
         self.queues[index] = queue
         return queue.layout
 
@@ -192,7 +195,8 @@ class DeviceDriver(Driver):
         self._queue(index).publish(heads)
 
     def queue_kick(self, index: int) -> None:
-        self.transport.notify(index)
+        with_data = self._notification_data and index in self.queues
+        self.transport.notify(index, self.queues[index].next_available() if with_data else None)
 
     def queue_poll(
         self, index: int, count: int = 1, timeout: float = REQUEST_TIMEOUT

@@ -91,8 +91,11 @@ class Transport(ABC):
         raise DriverError(f"queue {index} cannot be reset alone on this transport")
 
     @abstractmethod
-    def notify(self, index: int) -> None:
-        """Send an available buffer notification (virtio 2.3)."""
+    def notify(self, index: int, next_available: int | None) -> None:
+        """Send an available buffer notification (virtio 2.3, 2.9).
+
+        `next_available` goes with it if NOTIFICATION_DATA was accepted.
+        """
 
     @abstractmethod
     def isr(self) -> int:

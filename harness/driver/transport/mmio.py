@@ -89,9 +89,9 @@ class _Mmio(BusTransport):
         """Bytes of the window behind the registers."""
         return self.window.size - CONFIG
 
-    def notify(self, index: int) -> None:
-        """Write the queue's index to QueueNotify."""
-        self.register_write("QueueNotify", index)
+    def notify(self, index: int, next_available: int | None) -> None:
+        """Write the queue's index to QueueNotify, with what goes with it."""
+        self.register_write("QueueNotify", index | (next_available or 0) << 16)
 
     def isr(self) -> int:
         """Read InterruptStatus and acknowledge what it shows (virtio 4.2.3.4)."""

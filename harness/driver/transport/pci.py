@@ -9,6 +9,7 @@ from harness.driver.bus.base import PciFunction
 from harness.driver.errors import BadArgumentError, NoDeviceError
 from harness.driver.interface import Capability, QueueLayout
 from harness.virtio.blk import config_accesses
+from harness.virtio.features import Feature
 from harness.virtio.pci import (
     CAP,
     CAP_VENDOR,
@@ -100,7 +101,7 @@ class PciModern(PciTransport):
         self._device = self._structure(CapType.DEVICE_CFG, 8)
         multiplier = function.pci_read(self._notify.at + CAP.size, 4)
         self._notify_multiplier = int.from_bytes(multiplier, "little")
-        self._notify_offsets: dict[int, int] = {}
+        self._notifications: dict[int, tuple[int, int]] = {}
 
     def _structure(self, kind: CapType, least: int) -> Capability:
         """The first capability of a kind that lies in a memory BAR (virtio 4.1.4.1)."""
@@ -212,12 +213,16 @@ class PciModern(PciTransport):
         self.register_write("queue_device", layout.device)
         self.map_queue_vector(layout.index)
         offset = self.register_read("queue_notify_off") * self._notify_multiplier
-        if offset + 2 > self._notify.length:
+        accepted = self.accepted()
+        width = 4 if accepted & Feature.NOTIFICATION_DATA.mask else 2
+        if offset + width > self._notify.length:
             raise NoDeviceError(
                 f"queue {layout.index} notifies at {offset:#x},"
                 f" behind the notification structure's {self._notify.length:#x} bytes"
             )
-        self._notify_offsets[layout.index] = self._notify.offset + offset
+        own_data = accepted & Feature.NOTIF_CONFIG_DATA.mask
+        identifier = self.register_read("queue_notif_config_data") if own_data else layout.index
+        self._notifications[layout.index] = self._notify.offset + offset, identifier
         self.register_write("queue_enable", 1)
 
     def queue_reset(self, index: int) -> None:
@@ -230,13 +235,17 @@ class PciModern(PciTransport):
         self.register_write("queue_select", index)
         return self.register_read("queue_reset") != 0
 
-    def notify(self, index: int) -> None:
-        """Write the queue's index to its notification address (virtio 4.1.5.2)."""
+    def notify(self, index: int, next_available: int | None) -> None:
+        """Write the queue's identifier to its notification address (virtio 4.1.5.2)."""
         try:
-            offset = self._notify_offsets[index]
+            offset, identifier = self._notifications[index]
         except KeyError:
             raise BadArgumentError(f"queue {index} was not set up") from None
-        self.function.bar_write(self._notify.bar, offset, 2, index)
+        if next_available is None:
+            self.function.bar_write(self._notify.bar, offset, 2, identifier)
+        else:
+            value = identifier | next_available << 16
+            self.function.bar_write(self._notify.bar, offset, 4, value)
 
     def isr(self) -> int:
         """Read and so clear ISR status."""

@@ -120,8 +120,9 @@ class PciLegacy(PciTransport):
         self.register_write("queue_address", layout.desc // LEGACY_PAGE)
         self.map_queue_vector(layout.index)
 
-    def notify(self, index: int) -> None:
+    def notify(self, index: int, next_available: int | None) -> None:
         """Write the queue's index to the notify register."""
+        del next_available  # no legacy device offers NOTIFICATION_DATA
         self.register_write("queue_notify", index)
 
     def isr(self) -> int:

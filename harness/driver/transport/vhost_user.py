@@ -281,8 +281,9 @@ class VhostUser(Transport):
         if self._status & DeviceStatus.DRIVER_OK:
             self._start_ring(ring)
 
-    def notify(self, index: int) -> None:
-        """Signal the virtqueue's kick eventfd."""
+    def notify(self, index: int, next_available: int | None) -> None:
+        """Signal the virtqueue's kick eventfd, which carries no data."""
+        del next_available
         try:
             self._session.rings[index].notify()
         except KeyError:

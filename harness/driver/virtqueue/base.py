@@ -33,6 +33,10 @@ class Virtqueue(ABC):
         """Make a chain that was used, and not released, available once more."""
 
     @abstractmethod
+    def next_available(self) -> int:
+        """Where the next chain goes, as NOTIFICATION_DATA tells the device (virtio 2.9)."""
+
+    @abstractmethod
     def want_interrupts(self, wanted: bool) -> None:
         """Ask the device for used buffer notifications, or for none."""
 

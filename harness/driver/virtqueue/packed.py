@@ -133,6 +133,10 @@ class PackedQueue(Virtqueue):
         self._place(head)
         self.publish((head,))
 
+    def next_available(self) -> int:
+        """Offset in the ring, 15 bits, and the wrap counter above them."""
+        return self._next | self._avail_wrap << 15
+
     def want_interrupts(self, wanted: bool) -> None:
         """Enable or disable used buffer notifications (virtio 2.8.10)."""
         flags = RING_EVENT_FLAGS_ENABLE if wanted else RING_EVENT_FLAGS_DISABLE

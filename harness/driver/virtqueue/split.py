@@ -98,6 +98,10 @@ class SplitQueue(Virtqueue):
         """Make a chain that was used, and not released, available once more."""
         self.publish((head,))
 
+    def next_available(self) -> int:
+        """The available index, 16 bits."""
+        return self._avail_idx
+
     def want_interrupts(self, wanted: bool) -> None:
         """Set or clear the flag that asks the device for no interrupts (virtio 2.7.7)."""
         self._avail[0] = 0 if wanted else AVAIL_F_NO_INTERRUPT
