@@ -2,11 +2,14 @@
 
 import pytest
 
+from conformance.data import sectors
+from conformance.raw import RawRead
 from conformance.waiting import eventually
 from harness.report import clause, on
-from harness.virtio.blk import Status
+from harness.virtio.blk import CONFIG_FIELDS, Status
 from harness.virtio.features import Feature
 from harness.virtio.pci import (
+    CAP,
     COMMON_REGISTERS,
     ISR_CONFIG,
     ISR_QUEUE,
@@ -18,6 +21,10 @@ from harness.virtio.pci import (
 
 PCI_STATUS = 6
 INTERRUPT_STATUS = 1 << 3
+REVISION = 8
+BAR_0 = 0x10
+IN_PORTS = 1
+SUBSYSTEM = 0x2E
 
 
 def capability(driver, kind):
@@ -38,7 +45,45 @@ def test_pci_ids(plug):
     assert int.from_bytes(identity[2:], "little") in (MODERN_DEVICE_ID, TRANSITIONAL_DEVICE_ID)
 
 
-@clause("4.1.4.3.1-D-02", "4.1.4.4.1-D-01", "4.1.4.5.1-D-01", "4.1.4.9.1-D-01")
+def modern_only(plug):
+    """A driver of a device without a legacy interface: without an I/O BAR 0."""
+    driver = plug(start=False).driver
+    if driver.pci_read(BAR_0, 1)[0] & IN_PORTS:
+        pytest.skip("the device has a legacy interface")
+    return driver
+
+
+@clause("4.1.2.1-D-04")
+@on("pci")
+def test_pci_device_id_without_a_legacy_interface(plug):
+    assert 0x1040 <= int.from_bytes(modern_only(plug).pci_read(2, 2), "little") <= 0x107F
+
+
+@clause("4.1.2.1-D-05")
+@on("pci")
+def test_pci_revision_without_a_legacy_interface(plug):
+    assert modern_only(plug).pci_read(REVISION, 1)[0] >= 1
+
+
+@clause("4.1.2.1-D-06")
+@on("pci")
+def test_pci_subsystem_id_without_a_legacy_interface(plug):
+    assert int.from_bytes(modern_only(plug).pci_read(SUBSYSTEM, 2), "little") >= 0x40
+
+
+@clause("4.1.4.2-D-01")
+@on("pci")
+def test_cap_len_covers_what_a_type_adds_and_no_other_capability(plug):
+    found = plug(start=False).driver.capabilities()
+    wanted = {CapType.NOTIFY_CFG: CAP.size + 4, CapType.PCI_CFG: CAP.size + 4}
+
+    for one in found:
+        assert one.cap_len >= wanted.get(one.type, CAP.size), one
+        inside = [other for other in found if one.at < other.at < one.at + one.cap_len]
+        assert inside == [], one
+
+
+@clause("4.1.4.3.1-D-02", "4.1.4.4.1-D-01", "4.1.4.5.1-D-01", "4.1.4.6-T-01", "4.1.4.9.1-D-01")
 @on("pci")
 def test_the_structures_that_every_device_has_are_there(plug):
     found = {one.type for one in plug(start=False).driver.capabilities()}
@@ -47,6 +92,7 @@ def test_the_structures_that_every_device_has_are_there(plug):
         CapType.COMMON_CFG,
         CapType.NOTIFY_CFG,
         CapType.ISR_CFG,
+        CapType.DEVICE_CFG,
         CapType.PCI_CFG,
     }
 
@@ -58,6 +104,46 @@ def test_structures_are_aligned(plug):
 
     assert capability(driver, CapType.COMMON_CFG).offset % 4 == 0
     assert capability(driver, CapType.DEVICE_CFG).offset % 4 == 0
+
+
+def notification(plug, with_data):
+    """A device's notification structure, its multiplier, and the offsets of its queues.
+
+    Skips a device that does not offer NOTIFICATION_DATA, or does, where that is not wanted.
+    """
+    driver = plug(start=False, queues=4).driver
+    driver.reset()
+    if bool(driver.offered() & Feature.NOTIFICATION_DATA.mask) != with_data:
+        pytest.skip(f"the device {'does not offer' if with_data else 'offers'} NOTIFICATION_DATA")
+    structure = capability(driver, CapType.NOTIFY_CFG)
+    multiplier = int.from_bytes(driver.pci_read(structure.at + CAP.size, 4), "little")
+    offsets = []
+    for index in range(driver.register_read("num_queues")):
+        driver.register_write("queue_select", index)
+        offsets.append(driver.register_read("queue_notify_off"))
+    return structure, multiplier, offsets
+
+
+@clause("4.1.4.4.1-D-02", "4.1.4.4.1-D-03", "4.1.4.4.1-D-04a", "4.1.4.4.1-D-05")
+@on("pci", "modern")
+def test_every_queue_has_room_for_its_notifications(plug):
+    structure, multiplier, offsets = notification(plug, with_data=False)
+
+    assert structure.offset % 2 == 0
+    # "Even power of 2" may be read in two ways; what is one in neither is wrong.
+    assert multiplier & (multiplier - 1) == 0
+    assert structure.length >= max(offset * multiplier for offset in offsets) + 2
+
+
+@clause("4.1.4.4.1-D-06", "4.1.4.4.1-D-07", "4.1.4.4.1-D-08a", "4.1.4.4.1-D-09")
+@on("pci", "modern")
+def test_every_queue_has_room_for_its_notifications_with_data(plug):
+    structure, multiplier, offsets = notification(plug, with_data=True)
+
+    assert structure.offset % 4 == 0
+    assert multiplier & (multiplier - 1) == 0
+    assert multiplier % 4 == 0
+    assert structure.length >= max(offset * multiplier for offset in offsets) + 4
 
 
 @pytest.mark.parametrize("indices", [(2, 3, 64, 1023), (1024, 0xFFFF)], ids=["near", "far"])
@@ -125,15 +211,19 @@ def test_a_resize_sets_isr_and_reading_it_clears_it(plug):
     assert (driver.isr(), interrupt_pending(driver)) == (0, False)
 
 
+def point(driver, structure, offset, length):
+    """Point the window at `length` bytes of a structure; where its data is."""
+    window = capability(driver, CapType.PCI_CFG)
+    driver.pci_write(window.at + 4, bytes([structure.bar]))
+    driver.pci_write(window.at + 8, (structure.offset + offset).to_bytes(4, "little"))
+    driver.pci_write(window.at + 12, length.to_bytes(4, "little"))
+    return window.at + 16
+
+
 def aim(driver, register):
     """Point the window at a register of the common configuration; its length, the data's place."""
-    window = capability(driver, CapType.PCI_CFG)
-    common = capability(driver, CapType.COMMON_CFG)
     offset, length = COMMON_REGISTERS[register]
-    driver.pci_write(window.at + 4, bytes([common.bar]))
-    driver.pci_write(window.at + 8, (common.offset + offset).to_bytes(4, "little"))
-    driver.pci_write(window.at + 12, length.to_bytes(4, "little"))
-    return length, window.at + 16
+    return length, point(driver, capability(driver, CapType.COMMON_CFG), offset, length)
 
 
 @clause("4.1.4.9.1-D-03")
@@ -147,6 +237,56 @@ def test_reading_the_window_reads_the_bar(plug):
         length, place = aim(driver, register)
         value = int.from_bytes(driver.pci_read(place, length), "little")
         assert value == expected, register
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+@clause("4.1.4.9.1-D-03")
+@on("pci", "modern")
+def test_reading_the_window_reads_fields_of_every_width(plug, width):
+    disk = plug(logical_block_size=4096, physical_block_size=8192, opt_io_size=65536)
+    driver = disk.driver
+    structure = capability(driver, CapType.DEVICE_CFG)
+    fields = [field for field in CONFIG_FIELDS if field.size == width and field.offset < 0x20]
+    values = [driver.config_read(field.offset, width) for field in fields]
+    assert any(value != bytes(width) for value in values)
+
+    for field, value in zip(fields, values, strict=True):
+        place = point(driver, structure, field.offset, width)
+        assert driver.pci_read(place, width) == value, field.name
+
+
+@clause("4.1.4.9.1-D-03", "4.1.4.5.1-D-05")
+@on("pci", "modern")
+def test_reading_isr_through_the_window_clears_it(plug):
+    disk = plug()
+    driver = disk.driver
+    driver.service_interrupts(False)
+    assert disk.read(0).status is Status.OK
+    assert interrupt_pending(driver)
+
+    isr = driver.pci_read(point(driver, capability(driver, CapType.ISR_CFG), 0, 1), 1)[0]
+
+    assert isr & ISR_QUEUE
+    assert (driver.isr(), interrupt_pending(driver)) == (0, False)
+
+
+@clause("4.1.4.9.1-D-02")
+@on("pci", "modern")
+def test_writing_the_notification_address_through_the_window_notifies(plug):
+    disk = plug()
+    driver = disk.driver
+    disk.backing.write(5, sectors(1))
+    request = RawRead.of(driver, sector=5)
+    driver.queue_publish(0, [driver.queue_add(0, request.buffers)])
+    structure = capability(driver, CapType.NOTIFY_CFG)
+    multiplier = int.from_bytes(driver.pci_read(structure.at + CAP.size, 4), "little")
+    driver.register_write("queue_select", 0)
+    offset = driver.register_read("queue_notify_off") * multiplier
+
+    driver.pci_write(point(driver, structure, offset, 2), bytes(2))
+    driver.queue_poll(0, timeout=3)
+
+    assert (request.status, request.data) == (Status.OK, sectors(1))
 
 
 @clause("4.1.4.9.1-D-02")

@@ -63,5 +63,9 @@ LEGACY_REGISTERS: dict[str, int] = {
 }
 """The same of a legacy device (virtio 4.2.4)."""
 
+INTERRUPT_USED = 1
+INTERRUPT_CONFIG = 2
+"""Bits of InterruptStatus and InterruptACK."""
+
 LEGACY_PAGE = 4096
 """The page size that our driver tells a legacy device, in bytes."""

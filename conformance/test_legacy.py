@@ -1,0 +1,214 @@
+"""The legacy interface, and the devices that have one (virtio 2.2.3, 3.1.2, 4.1.2.3, 4.1.4.10)."""
+
+import pytest
+
+from conformance.data import sectors
+from harness.driver.errors import DriverError
+from harness.driver.interface import Request
+from harness.report import clause, on
+from harness.virtio.blk import CONFIG_FIELD, RequestType, Status
+from harness.virtio.device import BLOCK_DEVICE, DeviceStatus
+from harness.virtio.features import Feature, mask, names
+from harness.virtio.pci import LEGACY_PAGE
+from harness.virtio.ring import AVAIL_F_NO_INTERRUPT, DESC_SIZE, avail_size
+
+BAR_0 = 0x10
+IN_PORTS = 1
+WRITEBACK = CONFIG_FIELD["writeback"].offset
+
+
+def transitional(driver):
+    """The driver, if its device has a legacy interface: an I/O BAR 0."""
+    if not driver.pci_read(BAR_0, 1)[0] & IN_PORTS:
+        pytest.skip("the device has no legacy interface")
+    return driver
+
+
+def set_writeback(driver, value):
+    driver.config_write(WRITEBACK, bytes([value]))
+    assert driver.config_read(WRITEBACK, 1)[0] == value
+
+
+def writeback(driver):
+    return driver.config_read(WRITEBACK, 1)[0]
+
+
+@on("pci")
+@clause("4.1.2.3-L-01", "4.1.2.3-L-02", "4.1.2.3-L-03")
+def test_pci_ids_of_a_transitional_device(plug):
+    driver = transitional(plug(start=False).driver)
+
+    device = int.from_bytes(driver.pci_read(2, 2), "little")
+    revision = driver.pci_read(8, 1)[0]
+    subsystem = int.from_bytes(driver.pci_read(0x2E, 2), "little")
+
+    assert 0x1000 <= device <= 0x103F
+    assert revision == 0
+    assert subsystem == BLOCK_DEVICE
+
+
+@on("pci", "legacy")
+@clause("4.1.4.10-L-01", "4.1.5.1.1.1-L-01")
+def test_the_legacy_header_is_in_the_ports_of_bar_0(plug):
+    driver = plug(start=False).driver
+    driver.reset()
+
+    assert driver.pci_read(BAR_0, 1)[0] & IN_PORTS
+    assert driver.register_read("device_status") == 0
+    driver.register_write("device_status", DeviceStatus.ACKNOWLEDGE)
+    assert driver.register_read("device_status") == DeviceStatus.ACKNOWLEDGE
+    driver.register_write("queue_select", 0)
+    assert driver.register_read("queue_size") > 0
+
+
+@on("legacy")
+@clause("4.1.4.10-L-03b")
+def test_the_configuration_space_reads_the_same_with_any_width(plug):
+    driver = plug(start=False, logical_block_size=4096, physical_block_size=8192).driver
+    end = CONFIG_FIELD["writeback"].offset
+
+    natural = driver.config_read(0, end)
+    by_bytes = b"".join(driver.config_read(at, 1) for at in range(end))
+    by_words = b"".join(driver.config_read(at, 2) for at in range(0, end, 2))
+
+    assert natural[:8] != bytes(8)
+    assert by_bytes == natural
+    assert by_words == natural
+
+
+@on("pci", "legacy")
+@pytest.mark.parametrize("vectors", [0, 1], ids=["without-msix", "with-msix"])
+@clause("4.1.4.10-L-05")
+def test_the_configuration_space_follows_the_header(plug, vectors):
+    disk = plug(start=False, capacity=0x1234)
+    try:
+        disk.driver.use_msix(vectors)
+    except DriverError as error:
+        pytest.skip(f"no MSI-X: {error.message}")
+
+    assert disk.driver.config_read(0, 8) == (0x1234).to_bytes(8, "little")
+
+
+@on("legacy")
+@clause("2.2.3-L-02")
+def test_a_driver_without_version_1_is_served(plug):
+    disk = plug()
+    assert "VERSION_1" not in names(disk.driver.accepted())
+
+    written = disk.write(8, sectors(4))
+    read = disk.read(8, 4)
+
+    assert (written.status, read.status) == (Status.OK, Status.OK)
+    assert disk.backing.read(8, 4) == read.data == sectors(4)
+
+
+@on("legacy")
+@clause("3.1.2-L-02")
+@pytest.mark.parametrize("value", [0, 1])
+def test_a_configuration_field_may_be_written_before_the_features_are_read(plug, value):
+    driver = plug(start=False, needs=[Feature.BLK_CONFIG_WCE]).driver
+    driver.reset()
+    driver.set_status(DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER)
+
+    driver.config_write(WRITEBACK, bytes([value]))
+
+    assert writeback(driver) == value
+
+
+@on("legacy")
+@clause("3.1.2-L-03")
+def test_a_request_before_driver_ok_is_served(plug):
+    disk = plug(start=False)
+    driver = disk.driver
+    disk.backing.write(5, sectors(1))
+    driver.negotiate()
+    driver.queue_setup(0)
+
+    completion = driver.request(Request(RequestType.IN, 5, receive=512), timeout=3)
+
+    assert not driver.status() & DeviceStatus.DRIVER_OK
+    assert completion.status == Status.OK
+    assert completion.data == sectors(1)
+
+
+@on("legacy")
+@pytest.mark.parametrize("value", [0, 1])
+@clause("5.2.5.3-L-03")
+def test_device_status_leaves_writeback_alone(plug, value):
+    driver = plug(start=False, needs=[Feature.BLK_CONFIG_WCE]).driver
+    driver.reset()
+    set_writeback(driver, value)
+    driver.accept(mask(Feature.BLK_CONFIG_WCE, Feature.BLK_FLUSH))
+
+    seen = []
+    status = 0
+    for bit in (DeviceStatus.ACKNOWLEDGE, DeviceStatus.DRIVER, DeviceStatus.DRIVER_OK):
+        status |= bit
+        driver.set_status(status)
+        seen.append(writeback(driver))
+
+    assert seen == [value] * 3
+
+
+@on("legacy")
+@pytest.mark.parametrize("value", [0, 1])
+@clause("5.2.5.3-L-04")
+def test_the_choice_of_features_leaves_writeback_alone(plug, value):
+    driver = plug(start=False, needs=[Feature.BLK_CONFIG_WCE]).driver
+    driver.reset()
+    driver.set_status(DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER)
+    set_writeback(driver, value)
+
+    seen = []
+    for features in (
+        mask(Feature.BLK_CONFIG_WCE),
+        mask(Feature.BLK_FLUSH),
+        mask(Feature.BLK_CONFIG_WCE, Feature.BLK_FLUSH),
+        0,
+    ):
+        driver.accept(features)
+        seen.append(writeback(driver))
+
+    assert seen == [value] * 4
+
+
+@on("legacy")
+@clause("2.7.2-L-02")
+def test_the_rings_in_one_piece_are_wrapped_around(plug):
+    disk = plug()
+    queue = disk.queues[0]
+    end = queue.desc + DESC_SIZE * queue.size + avail_size(queue.size)
+    assert queue.driver == queue.desc + DESC_SIZE * queue.size
+    assert queue.device == -(-end // LEGACY_PAGE) * LEGACY_PAGE
+    disk.backing.write(7, sectors(1))
+
+    count = 2 * queue.size + 3
+    outcome = disk.driver.repeat(Request(RequestType.IN, 7, receive=512), count)
+
+    assert outcome.statuses == {Status.OK: count}
+    used = int.from_bytes(disk.driver.memory_read(queue.device + 2, 2), "little")
+    assert used == count
+    assert disk.read(7).data == sectors(1)
+
+
+@pytest.mark.parametrize("extra", [[], [Feature.EVENT_IDX]], ids=["flags", "used_event"])
+@clause("6.3-L-02")
+def test_with_notify_on_empty_the_last_of_the_buffers_interrupts(plug, extra):
+    disk = plug(extra=[Feature.NOTIFY_ON_EMPTY, *extra])
+    driver, queue = disk.driver, disk.queues[0]
+    # Nothing that a completion is told of: neither the flag nor an index that will come.
+    flags = AVAIL_F_NO_INTERRUPT.to_bytes(2, "little")
+    driver.memory_write(queue.driver, flags)
+    driver.memory_write(queue.driver + 4 + 2 * queue.size, (0x4000).to_bytes(2, "little"))
+    for sector in range(3):
+        before = driver.interrupts().queue
+
+        assert disk.read(sector).status is Status.OK
+
+        driver.wait_interrupt("queue", above=before, timeout=3)
+
+
+@on("pci", "legacy")
+@clause("6.3-L-03a")
+def test_any_layout_is_offered(plug):
+    assert "ANY_LAYOUT" in names(plug(start=False).driver.offered())

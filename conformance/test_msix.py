@@ -1,0 +1,185 @@
+"""MSI-X: vectors, their mapping, and their messages (virtio 4.1.5.1.2, 4.1.5.3, 4.1.5.4)."""
+
+import pytest
+
+from conformance.waiting import eventually, let_pass
+from harness.driver.errors import DriverError
+from harness.driver.interface import Request
+from harness.report import clause, on
+from harness.virtio.blk import RequestType, Status
+from harness.virtio.pci import NO_VECTOR
+
+pytestmark = on("pci")
+
+CAP_POINTER = 0x34
+CAP_MSIX = 0x11
+TABLE_SIZE = 0x7FF
+PCI_STATUS = 6
+INTERRUPT_STATUS = 1 << 3
+QUEUES = 2
+READ = Request(RequestType.IN, 0, receive=512)
+
+
+def vectors_of(driver):
+    """The number of MSI-X vectors that the device reports."""
+    at = driver.pci_read(CAP_POINTER, 1)[0]
+    while at:
+        kind, following = driver.pci_read(at, 2)
+        if kind == CAP_MSIX:
+            return (int.from_bytes(driver.pci_read(at + 2, 2), "little") & TABLE_SIZE) + 1
+        at = following
+    return pytest.skip("the device has no MSI-X capability")
+
+
+@pytest.fixture
+def msix(plug):
+    """A disk of two queues with all of its vectors enabled: 0 for the configuration."""
+    disk = plug(start=False, queues=QUEUES)
+    try:
+        disk.driver.use_msix(vectors_of(disk.driver))
+    except DriverError as error:
+        pytest.skip(f"no MSI-X for this driver: {error.message}")
+    disk.start(queues=QUEUES)
+    return disk
+
+
+def map_config(driver, vector):
+    """Map configuration changes; what the register shows then."""
+    driver.register_write("config_msix_vector", vector)
+    return driver.register_read("config_msix_vector")
+
+
+def map_queue(driver, index, vector):
+    """Map a queue; what its register shows then."""
+    driver.register_write("queue_select", index)
+    driver.register_write("queue_msix_vector", vector)
+    return driver.register_read("queue_msix_vector")
+
+
+def line_raised(driver):
+    return bool(driver.pci_read(PCI_STATUS, 1)[0] & INTERRUPT_STATUS)
+
+
+def gained(before, after):
+    """The vectors that had messages between two looks at `Interrupts.vectors`."""
+    pairs = enumerate(zip(before, after, strict=True))
+    return [vector for vector, (then, now) in pairs if now > then]
+
+
+@clause("4.1.5.1.2.1-D-01")
+def test_msix_has_two_vectors_or_more(plug):
+    driver = plug(start=False).driver
+
+    assert 2 <= vectors_of(driver) <= 0x800
+
+
+@clause("4.1.5.1.2.1-D-02", "4.1.5.1.2.1-D-04", "4.1.5.1.2.1-D-06")
+def test_a_queue_can_be_mapped_to_every_vector_and_its_messages_go_there(msix):
+    driver = msix.driver
+
+    for vector in range(vectors_of(driver)):
+        assert map_queue(driver, 1, vector) == vector
+        before = driver.interrupts()
+        assert driver.request(READ, queue=1).status == Status.OK
+        after = driver.wait_interrupt("raised", above=before.raised)
+        assert gained(before.vectors, after.vectors) == [vector]
+
+
+@clause("4.1.5.1.2.1-D-02", "4.1.5.1.2.1-D-04", "4.1.5.1.2.1-D-06")
+def test_config_changes_can_be_mapped_to_every_vector_and_their_messages_go_there(msix):
+    driver = msix.driver
+
+    for vector in range(vectors_of(driver)):
+        assert map_config(driver, vector) == vector
+        before = driver.interrupts()
+        msix.resize(msix.spec.capacity + 8 * (vector + 1))
+        after = driver.wait_interrupt("raised", above=before.raised)
+        assert gained(before.vectors, after.vectors) == [vector]
+
+
+@clause("4.1.5.1.2.1-D-04")
+def test_the_messages_of_each_queue_go_to_its_own_vector(msix):
+    driver = msix.driver
+    assert map_queue(driver, 0, 2) == 2
+    assert map_queue(driver, 1, 1) == 1
+
+    for queue, vector in ((0, 2), (1, 1), (0, 2)):
+        before = driver.interrupts()
+        assert driver.request(READ, queue=queue).status == Status.OK
+        after = driver.wait_interrupt("raised", above=before.raised)
+        assert gained(before.vectors, after.vectors) == [vector], f"queue {queue}"
+
+
+@clause("4.1.5.1.2.1-D-05", "4.1.5.1.2.1-D-06")
+def test_every_event_can_be_unmapped(msix):
+    driver = msix.driver
+    assert map_config(driver, 1) == 1
+    assert [map_queue(driver, index, 1) for index in range(QUEUES)] == [1] * QUEUES
+
+    config = map_config(driver, NO_VECTOR)
+    queues = [map_queue(driver, index, NO_VECTOR) for index in range(QUEUES)]
+
+    assert config == NO_VECTOR
+    assert queues == [NO_VECTOR] * QUEUES
+
+
+@clause("4.1.5.1.2.1-D-07")
+def test_no_event_is_mapped_after_a_reset(msix):
+    driver = msix.driver
+    assert map_config(driver, 1) == 1
+    assert [map_queue(driver, index, 1) for index in range(QUEUES)] == [1] * QUEUES
+
+    driver.reset()
+
+    queues = []
+    for index in range(QUEUES):
+        driver.register_write("queue_select", index)
+        queues.append(driver.register_read("queue_msix_vector"))
+    assert driver.register_read("config_msix_vector") == NO_VECTOR
+    assert queues == [NO_VECTOR] * QUEUES
+
+
+@clause("4.1.5.1.2.1-D-08")
+def test_all_events_can_share_each_vector(msix):
+    driver = msix.driver
+
+    for vector in range(vectors_of(driver)):
+        shown = [map_config(driver, vector)]
+        shown += [map_queue(driver, index, vector) for index in range(QUEUES)]
+        assert shown == [vector] * (1 + QUEUES)
+
+
+@clause("4.1.5.1.2.1-D-09")
+def test_a_mapping_to_a_vector_that_does_not_exist_shows_no_vector(msix):
+    driver = msix.driver
+
+    for vector in (vectors_of(driver), 0x7FF, 0xFFFE):
+        assert map_config(driver, vector) == NO_VECTOR, vector
+        assert map_queue(driver, 0, vector) == NO_VECTOR, vector
+
+
+@clause("4.1.5.3.1-D-01")
+def test_a_queue_without_a_vector_raises_no_interrupt(msix):
+    driver = msix.driver
+    assert map_queue(driver, 0, NO_VECTOR) == NO_VECTOR
+    before = driver.interrupts()
+
+    assert [driver.request(READ).status for _ in range(3)] == [Status.OK] * 3
+    let_pass()
+
+    assert driver.interrupts() == before
+    assert not line_raised(driver)
+
+
+@clause("4.1.5.4.1-D-01")
+def test_config_changes_without_a_vector_raise_no_interrupt(msix):
+    driver = msix.driver
+    assert map_config(driver, NO_VECTOR) == NO_VECTOR
+    before = driver.interrupts()
+
+    msix.resize(msix.spec.capacity * 2)
+    assert eventually(lambda: driver.config().capacity == msix.spec.capacity * 2)
+    let_pass()
+
+    assert driver.interrupts() == before
+    assert not line_raised(driver)

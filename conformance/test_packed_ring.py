@@ -1,0 +1,299 @@
+"""The packed virtqueue: framing, wrapping, used descriptors, interrupts (virtio 2.8)."""
+
+import pytest
+
+from conformance.data import sectors, untouched
+from conformance.raw import RawRead
+from conformance.waiting import let_pass
+from harness.disks import Fault
+from harness.driver.interface import CANARY, Request
+from harness.report import clause, described
+from harness.virtio.blk import RequestType, Status
+from harness.virtio.features import Feature
+from harness.virtio.ring import (
+    DESC_SIZE,
+    EVENT_SUPPRESSION,
+    PACKED_DESC,
+    PACKED_DESC_F_AVAIL,
+    PACKED_DESC_F_USED,
+    RING_EVENT_FLAGS_DESC,
+    RING_EVENT_FLAGS_DISABLE,
+    RING_EVENT_FLAGS_ENABLE,
+)
+
+WRAP = 1 << 15
+"""The wrap counter in desc_event_off_wrap: 1 in the first round."""
+
+DESCRIPTORS = 3
+"""Of a read or a write as the driver usually cuts it."""
+
+
+@pytest.fixture
+def packed(plug):
+    """Makes disks with a packed virtqueue."""
+
+    def make(extra=(), **fields):
+        return plug(packed=True, extra=[Feature.RING_PACKED, *extra], **fields)
+
+    return make
+
+
+def ring(disk):
+    queue = disk.queues[0]
+    return disk.driver.memory_read(queue.desc, DESC_SIZE * queue.size)
+
+
+def suppress(disk, flags, off_wrap=0):
+    """Write the driver's event suppression area."""
+    area = EVENT_SUPPRESSION.pack(off_wrap, flags)
+    disk.driver.memory_write(disk.queues[0].driver, area)
+
+
+@pytest.mark.parametrize("indirect", [False, True], ids=["direct", "indirect"])
+@clause("2.8.18-D-01")
+def test_a_read_may_be_cut_anywhere(packed, indirect):
+    disk = packed(needs=[Feature.INDIRECT_DESC] if indirect else [])
+    disk.backing.write(40, sectors(2))
+
+    for header, area in (
+        ((16,), (1024, 1)),
+        ((1, 15), (1, 1024)),
+        ((1,) * 16, (1025,)),
+        ((3, 13), (511, 513, 1)),
+        ((8, 8), (19,) * 53 + (18,)),
+    ):
+        completion = disk.read(40, 2, readable=header, writable=area, indirect=indirect)
+        assert completion.status is Status.OK, (header, area)
+        assert completion.data == sectors(2), (header, area)
+        assert completion.damage == (), (header, area)
+
+
+@pytest.mark.parametrize("indirect", [False, True], ids=["direct", "indirect"])
+@clause("2.8.18-D-01")
+def test_a_write_may_be_cut_anywhere(packed, indirect):
+    disk = packed(needs=[Feature.INDIRECT_DESC] if indirect else [])
+
+    cuts = [(1040,), (15, 1025), (17, 1023), (1,) * 16 + (1024,), (16, 511, 513), (13,) * 80]
+    for salt, cut in enumerate(cuts):
+        completion = disk.write(40, sectors(2, salt), readable=cut, indirect=indirect)
+        assert completion.status is Status.OK, cut
+        assert completion.damage == (), cut
+        assert disk.backing.read(39, 4) == bytes(512) + sectors(2, salt) + bytes(512), cut
+
+
+@pytest.mark.parametrize("indirect", [False, True], ids=["direct", "indirect"])
+@clause("2.8.15-D-01a")
+def test_readable_buffers_are_never_written(packed, indirect):
+    needs = [Feature.INDIRECT_DESC] if indirect else []
+    disk = packed(needs=needs, faults=(Fault("read", 64),))
+
+    completions = [
+        disk.read(0, 4, indirect=indirect),
+        disk.write(8, sectors(4), indirect=indirect),
+        disk.read(64, indirect=indirect),
+        disk.write(2**40, sectors(1), indirect=indirect),
+        disk.request(99, data=sectors(1), indirect=indirect),
+    ]
+
+    assert [completion.damage for completion in completions] == [()] * 5
+
+
+@clause("2.8.15-D-02")
+def test_a_chain_whose_first_descriptor_is_not_available_waits(packed):
+    disk = packed()
+    driver = disk.driver
+    disk.backing.write(5, sectors(1))
+    request = RawRead.of(driver, sector=5)
+    head = driver.queue_add(0, request.buffers)
+    staged = ring(disk)
+
+    driver.queue_kick(0)
+    let_pass()
+    waiting = ring(disk), request.data
+    driver.queue_publish(0, [head])
+    driver.queue_kick(0)
+    driver.queue_poll(0, timeout=3)
+
+    assert waiting == (staged, untouched(512))
+    assert (request.status, request.data) == (Status.OK, sectors(1))
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+@clause("2.8.15-D-02")
+def test_descriptors_of_the_round_before_are_not_used_again(packed, rounds):
+    disk = packed(driver_queue_size=2 * DESCRIPTORS)
+    disk.backing.write(0, sectors(8))
+    for n in range(2 * rounds):
+        assert disk.read(n).status is Status.OK
+    before = ring(disk)
+
+    for _ in range(20):
+        disk.driver.queue_kick(0)
+    let_pass()
+
+    assert ring(disk) == before
+    assert disk.read(7).data == sectors(8)[7 * 512 :]
+
+
+@clause("2.8.15-D-03")
+def test_a_used_descriptor_does_not_change_any_more(packed):
+    disk = packed(iops=20)
+    driver = disk.driver
+    tokens = driver.submit([Request(RequestType.IN, 8 * n, receive=512) for n in range(12)])
+
+    first_seen = {}
+    while len(driver.completed()) < len(tokens):
+        for at, descriptor in enumerate(PACKED_DESC.iter_unpack(ring(disk))):
+            flags = descriptor[3]
+            if flags & PACKED_DESC_F_AVAIL and flags & PACKED_DESC_F_USED:
+                first_seen.setdefault(at, descriptor)
+    let_pass()
+
+    last = list(PACKED_DESC.iter_unpack(ring(disk)))
+    assert len(first_seen) > 1, "no used descriptor was seen before the last one"
+    assert {at: last[at] for at in first_seen} == first_seen
+
+
+@pytest.mark.parametrize("size", [3, 4, 7, 12, 13])
+@described("2.8.1", "each side's wrap counter flips at the end of the ring")
+@described("2.8.10.1", "a packed queue's size need be no power of 2")
+def test_a_small_queue_wraps_around_many_times(packed, size):
+    disk = packed(driver_queue_size=size)
+    disk.backing.write(0, sectors(40))
+
+    completions = [disk.read(n) for n in range(40)]
+
+    assert {completion.status for completion in completions} == {Status.OK}
+    assert b"".join(completion.data for completion in completions) == sectors(40)
+
+
+@described("2.8.1", "each side's wrap counter flips at the end of the ring")
+def test_the_largest_queue_wraps_around_many_times(packed):
+    disk = packed()
+    disk.backing.write(9, sectors(1))
+    count = 2 * disk.queues[0].size + 5
+
+    outcome = disk.driver.repeat(Request(RequestType.IN, 9, receive=512), count)
+
+    assert outcome.statuses == {Status.OK: count}
+    assert disk.read(9).data == sectors(1)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(Request(RequestType.IN, 8, receive=512), id="read"),
+        pytest.param(Request(RequestType.OUT, 8, sectors(1)), id="write"),
+        pytest.param(Request(RequestType.FLUSH), id="flush"),
+        pytest.param(Request(RequestType.IN, 64, receive=512), id="read-error"),
+        pytest.param(Request(99, receive=512), id="unsupported"),
+    ],
+)
+@described("2.8.4", "the length of a used descriptor is what the device has written")
+def test_the_used_length_covers_only_bytes_that_were_written(packed, request_):
+    disk = packed(faults=(Fault("read", 64),))
+    disk.backing.write(8, sectors(1))
+
+    completion = disk.send(request_)
+
+    gap = completion.data.find(CANARY)
+    written = len(completion.data) + 1 if gap < 0 else gap
+    # A device that wrote the status byte alone may count that one byte.
+    assert completion.used_len <= max(written, 1), (
+        f"used length {completion.used_len}, but only {written} bytes written from the start"
+    )
+
+
+@described("2.8.21", "chains published together are each used once")
+def test_a_batch_is_used_chain_by_chain(packed):
+    disk = packed()
+    requests = [Request(RequestType.OUT, 2 * n, sectors(1, salt=n)) for n in range(16)]
+
+    tokens = disk.driver.submit(requests)
+    completions = disk.driver.complete(tokens)
+
+    assert [completion.status for completion in completions] == [Status.OK] * 16
+    assert [completion.damage for completion in completions] == [()] * 16
+    assert all(disk.backing.read(2 * n, 1) == sectors(1, salt=n) for n in range(16))
+
+
+@described("2.8.10", "the driver's event suppression area says which completions interrupt")
+def test_each_completion_interrupts_while_events_are_enabled(packed):
+    disk = packed()
+    suppress(disk, RING_EVENT_FLAGS_ENABLE)
+
+    for count in range(5):
+        assert disk.read(count).status is Status.OK
+        disk.driver.wait_interrupt("queue", above=count)
+
+    assert disk.driver.interrupts().queue == 5
+
+
+@described("2.8.10", "the driver's event suppression area says which completions interrupt")
+def test_no_completion_interrupts_while_events_are_disabled(packed):
+    disk = packed()
+    suppress(disk, RING_EVENT_FLAGS_DISABLE)
+
+    for n in range(5):
+        assert disk.read(n).status is Status.OK
+    let_pass()
+    silent = disk.driver.interrupts().raised
+    suppress(disk, RING_EVENT_FLAGS_ENABLE)
+    assert disk.read(5).status is Status.OK
+
+    assert silent == 0
+    disk.driver.wait_interrupt("queue", above=0)
+
+
+@described("2.8.10", "an event for one descriptor comes when that one is used")
+def test_with_event_idx_the_interrupt_comes_at_the_descriptor_asked_for(packed):
+    disk = packed(extra=[Feature.EVENT_IDX])
+    suppress(disk, RING_EVENT_FLAGS_ENABLE)
+    assert disk.read(0).status is Status.OK
+    before = disk.driver.wait_interrupt("queue", above=0)
+    suppress(disk, RING_EVENT_FLAGS_DESC, 4 * DESCRIPTORS | WRAP)
+
+    for n in range(1, 4):
+        assert disk.read(n).status is Status.OK
+    let_pass()
+    early = disk.driver.interrupts().raised - before.raised
+    assert disk.read(4).status is Status.OK
+
+    assert early == 0
+    disk.driver.wait_interrupt("queue", above=before.queue)
+
+
+def second_round(packed):
+    """A disk that has used the first half of its ring once, and is asked for the second half
+    of its next round; what it has interrupted so far."""
+    disk = packed(extra=[Feature.EVENT_IDX], driver_queue_size=2 * DESCRIPTORS)
+    suppress(disk, RING_EVENT_FLAGS_ENABLE)
+    assert disk.read(0).status is Status.OK
+    before = disk.driver.wait_interrupt("queue", above=0)
+    suppress(disk, RING_EVENT_FLAGS_DESC, DESCRIPTORS)
+    return disk, before
+
+
+@described("2.8.10", "an event for one descriptor comes when that one is used")
+def test_with_event_idx_the_interrupt_comes_in_the_round_asked_for(packed):
+    disk, _ = second_round(packed)
+    for n in range(1, 3):
+        assert disk.read(n).status is Status.OK
+    let_pass()
+    before = disk.driver.interrupts()
+
+    assert disk.read(3).status is Status.OK
+
+    disk.driver.wait_interrupt("queue", above=before.queue)
+
+
+@described("2.8.10", "an event for one descriptor comes when that one is used")
+def test_with_event_idx_no_interrupt_comes_at_the_end_of_the_round_before(packed):
+    disk, before = second_round(packed)
+
+    for n in range(1, 3):
+        assert disk.read(n).status is Status.OK
+    let_pass()
+
+    raised = disk.driver.interrupts().raised - before.raised
+    assert raised == 0, f"{raised} interrupts before the descriptor asked for"
