@@ -6,11 +6,12 @@ image = images.ensure(print)
 
 from .cache import Image, Status, cache_dir, ensure, status, update
 from .errors import ImageError
-from .recipe import KERNEL_ARGS, KERNEL_ARGS_IOMMU
+from .recipe import KERNEL_ARGS, KERNEL_ARGS_IOMMU, KERNEL_ARGS_MICROVM
 
 __all__ = [
     "KERNEL_ARGS",
     "KERNEL_ARGS_IOMMU",
+    "KERNEL_ARGS_MICROVM",
     "Image",
     "ImageError",
     "Status",

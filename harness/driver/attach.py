@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from .block import BlockDriver
-from .bus.base import PciFunction
+from .bus.base import Bus
+from .bus.linux_mmio import LinuxMmio
 from .bus.linux_pci import LinuxPci
 from .bus.linux_vfio import LinuxVfio
 from .errors import BadArgumentError
 from .interface import Driver
-from .transport.pci import PciModern, PciTransport
+from .transport.base import Transport
+from .transport.mmio import MmioModern
+from .transport.pci import PciModern
 from .transport.pci_legacy import PciLegacy
 
-KINDS: dict[
-    str, tuple[Callable[[str, float], PciFunction], Callable[[PciFunction], PciTransport]]
-] = {
+KINDS: dict[str, tuple[Callable[[str, float], Any], Callable[[Any], Transport]]] = {
+    "mmio": (LinuxMmio, MmioModern),
     "pci": (LinuxPci, PciModern),
     "pci-legacy": (LinuxPci, PciLegacy),
     "pci-vfio": (LinuxVfio, PciModern),
@@ -28,15 +31,15 @@ def attach(kind: str, address: str, timeout: float = 5.0) -> Driver:
 
     `kind` "pci" (through uio), "pci-legacy" (its legacy interface) or "pci-vfio"
     (through vfio, behind an IOMMU): a function by its address, like
-    `0000:00:05.0`. NoDeviceError if there is no virtio block device within
-    `timeout` seconds.
+    `0000:00:05.0`; "mmio": a window by its physical address, like `0xfeb00000`.
+    NoDeviceError if there is no virtio block device within `timeout` seconds.
     """
     if kind not in KINDS:
         raise BadArgumentError(f"no bus called {kind!r}: there are {', '.join(KINDS)}")
     reach, interface = KINDS[kind]
-    function = reach(address, timeout)
+    bus: Bus = reach(address, timeout)
     try:
-        return BlockDriver(interface(function))
+        return BlockDriver(interface(bus))
     except BaseException:
-        function.close()
+        bus.close()
         raise

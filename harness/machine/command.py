@@ -130,7 +130,12 @@ def command_line(config: MachineConfig, paths: Paths, disks: Iterable[BlockGraph
             line += ["-object", f"memory-backend-memfd,id=ram,size={config.memory}M,share=on"]
         line += _socket("console", paths.console, f",logfile={_escape(paths.console_log)}")
         line += ["-serial", "chardev:console"]
-        line += [*_socket("stream", paths.stream), "-serial", "chardev:stream"]
+        line += _socket("stream", paths.stream)
+        if config.board == "microvm":
+            # It has but one serial port of its own.
+            line += ["-device", "isa-serial,chardev=stream,index=1"]
+        else:
+            line += ["-serial", "chardev:stream"]
     if config.board == "q35":
         # Without interrupt remapping the kernel lets nobody have MSI-X through vfio. With the
         # caching mode the IOMMU learns of mappings as they are made.

@@ -11,6 +11,9 @@ from harness.machine.storage_daemon import Export, StorageDaemon, find_storage_d
 
 from .base import Backing, DeviceIdentity, LacksError, TargetError, translated
 
+BY_QEMU = frozenset({"queue_size", "config_wce", "event_idx", "indirect_desc", "packed"})
+"""What of a disk with a back-end outside QEMU is still QEMU's to choose."""
+
 
 class Daemon:
     """A qemu-storage-daemon that starts with the first export, and anew if it has died."""

@@ -15,7 +15,7 @@ import images
 from harness.channel.serial import open_serial
 from harness.channel.ssh import open_ssh
 from harness.channel.stream import ChannelError, Stream
-from harness.disks import DiskSpec
+from harness.disks import SECTOR, DiskSpec
 from harness.driver.errors import DriverError
 from harness.guest.client import Agent, AgentError, payload
 from harness.machine import (
@@ -30,7 +30,18 @@ from harness.machine import (
 )
 from harness.machine.command import Board, Interface
 
-from .base import Backing, DeviceIdentity, Plugged, Progress, Target, TargetError
+from .base import (
+    Backing,
+    DeviceIdentity,
+    LacksError,
+    Plugged,
+    Progress,
+    Target,
+    TargetError,
+    translated,
+)
+from .daemon import BY_QEMU, Daemon, ExportSide
+from .qtest import MMIO_BASE, MMIO_STRIDE
 
 Channel = Literal["serial", "ssh"]
 Accelerator = Literal["auto", "kvm", "tcg"]
@@ -45,7 +56,7 @@ class Variant:
     """One way to a device: the board it sits on, what it shows, and how it is driven.
 
     `kind` is what `harness.driver.attach` calls the way, `kernel_args` the
-    kernel's arguments.
+    kernel's arguments. With `vhost_user` the device has a back-end outside QEMU.
     """
 
     description: str
@@ -54,6 +65,7 @@ class Variant:
     kind: str
     kernel_args: str
     traits: frozenset[str]
+    vhost_user: bool = False
 
 
 MODERN = frozenset({"guest", "pci", "modern"})
@@ -92,6 +104,23 @@ VARIANTS: dict[str, Variant] = {
         images.KERNEL_ARGS,
         LEGACY,
     ),
+    "guest-vhost-user": Variant(
+        "QEMU's vhost-user-blk-pci with qemu-storage-daemon behind it, driven inside a guest",
+        "pc",
+        "modern",
+        "pci",
+        images.KERNEL_ARGS,
+        MODERN,
+        vhost_user=True,
+    ),
+    "guest-mmio": Variant(
+        "QEMU's virtio-blk on virtio-mmio, driven inside a guest booted with the disk",
+        "microvm",
+        "modern",
+        "mmio",
+        images.KERNEL_ARGS_MICROVM,
+        frozenset({"guest", "mmio", "modern"}),
+    ),
 }
 
 
@@ -121,10 +150,12 @@ class Guest:
         channel: Channel,
         timeout: float,
         variant: Variant = VARIANTS["guest-pci"],
+        disk: DiskSpec | None = None,
     ) -> Guest:
         """Start QEMU and the agent within `timeout` seconds; nothing is left behind if that fails.
 
-        Raises MachineError, ChannelError or AgentError.
+        With a `disk` the machine has it from the start. Raises MachineError, ChannelError or
+        AgentError.
         """
         image = means.image
         machine = Machine(
@@ -137,9 +168,12 @@ class Guest:
                 ssh=channel == "ssh",
                 board=variant.board,
                 interface=variant.interface,
+                shared_memory=variant.vhost_user,
             )
         )
         try:
+            if disk:
+                machine.add_disk(disk)
             machine.start()
             agent = Agent(_open(machine, channel, image, timeout), machine.check)
             return cls(machine, agent, agent.hello(), variant.kind)
@@ -170,12 +204,15 @@ class GuestDisk(Plugged):
     def __init__(self, guest: Guest, spec: DiskSpec) -> None:
         self._guest = guest
         self.spec = spec
-        self._drive: Drive = guest.machine.add_disk(spec)
+        self._drive = self._add()
         try:
             self.driver = guest.agent.attach(guest.kind, self._drive.pci_address)
         except Trouble:
             guest.retired = True  # nobody knows what became of the disk in it
             raise
+
+    def _add(self) -> Drive:
+        return self._guest.machine.add_disk(self.spec)
 
     @property
     def backing(self) -> Backing:
@@ -190,7 +227,7 @@ class GuestDisk(Plugged):
         try:
             self._drive.resize(capacity)
         except MachineError as error:
-            raise _translated(error) from None
+            raise translated(error) from None
 
     def unplug(self) -> None:
         """Detach the driver, `device_del`, and wait for the guest to let go."""
@@ -199,7 +236,82 @@ class GuestDisk(Plugged):
             self._guest.machine.remove_disk(self._drive)
         except Trouble as error:
             self._guest.retired = True
-            raise _translated(error) from None
+            raise translated(error) from None
+
+
+class GuestExport(ExportSide, GuestDisk):
+    """A disk of a guest whose device has a back-end outside QEMU."""
+
+    def __init__(self, guest: Guest, spec: DiskSpec, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self.export = daemon.export(spec, BY_QEMU)
+        try:
+            super().__init__(guest, spec)
+        except BaseException:
+            with suppress(MachineError):
+                daemon.remove(self.export)
+            raise
+
+    def _add(self) -> Drive:
+        return self._guest.machine.add_vhost_user(self.export.path, self.spec)
+
+    def unplug(self) -> None:
+        """As any disk of the guest, and remove the export."""
+        try:
+            super().unplug()
+        finally:
+            self._daemon.remove(self.export)
+
+
+class BootedDisk(Plugged):
+    """A disk that its guest was booted with, on a board that nothing can be plugged into."""
+
+    def __init__(self, guest: Guest, spec: DiskSpec) -> None:
+        self.guest = guest
+        self.spec = spec
+        (self._drive,) = guest.machine.drives
+        window = MMIO_BASE + MMIO_STRIDE * self._drive.slot
+        self.driver = guest.agent.attach(guest.kind, f"{window:#x}")
+        self.in_use = True
+
+    @property
+    def backing(self) -> Backing:
+        """The raw file behind the disk. TargetError for a null disk."""
+        try:
+            return self._drive.backing
+        except MachineError as error:
+            raise TargetError(str(error)) from None
+
+    def resize(self, capacity: int) -> None:
+        """`block_resize`, live."""
+        try:
+            self._drive.resize(capacity)
+        except MachineError as error:
+            raise translated(error) from None
+
+    def unplug(self) -> None:
+        """Detach the driver. The guest stays, for a test that wants the same disk."""
+        self.in_use = False
+        try:
+            self.driver.close()
+        except Trouble as error:
+            self.guest.retired = True
+            raise translated(error) from None
+
+    def serves(self, spec: DiskSpec) -> bool:
+        """Whether this disk, emptied, is as good as a new one; then it is empty."""
+        if self.spec != spec or spec.faults or not self.guest.works():
+            return False
+        if spec.backing == "null":
+            return True
+        file = self._drive.backing.path
+        if file.stat().st_size != spec.capacity * SECTOR:
+            return False
+        # Holes read as zeroes, and QEMU has nothing of a device that was reset.
+        with file.open("r+b") as contents:
+            contents.truncate(0)
+            contents.truncate(spec.capacity * SECTOR)
+        return True
 
 
 class GuestPci(Target):
@@ -226,6 +338,8 @@ class GuestPci(Target):
         self._progress = progress
         self._means: Means | None = None
         self._guest: Guest | None = None
+        self._daemon = Daemon()
+        self._booted: list[BootedDisk] = []
 
     @property
     def guest(self) -> Guest | None:
@@ -235,18 +349,40 @@ class GuestPci(Target):
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """Plug a disk into the guest, booting one first if none works."""
         try:
+            if self.variant.board == "microvm":
+                if self.channel == "ssh":
+                    raise LacksError("its guest has no network card: --channel serial it is")
+                return self._boot_with(spec)
+            if self.variant.vhost_user:
+                return GuestExport(self._working_guest(), spec, self._daemon)
             return GuestDisk(self._working_guest(), spec)
         except Trouble as error:
-            raise _translated(error) from None
+            raise translated(error) from None
+
+    def _boot_with(self, spec: DiskSpec) -> Plugged:
+        """A guest of its own for every disk; that of the last one, if that was the same."""
+        spare = [disk for disk in self._booted if not disk.in_use]
+        self._booted = [disk for disk in self._booted if disk.in_use]
+        same = next((disk for disk in spare if disk.serves(spec)), None)
+        for disk in spare:
+            if disk is not same:
+                disk.guest.end()
+        self._guest = same.guest if same else self._boot(spec)
+        self._booted.append(BootedDisk(self._guest, spec))
+        return self._booted[-1]
 
     def close(self) -> None:
-        """End the guest."""
+        """End the guests, and the back-end."""
+        for disk in self._booted:
+            disk.guest.end()
         if self._guest:
             self._guest.end()
+        self._daemon.stop()
 
     def identities(self) -> tuple[DeviceIdentity, ...]:
-        """QEMU and its version."""
-        return (DeviceIdentity("qemu", self._found().qemu.version),)
+        """QEMU and its version, and so of the back-end if there is one."""
+        qemu = DeviceIdentity("qemu", self._found().qemu.version)
+        return (qemu, self._daemon.identity()) if self.variant.vhost_user else (qemu,)
 
     def facts(self) -> dict[str, str]:
         """QEMU, kernel, accelerator and why, Python in the guest."""
@@ -276,7 +412,7 @@ class GuestPci(Target):
             try:
                 self._guest.machine.check()
             except MachineError as error:
-                raise _translated(error) from None
+                raise translated(error) from None
 
     def _working_guest(self) -> Guest:
         if self._guest and self._guest.works():
@@ -284,14 +420,18 @@ class GuestPci(Target):
         again = self._guest is not None
         if self._guest:
             self._guest.end()
+        self._guest = self._boot(again=again)
+        return self._guest
+
+    def _boot(self, disk: DiskSpec | None = None, again: bool = False) -> Guest:
         means = self._found()
         self._progress(
             f"booting a {'new ' if again else ''}guest ({means.accel.name}, {self.channel})"
         )
         begun = time.monotonic()
-        self._guest = Guest.boot(means, self.channel, self._boot_timeout, self.variant)
+        guest = Guest.boot(means, self.channel, self._boot_timeout, self.variant, disk)
         self._progress(f"the guest answers after {time.monotonic() - begun:.1f} s")
-        return self._guest
+        return guest
 
     def _found(self) -> Means:
         if self._means is None:
@@ -326,11 +466,3 @@ def _open(machine: Machine, channel: Channel, image: images.Image, timeout: floa
         deadline,
         machine.check,
     )
-
-
-def _translated(error: Exception) -> TargetError:
-    """A target's error for one of the packages below it, with what that knew."""
-    translated = TargetError(str(error))
-    if details := getattr(error, "details", ""):
-        translated.add_note(details)
-    return translated

@@ -24,13 +24,10 @@ from harness.machine import Drive, Machine, MachineConfig, MachineError, Qemu, f
 from harness.machine.command import Board, Interface
 
 from .base import Backing, DeviceIdentity, Plugged, Target, TargetError, translated
-from .daemon import Daemon, ExportSide
+from .daemon import BY_QEMU, Daemon, ExportSide
 
 MEMORY = 64
 """MiB of RAM: room for every ring and buffer a test lays out."""
-
-BY_QEMU = frozenset({"queue_size", "config_wce", "event_idx", "indirect_desc", "packed"})
-"""What of a disk with a back-end outside QEMU is still QEMU's to choose."""
 
 MMIO_BASE = 0xFEB0_0000
 MMIO_STRIDE = 0x200

@@ -1,0 +1,103 @@
+"""A virtio-mmio window under Linux: registers through /dev/mem, huge pages as DMA memory.
+
+For a guest, as root, whose kernel has no driver for the window. The line it
+raises cannot be had here: what it says stands in InterruptStatus, and that is
+looked at instead.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from typing import Any
+
+from harness.driver.errors import BadArgumentError, NoDeviceError
+from harness.driver.memory import DmaMemory, Region
+from harness.virtio.mmio import REGISTERS
+
+from .base import MmioWindow
+from .linux_pci import HugePage
+from .linux_sysfs import MappedBar
+
+INTERRUPT_STATUS = REGISTERS["InterruptStatus"]
+LOOK_AGAIN = 0.0002
+"""Seconds between two looks at InterruptStatus."""
+
+
+class LinuxMmio(MmioWindow):
+    """The window at a physical address like `0xfeb00000`.
+
+    BadArgumentError for what is no address, NoDeviceError if it cannot be mapped.
+    """
+
+    size = 0x200
+
+    def __init__(self, address: str, timeout: float = 5.0) -> None:
+        del timeout  # nothing is plugged into a window while the machine runs
+        self.address = address
+        try:
+            physical = int(address, 16)
+        except ValueError:
+            raise BadArgumentError(f"{address!r} is no physical address, like 0xfeb00000") from None
+        page = physical // mmap.PAGESIZE * mmap.PAGESIZE
+        self._offset = physical - page
+        self._pages: list[HugePage] = []
+        self._told = False
+        try:
+            memory = os.open("/dev/mem", os.O_RDWR | os.O_SYNC)
+            try:
+                self._registers = MappedBar(memory, mmap.PAGESIZE, page)
+            finally:
+                os.close(memory)
+        except OSError as error:
+            raise NoDeviceError(f"no registers at {address}: {error.strerror}") from error
+        self.memory = DmaMemory([], self._grow)
+
+    def _grow(self) -> Region | None:
+        try:
+            page = HugePage.take()
+        except OSError:
+            return None
+        self._pages.append(page)
+        return page.region
+
+    def description(self) -> dict[str, Any]:
+        """Where the window lies, and that its line is not seen."""
+        return {
+            "bus": "mmio",
+            "address": self.address,
+            "interrupt": "InterruptStatus, looked at",
+        }
+
+    def read(self, offset: int, width: int) -> int:
+        """One access of `width` (1, 2 or 4) bytes."""
+        return self._registers.read(self._offset + offset, width)
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        """One access of `width` (1, 2 or 4) bytes."""
+        self._registers.write(self._offset + offset, width, value)
+
+    def fileno(self) -> int | None:
+        """None: there is nothing to wait on."""
+        return None
+
+    def take_interrupts(self, timeout: float) -> int:
+        """1 when InterruptStatus shows something since it was last acknowledged."""
+        deadline = time.monotonic() + timeout
+        while self._told or not self.read(INTERRUPT_STATUS, 4):
+            if time.monotonic() >= deadline:
+                return 0
+            time.sleep(LOOK_AGAIN)
+        self._told = True
+        return 1
+
+    def unmask_interrupts(self) -> None:
+        """InterruptStatus was acknowledged: what it shows from now on is new."""
+        self._told = False
+
+    def close(self) -> None:
+        """Unmap the registers, and leave the memory to the next driver."""
+        self._registers.close()
+        HugePage.idle += self._pages
+        self._pages = []
