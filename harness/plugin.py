@@ -19,6 +19,7 @@ from harness.disks import DiskSpec
 from harness.report import Statement, statement_of
 from harness.report.deviations import Deviation, DeviationFileError, load
 from harness.report.failure import attach_evidence
+from harness.report.summary import by_target
 from harness.report.verdict import judge
 from harness.virtio.catalogue import SPECIFICATION
 from harness.virtio.features import Feature, mask
@@ -265,6 +266,17 @@ def pytest_report_header(config: pytest.Config) -> str:
         f"{SPECIFICATION}, target {', '.join(config.stash[BENCHES].keys())},"
         f" guests over {config.option.channel}"
     )
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """With several targets, how each has fared."""
+    names = list(config.stash[BENCHES].keys())
+    if len(names) > 1:
+        terminalreporter.section("targets")
+        for line in by_target(terminalreporter.stats, names):
+            terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(wrapper=True)

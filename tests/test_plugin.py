@@ -320,6 +320,13 @@ def test_without_disk(): pass
     )
 
     result.assert_outcomes(passed=5)
+    result.stdout.fnmatch_lines(
+        [
+            "target * passed * failed * skipped *",
+            "guest-pci        2        0        0        0        0 * s",
+            "other            2        0        0        0        0 * s",
+        ]
+    )
     for name in ("guest-pci", "other"):
         result.stdout.fnmatch_lines_random([f"*::test_it[[][12]-@{name}[]] PASSED*"])
     assert result.stdout.str().count("TARGET MADE") == 2
