@@ -189,9 +189,9 @@ def test_a_scatter_list_longer_than_seg_max_is_split(plug, count, queue):
     with open_disk(disk.driver) as handle:
         seg_max = disk.driver.config().seg_max
         size = disk.driver.queue_state(0).size
-        if size != queue.get("queue_size", size):
-            pytest.skip(f"the driver, not the device, chose the queue's size, {size}")
         segments = min(seg_max, size - 2)
+        if size != queue.get("queue_size", size) and segments >= count:
+            pytest.skip(f"the device takes no queue size of ours, and {segments} segments at once")
         memory = disk.driver.alloc(count * SECTOR, 4096)
         disk.driver.memory_write(memory, data)
         # Last piece first, so that no two of them can be taken for one.
