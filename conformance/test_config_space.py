@@ -4,7 +4,7 @@ import pytest
 
 from conformance.data import sectors
 from harness.driver.interface import Request
-from harness.report import clause, described, on
+from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import CONFIG_FIELD, CONFIG_FIELDS, RequestType, Status
 from harness.virtio.features import Feature
 
@@ -40,6 +40,7 @@ def test_offered_fields_read_the_same_before_and_after_features_ok(plug):
 
 
 @clause("5.2.5.2-D-03")
+@reads_only
 def test_padding_is_zero(plug):
     driver = plug(needs=[Feature.BLK_WRITE_ZEROES]).driver
 
@@ -49,6 +50,7 @@ def test_padding_is_zero(plug):
 
 
 @clause("4.1.3.2-D-01")
+@reads_only
 def test_the_halves_of_capacity_can_be_read_in_either_order(plug):
     driver = plug(capacity=2**32 + 3 * MIB).driver
 
@@ -60,6 +62,7 @@ def test_the_halves_of_capacity_can_be_read_in_either_order(plug):
 
 
 @described("5.2.5", "blk_size and topology are the block sizes of the disk")
+@reads_only
 def test_block_sizes_and_topology(plug):
     disk = plug(
         logical_block_size=1024,

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.driver.errors import FeaturesRefusedError
-from harness.report import clause, described, on
+from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import CONFIG_FIELD
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import REQUIRES, Feature, mask, members, names
@@ -30,6 +30,7 @@ EVERY_KIND = [
 
 @clause("6.2-D-01")
 @on("modern")
+@reads_only
 def test_version_1_is_offered(plug):
     disk = plug(start=False)
 
@@ -39,6 +40,7 @@ def test_version_1_is_offered(plug):
 @pytest.mark.parametrize("kind", EVERY_KIND)
 @clause("2.2.2-D-03")
 @on("modern")
+@reads_only
 def test_only_defined_features_are_offered(plug, kind):
     offered = plug(start=False, **kind).driver.offered()
 
@@ -47,6 +49,7 @@ def test_only_defined_features_are_offered(plug, kind):
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
 @clause("2.2.2-D-01")
+@reads_only
 def test_no_feature_is_offered_without_what_it_needs(plug, kind):
     offered = plug(start=False, **kind).driver.offered()
 
@@ -56,6 +59,7 @@ def test_no_feature_is_offered_without_what_it_needs(plug, kind):
 
 
 @clause("5.2.5.2-D-01b")
+@reads_only
 def test_flush_is_offered_with_config_wce(plug):
     disk = plug(start=False, config_wce=True, needs=[Feature.BLK_CONFIG_WCE])
 
@@ -63,6 +67,7 @@ def test_flush_is_offered_with_config_wce(plug):
 
 
 @clause("5.2.5.2-D-01a")
+@reads_only
 def test_flush_is_offered_without_config_wce(plug):
     disk = plug(start=False, config_wce=False)
 
@@ -70,6 +75,7 @@ def test_flush_is_offered_without_config_wce(plug):
 
 
 @clause("5.2.6.2-D-14")
+@reads_only
 def test_lifetime_is_not_offered_over_a_plain_file(plug):
     disk = plug(start=False)
 
@@ -97,6 +103,7 @@ def test_zoned_is_not_offered_over_a_plain_file(plug):
     ],
 )
 @described("5.2.3", "a feature bit says what the device can do")
+@reads_only
 def test_a_feature_is_offered_exactly_if_the_device_has_it(plug, feature, off, on):
     without = plug(start=False, **off).driver.offered()
     having = plug(start=False, **on).driver.offered()
@@ -106,6 +113,7 @@ def test_a_feature_is_offered_exactly_if_the_device_has_it(plug, feature, off, o
 
 
 @described("5.2.3", "MQ says that the device can have several queues")
+@reads_only
 def test_a_device_with_several_queues_offers_mq(plug):
     disk = plug(start=False, queues=2)
 
@@ -129,6 +137,7 @@ def test_device_feature_is_zero_beyond_the_defined_bits(plug):
 
 @clause("4.1.4.3.1-D-04")
 @on("pci", "modern")
+@reads_only
 def test_driver_feature_reads_back_what_was_accepted(plug):
     driver = plug(start=False).driver
     offered = driver.offered()
@@ -142,6 +151,7 @@ def test_driver_feature_reads_back_what_was_accepted(plug):
 
 @clause("2.2.2-D-02a")
 @on("modern")
+@reads_only
 def test_each_feature_alone_is_accepted(plug):
     driver = plug(start=False, queues=2).driver
     offered = driver.offered()
@@ -157,6 +167,7 @@ def test_each_feature_alone_is_accepted(plug):
 
 
 @clause("2.2.2-D-02a")
+@reads_only
 def test_every_set_with_one_feature_left_out_is_accepted(plug):
     driver = plug(start=False, queues=2).driver
     offered = driver.offered()
@@ -173,6 +184,7 @@ def test_every_set_with_one_feature_left_out_is_accepted(plug):
 
 @clause("2.2.2-D-04")
 @on("modern")
+@reads_only
 def test_a_set_of_features_is_accepted_again_after_a_reset(plug):
     disk = plug()
     accepted = disk.driver.accepted()

@@ -5,7 +5,7 @@ import pytest
 from conformance.data import sectors
 from harness.driver.errors import DriverError
 from harness.driver.interface import Request
-from harness.report import clause, on
+from harness.report import clause, on, reads_only
 from harness.virtio.blk import CONFIG_FIELD, RequestType, Status
 from harness.virtio.device import BLOCK_DEVICE, DeviceStatus
 from harness.virtio.features import Feature, mask, names
@@ -35,6 +35,7 @@ def writeback(driver):
 
 @on("pci")
 @clause("4.1.2.3-L-01", "4.1.2.3-L-02", "4.1.2.3-L-03")
+@reads_only
 def test_pci_ids_of_a_transitional_device(plug):
     driver = transitional(plug(start=False).driver)
 
@@ -79,6 +80,7 @@ def test_the_configuration_space_reads_the_same_with_any_width(plug):
 @on("pci", "legacy")
 @pytest.mark.parametrize("vectors", [0, 1], ids=["without-msix", "with-msix"])
 @clause("4.1.4.10-L-05")
+@reads_only
 def test_the_configuration_space_follows_the_header(plug, vectors):
     disk = plug(start=False, capacity=0x1234)
     try:

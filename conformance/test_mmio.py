@@ -5,7 +5,7 @@ import pytest
 from conformance.raw import RawRead
 from conformance.waiting import eventually, let_pass
 from harness.driver.interface import CANARY
-from harness.report import clause, described, on
+from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import Status
 from harness.virtio.features import Feature
 from harness.virtio.mmio import INTERRUPT_CONFIG, INTERRUPT_USED, LEGACY_VERSION, MAGIC, VERSION
@@ -27,6 +27,7 @@ def pending(driver):
 
 @on("modern")
 @clause("4.2.2.1-D-01", "4.2.2.1-D-02")
+@reads_only
 def test_magic_value_and_version(plug):
     driver = plug(start=False).driver
 
@@ -36,6 +37,7 @@ def test_magic_value_and_version(plug):
 
 @on("legacy")
 @described("4.2.4", "a legacy device has the magic value, and version 1")
+@reads_only
 def test_magic_value_and_version_of_a_legacy_device(plug):
     driver = plug(start=False).driver
 
@@ -92,6 +94,7 @@ def test_a_resize_alone_is_shown_as_nothing_else(plug):
 
 @on("modern")
 @clause("4.2.2.1-D-05")
+@reads_only
 def test_a_reset_clears_the_interrupt_and_every_queue_ready(plug):
     disk = plug(queues=2, driver_queues=2)
     driver = disk.driver
@@ -170,6 +173,7 @@ def test_queue_reset_reads_0_for_a_ready_queue_and_after_a_reset(plug):
 
 @on("modern")
 @clause("4.2.2.1-D-10", "4.2.2.1-D-12")
+@reads_only
 def test_a_queues_reset_ends_with_queue_reset_and_queue_ready_0(plug):
     driver = plug(extra=[Feature.RING_RESET]).driver
     assert ready(driver, 0) == 1

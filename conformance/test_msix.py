@@ -5,7 +5,7 @@ import pytest
 from conformance.waiting import eventually, let_pass
 from harness.driver.errors import DriverError
 from harness.driver.interface import Request
-from harness.report import clause, on
+from harness.report import clause, on, reads_only
 from harness.virtio.blk import RequestType, Status
 from harness.virtio.pci import NO_VECTOR
 
@@ -67,6 +67,7 @@ def gained(before, after):
 
 
 @clause("4.1.5.1.2.1-D-01")
+@reads_only
 def test_msix_has_two_vectors_or_more(plug):
     driver = plug(start=False).driver
 
@@ -111,6 +112,7 @@ def test_the_messages_of_each_queue_go_to_its_own_vector(msix):
 
 
 @clause("4.1.5.1.2.1-D-05", "4.1.5.1.2.1-D-06")
+@reads_only
 def test_every_event_can_be_unmapped(msix):
     driver = msix.driver
     assert map_config(driver, 1) == 1
@@ -140,6 +142,7 @@ def test_no_event_is_mapped_after_a_reset(msix):
 
 
 @clause("4.1.5.1.2.1-D-08")
+@reads_only
 def test_all_events_can_share_each_vector(msix):
     driver = msix.driver
 
@@ -150,6 +153,7 @@ def test_all_events_can_share_each_vector(msix):
 
 
 @clause("4.1.5.1.2.1-D-09")
+@reads_only
 def test_a_mapping_to_a_vector_that_does_not_exist_shows_no_vector(msix):
     driver = msix.driver
 

@@ -7,7 +7,7 @@ from conformance.raw import RawRead
 from conformance.waiting import let_pass
 from harness.disks import Fault
 from harness.driver.interface import CANARY, Request
-from harness.report import clause, described
+from harness.report import clause, described, reads_only
 from harness.virtio.blk import RequestType, Status
 from harness.virtio.features import Feature
 from harness.virtio.ring import (
@@ -218,6 +218,7 @@ def test_a_batch_is_used_chain_by_chain(packed):
 
 
 @described("2.8.10", "the driver's event suppression area says which completions interrupt")
+@reads_only
 def test_each_completion_interrupts_while_events_are_enabled(packed):
     disk = packed()
     suppress(disk, RING_EVENT_FLAGS_ENABLE)
@@ -230,6 +231,7 @@ def test_each_completion_interrupts_while_events_are_enabled(packed):
 
 
 @described("2.8.10", "the driver's event suppression area says which completions interrupt")
+@reads_only
 def test_no_completion_interrupts_while_events_are_disabled(packed):
     disk = packed()
     suppress(disk, RING_EVENT_FLAGS_DISABLE)
@@ -246,6 +248,7 @@ def test_no_completion_interrupts_while_events_are_disabled(packed):
 
 
 @described("2.8.10", "an event for one descriptor comes when that one is used")
+@reads_only
 def test_with_event_idx_the_interrupt_comes_at_the_descriptor_asked_for(packed):
     disk = packed(extra=[Feature.EVENT_IDX])
     suppress(disk, RING_EVENT_FLAGS_ENABLE)
@@ -275,6 +278,7 @@ def second_round(packed):
 
 
 @described("2.8.10", "an event for one descriptor comes when that one is used")
+@reads_only
 def test_with_event_idx_the_interrupt_comes_in_the_round_asked_for(packed):
     disk, _ = second_round(packed)
     for n in range(1, 3):
@@ -288,6 +292,7 @@ def test_with_event_idx_the_interrupt_comes_in_the_round_asked_for(packed):
 
 
 @described("2.8.10", "an event for one descriptor comes when that one is used")
+@reads_only
 def test_with_event_idx_no_interrupt_comes_at_the_end_of_the_round_before(packed):
     disk, before = second_round(packed)
 

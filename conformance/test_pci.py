@@ -5,7 +5,7 @@ import pytest
 from conformance.data import sectors
 from conformance.raw import RawRead
 from conformance.waiting import eventually
-from harness.report import clause, on
+from harness.report import clause, on, reads_only
 from harness.virtio.blk import CONFIG_FIELDS, Status
 from harness.virtio.features import Feature
 from harness.virtio.pci import (
@@ -38,6 +38,7 @@ def interrupt_pending(driver):
 
 @clause("4.1.2.1-D-01", "4.1.2.1-D-02")
 @on("pci")
+@reads_only
 def test_pci_ids(plug):
     identity = plug(start=False).driver.pci_read(0, 4)
 
@@ -55,24 +56,28 @@ def modern_only(plug):
 
 @clause("4.1.2.1-D-04")
 @on("pci")
+@reads_only
 def test_pci_device_id_without_a_legacy_interface(plug):
     assert 0x1040 <= int.from_bytes(modern_only(plug).pci_read(2, 2), "little") <= 0x107F
 
 
 @clause("4.1.2.1-D-05")
 @on("pci")
+@reads_only
 def test_pci_revision_without_a_legacy_interface(plug):
     assert modern_only(plug).pci_read(REVISION, 1)[0] >= 1
 
 
 @clause("4.1.2.1-D-06")
 @on("pci")
+@reads_only
 def test_pci_subsystem_id_without_a_legacy_interface(plug):
     assert int.from_bytes(modern_only(plug).pci_read(SUBSYSTEM, 2), "little") >= 0x40
 
 
 @clause("4.1.4.2-D-01")
 @on("pci")
+@reads_only
 def test_cap_len_covers_what_a_type_adds_and_no_other_capability(plug):
     found = plug(start=False).driver.capabilities()
     wanted = {CapType.NOTIFY_CFG: CAP.size + 4, CapType.PCI_CFG: CAP.size + 4}
@@ -85,6 +90,7 @@ def test_cap_len_covers_what_a_type_adds_and_no_other_capability(plug):
 
 @clause("4.1.4.3.1-D-02", "4.1.4.4.1-D-01", "4.1.4.5.1-D-01", "4.1.4.6-T-01", "4.1.4.9.1-D-01")
 @on("pci")
+@reads_only
 def test_the_structures_that_every_device_has_are_there(plug):
     found = {one.type for one in plug(start=False).driver.capabilities()}
 
@@ -99,6 +105,7 @@ def test_the_structures_that_every_device_has_are_there(plug):
 
 @clause("4.1.4.3.1-D-01", "4.1.4.6.1-D-01")
 @on("pci")
+@reads_only
 def test_structures_are_aligned(plug):
     driver = plug(start=False).driver
 
@@ -126,6 +133,7 @@ def notification(plug, with_data):
 
 @clause("4.1.4.4.1-D-02", "4.1.4.4.1-D-03", "4.1.4.4.1-D-04a", "4.1.4.4.1-D-05")
 @on("pci", "modern")
+@reads_only
 def test_every_queue_has_room_for_its_notifications(plug):
     structure, multiplier, offsets = notification(plug, with_data=False)
 
@@ -137,6 +145,7 @@ def test_every_queue_has_room_for_its_notifications(plug):
 
 @clause("4.1.4.4.1-D-06", "4.1.4.4.1-D-07", "4.1.4.4.1-D-08a", "4.1.4.4.1-D-09")
 @on("pci", "modern")
+@reads_only
 def test_every_queue_has_room_for_its_notifications_with_data(plug):
     structure, multiplier, offsets = notification(plug, with_data=True)
 
@@ -178,6 +187,7 @@ def test_queue_size_is_a_power_of_two(plug, size):
 
 @clause("4.1.4.5.1-D-03", "4.1.4.5.1-D-04", "4.1.4.5.1-D-05")
 @on("pci")
+@reads_only
 def test_a_completion_sets_isr_and_reading_it_clears_it(plug):
     disk = plug()
     driver = disk.driver
@@ -228,6 +238,7 @@ def aim(driver, register):
 
 @clause("4.1.4.9.1-D-03")
 @on("pci", "modern")
+@reads_only
 def test_reading_the_window_reads_the_bar(plug):
     driver = plug().driver
 
@@ -242,6 +253,7 @@ def test_reading_the_window_reads_the_bar(plug):
 @pytest.mark.parametrize("width", [1, 2, 4])
 @clause("4.1.4.9.1-D-03")
 @on("pci", "modern")
+@reads_only
 def test_reading_the_window_reads_fields_of_every_width(plug, width):
     disk = plug(logical_block_size=4096, physical_block_size=8192, opt_io_size=65536)
     driver = disk.driver
@@ -257,6 +269,7 @@ def test_reading_the_window_reads_fields_of_every_width(plug, width):
 
 @clause("4.1.4.9.1-D-03", "4.1.4.5.1-D-05")
 @on("pci", "modern")
+@reads_only
 def test_reading_isr_through_the_window_clears_it(plug):
     disk = plug()
     driver = disk.driver

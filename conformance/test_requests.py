@@ -6,7 +6,7 @@ import pytest
 
 from conformance.data import sectors, untouched
 from harness.disks import Fault
-from harness.report import clause, described
+from harness.report import clause, described, reads_only
 from harness.virtio.blk import RequestType, Status, segment
 from harness.virtio.features import Feature
 
@@ -320,6 +320,7 @@ def test_a_reserved_flag_in_the_last_of_several_segments_ends_with_unsupp(plug):
     "serial", ["vblk-0123456789abcde", "short", ""], ids=["full", "short", "none"]
 )
 @described("5.2.6", "GET_ID gives the id string, padded with NUL to 20 bytes")
+@reads_only
 def test_get_id_gives_the_id_padded_with_nul(plug, serial):
     disk = plug(serial=serial)
 

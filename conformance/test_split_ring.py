@@ -9,7 +9,7 @@ from conformance.raw import RawRead
 from conformance.waiting import let_pass, trouble
 from harness.disks import Fault
 from harness.driver.interface import CANARY, Buffer, Request
-from harness.report import clause, described, on
+from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import RequestType, Status, segment
 from harness.virtio.features import Feature
 from harness.virtio.ring import (
@@ -250,6 +250,7 @@ def test_with_event_idx_the_used_flags_are_0(plug):
 
 
 @clause("2.7.7.2-D-03")
+@reads_only
 def test_each_completion_interrupts_while_the_flags_are_0(plug):
     disk = plug()
 
@@ -261,6 +262,7 @@ def test_each_completion_interrupts_while_the_flags_are_0(plug):
 
 
 @clause("2.7.7.2-D-02")
+@reads_only
 def test_no_completion_interrupts_while_the_flags_are_1(plug):
     disk = plug()
     set_avail_flags(disk, AVAIL_F_NO_INTERRUPT)
@@ -273,6 +275,7 @@ def test_no_completion_interrupts_while_the_flags_are_1(plug):
 
 
 @clause("2.7.7.2-D-03")
+@reads_only
 def test_interrupts_come_again_when_the_flags_are_0_again(plug):
     disk = plug()
     set_avail_flags(disk, AVAIL_F_NO_INTERRUPT)
@@ -286,6 +289,7 @@ def test_interrupts_come_again_when_the_flags_are_0_again(plug):
 
 
 @clause("2.7.7.2-D-01")
+@reads_only
 def test_without_event_idx_a_stale_used_event_is_ignored(plug):
     disk = plug()
 
@@ -296,6 +300,7 @@ def test_without_event_idx_a_stale_used_event_is_ignored(plug):
 
 
 @clause("2.7.7.2-D-04")
+@reads_only
 def test_with_event_idx_the_flags_are_ignored(plug):
     disk = plug(extra=[Feature.EVENT_IDX])
     set_avail_flags(disk, AVAIL_F_NO_INTERRUPT)
@@ -307,6 +312,7 @@ def test_with_event_idx_the_flags_are_ignored(plug):
 
 
 @clause("2.7.7.2-D-05")
+@reads_only
 def test_with_event_idx_the_interrupt_comes_at_used_event(plug):
     disk = plug(extra=[Feature.EVENT_IDX])
     set_used_event(disk, 4)
@@ -335,6 +341,7 @@ def test_with_event_idx_used_event_may_be_in_the_middle_of_a_batch(plug):
 
 
 @clause("2.7.7.2-D-06")
+@reads_only
 def test_with_event_idx_no_interrupt_comes_elsewhere(plug):
     disk = plug(extra=[Feature.EVENT_IDX])
     set_used_event(disk, 0)
@@ -350,6 +357,7 @@ def test_with_event_idx_no_interrupt_comes_elsewhere(plug):
 
 
 @clause("2.7.7.2-D-06")
+@reads_only
 def test_with_event_idx_no_interrupt_comes_before_the_first_used_event(plug):
     disk = plug(extra=[Feature.EVENT_IDX])
     set_used_event(disk, 100)
@@ -378,6 +386,7 @@ def test_a_queue_that_was_reset_starts_anew_with_another_size(plug):
 
 
 @clause("2.6.1.1.1-D-01")
+@reads_only
 def test_a_queue_that_was_reset_with_requests_in_flight_is_silent(plug):
     disk = plug(extra=[Feature.RING_RESET], iops=5)
     driver = disk.driver

@@ -6,7 +6,7 @@ from conformance.data import sectors, untouched
 from conformance.raw import RawRead
 from conformance.waiting import eventually, let_pass
 from harness.driver.interface import Request
-from harness.report import clause, described, on
+from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import RequestType, Status
 from harness.virtio.device import DeviceStatus
 from harness.virtio.ring import DESC, DESC_SIZE, avail_size, used_size
@@ -25,6 +25,7 @@ def shared_memory(driver, queue):
 
 
 @clause("2.4.1-D-01", "4.1.4.3.1-D-07")
+@reads_only
 def test_status_is_zero_after_a_reset(plug):
     driver = plug().driver
     assert driver.status() & DeviceStatus.DRIVER_OK

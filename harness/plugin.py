@@ -49,7 +49,7 @@ class Bench:
         try:
             plugged = self.target.plug(spec, writes)
         except LacksError as error:
-            pytest.skip(f"{self.name}: {error}")
+            pytest.skip(str(error))
         except TargetError as error:
             if not self.worked:
                 session.shouldstop = str(error)
@@ -266,6 +266,19 @@ def pytest_report_header(config: pytest.Config) -> str:
         f"{SPECIFICATION}, target {', '.join(config.stash[BENCHES].keys())},"
         f" guests over {config.option.channel}"
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """What a target turns out to lack in the middle of a test is a skip, too."""
+    if _bench_of(pyfuncitem) is None:
+        return (yield)
+    from harness.target import LacksError
+
+    try:
+        return (yield)
+    except LacksError as error:
+        pytest.skip(str(error))
 
 
 def pytest_terminal_summary(

@@ -360,7 +360,22 @@ def test_a_test_that_writes_is_skipped_where_the_disk_is_not_ours(run) -> None:
     result = run("def test_it(plug): plug(start=False)\n", *TWO)
 
     result.assert_outcomes(passed=1, skipped=1)
-    result.stdout.fnmatch_lines(["SKIPPED*other: it is somebody's"])
+    result.stdout.fnmatch_lines(["SKIPPED*] test_it.py:*: it is somebody's"])
+
+
+def test_what_turns_out_to_be_lacking_in_a_test_is_a_skip(run) -> None:
+    result = run(
+        """
+from harness.target import LacksError
+@reads_only
+def test_it(plug):
+    plug(start=False)
+    raise LacksError("its bytes are out of reach")
+"""
+    )
+
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED*its bytes are out of reach"])
 
 
 RECORD = """

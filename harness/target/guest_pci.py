@@ -351,7 +351,7 @@ class GuestPci(Target):
         try:
             if self.variant.board == "microvm":
                 if self.channel == "ssh":
-                    raise LacksError("its guest has no network card: --channel serial it is")
+                    raise LacksError(f"{self.name} has no network card: it takes --channel serial")
                 return self._boot_with(spec)
             if self.variant.vhost_user:
                 return GuestExport(self._working_guest(), spec, self._daemon)

@@ -159,4 +159,4 @@ def test_the_suite_takes_a_file_of_targets(tmp_path: Path, export: Export) -> No
     )
 
     assert "1 passed, 1 skipped" in done.stdout, done.stdout + done.stderr
-    assert "mine: mine is only read without --destructive" in done.stdout
+    assert "mine is only read without --destructive" in done.stdout
