@@ -1,0 +1,48 @@
+"""Shared memory regions, of which a block device needs none (virtio 2.10, 4.1.4.7)."""
+
+import pytest
+
+from harness.report import clause, on, reads_only
+from harness.virtio.pci import CAP, CapType
+
+pytestmark = on("pci")
+
+
+def extent(driver, one):
+    """A structure's BAR, its offset there and its end; 64 bits wide for shared memory."""
+    offset, length = one.offset, one.length
+    if one.type == CapType.SHARED_MEMORY_CFG:
+        upper = driver.pci_read(one.at + CAP.size, 8)
+        offset |= int.from_bytes(upper[:4], "little") << 32
+        length |= int.from_bytes(upper[4:], "little") << 32
+    return one.bar, offset, offset + length
+
+
+def regions(driver):
+    """The capabilities of shared memory regions; skips a device that has none."""
+    found = [one for one in driver.capabilities() if one.type == CapType.SHARED_MEMORY_CFG]
+    if not found:
+        pytest.skip("the device has no shared memory region")
+    return found
+
+
+@clause("4.1.4.7.1-D-02")
+@reads_only
+def test_ids_of_shared_memory_regions_are_unique(plug):
+    ids = [one.id for one in regions(plug(start=False).driver)]
+
+    assert sorted(set(ids)) == sorted(ids)
+
+
+@clause("2.10.2-D-01")
+@reads_only
+def test_shared_memory_regions_hold_no_structure_of_the_device(plug):
+    driver = plug(start=False).driver
+    control = {CapType.COMMON_CFG, CapType.NOTIFY_CFG, CapType.ISR_CFG, CapType.DEVICE_CFG}
+    structures = [one for one in driver.capabilities() if one.type in control]
+
+    for region in regions(driver):
+        bar, begin, end = extent(driver, region)
+        for one in structures:
+            its_bar, its_begin, its_end = extent(driver, one)
+            assert bar != its_bar or end <= its_begin or its_end <= begin, (region, one)
