@@ -73,6 +73,7 @@ def test_after_a_reset_with_requests_in_flight_the_device_is_silent(plug):
     driver, queue = disk.driver, disk.queues[0]
     requests = [Request(RequestType.IN, 8 * n, receive=512) for n in range(20)]
     tokens = driver.submit(requests)
+    assert eventually(lambda: bool(driver.completed())), "the device has not begun"
     assert len(driver.completed()) < len(tokens), "nothing was in flight"
 
     driver.set_status(0)
