@@ -19,7 +19,7 @@ DATA = bytes(range(1, 65)) * 8
 READ = Request(RequestType.IN, 5, receive=512)
 
 
-@pytest.fixture(scope="module", params=sorted(VARIANTS.keys() - {"guest-pci"}))
+@pytest.fixture(scope="module", params=[name for name in VARIANTS if name.startswith("guest-pci-")])
 def target(request: pytest.FixtureRequest) -> Iterator[GuestPci]:
     target = GuestPci(name=request.param, boot_timeout=120.0)
     yield target

@@ -1,0 +1,76 @@
+"""The targets `guest-mmio` and `guest-vhost-user`: what tells them from `guest-pci`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from harness.disks import DiskSpec
+from harness.driver.interface import Request
+from harness.target import GuestPci, LacksError
+from harness.virtio.blk import RequestType, Status
+
+DATA = bytes(range(1, 65)) * 8
+PLAIN = DiskSpec(capacity=64)
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> Iterator[GuestPci]:
+    target = GuestPci(name=request.param, boot_timeout=120.0)
+    yield target
+    target.close()
+
+
+mmio = pytest.mark.parametrize("target", ["guest-mmio"], indirect=True)
+vhost_user = pytest.mark.parametrize("target", ["guest-vhost-user"], indirect=True)
+
+
+@mmio
+def test_a_window_is_driven_and_its_guest_serves_again(target: GuestPci) -> None:
+    first = target.plug(PLAIN)
+    guest = target.guest
+    first.driver.start()
+    assert first.driver.description()["transport"] == "mmio modern"
+    assert first.driver.request(Request(RequestType.OUT, 63, DATA)).status == Status.OK
+    assert first.backing.read(63, 1) == DATA
+    assert first.driver.wait_interrupt("queue", above=0).unexplained == 0
+    first.unplug()
+
+    again = target.plug(PLAIN)
+    again.driver.start()
+    assert target.guest is guest
+    read = again.driver.request(Request(RequestType.IN, 63, receive=512))
+    assert (read.status, read.data) == (Status.OK, bytes(512))
+    again.resize(128)
+    assert [change.capacity for change in again.driver.wait_config_change(0)] == [128]
+    again.unplug()
+
+    # It has another size now: no disk for somebody who asks for the first one.
+    another = target.plug(PLAIN)
+    assert target.guest is not guest
+    assert another.driver.config().capacity == 64
+    assert guest and not guest.machine.alive()
+
+
+def test_a_window_is_not_reached_over_ssh() -> None:
+    target = GuestPci("ssh", name="guest-mmio")
+    with pytest.raises(LacksError, match="guest-mmio has no network card"):
+        target.plug(PLAIN)
+    target.close()
+
+
+@vhost_user
+def test_a_back_end_outside_qemu_serves_a_guest(target: GuestPci) -> None:
+    for number in range(2):
+        disk = target.plug(PLAIN)
+        disk.driver.start()
+        assert disk.driver.request(Request(RequestType.OUT, number, DATA)).status == Status.OK
+        assert disk.backing.read(0, 2) == [DATA + bytes(512), bytes(512) + DATA][number]
+        disk.unplug()
+    assert [identity.implementation for identity in target.identities()] == [
+        "qemu",
+        "qemu-storage-daemon",
+    ]
+    with pytest.raises(LacksError, match="serial"):
+        target.plug(DiskSpec(serial="a"))
