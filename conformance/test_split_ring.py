@@ -211,13 +211,15 @@ def test_a_small_queue_wraps_around(plug):
 def test_notifications_that_announce_nothing_do_no_harm(plug):
     disk = plug()
     disk.backing.write(0, sectors(1))
+    let_pass()
+    before = disk.driver.interrupts().queue
 
     for _ in range(50):
         disk.driver.queue_kick(0)
     idle = disk.driver.queue_state(0).used_idx, disk.driver.interrupts().queue
     completion = disk.read(0)
 
-    assert idle == (0, 0)
+    assert idle == (0, before)
     assert completion.status is Status.OK
     assert completion.data == sectors(1)
     assert disk.driver.queue_state(0).used_idx == 1
@@ -253,12 +255,14 @@ def test_with_event_idx_the_used_flags_are_0(plug):
 @reads_only
 def test_each_completion_interrupts_while_the_flags_are_0(plug):
     disk = plug()
+    let_pass()
+    before = disk.driver.interrupts().queue  # a device may announce a queue that just started
 
     for count in range(5):
         assert disk.read(count).status is Status.OK
-        disk.driver.wait_interrupt("queue", above=count)
+        disk.driver.wait_interrupt("queue", above=before + count)
 
-    assert disk.driver.interrupts().queue == 5
+    assert disk.driver.interrupts().queue == before + 5
 
 
 @clause("2.7.7.2-D-02")

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
 
 from harness.driver.errors import DriverError
+
+if TYPE_CHECKING:
+    from harness.target import Disk
 
 QUIET = 0.3
 """Seconds in which something that ought not to happen would have happened."""
@@ -39,3 +45,13 @@ def trouble(act: Callable[[], object]) -> str | None:
     except DriverError as error:
         return error.message
     return None
+
+
+def resize(disk: Disk, capacity: int) -> None:
+    """Resize a disk, for a test of what that leads to beside the capacity.
+
+    A device that never shows the new capacity is for the tests of capacity: here it is a skip.
+    """
+    disk.resize(capacity)
+    if not eventually(lambda: disk.driver.config().capacity == capacity):
+        pytest.skip("the device does not show that it was resized")

@@ -94,10 +94,16 @@ class _Mmio(BusTransport):
         self.register_write("QueueNotify", index | (next_available or 0) << 16)
 
     def isr(self) -> int:
-        """Read InterruptStatus and acknowledge what it shows (virtio 4.2.3.4)."""
-        pending = self.register_read("InterruptStatus")
-        self.register_write("InterruptACK", pending)
-        return pending
+        """Read InterruptStatus and acknowledge what it shows, until it shows nothing (4.2.3.4).
+
+        What happens between the read and the acknowledgement leaves the line as
+        it is: who waits for it to be raised would not hear of it.
+        """
+        seen = 0
+        while pending := self.register_read("InterruptStatus"):
+            self.register_write("InterruptACK", pending)
+            seen |= pending
+        return seen
 
 
 class MmioModern(_Mmio):
