@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.disks import DiskSpec
-from harness.machine.errors import MachineError
 from harness.machine.qemu import Qemu
 from harness.machine.storage_daemon import Export, StorageDaemon, find_storage_daemon, unhonoured
 
-from .base import Backing, DeviceIdentity, LacksError, TargetError, translated
+from .base import DeviceIdentity, LacksError
 
 BY_QEMU = frozenset({"queue_size", "config_wce", "event_idx", "indirect_desc", "packed"})
 """What of a disk with a back-end outside QEMU is still QEMU's to choose."""
@@ -74,24 +73,3 @@ class Daemon:
         """Raise MachineError if it has died."""
         if self._running:
             self._running.check()
-
-
-class ExportSide:
-    """The host's side of a disk that is an export."""
-
-    export: Export
-
-    @property
-    def backing(self) -> Backing:
-        """The raw file behind the disk. TargetError for a null disk."""
-        try:
-            return self.export.backing
-        except MachineError as error:
-            raise TargetError(str(error)) from None
-
-    def resize(self, capacity: int) -> None:
-        """`block_resize` in the daemon, live."""
-        try:
-            self.export.resize(capacity)
-        except MachineError as error:
-            raise translated(error) from None

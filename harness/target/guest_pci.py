@@ -31,16 +31,15 @@ from harness.machine import (
 from harness.machine.command import Board, Interface
 
 from .base import (
-    Backing,
     DeviceIdentity,
     LacksError,
     Plugged,
     Progress,
     Target,
-    TargetError,
     translated,
 )
-from .daemon import BY_QEMU, Daemon, ExportSide
+from .daemon import BY_QEMU, Daemon
+from .hosted import DriveSide, ExportSide
 from .qtest import MMIO_BASE, MMIO_STRIDE
 
 Channel = Literal["serial", "ssh"]
@@ -198,7 +197,7 @@ class Guest:
         self.machine.stop()
 
 
-class GuestDisk(Plugged):
+class GuestDisk(DriveSide, Plugged):
     """A disk of a guest, with the guest's driver on it."""
 
     def __init__(self, guest: Guest, spec: DiskSpec) -> None:
@@ -213,21 +212,6 @@ class GuestDisk(Plugged):
 
     def _add(self) -> Drive:
         return self._guest.machine.add_disk(self.spec)
-
-    @property
-    def backing(self) -> Backing:
-        """The raw file behind the disk. TargetError for a null disk."""
-        try:
-            return self._drive.backing
-        except MachineError as error:
-            raise TargetError(str(error)) from None
-
-    def resize(self, capacity: int) -> None:
-        """`block_resize`, live."""
-        try:
-            self._drive.resize(capacity)
-        except MachineError as error:
-            raise translated(error) from None
 
     def unplug(self) -> None:
         """Detach the driver, `device_del`, and wait for the guest to let go."""
@@ -260,10 +244,10 @@ class GuestExport(ExportSide, GuestDisk):
         try:
             super().unplug()
         finally:
-            self._daemon.remove(self.export)
+            self._remove_export()
 
 
-class BootedDisk(Plugged):
+class BootedDisk(DriveSide, Plugged):
     """A disk that its guest was booted with, on a board that nothing can be plugged into."""
 
     def __init__(self, guest: Guest, spec: DiskSpec) -> None:
@@ -273,21 +257,6 @@ class BootedDisk(Plugged):
         window = MMIO_BASE + MMIO_STRIDE * self._drive.slot
         self.driver = guest.agent.attach(guest.kind, f"{window:#x}")
         self.in_use = True
-
-    @property
-    def backing(self) -> Backing:
-        """The raw file behind the disk. TargetError for a null disk."""
-        try:
-            return self._drive.backing
-        except MachineError as error:
-            raise TargetError(str(error)) from None
-
-    def resize(self, capacity: int) -> None:
-        """`block_resize`, live."""
-        try:
-            self._drive.resize(capacity)
-        except MachineError as error:
-            raise translated(error) from None
 
     def unplug(self) -> None:
         """Detach the driver. The guest stays, for a test that wants the same disk."""
@@ -368,7 +337,11 @@ class GuestPci(Target):
             if disk is not same:
                 disk.guest.end()
         self._guest = same.guest if same else self._boot(spec)
-        self._booted.append(BootedDisk(self._guest, spec))
+        try:
+            self._booted.append(BootedDisk(self._guest, spec))
+        except Trouble:
+            self._guest.end()
+            raise
         return self._booted[-1]
 
     def close(self) -> None:

@@ -23,8 +23,9 @@ from harness.driver.transport.pci_legacy import PciLegacy
 from harness.machine import Drive, Machine, MachineConfig, MachineError, Qemu, find_qemu
 from harness.machine.command import Board, Interface
 
-from .base import Backing, DeviceIdentity, Plugged, Target, TargetError, translated
-from .daemon import BY_QEMU, Daemon, ExportSide
+from .base import DeviceIdentity, Plugged, Target, TargetError, translated
+from .daemon import BY_QEMU, Daemon
+from .hosted import DriveSide, ExportSide
 
 MEMORY = 64
 """MiB of RAM: room for every ring and buffer a test lays out."""
@@ -107,7 +108,7 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-class QtestDisk(Plugged):
+class QtestDisk(DriveSide, Plugged):
     """A disk in a QEMU of its own, with a driver of this process on it."""
 
     def __init__(self, qemu: Qemu, variant: Variant, spec: DiskSpec) -> None:
@@ -137,21 +138,6 @@ class QtestDisk(Plugged):
 
     def _add(self) -> Drive:
         return self.machine.add_disk(self.spec)
-
-    @property
-    def backing(self) -> Backing:
-        """The raw file behind the disk. TargetError for a null disk."""
-        try:
-            return self._drive.backing
-        except MachineError as error:
-            raise TargetError(str(error)) from None
-
-    def resize(self, capacity: int) -> None:
-        """`block_resize`, live."""
-        try:
-            self._drive.resize(capacity)
-        except MachineError as error:
-            raise translated(error) from None
 
     def unplug(self) -> None:
         """Reset the device, and end its QEMU."""
@@ -184,7 +170,7 @@ class QtestExport(ExportSide, QtestDisk):
         try:
             super().unplug()
         finally:
-            self._daemon.remove(self.export)
+            self._remove_export()
 
 
 class QtestTarget(Target):

@@ -12,7 +12,8 @@ from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
 from harness.machine.errors import MachineError
 
 from .base import DeviceIdentity, Plugged, Target, translated
-from .daemon import Daemon, ExportSide
+from .daemon import Daemon
+from .hosted import ExportSide
 from .owned import HostSide, OwnedTarget
 
 FRONT_END = frozenset({"queue_size"})
@@ -37,11 +38,8 @@ class DaemonDisk(ExportSide, Plugged):
 
     def unplug(self) -> None:
         """Hang up, and remove the export."""
-        try:
-            self.driver.close()
-            self._daemon.remove(self.export)
-        except MachineError as error:
-            raise translated(error) from None
+        self.driver.close()
+        self._remove_export()
 
 
 class VhostUserDaemon(Target):

@@ -1,0 +1,60 @@
+"""The host's side of a disk, by who has its blocks: the machine itself, or a daemon beside it."""
+
+from __future__ import annotations
+
+from harness.machine import Drive, MachineError
+from harness.machine.storage_daemon import Export
+
+from .base import Backing, TargetError, translated
+from .daemon import Daemon
+
+
+class DriveSide:
+    """The host's side of a disk whose blocks are QEMU's."""
+
+    _drive: Drive
+
+    @property
+    def backing(self) -> Backing:
+        """The raw file behind the disk. TargetError for a null disk."""
+        return _backing(self._drive)
+
+    def resize(self, capacity: int) -> None:
+        """`block_resize`, live."""
+        _resize(self._drive, capacity)
+
+
+class ExportSide:
+    """The host's side of a disk that is a daemon's export."""
+
+    export: Export
+    _daemon: Daemon
+
+    def _remove_export(self) -> None:
+        try:
+            self._daemon.remove(self.export)
+        except MachineError as error:
+            raise translated(error) from None
+
+    @property
+    def backing(self) -> Backing:
+        """The raw file behind the disk. TargetError for a null disk."""
+        return _backing(self.export)
+
+    def resize(self, capacity: int) -> None:
+        """`block_resize` in the daemon, live."""
+        _resize(self.export, capacity)
+
+
+def _backing(blocks: Drive | Export) -> Backing:
+    try:
+        return blocks.backing
+    except MachineError as error:
+        raise TargetError(str(error)) from None
+
+
+def _resize(blocks: Drive | Export, capacity: int) -> None:
+    try:
+        blocks.resize(capacity)
+    except MachineError as error:
+        raise translated(error) from None
