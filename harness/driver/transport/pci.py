@@ -104,7 +104,7 @@ class PciModern(PciTransport):
         self._notifications: dict[int, tuple[int, int]] = {}
 
     def _structure(self, kind: CapType, least: int) -> Capability:
-        """The first capability of a kind that lies in a memory BAR (virtio 4.1.4.1)."""
+        """The first capability of a kind that lies within its BAR (virtio 4.1.4.1)."""
         found = self.capabilities()
         for capability in found:
             if capability.type != kind or capability.bar > 5:
