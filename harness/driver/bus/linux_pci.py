@@ -9,7 +9,6 @@ import mmap
 import os
 import select
 import struct
-import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -99,7 +98,8 @@ class LinuxPci(PciFunction):
         self._ports: set[int] = set()
         self._bars: dict[int, FileBar | MappedBar] = {}
         self._files: list[int] = []
-        self._seen = 0
+        self._masked = False
+        self._owed = False
         self._binding = Binding(address, DRIVER, timeout)
         try:
             self._uio = self._open_uio()
@@ -188,14 +188,27 @@ class LinuxPci(PciFunction):
         return self._uio
 
     def take_interrupts(self, timeout: float) -> int:
-        """How often the line was raised since the last call; wait up to `timeout` s for one."""
-        readable, _, _ = select.select([self._uio], [], [], timeout)
-        if not readable:
+        """1 if the line was raised since the last call; wait up to `timeout` s for that.
+
+        The kernel's handler masks the line, so it is raised once until
+        `unmask_interrupts`. But it counts each interrupt of a line that others
+        share for as long as ours is pending: what comes while it is masked is
+        not ours.
+        """
+        if self._owed:
+            self._owed = False
+            return 1
+        if not self._drain(timeout) or self._masked:
             return 0
-        count = int.from_bytes(os.read(self._uio, 4), sys.byteorder)
-        raised = (count - self._seen) & 0xFFFFFFFF
-        self._seen = count
-        return raised
+        self._masked = True
+        return 1
+
+    def _drain(self, timeout: float) -> bool:
+        """Whether the handler has counted anything since the last look."""
+        readable, _, _ = select.select([self._uio], [], [], timeout)
+        if readable:
+            os.read(self._uio, 4)
+        return bool(readable)
 
     def enable_msix(self, vectors: int) -> None:
         """Only 0, that is INTx: uio_pci_generic knows no messages."""
@@ -209,6 +222,9 @@ class LinuxPci(PciFunction):
 
     def unmask_interrupts(self) -> None:
         """Undo what the kernel's handler did: it disables INTx in the command register."""
+        if self._drain(0) and not self._masked:
+            self._owed = True  # ISR was read before anybody took the interrupt
+        self._masked = False
         change_command(self, clear=COMMAND_INTX_DISABLE)
 
     def close(self) -> None:
