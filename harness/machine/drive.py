@@ -46,26 +46,19 @@ class Backing:
             raise ValueError(f"sectors {sector} to {sector + count} are not within 0 to {end}")
 
 
-class Drive:
-    """A disk with its virtio-blk device; made by `Machine.add_disk` and `Machine.add_image`.
-
-    `pci_address` is where a guest finds it: domain:bus:slot.function.
-    """
+class Volume:
+    """The blocks of a disk, by the name of their top node, and the raw file made for them."""
 
     def __init__(
         self,
         name: str,
         spec: DiskSpec,
-        slot: int,
-        pci_address: str,
         graph: BlockGraph,
         own_file: Path | None,
         resize: Callable[[str, int], None],
     ) -> None:
         self.name = name
         self.spec = spec
-        self.slot = slot
-        self.pci_address = pci_address
         self.graph = graph
         self.own_file = own_file
         self._resize = resize
@@ -91,3 +84,24 @@ class Drive:
                 f"{self.name}: {capacity} sectors is no capacity; 0 to {MAX_CAPACITY} is"
             )
         self._resize(self.name, capacity * SECTOR)
+
+
+class Drive(Volume):
+    """A disk with its virtio-blk device; made by `Machine.add_disk` and `Machine.add_image`.
+
+    `pci_address` is where a guest finds it: domain:bus:slot.function.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spec: DiskSpec,
+        slot: int,
+        pci_address: str,
+        graph: BlockGraph,
+        own_file: Path | None,
+        resize: Callable[[str, int], None],
+    ) -> None:
+        super().__init__(name, spec, graph, own_file, resize)
+        self.slot = slot
+        self.pci_address = pci_address

@@ -35,8 +35,7 @@ class Process:
         # A connected pair: no path to wait for, and QEMU's end is the end of the file.
         self.qmp_socket, theirs = socket.socketpair()
         try:
-            chardev = f"socket,id=qmp,fd={theirs.fileno()}"
-            line = [*line, "-chardev", chardev, "-mon", "chardev=qmp,mode=control"]
+            line = [*line, *self.monitor_options(f"socket,id=qmp,fd={theirs.fileno()}")]
             self.command = shlex.join(line)
             guard = [setpriv, "--pdeathsig", "KILL", "sh", "-c", GUARD, str(os.getpid())]
             self._child = thread.run(_spawn([*guard, *line], stderr, theirs.fileno()))
@@ -45,6 +44,11 @@ class Process:
             raise
         finally:
             theirs.close()
+
+    @staticmethod
+    def monitor_options(chardev: str) -> list[str]:
+        """The options that put QMP on a character device."""
+        return ["-chardev", chardev, "-mon", "chardev=qmp,mode=control"]
 
     @property
     def pid(self) -> int:

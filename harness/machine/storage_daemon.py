@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,10 +15,10 @@ from typing import Any, TypeVar
 from harness.disks import SECTOR, DiskSpec
 from harness.machine import cleanup
 from harness.machine.blockgraph import BlockGraph, build
-from harness.machine.drive import MAX_CAPACITY, Backing
+from harness.machine.drive import Volume
 from harness.machine.errors import DisconnectedError, MachineError
 from harness.machine.monitor import LoopThread, Monitor
-from harness.machine.process import GUARD, Process, _spawn
+from harness.machine.process import Process
 from harness.machine.qemu import Qemu
 from harness.machine.rundir import RunDir
 
@@ -62,29 +59,17 @@ def find_storage_daemon(path: str | None = None) -> Qemu:
 class _Daemon(Process):
     """The process; it differs from QEMU in how its options are spelt."""
 
-    def __init__(self, line: list[str], stderr: Path, thread: LoopThread) -> None:
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
-            raise MachineError("setpriv is not on PATH; install it: apt-get install util-linux")
-        self.qmp_socket, theirs = socket.socketpair()
-        try:
-            chardev = f"socket,id=qmp,fd={theirs.fileno()}"
-            line = [*line, "--chardev", chardev, "--monitor", "chardev=qmp"]
-            self.command = shlex.join(line)
-            guard = [setpriv, "--pdeathsig", "KILL", "sh", "-c", GUARD, str(os.getpid())]
-            self._child = thread.run(_spawn([*guard, *line], stderr, theirs.fileno()))
-        except BaseException:
-            self.qmp_socket.close()
-            raise
-        finally:
-            theirs.close()
+    @staticmethod
+    def monitor_options(chardev: str) -> list[str]:
+        """The options that put QMP on a character device."""
+        return ["--chardev", chardev, "--monitor", "chardev=qmp"]
 
     def fate(self) -> str:
         """How it ended, in words."""
         return super().fate().replace("QEMU", PROGRAM, 1)
 
 
-class Export:
+class Export(Volume):
     """A disk that the daemon serves on a UNIX socket; made by `StorageDaemon.add_export`."""
 
     def __init__(
@@ -96,30 +81,8 @@ class Export:
         own_file: Path | None,
         resize: Callable[[str, int], None],
     ) -> None:
-        self.name = name
-        self.spec = spec
+        super().__init__(name, spec, graph, own_file, resize)
         self.path = path
-        self.graph = graph
-        self.own_file = own_file
-        self._resize = resize
-
-    @property
-    def backing(self) -> Backing:
-        """The raw file behind it. MachineError for a null disk."""
-        if self.own_file is None:
-            raise MachineError(f"{self.name} has no backing file of its own")
-        return Backing(self.own_file)
-
-    def resize(self, capacity: int) -> None:
-        """Make it `capacity` sectors of 512 bytes, live; the daemon tells its front-end.
-
-        Raises MachineError, the disk unchanged, for a size that cannot be.
-        """
-        if not 0 <= capacity <= MAX_CAPACITY:
-            raise MachineError(
-                f"{self.name}: {capacity} sectors is no capacity; 0 to {MAX_CAPACITY} is"
-            )
-        self._resize(self.name, capacity * SECTOR)
 
 
 class StorageDaemon:

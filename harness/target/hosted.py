@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.machine import Drive, MachineError
+from harness.machine.drive import Volume
 from harness.machine.storage_daemon import Export
 
 from .base import Backing, TargetError, translated
@@ -46,14 +47,14 @@ class ExportSide:
         _resize(self.export, capacity)
 
 
-def _backing(blocks: Drive | Export) -> Backing:
+def _backing(blocks: Volume) -> Backing:
     try:
         return blocks.backing
     except MachineError as error:
         raise TargetError(str(error)) from None
 
 
-def _resize(blocks: Drive | Export, capacity: int) -> None:
+def _resize(blocks: Volume, capacity: int) -> None:
     try:
         blocks.resize(capacity)
     except MachineError as error:
