@@ -47,7 +47,7 @@ Accelerator = Literal["auto", "kvm", "tcg"]
 
 Trouble = (MachineError, ChannelError, AgentError, DriverError, images.ImageError)
 
-CONSOLE_LINES = 40
+CONSOLE_LINES = 80
 
 
 @dataclass(frozen=True)
