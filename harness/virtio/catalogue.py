@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 SPECIFICATION = "virtio 1.4"
+
+CATALOGUE = Path(__file__).with_name("clauses")
+"""A TOML file for each chapter or, of the long chapters, section."""
 
 Level = Literal["MUST", "MUST NOT", "described", "SHOULD", "SHOULD NOT", "MAY"]
 
@@ -22,12 +25,17 @@ ADVISORY: frozenset[Level] = frozenset({"SHOULD", "SHOULD NOT"})
 
 @dataclass(frozen=True)
 class Clause:
-    """One statement: `party` is whom it binds, `text` what it asks, in our words."""
+    """One statement: `party` is whom it binds, `text` what it asks, in our words.
+
+    `untested` says, of a statement that no test is bound to, why none is
+    possible on any target there is and what it would take.
+    """
 
     id: str
     party: str
     level: Level
     text: str
+    untested: str = ""
 
     @property
     def section(self) -> str:
@@ -43,16 +51,30 @@ class UnknownClauseError(LookupError):
 def clauses() -> dict[str, Clause]:
     """The whole catalogue, in the specification's order.
 
-    ValueError if the file that holds it has an unknown level or lacks a key.
+    ValueError, naming the file and the id, for an entry of another shape, an
+    unknown level, or an id that is there twice.
     """
-    with Path(__file__).with_name("clauses.toml").open("rb") as file:
-        tables = tomllib.load(file)
-    found = {}
-    for name, table in tables.items():
-        if set(table) != {"party", "level", "text"} or table["level"] not in STRENGTH:
-            raise ValueError(f"clauses.toml: {name} is not party, level and text: {table}")
-        found[name] = Clause(name, table["party"], cast(Level, table["level"]), table["text"])
-    return found
+    found: dict[str, Clause] = {}
+    for path in sorted(CATALOGUE.glob("*.toml")):
+        for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
+            if not {"party", "level", "text"} <= set(table) <= {*Clause.__annotations__} - {"id"}:
+                raise ValueError(f"{path.name}: {name} is not party, level and text: {table}")
+            if table["level"] not in STRENGTH:
+                raise ValueError(f"{path.name}: {name} has no level {table['level']!r}")
+            if name in found:
+                raise ValueError(f"{path.name}: {name} is in the catalogue already")
+            found[name] = Clause(id=name, **table)
+    return dict(sorted(found.items(), key=lambda entry: _order(entry[0])))
+
+
+def _order(name: str) -> tuple[list[int], str]:
+    section, _, rest = name.partition("-")
+    return section_order(section), rest
+
+
+def section_order(section: str) -> list[int]:
+    """Sorts sections as the specification has them: 2.10 comes after 2.9."""
+    return [int(number) for number in section.split(".")]
 
 
 def lookup(name: str) -> Clause:
@@ -60,7 +82,7 @@ def lookup(name: str) -> Clause:
     try:
         return clauses()[name]
     except KeyError:
-        raise UnknownClauseError(f"no clause {name!r} in harness/virtio/clauses.toml") from None
+        raise UnknownClauseError(f"no clause {name!r} in harness/virtio/clauses/") from None
 
 
 def weakest(levels: Iterable[Level]) -> Level:
