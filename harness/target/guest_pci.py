@@ -39,7 +39,7 @@ from .base import (
     translated,
 )
 from .daemon import BY_QEMU, Daemon
-from .hosted import DriveSide, ExportSide
+from .hosted import DriveSide, ExportSide, check_board
 from .qtest import MMIO_BASE, MMIO_STRIDE
 
 Channel = Literal["serial", "ssh"]
@@ -317,6 +317,7 @@ class GuestPci(Target):
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """Plug a disk into the guest, booting one first if none works."""
+        check_board(self.variant.board, spec)
         try:
             if self.variant.board == "microvm":
                 if self.channel == "ssh":

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from harness.disks import DiskSpec
 from harness.machine import Drive, MachineError
+from harness.machine.command import Board
 from harness.machine.drive import Volume
 from harness.machine.storage_daemon import Export
 
-from .base import Backing, TargetError, translated
+from .base import Backing, LacksError, TargetError, translated
 from .daemon import Daemon
+
+
+def check_board(board: Board, spec: DiskSpec) -> None:
+    """LacksError if a disk on that board cannot be what `spec` says, whoever has its blocks."""
+    if board == "microvm" and spec.queue_size is not None:
+        raise LacksError("QEMU's virtio-mmio shows 1024 as every queue's size, not a disk's own")
 
 
 class DriveSide:

@@ -25,7 +25,7 @@ from harness.machine.command import Board, Interface
 
 from .base import DeviceIdentity, Plugged, Target, TargetError, translated
 from .daemon import BY_QEMU, Daemon
-from .hosted import DriveSide, ExportSide
+from .hosted import DriveSide, ExportSide, check_board
 
 MEMORY = 64
 """MiB of RAM: room for every ring and buffer a test lays out."""
@@ -199,6 +199,7 @@ class QtestTarget(Target):
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """Start a QEMU with this one disk, which is ours to write."""
+        check_board(self.variant.board, spec)
         qemu = self._found()
         self._disks = [disk for disk in self._disks if disk.machine.alive()]
         try:

@@ -60,6 +60,13 @@ def test_a_window_is_not_reached_over_ssh() -> None:
     target.close()
 
 
+def test_a_window_has_no_queue_size_of_its_own() -> None:
+    target = GuestPci(name="guest-mmio")
+    with pytest.raises(LacksError, match="every queue's size"):
+        target.plug(DiskSpec(queue_size=16))
+    target.close()
+
+
 @vhost_user
 def test_a_back_end_outside_qemu_serves_a_guest(target: GuestPci) -> None:
     for number in range(2):

@@ -54,6 +54,16 @@ def test_a_disk_is_written_read_and_resized(target: QtestTarget) -> None:
     assert (written.damage, read.damage) == ((), ())
 
 
+def test_the_size_of_a_disks_queues_is_what_was_asked_for_or_lacking(target: QtestTarget) -> None:
+    if "mmio" in target.traits:
+        with pytest.raises(LacksError, match="every queue's size"):
+            target.plug(DiskSpec(queue_size=16))
+    else:
+        driver = target.plug(DiskSpec(queue_size=16)).driver
+        driver.start()
+        assert driver.queue_state(0).size == 16
+
+
 def test_each_completion_is_one_interrupt(target: QtestTarget) -> None:
     driver = target.plug(DiskSpec()).driver
     driver.start()
