@@ -6,7 +6,6 @@ Nothing is started before a test asks for a disk.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ from harness.disks import DiskSpec
 from harness.report import Statement, statement_of
 from harness.report.deviations import Deviation, DeviationFileError, load
 from harness.report.failure import attach_evidence
+from harness.report.outcome import describe
+from harness.report.results import TARGET_ID, plain_node
 from harness.report.summary import by_target
 from harness.report.verdict import judge
 from harness.virtio.catalogue import SPECIFICATION
@@ -27,6 +28,8 @@ from harness.virtio.features import Feature, mask
 if TYPE_CHECKING:
     from harness.target import Disk, Plugged, Target
     from harness.target.userfile import UserTarget
+
+pytest_plugins = ["harness.report.plugin"]
 
 
 @dataclass
@@ -38,6 +41,7 @@ class Bench:
     disks: list[Disk] = field(default_factory=list)
     failed: bool = False
     worked: bool = False
+    said: dict[str, dict[str, str]] = field(default_factory=dict)
     record: Callable[[str, object], None] = lambda name, value: None
 
     def plug(self, spec: DiskSpec, writes: bool, session: pytest.Session) -> Plugged:
@@ -56,7 +60,12 @@ class Bench:
             raise error.with_traceback(None) from None  # where in the harness is of no interest
         if not self.worked:
             self.worked = True
-            for name, value in self.target.facts().items():
+            made_of = {
+                one.implementation: ".".join(map(str, one.version))
+                for one in self.target.identities()
+            }
+            self.said = {"facts": self.target.facts(), "implementations": made_of}
+            for name, value in self.said["facts"].items():
                 self.record(name, value)
         return plugged
 
@@ -218,10 +227,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("_bench", names, ids=ids, indirect=True, scope="session")
 
 
-TARGET_ID = "@"
-"""What marks the target among a test's parameters: it comes last."""
-
-
 def _bench_of(item: pytest.Item) -> Bench | None:
     """The bench that a test runs on, None for a test that wants no disk."""
     callspec = getattr(item, "callspec", None)
@@ -249,8 +254,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
     """The recorded deviations of this test, of every implementation and version."""
-    node = item.path.name + item.nodeid[item.nodeid.index("::") :]
-    node = re.sub(rf"\[{TARGET_ID}[^]]*]$|-{TARGET_ID}[^]]*(?=]$)", "", node)
+    node = item.path.name + plain_node(item.nodeid[item.nodeid.index("::") :])
     bound = {*statement.clauses, *(section for section, _ in statement.described)}
     for path in sorted((item.path.parent / "deviations").glob("*.toml")):
         for deviation in load(path):
@@ -302,6 +306,7 @@ def pytest_runtest_makereport(
     if bench is None or bench.target is None:
         return report
     error = call.excinfo.value if call.excinfo else None
+    excused = None
     if call.when == "call":
         excused = judge(
             report,
@@ -315,6 +320,7 @@ def pytest_runtest_makereport(
     if report.failed:
         bench.failed = True
         attach_evidence(report, error, bench.target, bench.disks)
+    describe(report, item, call, excused, bench.said)
     return report
 
 

@@ -1,0 +1,175 @@
+"""Gathers a session's reports into `Results`; on pytest-xdist's controller, of all workers."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.virtio.catalogue import SPECIFICATION, Clause, clauses
+
+from .outcome import ATTRIBUTE
+from .results import Column, Result, Results, Row, Run, Test, Verdict, plain_node, worst
+
+SUITE = "virtio-blk-conformance"
+
+PROSE = ("described",)
+"""Properties of a test that bring a statement the catalogue does not have, as "section: text"."""
+
+
+class Collector:
+    """All that is told of the tests, in the order in which they ended."""
+
+    def __init__(self, root: Path, arguments: Iterable[str]) -> None:
+        self._root = root
+        self._arguments = list(arguments)
+        self._started = datetime.now(UTC)
+        self._reports: dict[tuple[str, str], list[pytest.TestReport]] = {}
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Take note of one phase of a test, if it is about a statement on a target."""
+        said = dict(report.user_properties)
+        if "target" in said and "level" in said:
+            self._reports.setdefault((report.nodeid, str(said["target"])), []).append(report)
+
+    def results(self, complete: bool) -> Results:
+        """What has been found up to now. `complete` says that nothing is missing."""
+        made = Results([self._run(complete)], [], {}, {})
+        for clause in clauses().values():
+            made.rows[clause.id] = _row(clause)
+        columns = self._columns()
+        made.columns += columns.values()
+        for (node, target), reports in self._reports.items():
+            test = made.tests.setdefault(plain_node(node), self._test(plain_node(node), reports[0]))
+            for row in _rows(reports[0]):
+                made.rows.setdefault(row.id, row)
+                if row.id not in test.statements:
+                    test.statements.append(row.id)
+            test.results[columns[target].id] = _result(reports)
+        return made
+
+    def _columns(self) -> dict[str, Column]:
+        columns: dict[str, Column] = {}
+        for (_, target), reports in self._reports.items():
+            column = columns.setdefault(target, Column(target))
+            for report in reports:
+                said = _said(report)
+                column.implementations.update(said.get("implementations", {}))
+                column.facts.update(said.get("facts", {}))
+        return columns
+
+    def _run(self, complete: bool) -> Run:
+        ended = datetime.now(UTC)
+        try:
+            suite = version(SUITE)
+        except PackageNotFoundError:  # a checkout that nobody installed
+            suite = "unknown"
+        return Run(
+            started=self._started.isoformat(timespec="seconds"),
+            seconds=round((ended - self._started).total_seconds(), 3),
+            complete=complete,
+            specification=SPECIFICATION,
+            suite=suite,
+            arguments=self._arguments,
+            host={
+                "system": f"{platform.system()} {platform.release()}",
+                "machine": platform.machine(),
+                "python": platform.python_version(),
+                "processors": str(os.cpu_count()),
+            },
+            source=source_url(os.environ),
+        )
+
+    def _test(self, node: str, report: pytest.TestReport) -> Test:
+        file, line, _ = report.location
+        return Test(node, file, (line or 0) + 1, [], _source(self._root / file, line or 0))
+
+
+def source_url(environ: Mapping[str, str]) -> str:
+    """Where CI's checkout can be read, with {file} and {line}; empty outside GitHub and GitLab."""
+    if environ.get("GITHUB_SHA"):
+        server, name = environ.get("GITHUB_SERVER_URL"), environ.get("GITHUB_REPOSITORY")
+        return f"{server}/{name}/blob/{environ['GITHUB_SHA']}/{{file}}#L{{line}}"
+    if environ.get("CI_PROJECT_URL"):
+        return (
+            f"{environ['CI_PROJECT_URL']}/-/blob/{environ.get('CI_COMMIT_SHA')}/{{file}}#L{{line}}"
+        )
+    return ""
+
+
+@cache
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except OSError:
+        return []
+
+
+def _source(path: Path, line: int) -> str:
+    """The test itself, from its first decorator on."""
+    lines = _lines(path)[line:]
+    return "".join(inspect.getblock(lines)) if lines else ""
+
+
+def _row(clause: Clause) -> Row:
+    return Row(
+        clause.id,
+        clause.section,
+        clause.level,
+        clause.party,
+        clause.text,
+        untested=clause.untested,
+    )
+
+
+def _rows(report: pytest.TestReport) -> Iterator[Row]:
+    """A test's statements, from the properties that its markers made."""
+    for name, value in report.user_properties:
+        if name == "clause":
+            yield _row(clauses()[str(value)])
+        elif name in PROSE:
+            section, _, text = str(value).partition(": ")
+            yield Row(str(value), section, "described", "device", text, kind=name)
+
+
+def _said(report: pytest.TestReport) -> dict[str, Any]:
+    said: dict[str, Any] = getattr(report, ATTRIBUTE, {})
+    return said
+
+
+def _result(reports: list[pytest.TestReport]) -> Result:
+    """The phases of a test as one result: the worst of them, with its words."""
+    verdicts = [_verdict(report) for report in reports]
+    verdict = worst(verdicts)
+    report = reports[verdicts.index(verdict)]
+    said = _said(report)
+    skip = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+    failed = verdict not in (Verdict.KEPT, Verdict.SKIPPED)
+    return Result(
+        verdict,
+        round(sum(one.duration for one in reports), 4),
+        said.get("expected", ""),
+        said.get("seen", ""),
+        skip.removeprefix("Skipped: "),
+        said.get("deviation", {}),
+        report.longreprtext if failed else "",
+        said.get("artifacts", ""),
+    )
+
+
+def _verdict(report: pytest.TestReport) -> Verdict:
+    if "verdict" in _said(report):
+        return Verdict(_said(report)["verdict"])
+    if report.failed:
+        return Verdict.ERROR
+    if report.skipped:
+        return Verdict.SKIPPED
+    return Verdict.KEPT if report.when == "call" else Verdict.NOT_RUN

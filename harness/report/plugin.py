@@ -1,0 +1,72 @@
+"""The part of the pytest plugin that writes results down: `--matrix`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from .collect import Collector
+from .results import Results, dumped
+
+WRITERS = {".json": dumped}
+
+COLLECTOR = pytest.StashKey[Collector]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options about reports."""
+    group = parser.getgroup("virtio-blk", "virtio-blk conformance")
+    group.addoption(
+        "--matrix",
+        action="append",
+        default=[],
+        metavar="FILE",
+        type=_report_file,
+        help="write every statement's verdict on every target into FILE.json; repeatable",
+    )
+
+
+def _report_file(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in WRITERS:
+        raise argparse.ArgumentTypeError(f"{text!r} ends in none of {', '.join(WRITERS)}")
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no directory {str(path.parent)!r}")
+    return path
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Collect in the process that reports: a worker of pytest-xdist sends its reports there."""
+    if not hasattr(config, "workerinput"):
+        config.stash[COLLECTOR] = collector = Collector(
+            config.rootpath, config.invocation_params.args
+        )
+        config.pluginmanager.register(_Listener(collector, config.option.matrix))
+
+
+class _Listener:
+    """Hears what pytest reports, and writes the files when it is done, or was stopped."""
+
+    def __init__(self, collector: Collector, files: list[Path]) -> None:
+        self._collector = collector
+        self._files = files
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._collector.add(report)
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        ran = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        cut_short = session.shouldfail or session.shouldstop
+        results = self._collector.results(complete=ran and not cut_short)
+        for path in self._files:
+            write(path, results)
+
+
+def write(path: Path, results: Results) -> None:
+    """Write a report in the form that its suffix names, whole or not at all."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(WRITERS[path.suffix](results), encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,274 @@
+"""What a run found, as data: the file that `--matrix FILE.json` writes, and its vocabulary.
+
+docs/reports.md describes the file. Only one test's words are kept of each
+target; what a statement's verdict is follows from its tests'.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from harness.virtio.catalogue import ADVISORY, Level, section_order
+
+FORMAT = "virtio-blk-conformance results"
+VERSION = 1
+
+TARGET_ID = "@"
+"""What marks the target among a test's parameters: it comes last."""
+
+
+class ResultsError(Exception):
+    """A file holds no results; one line that says what is wrong with it."""
+
+
+class Verdict(StrEnum):
+    """What a test, or all tests of a statement, say of a target; the worst comes first."""
+
+    BROKEN = "broken"
+    ERROR = "error"
+    DEVIATION = "known deviation"
+    ADVISORY = "advisory"
+    KEPT = "kept"
+    SKIPPED = "skipped"
+    NOT_RUN = "not run"
+
+
+ORDER = tuple(Verdict)
+
+MEANINGS = {
+    Verdict.BROKEN: "the device does not keep it, and nobody knew",
+    Verdict.ERROR: "the test came to no verdict: trouble with the harness, the machine or a record",
+    Verdict.DEVIATION: "the device does not keep it, as recorded, with the reason",
+    Verdict.ADVISORY: "a SHOULD that the device does not keep",
+    Verdict.KEPT: "every test of it that could run has passed",
+    Verdict.SKIPPED: "no test of it could run here; the reason is given",
+    Verdict.NOT_RUN: "no test of it was part of the run",
+}
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The worst of some verdicts; NOT_RUN if there are none."""
+    return min(verdicts, key=ORDER.index, default=Verdict.NOT_RUN)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One session of pytest. Times are UTC, ISO 8601; `seconds` is how long it took.
+
+    A run is not `complete` if it was cut short. `source` is a URL with the
+    fields {file} and {line} where its tests can be read, empty if not known.
+    """
+
+    started: str
+    seconds: float
+    complete: bool
+    specification: str
+    suite: str
+    arguments: list[str] = field(default_factory=list)
+    host: dict[str, str] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A target with the implementations that made it up: what the matrix has columns for.
+
+    `implementations` are names with their versions; `facts` are what the target
+    says of its machine; `runs` are the indices of the runs that it was part of.
+    """
+
+    name: str
+    implementations: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    runs: list[int] = field(default_factory=lambda: [0])
+
+    @property
+    def id(self) -> str:
+        """Tells a target on one version from the same target on another."""
+        made_of = ", ".join(f"{name} {version}" for name, version in self.implementations.items())
+        return f"{self.name} ({made_of})" if made_of else self.name
+
+
+@dataclass(frozen=True)
+class Row:
+    """A statement. `kind` is "catalogue", or the marker that brings it without an id there.
+
+    `untested` says why no test of it is possible.
+    """
+
+    id: str
+    section: str
+    level: Level
+    party: str
+    text: str
+    kind: str = "catalogue"
+    untested: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one test said of one target.
+
+    `expected` and `seen` are a line each, of a test that failed, excused or
+    not; `reason` is a skip's. `deviation` has the keys "statement" and "why".
+    `evidence` is the failure's whole text, `artifacts` a directory with more.
+    """
+
+    verdict: Verdict
+    seconds: float = 0.0
+    expected: str = ""
+    seen: str = ""
+    reason: str = ""
+    deviation: dict[str, str] = field(default_factory=dict)
+    evidence: str = ""
+    artifacts: str = ""
+
+
+@dataclass
+class Test:
+    """A test with what it said of each target, by column id. `line` counts from 1."""
+
+    __test__ = False  # no test case of pytest's
+
+    id: str
+    file: str
+    line: int
+    statements: list[str]
+    source: str = ""
+    results: dict[str, Result] = field(default_factory=dict)
+
+
+@dataclass
+class Results:
+    """All that one or several runs found."""
+
+    runs: list[Run]
+    columns: list[Column]
+    rows: dict[str, Row]
+    tests: dict[str, Test]
+
+    def tests_of(self, row: Row) -> list[Test]:
+        """The tests that are about a statement."""
+        return [test for test in self.tests.values() if row.id in test.statements]
+
+    def verdict(self, row: Row, column: Column) -> Verdict:
+        """What all tests of a statement say of a target: the worst of them."""
+        return worst(
+            proves(test.results[column.id], row)
+            for test in self.tests_of(row)
+            if column.id in test.results
+        )
+
+    def ordered_rows(self) -> list[Row]:
+        """The statements in the specification's order."""
+        return sorted(self.rows.values(), key=lambda row: (section_order(row.section), row.id))
+
+    def count(self, column: Column) -> dict[Verdict, int]:
+        """How many statements have each verdict on a target."""
+        verdicts = [self.verdict(row, column) for row in self.rows.values()]
+        return {verdict: verdicts.count(verdict) for verdict in ORDER}
+
+
+def proves(result: Result, row: Row) -> Verdict:
+    """What a test's result says of one of its statements.
+
+    A test that ends at another statement's known deviation, or that was excused
+    because of a SHOULD among its statements, leaves the rest of them open.
+    """
+    if result.verdict is Verdict.DEVIATION:
+        about = result.deviation.get("statement")
+        return result.verdict if about in (row.id, _place(row)) else Verdict.SKIPPED
+    if result.verdict is Verdict.ADVISORY and row.level not in ADVISORY:
+        return Verdict.SKIPPED
+    return result.verdict
+
+
+def _place(row: Row) -> str:
+    """What a record of deviations calls it: the section, of a statement without an id."""
+    return row.id if row.kind == "catalogue" else row.section
+
+
+def plain_node(node: str) -> str:
+    """A test's node id without the target among its parameters."""
+    return re.sub(rf"\[{TARGET_ID}[^]]*]$|-{TARGET_ID}[^]]*(?=]$)", "", node)
+
+
+def dumped(results: Results) -> str:
+    """The results as the JSON that `load` reads."""
+    document: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "runs": [asdict(run) for run in results.runs],
+        "targets": [{"id": column.id, **asdict(column)} for column in results.columns],
+        "statements": [
+            {
+                **asdict(row),
+                "verdicts": {
+                    column.id: results.verdict(row, column).value for column in results.columns
+                },
+            }
+            for row in results.ordered_rows()
+        ],
+        "tests": [
+            {
+                **asdict(test),
+                "results": {
+                    name: {key: value for key, value in asdict(result).items() if value != ""}
+                    for name, result in test.results.items()
+                },
+            }
+            for test in results.tests.values()
+        ],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def load(path: Path) -> Results:
+    """The results in a file. Raises ResultsError for one that cannot be read or has others."""
+    try:
+        return parsed(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResultsError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ResultsError(f"{path}: {error}") from None
+
+
+def parsed(text: str) -> Results:
+    """The results in a JSON document; ValueError, in one line, for anything else."""
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"no JSON: {error}") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ValueError("no results of a conformance run; --matrix FILE.json writes them")
+    if document.get("version") != VERSION:
+        raise ValueError(f"version {document.get('version')} of the format; this reads {VERSION}")
+    try:
+        return Results(
+            runs=[Run(**_known(Run, one)) for one in document["runs"]],
+            columns=[Column(**_known(Column, one)) for one in document["targets"]],
+            rows={one["id"]: Row(**_known(Row, one)) for one in document["statements"]},
+            tests={one["id"]: _test(one) for one in document["tests"]},
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"damaged: {type(error).__name__}: {error}") from None
+
+
+def _test(table: Mapping[str, Any]) -> Test:
+    results = {
+        name: Result(**{**_known(Result, one), "verdict": Verdict(one["verdict"])})
+        for name, one in table["results"].items()
+    }
+    return Test(**{**_known(Test, table), "results": results})
+
+
+def _known(kind: type[Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """What a version of ours knows: a later one of the same number may only add."""
+    names = {one.name for one in fields(kind)}
+    return {name: value for name, value in table.items() if name in names}

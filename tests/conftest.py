@@ -1,0 +1,101 @@
+"""A run of the plugin on a target that is not there: no QEMU, no guest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+FAKE_TARGET = """
+from types import SimpleNamespace
+
+import harness.target.registry
+from harness.target import DeviceIdentity, LacksError, Plugged, Target, TargetError
+
+
+class FakeDisk(Plugged):
+    def __init__(self, spec):
+        self.spec = spec
+        self.driver = SimpleNamespace(
+            offered=lambda: 1 << 32, state=lambda: {"status": "0x0f", "queues": ["queue 0"]}
+        )
+
+    @property
+    def backing(self):
+        raise TargetError("none")
+
+    def resize(self, capacity):
+        raise TargetError("no")
+
+    def unplug(self):
+        if self.spec.serial == "stuck":
+            raise TargetError("it does not come out")
+
+
+class FakeTarget(Target):
+    name = "guest-pci"
+    description = "nothing"
+    traits = frozenset({"pci"})
+
+    def __init__(self, *arguments):
+        print("TARGET MADE")
+
+    def plug(self, spec, writes=True):
+        if spec.serial == "impossible":
+            raise TargetError("there is no QEMU")
+        return FakeDisk(spec)
+
+    def close(self):
+        print("TARGET CLOSED")
+
+    def identities(self):
+        return (DeviceIdentity("fake", (2, 1)),)
+
+    def facts(self):
+        return {"qemu": "a fake", "guest-kernel": "none"}
+
+    def evidence(self):
+        return {"guest console, last lines": "\\x1b[6nvblk# \\x07panic", "QEMU, last words": ""}
+
+    def check(self):
+        pass
+
+
+class OtherTarget(FakeTarget):
+    name = "other"
+    traits = frozenset({"mmio"})
+
+    def plug(self, spec, writes=True):
+        if writes:
+            raise LacksError("it is somebody's")
+        return super().plug(spec)
+
+
+harness.target.registry.GuestPci = FakeTarget
+harness.target.registry._MAKERS["other"] = ("another", lambda settings: OtherTarget())
+"""
+
+HEAD = """
+import pytest
+from harness.report import clause, described, on, reads_only
+from harness.target import TargetError
+from harness.virtio.features import Feature
+"""
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    """Run a test module on the fake target, in a process of its own."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makeconftest((ROOT / "conftest.py").read_text() + FAKE_TARGET)
+
+    def run(source: str, *options: str, deviations: str = "") -> pytest.RunResult:
+        pytester.makepyfile(test_it=HEAD + source)
+        if deviations:
+            (pytester.path / "deviations").mkdir(exist_ok=True)
+            (pytester.path / "deviations" / "fake.toml").write_text(deviations)
+        return pytester.runpytest_subprocess("-ra", "-s", *options)
+
+    return run
