@@ -109,6 +109,10 @@ def test_boot_refuses_before_it_builds_or_starts_anything(
     ("arguments", "reason"),
     [
         (["bench", "--runs", "0"], "--runs and --requests take 1 or more"),
+        (
+            ["bench", "qtest-pc"],
+            "qtest-pc is not measured; these are: qtest-pci, vhost-user, guest",
+        ),
         (["bench", "--qemu", "/nonexistent"], "there is no QEMU at /nonexistent"),
         (["watch", "--size", "12"], "12 bytes: a disk's size is a multiple of 512"),
         (["watch", "--qemu", "/nonexistent"], "there is no QEMU at /nonexistent"),
@@ -118,6 +122,21 @@ def test_bench_and_watch_refuse_before_a_guest_starts(
     capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
 ) -> None:
     assert reason in failure(capsys, *arguments)
+
+
+def test_bench_prints_the_targets_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "vhost-user", "qtest-pci", "--runs", "1", "--requests", "10"]
+    assert main(words) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[2:]] == [
+        "QEMU start to QMP greeting",
+        "qtest-pci: QEMU start to DRIVER_OK",
+        "qtest-pci: 512-byte reads, one at a time",
+        "vhost-user: connect to first read",
+        "vhost-user: 512-byte reads, one at a time",
+    ]
+    assert all(float(line[42:49]) > 0 for line in lines[2:])
 
 
 @pytest.mark.usefixtures("no_guests")

@@ -1,4 +1,4 @@
-"""`vblk bench`: how soon a guest serves, and how fast its driver is.
+"""`vblk bench`: how soon each way to a device serves, and how fast its driver is.
 
 Seconds and rates say little without the machine they were taken on, so each
 comes with its ratio to what QEMU alone needs, in the same run, to start.
@@ -9,84 +9,144 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from harness.cli.errors import UsageError
 from harness.cli.means import find, say
 from harness.disks import SECTOR, DiskSpec
 from harness.driver.errors import DriverError
-from harness.driver.interface import Request
-from harness.machine import Machine, MachineConfig
+from harness.driver.interface import Driver, Request
+from harness.machine import Machine, MachineConfig, Qemu, find_qemu
+from harness.target.daemon import Daemon
 from harness.target.guest_pci import Guest, GuestDisk, Means
+from harness.target.qtest import QtestTarget
+from harness.target.vhost_user import VhostUserSocket
 from harness.virtio.blk import RequestType, Status
 
 BOOT_DEADLINE = 120.0  # seconds
 REPEAT_DEADLINE = 120.0
+READ = Request(RequestType.IN, receive=SECTOR)
+
+SPANS = {
+    "qtest-pci": "QEMU start to DRIVER_OK",
+    "vhost-user": "connect to first read",
+    "guest-pci": "QEMU start to first read",
+}
+"""The targets that are measured, and which stretch of each counts as its start."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One run: seconds to the QMP greeting, seconds to the first request, requests a second."""
+    """One target in one run: seconds until it served, reads of 512 bytes a second."""
 
-    greeting: float
-    first: float
+    seconds: float
     rate: float
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """Measure, print the medians."""
+    """Measure the targets named, or all, in turn; print the medians."""
     if arguments.runs < 1 or arguments.requests < 1:
         raise UsageError("--runs and --requests take 1 or more")
-    means = find(arguments)
-    samples = []
+    for name in arguments.targets:
+        if name not in SPANS:
+            raise UsageError(f"{name} is not measured; these are: {', '.join(SPANS)}")
+    names = [name for name in SPANS if name in arguments.targets or not arguments.targets]
+    qemu = find_qemu(arguments.qemu)
+    means = find(arguments) if "guest-pci" in names else None
+    measures: dict[str, Callable[[int], Sample]] = {
+        "qtest-pci": partial(_qtest, QtestTarget("qtest-pci", arguments.qemu)),
+        "vhost-user": _vhost_user,
+    }
+    if means:
+        measures["guest-pci"] = partial(_guest, means)
+    greetings = []
+    samples: dict[str, list[Sample]] = {name: [] for name in names}
     for run in range(arguments.runs):
         say(f"run {run + 1} of {arguments.runs}")
-        samples.append(_measure(means, arguments.requests))
-    print(f"{means.qemu.version_text}, {means.accel.name} ({means.accel.reason})")
+        greetings.append(_greeting(qemu))
+        for name in names:
+            samples[name].append(measures[name](arguments.requests))
+
+    guests = f", guests on {means.accel.name} ({means.accel.reason})" if means else ""
+    print(f"{qemu.version_text}{guests}")
     print(f"median of {arguments.runs} (least to most)")
-    greeting = statistics.median(sample.greeting for sample in samples)
-    first = [sample.first for sample in samples]
-    rates = [sample.rate for sample in samples]
-    _print("QEMU start to QMP greeting", [sample.greeting for sample in samples], "s", "1")
-    _print("guest start to first request", first, "s", f"{statistics.median(first) / greeting:.1f}")
-    _print(
-        "512-byte reads, one at a time",
-        rates,
-        "/s",
-        f"{statistics.median(rates) * greeting:.0f} in the time of a greeting",
-    )
+    greeting = statistics.median(greetings)
+    _print("QEMU start to QMP greeting", greetings, "s", "1")
+    for name in names:
+        seconds = [sample.seconds for sample in samples[name]]
+        rates = [sample.rate for sample in samples[name]]
+        ratio = f"{statistics.median(seconds) / greeting:.2f}"
+        meanwhile = f"{statistics.median(rates) * greeting:.0f} in the time of a greeting"
+        _print(f"{name}: {SPANS[name]}", seconds, "s", ratio)
+        _print(f"{name}: 512-byte reads, one at a time", rates, "/s", meanwhile)
     return 0
 
 
-def _print(what: str, values: list[float], unit: str, ratio: str) -> None:
+def _print(what: str, values: Sequence[float], unit: str, ratio: str) -> None:
     digits = 0 if min(values) > 100 else 3
     spread = f"({min(values):.{digits}f} to {max(values):.{digits}f})"
-    print(f"{what:31}{statistics.median(values):9.{digits}f} {unit:3} {spread:20} ratio {ratio}")
+    print(f"{what:42}{statistics.median(values):7.{digits}f} {unit:3} {spread:17} ratio {ratio}")
 
 
-def _measure(means: Means, requests: int) -> Sample:
-    read = Request(RequestType.IN, receive=SECTOR)
-    begin = time.monotonic()
-    guest = Guest.boot(means, "serial", BOOT_DEADLINE)
-    try:
-        disk = GuestDisk(guest, DiskSpec())
-        disk.driver.start()
-        disk.driver.request(read)
-        first = time.monotonic() - begin
-        repetition = disk.driver.repeat(read, requests, timeout=REPEAT_DEADLINE)
-    finally:
-        guest.end()
-    if repetition.statuses != {Status.OK: requests}:
-        raise DriverError(f"not every read succeeded: {repetition.statuses} by status")
-    return Sample(_greeting(guest.machine.config), first, repetition.count / repetition.seconds)
-
-
-def _greeting(config: MachineConfig) -> float:
-    """Seconds until the same machine, without the disk, has answered over QMP."""
-    machine = Machine(config)
+def _greeting(qemu: Qemu) -> float:
+    """Seconds until a QEMU without disks has greeted over QMP, and runs its parked CPU."""
+    machine = Machine(MachineConfig(qemu, name="greeting", parked=True))
     begin = time.monotonic()
     try:
         machine.start()
         return time.monotonic() - begin
     finally:
         machine.stop()
+
+
+def _qtest(target: QtestTarget, requests: int) -> Sample:
+    target.facts()  # to find QEMU is not part of its start
+    begin = time.monotonic()
+    disk = target.plug(DiskSpec())
+    try:
+        disk.driver.start()
+        seconds = time.monotonic() - begin
+        return Sample(seconds, _rate(disk.driver, requests))
+    finally:
+        disk.unplug()
+
+
+def _vhost_user(requests: int) -> Sample:
+    daemon = Daemon()
+    try:
+        export = daemon.export(DiskSpec())
+        target = VhostUserSocket(str(export.path))
+        begin = time.monotonic()
+        disk = target.plug(DiskSpec(), writes=False)
+        try:
+            disk.driver.start()
+            disk.driver.request(READ)
+            seconds = time.monotonic() - begin
+            return Sample(seconds, _rate(disk.driver, requests))
+        finally:
+            disk.unplug()
+    finally:
+        daemon.stop()
+
+
+def _guest(means: Means, requests: int) -> Sample:
+    begin = time.monotonic()
+    guest = Guest.boot(means, "serial", BOOT_DEADLINE)
+    try:
+        disk = GuestDisk(guest, DiskSpec())
+        disk.driver.start()
+        disk.driver.request(READ)
+        seconds = time.monotonic() - begin
+        return Sample(seconds, _rate(disk.driver, requests))
+    finally:
+        guest.end()
+
+
+def _rate(driver: Driver, requests: int) -> float:
+    """Reads a second, one at a time. DriverError if one of them fails."""
+    repetition = driver.repeat(READ, requests, timeout=REPEAT_DEADLINE)
+    if repetition.statuses != {Status.OK: requests}:
+        raise DriverError(f"not every read succeeded: {repetition.statuses} by status")
+    return repetition.count / repetition.seconds

@@ -149,10 +149,17 @@ def _parser() -> argparse.ArgumentParser:
     one = command("doctor", doctor.doctor, "what is there, what is missing, what installs it")
     _add_qemu(one)
 
-    one = command("bench", bench.bench, "time a guest's start and its driver's requests")
+    one = command("bench", bench.bench, "time the start of targets, and their requests")
+    one.add_argument(
+        "targets", nargs="*", metavar="TARGET", help=f"default: {', '.join(bench.SPANS)}"
+    )
     one.add_argument("--runs", type=int, default=5, metavar="N", help="default: %(default)s")
     one.add_argument(
-        "--requests", type=int, default=20000, metavar="N", help="in each run; default: %(default)s"
+        "--requests",
+        type=int,
+        default=20000,
+        metavar="N",
+        help="of each target in each run; default: %(default)s",
     )
     _add_means(one)
     return parser
