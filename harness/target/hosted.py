@@ -12,8 +12,20 @@ from .base import Backing, LacksError, TargetError, translated
 from .daemon import Daemon
 
 
+NOT_QEMUS = (
+    *("zoned", "zone_sectors", "zone_capacity", "conventional_zones", "max_open_zones"),
+    *("max_active_zones", "max_append_sectors", "write_granularity"),
+    *("zones_read_only", "zones_offline", "secure_erase", "lifetime"),
+)
+"""What a disk over a file or over nothing cannot be in QEMU, nor in its storage daemon."""
+
+
 def check_board(board: Board, spec: DiskSpec) -> None:
     """LacksError if a disk on that board cannot be what `spec` says, whoever has its blocks."""
+    usual = DiskSpec()
+    odd = [name for name in NOT_QEMUS if getattr(spec, name) != getattr(usual, name)]
+    if odd:
+        raise LacksError(f"QEMU over a file has no option for a disk's {', '.join(odd)}")
     if board == "microvm" and spec.queue_size is not None:
         raise LacksError("QEMU's virtio-mmio shows 1024 as every queue's size, not a disk's own")
 

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,26 @@ def test_the_size_of_a_disks_queues_is_what_was_asked_for_or_lacking(target: Qte
         driver = target.plug(DiskSpec(queue_size=16)).driver
         driver.start()
         assert driver.queue_state(0).size == 16
+
+
+@pytest.mark.parametrize("name", ["qtest-pci", "qtest-vhost-user"])
+@pytest.mark.parametrize(
+    ("fields", "lacking"),
+    [
+        ({"zoned": "host-managed", "zone_sectors": 2048}, "a disk's zoned, zone_sectors$"),
+        ({"zones_offline": (3,)}, "a disk's zones_offline$"),
+        ({"lifetime": (1, 0, 0)}, "a disk's lifetime$"),
+    ],
+)
+def test_what_only_other_devices_have_is_lacking(
+    name: str, fields: dict[str, Any], lacking: str
+) -> None:
+    target = QtestTarget(name)
+    try:
+        with pytest.raises(LacksError, match=lacking):
+            target.plug(DiskSpec(**fields))
+    finally:
+        target.close()
 
 
 def test_each_completion_is_one_interrupt(target: QtestTarget) -> None:
