@@ -43,14 +43,15 @@ class DiskSpec:
     operations a second.
 
     `zoned` makes it a zoned disk (virtio 5.2.4), and the fields from there to
-    `zones_offline` are for such a disk alone. Its first `conventional_zones` zones are conventional, the
-    rest sequential: write required where "host-managed", write preferred where
-    "host-aware". `zone_sectors` is the size of every zone but a shorter last one,
-    `zone_capacity` how much of each sequential zone can be written, both in
-    sectors, as is `max_append_sectors`. A limit of 0 for `max_open_zones` and
-    `max_active_zones` is none, a `max_append_sectors` of 0 means no zone append.
-    `write_granularity` is in bytes. `zones_read_only` and `zones_offline` are
-    zones, counted from 0, that the device finds in these states from the start.
+    `zones_offline` are for such a disk alone. Its first `conventional_zones`
+    zones are conventional, the rest sequential: write required where
+    "host-managed", write preferred where "host-aware". `zone_sectors` is the size
+    of every zone but a shorter last one, `zone_capacity` how much of each
+    sequential zone can be written, both in sectors, as is `max_append_sectors`. A
+    limit of 0 for `max_open_zones` and `max_active_zones` is none, a
+    `max_append_sectors` of 0 means no zone append. `write_granularity` is in
+    bytes. `zones_read_only` and `zones_offline` are zones, counted from 0, that
+    the device finds in these states from the start.
 
     With `secure_erase` the device can erase securely. `lifetime` is what the
     backing store says of its wear: pre_eol_info and the estimates of types A and

@@ -11,7 +11,6 @@ from harness.machine.storage_daemon import Export
 from .base import Backing, LacksError, TargetError, translated
 from .daemon import Daemon
 
-
 NOT_QEMUS = (
     *("zoned", "zone_sectors", "zone_capacity", "conventional_zones", "max_open_zones"),
     *("max_active_zones", "max_append_sectors", "write_granularity"),
