@@ -7,7 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from harness.virtio.blk import CONFIG_FIELDS, STATUS_UNWRITTEN, BlockConfig
+from harness.virtio.blk import (
+    CONFIG_FIELD,
+    CONFIG_FIELDS,
+    STATUS_UNWRITTEN,
+    BlockConfig,
+    ZonedModel,
+)
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, mask, names
 
@@ -40,6 +46,7 @@ SUPPORTED = mask(
     Feature.BLK_WRITE_ZEROES,
     Feature.BLK_LIFETIME,
     Feature.BLK_SECURE_ERASE,
+    Feature.BLK_ZONED,
     Feature.INDIRECT_DESC,
     Feature.VERSION_1,
     Feature.NOTIFICATION_DATA,
@@ -96,7 +103,13 @@ class BlockDriver(DeviceDriver):
             supported = SUPPORTED | (
                 Feature.ACCESS_PLATFORM.mask if self.transport.access_platform else 0
             )
+            if self.transport.legacy:
+                # Without FEATURES_OK it cannot be agreed upon (virtio 5.2.5.2).
+                supported &= ~Feature.BLK_ZONED.mask
             wanted = offered & supported
+            if wanted & Feature.BLK_ZONED.mask and self._model() == ZonedModel.HOST_MANAGED:
+                # A host-managed disk is not discarded, whatever it offers (virtio 5.2.5.1).
+                wanted &= ~Feature.BLK_DISCARD.mask
         else:
             wanted = features
         self.accept(wanted)
@@ -111,6 +124,11 @@ class BlockDriver(DeviceDriver):
         self._features = wanted
         self.transport.map_config_vector()
         return Negotiation(offered, wanted, status)
+
+    def _model(self) -> int:
+        """The zoned model: it may be looked at to decide on features (virtio 3.1.1, step 4)."""
+        field = CONFIG_FIELD["model"]
+        return self.config_read(field.offset, field.size)[0]
 
     def start(
         self, features: int | None = None, queues: int = 1, queue_size: int | None = None

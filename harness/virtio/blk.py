@@ -24,6 +24,24 @@ SEGMENT_UNMAP = 1
 ID_LENGTH = 20
 """Bytes of the device id string that GET_ID returns."""
 
+LIFETIME = struct.Struct("<HHH")
+"""What GET_LIFETIME returns: pre_eol_info, the estimates for cells of type A and of type B."""
+
+PRE_EOL_INFO_MOST = 3
+"""The largest pre_eol_info that is not reserved."""
+
+LIFETIME_EST_MOST = 11
+"""The largest estimate of lifetime that is not reserved."""
+
+APPEND_SECTOR = struct.Struct("<Q")
+"""append_sector, between the data and the status of ZONE_APPEND."""
+
+ZONE_REPORT_HEADER = struct.Struct("<Q56x")
+"""The head of a zone report: nr_zones."""
+
+ZONE_DESCRIPTOR = struct.Struct("<QQQBB38x")
+"""A zone in a report: z_cap, z_start, z_wp (sectors of 512 bytes), z_type, z_state."""
+
 STATUS_UNWRITTEN = 0xFF
 """What the driver puts in the status byte beforehand: no device writes it."""
 
@@ -61,6 +79,35 @@ class Status(IntEnum):
     ZONE_OPEN_RESOURCE = 5
     ZONE_ACTIVE_RESOURCE = 6
     UNWRITTEN = STATUS_UNWRITTEN
+
+
+class ZonedModel(IntEnum):
+    """The `model` field of the configuration space (virtio 5.2.4)."""
+
+    NONE = 0
+    HOST_MANAGED = 1
+    HOST_AWARE = 2
+
+
+class ZoneType(IntEnum):
+    """The `z_type` of a zone: conventional, sequential write required or preferred."""
+
+    CONV = 1
+    SWR = 2
+    SWP = 3
+
+
+class ZoneState(IntEnum):
+    """The `z_state` of a zone."""
+
+    NOT_WP = 0
+    EMPTY = 1
+    IOPEN = 2
+    EOPEN = 3
+    CLOSED = 4
+    RDONLY = 13
+    FULL = 14
+    OFFLINE = 15
 
 
 @dataclass(frozen=True)
@@ -165,6 +212,12 @@ class BlockConfig:
     max_secure_erase_sectors: int | None = None
     max_secure_erase_seg: int | None = None
     secure_erase_sector_alignment: int | None = None
+    zone_sectors: int | None = None
+    max_open_zones: int | None = None
+    max_active_zones: int | None = None
+    max_append_sectors: int | None = None
+    write_granularity: int | None = None
+    model: int | None = None
 
     @classmethod
     def parse(cls, raw: bytes, features: int) -> BlockConfig:
@@ -182,3 +235,36 @@ class BlockConfig:
 def segment(sector: int, count: int, flags: int = 0) -> bytes:
     """One segment of a discard, secure erase or write zeroes request (sectors of 512 bytes)."""
     return SEGMENT.pack(sector, count, flags)
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A zone as a report has it; `capacity`, `start` and `wp` are in sectors of 512 bytes.
+
+    `wp` means something only in the states EMPTY, IOPEN, EOPEN and CLOSED.
+    """
+
+    capacity: int
+    start: int
+    wp: int
+    type: ZoneType
+    state: ZoneState
+
+
+def zones_of(report: bytes) -> tuple[int, list[Zone]]:
+    """nr_zones of a zone report, and the whole descriptors behind its header that it counts.
+
+    ValueError for a report that is shorter than its header, or has a type or a
+    state that is not defined.
+    """
+    if len(report) < ZONE_REPORT_HEADER.size:
+        raise ValueError(f"{len(report)} bytes are no zone report")
+    (count,) = ZONE_REPORT_HEADER.unpack_from(report)
+    body = report[ZONE_REPORT_HEADER.size :]
+    whole = min(count, len(body) // ZONE_DESCRIPTOR.size)
+    return count, [
+        Zone(capacity, start, wp, ZoneType(kind), ZoneState(state))
+        for capacity, start, wp, kind, state in ZONE_DESCRIPTOR.iter_unpack(
+            body[: whole * ZONE_DESCRIPTOR.size]
+        )
+    ]
