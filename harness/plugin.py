@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from harness.target import Disk, Plugged, Target
     from harness.target.userfile import UserTarget
 
-pytest_plugins = ["harness.report.plugin"]
+pytest_plugins = ["harness.report.plugin", "harness.report.select"]
 
 
 @dataclass

@@ -52,6 +52,12 @@ class Statement:
         """Whether a device may have a good reason to fail it (SHOULD)."""
         return self.level in ADVISORY
 
+    @property
+    def sections(self) -> frozenset[str]:
+        """The sections of the specification that it stands in."""
+        named = (lookup(name).section for name in self.clauses)
+        return frozenset((*named, *(section for section, _ in self.described)))
+
     def properties(self) -> list[tuple[str, str]]:
         """Properties of the test case in a JUnit report."""
         return [

@@ -1,0 +1,81 @@
+"""Selecting tests by level, section and statement; on a target that is not there."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+SUITE = """
+@clause("2.1.2-D-01")
+def test_must(plug): plug(start=False)
+
+@clause("5.2.6.2-D-03b")
+def test_must_not(plug): plug(start=False)
+
+@clause("2.1.2-D-02")
+def test_should(plug): plug(start=False); assert 1 == 2
+
+@clause("2.7.7.2-D-01")
+@described("2.10", "prose")
+def test_prose(plug): plug(start=False)
+
+def test_about_nothing(plug): plug(start=False)
+"""
+
+
+def passed(result: pytest.RunResult) -> list[str]:
+    return [
+        line.split("::")[1].split()[0]
+        for line in result.outlines
+        if line.startswith(("PASSED", "XFAIL"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--level", "must"], ["test_must", "test_must_not"]),
+        (["--level", "MUST"], ["test_must", "test_must_not"]),
+        (["--level", "should"], ["test_should"]),
+        (["--level", "described", "--level", "should"], ["test_prose", "test_should"]),
+        (["--section", "2.1"], ["test_must", "test_should"]),
+        (["--section", "2.1", "--level", "must"], ["test_must"]),
+        (["--section", "2.7"], ["test_prose"]),
+        (["--section", "2.10"], ["test_prose"]),
+        (["--section", "2"], ["test_must", "test_prose", "test_should"]),
+        (["--clause", "5.2.6.2-D-03b"], ["test_must_not"]),
+        (["--clause", "5.2.6.2-D-03"], ["test_must_not"]),
+        (["--clause", "5.2.6.2-D-03a"], []),
+        (["--clause", "2.1.2-D-01", "--section", "2.10"], ["test_must", "test_prose"]),
+    ],
+    ids=" ".join,
+)
+def test_what_was_asked_for_is_run_and_nothing_else(run, options, expected) -> None:
+    result = run(SUITE, "-rpx", *options)
+
+    assert sorted(passed(result)) == expected
+    assert result.parseoutcomes().get("deselected", 0) == 5 - len(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--level", "may"], "*argument --level: no level 'may'; there are: must, described, *"),
+        (["--section", "capacity"], "*argument --section: 'capacity' is no section; *2.7*"),
+        (["--section", "2.3"], "ERROR: --section 2.3: no such section; there are 2.1.2, *"),
+        (["--section", "9"], "ERROR: --section 9: no such section; there are the chapters 2, *"),
+        (["--clause", "2.1.2-D-9"], "*no statement '2.1.2-D-9' *; there are 2.1.2-D-01, *"),
+        (["--clause", "2.2-D-01"], "*no statement '2.2-D-01' *; there are 2.1.2, *"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_not_there_is_one_line_that_says_what_is(run, options, line) -> None:
+    result = run(SUITE, *options)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([line])
+
+
+def test_strict_is_pytests_and_ours(run) -> None:
+    run(SUITE, "--strict").assert_outcomes(passed=4, failed=1)
