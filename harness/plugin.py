@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from harness.target import Disk, Plugged, Target
     from harness.target.userfile import UserTarget
 
-pytest_plugins = ["harness.report.plugin", "harness.report.select"]
+pytest_plugins = ["harness.report.plugin", "harness.report.select", "harness.defects.plugin"]
 
 
 @dataclass
@@ -177,6 +177,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def _targets(config: pytest.Config) -> list[str]:
     """The names that --target gave, without repetition. pytest.UsageError for an unknown one."""
     wanted: list[str] = config.option.target or []
+    if config.option.defect:
+        planted = "+".join(["", *config.option.defect])
+        wanted = [name + planted for name in wanted or ["guest-pci"]]
     user = config.stash[USER_TARGETS] = _user_targets(config)
     if wanted:
         from harness.target import TargetError
@@ -333,7 +336,7 @@ def _affecting(item: pytest.Item, bench: Bench) -> list[Deviation]:
         one
         for one in recorded
         for device in bench.target.identities()
-        if one.affects(device.implementation, device.version, bench.name)
+        if one.affects(device.implementation, device.version, bench.name.partition("+")[0])
     ]
 
 

@@ -8,12 +8,15 @@ of its own, which takes some 50 ms to start.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
+from harness.defects.registers import RegisterDefect
 from harness.disks import DiskSpec
 from harness.driver.block import BlockDriver
+from harness.driver.bus.base import Bus
 from harness.driver.bus.qtest import Qtest, QtestMmio, QtestPci
 from harness.driver.errors import DriverError
 from harness.driver.transport.base import Transport
@@ -27,6 +30,8 @@ from .base import DeviceIdentity, Plugged, Target, TargetError, translated
 from .daemon import BY_QEMU, Daemon
 from .hosted import DriveSide, ExportSide, check_board
 
+Defects = Sequence[RegisterDefect]
+
 MEMORY = 64
 """MiB of RAM: room for every ring and buffer a test lays out."""
 
@@ -35,25 +40,13 @@ MMIO_STRIDE = 0x200
 MMIO_INTERRUPT = 16
 
 
-def _pci_modern(qtest: Qtest, machine: Machine, drive: Drive) -> Transport:
-    return PciModern(QtestPci(qtest, machine.ram_path, drive.slot))
+def _function(qtest: Qtest, machine: Machine, drive: Drive) -> Bus:
+    return QtestPci(qtest, machine.ram_path, drive.slot)
 
 
-def _pci_legacy(qtest: Qtest, machine: Machine, drive: Drive) -> Transport:
-    return PciLegacy(QtestPci(qtest, machine.ram_path, drive.slot))
-
-
-def _window(qtest: Qtest, machine: Machine, drive: Drive) -> QtestMmio:
+def _window(qtest: Qtest, machine: Machine, drive: Drive) -> Bus:
     address = MMIO_BASE + MMIO_STRIDE * drive.slot
     return QtestMmio(qtest, machine.ram_path, address, MMIO_INTERRUPT + drive.slot)
-
-
-def _mmio_modern(qtest: Qtest, machine: Machine, drive: Drive) -> Transport:
-    return MmioModern(_window(qtest, machine, drive))
-
-
-def _mmio_legacy(qtest: Qtest, machine: Machine, drive: Drive) -> Transport:
-    return MmioLegacy(_window(qtest, machine, drive))
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,8 @@ class Variant:
     description: str
     board: Board
     interface: Interface
-    transport: Callable[[Qtest, Machine, Drive], Transport]
+    bus: Callable[[Qtest, Machine, Drive], Bus]
+    transport: Callable[[Any], Transport]
     vhost_user: bool = False
 
 
@@ -72,38 +66,44 @@ VARIANTS: dict[str, Variant] = {
         "QEMU's modern virtio-blk-pci, driven from the host without a guest",
         "pc",
         "modern",
-        _pci_modern,
+        _function,
+        PciModern,
     ),
     "qtest-pci-transitional": Variant(
         "QEMU's transitional virtio-blk-pci through its modern interface, without a guest",
         "pc",
         "transitional",
-        _pci_modern,
+        _function,
+        PciModern,
     ),
     "qtest-pci-legacy": Variant(
         "QEMU's transitional virtio-blk-pci through its legacy interface, without a guest",
         "pc",
         "transitional",
-        _pci_legacy,
+        _function,
+        PciLegacy,
     ),
     "qtest-vhost-user": Variant(
         "QEMU's vhost-user-blk-pci with qemu-storage-daemon behind it, without a guest",
         "pc",
         "modern",
-        _pci_modern,
+        _function,
+        PciModern,
         vhost_user=True,
     ),
     "qtest-mmio": Variant(
         "QEMU's virtio-blk on modern virtio-mmio, without a guest",
         "microvm",
         "modern",
-        _mmio_modern,
+        _window,
+        MmioModern,
     ),
     "qtest-mmio-legacy": Variant(
         "QEMU's virtio-blk on legacy virtio-mmio, without a guest",
         "microvm",
         "legacy",
-        _mmio_legacy,
+        _window,
+        MmioLegacy,
     ),
 }
 
@@ -111,7 +111,7 @@ VARIANTS: dict[str, Variant] = {
 class QtestDisk(DriveSide, Plugged):
     """A disk in a QEMU of its own, with a driver of this process on it."""
 
-    def __init__(self, qemu: Qemu, variant: Variant, spec: DiskSpec) -> None:
+    def __init__(self, qemu: Qemu, variant: Variant, spec: DiskSpec, defects: Defects) -> None:
         self.spec = spec
         self._variant = variant
         self.machine = Machine(
@@ -129,9 +129,10 @@ class QtestDisk(DriveSide, Plugged):
             self.machine.start()
             connection = socket.socket(socket.AF_UNIX)
             connection.connect(str(self.machine.qtest_path))
-            self.driver = BlockDriver(
-                variant.transport(Qtest(connection), self.machine, self._drive)
-            )
+            bus = variant.bus(Qtest(connection), self.machine, self._drive)
+            for defect in defects:
+                bus = defect.alter(bus)
+            self.driver = BlockDriver(variant.transport(bus))
         except BaseException:
             self.machine.stop()
             raise
@@ -152,11 +153,13 @@ class QtestDisk(DriveSide, Plugged):
 class QtestExport(ExportSide, QtestDisk):
     """A disk whose device has a back-end outside QEMU."""
 
-    def __init__(self, qemu: Qemu, variant: Variant, spec: DiskSpec, daemon: Daemon) -> None:
+    def __init__(
+        self, qemu: Qemu, variant: Variant, spec: DiskSpec, defects: Defects, daemon: Daemon
+    ) -> None:
         self._daemon = daemon
         self.export = daemon.export(spec, BY_QEMU)
         try:
-            super().__init__(qemu, variant, spec)
+            super().__init__(qemu, variant, spec, defects)
         except BaseException:
             with suppress(MachineError):
                 daemon.remove(self.export)
@@ -176,8 +179,8 @@ class QtestExport(ExportSide, QtestDisk):
 class QtestTarget(Target):
     """One of `VARIANTS`."""
 
-    def __init__(self, name: str, qemu: str | None = None) -> None:
-        """`qemu` is a path, None the one on PATH."""
+    def __init__(self, name: str, qemu: str | None = None, defects: Defects = ()) -> None:
+        """`qemu` is a path, None the one on PATH; `defects` lie between driver and device."""
         self.name = name
         self.variant = VARIANTS[name]
         self.description = self.variant.description
@@ -185,6 +188,7 @@ class QtestTarget(Target):
         bus = "pci" if self.variant.board == "pc" else "mmio"
         self.traits = frozenset({bus, kind})
         self._path = qemu
+        self._defects = defects
         self._qemu: Qemu | None = None
         self._disks: list[QtestDisk] = []
         self._daemon = Daemon()
@@ -204,9 +208,9 @@ class QtestTarget(Target):
         self._disks = [disk for disk in self._disks if disk.machine.alive()]
         try:
             disk = (
-                QtestExport(qemu, self.variant, spec, self._daemon)
+                QtestExport(qemu, self.variant, spec, self._defects, self._daemon)
                 if self.variant.vhost_user
-                else QtestDisk(qemu, self.variant, spec)
+                else QtestDisk(qemu, self.variant, spec, self._defects)
             )
         except (MachineError, DriverError, OSError) as error:
             raise translated(error) from None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from harness.defects.catalogue import defects
+from harness.defects.registers import REGISTER_DEFECTS
 
 from . import guest_pci, qtest
 from .base import Progress, Target, TargetError
@@ -17,6 +20,8 @@ from .vhost_user import VhostUserDaemon, VhostUserSocket
 
 SOCKET_PREFIX = "vhost-user:"
 FUNCTION_PREFIX = "pci:"
+PLANTED = "+"
+"""Between the name of a target and those of the defects in its device."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Settings:
     """What the options of a run say about its targets.
 
     `qemu` is a path, None for the one on PATH; `boot_timeout` is in seconds.
-    `destructive` allows to write to what the user named.
+    `destructive` allows to write to what the user named. `defects` are planted
+    in the device, by name.
     """
 
     channel: Channel = "serial"
@@ -33,6 +39,7 @@ class Settings:
     boot_timeout: float = 60.0
     destructive: bool = False
     progress: Progress = lambda line: None
+    defects: tuple[str, ...] = ()
 
 
 def _guest(name: str) -> Callable[[Settings], Target]:
@@ -47,7 +54,9 @@ def _guest(name: str) -> Callable[[Settings], Target]:
 
 
 def _qtest(name: str) -> Callable[[Settings], Target]:
-    return lambda settings: QtestTarget(name, settings.qemu)
+    return lambda settings: QtestTarget(
+        name, settings.qemu, [REGISTER_DEFECTS[defect] for defect in settings.defects]
+    )
 
 
 _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {
@@ -69,8 +78,12 @@ def descriptions() -> dict[str, str]:
 def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Target]:
     """Makes the target of that name, with nothing started. TargetError if there is none.
 
-    `user` are the targets that the user defined.
+    `user` are the targets that the user defined. A name may go on with the
+    defects that are planted in the device, like "qtest-pci+isr-not-cleared".
     """
+    base, *planted = name.split(PLANTED)
+    if planted and base in _MAKERS:
+        return _defective(base, planted)
     if name in user:
         return _owned(user[name].device, name, user[name])
     if name.startswith((SOCKET_PREFIX, FUNCTION_PREFIX)):
@@ -79,6 +92,23 @@ def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Tar
         there = ", ".join([*user, *descriptions()])
         raise TargetError(f"no target {name!r}; there are: {there}")
     return _MAKERS[name][1]
+
+
+def _defective(base: str, planted: list[str]) -> Callable[[Settings], Target]:
+    """Makes a target of ours whose device has defects."""
+    known = {one.name for one in defects().values() if one.can_be_on(base)}
+    for name in planted:
+        if name not in defects():
+            raise TargetError(f"no defect {name!r}; --list-defects has them all")
+        if name not in known:
+            raise TargetError(f"{base} cannot have the defect {name}: {defects()[name].target} can")
+
+    def make(settings: Settings) -> Target:
+        target = _MAKERS[base][1](replace(settings, defects=tuple(planted)))
+        target.name = PLANTED.join([base, *planted])
+        return target
+
+    return make
 
 
 def _owned(device: str, name: str, said: UserTarget) -> Callable[[Settings], Target]:

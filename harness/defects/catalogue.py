@@ -1,0 +1,31 @@
+"""All defects by name, wherever they are made."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Protocol
+
+from . import mmio, msix, pci_capabilities, pci_registers  # noqa: F401  # they file their defects
+from .registers import REGISTER_DEFECTS
+
+
+class Defect(Protocol):
+    """What every defect says of itself: see `registers.RegisterDefect`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def statements(self) -> tuple[str, ...]: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def unusable(self) -> bool: ...
+    def can_be_on(self, target: str) -> bool: ...
+
+
+@cache
+def defects() -> dict[str, Defect]:
+    """Name -> defect, in the order in which they were written."""
+    return dict(REGISTER_DEFECTS)

@@ -1,0 +1,440 @@
+"""Defects of the common configuration, ISR status and the legacy header (virtio 4.1.4)."""
+
+from __future__ import annotations
+
+from harness.virtio.device import DeviceStatus
+from harness.virtio.features import Feature
+from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
+
+from .bus import CONFIG, ISR, AlteredPci
+from .registers import defect
+
+LEGACY = "qtest-pci-legacy"
+
+
+# --- features (virtio 2.2, 4.1.4.3, 6)
+
+
+class _Offer(AlteredPci):
+    """Offers other features than the device does."""
+
+    added = 0
+    missing = 0
+
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        if name != "device_feature":
+            return value
+        word = self.written["device_feature_select"]
+        if word > 1:
+            return value
+        return (value | self.added >> 32 * word) & ~(self.missing >> 32 * word)
+
+
+@defect("no-version-1", "6.2-D-01", text="VERSION_1 is not offered")
+class NoVersion1(_Offer):
+    missing = Feature.VERSION_1.mask
+
+
+@defect(
+    "undefined-feature-offered",
+    "2.2.2-D-03",
+    text="feature bit 23, which nobody has defined for a block device, is offered",
+)
+class UndefinedFeature(_Offer):
+    added = 1 << 23
+
+
+@defect(
+    "feature-without-what-it-needs",
+    "2.2.2-D-01",
+    text="NOTIF_CONFIG_DATA is offered without NOTIFICATION_DATA",
+)
+class FeatureAlone(_Offer):
+    added = Feature.NOTIF_CONFIG_DATA.mask
+
+
+@defect(
+    "features-repeat",
+    "4.1.4.3.1-D-03",
+    text="device_feature repeats bits 32 to 63 for every higher selector",
+)
+class FeaturesRepeat(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        if name == "device_feature" and self.written["device_feature_select"] > 1:
+            return 0x101
+        return value
+
+
+@defect("driver-feature-reads-0", "4.1.4.3.1-D-04", text="driver_feature reads 0")
+class DriverFeatureReads0(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return 0 if name == "driver_feature" else value
+
+
+class _Refuses(AlteredPci):
+    """Refuses FEATURES_OK for some of what the driver accepts."""
+
+    def __init__(self, real: AlteredPci) -> None:
+        super().__init__(real)
+        self.accepted = 0
+        self.refused = False
+
+    def refuses(self, accepted: int) -> bool:
+        """Whether this set of features is refused."""
+        raise NotImplementedError
+
+    def alter_write(self, name: str, value: int) -> int | None:
+        if name == "driver_feature":
+            shift = 32 * self.written["driver_feature_select"]
+            self.accepted = self.accepted & ~(0xFFFFFFFF << shift) | value << shift
+        if name == "device_status":
+            self.refused = bool(value & DeviceStatus.FEATURES_OK) and self.refuses(self.accepted)
+            if self.refused:
+                return value & ~DeviceStatus.FEATURES_OK
+        return value
+
+
+@defect(
+    "features-all-or-nothing",
+    "2.2.2-D-02a",
+    text="features are refused unless SEG_MAX is among them",
+)
+class AllOrNothing(_Refuses):
+    def refuses(self, accepted: int) -> bool:
+        return not accepted & Feature.BLK_SEG_MAX.mask
+
+
+@defect(
+    "features-accepted-once",
+    "2.2.2-D-04",
+    text="features that were accepted once are refused after a reset",
+)
+class AcceptedOnce(_Refuses):
+    times = 0
+
+    def refuses(self, accepted: int) -> bool:
+        self.times += 1
+        return self.times > 2
+
+
+@defect(
+    "undefined-features-accepted",
+    "2.2.2-D-02b",
+    text="FEATURES_OK stays set whatever the driver accepts, and driver_feature shows it all",
+)
+class AcceptsAnything(AlteredPci):
+    def __init__(self, real: AlteredPci) -> None:
+        super().__init__(real)
+        self.shown = [0, 0]
+
+    def alter_write(self, name: str, value: int) -> int | None:
+        word = self.written["driver_feature_select"]
+        if name == "driver_feature" and word < 2:
+            self.shown[word] = value
+        return value
+
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        word = self.written["driver_feature_select"]
+        if name == "driver_feature" and word < 2:
+            return self.shown[word]
+        if name == "device_status" and self.written[name] & DeviceStatus.FEATURES_OK:
+            return value | DeviceStatus.FEATURES_OK
+        return value
+
+
+# --- device status (virtio 2.1, 2.4)
+
+
+@defect(
+    "status-stays-after-reset",
+    "2.4.1-D-01",
+    "4.1.4.3.1-D-07",
+    text="a reset leaves ACKNOWLEDGE in device status",
+)
+class StatusStays(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return value | DeviceStatus.ACKNOWLEDGE if name == "device_status" else value
+
+
+@defect(
+    "needs-reset-not-shown",
+    "2.1.2-D-02",
+    text="a device that has stopped working does not show NEEDS_RESET",
+)
+class NeedsResetHidden(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return value & ~DeviceStatus.NEEDS_RESET if name == "device_status" else value
+
+
+@defect(
+    "needs-reset-not-announced",
+    "2.1.2-D-03",
+    text="NEEDS_RESET comes without a configuration change notification",
+)
+class NeedsResetSilent(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return 0 if name == ISR and value & ISR_CONFIG else value
+
+    def alter_interrupts(self, raised: int) -> int:
+        return 0 if raised and self._needs_reset() else raised
+
+    def _needs_reset(self) -> bool:
+        for one in self._capabilities:
+            if one.type == 1:
+                status = self.real.bar_read(one.bar, one.offset + 0x14, 1)
+                return bool(status & DeviceStatus.NEEDS_RESET)
+        return False
+
+
+# --- configuration space (virtio 2.5, 4.1.3, 4.1.4.3)
+
+
+@defect(
+    "config-early-reads-0",
+    "2.5.2-D-01",
+    text="the configuration space reads 0 before FEATURES_OK",
+)
+class ConfigEarly(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        early = not self.written["device_status"] & DeviceStatus.FEATURES_OK
+        return 0 if name == CONFIG and early else value
+
+
+@defect(
+    "config-high-half-needs-low",
+    "4.1.3.2-D-01",
+    text="the high half of capacity reads what the low half does",
+)
+class HighHalf(AlteredPci):
+    low = 0
+
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        if name == CONFIG and offset == 0:
+            self.low = value
+        if name == CONFIG and offset == 4:
+            return self.low or 0x5A5A
+        return value
+
+
+@defect(
+    "config-generation-fixed",
+    "4.1.4.3.1-D-06",
+    text="the configuration generation never changes",
+)
+class GenerationFixed(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return 0 if name == "config_generation" else value
+
+
+# --- queues (virtio 2.6.1, 4.1.4.3)
+
+
+@defect(
+    "queue-enable-after-reset",
+    "4.1.4.3.1-D-08",
+    text="queue_enable shows 1 still after a reset",
+)
+class EnableAfterReset(AlteredPci):
+    def __init__(self, real: AlteredPci) -> None:
+        super().__init__(real)
+        self.enabled: set[int] = set()
+
+    def alter_write(self, name: str, value: int) -> int | None:
+        if name == "queue_enable" and value:
+            self.enabled.add(self.written["queue_select"])
+        return value
+
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        if name == "queue_enable" and self.written["queue_select"] in self.enabled:
+            return 1
+        return value
+
+
+@defect("queue-reset-1-after-reset", "4.1.4.3.1-D-09", text="queue_reset reads 1 after a reset")
+class QueueResetAfterReset(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return 1 if name == "queue_reset" and not self.written["device_status"] else value
+
+
+@defect(
+    "queue-reset-1-for-ever",
+    "4.1.4.3.1-D-10",
+    "4.1.4.3.1-D-13",
+    text="queue_reset reads 1 ever after a queue's reset",
+)
+class QueueResetForEver(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return 1 if name == "queue_reset" and self.written["queue_reset"] else value
+
+
+@defect("queue-reset-ignored", "4.1.4.3.1-D-11", text="a write to queue_reset is ignored")
+class QueueResetIgnored(AlteredPci):
+    def alter_write(self, name: str, value: int) -> int | None:
+        return None if name == "queue_reset" else value
+
+
+@defect(
+    "queue-enable-after-queue-reset",
+    "4.1.4.3.1-D-13",
+    text="queue_enable shows 1 still after the queue's reset",
+)
+class EnableAfterQueueReset(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return 1 if name == "queue_enable" and self.written["queue_enable"] else value
+
+
+@defect(
+    "queue-size-of-absent-queue",
+    "4.1.4.3.1-D-14",
+    text="a queue that does not exist shows a queue_size of 256",
+)
+class AbsentQueueSize(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return value or 256 if name == "queue_size" else value
+
+
+@defect(
+    "queue-size-no-power-of-2",
+    "4.1.4.3.1-D-15",
+    text="queue_size is one less than a power of 2",
+)
+class OddQueueSize(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return value - 1 if name == "queue_size" and value else value
+
+
+# --- ISR status (virtio 4.1.4.5)
+
+
+@defect(
+    "isr-without-config-bit",
+    "4.1.4.5.1-D-02",
+    text="ISR status never shows a configuration change",
+)
+class IsrNoConfig(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return value & ~ISR_CONFIG if name == ISR else value
+
+
+@defect(
+    "isr-without-queue-bit",
+    "4.1.4.5.1-D-03",
+    text="ISR status never shows used buffers",
+)
+class IsrNoQueue(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return value & ~ISR_QUEUE if name == ISR else value
+
+
+@defect("isr-not-cleared", "4.1.4.5.1-D-05", text="reading ISR status does not clear it")
+class IsrNotCleared(AlteredPci):
+    seen = 0
+
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        if name == ISR:
+            self.seen |= value
+            return self.seen
+        return value
+
+    def alter_write(self, name: str, value: int) -> int | None:
+        if name == "device_status" and value == 0:
+            self.seen = 0
+        return value
+
+
+# --- the legacy header (virtio 4.1.4.10)
+
+
+@defect(
+    "legacy-config-width",
+    "4.1.4.10-L-03b",
+    text="configuration space reads otherwise in bytes than in words",
+    target=LEGACY,
+)
+class LegacyConfigWidth(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return value ^ 0x11 if name == CONFIG and width == 2 else value
+
+
+@defect(
+    "legacy-config-fixed-place",
+    "4.1.4.10-L-05",
+    text="configuration space stays where it is when MSI-X is enabled",
+    target=LEGACY,
+)
+class LegacyConfigPlace(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        if name == CONFIG and self.vectors:
+            return self.real.bar_read(0, 0x18 + offset + 4, width)
+        return value
+
+
+@defect(
+    "legacy-early-config-write-lost",
+    "3.1.2-L-02",
+    text="a configuration field written before the features were read is lost",
+    target=LEGACY,
+)
+class LegacyEarlyWrite(AlteredPci):
+    def alter_write(self, name: str, value: int) -> int | None:
+        early = not self.written["driver_features"]
+        return None if name == CONFIG and early else value
+
+
+@defect(
+    "legacy-needs-driver-ok",
+    "3.1.2-L-03",
+    text="the legacy interface serves nothing before DRIVER_OK",
+    target=LEGACY,
+)
+class LegacyNeedsDriverOk(AlteredPci):
+    def alter_write(self, name: str, value: int) -> int | None:
+        early = not self.written["device_status"] & DeviceStatus.DRIVER_OK
+        return None if name == "queue_notify" and early else value
+
+
+@defect(
+    "legacy-not-served",
+    "2.2.3-L-02",
+    text="a driver without VERSION_1 is not served",
+    target=LEGACY,
+)
+class LegacyNotServed(AlteredPci):
+    def alter_write(self, name: str, value: int) -> int | None:
+        return None if name == "queue_notify" else value
+
+
+@defect(
+    "legacy-any-layout-missing",
+    "6.3-L-03a",
+    text="ANY_LAYOUT is not offered through the legacy interface",
+    target=LEGACY,
+)
+class LegacyNoAnyLayout(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return value & ~Feature.ANY_LAYOUT.mask if name == "device_features" else value
+
+
+@defect(
+    "legacy-writeback-follows-features",
+    "5.2.5.3-L-03",
+    text="device status and driver features change writeback through the legacy interface",
+    target=LEGACY,
+)
+class LegacyWriteback(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        if name == CONFIG and offset == 32:
+            touched = self.written["device_status"] & DeviceStatus.DRIVER_OK
+            return value ^ 1 if touched or self.written["driver_features"] else value
+        return value
+
+
+@defect(
+    "legacy-used-ring-at-once",
+    "2.7.2-L-02",
+    text="the legacy used ring follows the available ring without the gap",
+    target=LEGACY,
+)
+class LegacyUsedRing(AlteredPci):
+    def alter_write(self, name: str, value: int) -> int | None:
+        return value + 1 if name == "queue_address" and value else value

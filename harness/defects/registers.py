@@ -1,0 +1,62 @@
+"""The register defects by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from harness.driver.bus.base import Bus, MmioWindow, PciFunction
+from harness.driver.errors import DriverError
+
+from .bus import AlteredMmio, AlteredPci
+
+AlteredBus = type[AlteredPci] | type[AlteredMmio]
+Altered = TypeVar("Altered", bound=AlteredBus)
+
+
+@dataclass(frozen=True)
+class RegisterDefect:
+    """One behaviour of a device, changed on the way to its driver.
+
+    `statements` are the clause ids that it breaks, `text` says how, `target` is
+    a target on which it shows. With `unusable` the driver turns the device
+    down, so that a test ends in that error and not at its own expectation.
+    """
+
+    name: str
+    statements: tuple[str, ...]
+    text: str
+    target: str
+    bus: AlteredBus
+    unusable: bool = False
+
+    def can_be_on(self, target: str) -> bool:
+        """Whether a target's device can have it."""
+        kind = "qtest-pci" if issubclass(self.bus, AlteredPci) else "qtest-mmio"
+        return target.startswith(kind)
+
+    def alter(self, bus: Bus) -> Bus:
+        """The bus with this defect in between. DriverError for a bus of another kind."""
+        if issubclass(self.bus, AlteredPci) and isinstance(bus, PciFunction):
+            return self.bus(bus)
+        if issubclass(self.bus, AlteredMmio) and isinstance(bus, MmioWindow):
+            return self.bus(bus)
+        raise DriverError(f"{self.name} is no defect of this kind of device: try {self.target}")
+
+
+REGISTER_DEFECTS: dict[str, RegisterDefect] = {}
+
+
+def defect(
+    name: str, *statements: str, text: str, target: str = "qtest-pci", unusable: bool = False
+) -> Callable[[Altered], Altered]:
+    """Files a bus under the name of its defect."""
+
+    def file(bus: Altered) -> Altered:
+        if name in REGISTER_DEFECTS:
+            raise ValueError(f"there are two defects {name!r}")
+        REGISTER_DEFECTS[name] = RegisterDefect(name, statements, text, target, bus, unusable)
+        return bus
+
+    return file
