@@ -35,7 +35,7 @@ class Process:
         # A connected pair: no path to wait for, and QEMU's end is the end of the file.
         self.qmp_socket, theirs = socket.socketpair()
         try:
-            line = [*line, *self.monitor_options(f"socket,id=qmp,fd={theirs.fileno()}")]
+            line = [*line, *self.channel_options(theirs.fileno())]
             self.command = shlex.join(line)
             guard = [setpriv, "--pdeathsig", "KILL", "sh", "-c", GUARD, str(os.getpid())]
             self._child = thread.run(_spawn([*guard, *line], stderr, theirs.fileno()))
@@ -46,9 +46,9 @@ class Process:
             theirs.close()
 
     @staticmethod
-    def monitor_options(chardev: str) -> list[str]:
-        """The options that put QMP on a character device."""
-        return ["-chardev", chardev, "-mon", "chardev=qmp,mode=control"]
+    def channel_options(fd: int) -> list[str]:
+        """The options that put QMP on a socket."""
+        return ["-chardev", f"socket,id=qmp,fd={fd}", "-mon", "chardev=qmp,mode=control"]
 
     @property
     def pid(self) -> int:

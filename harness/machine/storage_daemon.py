@@ -60,9 +60,9 @@ class _Daemon(Process):
     """The process; it differs from QEMU in how its options are spelt."""
 
     @staticmethod
-    def monitor_options(chardev: str) -> list[str]:
-        """The options that put QMP on a character device."""
-        return ["--chardev", chardev, "--monitor", "chardev=qmp"]
+    def channel_options(fd: int) -> list[str]:
+        """The options that put QMP on a socket."""
+        return ["--chardev", f"socket,id=qmp,fd={fd}", "--monitor", "chardev=qmp"]
 
     def fate(self) -> str:
         """How it ended, in words."""
@@ -194,7 +194,7 @@ class StorageDaemon:
         graph = build(name, spec, {}, own_file, "raw")
         export = Export(name, spec, self._dir.path / name, graph, own_file, self._resize)
         if own_file:
-            _make_raw(own_file, spec.capacity)
+            make_raw(own_file, spec.capacity)
         try:
             self._serve(export)
         except MachineError as error:
@@ -299,7 +299,7 @@ def _options(export: Export) -> dict[str, Any]:
     return options
 
 
-def _make_raw(path: Path, capacity: int) -> None:
+def make_raw(path: Path, capacity: int) -> None:
     """A sparse raw file of `capacity` sectors."""
     try:
         with path.open("xb") as file:

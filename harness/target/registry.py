@@ -13,6 +13,7 @@ from . import guest_pci, qtest
 from .base import Progress, Target, TargetError
 from .guest_pci import Accelerator, Channel, GuestPci
 from .host_pci import HostPci, checked_address
+from .model import Model
 from .owned import HostSide
 from .qtest import QtestTarget
 from .userfile import UserTarget
@@ -63,6 +64,7 @@ _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {
     **{name: (one.description, _guest(name)) for name, one in guest_pci.VARIANTS.items()},
     **{name: (one.description, _qtest(name)) for name, one in qtest.VARIANTS.items()},
     "vhost-user": (VhostUserDaemon.description, lambda settings: VhostUserDaemon()),
+    "model": (Model.description, lambda settings: Model()),
 }
 
 

@@ -1,0 +1,5 @@
+"""`python -m harness.model`: the model's process, as a target starts it."""
+
+from harness.model.main import main
+
+main()

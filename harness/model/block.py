@@ -1,0 +1,285 @@
+"""The block device: features, configuration space and requests (virtio 5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.disks import SECTOR, DiskSpec
+from harness.virtio.blk import (
+    CONFIG_FIELDS,
+    CONFIG_SIZE,
+    ID_LENGTH,
+    SEGMENT,
+    SEGMENT_UNMAP,
+    RequestType,
+    Status,
+)
+from harness.virtio.features import Feature, mask
+
+from .request import Request
+from .storage import Storage
+
+SERIAL = "vblk-model"
+SEG_MAX = 126
+SIZE_MAX = 1 << 20
+MAX_SEGMENTS = 16
+MAX_DISCARD = 1 << 22
+MAX_WRITE_ZEROES = 1 << 16
+"""Sectors: these are written, one by one, unless the driver allows to deallocate them."""
+
+WRITEBACK = next(field for field in CONFIG_FIELDS if field.name == "writeback")
+
+
+class Block:
+    """One device, from its making on; `reset` makes it new again but for its contents.
+
+    ValueError for a `spec` that no device can be.
+    """
+
+    def __init__(self, spec: DiskSpec, storage: Storage) -> None:
+        self.spec = spec
+        self.storage = storage
+        self.capacity = spec.capacity
+        self.queues = spec.queues or 1
+        self.block_size = _block_size(spec.logical_block_size or SECTOR)
+        self.physical_size = _block_size(spec.physical_block_size or self.block_size)
+        if self.physical_size < self.block_size:
+            raise ValueError("physical_block_size below logical_block_size")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the driver."""
+        self.features = 0
+        self.writeback = self.spec.write_cache is not False
+
+    # --- features (virtio 2.2, 5.2.3)
+
+    def offered(self) -> int:
+        """The feature bits of a virtio device and of a block device."""
+        spec = self.spec
+        having = {
+            Feature.VERSION_1: True,
+            Feature.INDIRECT_DESC: spec.indirect_desc is not False,
+            Feature.EVENT_IDX: spec.event_idx is not False,
+            Feature.RING_PACKED: spec.packed is not False,
+            Feature.IN_ORDER: True,
+            Feature.BLK_SIZE_MAX: True,
+            Feature.BLK_SEG_MAX: True,
+            Feature.BLK_GEOMETRY: True,
+            Feature.BLK_RO: spec.read_only,
+            Feature.BLK_BLK_SIZE: True,
+            Feature.BLK_FLUSH: True,
+            Feature.BLK_TOPOLOGY: True,
+            Feature.BLK_CONFIG_WCE: spec.config_wce is not False,
+            Feature.BLK_MQ: self.queues > 1,
+            Feature.BLK_DISCARD: spec.discard is not False,
+            Feature.BLK_WRITE_ZEROES: spec.write_zeroes is not False,
+        }
+        return mask(*(feature for feature, has in having.items() if has))
+
+    def acceptable(self, features: int) -> bool:
+        """Whether the device can work with what the driver has chosen."""
+        return not features & ~self.offered() and bool(features & Feature.VERSION_1.mask)
+
+    def accept(self, features: int) -> None:
+        """Take the driver's choice (virtio 5.2.5.2)."""
+        self.features = features
+        if self.has(Feature.BLK_CONFIG_WCE) and not self.has(Feature.BLK_FLUSH):
+            self.writeback = False
+
+    def has(self, feature: Feature) -> bool:
+        """Whether a feature was negotiated."""
+        return bool(self.features & feature.mask)
+
+    # --- configuration space (virtio 5.2.4)
+
+    def fields(self) -> dict[str, int]:
+        """The configuration's fields now; one that is not named is 0."""
+        spec = self.spec
+        adjusted = spec.seg_max_adjust is not False and spec.queue_size is not None
+        physical = self.physical_size // self.block_size
+        alignment = self.block_size // SECTOR
+        return {
+            "capacity": self.capacity,
+            "size_max": SIZE_MAX,
+            "seg_max": max((spec.queue_size or 0) - 2, 1) if adjusted else SEG_MAX,
+            "cylinders": min(self.capacity // (16 * 63), 0xFFFF),
+            "heads": 16,
+            "sectors": 63,
+            "blk_size": self.block_size,
+            "physical_block_exp": physical.bit_length() - 1,
+            "min_io_size": (spec.min_io_size or 0) // self.block_size or physical,
+            "opt_io_size": (spec.opt_io_size or 0) // self.block_size,
+            "writeback": self.writeback,
+            "num_queues": self.queues,
+            "max_discard_sectors": spec.max_discard_sectors or MAX_DISCARD,
+            "max_discard_seg": MAX_SEGMENTS,
+            "discard_sector_alignment": alignment,
+            "max_write_zeroes_sectors": spec.max_write_zeroes_sectors or MAX_WRITE_ZEROES,
+            "max_write_zeroes_seg": MAX_SEGMENTS,
+            "write_zeroes_may_unmap": 1,
+        }
+
+    def config(self) -> bytes:
+        """The whole configuration space; a field without its feature is 0."""
+        space, offered, values = bytearray(CONFIG_SIZE), self.offered(), self.fields()
+        for field in CONFIG_FIELDS:
+            if field.feature is None or offered & field.feature.mask:
+                value = values.get(field.name, 0)
+                at = slice(field.offset, field.offset + field.size)
+                space[at] = value.to_bytes(field.size, "little")
+        return bytes(space)
+
+    def configure(self, offset: int, data: bytes) -> bool:
+        """Write a field; whether there is such a field that a driver may write."""
+        if offset != WRITEBACK.offset or data not in (b"\0", b"\1"):
+            return False
+        if not self.has(Feature.BLK_CONFIG_WCE):
+            return False
+        self.writeback = bool(data[0])
+        return True
+
+    def resize(self, capacity: int) -> None:
+        """Become so many sectors. OSError if that cannot be."""
+        if self.spec.read_only:
+            raise PermissionError("a read-only disk is not resized")
+        self.storage.resize(capacity)
+        self.capacity = capacity
+
+    # --- requests (virtio 5.2.6)
+
+    def takes_time(self, request: Request) -> bool:
+        """Whether a request is one for the storage, which may be throttled."""
+        return request.type in (
+            RequestType.IN,
+            RequestType.OUT,
+            RequestType.FLUSH,
+            RequestType.DISCARD,
+            RequestType.WRITE_ZEROES,
+        )
+
+    def serve(self, request: Request) -> int:
+        """Do what a request asks, and end it; its used length."""
+        return request.end(self.execute(request))
+
+    def execute(self, request: Request) -> Status:
+        """Do what a request asks; all but its status byte is written then."""
+        if request.type is None:
+            return Status.IOERR
+        kind = RequestType._value2member_map_.get(request.type)
+        handler = self.handlers().get(kind) if isinstance(kind, RequestType) else None
+        if handler is None:
+            return Status.UNSUPP
+        try:
+            return handler(request)
+        except OSError:
+            return Status.IOERR
+
+    def handlers(self) -> dict[RequestType, Callable[[Request], Status]]:
+        """What the device does with each type of request; any other is unsupported."""
+        found: dict[RequestType, Callable[[Request], Status]] = {
+            RequestType.IN: self.read,
+            RequestType.OUT: self.write,
+            RequestType.FLUSH: self.flush,
+            RequestType.GET_ID: self.get_id,
+        }
+        if self.has(Feature.BLK_DISCARD):
+            found[RequestType.DISCARD] = self.discard
+        if self.has(Feature.BLK_WRITE_ZEROES):
+            found[RequestType.WRITE_ZEROES] = self.write_zeroes
+        return found
+
+    def within(self, sector: int, count: int) -> bool:
+        """Whether these sectors are on the disk."""
+        return sector + count <= self.capacity
+
+    def read_only(self) -> bool:
+        """Whether requests that write are refused."""
+        return self.spec.read_only
+
+    def read(self, request: Request) -> Status:
+        """IN."""
+        count, rest = divmod(request.room, SECTOR)
+        if rest or not self.within(request.sector, count):
+            return Status.IOERR
+        self.storage.read(request.sector, request.area())
+        request.filled(request.room)
+        return Status.OK
+
+    def write(self, request: Request) -> Status:
+        """OUT."""
+        count, rest = divmod(request.sent, SECTOR)
+        if self.read_only() or rest or not self.within(request.sector, count):
+            return Status.IOERR
+        self.storage.write(request.sector, request.data())
+        self.settle()
+        return Status.OK
+
+    def settle(self) -> None:
+        """Commit what was just written, unless it may stay volatile (virtio 5.2.6.2)."""
+        cached = self.has(Feature.BLK_CONFIG_WCE) or self.has(Feature.BLK_FLUSH)
+        if not (cached and self.writeback):
+            self.storage.commit()
+
+    def flush(self, request: Request) -> Status:
+        """FLUSH."""
+        del request
+        self.storage.flush()
+        return Status.OK
+
+    def get_id(self, request: Request) -> Status:
+        """GET_ID."""
+        serial = SERIAL if self.spec.serial is None else self.spec.serial
+        request.write(0, serial.encode()[:ID_LENGTH].ljust(ID_LENGTH, b"\0"))
+        return Status.OK
+
+    def discard(self, request: Request) -> Status:
+        """DISCARD."""
+        return self.each_segment(
+            request,
+            known=0,
+            most=self.fields()["max_discard_sectors"],
+            act=lambda sector, count, flags: self.storage.deallocate("discard", sector, count),
+        )
+
+    def write_zeroes(self, request: Request) -> Status:
+        """WRITE_ZEROES."""
+        return self.each_segment(
+            request,
+            known=SEGMENT_UNMAP,
+            most=self.fields()["max_write_zeroes_sectors"],
+            act=self.zero,
+        )
+
+    def zero(self, sector: int, count: int, flags: int) -> None:
+        """One segment of WRITE_ZEROES."""
+        if flags & SEGMENT_UNMAP:
+            self.storage.deallocate("write-zeroes", sector, count)
+        else:
+            self.storage.zero(sector, count)
+
+    def each_segment(
+        self, request: Request, known: int, most: int, act: Callable[[int, int, int], None]
+    ) -> Status:
+        """`act` on every segment, once all are found good. `known` are the flags that may be set,
+        `most` the sectors of the longest segment."""
+        data = b"".join(request.data())
+        if not data or len(data) % SEGMENT.size:
+            return Status.IOERR
+        segments = list(SEGMENT.iter_unpack(data))
+        if any(flags & ~known for _, _, flags in segments):
+            return Status.UNSUPP
+        if self.read_only() or len(segments) > MAX_SEGMENTS:
+            return Status.IOERR
+        if any(count > most or not self.within(sector, count) for sector, count, _ in segments):
+            return Status.IOERR
+        for sector, count, flags in segments:
+            act(sector, count, flags)
+        self.settle()
+        return Status.OK
+
+
+def _block_size(size: int) -> int:
+    if size < SECTOR or size & (size - 1):
+        raise ValueError(f"{size} is no block size: a power of 2, {SECTOR} or more")
+    return size

@@ -1,0 +1,46 @@
+"""Waiting for file descriptors and for points in time, in one thread."""
+
+from __future__ import annotations
+
+import heapq
+import select
+import time
+from collections.abc import Callable
+from itertools import count
+
+
+class Loop:
+    """Calls a handler while its descriptor is readable, and others at their time."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = count()
+
+    def watch(self, fd: int, handler: Callable[[], None]) -> None:
+        """Call `handler` whenever `fd` is readable."""
+        self._handlers[fd] = handler
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def forget(self, fd: int) -> None:
+        """Watch a descriptor no more; before it is closed."""
+        del self._handlers[fd]
+        self._epoll.unregister(fd)
+
+    def at(self, when: float, handler: Callable[[], None]) -> None:
+        """Call `handler` once, when the monotonic clock shows `when` (seconds)."""
+        heapq.heappush(self._timers, (when, next(self._numbers), handler))
+
+    def run(self) -> None:
+        """Go on for as long as a descriptor is watched."""
+        while self._handlers:
+            for fd, _ in self._epoll.poll(self._patience()):
+                # An earlier handler of this round may have ended this one's affair.
+                if handler := self._handlers.get(fd):
+                    handler()
+            while self._timers and self._timers[0][0] <= time.monotonic():
+                heapq.heappop(self._timers)[2]()
+
+    def _patience(self) -> float | None:
+        return max(self._timers[0][0] - time.monotonic(), 0.0) if self._timers else None

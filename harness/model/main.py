@@ -1,0 +1,126 @@
+"""The model's process: disks are made, resized and removed as the control channel says.
+
+The channel is a socket. Each line is a JSON object `{"do": "add" | "resize" |
+"remove", "name": ..., ...}`, answered by one with `error` in it or without. The
+process ends when the channel does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from harness.disks import DiskSpec, Fault
+
+from .block import Block
+from .loop import Loop
+from .storage import Storage
+from .vhost import Connection
+
+
+class Export:
+    """A disk on a UNIX socket of its own, for one front-end at a time."""
+
+    def __init__(self, loop: Loop, path: str, block: Block) -> None:
+        self._loop = loop
+        self._path = Path(path)
+        self._block = block
+        self._connection: Connection | None = None
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen(1)
+        self._wait()
+
+    def _wait(self) -> None:
+        self._connection = None
+        self._loop.watch(self._listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        link, _ = self._listener.accept()
+        self._loop.forget(self._listener.fileno())
+        self._connection = Connection(link, self._block, self._loop, self._wait)
+
+    def resize(self, capacity: int) -> None:
+        """Make it so many sectors, and say so. OSError if that cannot be."""
+        self._block.resize(capacity)
+        if self._connection:
+            self._connection.config_changed()
+
+    def close(self) -> None:
+        """Hang up on the front-end, if there is one, and remove the socket."""
+        if self._connection:
+            self._connection.close()
+        self._loop.forget(self._listener.fileno())
+        self._listener.close()
+        self._block.storage.close()
+        with suppress(FileNotFoundError):
+            self._path.unlink()
+
+
+class Control:
+    """The channel on which the process is told what to serve."""
+
+    def __init__(self, loop: Loop, fd: int) -> None:
+        self._loop = loop
+        self._link = socket.socket(fileno=fd)
+        self._exports: dict[str, Export] = {}
+        self._lines = b""
+        loop.watch(fd, self._readable)
+
+    def _readable(self) -> None:
+        piece = self._link.recv(65536)
+        if not piece:
+            self._end()
+            return
+        *lines, self._lines = (self._lines + piece).split(b"\n")
+        for line in lines:
+            self._link.sendall(json.dumps(self._obey(json.loads(line))).encode() + b"\n")
+
+    def _obey(self, command: dict[str, Any]) -> dict[str, Any]:
+        name = command["name"]
+        try:
+            match command["do"]:
+                case "add":
+                    self._exports[name] = self._add(command)
+                case "resize":
+                    self._exports[name].resize(command["capacity"])
+                case "remove":
+                    self._exports.pop(name).close()
+                case other:
+                    raise ValueError(f"nothing is known of {other!r}")
+        except (OSError, ValueError) as error:
+            return {"error": str(error)}
+        except KeyError:
+            return {"error": f"there is no disk {name}"}
+        return {}
+
+    def _add(self, command: dict[str, Any]) -> Export:
+        words = dict(command["spec"])
+        words["faults"] = tuple(Fault(**fault) for fault in words["faults"])
+        spec = DiskSpec(**words)
+        storage = Storage(command["file"], spec.read_only, spec.faults)
+        try:
+            return Export(self._loop, command["socket"], Block(spec, storage))
+        except BaseException:
+            storage.close()
+            raise
+
+    def _end(self) -> None:
+        for export in self._exports.values():
+            export.close()
+        self._loop.forget(self._link.fileno())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve until the control channel ends."""
+    parser = argparse.ArgumentParser(prog="harness.model", description=__doc__)
+    parser.add_argument("--control", type=int, required=True, help="the channel's descriptor")
+    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    loop = Loop()
+    Control(loop, options.control)
+    loop.run()

@@ -1,0 +1,128 @@
+"""The packed virtqueue, from the device's side (virtio 2.8)."""
+
+from __future__ import annotations
+
+import struct
+
+from harness.virtio.ring import (
+    DESC_F_INDIRECT,
+    DESC_F_NEXT,
+    DESC_F_WRITE,
+    DESC_SIZE,
+    EVENT_SUPPRESSION,
+    PACKED_DESC,
+    PACKED_DESC_F_AVAIL,
+    PACKED_DESC_F_USED,
+    RING_EVENT_FLAGS_DESC,
+    RING_EVENT_FLAGS_DISABLE,
+    RING_EVENT_FLAGS_ENABLE,
+)
+
+from .memory import BrokenError, Memory
+from .ring import Addresses, Chain, Ring, descriptors
+
+WRAP = 1 << 15
+"""The wrap counter beside an offset, in vhost-user's base and in event suppression areas."""
+
+USED = struct.Struct("<IH")
+"""Of a used descriptor, after the address that means nothing any more: length and buffer id."""
+
+
+class PackedRing(Ring):
+    """Positions count descriptors from the start of round 0, whose wrap counter is 1."""
+
+    def __init__(self, size: int, event_idx: bool, base: int) -> None:
+        super().__init__(size, event_idx)
+        self._next = self._position(base & 0xFFFF)
+        self._used = self._position(base >> 16)
+        self._announced = self._used
+
+    def _position(self, place: int) -> int:
+        return (place & ~WRAP) + (0 if place & WRAP else self.size)
+
+    def _place(self, position: int) -> int:
+        offset = position % self.size
+        return offset | (WRAP if self._wrap(position) else 0)
+
+    def _wrap(self, position: int) -> bool:
+        """The wrap counter of the round that a position is in."""
+        return position // self.size % 2 == 0
+
+    def map(self, memory: Memory, addresses: Addresses) -> None:
+        self._memory = memory
+        self._ring = memory.user(addresses.desc, DESC_SIZE * self.size)
+        self._halves = self._ring.cast("H")
+        self._driver = memory.user(addresses.driver, EVENT_SUPPRESSION.size)
+        self._device = memory.user(addresses.device, EVENT_SUPPRESSION.size)
+
+    @property
+    def base(self) -> int:
+        return self._place(self._next) | self._place(self._used) << 16
+
+    # --- what is available
+
+    def take(self) -> Chain | None:
+        if not self._available(self._next):
+            return None
+        chain = Chain(0, self._next, 0)
+        self._read_chain(chain)
+        self._next += chain.slots
+        return chain
+
+    def give_back(self, chain: Chain) -> None:
+        self._next = chain.position
+
+    def _available(self, position: int) -> bool:
+        """Whether the driver has put a descriptor there in this round."""
+        flags = self._halves[8 * (position % self.size) + 7]
+        wrap = self._wrap(position)
+        return (
+            bool(flags & PACKED_DESC_F_AVAIL) == wrap and bool(flags & PACKED_DESC_F_USED) != wrap
+        )
+
+    def _read_chain(self, chain: Chain) -> None:
+        """The chain's elements, slots and buffer id, which its last descriptor has."""
+        while True:
+            if chain.slots == self.size:
+                raise BrokenError(f"a chain longer than its ring of {self.size}")
+            at = DESC_SIZE * ((chain.position + chain.slots) % self.size)
+            address, length, chain.id, flags = PACKED_DESC.unpack_from(self._ring, at)
+            chain.slots += 1
+            if flags & DESC_F_INDIRECT:
+                # Its WRITE flag means nothing, and of the table's flags only WRITE does.
+                table = self._memory.bus(address, length)
+                for address, length, _, flags in descriptors(table):
+                    chain.add(self._memory, address, length, flags & DESC_F_WRITE)
+                return
+            chain.add(self._memory, address, length, flags)
+            if not flags & DESC_F_NEXT:
+                return
+
+    # --- what is used
+
+    def use(self, chain: Chain, length: int) -> None:
+        at = self._used % self.size
+        flags = PACKED_DESC_F_AVAIL | PACKED_DESC_F_USED if self._wrap(self._used) else 0
+        USED.pack_into(self._ring, DESC_SIZE * at + 8, length, chain.id)
+        self._halves[8 * at + 7] = flags | (DESC_F_WRITE if length else 0)
+        self._used += chain.slots
+
+    def notification_due(self) -> bool:
+        old, self._announced = self._announced, self._used
+        return old != self._used and self._wanted(old, self._used)
+
+    def _wanted(self, old: int, new: int) -> bool:
+        """Whether the driver wants to hear that the ring was used from `old` to `new`."""
+        off_wrap, flags = EVENT_SUPPRESSION.unpack(self._driver)
+        if flags == RING_EVENT_FLAGS_DISABLE:
+            return False
+        if flags != RING_EVENT_FLAGS_DESC or not self.event_idx:
+            return True
+        wrap, offset = bool(off_wrap & WRAP), off_wrap & ~WRAP
+        return any(
+            self._wrap(number * self.size) == wrap and old <= number * self.size + offset < new
+            for number in range(old // self.size, new // self.size + 1)
+        )
+
+    def want_kicks(self) -> None:
+        EVENT_SUPPRESSION.pack_into(self._device, 0, 0, RING_EVENT_FLAGS_ENABLE)

@@ -1,0 +1,167 @@
+"""A virtqueue at work: chains are taken, requests done in their time, and used."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.virtio.features import Feature
+
+from .block import Block
+from .loop import Loop
+from .memory import BrokenError, Memory
+from .packed import PackedRing
+from .request import Request
+from .ring import Addresses, Chain, Ring
+from .split import SplitRing
+
+
+class Throttle:
+    """At most so many operations a second; None for as many as come."""
+
+    def __init__(self, per_second: int | None) -> None:
+        self._step = 1 / per_second if per_second else 0.0
+        self._next = 0.0
+
+    def turn(self) -> float:
+        """When the next operation may begin, by the monotonic clock."""
+        now = max(self._next, time.monotonic())
+        self._next = now + self._step
+        return now
+
+
+@dataclass
+class Job:
+    """A request that was taken and not yet used; `number` counts up on its queue."""
+
+    number: int
+    chain: Chain
+    request: Request
+    length: int = 0
+    done: bool = False
+
+
+class Queue:
+    """One virtqueue. Every method may raise BrokenError.
+
+    It touches its rings only between `start` and `stop`, and only once it was
+    kicked.
+    """
+
+    def __init__(self, block: Block, throttle: Throttle, loop: Loop) -> None:
+        self._block = block
+        self._throttle = throttle
+        self._loop = loop
+        self.size = 0
+        self.base = 0
+        self.addresses: Addresses | None = None
+        self.enabled = False
+        self.kicked = False
+        self.kick = self.call = self.error = -1
+        self._broken: Callable[[BrokenError], None] | None = None
+        self._ring: Ring | None = None
+        self._jobs: list[Job] = []
+        self._taken = 0
+        self._last = -1
+
+    # --- start and stop
+
+    @property
+    def ring(self) -> Ring | None:
+        """The rings, None while the queue is stopped."""
+        return self._ring
+
+    def start(self, memory: Memory, broken: Callable[[BrokenError], None]) -> None:
+        """Begin with the rings as they were set up; `broken` is told of a failure later on."""
+        self._broken = broken
+        ring = self.make_ring(self._block.has(Feature.EVENT_IDX))
+        assert self.addresses
+        ring.map(memory, self.addresses)
+        self._ring = ring
+
+    def make_ring(self, event_idx: bool) -> Ring:
+        """A ring of the negotiated kind, at the base that was set."""
+        kind = PackedRing if self._block.has(Feature.RING_PACKED) else SplitRing
+        return kind(self.size, event_idx, self.base)
+
+    def remap(self, memory: Memory) -> None:
+        """Find the rings in another memory table."""
+        if self._ring and self.addresses:
+            self._ring.map(memory, self.addresses)
+
+    def stop(self) -> None:
+        """Let go of the rings: what was begun out of turn is brought to its end, the rest left."""
+        ring, self._ring = self._ring, None
+        self.kicked = False
+        if ring is None:
+            return
+        while self._jobs and self._jobs[0].number < self._last:
+            self._finish(ring, self._jobs[0])
+        if self._jobs:
+            ring.give_back(self._jobs[0].chain)
+            self._jobs.clear()
+        self._announce(ring)
+        self.base = ring.base
+
+    # --- work
+
+    def run(self) -> None:
+        """Take all that is available, and do what need not wait."""
+        ring = self._ring
+        if ring is None:
+            return
+        while chain := ring.take():
+            self._begin(ring, chain)
+        ring.want_kicks()
+        while chain := ring.take():  # made available before the driver saw that it has to kick
+            self._begin(ring, chain)
+            ring.want_kicks()
+        self._announce(ring)
+
+    def _begin(self, ring: Ring, chain: Chain) -> None:
+        job = Job(self._taken, chain, Request(chain))
+        self._taken += 1
+        self._jobs.append(job)
+        due = self._throttle.turn() if self._block.takes_time(job.request) else 0.0
+        if due <= time.monotonic():
+            self._finish(ring, job)
+        else:
+            self._loop.at(due, lambda: self._late(ring, job))
+
+    def _late(self, ring: Ring, job: Job) -> None:
+        """A throttled request's time has come, if it is still to be done."""
+        if job.done or not any(one is job for one in self._jobs):
+            return
+        try:
+            self._finish(ring, job)
+            self._announce(ring)
+        except BrokenError as error:
+            assert self._broken
+            self._broken(error)
+
+    def _finish(self, ring: Ring, job: Job) -> None:
+        if not job.done:
+            job.length = self._block.serve(job.request)
+            job.done = True
+        for ready in self.ready(job):
+            self._jobs.remove(ready)
+            ring.use(ready.chain, ready.length)
+        self._last = max(self._last, job.number)
+
+    def ready(self, job: Job) -> list[Job]:
+        """What may be used now that `job` is done (virtio 6.2)."""
+        if not self._block.has(Feature.IN_ORDER):
+            return [job]
+        waiting = next((n for n, one in enumerate(self._jobs) if not one.done), len(self._jobs))
+        return self._jobs[:waiting]
+
+    def _announce(self, ring: Ring) -> None:
+        if ring.notification_due():
+            self.notify()
+
+    def notify(self) -> None:
+        """Signal the call descriptor, if there is one."""
+        if self.call >= 0:
+            os.eventfd_write(self.call, 1)

@@ -1,0 +1,109 @@
+"""The split virtqueue, from the device's side (virtio 2.7)."""
+
+from __future__ import annotations
+
+from harness.virtio.ring import (
+    AVAIL_F_NO_INTERRUPT,
+    DESC,
+    DESC_F_INDIRECT,
+    DESC_F_NEXT,
+    DESC_SIZE,
+    avail_size,
+    used_size,
+)
+
+from .memory import BrokenError, Memory
+from .ring import Addresses, Chain, Ring, descriptors
+
+
+class SplitRing(Ring):
+    """Indices count up modulo 2^16. The used index lives in memory, also before `map`."""
+
+    def __init__(self, size: int, event_idx: bool, base: int) -> None:
+        super().__init__(size, event_idx)
+        self._next = base & 0xFFFF
+        self._announced: int | None = None
+
+    def map(self, memory: Memory, addresses: Addresses) -> None:
+        self._memory = memory
+        self._desc = memory.user(addresses.desc, DESC_SIZE * self.size)
+        self._avail = memory.user(addresses.driver, avail_size(self.size)).cast("H")
+        device = memory.user(addresses.device, used_size(self.size))
+        self._used = device.cast("H")
+        self._elements = device[4 : 4 + 8 * self.size].cast("I")
+        if self._announced is None:
+            self._announced = self._used[1]
+
+    @property
+    def base(self) -> int:
+        return self._next
+
+    # --- what is available
+
+    def take(self) -> Chain | None:
+        waiting = (self._avail[1] - self._next) & 0xFFFF
+        if waiting > self.size:
+            raise BrokenError(f"{waiting} chains available in a queue of {self.size}")
+        if not waiting:
+            return None
+        chain = Chain(self._avail[2 + self._next % self.size], self._next)
+        self._read_chain(chain)
+        self._next = (self._next + 1) & 0xFFFF
+        return chain
+
+    def give_back(self, chain: Chain) -> None:
+        self._next = chain.position
+
+    def _read_chain(self, chain: Chain) -> None:
+        at, seen = chain.id, 0
+        while True:
+            if at >= self.size or seen == self.size:
+                raise BrokenError(f"descriptor {at}, the {seen + 1}. of a chain in {self.size}")
+            address, length, flags, following = DESC.unpack_from(self._desc, DESC_SIZE * at)
+            if flags & DESC_F_INDIRECT:
+                # Its WRITE flag means nothing (virtio 2.7.5.3.2), and nothing may follow.
+                self._read_table(chain, self._memory.bus(address, length))
+                return
+            chain.add(self._memory, address, length, flags)
+            if not flags & DESC_F_NEXT:
+                return
+            at, seen = following, seen + 1
+
+    def _read_table(self, chain: Chain, table: memoryview) -> None:
+        entries = descriptors(table)
+        at, seen = 0, 0
+        while True:
+            if at >= len(entries) or seen == len(entries):
+                raise BrokenError(f"entry {at} of an indirect table of {len(entries)}")
+            address, length, flags, following = entries[at]
+            if flags & DESC_F_INDIRECT:
+                raise BrokenError("an indirect table within an indirect table")
+            chain.add(self._memory, address, length, flags)
+            if not flags & DESC_F_NEXT:
+                return
+            at, seen = following, seen + 1
+
+    # --- what is used
+
+    def use(self, chain: Chain, length: int) -> None:
+        index = self._used[1]
+        slot = index % self.size
+        self._elements[2 * slot], self._elements[2 * slot + 1] = chain.id, length
+        self._used[1] = (index + 1) & 0xFFFF
+
+    def notification_due(self) -> bool:
+        new, old = self._used[1], self._announced or 0
+        self._announced = new
+        return new != old and self._wanted(old, new)
+
+    def _wanted(self, old: int, new: int) -> bool:
+        """Whether the driver wants to hear that elements `old` to `new` were used."""
+        if not self.event_idx:
+            return not self._avail[0] & AVAIL_F_NO_INTERRUPT
+        used_event = self._avail[2 + self.size]
+        return (used_event - old) & 0xFFFF < (new - old) & 0xFFFF
+
+    def want_kicks(self) -> None:
+        self._used[0] = 0
+        if self.event_idx:
+            self._used[2 + 4 * self.size] = self._next

@@ -1,0 +1,131 @@
+"""The bytes behind the model: a raw file or nothing, with the failures that were asked for."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterable, Sequence
+
+from harness.disks import SECTOR, Fault, Operation
+
+from .memory import size
+
+ZEROES = memoryview(bytes(1 << 20))
+PUNCH_HOLE, KEEP_SIZE = 2, 1
+"""Modes of fallocate(2)."""
+
+IOV_MAX = 1024
+"""Pieces that the host takes in one system call."""
+
+
+class Storage:
+    """Sectors of 512 bytes in the file `path`, or a null disk without one.
+
+    Every operation raises OSError where the host fails or a fault says so. A
+    flush comes to a fault only if something was written since the last one.
+    """
+
+    def __init__(self, path: str | None, read_only: bool, faults: Iterable[Fault]) -> None:
+        self._faults = list(faults)
+        self._dirty = False
+        self._fd = -1
+        if path is not None:
+            self._fd = os.open(path, os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR))
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def resize(self, capacity: int) -> None:
+        """Make the file so many sectors long. OSError for a null or read-only disk."""
+        if self._fd < 0:
+            raise OSError(errno.ENOTSUP, "a null disk cannot be resized")
+        os.ftruncate(self._fd, capacity * SECTOR)
+
+    def read(self, sector: int, views: Sequence[memoryview]) -> None:
+        """Fill the views, one after the other, from `sector` on."""
+        self._fail("read", sector, views)
+        if self._fd < 0:
+            for view in views:
+                view[:] = bytes(len(view))
+            return
+        offset = sector * SECTOR
+        for start in range(0, len(views), IOV_MAX):
+            some = views[start : start + IOV_MAX]
+            if os.preadv(self._fd, some, offset) != size(some):
+                raise OSError(errno.EIO, "the file ends before the disk")
+            offset += size(some)
+
+    def write(self, sector: int, views: Sequence[memoryview]) -> None:
+        """Write the views, one after the other, from `sector` on."""
+        self._fail("write", sector, views)
+        self._write(sector, views)
+
+    def zero(self, sector: int, count: int) -> None:
+        """Write zeroes, deallocating nothing."""
+        self._fail("write-zeroes", sector, count=count)
+        self._zero(sector, count)
+
+    def deallocate(self, on: Operation, sector: int, count: int) -> None:
+        """Deallocate sectors, which read as zeroes then, on behalf of the operation `on`."""
+        self._fail(on, sector, count=count)
+        self._dirty = True
+        if self._fd >= 0 and count and not _punched(self._fd, sector * SECTOR, count * SECTOR):
+            self._zero(sector, count)
+
+    def flush(self) -> None:
+        """Commit all that was written, as a driver's flush."""
+        if self._dirty:
+            self._fail("flush")
+        self.commit()
+
+    def commit(self) -> None:
+        """Commit all that was written."""
+        self._dirty = False
+        if self._fd >= 0:
+            os.fdatasync(self._fd)
+
+    def _zero(self, sector: int, count: int) -> None:
+        while count:
+            some = ZEROES[: count * SECTOR]
+            self._write(sector, [some])
+            sector += len(some) // SECTOR
+            count -= len(some) // SECTOR
+
+    def _write(self, sector: int, views: Sequence[memoryview]) -> None:
+        self._dirty = True
+        if self._fd < 0:
+            return
+        offset = sector * SECTOR
+        for start in range(0, len(views), IOV_MAX):
+            some = views[start : start + IOV_MAX]
+            if os.pwritev(self._fd, some, offset) != size(some):
+                raise OSError(errno.ENOSPC, "the host's disk is full")
+            offset += size(some)
+
+    def _fail(
+        self, on: Operation, sector: int = 0, views: Sequence[memoryview] = (), count: int = 0
+    ) -> None:
+        """OSError if a fault says so."""
+        end = sector + (count or size(views) // SECTOR)
+        for fault in self._faults:
+            if fault.on == on and (fault.sector is None or sector <= fault.sector < end):
+                if fault.once:
+                    self._faults.remove(fault)
+                raise OSError(fault.errno, os.strerror(fault.errno))
+
+
+def _punched(fd: int, offset: int, length: int) -> bool:
+    """Make a hole in a file; whether its file system can."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not libc.fallocate(
+        fd, PUNCH_HOLE | KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(length)
+    ):
+        return True
+    number = ctypes.get_errno()
+    if number != errno.EOPNOTSUPP:
+        raise OSError(number, os.strerror(number))
+    return False

@@ -1,0 +1,349 @@
+"""One front-end's connection: the messages of vhost-user, from the back-end's side.
+
+See QEMU's docs/interop/vhost-user.rst. The device status is kept here where the
+front-end negotiates PROTOCOL_F_STATUS; otherwise an enabled queue may run.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+from harness.virtio.device import DeviceStatus
+from harness.virtio.ring import MAX_QUEUE_SIZE
+from harness.virtio.vhost_user import (
+    CONFIG,
+    FEATURE_PROTOCOL,
+    HEADER,
+    MEMORY,
+    NEED_REPLY,
+    REPLY,
+    U64,
+    VERSION,
+    VERSION_MASK,
+    VRING_ADDR,
+    VRING_STATE,
+    BackEndRequest,
+    FrontEndRequest,
+    ProtocolFeature,
+)
+
+from .block import Block
+from .loop import Loop
+from .memory import BrokenError, Memory, Region
+from .queue import Queue, Throttle
+from .ring import Addresses
+
+COUNT = struct.Struct("=I4x")
+REGION = struct.Struct("=QQQQ")
+assert COUNT.size + REGION.size == MEMORY.size
+
+MAX_FDS = 8
+MAX_PAYLOAD = 4096
+PATIENCE = 2.0
+"""Seconds in which a message that has begun must have come."""
+
+NO_FD = 1 << 8
+PROTOCOL_FEATURES = sum(feature.mask for feature in ProtocolFeature)
+
+Handler = Callable[[bytes, list[int]], bytes | None]
+
+
+class RefusedError(Exception):
+    """A message that the back-end does not do."""
+
+
+class HungUpError(Exception):
+    """The front-end is gone."""
+
+
+class Connection:
+    """A front-end that is connected. `closed` is called once it is gone."""
+
+    def __init__(
+        self, link: socket.socket, block: Block, loop: Loop, closed: Callable[[], None]
+    ) -> None:
+        self._link = link
+        self._block = block
+        self._loop = loop
+        self._closed = closed
+        self._memory = Memory()
+        self._protocol = 0
+        self._channel = -1
+        self.status = 0
+        self._accepted = False
+        throttle = Throttle(block.spec.iops)
+        self._queues = [Queue(block, throttle, loop) for _ in range(block.queues)]
+        link.settimeout(PATIENCE)
+        loop.watch(link.fileno(), self._readable)
+
+    # --- messages
+
+    def _readable(self) -> None:
+        try:
+            self._take_message()
+        except (HungUpError, OSError):
+            self.close()
+        except (RefusedError, struct.error) as error:
+            print(f"hanging up: {error}", file=sys.stderr, flush=True)
+            self.close()
+
+    def _take_message(self) -> None:
+        header, fds = self._receive(HEADER.size)
+        request, flags, size = HEADER.unpack(header)
+        if flags & VERSION_MASK != VERSION or size > MAX_PAYLOAD:
+            raise RefusedError(f"a message of another protocol: {header.hex(' ')}")
+        payload = self._receive(size)[0] if size else b""
+        answer: bytes | None = None
+        refused: Exception | None = None
+        try:
+            answer = self._handle(request, payload, fds)
+        except (RefusedError, BrokenError, OSError, ValueError) as error:
+            refused = error
+        finally:
+            for fd in fds:  # those that nobody has taken
+                os.close(fd)
+        if answer is None and flags & NEED_REPLY:
+            answer = U64.pack(refused is not None)
+        elif refused:
+            raise RefusedError(f"message {request}: {refused}")
+        if answer is not None:
+            self._link.sendall(HEADER.pack(request, VERSION | REPLY, len(answer)) + answer)
+
+    def _receive(self, length: int) -> tuple[bytes, list[int]]:
+        data, fds = b"", []
+        while len(data) < length:
+            piece, more, _, _ = socket.recv_fds(self._link, length - len(data), MAX_FDS)
+            if not piece:
+                raise HungUpError
+            data += piece
+            fds += more
+        return data, fds
+
+    def _handle(self, request: int, payload: bytes, fds: list[int]) -> bytes | None:
+        handlers: dict[int, Handler] = {
+            FrontEndRequest.GET_FEATURES: self._get_features,
+            FrontEndRequest.SET_FEATURES: self._set_features,
+            FrontEndRequest.SET_OWNER: lambda payload, fds: None,
+            FrontEndRequest.SET_MEM_TABLE: self._set_mem_table,
+            FrontEndRequest.SET_VRING_NUM: self._set_vring_num,
+            FrontEndRequest.SET_VRING_ADDR: self._set_vring_addr,
+            FrontEndRequest.SET_VRING_BASE: self._set_vring_base,
+            FrontEndRequest.GET_VRING_BASE: self._get_vring_base,
+            FrontEndRequest.SET_VRING_KICK: self._set_vring_kick,
+            FrontEndRequest.SET_VRING_CALL: self._set_vring_call,
+            FrontEndRequest.SET_VRING_ERR: self._set_vring_err,
+            FrontEndRequest.GET_PROTOCOL_FEATURES: lambda payload, fds: U64.pack(PROTOCOL_FEATURES),
+            FrontEndRequest.SET_PROTOCOL_FEATURES: self._set_protocol_features,
+            FrontEndRequest.GET_QUEUE_NUM: lambda payload, fds: U64.pack(len(self._queues)),
+            FrontEndRequest.SET_VRING_ENABLE: self._set_vring_enable,
+            FrontEndRequest.SET_BACKEND_REQ_FD: self._set_backend_req_fd,
+            FrontEndRequest.GET_CONFIG: self._get_config,
+            FrontEndRequest.SET_CONFIG: self._set_config,
+            FrontEndRequest.RESET_DEVICE: lambda payload, fds: self.reset(),
+            FrontEndRequest.SET_STATUS: self._set_status,
+            FrontEndRequest.GET_STATUS: lambda payload, fds: U64.pack(self.status),
+        }
+        if request not in handlers:
+            raise RefusedError("unknown")
+        return handlers[request](payload, fds)
+
+    # --- features, status, configuration
+
+    def _get_features(self, payload: bytes, fds: list[int]) -> bytes:
+        return U64.pack(self._block.offered() | FEATURE_PROTOCOL)
+
+    def _set_features(self, payload: bytes, fds: list[int]) -> None:
+        (features,) = U64.unpack(payload)
+        own = features & ~FEATURE_PROTOCOL
+        self._accepted = self._block.acceptable(own)
+        if not self._accepted:
+            raise RefusedError(f"features {own:#x}")
+        self._block.accept(own)
+        if not features & FEATURE_PROTOCOL:
+            for queue in self._queues:
+                queue.enabled = True
+
+    def _set_protocol_features(self, payload: bytes, fds: list[int]) -> None:
+        (self._protocol,) = U64.unpack(payload)
+
+    def _set_status(self, payload: bytes, fds: list[int]) -> None:
+        value = U64.unpack(payload)[0] & 0xFF
+        if value == 0:
+            self.reset()
+            return
+        if not (self._accepted or self.status & DeviceStatus.FEATURES_OK):
+            value &= ~DeviceStatus.FEATURES_OK
+        self.status = value | self.status & DeviceStatus.NEEDS_RESET
+        for queue in self._queues:
+            self._run(queue)
+
+    def reset(self) -> None:
+        """Reset the device; what the front-end's memory is stays known (virtio 2.4.1)."""
+        for queue in self._queues:
+            self._stop(queue)
+            queue.enabled = False
+        self.status = 0
+        self._accepted = False
+        self._block.reset()
+
+    def _get_config(self, payload: bytes, fds: list[int]) -> bytes:
+        offset, size, flags = CONFIG.unpack_from(payload)
+        space = self._block.config()
+        if offset + size > len(space):
+            return b""
+        return CONFIG.pack(offset, size, flags) + space[offset : offset + size]
+
+    def _set_config(self, payload: bytes, fds: list[int]) -> None:
+        offset, size, _ = CONFIG.unpack_from(payload)
+        if not self._block.configure(offset, payload[CONFIG.size : CONFIG.size + size]):
+            raise RefusedError(f"no writable field of {size} bytes at {offset}")
+
+    def _set_backend_req_fd(self, payload: bytes, fds: list[int]) -> None:
+        self._close(self._channel)
+        self._channel = _take(fds)
+
+    def config_changed(self) -> None:
+        """Announce it, unless the device is stopped: then it may say nothing."""
+        if self._channel >= 0 and any(self._may_run(queue) for queue in self._queues):
+            with suppress(OSError):
+                os.write(self._channel, HEADER.pack(BackEndRequest.CONFIG_CHANGE, VERSION, 0))
+
+    # --- memory and virtqueues
+
+    def _set_mem_table(self, payload: bytes, fds: list[int]) -> None:
+        (count,) = COUNT.unpack_from(payload)
+        if count != len(fds):
+            raise RefusedError(f"{count} regions with {len(fds)} files")
+        self._memory = Memory(
+            [
+                Region.mapped(fd, bus, size, user, offset)
+                for number, fd in enumerate(fds)
+                for bus, size, user, offset in [
+                    REGION.unpack_from(payload, COUNT.size + number * REGION.size)
+                ]
+            ]
+        )
+        for queue in self._queues:
+            queue.remap(self._memory)
+
+    def _queue(self, index: int) -> Queue:
+        if index >= len(self._queues):
+            raise RefusedError(f"no virtqueue {index}")
+        return self._queues[index]
+
+    def _set_vring_num(self, payload: bytes, fds: list[int]) -> None:
+        index, size = VRING_STATE.unpack(payload)
+        if not 0 < size <= MAX_QUEUE_SIZE:
+            raise RefusedError(f"a virtqueue of {size}")
+        self._queue(index).size = size
+
+    def _set_vring_addr(self, payload: bytes, fds: list[int]) -> None:
+        index, _, desc, device, driver, _ = VRING_ADDR.unpack(payload)
+        queue = self._queue(index)
+        queue.addresses = Addresses(desc, driver, device)
+        queue.remap(self._memory)
+
+    def _set_vring_base(self, payload: bytes, fds: list[int]) -> None:
+        index, base = VRING_STATE.unpack(payload)
+        self._queue(index).base = base
+
+    def _get_vring_base(self, payload: bytes, fds: list[int]) -> bytes:
+        index, _ = VRING_STATE.unpack(payload)
+        queue = self._queue(index)
+        self._stop(queue)
+        self._drop_kick(queue)
+        return VRING_STATE.pack(index, queue.base)
+
+    def _set_vring_kick(self, payload: bytes, fds: list[int]) -> None:
+        queue = self._addressed(payload)
+        kick = _take(fds)
+        self._drop_kick(queue)
+        queue.kick = kick
+        self._loop.watch(kick, lambda: self._kicked(queue))
+
+    def _set_vring_call(self, payload: bytes, fds: list[int]) -> None:
+        queue = self._addressed(payload)
+        self._close(queue.call)
+        queue.call = fds.pop() if fds else -1
+
+    def _set_vring_err(self, payload: bytes, fds: list[int]) -> None:
+        queue = self._addressed(payload)
+        self._close(queue.error)
+        queue.error = fds.pop() if fds else -1
+
+    def _addressed(self, payload: bytes) -> Queue:
+        return self._queue(U64.unpack(payload)[0] & (NO_FD - 1))
+
+    def _set_vring_enable(self, payload: bytes, fds: list[int]) -> None:
+        index, enabled = VRING_STATE.unpack(payload)
+        queue = self._queue(index)
+        queue.enabled = bool(enabled)
+        self._run(queue)
+
+    def _kicked(self, queue: Queue) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_read(queue.kick)
+        queue.kicked = True
+        self._run(queue)
+
+    def _may_run(self, queue: Queue) -> bool:
+        """Whether a virtqueue is there to be processed, once it is kicked."""
+        status = self._protocol & ProtocolFeature.STATUS.mask
+        ready = not status or self.status & DeviceStatus.DRIVER_OK
+        broken = self.status & DeviceStatus.NEEDS_RESET
+        return bool(queue.enabled and queue.kick >= 0 and ready and not broken)
+
+    def _run(self, queue: Queue) -> None:
+        if not (queue.kicked and self._may_run(queue)):
+            return
+        try:
+            if queue.ring is None:
+                queue.start(self._memory, lambda error: self._broken(queue, error))
+            queue.run()
+        except BrokenError as error:
+            self._broken(queue, error)
+
+    def _broken(self, queue: Queue, error: BrokenError) -> None:
+        """Ask for a reset, and say so (virtio 2.1.2)."""
+        print(f"the device needs a reset: {error}", file=sys.stderr, flush=True)
+        self.status |= DeviceStatus.NEEDS_RESET
+        if queue.error >= 0:
+            os.eventfd_write(queue.error, 1)
+
+    def _stop(self, queue: Queue) -> None:
+        with suppress(BrokenError):
+            queue.stop()
+
+    def _drop_kick(self, queue: Queue) -> None:
+        if queue.kick >= 0:
+            self._loop.forget(queue.kick)
+            self._close(queue.kick)
+            queue.kick = -1
+
+    @staticmethod
+    def _close(fd: int) -> None:
+        if fd >= 0:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Hang up; the device is reset."""
+        self.reset()
+        for queue in self._queues:
+            self._drop_kick(queue)
+            self._close(queue.call)
+            self._close(queue.error)
+        self._close(self._channel)
+        self._loop.forget(self._link.fileno())
+        self._link.close()
+        self._closed()
+
+
+def _take(fds: list[int]) -> int:
+    if not fds:
+        raise RefusedError("no file descriptor came with it")
+    return fds.pop()
