@@ -49,6 +49,7 @@ SUPPORTED = mask(
     Feature.BLK_ZONED,
     Feature.INDIRECT_DESC,
     Feature.VERSION_1,
+    Feature.IN_ORDER,
     Feature.NOTIFICATION_DATA,
     Feature.NOTIF_CONFIG_DATA,
 )
@@ -204,7 +205,7 @@ class BlockDriver(DeviceDriver):
             for request in requests:
                 prepared.append(Flight.prepare(request, self.memory, ring))
         except BadArgumentError:
-            for flight in prepared:
+            for flight in reversed(prepared):
                 ring.release(flight.head)
                 self.memory.free(flight.block)
             raise
@@ -214,7 +215,7 @@ class BlockDriver(DeviceDriver):
             self._flights[token] = flight
             self._by_head[queue, flight.head] = token
         ring.publish(flight.head for flight in prepared)
-        self.queue_kick(queue)
+        self._notify(ring)
         return tokens
 
     def complete(self, tokens: Sequence[int], timeout: float = REQUEST_TIMEOUT) -> list[Completion]:
@@ -266,6 +267,8 @@ class BlockDriver(DeviceDriver):
         ring.want_interrupts(interrupts)
         begun = time.perf_counter()
         for turn in range(count):
+            if turn and interrupts and ring.event_idx:
+                ring.want_interrupts(True)
             status[0] = STATUS_UNWRITTEN
             if turn:
                 ring.again(flight.head)
@@ -283,7 +286,7 @@ class BlockDriver(DeviceDriver):
         self, ring: Virtqueue, flight: Flight, deadline: float, interrupts: bool
     ) -> None:
         """Notify the device and wait for one chain."""
-        self.queue_kick(ring.index)
+        self._notify(ring)
         spins = 0
         while not ring.used_pending():
             spins += 1

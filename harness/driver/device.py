@@ -27,7 +27,7 @@ from .interface import (
     Used,
 )
 from .transport.base import Transport
-from .virtqueue.base import Virtqueue
+from .virtqueue.base import Virtqueue, fence
 from .virtqueue.packed import PackedQueue
 from .virtqueue.split import SplitQueue
 
@@ -45,6 +45,7 @@ class DeviceDriver(Driver):
         self._loose: defaultdict[int, list[Used]] = defaultdict(list)
         self._interrupts = Interrupts()
         self._servicing = True
+        self._suppressing = False
         self._notification_data = False
         self._closed = False
 
@@ -168,15 +169,18 @@ class DeviceDriver(Driver):
             raise BadArgumentError(f"the device has no queue {index}")
         size = largest if size is None else size
         accepted = self.accepted()
+        in_order = bool(accepted & Feature.IN_ORDER.mask)
+        event_idx = bool(accepted & Feature.EVENT_IDX.mask)
         queue: Virtqueue
         if self.transport.legacy:
             if size != largest:
                 raise BadArgumentError(f"a legacy queue has the device's size, {largest}")
-            queue = SplitQueue(self.memory, index, size, self.transport.queue_align)
+            align = self.transport.queue_align
+            queue = SplitQueue(self.memory, index, size, align, event_idx=event_idx)
         elif accepted & Feature.RING_PACKED.mask:
-            queue = PackedQueue(self.memory, index, size)
+            queue = PackedQueue(self.memory, index, size, in_order, event_idx)
         else:
-            queue = SplitQueue(self.memory, index, size)
+            queue = SplitQueue(self.memory, index, size, None, in_order, event_idx)
         self.transport.queue_enable(queue.layout)
         self._notification_data = bool(accepted & Feature.NOTIFICATION_DATA.mask)
         self.queues[index] = queue
@@ -198,6 +202,17 @@ class DeviceDriver(Driver):
         with_data = self._notification_data and index in self.queues
         self.transport.notify(index, self.queues[index].next_available() if with_data else None)
 
+    def suppress_notifications(self, enabled: bool) -> None:
+        self._suppressing = enabled
+        for queue in self.queues.values():
+            if queue.event_idx and enabled:
+                queue.want_interrupts(True)
+
+    def _notify(self, queue: Virtqueue) -> None:
+        """Notify the device of what was published, unless it has asked not to be."""
+        if not self._suppressing or queue.kick_wanted():
+            self.queue_kick(queue.index)
+
     def queue_poll(
         self, index: int, count: int = 1, timeout: float = REQUEST_TIMEOUT
     ) -> list[Used]:
@@ -214,10 +229,15 @@ class DeviceDriver(Driver):
 
     def _reap(self, queue: Virtqueue) -> None:
         """Take what the device has used; whose it is, a subclass may know."""
-        for used in queue.take_used():
-            if not self._claim(queue, used):
-                queue.release(used.id)
-                self._loose[queue.index].append(used)
+        while taken := queue.take_used():
+            for used in taken:
+                if not self._claim(queue, used):
+                    queue.release(used.id)
+                    self._loose[queue.index].append(used)
+            if not (self._suppressing and queue.event_idx):
+                return
+            queue.want_interrupts(True)
+            fence()  # what was used before the device read this brings no interrupt: look again
 
     def _claim(self, queue: Virtqueue, used: Used) -> bool:
         """Whether a used chain belongs to somebody else than the caller of `queue_add`."""

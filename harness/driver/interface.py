@@ -45,7 +45,12 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Used:
-    """An element of the used ring (virtio 2.7.8): head of the chain, bytes written."""
+    """A chain that was used (virtio 2.7.8): its head, and the bytes written.
+
+    With IN_ORDER one element of the used ring may stand for several chains
+    (virtio 2.7.9); each of them comes as one of these, those without an element
+    of their own with all their device-writable bytes.
+    """
 
     id: int
     length: int
@@ -301,6 +306,18 @@ class Driver(ABC):
         """Notify the device of available buffers, whatever the rings say."""
 
     @abstractmethod
+    def suppress_notifications(self, enabled: bool) -> None:
+        """Whether the driver takes part in notification suppression (virtio 2.7.7, 2.7.10, 2.8.10).
+
+        Off, as at first, each `submit` notifies the device, and used_event (in a
+        packed ring, the driver's event suppression area) is the test's to write.
+        On, a request is only notified of if the device asks for it, by its flags
+        or with EVENT_IDX by its place; and with EVENT_IDX the driver asks, after
+        each look at a virtqueue, for an interrupt at the next chain used. The
+        driver accepts EVENT_IDX only where it is among the features asked for.
+        """
+
+    @abstractmethod
     def queue_poll(
         self, index: int, count: int = 1, timeout: float = REQUEST_TIMEOUT
     ) -> list[Used]:
@@ -377,7 +394,10 @@ class Driver(ABC):
 
     @abstractmethod
     def submit(self, requests: Sequence[Request], queue: int = 0) -> list[int]:
-        """Make requests available together, notify once, and return a token for each."""
+        """Make requests available together, notify once, and return a token for each.
+
+        Of the notification, see `suppress_notifications`.
+        """
 
     @abstractmethod
     def complete(self, tokens: Sequence[int], timeout: float = REQUEST_TIMEOUT) -> list[Completion]:

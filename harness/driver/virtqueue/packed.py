@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.driver.errors import BadArgumentError
 from harness.driver.interface import Buffer, QueueLayout, QueueState, Used
@@ -18,36 +18,48 @@ from harness.virtio.ring import (
     PACKED_DESC,
     PACKED_DESC_F_AVAIL,
     PACKED_DESC_F_USED,
+    RING_EVENT_FLAGS_DESC,
     RING_EVENT_FLAGS_DISABLE,
     RING_EVENT_FLAGS_ENABLE,
 )
 
-from .base import Virtqueue
+from .base import Virtqueue, fence
 
 
 @dataclass
 class _Chain:
-    """What goes into the ring for one buffer id; `flags_at` is where its head's flags go."""
+    """What goes into the ring for one buffer id, and where; `flags` are its first descriptor's.
+
+    `before` are the flags that its descriptors had, `writable` its device-writable bytes.
+    """
 
     entries: list[tuple[int, int, int]]
     table: int | None
-    flags_at: int = 0
+    writable: int
+    place: int = 0
     flags: int = 0
+    before: list[int] = field(default_factory=list)
 
 
 class PackedQueue(Virtqueue):
     """Descriptor ring and the two event suppression areas. A chain's "head" is its buffer id.
 
     The ring's flags go through a cast view, so that each is written in one
-    access, after all else of its descriptor.
+    access, after all else of its descriptor. A place in `_available` and `_told`
+    is a descriptor in two rounds of the ring, the first one with a wrap counter of 1.
     """
 
-    def __init__(self, memory: DmaMemory, index: int, size: int) -> None:
+    def __init__(
+        self,
+        memory: DmaMemory,
+        index: int,
+        size: int,
+        in_order: bool = False,
+        event_idx: bool = False,
+    ) -> None:
         if not 0 < size <= MAX_QUEUE_SIZE:
             raise BadArgumentError(f"{size} is no size for a virtqueue: 1 to {MAX_QUEUE_SIZE}")
-        self.memory = memory
-        self.index = index
-        self.size = size
+        super().__init__(memory, index, size, in_order, event_idx)
         self.layout = QueueLayout(
             index=index,
             size=size,
@@ -57,13 +69,15 @@ class PackedQueue(Virtqueue):
         )
         self._ring = memory.view(self.layout.desc, DESC_SIZE * size)
         self._halves = self._ring.cast("H")
-        self._driver = memory.view(self.layout.driver, EVENT_SUPPRESSION.size)
-        self._device = memory.view(self.layout.device, EVENT_SUPPRESSION.size)
+        # Each area is two fields: desc_event_off_wrap and desc_event_flags.
+        self._driver = memory.view(self.layout.driver, EVENT_SUPPRESSION.size).cast("H")
+        self._device = memory.view(self.layout.device, EVENT_SUPPRESSION.size).cast("H")
         self._ids = list(range(size - 1, -1, -1))
         self._chains: dict[int, _Chain] = {}
         self._unpublished: list[int] = []
         self._free = size
         self._next, self._avail_wrap = 0, True
+        self._available = self._told = 0
         self._used, self._used_wrap = 0, True
 
     # --- what the driver makes available
@@ -89,24 +103,27 @@ class PackedQueue(Virtqueue):
                 PACKED_DESC.pack_into(view, DESC_SIZE * position, address, length, 0, flags)
             entries = [(table, len(view), DESC_F_INDIRECT)]
         ident = self._ids.pop()
-        self._chains[ident] = _Chain(entries, table)
+        writable = sum(buffer.length for buffer in buffers if buffer.writable)
+        self._chains[ident] = _Chain(entries, table, writable)
         self._place(ident)
         return ident
 
     def _place(self, ident: int) -> None:
         """Write a chain's descriptors at the ring's end, all but the flags of the first."""
         chain = self._chains[ident]
+        chain.place, chain.before = self._next + (0 if self._avail_wrap else self.size), []
         for position, (address, length, flags) in enumerate(chain.entries):
             at = self._next
             if position < len(chain.entries) - 1:
                 flags |= DESC_F_NEXT
             flags |= PACKED_DESC_F_AVAIL if self._avail_wrap else PACKED_DESC_F_USED
             old = self._halves[8 * at + 7]
+            chain.before.append(old)
             PACKED_DESC.pack_into(self._ring, DESC_SIZE * at, address, length, ident, old)
             if position:
                 self._halves[8 * at + 7] = flags
             else:
-                chain.flags_at, chain.flags = 8 * at + 7, flags
+                chain.flags = flags
             self._next += 1
             if self._next == self.size:
                 self._next, self._avail_wrap = 0, not self._avail_wrap
@@ -123,10 +140,15 @@ class PackedQueue(Virtqueue):
             raise BadArgumentError(
                 f"a packed ring makes chains available as they were added: {self._unpublished}"
             )
+        if not wanted:
+            return
         del self._unpublished[: len(wanted)]
+        self._made_available(wanted)
+        last = self._chains[wanted[-1]]
+        self._available = (last.place + len(last.entries)) % (2 * self.size)
         for ident in reversed(wanted):
             chain = self._chains[ident]
-            self._halves[chain.flags_at] = chain.flags
+            self._halves[8 * (chain.place % self.size) + 7] = chain.flags
 
     def again(self, head: int) -> None:
         """Put a chain that was used, and not released, into the ring once more."""
@@ -135,12 +157,31 @@ class PackedQueue(Virtqueue):
 
     def next_available(self) -> int:
         """Offset in the ring, 15 bits, and the wrap counter above them."""
-        return self._next | self._avail_wrap << 15
+        second_round, offset = divmod(self._available, self.size)
+        return offset | (not second_round) << 15
 
     def want_interrupts(self, wanted: bool) -> None:
-        """Enable or disable used buffer notifications (virtio 2.8.10)."""
-        flags = RING_EVENT_FLAGS_ENABLE if wanted else RING_EVENT_FLAGS_DISABLE
-        EVENT_SUPPRESSION.pack_into(self._driver, 0, 0, flags)
+        """Enable or disable used buffer notifications (virtio 2.8.10).
+
+        With EVENT_IDX they are enabled for the next descriptor that the device uses.
+        """
+        if wanted and self.event_idx:
+            # The place first: the device goes by it as soon as the flags say so.
+            self._driver[0] = self._used | self._used_wrap << 15
+            self._driver[1] = RING_EVENT_FLAGS_DESC
+        else:
+            self._driver[1] = RING_EVENT_FLAGS_ENABLE if wanted else RING_EVENT_FLAGS_DISABLE
+
+    def kick_wanted(self) -> bool:
+        """Whether the device's event suppression area asks for a notification (virtio 2.8.10)."""
+        fence()
+        told, self._told = self._told, self._available
+        off_wrap, flags = self._device
+        if flags != RING_EVENT_FLAGS_DESC:
+            return bool(flags != RING_EVENT_FLAGS_DISABLE)
+        place = (off_wrap & 0x7FFF) + (0 if off_wrap & 1 << 15 else self.size)
+        around = 2 * self.size
+        return bool((place - told) % around < (self._available - told) % around)
 
     # --- what the device has used
 
@@ -152,26 +193,44 @@ class PackedQueue(Virtqueue):
 
     def take_used(self) -> list[Used]:
         """New used descriptors, in the ring's order. The chains keep their buffer ids."""
-        taken = []
+        taken: list[Used] = []
         while self.used_pending():
             _, length, ident, _ = PACKED_DESC.unpack_from(self._ring, DESC_SIZE * self._used)
+            for head in self._passed_over(ident, self.size):
+                taken.append(Used(head, self._chains[head].writable))
+                self._skip(head)
             taken.append(Used(ident, length))
-            chain = self._chains.get(ident)
-            skip = len(chain.entries) if chain else 1
-            self._free += skip if chain else 0
-            self._used += skip
-            if self._used >= self.size:
-                self._used, self._used_wrap = self._used - self.size, not self._used_wrap
+            self._skip(ident)
         return taken
 
+    def _skip(self, ident: int) -> None:
+        """Go on by the descriptors of a used chain, by one if there is no such chain."""
+        chain = self._chains.get(ident)
+        self._free += len(chain.entries) if chain else 0
+        self._used += len(chain.entries) if chain else 1
+        if self._used >= self.size:
+            self._used, self._used_wrap = self._used - self.size, not self._used_wrap
+
     def release(self, head: int) -> None:
-        """Free a used chain's buffer id and its indirect table; an unknown one is let be."""
+        """Free a chain's buffer id and its indirect table; an unknown one is let be."""
         chain = self._chains.pop(head, None)
         if chain is None:
             return
+        if head in self._unpublished:
+            self._take_back(head, chain)
         self._ids.append(head)
         if chain.table is not None:
             self.memory.free(chain.table)
+
+    def _take_back(self, ident: int, chain: _Chain) -> None:
+        """Take the chain that was added last out of the ring, as if it had never been there."""
+        self._unpublished.remove(ident)
+        self._free += len(chain.entries)
+        for flags in reversed(chain.before):
+            self._next -= 1
+            if self._next < 0:
+                self._next, self._avail_wrap = self.size - 1, not self._avail_wrap
+            self._halves[8 * self._next + 7] = flags
 
     def chain(self, head: int) -> bytes:
         """A chain's indirect table: the ring itself is the device's to write (virtio 2.8.1)."""
@@ -182,15 +241,13 @@ class PackedQueue(Virtqueue):
 
     def state(self) -> QueueState:
         """Positions in the ring, the wrap counter in bit 15; both sides' event flags."""
-        _, avail_flags = EVENT_SUPPRESSION.unpack(self._driver)
-        _, used_flags = EVENT_SUPPRESSION.unpack(self._device)
         used = self._used | self._used_wrap << 15
         return QueueState(
             index=self.index,
             size=self.size,
-            avail_flags=avail_flags,
+            avail_flags=self._driver[1],
             avail_idx=self._next | self._avail_wrap << 15,
-            used_flags=used_flags,
+            used_flags=self._device[1],
             used_idx=used,
             last_used=used,
             free_descriptors=self._free,

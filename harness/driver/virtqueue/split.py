@@ -7,6 +7,7 @@ fields go through cast views, so that each is read or written in one access.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from harness.driver.errors import BadArgumentError
 from harness.driver.interface import Buffer, QueueLayout, QueueState, Used
@@ -19,11 +20,22 @@ from harness.virtio.ring import (
     DESC_F_WRITE,
     DESC_SIZE,
     MAX_QUEUE_SIZE,
+    USED_F_NO_NOTIFY,
     avail_size,
     used_size,
 )
 
-from .base import Virtqueue
+from .base import Virtqueue, fence
+
+
+@dataclass
+class _Chain:
+    """A chain's descriptors, its indirect table, and its device-writable bytes."""
+
+    slots: list[int]
+    table: int | None
+    writable: int
+    available: bool = False
 
 
 class SplitQueue(Virtqueue):
@@ -33,12 +45,18 @@ class SplitQueue(Virtqueue):
     legacy layout (virtio 2.7.2).
     """
 
-    def __init__(self, memory: DmaMemory, index: int, size: int, align: int | None = None) -> None:
+    def __init__(
+        self,
+        memory: DmaMemory,
+        index: int,
+        size: int,
+        align: int | None = None,
+        in_order: bool = False,
+        event_idx: bool = False,
+    ) -> None:
         if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
             raise BadArgumentError(f"{size} is no size for a split virtqueue: not a power of 2")
-        self.memory = memory
-        self.index = index
-        self.size = size
+        super().__init__(memory, index, size, in_order, event_idx)
         if align is None:
             desc = memory.alloc(DESC_SIZE * size, DESC_SIZE)
             driver = memory.alloc(avail_size(size), 2)
@@ -53,8 +71,10 @@ class SplitQueue(Virtqueue):
         self._used = memory.view(self.layout.device, used_size(size)).cast("H")
         self._elements = memory.view(self.layout.device + 4, 8 * size).cast("I")
         self._free = list(range(size - 1, -1, -1))
-        self._chains: dict[int, tuple[list[int], int | None]] = {}
+        self._chains: dict[int, _Chain] = {}
+        self._next = 0
         self._avail_idx = 0
+        self._told = 0
         self._last_used = 0
 
     # --- what the driver makes available
@@ -68,16 +88,34 @@ class SplitQueue(Virtqueue):
             raise BadArgumentError(
                 f"queue {self.index} has {len(self._free)} free descriptors, not {needed}"
             )
+        slots = self._free_slots(needed)
         table = self.memory.alloc(DESC_SIZE * len(buffers), DESC_SIZE) if indirect else None
-        taken = [self._free.pop() for _ in range(needed)]
         if table is not None:
             view = self.memory.view(table, DESC_SIZE * len(buffers))
             self._write_chain(view, range(len(buffers)), buffers)
-            DESC.pack_into(self._desc, DESC_SIZE * taken[0], table, len(view), DESC_F_INDIRECT, 0)
+            DESC.pack_into(self._desc, DESC_SIZE * slots[0], table, len(view), DESC_F_INDIRECT, 0)
         else:
-            self._write_chain(self._desc, taken, buffers)
-        self._chains[taken[0]] = (taken, table)
-        return taken[0]
+            self._write_chain(self._desc, slots, buffers)
+        if self.in_order:
+            self._free = [slot for slot in self._free if slot not in slots]
+        else:
+            del self._free[-needed:]
+        self._next = (slots[-1] + 1) % self.size
+        writable = sum(buffer.length for buffer in buffers if buffer.writable)
+        self._chains[slots[0]] = _Chain(slots, table, writable)
+        return slots[0]
+
+    def _free_slots(self, count: int) -> list[int]:
+        """The descriptors for a chain; with IN_ORDER those that come next (virtio 2.7.5)."""
+        if not self.in_order:
+            return self._free[: -count - 1 : -1]
+        slots = [(self._next + n) % self.size for n in range(count)]
+        for slot in slots:
+            if slot not in self._free:
+                raise BadArgumentError(
+                    f"queue {self.index} takes its descriptors in order, and {slot} is not free"
+                )
+        return slots
 
     @staticmethod
     def _write_chain(table: memoryview, slots: Sequence[int], buffers: Sequence[Buffer]) -> None:
@@ -89,9 +127,14 @@ class SplitQueue(Virtqueue):
 
     def publish(self, heads: Iterable[int]) -> None:
         """Put chains into the available ring, then move its index once (virtio 2.7.13)."""
+        heads = list(heads)
         for head in heads:
             self._avail[2 + self._avail_idx % self.size] = head
             self._avail_idx = (self._avail_idx + 1) & 0xFFFF
+        known = [head for head in heads if head in self._chains]
+        for head in known:
+            self._chains[head].available = True
+        self._made_available(known)
         self._avail[1] = self._avail_idx
 
     def again(self, head: int) -> None:
@@ -103,8 +146,23 @@ class SplitQueue(Virtqueue):
         return self._avail_idx
 
     def want_interrupts(self, wanted: bool) -> None:
-        """Set or clear the flag that asks the device for no interrupts (virtio 2.7.7)."""
-        self._avail[0] = 0 if wanted else AVAIL_F_NO_INTERRUPT
+        """Set or clear the flag that asks the device for no interrupts (virtio 2.7.7).
+
+        With EVENT_IDX used_event says it: the next used element, or the one that was used last.
+        """
+        if self.event_idx:
+            self._avail[2 + self.size] = (self._last_used - (not wanted)) & 0xFFFF
+        else:
+            self._avail[0] = 0 if wanted else AVAIL_F_NO_INTERRUPT
+
+    def kick_wanted(self) -> bool:
+        """Whether flags, or with EVENT_IDX avail_event, ask for a notification (virtio 2.7.10)."""
+        fence()
+        told, self._told = self._told, self._avail_idx
+        if not self.event_idx:
+            return not self._used[0] & USED_F_NO_NOTIFY
+        avail_event = self._used[2 + 4 * self.size]
+        return (avail_event - told) & 0xFFFF < (self._avail_idx - told) & 0xFFFF
 
     # --- what the device has used
 
@@ -114,29 +172,36 @@ class SplitQueue(Virtqueue):
 
     def take_used(self) -> list[Used]:
         """New elements of the used ring, in its order. Their chains stay as they are."""
-        taken = []
+        taken: list[Used] = []
         end = self._used[1]
         while self._last_used != end:
             slot = self._last_used % self.size
-            taken.append(Used(self._elements[2 * slot], self._elements[2 * slot + 1]))
-            self._last_used = (self._last_used + 1) & 0xFFFF
+            used = Used(self._elements[2 * slot], self._elements[2 * slot + 1])
+            passed = self._passed_over(used.id, ((end - self._last_used) & 0xFFFF) - 1)
+            taken += [Used(head, self._chains[head].writable) for head in passed]
+            taken.append(used)
+            self._last_used = (self._last_used + 1 + len(passed)) & 0xFFFF
         return taken
 
     def release(self, head: int) -> None:
-        """Free a used chain's descriptors and its indirect table; an unknown head is let be."""
-        taken, table = self._chains.pop(head, ([], None))
-        self._free.extend(reversed(taken))
-        if table is not None:
-            self.memory.free(table)
+        """Free a chain's descriptors and its indirect table; an unknown head is let be."""
+        chain = self._chains.pop(head, None)
+        if chain is None:
+            return
+        self._free.extend(reversed(chain.slots))
+        if not chain.available:
+            self._next = head
+        if chain.table is not None:
+            self.memory.free(chain.table)
 
     def chain(self, head: int) -> bytes:
         """A chain as it stands in memory: its descriptors, then its indirect table."""
-        taken, table = self._chains[head]
-        raw = b"".join(bytes(self._desc[DESC_SIZE * n : DESC_SIZE * (n + 1)]) for n in taken)
-        if table is None:
+        chain = self._chains[head]
+        raw = b"".join(bytes(self._desc[DESC_SIZE * n : DESC_SIZE * (n + 1)]) for n in chain.slots)
+        if chain.table is None:
             return raw
         length = int.from_bytes(raw[8:12], "little")
-        return raw + bytes(self.memory.view(table, length))
+        return raw + bytes(self.memory.view(chain.table, length))
 
     def state(self) -> QueueState:
         """The indices as they stand in memory."""
