@@ -78,6 +78,7 @@ class DiskSpec:
     event_idx: bool | None = None
     indirect_desc: bool | None = None
     packed: bool | None = None
+    in_order: bool | None = None
     iops: int | None = None
     faults: tuple[Fault, ...] = ()
     zoned: Literal["host-managed", "host-aware"] | None = None

@@ -42,6 +42,7 @@ def build_vhost_user(name: str, spec: DiskSpec, attachment: Options, socket: Pat
         "event_idx": spec.event_idx,
         "indirect_desc": spec.indirect_desc,
         "packed": spec.packed,
+        "in_order": spec.in_order,
     }
     device = {
         **attachment,
@@ -131,6 +132,7 @@ def _device(name: str, spec: DiskSpec, attachment: Options) -> Options:
         "event_idx": spec.event_idx,
         "indirect_desc": spec.indirect_desc,
         "packed": spec.packed,
+        "in_order": spec.in_order,
     }
     options.update({key: value for key, value in wanted.items() if value is not None})
     return options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +23,14 @@ class LacksError(TargetError):
     """The target has no such disk and never will: for a test, a skip with this reason."""
 
 
+NO_PROPERTY = re.compile(r"Property '([\w-]+)\.([\w-]+)' not found")
+"""QEMU's word for an option that its device does not have, or not yet."""
+
+
 def translated(error: Exception) -> TargetError:
     """A target's error for one of the packages below it, with what that knew."""
+    if absent := NO_PROPERTY.search(str(error)):
+        return LacksError(f"this QEMU's {absent[1]} has no property {absent[2]}")
     told = TargetError(str(error))
     if details := getattr(error, "details", ""):
         told.add_note(details)

@@ -10,7 +10,9 @@ from harness.machine.storage_daemon import Export, StorageDaemon, find_storage_d
 
 from .base import DeviceIdentity, LacksError
 
-BY_QEMU = frozenset({"queue_size", "config_wce", "event_idx", "indirect_desc", "packed"})
+BY_QEMU = frozenset(
+    {"queue_size", "config_wce", "event_idx", "indirect_desc", "packed", "in_order"}
+)
 """What of a disk with a back-end outside QEMU is still QEMU's to choose."""
 
 

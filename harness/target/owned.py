@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -58,6 +58,18 @@ def _must_read(request: Request) -> None:
     if request.type not in READING:
         raise BadArgumentError(f"a request of type {request.type} on a disk that is only read")
 
+
+OFFERED = {
+    "packed": Feature.RING_PACKED,
+    "in_order": Feature.IN_ORDER,
+    "event_idx": Feature.EVENT_IDX,
+    "indirect_desc": Feature.INDIRECT_DESC,
+    "config_wce": Feature.BLK_CONFIG_WCE,
+    "discard": Feature.BLK_DISCARD,
+    "write_zeroes": Feature.BLK_WRITE_ZEROES,
+    "secure_erase": Feature.BLK_SECURE_ERASE,
+}
+"""What of a disk says whether its device offers a feature, and so may be true of any."""
 
 UNKNOWN = DeviceIdentity("unknown", ())
 
@@ -138,24 +150,31 @@ class OwnedTarget(Target):
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """The device as it is, with a driver on it; one at a time.
 
-        LacksError for a disk of another kind than `DiskSpec()`, and, unless
-        the target is destructive, for a test that `writes`.
+        LacksError for a disk of another kind than `DiskSpec()`, but for features
+        that the device happens to have, and, unless the target is destructive, for
+        a test that `writes`.
         """
         if writes and not self._destructive:
             raise LacksError(f"{self.name} is only read without --destructive")
-        usual = DiskSpec(queue_size=spec.queue_size)
-        odd = [
+        usual = DiskSpec()
+        self._refuse(
             field.name
             for field in fields(DiskSpec)
-            if getattr(spec, field.name) != getattr(usual, field.name)
-        ]
-        if odd:
-            raise LacksError(f"{self.name} is as it is: no disk with another {', '.join(odd)}")
+            if field.name not in OFFERED
+            and field.name != "queue_size"
+            and getattr(spec, field.name) != getattr(usual, field.name)
+        )
         if self._disk and self._disk.plugged:
             raise LacksError(f"{self.name} is one disk, and it is in use")
         try:
             transport = self._reach(spec)
             try:
+                offered = transport.offered()
+                self._refuse(
+                    name
+                    for name, feature in OFFERED.items()
+                    if getattr(spec, name) not in (None, bool(offered & feature.mask))
+                )
                 self._disk = OwnedDisk(self.owner, transport, spec, writes, self._host)
             except BaseException:
                 transport.close()
@@ -163,6 +182,10 @@ class OwnedTarget(Target):
         except (DriverError, OSError) as error:
             raise TargetError(str(error)) from None
         return self._disk
+
+    def _refuse(self, odd: Iterable[str]) -> None:
+        if names := ", ".join(odd):
+            raise LacksError(f"{self.name} is as it is: no disk with another {names}")
 
     def close(self) -> None:
         """Give the device back."""

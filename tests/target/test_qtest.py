@@ -85,6 +85,33 @@ def test_what_only_other_devices_have_is_lacking(
         target.close()
 
 
+def test_a_device_keeps_the_order_of_buffers_or_lacks_the_property(target: QtestTarget) -> None:
+    # QEMU's devices have it from 9.2 on, and its legacy interfaces have no such bit.
+    if target.identities()[0].version < (9, 2):
+        with pytest.raises(LacksError, match=r"this QEMU's virtio-blk.* has no property in_order$"):
+            target.plug(DiskSpec(in_order=True))
+    else:
+        offered = target.plug(DiskSpec(in_order=True)).driver.offered()
+        assert bool(offered & Feature.IN_ORDER.mask) == ("modern" in target.traits)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_a_request_that_cannot_be_laid_out_takes_those_before_it_back(packed: bool) -> None:
+    target = QtestTarget("qtest-pci")
+    try:
+        driver = target.plug(DiskSpec(packed=packed)).driver
+        driver.start(
+            driver.offered() & (Feature.VERSION_1.mask | Feature.RING_PACKED.mask), queue_size=8
+        )
+        good = Request(RequestType.IN, 0, receive=512)
+        for _ in range(20):
+            with pytest.raises(BadArgumentError, match="does not cut"):
+                driver.submit([good, good, Request(RequestType.IN, receive=512, writable=(9,))])
+            assert driver.request(good).status == Status.OK
+    finally:
+        target.close()
+
+
 def test_each_completion_is_one_interrupt(target: QtestTarget) -> None:
     driver = target.plug(DiskSpec()).driver
     driver.start()

@@ -17,6 +17,7 @@ from harness.target.base import LacksError, TargetError
 from harness.target.disk import Disk
 from harness.target.vhost_user import VhostUserDaemon, VhostUserSocket
 from harness.virtio.blk import RequestType, Status
+from harness.virtio.features import Feature
 
 
 @pytest.fixture
@@ -114,6 +115,15 @@ def test_somebody_elses_disk_is_as_it_is_and_one_at_a_time(export: Export) -> No
     disk.unplug()
     target.check()
     target.plug(DiskSpec()).unplug()
+    target.close()
+
+
+def test_a_feature_that_somebody_elses_device_offers_is_had(export: Export) -> None:
+    target = VhostUserSocket(str(export.path), destructive=True)
+    with pytest.raises(LacksError, match=r"no disk with another packed, discard$"):
+        target.plug(DiskSpec(packed=True, discard=False, event_idx=True))
+    disk = target.plug(DiskSpec(packed=False, discard=True, event_idx=True))
+    assert disk.driver.offered() & Feature.BLK_DISCARD.mask
     target.close()
 
 

@@ -1,0 +1,171 @@
+"""IN_ORDER: buffers are used in the order in which they became available (virtio 2.7.9, 2.8.9)."""
+
+import struct
+
+import pytest
+
+from conformance.data import sectors
+from harness.disks import Fault
+from harness.driver.interface import Request
+from harness.report import clause, reads_only
+from harness.virtio.blk import ID_LENGTH, RequestType, Status, segment
+from harness.virtio.features import Feature
+from harness.virtio.ring import DESC_SIZE, PACKED_DESC, PACKED_DESC_F_AVAIL, PACKED_DESC_F_USED
+
+NOTHING = 0xFFFF_FFFF
+"""What a used element holds as long as the device has not written it: the id of no chain."""
+
+IDENTITY = Request(RequestType.GET_ID, receive=ID_LENGTH)
+
+
+@pytest.fixture(params=["split", "packed"])
+def ordered(plug, request):
+    """Makes disks whose device keeps the order, with a virtqueue of either format."""
+
+    def make(**arguments):
+        if request.param == "split":
+            return plug(in_order=True, extra=[Feature.IN_ORDER], **arguments)
+        extra = [Feature.IN_ORDER, Feature.RING_PACKED]
+        return plug(in_order=True, packed=True, extra=extra, **arguments)
+
+    make.packed = request.param == "packed"
+    return make
+
+
+def read(sector, count=1, **framing):
+    return Request(RequestType.IN, sector, receive=512 * count, **framing)
+
+
+def descriptors(request):
+    """How many descriptors a request takes in the ring: one for each piece that is not empty."""
+    readable = request.readable or (16, len(request.data))
+    writable = request.writable or (request.receive, 1)
+    return sum(length > 0 for length in (*readable, *writable))
+
+
+def told_in_split_ring(disk, requests):
+    """By the slots of the used ring: the request that the element there is for, if it has one."""
+    queue, driver = disk.queues[0], disk.driver
+    count = len(requests)
+    heads = list(struct.unpack(f"<{count}H", driver.memory_read(queue.driver + 4, 2 * count)))
+    used = driver.memory_read(queue.device + 4, 8 * count)
+    ids = [ident for ident, _ in struct.iter_unpack("<II", used)]
+    return [None if ident == NOTHING else heads.index(ident) for ident in ids]
+
+
+def told_in_packed_ring(disk, requests):
+    """By the requests' first descriptors: the request that a used one there is for, if it is."""
+    queue = disk.queues[0]
+    ring = list(PACKED_DESC.iter_unpack(disk.driver.memory_read(queue.desc, DESC_SIZE * 256)))
+    starts, ids, at = [], [], 0
+    for request in requests:
+        starts.append(at)
+        at += descriptors(request)
+        ids.append(ring[at - 1][2])  # a device writes a chain's first descriptor, if any
+    used = PACKED_DESC_F_AVAIL | PACKED_DESC_F_USED
+    written = {at for at, descriptor in enumerate(ring) if descriptor[3] & used == used}
+    assert written <= set(starts), "a used descriptor lies where no chain begins"
+    return [ids.index(ring[at][2]) if at in written else None for at in starts]
+
+
+def assert_order(told):
+    """Each element lies at its batch's first buffer and is for its last; no other is written."""
+    at = 0
+    while at < len(told):
+        last = told[at]
+        assert last is not None, f"no element where the one after buffer {at} belongs: {told}"
+        assert last >= at, f"buffer {last} was used after buffer {at}: {told}"
+        assert told[at + 1 : last + 1] == [None] * (last - at), f"out of order: {told}"
+        at = last + 1
+
+
+def submit(ordered, disk, requests):
+    """Make requests available on a fresh queue; their tokens."""
+    queue = disk.queues[0]
+    assert sum(map(descriptors, requests)) <= queue.size
+    if not ordered.packed:
+        elements = struct.pack("<II", NOTHING, 0) * len(requests)
+        disk.driver.memory_write(queue.device + 4, elements)
+    return disk.driver.submit(requests)
+
+
+def assert_used_in_order(ordered, disk, requests):
+    told = told_in_packed_ring if ordered.packed else told_in_split_ring
+    assert_order(told(disk, requests))
+
+
+@clause("6.2-D-05")
+@reads_only
+def test_long_and_short_requests_are_used_in_order(ordered):
+    disk = ordered()
+    requests = [
+        read(0, 2048),
+        IDENTITY,
+        read(1),
+        read(2, 4, writable=(512, 1, 511, 1024, 1)),
+        Request(RequestType.FLUSH),
+        read(0, 1024),
+        IDENTITY,
+        read(8),
+    ]
+
+    tokens = submit(ordered, disk, requests)
+    completions = disk.driver.complete(tokens)
+
+    assert_used_in_order(ordered, disk, requests)
+    assert [completion.status for completion in completions] == [Status.OK] * len(requests)
+    assert [completion.damage for completion in completions] == [()] * len(requests)
+    assert completions[2].data == completions[0].data[512:1024]
+    assert completions[3].data == completions[0].data[1024:3072]
+
+
+@clause("6.2-D-05")
+def test_slow_and_failing_requests_are_used_in_order(ordered):
+    disk = ordered(iops=25, faults=(Fault("read", 64),), needs=[Feature.BLK_WRITE_ZEROES])
+    requests = [
+        read(0),
+        IDENTITY,
+        Request(RequestType.OUT, 8, sectors(1)),
+        Request(99, receive=512),
+        read(64),
+        read(2**40),
+        read(8, 2, writable=(1, 1023, 1)),
+        IDENTITY,
+        Request(RequestType.WRITE_ZEROES, data=segment(16, 8) + segment(32, 8)),
+        Request(RequestType.FLUSH),
+        read(1),
+        IDENTITY,
+    ]
+
+    tokens = submit(ordered, disk, requests)
+    seen = []
+    while len(seen) < len(tokens):
+        done = disk.driver.completed()
+        if done != seen:
+            assert done == tokens[: len(done)], f"{tokens} were used as {done}"
+        seen = done
+    completions = disk.driver.complete(tokens)
+
+    assert_used_in_order(ordered, disk, requests)
+    failing = {3: Status.UNSUPP, 4: Status.IOERR, 5: Status.IOERR}
+    at_most = disk.driver.config().max_write_zeroes_seg
+    if at_most is not None and at_most < 2:
+        failing[8] = Status.UNSUPP
+    statuses = {at: completion.status for at, completion in enumerate(completions)}
+    assert statuses == dict.fromkeys(range(len(requests)), Status.OK) | failing
+    assert completions[6].data == sectors(1) + bytes(512)
+
+
+@clause("6.2-D-05")
+@reads_only
+def test_the_order_lasts_over_many_rounds_of_a_small_queue(ordered):
+    disk = ordered(driver_queue_size=16)
+    whole = disk.read(0, 40)
+    assert whole.status is Status.OK
+
+    for n in range(40):
+        tokens = disk.driver.submit([read(n), IDENTITY, read(n, 8), read(39 - n)][: 1 + n % 4])
+        completions = disk.driver.complete(tokens)
+        assert {completion.status for completion in completions} == {Status.OK}, n
+        assert completions[0].data == whole.data[512 * n : 512 * (n + 1)], n
+        assert completions[-1].damage == (), n
