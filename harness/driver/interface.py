@@ -419,7 +419,7 @@ class Driver(ABC):
         """Send one request `count` times, one at a time, in the same buffers.
 
         Without `interrupts` the driver asks the device for none (virtio
-        2.7.7) and polls.
+        2.7.7) and polls; with them, for one each time, also by EVENT_IDX.
         """
 
     @abstractmethod

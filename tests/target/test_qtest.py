@@ -18,6 +18,7 @@ from harness.target import LacksError, TargetError
 from harness.target.qtest import VARIANTS, QtestTarget
 from harness.virtio.blk import RequestType, Status
 from harness.virtio.features import Feature
+from harness.virtio.ring import USED_F_NO_NOTIFY
 
 DATA = bytes(range(1, 65)) * 8
 
@@ -121,6 +122,41 @@ def test_each_completion_is_one_interrupt(target: QtestTarget) -> None:
         assert driver.wait_interrupt("queue", above=count).queue == count + 1
     assert driver.interrupts().raised == 5
     assert driver.interrupts().unexplained == 0
+
+
+@pytest.mark.parametrize("suppressing", [False, True])
+def test_the_driver_asks_for_the_next_interrupt_if_told_to(
+    modern: QtestTarget, suppressing: bool
+) -> None:
+    driver = modern.plug(DiskSpec()).driver
+    driver.suppress_notifications(suppressing)
+    driver.start(driver.offered() & (Feature.VERSION_1.mask | Feature.EVENT_IDX.mask))
+
+    for count in range(5):
+        driver.request(Request(RequestType.IN, 0, receive=512))
+        driver.wait_interrupt("queue", above=count if suppressing else 0)
+
+    assert driver.interrupts().queue == (5 if suppressing else 1)
+
+
+def test_the_driver_does_not_notify_a_device_that_asks_for_silence_if_told_to(
+    modern: QtestTarget,
+) -> None:
+    driver = modern.plug(DiskSpec()).driver
+    driver.start(Feature.VERSION_1.mask)
+    device_area = driver.queue_setup(0).device
+    read = Request(RequestType.IN, 0, receive=512)
+    driver.request(read)
+
+    driver.memory_write(device_area, USED_F_NO_NOTIFY.to_bytes(2, "little"))
+    driver.suppress_notifications(True)
+    tokens = driver.submit([read])
+    time.sleep(0.1)
+    assert driver.completed() == []
+    driver.suppress_notifications(False)
+    tokens += driver.submit([read])
+
+    assert [completion.status for completion in driver.complete(tokens)] == [Status.OK] * 2
 
 
 def test_what_is_driven_shows(target: QtestTarget) -> None:

@@ -1,0 +1,60 @@
+"""Notification suppression with a driver that takes part in it (virtio 2.7.7, 2.7.10, 2.8.10)."""
+
+import pytest
+
+from conformance.data import sectors
+from harness.driver.interface import Request
+from harness.report import clause, described
+from harness.virtio.blk import RequestType, Status
+from harness.virtio.features import Feature
+
+EXTRA = pytest.mark.parametrize("extra", [[], [Feature.EVENT_IDX]], ids=["flags", "event"])
+
+
+def sparing(plug, extra, packed=None):
+    """A disk whose driver notifies only when it is asked to, and asks for what it wants."""
+    disk = plug(packed=packed, extra=[*extra, Feature.RING_PACKED] if packed else extra)
+    disk.driver.suppress_notifications(True)
+    return disk
+
+
+def assert_each_completion_interrupts(disk):
+    before = disk.driver.interrupts().queue
+    for n in range(20):
+        assert disk.read(n).status is Status.OK
+        disk.driver.wait_interrupt("queue", above=before + n)
+
+
+def assert_all_are_served(disk):
+    """Requests come faster than they are looked at, and so without a notification each."""
+    disk.backing.write(0, sectors(20))
+    tokens = []
+    for n in range(20):
+        tokens += disk.driver.submit([Request(RequestType.IN, n, receive=512)])
+
+    completions = disk.driver.complete(tokens)
+
+    assert {completion.status for completion in completions} == {Status.OK}
+    assert b"".join(completion.data for completion in completions) == sectors(20)
+
+
+@clause("2.7.7.2-D-05")
+def test_each_completion_interrupts_if_the_driver_asks_for_the_next(plug):
+    assert_each_completion_interrupts(sparing(plug, [Feature.EVENT_IDX]))
+
+
+@described("2.8.10", "an event for one descriptor comes when that one is used")
+def test_each_completion_of_a_packed_ring_interrupts_if_the_driver_asks_for_the_next(plug):
+    assert_each_completion_interrupts(sparing(plug, [Feature.EVENT_IDX], packed=True))
+
+
+@EXTRA
+@described("2.7.10", "a device that asks for no notification finds what becomes available")
+def test_requests_that_are_only_notified_of_when_asked_for_are_served(plug, extra):
+    assert_all_are_served(sparing(plug, extra))
+
+
+@EXTRA
+@described("2.8.10", "a device that asks for no notification finds what becomes available")
+def test_requests_of_a_packed_ring_are_served_likewise(plug, extra):
+    assert_all_are_served(sparing(plug, extra, packed=True))

@@ -1,0 +1,203 @@
+"""Notification suppression from the driver's side: flags, used_event, avail_event, and packed."""
+
+from __future__ import annotations
+
+import pytest
+from batching import PackedDevice, SplitDevice
+
+from harness.driver.interface import Buffer
+from harness.driver.memory import DmaMemory, Region
+from harness.driver.virtqueue.packed import PackedQueue
+from harness.driver.virtqueue.split import SplitQueue
+from harness.virtio.ring import (
+    AVAIL_F_NO_INTERRUPT,
+    EVENT_SUPPRESSION,
+    RING_EVENT_FLAGS_DESC,
+    RING_EVENT_FLAGS_DISABLE,
+    RING_EVENT_FLAGS_ENABLE,
+    USED_F_NO_NOTIFY,
+)
+
+SIZE = 8
+BUFFER = [Buffer(0xA000, 16)]
+
+
+@pytest.fixture
+def memory() -> DmaMemory:
+    return DmaMemory([Region(0x10000, memoryview(bytearray(1 << 16)))])
+
+
+def add(queue: SplitQueue | PackedQueue, *lengths: int) -> None:
+    """Chains of so many descriptors each, made available together."""
+    queue.publish([queue.add(BUFFER * length) for length in lengths])
+
+
+def turn(queue: SplitQueue, device: SplitDevice, count: int) -> None:
+    """So many chains, one after the other, there and back."""
+    for _ in range(count):
+        add(queue, 1)
+        device.use(1, 0)
+        for used in queue.take_used():
+            queue.release(used.id)
+
+
+class Split:
+    """A split virtqueue whose device is asked and asks."""
+
+    def __init__(self, memory: DmaMemory, event_idx: bool, before: int = 0) -> None:
+        self.queue = SplitQueue(memory, 0, SIZE, event_idx=event_idx)
+        self.device = SplitDevice(self.queue)
+        turn(self.queue, self.device, before)
+        self.queue.kick_wanted()
+        layout = self.queue.layout
+        self._driver = memory.view(layout.driver, 6 + 2 * SIZE).cast("H")
+        self._device = memory.view(layout.device, 6 + 8 * SIZE).cast("H")
+
+    @property
+    def used_event(self) -> int:
+        return self._driver[2 + SIZE]
+
+    @property
+    def avail_flags(self) -> int:
+        return self._driver[0]
+
+    def ask(self, flags: int = 0, avail_event: int = 0) -> None:
+        """What the device says of notifications."""
+        self._device[0] = flags
+        self._device[2 + 4 * SIZE] = avail_event & 0xFFFF
+
+
+class Packed:
+    """A packed virtqueue whose device is asked and asks."""
+
+    def __init__(self, memory: DmaMemory, event_idx: bool) -> None:
+        self.queue = PackedQueue(memory, 0, SIZE, event_idx=event_idx)
+        self.device = PackedDevice(self.queue)
+        layout = self.queue.layout
+        self._driver = memory.view(layout.driver, EVENT_SUPPRESSION.size)
+        self._device = memory.view(layout.device, EVENT_SUPPRESSION.size)
+
+    @property
+    def asked(self) -> tuple[int, int]:
+        """Place and flags of the driver's event suppression area."""
+        place, flags = EVENT_SUPPRESSION.unpack(self._driver)
+        return place, flags
+
+    def ask(self, flags: int, offset: int = 0, wrap: int = 1) -> None:
+        """What the device says of notifications."""
+        EVENT_SUPPRESSION.pack_into(self._device, 0, offset | wrap << 15, flags)
+
+
+def test_flags_suppress_without_event_idx(memory: DmaMemory) -> None:
+    split = Split(memory, event_idx=False)
+    split.ask(0, avail_event=100)
+    add(split.queue, 1)
+    assert split.queue.kick_wanted()
+
+    split.ask(USED_F_NO_NOTIFY)
+    add(split.queue, 1)
+    assert not split.queue.kick_wanted()
+
+    split.queue.want_interrupts(False)
+    assert (split.avail_flags, split.used_event) == (AVAIL_F_NO_INTERRUPT, 0)
+    split.queue.want_interrupts(True)
+    assert split.avail_flags == 0
+
+
+@pytest.mark.parametrize("before", [0, 0xFFFA], ids=["at-first", "around-the-index's-end"])
+def test_a_kick_is_wanted_if_avail_event_was_passed(memory: DmaMemory, before: int) -> None:
+    split = Split(memory, event_idx=True, before=before)
+    wanted = []
+    for ahead in (-1, 0, 2, 3, 4):
+        split.ask(USED_F_NO_NOTIFY, before + ahead)  # a flag that is to be ignored then
+        add(split.queue, 1, 1, 1)
+        wanted.append(split.queue.kick_wanted())
+        assert not split.queue.kick_wanted(), "nothing became available since"
+        split.device.use(1, 0)
+        split.device.use(1, 0)
+        split.device.use(1, 0)
+        for used in split.queue.take_used():
+            split.queue.release(used.id)
+        before += 3
+
+    assert wanted == [False, True, True, False, False]
+
+
+@pytest.mark.parametrize("before", [0, 0xFFFF], ids=["at-first", "around-the-index's-end"])
+def test_used_event_is_the_next_element_or_the_last_one(memory: DmaMemory, before: int) -> None:
+    split = Split(memory, event_idx=True, before=before)
+
+    split.queue.want_interrupts(True)
+    assert split.used_event == before
+    turn(split.queue, split.device, 3)
+    assert split.used_event == before
+    split.queue.want_interrupts(True)
+    assert split.used_event == (before + 3) & 0xFFFF
+    split.queue.want_interrupts(False)
+    assert split.used_event == (before + 2) & 0xFFFF
+    assert split.avail_flags == 0  # as it has to be with EVENT_IDX
+
+
+@pytest.mark.parametrize("event_idx", [False, True])
+def test_a_packed_ring_heeds_the_devices_flags(memory: DmaMemory, event_idx: bool) -> None:
+    packed = Packed(memory, event_idx)
+
+    for flags, wanted in ((RING_EVENT_FLAGS_ENABLE, True), (RING_EVENT_FLAGS_DISABLE, False)):
+        packed.ask(flags)
+        add(packed.queue, 1)
+        assert packed.queue.kick_wanted() is wanted
+
+
+def test_a_kick_is_wanted_if_the_descriptor_asked_for_became_available(memory: DmaMemory) -> None:
+    wanted = {}
+    for place in range(2 * SIZE):
+        packed = Packed(memory, event_idx=True)
+        add(packed.queue, 2, 3)
+        packed.device.use(2, 0)
+        for used in packed.queue.take_used():
+            packed.queue.release(used.id)
+        packed.queue.kick_wanted()
+        packed.ask(RING_EVENT_FLAGS_DESC, place % SIZE, wrap=int(place < SIZE))
+        add(packed.queue, 2, 3)
+        wanted[place] = packed.queue.kick_wanted()
+        assert not packed.queue.kick_wanted(), "nothing became available since"
+
+    # Descriptors 5, 6, 7 of the first round, 0 and 1 of the second.
+    assert [place for place, one in wanted.items() if one] == [5, 6, 7, 8, 9]
+
+
+def test_what_was_added_and_not_made_available_is_not_told(memory: DmaMemory) -> None:
+    packed = Packed(memory, event_idx=True)
+    heads = [packed.queue.add(BUFFER * 3), packed.queue.add(BUFFER * 2)]
+    packed.ask(RING_EVENT_FLAGS_DESC, 4)
+
+    packed.queue.publish(heads[:1])
+    assert packed.queue.next_available() == 3 | 1 << 15
+    assert not packed.queue.kick_wanted()
+    packed.queue.publish(heads[1:])
+    assert packed.queue.next_available() == 5 | 1 << 15
+    assert packed.queue.kick_wanted()
+
+
+def test_the_driver_asks_for_the_next_descriptor_in_its_round(memory: DmaMemory) -> None:
+    packed = Packed(memory, event_idx=True)
+    expected = 0
+    for length in (3, 3, 3, 2, 1, 3, 3):
+        packed.queue.want_interrupts(True)
+        wrap = (expected // SIZE + 1) % 2
+        assert packed.asked == (expected % SIZE | wrap << 15, RING_EVENT_FLAGS_DESC)
+        add(packed.queue, length)
+        packed.device.use(1, 0)
+        for used in packed.queue.take_used():
+            packed.queue.release(used.id)
+        expected += length
+
+    packed.queue.want_interrupts(False)
+    assert packed.asked[1] == RING_EVENT_FLAGS_DISABLE
+
+
+def test_without_event_idx_the_driver_enables_all(memory: DmaMemory) -> None:
+    packed = Packed(memory, event_idx=False)
+    for wanted, flags in ((False, RING_EVENT_FLAGS_DISABLE), (True, RING_EVENT_FLAGS_ENABLE)):
+        packed.queue.want_interrupts(wanted)
+        assert packed.asked == (0, flags)
