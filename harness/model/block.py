@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 from harness.disks import SECTOR, DiskSpec
@@ -23,6 +24,7 @@ SERIAL = "vblk-model"
 SEG_MAX = 126
 SIZE_MAX = 1 << 20
 MAX_SEGMENTS = 16
+LIFETIME = struct.Struct("<HHH")
 MAX_DISCARD = 1 << 22
 MAX_WRITE_ZEROES = 1 << 16
 """Sectors: these are written, one by one, unless the driver allows to deallocate them."""
@@ -45,6 +47,8 @@ class Block:
         self.physical_size = _block_size(spec.physical_block_size or self.block_size)
         if self.physical_size < self.block_size:
             raise ValueError("physical_block_size below logical_block_size")
+        adjusted = spec.seg_max_adjust is not False and spec.queue_size is not None
+        self.seg_max = max((spec.queue_size or 0) - 2, 1) if adjusted else SEG_MAX
         self.reset()
 
     def reset(self) -> None:
@@ -74,6 +78,8 @@ class Block:
             Feature.BLK_MQ: self.queues > 1,
             Feature.BLK_DISCARD: spec.discard is not False,
             Feature.BLK_WRITE_ZEROES: spec.write_zeroes is not False,
+            Feature.BLK_LIFETIME: spec.lifetime is not None,
+            Feature.BLK_SECURE_ERASE: bool(spec.secure_erase),
         }
         return mask(*(feature for feature, has in having.items() if has))
 
@@ -96,13 +102,12 @@ class Block:
     def fields(self) -> dict[str, int]:
         """The configuration's fields now; one that is not named is 0."""
         spec = self.spec
-        adjusted = spec.seg_max_adjust is not False and spec.queue_size is not None
         physical = self.physical_size // self.block_size
         alignment = self.block_size // SECTOR
         return {
             "capacity": self.capacity,
             "size_max": SIZE_MAX,
-            "seg_max": max((spec.queue_size or 0) - 2, 1) if adjusted else SEG_MAX,
+            "seg_max": self.seg_max,
             "cylinders": min(self.capacity // (16 * 63), 0xFFFF),
             "heads": 16,
             "sectors": 63,
@@ -118,6 +123,9 @@ class Block:
             "max_write_zeroes_sectors": spec.max_write_zeroes_sectors or MAX_WRITE_ZEROES,
             "max_write_zeroes_seg": MAX_SEGMENTS,
             "write_zeroes_may_unmap": 1,
+            "max_secure_erase_sectors": MAX_DISCARD,
+            "max_secure_erase_seg": MAX_SEGMENTS,
+            "secure_erase_sector_alignment": alignment,
         }
 
     def config(self) -> bytes:
@@ -156,6 +164,7 @@ class Block:
             RequestType.FLUSH,
             RequestType.DISCARD,
             RequestType.WRITE_ZEROES,
+            RequestType.SECURE_ERASE,
         )
 
     def serve(self, request: Request) -> int:
@@ -187,6 +196,10 @@ class Block:
             found[RequestType.DISCARD] = self.discard
         if self.has(Feature.BLK_WRITE_ZEROES):
             found[RequestType.WRITE_ZEROES] = self.write_zeroes
+        if self.has(Feature.BLK_SECURE_ERASE):
+            found[RequestType.SECURE_ERASE] = self.secure_erase
+        if self.has(Feature.BLK_LIFETIME):
+            found[RequestType.GET_LIFETIME] = self.get_lifetime
         return found
 
     def within(self, sector: int, count: int) -> bool:
@@ -233,6 +246,12 @@ class Block:
         request.write(0, serial.encode()[:ID_LENGTH].ljust(ID_LENGTH, b"\0"))
         return Status.OK
 
+    def get_lifetime(self, request: Request) -> Status:
+        """GET_LIFETIME."""
+        assert self.spec.lifetime is not None
+        request.write(0, LIFETIME.pack(*self.spec.lifetime))
+        return Status.OK
+
     def discard(self, request: Request) -> Status:
         """DISCARD."""
         return self.each_segment(
@@ -257,6 +276,15 @@ class Block:
             self.storage.deallocate("write-zeroes", sector, count)
         else:
             self.storage.zero(sector, count)
+
+    def secure_erase(self, request: Request) -> Status:
+        """SECURE_ERASE."""
+        return self.each_segment(
+            request,
+            known=0,
+            most=self.fields()["max_secure_erase_sectors"],
+            act=lambda sector, count, flags: self.storage.zero(sector, count),
+        )
 
     def each_segment(
         self, request: Request, known: int, most: int, act: Callable[[int, int, int], None]

@@ -21,6 +21,7 @@ from .block import Block
 from .loop import Loop
 from .storage import Storage
 from .vhost import Connection
+from .zoned import ZonedBlock
 
 
 class Export:
@@ -101,11 +102,14 @@ class Control:
 
     def _add(self, command: dict[str, Any]) -> Export:
         words = dict(command["spec"])
+        for name in ("zones_read_only", "zones_offline"):
+            words[name] = tuple(words[name])
         words["faults"] = tuple(Fault(**fault) for fault in words["faults"])
         spec = DiskSpec(**words)
         storage = Storage(command["file"], spec.read_only, spec.faults)
         try:
-            return Export(self._loop, command["socket"], Block(spec, storage))
+            block = ZonedBlock(spec, storage) if spec.zoned else Block(spec, storage)
+            return Export(self._loop, command["socket"], block)
         except BaseException:
             storage.close()
             raise

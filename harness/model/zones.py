@@ -1,0 +1,242 @@
+"""The state machine of the zones of a disk (virtio 5.2.6); it knows no storage.
+
+Sectors are of 512 bytes. Finishing an empty or a closed zone, on which the text
+is silent, makes it full, as the ZBD standards have it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.disks import SECTOR, DiskSpec
+from harness.virtio.blk import Status, ZoneState, ZoneType
+
+OPEN = frozenset({ZoneState.IOPEN, ZoneState.EOPEN})
+ACTIVE = OPEN | {ZoneState.CLOSED}
+DEAD = frozenset({ZoneState.RDONLY, ZoneState.OFFLINE})
+
+ZONE_SECTORS = 1024
+MAX_OPEN = 8
+MAX_ACTIVE = 12
+
+
+class ZoneError(Exception):
+    """A request that a zone cannot serve, and the status that it ends with."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.name)
+        self.status = status
+
+
+@dataclass
+class Zone:
+    """One zone. `wp` is where its written part ends, also once it is full."""
+
+    start: int
+    size: int
+    capacity: int
+    type: ZoneType
+    state: ZoneState
+    wp: int
+
+    @property
+    def sequential(self) -> bool:
+        """Whether it has a write pointer."""
+        return self.type is not ZoneType.CONV
+
+    @property
+    def end(self) -> int:
+        """The first sector behind it."""
+        return self.start + self.size
+
+    @property
+    def limit(self) -> int:
+        """The first sector behind what can be written."""
+        return self.start + self.capacity
+
+
+class Zones:
+    """All zones of a disk, with their limits. ValueError for a `spec` that makes no sense."""
+
+    def __init__(self, spec: DiskSpec, max_append: int) -> None:
+        self.size = ZONE_SECTORS if spec.zone_sectors is None else spec.zone_sectors
+        capacity = self.size if spec.zone_capacity is None else spec.zone_capacity
+        if not 0 < capacity <= self.size:
+            raise ValueError(f"zones of {self.size} sectors with a capacity of {capacity}")
+        self.max_open = MAX_OPEN if spec.max_open_zones is None else spec.max_open_zones
+        self.max_active = MAX_ACTIVE if spec.max_active_zones is None else spec.max_active_zones
+        self.max_append = min(max_append, capacity)
+        if spec.max_append_sectors is not None:
+            self.max_append = spec.max_append_sectors
+        if self.max_append > max_append:
+            raise ValueError(f"max_append_sectors beyond {max_append}: seg_max times size_max")
+        self.granularity = spec.write_granularity or SECTOR
+        if self.granularity % SECTOR or self.granularity & (self.granularity - 1):
+            raise ValueError(f"a write_granularity of {self.granularity} bytes")
+        self.host_managed = spec.zoned == "host-managed"
+        self.all = [
+            self._make(spec, number, start, capacity)
+            for number, start in enumerate(range(0, spec.capacity, self.size))
+        ]
+
+    def _make(self, spec: DiskSpec, number: int, start: int, capacity: int) -> Zone:
+        size = min(self.size, spec.capacity - start)
+        capacity = min(capacity, size)
+        if number < spec.conventional_zones:
+            return Zone(start, size, size, ZoneType.CONV, ZoneState.NOT_WP, start + size)
+        kind = ZoneType.SWR if self.host_managed else ZoneType.SWP
+        if number in spec.zones_offline:
+            return Zone(start, size, capacity, kind, ZoneState.OFFLINE, start)
+        if number in spec.zones_read_only:
+            return Zone(start, size, capacity, kind, ZoneState.RDONLY, start + capacity)
+        return Zone(start, size, capacity, kind, ZoneState.EMPTY, start)
+
+    # --- finding zones
+
+    def touched(self, sector: int, count: int) -> list[Zone]:
+        """The zones that a range on the disk has sectors in."""
+        first = sector // self.size
+        last = (sector + max(count, 1) - 1) // self.size
+        return self.all[first : last + 1]
+
+    def at(self, sector: int) -> Zone:
+        """The zone that starts there. ZoneError if none does."""
+        number, rest = divmod(sector, self.size)
+        if rest or number >= len(self.all):
+            raise ZoneError(Status.ZONE_INVALID_CMD)
+        return self.all[number]
+
+    # --- zone management
+
+    def manageable(self, zone: Zone) -> None:
+        """ZoneError if no request may change the zone's state."""
+        if not zone.sequential or zone.state in DEAD:
+            raise ZoneError(Status.ZONE_INVALID_CMD)
+
+    def open(self, zone: Zone) -> None:
+        """ZONE_OPEN."""
+        self.manageable(zone)
+        if zone.state is ZoneState.FULL:
+            raise ZoneError(Status.ZONE_INVALID_CMD)
+        self.enter(zone, ZoneState.EOPEN)
+
+    def close(self, zone: Zone) -> None:
+        """ZONE_CLOSE."""
+        self.manageable(zone)
+        if zone.state not in ACTIVE:
+            raise ZoneError(Status.ZONE_INVALID_CMD)
+        zone.state = self.closed(zone)
+
+    def closed(self, zone: Zone) -> ZoneState:
+        """What an active zone becomes when it is closed."""
+        return ZoneState.EMPTY if zone.wp == zone.start else ZoneState.CLOSED
+
+    def finish(self, zone: Zone) -> None:
+        """ZONE_FINISH."""
+        self.manageable(zone)
+        zone.state = ZoneState.FULL
+
+    def reset(self, zone: Zone) -> None:
+        """ZONE_RESET."""
+        self.manageable(zone)
+        zone.state, zone.wp = ZoneState.EMPTY, zone.start
+
+    def resettable(self) -> list[Zone]:
+        """The zones that ZONE_RESET_ALL is about."""
+        return [zone for zone in self.all if zone.sequential and zone.state not in DEAD]
+
+    def enter(self, zone: Zone, state: ZoneState) -> None:
+        """Open a zone that is not full. ZoneError, nothing changed, if the limits forbid it."""
+        if zone.state not in ACTIVE and self.exhausted(self.max_active, ACTIVE):
+            raise ZoneError(Status.ZONE_ACTIVE_RESOURCE)
+        if zone.state not in OPEN and self.exhausted(self.max_open, OPEN):
+            self.make_room()
+        zone.state = state
+
+    def exhausted(self, limit: int, states: frozenset[ZoneState]) -> bool:
+        """Whether as many zones as the limit allows are in these states; 0 is no limit."""
+        return 0 < limit <= sum(zone.state in states for zone in self.all)
+
+    def make_room(self) -> None:
+        """Close a zone that was opened implicitly. ZoneError if there is none."""
+        for zone in self.all:
+            if zone.state is ZoneState.IOPEN:
+                zone.state = self.closed(zone)
+                return
+        raise ZoneError(Status.ZONE_OPEN_RESOURCE)
+
+    # --- reads and writes
+
+    def readable(self, sector: int, count: int) -> None:
+        """ZoneError if such a read is none for these zones."""
+        zones = self.touched(sector, count)
+        if any(zone.state is ZoneState.OFFLINE for zone in zones):
+            raise ZoneError(Status.ZONE_INVALID_CMD)
+        self.one_zone(zones)
+
+    def one_zone(self, zones: list[Zone]) -> None:
+        """ZoneError for a range of several zones, one of which requires sequential writes."""
+        if len(zones) > 1 and any(zone.type is ZoneType.SWR for zone in zones):
+            raise ZoneError(Status.ZONE_INVALID_CMD)
+
+    def begin_write(self, sector: int, count: int) -> None:
+        """Open the zones that a write goes to. ZoneError if it is none for these zones."""
+        zones = self.touched(sector, count)
+        if any(zone.state in DEAD for zone in zones):
+            raise ZoneError(Status.ZONE_INVALID_CMD)
+        self.one_zone(zones)
+        for zone in zones:
+            first, end = max(sector, zone.start), min(sector + count, zone.end)
+            if zone.sequential:
+                self.check_write(zone, first, end)
+        if count:
+            for zone in zones:
+                self.open_for_write(zone)
+
+    def check_write(self, zone: Zone, first: int, end: int) -> None:
+        """ZoneError if these sectors of a sequential zone cannot be written now."""
+        required = zone.type is ZoneType.SWR
+        if end > zone.limit or (required and zone.state is ZoneState.FULL):
+            raise ZoneError(Status.ZONE_INVALID_CMD)
+        if required and (first != zone.wp or not self.aligned(end)):
+            raise ZoneError(Status.ZONE_UNALIGNED_WP)
+        if not (self.aligned(first) and self.aligned(end)):
+            raise ZoneError(Status.ZONE_INVALID_CMD)
+
+    def aligned(self, sector: int) -> bool:
+        """Whether a write may begin or end there."""
+        return sector * SECTOR % self.granularity == 0
+
+    def open_for_write(self, zone: Zone) -> None:
+        """ZoneError if a zone that is written cannot be open."""
+        if zone.sequential and zone.state in (ZoneState.EMPTY, ZoneState.CLOSED):
+            self.enter(zone, ZoneState.IOPEN)
+
+    def written(self, sector: int, count: int) -> None:
+        """Note what was written."""
+        for zone in self.touched(sector, count):
+            if zone.sequential and count:
+                zone.wp = max(zone.wp, min(sector + count, zone.end))
+                if zone.wp == zone.limit:
+                    zone.state = ZoneState.FULL
+
+    def append_to(self, sector: int, count: int) -> int:
+        """The sector at which an append to the zone there writes. ZoneError if none can."""
+        if not self.max_append:
+            raise ZoneError(Status.UNSUPP)
+        zone = self.at(sector)
+        if zone.type is not ZoneType.SWR or zone.state in DEAD or count > self.max_append:
+            raise ZoneError(Status.ZONE_INVALID_CMD)
+        self.check_write(zone, zone.wp, zone.wp + count)
+        if count:
+            self.open_for_write(zone)
+        return zone.wp
+
+    def unwritten(self, sector: int, count: int) -> list[tuple[int, int]]:
+        """The parts of a range that were never written: first sector, sectors."""
+        found = []
+        for zone in self.touched(sector, count):
+            first, end = max(sector, zone.wp), min(sector + count, zone.end)
+            if zone.sequential and first < end:
+                found.append((first, end - first))
+        return found
