@@ -105,6 +105,13 @@ class Queue:
         self._announce(ring)
         self.base = ring.base
 
+    def settle(self) -> None:
+        """Bring all that was taken to its end, and take no more."""
+        if self._ring:
+            while self._jobs:
+                self._finish(self._ring, self._jobs[0])
+            self._announce(self._ring)
+
     # --- work
 
     def run(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from harness.virtio.device import DeviceStatus
+from harness.virtio.features import Feature
 from harness.virtio.ring import MAX_QUEUE_SIZE
 from harness.virtio.vhost_user import (
     CONFIG,
@@ -76,6 +77,7 @@ class Connection:
         self._channel = -1
         self.status = 0
         self._accepted = False
+        self._untold = False
         throttle = Throttle(block.spec.iops)
         self._queues = [Queue(block, throttle, loop) for _ in range(block.queues)]
         link.settimeout(PATIENCE)
@@ -178,7 +180,46 @@ class Connection:
             return
         if not (self._accepted or self.status & DeviceStatus.FEATURES_OK):
             value &= ~DeviceStatus.FEATURES_OK
+        if self.suspended:
+            self._resume(value)
+        elif self._asks_to_suspend(value):
+            self._suspend(value)
+        else:
+            self._show(value & ~DeviceStatus.SUSPEND)
+            for queue in self._queues:
+                self._run(queue)
+
+    def _show(self, value: int) -> None:
+        """Let the device status be `value`; NEEDS_RESET goes with a reset alone."""
         self.status = value | self.status & DeviceStatus.NEEDS_RESET
+
+    @property
+    def suspended(self) -> bool:
+        """Whether the device is suspended (virtio 3.4)."""
+        return bool(self.status & DeviceStatus.SUSPEND)
+
+    def _asks_to_suspend(self, value: int) -> bool:
+        """Whether this is the driver's wish to suspend a device that can and runs."""
+        running = self.status & DeviceStatus.DRIVER_OK
+        able = self._block.has(Feature.SUSPEND)
+        return bool(running and able and value & DeviceStatus.SUSPEND)
+
+    def _suspend(self, value: int) -> None:
+        """Use and announce all that was taken, then stop (virtio 3.4.2)."""
+        for queue in self._queues:
+            try:
+                queue.settle()
+            except BrokenError as error:
+                self._broken(queue, error)
+        self._show(value & ~DeviceStatus.DRIVER_OK)
+
+    def _resume(self, value: int) -> None:
+        """Go on if the driver says so, and tell it then what has changed meanwhile."""
+        if not value & DeviceStatus.DRIVER_OK:
+            return
+        self._show(value & ~DeviceStatus.SUSPEND)
+        if self._untold:
+            self.config_changed()
         for queue in self._queues:
             self._run(queue)
 
@@ -189,6 +230,7 @@ class Connection:
             queue.enabled = False
         self.status = 0
         self._accepted = False
+        self._untold = False
         self._block.reset()
 
     def _get_config(self, payload: bytes, fds: list[int]) -> bytes:
@@ -200,7 +242,9 @@ class Connection:
 
     def _set_config(self, payload: bytes, fds: list[int]) -> None:
         offset, size, _ = CONFIG.unpack_from(payload)
-        if not self._block.configure(offset, payload[CONFIG.size : CONFIG.size + size]):
+        if self.suspended or not self._block.configure(
+            offset, payload[CONFIG.size : CONFIG.size + size]
+        ):
             raise RefusedError(f"no writable field of {size} bytes at {offset}")
 
     def _set_backend_req_fd(self, payload: bytes, fds: list[int]) -> None:
@@ -208,7 +252,11 @@ class Connection:
         self._channel = _take(fds)
 
     def config_changed(self) -> None:
-        """Announce it, unless the device is stopped: then it may say nothing."""
+        """Announce it, unless the device is stopped: then it may say nothing.
+
+        What a suspended device has to say it says when it resumes.
+        """
+        self._untold = self.suspended
         if self._channel >= 0 and any(self._may_run(queue) for queue in self._queues):
             with suppress(OSError):
                 os.write(self._channel, HEADER.pack(BackEndRequest.CONFIG_CHANGE, VERSION, 0))

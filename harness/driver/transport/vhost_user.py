@@ -8,6 +8,7 @@ kept here, the way a VMM keeps it:
   them) leaves FEATURES_OK clear, and so does a bit that was never offered.
 - Virtqueues go over when DRIVER_OK is set, or at once after that. A kick sent
   earlier waits in the eventfd until then.
+- A virtqueue's reset stops it (GET_VRING_BASE); whoever enables it again hands it over anew.
 - Reset stops every virtqueue (GET_VRING_BASE), and asks for RESET_DEVICE where
   there is such a thing. If the back-end has hung up, reset connects again.
 - ISR bit 0 is set when a call eventfd was signalled, bit 1 by a message that
@@ -190,13 +191,15 @@ class VhostUser(Transport):
         self._isr = 0
 
     def _drop_rings(self) -> None:
-        rings = self._session.rings
-        for ring in rings.values():
-            for fd in (ring.call, ring.error):
-                # The back-end's duplicates would keep it registered beyond its closing.
-                self._events.unregister(fd)
-            ring.close()
-        rings.clear()
+        for index in list(self._session.rings):
+            self._drop_ring(index)
+
+    def _drop_ring(self, index: int) -> None:
+        ring = self._session.rings.pop(index)
+        for fd in (ring.call, ring.error):
+            # The back-end's duplicates would keep it registered beyond its closing.
+            self._events.unregister(fd)
+        ring.close()
 
     def _hang_up(self) -> None:
         self._drop_rings()
@@ -280,6 +283,20 @@ class VhostUser(Transport):
             self._events.register(fd, select.EPOLLIN)
         if self._status & DeviceStatus.DRIVER_OK:
             self._start_ring(ring)
+
+    def queue_reset(self, index: int) -> None:
+        """Make the back-end let go of a virtqueue; it has when this returns."""
+        if index not in self._session.rings:
+            raise BadArgumentError(f"queue {index} was not set up")
+        self._collect(0)
+        self._session.rings[index].stop(self._session.channel)
+        self._collect(0)
+        self._drop_ring(index)
+
+    def queue_resetting(self, index: int) -> bool:
+        """Whether the reset of a virtqueue goes on: it ends before `queue_reset` returns."""
+        del index
+        return False
 
     def notify(self, index: int, next_available: int | None) -> None:
         """Signal the virtqueue's kick eventfd, which carries no data."""
