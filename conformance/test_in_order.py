@@ -56,7 +56,9 @@ def told_in_split_ring(disk, requests):
 def told_in_packed_ring(disk, requests):
     """By the requests' first descriptors: the request that a used one there is for, if it is."""
     queue = disk.queues[0]
-    ring = list(PACKED_DESC.iter_unpack(disk.driver.memory_read(queue.desc, DESC_SIZE * 256)))
+    ring = list(
+        PACKED_DESC.iter_unpack(disk.driver.memory_read(queue.desc, DESC_SIZE * queue.size))
+    )
     starts, ids, at = [], [], 0
     for request in requests:
         starts.append(at)
