@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from harness import watch
 from harness.channel.stream import ChannelError
-from harness.cli import bench, boot, doctor, image, live
+from harness.cli import bench, boot, doctor, image, live, matrix
 from harness.cli.errors import UsageError
 from harness.driver.errors import DriverError
 from harness.guest.client import AgentError
@@ -35,6 +35,7 @@ examples:
   vblk resize disk0 +512M                in another terminal: live
   vblk ssh -- uname -r                   a command in that guest
   vblk watch                             a guest whose driver shows the disk as it changes
+  vblk matrix diff old.json new.json     what a run of the suite found better, and what worse
 """
 BOOT_EXAMPLES = """\
 examples:
@@ -135,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_qmp(one)
 
     _add_means(watch.add_parser(commands))
+    matrix.add_parser(commands)
 
     parts = command("image", image.path, "the guest image").add_subparsers(
         metavar="build|update|path", required=True

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pytest
 
 from .collect import Collector
-from .results import Results, dumped
-
-WRITERS = {".json": dumped}
+from .files import report_file, write
 
 COLLECTOR = pytest.StashKey[Collector]()
 
@@ -23,18 +20,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        type=_report_file,
-        help="write every statement's verdict on every target into FILE.json; repeatable",
+        type=report_file,
+        help="write every statement's verdict on every target into FILE.html, a page, or"
+        " FILE.json, for machines; repeatable",
     )
-
-
-def _report_file(text: str) -> Path:
-    path = Path(text)
-    if path.suffix not in WRITERS:
-        raise argparse.ArgumentTypeError(f"{text!r} ends in none of {', '.join(WRITERS)}")
-    if not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no directory {str(path.parent)!r}")
-    return path
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -63,10 +52,3 @@ class _Listener:
         results = self._collector.results(complete=ran and not cut_short)
         for path in self._files:
             write(path, results)
-
-
-def write(path: Path, results: Results) -> None:
-    """Write a report in the form that its suffix names, whole or not at all."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(WRITERS[path.suffix](results), encoding="utf-8")
-    beside.replace(path)

@@ -52,6 +52,10 @@ MEANINGS = {
 }
 
 
+OPEN = frozenset({Verdict.SKIPPED, Verdict.NOT_RUN})
+"""Verdicts that say nothing of the device."""
+
+
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
     """The worst of some verdicts; NOT_RUN if there are none."""
     return min(verdicts, key=ORDER.index, default=Verdict.NOT_RUN)
@@ -157,22 +161,27 @@ class Results:
         """The tests that are about a statement."""
         return [test for test in self.tests.values() if row.id in test.statements]
 
-    def verdict(self, row: Row, column: Column) -> Verdict:
-        """What all tests of a statement say of a target: the worst of them."""
-        return worst(
-            proves(test.results[column.id], row)
-            for test in self.tests_of(row)
-            if column.id in test.results
-        )
+    def verdicts(self) -> dict[str, dict[str, Verdict]]:
+        """Row id -> column id -> what all tests of a statement say of a target: the worst."""
+        tests: dict[str, list[Test]] = {}
+        for test in self.tests.values():
+            for name in test.statements:
+                tests.setdefault(name, []).append(test)
+        return {
+            row.id: {
+                column.id: worst(
+                    proves(test.results[column.id], row)
+                    for test in tests.get(row.id, ())
+                    if column.id in test.results
+                )
+                for column in self.columns
+            }
+            for row in self.rows.values()
+        }
 
     def ordered_rows(self) -> list[Row]:
         """The statements in the specification's order."""
         return sorted(self.rows.values(), key=lambda row: (section_order(row.section), row.id))
-
-    def count(self, column: Column) -> dict[Verdict, int]:
-        """How many statements have each verdict on a target."""
-        verdicts = [self.verdict(row, column) for row in self.rows.values()]
-        return {verdict: verdicts.count(verdict) for verdict in ORDER}
 
 
 def proves(result: Result, row: Row) -> Verdict:
@@ -201,6 +210,7 @@ def plain_node(node: str) -> str:
 
 def dumped(results: Results) -> str:
     """The results as the JSON that `load` reads."""
+    verdicts = results.verdicts()
     document: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -209,9 +219,7 @@ def dumped(results: Results) -> str:
         "statements": [
             {
                 **asdict(row),
-                "verdicts": {
-                    column.id: results.verdict(row, column).value for column in results.columns
-                },
+                "verdicts": {name: one.value for name, one in verdicts[row.id].items()},
             }
             for row in results.ordered_rows()
         ],

@@ -1,0 +1,104 @@
+"""`vblk matrix`: what runs of the suite have found, put together and compared."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from harness.cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from harness.report.results import Results
+
+    Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+
+MERGE = """\
+Columns of the result are targets; the same target on other versions is another column. Where a
+test ran more than once on one, the worst result counts.
+
+examples:
+  pytest conformance --target qtest-pci --matrix a.json
+  pytest conformance --target vhost-user --matrix b.json
+  vblk matrix merge a.json b.json --output all.html
+  vblk matrix merge a.json --output a.html       a page of one run's results
+"""
+DIFF = """\
+exit status: 0 if nothing got worse; 1 if a statement is kept no longer, or tested no longer;
+2 if a file cannot be read.
+"""
+
+
+def add_parser(commands: Subparsers) -> None:
+    """The command, with its two of its own."""
+    parser = commands.add_parser(
+        "matrix",
+        help="results of runs: put together as a page, compared",
+        description="What pytest --matrix FILE.json has written, put together and compared.",
+    )
+    parts = parser.add_subparsers(metavar="merge|diff", required=True)
+    one = _part(parts, "merge", "results of several runs as one page, or one file", MERGE)
+    one.add_argument("files", nargs="+", metavar="FILE.json", type=Path)
+    one.add_argument(
+        "-o",
+        "--output",
+        action="append",
+        required=True,
+        metavar="FILE",
+        type=_output,
+        help="FILE.html, a page, or FILE.json; repeatable",
+    )
+    one.set_defaults(run=merge)
+    one = _part(parts, "diff", "what got better and what got worse, target by target", DIFF)
+    one.add_argument("old", metavar="OLD.json", type=Path)
+    one.add_argument("new", metavar="NEW.json", type=Path)
+    one.set_defaults(run=diff)
+
+
+def _part(parts: Subparsers, name: str, text: str, epilog: str) -> argparse.ArgumentParser:
+    return parts.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _output(text: str) -> Path:
+    from harness.report.files import report_file
+
+    return report_file(text)
+
+
+def merge(arguments: argparse.Namespace) -> int:
+    """Write what several files have into one."""
+    from harness.report.files import write
+    from harness.report.merge import merged
+
+    results = merged(map(_load, arguments.files))
+    for path in arguments.output:
+        try:
+            write(path, results)
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from None
+    return 0
+
+
+def diff(arguments: argparse.Namespace) -> int:
+    """Print what changed; 1 if something is worse or no longer tested."""
+    from harness.report.compare import difference, lines
+
+    found = difference(_load(arguments.old), _load(arguments.new))
+    for line in lines(found):
+        print(line)
+    return 1 if found.regressed else 0
+
+
+def _load(path: Path) -> Results:
+    from harness.report.results import ResultsError, load
+
+    try:
+        return load(path)
+    except ResultsError as error:
+        raise UsageError(str(error)) from None

@@ -1,0 +1,29 @@
+"""Reports as files: a suffix says which."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .page import rendered
+from .results import Results, dumped
+
+WRITERS = {".json": dumped, ".html": rendered}
+"""What a file's suffix asks for."""
+
+
+def report_file(text: str) -> Path:
+    """A file that a report can be written to; argparse.ArgumentTypeError for any other."""
+    path = Path(text)
+    if path.suffix not in WRITERS:
+        raise argparse.ArgumentTypeError(f"{text!r} ends in none of {', '.join(WRITERS)}")
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no directory {str(path.parent)!r}")
+    return path
+
+
+def write(path: Path, results: Results) -> None:
+    """Write a report in the form that its suffix names, whole or not at all."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(WRITERS[path.suffix](results), encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,207 @@
+"""The page around the matrix: what it comes to, the filters, how it was made."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from string import Template
+
+from harness.report.results import MEANINGS, OPEN, ORDER, Column, Results, Verdict
+from harness.virtio.catalogue import STRENGTH
+from harness.virtio.sections import section_name
+
+from .rows import Table
+from .words import code, labels, many, quoted, tag, text, versions, word
+
+WIDE = 12
+"""Columns that fit on a sheet of paper; with more, it is printed as a narrow screen shows it."""
+
+
+def rendered(results: Results) -> str:
+    """The results as one page of HTML that needs nothing else."""
+    style, cards, script = _part("page.css"), _part("cards.css"), _part("page.js")
+    narrow = "(max-width: 46rem)"
+    media = f"{narrow}, print" if len(results.columns) > WIDE else narrow
+    style += f"@media {media} {{\n{cards}{_names(results)}}}\n{_hiders(results)}"
+    table = Table(results)
+    return Template(_part("page.html")).substitute(
+        title=text(_title(results)),
+        hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=style,
+        script=script,
+        headline="".join(_headline(results)),
+        summary="".join(_summary(results)),
+        legend="".join(
+            f"<dt>{tag(verdict)}</dt><dd>{text(MEANINGS[verdict])}</dd>" for verdict in ORDER
+        ),
+        levels="".join(
+            f'<option value="{text(level)}">{text(level)}</option>'
+            for level in STRENGTH
+            if any(row.level == level for row in results.rows.values())
+        ),
+        sections="".join(_section_options(results)),
+        verdicts="".join(
+            f'<label class="v {code(verdict)}"><input type="checkbox" name="v"'
+            f' value="{code(verdict)}" checked>{text(word(verdict))}</label>'
+            for verdict in ORDER
+        ),
+        targets="".join(
+            f'<label><input type="checkbox" name="c" value="{number}" checked>'
+            f"{text(labels(results)[column.id])}</label>"
+            for number, column in enumerate(results.columns)
+        ),
+        heads="".join(
+            f'<th scope="col"><span>{text(column.name)}'
+            f"<small>{text(versions(column))}</small></span></th>"
+            for column in results.columns
+        ),
+        bodies="\n".join(table.bodies()),
+        sources="\n".join(table.sources()),
+        made="".join(_made(results)),
+    )
+
+
+def _part(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _title(results: Results) -> str:
+    specification = next((run.specification for run in results.runs), "virtio")
+    return f"{specification}, block device: conformance"
+
+
+def _names(results: Results) -> str:
+    """Where a cell has no column above it, it says which target it is about."""
+    called = labels(results)
+    return "".join(
+        f"td:nth-child({number}):not([colspan])::before {{ content: {quoted(called[one.id])} }}\n"
+        for number, one in enumerate(results.columns, 2)
+    )
+
+
+def _hiders(results: Results) -> str:
+    """A column whose target is not ticked does not show."""
+    return "".join(
+        f"#matrix.c{number} :is(.r td, thead th):nth-child({number + 2}):not([colspan])"
+        " { display: none }\n"
+        for number in range(len(results.columns))
+    )
+
+
+def _headline(results: Results) -> Iterator[str]:
+    """What a reader has to know if he reads no further."""
+    verdicts = results.verdicts()
+    met = Counter(one for of_row in verdicts.values() for one in set(of_row.values()))
+    broken = [
+        column
+        for column in results.columns
+        if any(of_row[column.id] is Verdict.BROKEN for of_row in verdicts.values())
+    ]
+    targets = many(len(results.columns), "target")
+    if not results.columns:
+        yield "<p><strong>Nothing was tested.</strong></p>"
+    elif broken:
+        statements = many(met[Verdict.BROKEN], "statement is", "statements are")
+        yield (
+            f"<p><strong>{statements} broken, and nobody knew</strong>, on"
+            f" {len(broken)} of {targets}.</p>"
+        )
+    else:
+        yield f"<p><strong>Nothing is broken that was not known</strong>, on {targets}.</p>"
+    if met[Verdict.ERROR]:
+        yield (
+            f"<p>The tests of {many(met[Verdict.ERROR], 'statement')} came to no verdict"
+            " somewhere: trouble with the harness, the machine or a record.</p>"
+        )
+    known = many(met[Verdict.DEVIATION], "statement is", "statements are")
+    advisories = many(met[Verdict.ADVISORY], "SHOULD is", "SHOULDs are")
+    yield (
+        f"<p>{known} known not to be kept somewhere, with the reason; {advisories} not followed"
+        f" somewhere. {_tested(results, verdicts)}</p>"
+    )
+    if not all(run.complete for run in results.runs):
+        yield "<p><strong>A run was cut short:</strong> what it did not reach is “not run”.</p>"
+
+
+def _tested(results: Results, verdicts: dict[str, dict[str, Verdict]]) -> str:
+    idle = [row for row in results.rows.values() if set(verdicts[row.id].values()) <= OPEN]
+    hopeless = sum(bool(row.untested) for row in idle)
+    words = f"Of {many(len(verdicts), 'statement')}, {len(verdicts) - len(idle)} were tested"
+    return (
+        f"{words}; of {hopeless} no test is possible, and why is said." if hopeless else f"{words}."
+    )
+
+
+def _summary(results: Results) -> Iterator[str]:
+    """A line for each target: a bar, and the numbers it is made of."""
+    verdicts = results.verdicts().values()
+    counts = {
+        column.id: Counter(of_row[column.id] for of_row in verdicts) for column in results.columns
+    }
+    shown = [one for one in ORDER if any(count[one] for count in counts.values())]
+    yield '<table class="sum"><thead><tr><th scope="col">Target</th><th scope="col">Kept</th>'
+    yield "".join(f'<th scope="col">{text(word(verdict))}</th>' for verdict in shown)
+    yield "</tr></thead><tbody>"
+    for column in results.columns:
+        count = counts[column.id]
+        tested = sum(count[one] for one in ORDER if one not in OPEN)
+        kept = f"{count[Verdict.KEPT]} of {tested} tested" if tested else "nothing tested"
+        yield (
+            f'<tr><th scope="row">{text(column.name)} <small>{text(versions(column))}</small></th>'
+            f"<td>{_bar(count)}<span>{kept}</span></td>"
+        )
+        yield "".join(
+            f'<td class="{code(one) if count[one] else ""}">{count[one]}</td>' for one in shown
+        )
+        yield "</tr>"
+    yield "</tbody></table>"
+
+
+def _bar(count: Mapping[Verdict, int]) -> str:
+    parts = "".join(
+        f'<i class="{code(one)}" style="flex:{count[one]}"></i>'
+        for one in reversed(ORDER)
+        if one not in OPEN and count[one]
+    )
+    return f'<div class="bar" aria-hidden="true">{parts}</div>' if parts else ""
+
+
+def _section_options(results: Results) -> Iterator[str]:
+    """Every section with statements, and the sections around it."""
+    counts: Counter[str] = Counter()
+    order: list[str] = []
+    for row in results.ordered_rows():
+        numbers = row.section.split(".")
+        for depth in range(1, len(numbers) + 1):
+            section = ".".join(numbers[:depth])
+            counts[section] += 1
+            if counts[section] == 1:
+                order.append(section)
+    for section in order:
+        indent = "\N{NO-BREAK SPACE}" * 2 * section.count(".")
+        yield (
+            f'<option value="{text(section)}">{indent}{text(section)}'
+            f" {text(section_name(section))} ({counts[section]})</option>"
+        )
+
+
+def _made(results: Results) -> Iterator[str]:
+    """The runs and the machines, so that somebody could do it again."""
+    for number, run in enumerate(results.runs):
+        state = "complete" if run.complete else "cut short"
+        host = ", ".join(f"{name} {value}" for name, value in run.host.items())
+        yield (
+            f"<h4>Run of {text(run.started)}, {run.seconds:.0f} s, {state}</h4>"
+            f"<p>Suite {text(run.suite)}, {text(run.specification)}, on {text(host)}</p>"
+            f"<pre>pytest {text(' '.join(run.arguments))}</pre><dl>"
+        )
+        yield "".join(_facts(column) for column in results.columns if number in column.runs)
+        yield "</dl>"
+
+
+def _facts(column: Column) -> str:
+    facts = "<br>".join(f"{text(name)}: {text(value)}" for name, value in column.facts.items())
+    return f"<dt>{text(column.id)}</dt><dd>{facts}</dd>"
