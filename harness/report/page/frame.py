@@ -77,7 +77,8 @@ def _names(results: Results) -> str:
     """Where a cell has no column above it, it says which target it is about."""
     called = labels(results)
     return "".join(
-        f"td:nth-child({number}):not([colspan])::before {{ content: {quoted(called[one.id])} }}\n"
+        f"#matrix .r td:nth-child({number}):not([colspan])::before"
+        f" {{ content: {quoted(called[one.id])} }}\n"
         for number, one in enumerate(results.columns, 2)
     )
 

@@ -60,7 +60,7 @@
 
   form.hidden = false;
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("input", filter);
+  for (const event of ["input", "change"]) form.addEventListener(event, filter);
   form.addEventListener("reset", () => setTimeout(filter));
   form.elements.open.addEventListener("click", () => {
     rows.filter((row) => !row.hidden).forEach((row) => open(row, true));
