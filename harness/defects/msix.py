@@ -6,6 +6,7 @@ from collections import Counter
 
 from harness.driver.bus.base import PciFunction
 from harness.driver.bus.msix import msix_table
+from harness.virtio.device import DeviceStatus
 from harness.virtio.pci import NO_VECTOR
 
 from .bus import AlteredPci
@@ -46,10 +47,19 @@ class TableTooLarge(_TableSize):
         return real + 1
 
 
-@defect("msix-one-vector-for-queues", "4.1.5.1.2.1-D-04", text="only vector 0 can be mapped")
-class OnlyVector0(AlteredPci):
+class _WhenRunning(AlteredPci):
+    """Is wrong once the driver is ready: it would not go on before."""
+
+    @property
+    def running(self) -> bool:
+        """Whether DRIVER_OK has been set."""
+        return bool(self.written["device_status"] & DeviceStatus.DRIVER_OK)
+
+
+@defect("msix-only-vector-0", "4.1.5.1.2.1-D-04", text="only vector 0 can be mapped")
+class OnlyVector0(_WhenRunning):
     def alter_write(self, name: str, value: int) -> int | None:
-        return NO_VECTOR if name in VECTORS and value else value
+        return NO_VECTOR if name in VECTORS and value and self.running else value
 
 
 @defect(
@@ -69,9 +79,9 @@ class CannotUnmap(AlteredPci):
 
 
 @defect("msix-vector-reads-0", "4.1.5.1.2.1-D-06", text="the vector registers read 0")
-class VectorReads0(AlteredPci):
+class VectorReads0(_WhenRunning):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
-        return 0 if name in VECTORS else value
+        return 0 if name in VECTORS and self.running else value
 
 
 @defect(

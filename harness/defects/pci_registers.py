@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.virtio.device import DeviceStatus
-from harness.virtio.features import Feature
+from harness.virtio.features import Feature, mask
 from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
 
 from .bus import CONFIG, ISR, AlteredPci
@@ -47,10 +47,16 @@ class UndefinedFeature(_Offer):
 @defect(
     "feature-without-what-it-needs",
     "2.2.2-D-01",
-    text="NOTIF_CONFIG_DATA is offered without NOTIFICATION_DATA",
+    "5.2.5.2-D-01b",
+    text="CONFIG_WCE is offered without FLUSH",
 )
 class FeatureAlone(_Offer):
-    added = Feature.NOTIF_CONFIG_DATA.mask
+    missing = Feature.BLK_FLUSH.mask
+
+
+@defect("flush-not-offered", "5.2.5.2-D-01a", text="FLUSH is never offered")
+class NoFlush(_Offer):
+    missing = mask(Feature.BLK_FLUSH, Feature.BLK_CONFIG_WCE)
 
 
 @defect(

@@ -82,13 +82,20 @@ class PciLegacy(PciTransport):
         return self.register_read("driver_features")
 
     def config_read(self, offset: int, length: int) -> bytes:
-        """Bytes of the device configuration space, one by one: any width will do here."""
+        """Bytes of the device configuration space: one access where that can be, else one a byte.
+
+        Any width will do here (virtio 4.1.4.10).
+        """
         if offset < 0 or offset + length > self.config_size():
             raise BadArgumentError(
                 f"configuration space ends at {self.config_size()}, not {offset + length}"
             )
         base = self._config + offset
-        return bytes(self.function.bar_read(BAR, base + at, 1) for at in range(length))
+        width = length if length in (2, 4) and offset % length == 0 else 1
+        return b"".join(
+            self.function.bar_read(BAR, base + at, width).to_bytes(width, "little")
+            for at in range(0, length, width)
+        )
 
     def config_write(self, offset: int, data: bytes) -> None:
         """Write 1, 2 or 4 bytes of the device configuration space in one access."""

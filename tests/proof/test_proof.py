@@ -1,0 +1,32 @@
+"""A test per planted defect: the suite, run on it, fails in a test keyed to its statement.
+
+Minutes, so only where they are asked for (`tox -e proof`): VBLK_PROOF names the
+directory that keeps what was found, for `python -m harness.defects.proof`.
+VBLK_PROOF_SHARE, like "2/5", takes a share of the defects.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.defects.catalogue import defects
+from harness.defects.proof import prove, save
+
+KEPT = os.environ.get("VBLK_PROOF", "")
+
+
+def share():
+    """The defects to try: none, which is one skip, unless they are asked for."""
+    if not KEPT:
+        return []
+    number, _, of = os.environ.get("VBLK_PROOF_SHARE", "1/1").partition("/")
+    return list(defects())[int(number) - 1 :: int(of)]
+
+
+@pytest.mark.parametrize("name", share())
+def test_the_suite_turns_red_on(name):
+    proof = prove(defects()[name])
+    save(Path(KEPT), proof)
+
+    assert proof.keyed, f"{proof.ran} tests ran, and red are only: {proof.red}"
