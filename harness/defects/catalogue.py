@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Protocol
 
-from . import mmio, msix, pci_capabilities, pci_registers  # noqa: F401  # they file their defects
+from . import harmless, mmio, msix, pci_capabilities, pci_registers  # noqa: F401  # they file their defects
 from .registers import REGISTER_DEFECTS
 
 

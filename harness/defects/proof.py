@@ -50,8 +50,8 @@ class Proof:
     red: tuple[str, ...]
 
 
-def prove(defect: Defect, everywhere: bool = False) -> Proof:
-    """Run the tests of a defect's statements on it; with `everywhere`, the whole suite.
+def prove(defect: Defect) -> Proof:
+    """Run the tests of a defect's statements on it; on a harmless one, the whole suite.
 
     ProofError if that comes to no end within `DEADLINE` seconds, or to no results.
     """
@@ -61,7 +61,7 @@ def prove(defect: Defect, everywhere: bool = False) -> Proof:
             *(sys.executable, "-m", "pytest", str(SUITE), "-q", "--tb=no", "--strict-should"),
             *("-p", "no:cacheprovider", "-p", "no:xdist", "--matrix", str(results)),
             *("--target", defect.target, "--defect", defect.name),
-            *([] if everywhere else _selection(defect.statements)),
+            *_selection(defect.statements),
         ]
         try:
             done = subprocess.run(
@@ -170,6 +170,11 @@ def page(proofs: Sequence[Proof], tests: Iterable[str]) -> str:
             one = defects()[proof.defect]
             red = "<br>".join(f"`{test.partition('::')[2]}`" for test in proof.keyed)
             lines.append(f"| {name} | `{one.name}`: {one.text} | `{one.target}` | {red} |")
+    lines += ["", "## Harmless: nothing turns red", ""]
+    for proof in proofs:
+        one = defects()[proof.defect]
+        if not one.statements:
+            lines.append(f"- `{one.name}` on `{one.target}`, {proof.ran} tests: {one.text}")
     lines += ["", "## Tests that no defect turns red", ""]
     lines += [f"- `{name}`: {why.get(name, '**no reason on record**')}" for name in without]
     if not without:

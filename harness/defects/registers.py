@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from harness.disks import DiskSpec
 from harness.driver.bus.base import Bus, MmioWindow, PciFunction
 from harness.driver.errors import DriverError
 
@@ -15,6 +16,11 @@ AlteredBus = type[AlteredPci] | type[AlteredMmio]
 Altered = TypeVar("Altered", bound=AlteredBus)
 
 
+def as_asked(spec: DiskSpec) -> DiskSpec:
+    """The disk that the test asks for."""
+    return spec
+
+
 @dataclass(frozen=True)
 class RegisterDefect:
     """One behaviour of a device, changed on the way to its driver.
@@ -22,6 +28,8 @@ class RegisterDefect:
     `statements` are the clause ids that it breaks, `text` says how, `target` is
     a target on which it shows. With `unusable` the driver turns the device
     down, so that a test ends in that error and not at its own expectation.
+    `spec` makes another disk of the one that a test asks for. What breaks no
+    statement is harmless: it must turn no test red.
     """
 
     name: str
@@ -30,6 +38,7 @@ class RegisterDefect:
     target: str
     bus: AlteredBus
     unusable: bool = False
+    spec: Callable[[DiskSpec], DiskSpec] = as_asked
 
     def can_be_on(self, target: str) -> bool:
         """Whether a target's device can have it."""
@@ -49,14 +58,19 @@ REGISTER_DEFECTS: dict[str, RegisterDefect] = {}
 
 
 def defect(
-    name: str, *statements: str, text: str, target: str = "qtest-pci", unusable: bool = False
+    name: str,
+    *statements: str,
+    text: str,
+    target: str = "qtest-pci",
+    unusable: bool = False,
+    spec: Callable[[DiskSpec], DiskSpec] = as_asked,
 ) -> Callable[[Altered], Altered]:
     """Files a bus under the name of its defect."""
 
     def file(bus: Altered) -> Altered:
         if name in REGISTER_DEFECTS:
             raise ValueError(f"there are two defects {name!r}")
-        REGISTER_DEFECTS[name] = RegisterDefect(name, statements, text, target, bus, unusable)
+        REGISTER_DEFECTS[name] = RegisterDefect(name, statements, text, target, bus, unusable, spec)
         return bus
 
     return file

@@ -203,6 +203,8 @@ class QtestTarget(Target):
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """Start a QEMU with this one disk, which is ours to write."""
+        for defect in self._defects:
+            spec = defect.spec(spec)
         check_board(self.variant.board, spec)
         qemu = self._found()
         self._disks = [disk for disk in self._disks if disk.machine.alive()]
