@@ -228,7 +228,7 @@ class BlockDriver(DeviceDriver):
             self._reap_all()
             return all(flight.completion is not None for flight in flights)
 
-        self._wait(done, timeout, f"{len(tokens)} requests to complete")
+        self._wait(done, timeout, f"{len(tokens)} requests to complete", served=True)
         for token in tokens:
             self._flights.pop(token, None)
         return [flight.completion for flight in flights if flight.completion is not None]

@@ -31,6 +31,12 @@ from .virtqueue.base import Virtqueue, fence
 from .virtqueue.packed import PackedQueue
 from .virtqueue.split import SplitQueue
 
+RESET_LOOK = 0.1
+"""Seconds between two looks at whether the device needs a reset, while its virtqueues stand."""
+
+RESET_GRACE = 0.5
+"""Seconds that a device which needs a reset has left for what is waited for on its virtqueues."""
+
 SPINS = 200
 """Looks at the used ring between two looks at the clock and the interrupt."""
 
@@ -222,7 +228,7 @@ class DeviceDriver(Driver):
             self._reap(queue)
             return len(loose) >= count
 
-        self._wait(enough, timeout, f"{count} used chains on queue {index}")
+        self._wait(enough, timeout, f"{count} used chains on queue {index}", served=True)
         taken = list(loose)
         loose.clear()
         return taken
@@ -325,9 +331,18 @@ class DeviceDriver(Driver):
     def service_interrupts(self, enabled: bool) -> None:
         self._servicing = enabled
 
-    def _wait(self, done: Callable[[], bool], timeout: float, what: str) -> None:
-        """Spin until `done`, servicing interrupts in between; DeviceTimeoutError when it is not."""
-        deadline = time.monotonic() + timeout
+    def _wait(
+        self, done: Callable[[], bool], timeout: float, what: str, served: bool = False
+    ) -> None:
+        """Spin until `done`, servicing interrupts in between; DeviceTimeoutError when it is not.
+
+        What is `served` by a virtqueue has little time left once the device
+        says that it needs a reset (virtio 2.1.2).
+        """
+        begun = time.monotonic()
+        deadline, look = begun + timeout, begun + RESET_LOOK
+        message = f"waited {timeout:g} s for {what}"
+        lost = False
         while True:
             for _ in range(SPINS):
                 if done():
@@ -335,5 +350,15 @@ class DeviceDriver(Driver):
             self.service(0.0005)
             if done():
                 return
-            if time.monotonic() > deadline:
-                raise DeviceTimeoutError(f"waited {timeout:g} s for {what}", self._wait_state())
+            now = time.monotonic()
+            if now > deadline:
+                raise DeviceTimeoutError(message, self._wait_state())
+            if served and not lost and now > look:
+                look = now + RESET_LOOK
+                if lost := self._needs_reset():
+                    message = f"waited for {what}, but the device needs a reset"
+                    deadline = min(deadline, now + RESET_GRACE)
+
+    def _needs_reset(self) -> bool:
+        """Whether the device says so; a legacy interface has no such bit."""
+        return not self.transport.legacy and bool(self.status() & DeviceStatus.NEEDS_RESET)

@@ -323,7 +323,9 @@ class Driver(ABC):
     ) -> list[Used]:
         """Wait until `count` chains that `queue_add` made are used; free their descriptors.
 
-        DeviceTimeoutError if they are not. With a `count` of 0, take what is there.
+        DeviceTimeoutError if they are not; as with every wait for a virtqueue,
+        sooner if the device shows that it needs a reset. With a `count` of 0,
+        take what is there.
         """
 
     @abstractmethod

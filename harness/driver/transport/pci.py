@@ -95,17 +95,17 @@ class PciModern(PciTransport):
             raise NoDeviceError(
                 f"{vendor[::-1].hex()}:{device[::-1].hex()} is not a virtio block device"
             )
-        self._common = self._structure(CapType.COMMON_CFG, 0x38)
-        self._notify = self._structure(CapType.NOTIFY_CFG, 2)
-        self._isr = self._structure(CapType.ISR_CFG, 1)
-        self._device = self._structure(CapType.DEVICE_CFG, 8)
+        found = self.capabilities()
+        self._common = self._structure(found, CapType.COMMON_CFG, 0x38)
+        self._notify = self._structure(found, CapType.NOTIFY_CFG, 2)
+        self._isr = self._structure(found, CapType.ISR_CFG, 1)
+        self._device = self._structure(found, CapType.DEVICE_CFG, 8)
         multiplier = function.pci_read(self._notify.at + CAP.size, 4)
         self._notify_multiplier = int.from_bytes(multiplier, "little")
         self._notifications: dict[int, tuple[int, int]] = {}
 
-    def _structure(self, kind: CapType, least: int) -> Capability:
+    def _structure(self, found: list[Capability], kind: CapType, least: int) -> Capability:
         """The first capability of a kind that lies within its BAR (virtio 4.1.4.1)."""
-        found = self.capabilities()
         for capability in found:
             if capability.type != kind or capability.bar > 5:
                 continue
