@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import cache
 from typing import Protocol
 
+from harness.model.defects import DEFECTS as MODEL_DEFECTS
+
 from . import harmless, mmio, msix, pci_capabilities, pci_registers  # noqa: F401  # they file their defects
 from .registers import REGISTER_DEFECTS
 
 
 class Defect(Protocol):
-    """What every defect says of itself: see `registers.RegisterDefect`."""
+    """What every defect says of itself: see `registers.RegisterDefect`, `model.defects.Defect`."""
 
     @property
     def name(self) -> str: ...
@@ -28,4 +30,4 @@ class Defect(Protocol):
 @cache
 def defects() -> dict[str, Defect]:
     """Name -> defect, in the order in which they were written."""
-    return dict(REGISTER_DEFECTS)
+    return {**REGISTER_DEFECTS, **MODEL_DEFECTS}

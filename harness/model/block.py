@@ -87,7 +87,8 @@ class Block:
 
     def acceptable(self, features: int) -> bool:
         """Whether the device can work with what the driver has chosen."""
-        return not features & ~self.offered() and bool(features & Feature.VERSION_1.mask)
+        offered = self.offered()
+        return not features & ~offered and not offered & ~features & Feature.VERSION_1.mask
 
     def accept(self, features: int) -> None:
         """Take the driver's choice (virtio 5.2.5.2)."""

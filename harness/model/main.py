@@ -18,6 +18,7 @@ from typing import Any
 from harness.disks import DiskSpec, Fault
 
 from .block import Block
+from .defects import DEFECTS
 from .loop import Loop
 from .storage import Storage
 from .vhost import Connection
@@ -124,7 +125,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Serve until the control channel ends."""
     parser = argparse.ArgumentParser(prog="harness.model", description=__doc__)
     parser.add_argument("--control", type=int, required=True, help="the channel's descriptor")
+    parser.add_argument(
+        "--defect", action="append", default=[], metavar="NAME", help="plant it; repeatable"
+    )
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    for name in options.defect:
+        if name not in DEFECTS:
+            parser.error(f"no defect {name!r}")
+        DEFECTS[name].apply()
     loop = Loop()
     Control(loop, options.control)
     loop.run()

@@ -62,7 +62,7 @@ class PackedRing(Ring):
     # --- what is available
 
     def take(self) -> Chain | None:
-        if not self._available(self._next):
+        if not self.available(self._next):
             return None
         chain = Chain(0, self._next, 0)
         self._read_chain(chain)
@@ -72,7 +72,7 @@ class PackedRing(Ring):
     def give_back(self, chain: Chain) -> None:
         self._next = chain.position
 
-    def _available(self, position: int) -> bool:
+    def available(self, position: int) -> bool:
         """Whether the driver has put a descriptor there in this round."""
         flags = self._halves[8 * (position % self.size) + 7]
         wrap = self._wrap(position)
@@ -109,9 +109,9 @@ class PackedRing(Ring):
 
     def notification_due(self) -> bool:
         old, self._announced = self._announced, self._used
-        return old != self._used and self._wanted(old, self._used)
+        return old != self._used and self.wanted(old, self._used)
 
-    def _wanted(self, old: int, new: int) -> bool:
+    def wanted(self, old: int, new: int) -> bool:
         """Whether the driver wants to hear that the ring was used from `old` to `new`."""
         off_wrap, flags = EVENT_SUPPRESSION.unpack(self._driver)
         if flags == RING_EVENT_FLAGS_DISABLE:

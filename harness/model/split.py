@@ -60,14 +60,17 @@ class SplitRing(Ring):
             if at >= self.size or seen == self.size:
                 raise BrokenError(f"descriptor {at}, the {seen + 1}. of a chain in {self.size}")
             address, length, flags, following = DESC.unpack_from(self._desc, DESC_SIZE * at)
-            if flags & DESC_F_INDIRECT:
-                # Its WRITE flag means nothing (virtio 2.7.5.3.2), and nothing may follow.
+            if self.is_table(flags, seen):
                 self._read_table(chain, self._memory.bus(address, length))
-                return
+                return  # nothing may follow
             chain.add(self._memory, address, length, flags)
             if not flags & DESC_F_NEXT:
                 return
             at, seen = following, seen + 1
+
+    def is_table(self, flags: int, seen: int) -> bool:
+        """Whether a descriptor refers to a table, with so many before it (virtio 2.7.5.3.2)."""
+        return bool(flags & DESC_F_INDIRECT)
 
     def _read_table(self, chain: Chain, table: memoryview) -> None:
         entries = descriptors(table)
@@ -94,9 +97,9 @@ class SplitRing(Ring):
     def notification_due(self) -> bool:
         new, old = self._used[1], self._announced or 0
         self._announced = new
-        return new != old and self._wanted(old, new)
+        return new != old and self.wanted(old, new)
 
-    def _wanted(self, old: int, new: int) -> bool:
+    def wanted(self, old: int, new: int) -> bool:
         """Whether the driver wants to hear that elements `old` to `new` were used."""
         if not self.event_idx:
             return not self._avail[0] & AVAIL_F_NO_INTERRUPT
@@ -104,6 +107,10 @@ class SplitRing(Ring):
         return (used_event - old) & 0xFFFF < (new - old) & 0xFFFF
 
     def want_kicks(self) -> None:
-        self._used[0] = 0
+        self._used[0] = self.flags()
         if self.event_idx:
             self._used[2 + 4 * self.size] = self._next
+
+    def flags(self) -> int:
+        """The used ring's flags (virtio 2.7.10.2)."""
+        return 0

@@ -14,6 +14,7 @@ from harness.virtio.blk import (
     Status,
     ZonedModel,
     ZoneState,
+    ZoneType,
 )
 from harness.virtio.features import Feature
 
@@ -182,9 +183,11 @@ class ZonedBlock(Block):
         return Status.OK
 
     def clear(self, zone: Zone) -> None:
-        """Make a zone empty, and forget what was in it."""
+        """Make a zone empty. What was in it is behind its write pointer then, and is not read;
+        but where writes may leave gaps it has to go."""
         self.zones.manageable(zone)
-        self.storage.deallocate("discard", zone.start, zone.size)
+        if zone.type is ZoneType.SWP:
+            self.storage.deallocate("discard", zone.start, zone.size)
         self.zones.reset(zone)
 
     def reset_all(self, request: Request) -> Status:
@@ -209,5 +212,6 @@ class ZonedBlock(Block):
             raise ZoneError(Status.ZONE_INVALID_CMD)
         for zone in zones:
             self.zones.manageable(zone)
+        self.storage.deallocate("discard", sector, count)
         for zone in zones:
             self.clear(zone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -46,7 +47,8 @@ class ModelProcess:
     Every method raises MachineError when the model refuses, is gone, or is silent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, defects: Sequence[str] = ()) -> None:
+        """`defects` are planted in it, by name."""
         self._dir = RunDir()
         cleanup.at_exit(self.stop)
         self._stderr = self._dir.path / "stderr.log"
@@ -200,7 +202,9 @@ class Model(Target):
     description = "our own device in Python, over vhost-user, driven from the host"
     traits = frozenset({"vhost-user", "modern"})
 
-    def __init__(self) -> None:
+    def __init__(self, defects: Sequence[str] = ()) -> None:
+        """`defects` are planted in the device, by name (`harness.model.defects`)."""
+        self._defects = defects
         self._process: ModelProcess | None = None
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
@@ -209,7 +213,7 @@ class Model(Target):
             if self._process and not self._process.alive():
                 self.close()
             if self._process is None:
-                self._process = ModelProcess()
+                self._process = ModelProcess(self._defects)
             return ModelDisk(self._process, spec)
         except (MachineError, DriverError) as error:
             raise translated(error) from None

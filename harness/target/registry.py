@@ -64,7 +64,7 @@ _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {
     **{name: (one.description, _guest(name)) for name, one in guest_pci.VARIANTS.items()},
     **{name: (one.description, _qtest(name)) for name, one in qtest.VARIANTS.items()},
     "vhost-user": (VhostUserDaemon.description, lambda settings: VhostUserDaemon()),
-    "model": (Model.description, lambda settings: Model()),
+    "model": (Model.description, lambda settings: Model(settings.defects)),
 }
 
 

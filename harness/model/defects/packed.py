@@ -1,0 +1,144 @@
+"""Defects of the packed virtqueue (virtio 2.8)."""
+
+from __future__ import annotations
+
+from harness.model.memory import Memory
+from harness.model.packed import USED, PackedRing
+from harness.model.ring import Addresses, Chain
+from harness.virtio.ring import (
+    DESC_SIZE,
+    EVENT_SUPPRESSION,
+    PACKED_DESC,
+    RING_EVENT_FLAGS_DESC,
+    RING_EVENT_FLAGS_DISABLE,
+)
+
+from .registry import Original, defect
+
+
+@defect(PackedRing.use, "2.8.15-D-01a", text="packed: a request's header is overwritten")
+def packed_readable_buffer_written(
+    original: Original, ring: PackedRing, chain: Chain, length: int
+) -> None:
+    chain.readable[0][:1] = b"\xee"
+    original(ring, chain, length)
+
+
+@defect(
+    PackedRing.available,
+    "2.8.15-D-02",
+    text="packed: a descriptor with an address is available, whatever its flags say",
+)
+def flags_of_a_descriptor_ignored(original: Original, ring: PackedRing, position: int) -> bool:
+    at = DESC_SIZE * (position % ring.size)
+    address, _, _, flags = PACKED_DESC.unpack_from(ring._ring, at)
+    return bool(original(ring, position)) or (address != 0 and not flags)
+
+
+@defect(
+    PackedRing.available,
+    "2.8.15-D-02",
+    "2.8.1",
+    text="packed: the wrap counter makes no difference to what is available",
+)
+def wrap_counter_ignored(original: Original, ring: PackedRing, position: int) -> bool:
+    return bool(original(ring, position)) or bool(original(ring, position + ring.size))
+
+
+@defect(
+    PackedRing.use,
+    "2.8.15-D-03",
+    text="packed: a used descriptor's length becomes 0 when the next one is used",
+)
+def used_descriptor_changed(
+    original: Original, ring: PackedRing, chain: Chain, length: int
+) -> None:
+    original(ring, chain, length)
+    if (last := vars(ring).get("last")) is not None:
+        USED.pack_into(ring._ring, DESC_SIZE * last[0] + 8, 0, last[1])
+    vars(ring)["last"] = (ring._used - chain.slots) % ring.size, chain.id
+
+
+@defect(
+    PackedRing.take,
+    "2.8.18-D-01",
+    text="packed: a chain's first two device-readable elements change places",
+)
+def elements_out_of_order(original: Original, ring: PackedRing) -> Chain | None:
+    chain: Chain | None = original(ring)
+    if chain and len(chain.readable) > 2:
+        chain.readable[0], chain.readable[1] = chain.readable[1], chain.readable[0]
+    return chain
+
+
+@defect(
+    PackedRing._wrap,
+    "2.8.1",
+    text="packed: the wrap counter stays at 1",
+)
+def wrap_counter_stays(original: Original, ring: PackedRing, position: int) -> bool:
+    return True
+
+
+@defect(
+    PackedRing.map,
+    "2.8.10.1",
+    text="packed: a queue's size is rounded down to a power of 2",
+)
+def size_rounded_to_a_power_of_2(
+    original: Original, ring: PackedRing, memory: Memory, addresses: Addresses
+) -> None:
+    original(ring, memory, addresses)
+    ring.size = 1 << ring.size.bit_length() - 1
+
+
+@defect(PackedRing.use, "2.8.4", text="packed: the used length of every request is 512 too much")
+def packed_used_length_too_long(
+    original: Original, ring: PackedRing, chain: Chain, length: int
+) -> None:
+    original(ring, chain, length + 512)
+
+
+@defect(PackedRing.use, "2.8.21", text="packed: of 8 chains the last is never used")
+def packed_chain_lost(original: Original, ring: PackedRing, chain: Chain, length: int) -> None:
+    used = vars(ring)["used"] = vars(ring).get("used", 0) + 1
+    if used % 8:
+        original(ring, chain, length)
+
+
+@defect(
+    PackedRing.wanted, "2.8.10", text="packed: interrupts come although the driver disabled them"
+)
+def packed_disable_ignored(original: Original, ring: PackedRing, old: int, new: int) -> bool:
+    _, flags = EVENT_SUPPRESSION.unpack(ring._driver)
+    return flags == RING_EVENT_FLAGS_DISABLE or bool(original(ring, old, new))
+
+
+@defect(PackedRing.wanted, "2.8.10", text="packed: every 4th interrupt is lost")
+def packed_interrupt_lost(original: Original, ring: PackedRing, old: int, new: int) -> bool:
+    asked = vars(ring)["asked"] = vars(ring).get("asked", 0) + 1
+    return asked % 4 != 0 and bool(original(ring, old, new))
+
+
+@defect(
+    PackedRing.wanted,
+    "2.8.10",
+    text="packed: the event for one descriptor comes in any round of the ring",
+)
+def packed_event_in_any_round(original: Original, ring: PackedRing, old: int, new: int) -> bool:
+    return bool(original(ring, old, new)) or bool(original(ring, old + ring.size, new + ring.size))
+
+
+@defect(PackedRing.wanted, "2.8.10", text="packed: the event for one descriptor never comes")
+def packed_event_never(original: Original, ring: PackedRing, old: int, new: int) -> bool:
+    _, flags = EVENT_SUPPRESSION.unpack(ring._driver)
+    return flags != RING_EVENT_FLAGS_DESC and bool(original(ring, old, new))
+
+
+@defect(
+    PackedRing.want_kicks,
+    "2.8.10",
+    text="packed: notifications are asked for on no descriptor there is",
+)
+def packed_kicks_not_wanted(original: Original, ring: PackedRing) -> None:
+    EVENT_SUPPRESSION.pack_into(ring._device, 0, 0, RING_EVENT_FLAGS_DISABLE)

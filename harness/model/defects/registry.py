@@ -1,0 +1,66 @@
+"""How a defect of the model is written, and how it is put into the model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Original = Callable[..., Any]
+"""The method that a defect stands in for: called with the object first."""
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One behaviour of the model, changed.
+
+    `statements` are the clause ids (or sections, for what is only described)
+    that it breaks, `text` says how. With `unusable` the driver turns the device
+    down, so that a test ends in that error and not at its own expectation.
+    """
+
+    name: str
+    statements: tuple[str, ...]
+    text: str
+    method: Callable[..., Any]
+    change: Callable[..., Any]
+    unusable: bool = False
+    target: str = "model"
+
+    def can_be_on(self, target: str) -> bool:
+        """Whether a target's device can have it."""
+        return target == self.target
+
+    def apply(self) -> None:
+        """Put it into this process, on top of those that are in it already."""
+        owner_name, _, name = self.method.__qualname__.rpartition(".")
+        owner = getattr(sys.modules[self.method.__module__], owner_name)
+        original = getattr(owner, name)
+
+        def changed(*arguments: Any, **named: Any) -> Any:
+            return self.change(original, *arguments, **named)
+
+        setattr(owner, name, changed)
+
+
+DEFECTS: dict[str, Defect] = {}
+"""Name -> defect, in the order in which they are written."""
+
+
+def defect(
+    method: Callable[..., Any], *statements: str, text: str, unusable: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Files what stands in for `method` of the model, under its own name with hyphens.
+
+    It gets the original method, then that method's arguments, the object first.
+    """
+
+    def file(change: Callable[..., Any]) -> Callable[..., Any]:
+        name = change.__name__.replace("_", "-")
+        if name in DEFECTS:
+            raise ValueError(f"there are two defects {name!r}")
+        DEFECTS[name] = Defect(name, statements, text, method, change, unusable)
+        return change
+
+    return file

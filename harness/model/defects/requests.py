@@ -1,0 +1,333 @@
+"""Defects of requests and what they end with (virtio 5.2.6)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from harness.disks import SECTOR, Fault, Operation
+from harness.model.block import LIFETIME, Block
+from harness.model.request import Request
+from harness.model.storage import Storage
+from harness.virtio.blk import SEGMENT, SEGMENT_UNMAP, RequestType, Status
+
+from .registry import Original, defect
+
+ZONE_REQUESTS = {kind for kind in RequestType if kind.name.startswith("ZONE_")}
+Act = Callable[[int, int, int], None]
+
+# --- read-only
+
+
+@defect(Block.write, "5.2.6.2-D-03a", text="a read-only disk says OK to a write of nothing")
+def read_only_write_of_nothing_succeeds(
+    original: Original, block: Block, request: Request
+) -> Status:
+    return Status(original(block, request)) if request.sent else Status.OK
+
+
+@defect(Block.write, "5.2.6.2-D-03a", text="a read-only disk says UNSUPP to a write")
+def read_only_write_unsupported(original: Original, block: Block, request: Request) -> Status:
+    return Status.UNSUPP if block.spec.read_only else Status(original(block, request))
+
+
+@defect(Block.write, "5.2.6.2-D-03b", text="a read-only disk says IOERR to a write, and writes")
+def read_only_written(original: Original, block: Block, request: Request) -> Status:
+    if block.spec.read_only and request.sent:
+        fd = os.open(f"/proc/self/fd/{block.storage._fd}", os.O_RDWR)
+        os.pwritev(fd, request.data(), request.sector * SECTOR)
+        os.close(fd)
+    return Status(original(block, request))
+
+
+# --- discard, write zeroes, secure erase
+
+
+@defect(Block.each_segment, "5.2.6.2-D-04", text="unknown flags of a segment are ignored")
+def unknown_segment_flags_ignored(
+    original: Original, block: Block, request: Request, known: int, most: int, act: Act
+) -> Status:
+    return Status(original(block, request, ~SEGMENT_UNMAP & 0xFFFF_FFFF | known, most, act))
+
+
+@defect(
+    Block.each_segment,
+    "5.2.6.2-D-04",
+    text="bit 31 of a segment's flags is not looked at",
+)
+def top_segment_flag_ignored(
+    original: Original, block: Block, request: Request, known: int, most: int, act: Act
+) -> Status:
+    return Status(original(block, request, known | 1 << 31, most, act))
+
+
+@defect(
+    Block.each_segment,
+    "5.2.6.2-D-04",
+    text="flags are looked at in a request's first segment only",
+)
+def flags_of_later_segments_ignored(
+    original: Original, block: Block, request: Request, known: int, most: int, act: Act
+) -> Status:
+    first = b"".join(request.data())[: SEGMENT.size]
+    several = request.sent > SEGMENT.size and not SEGMENT.unpack(first)[2] & ~known
+    return Status(original(block, request, 0xFFFF_FFFF if several else known, most, act))
+
+
+@defect(Block.each_segment, "5.2.6.2-D-04", text="unknown flags of a segment end in IOERR")
+def unknown_segment_flags_are_ioerr(
+    original: Original, block: Block, request: Request, known: int, most: int, act: Act
+) -> Status:
+    status = Status(original(block, request, known, most, act))
+    return Status.IOERR if status is Status.UNSUPP and known else status
+
+
+@defect(Block.discard, "5.2.6.2-D-05", text="discard takes the unmap flag")
+def unmap_taken_by_discard(original: Original, block: Block, request: Request) -> Status:
+    return block.each_segment(
+        request,
+        SEGMENT_UNMAP,
+        block.fields()["max_discard_sectors"],
+        lambda sector, count, flags: block.storage.deallocate("discard", sector, count),
+    )
+
+
+@defect(Block.zero, "5.2.6.2-D-08", text="write zeroes with unmap does nothing")
+def unmapped_sectors_keep_their_data(
+    original: Original, block: Block, sector: int, count: int, flags: int
+) -> None:
+    if not flags & SEGMENT_UNMAP:
+        original(block, sector, count, flags)
+
+
+@defect(Block.zero, "5.2.6.2-D-08", text="write zeroes leaves out what is amid a page")
+def zeroes_in_whole_pages(
+    original: Original, block: Block, sector: int, count: int, flags: int
+) -> None:
+    first, end = -(-sector // 8) * 8, (sector + count) // 8 * 8
+    if first < end:
+        original(block, first, end - first, flags)
+
+
+@defect(Storage.deallocate, "5.2.6", text="discard deallocates whole pages, beyond its segment")
+def discard_rounded_outwards(
+    original: Original, storage: Storage, on: Operation, sector: int, count: int
+) -> None:
+    first = sector // 64 * 64 if on == "discard" else sector
+    original(storage, on, first, sector + count - first)
+
+
+@defect(
+    Block.each_segment,
+    "5.2.6",
+    text="of more segments than the device takes, the first ones are done",
+)
+def surplus_segments_dropped(
+    original: Original, block: Block, request: Request, known: int, most: int, act: Act
+) -> Status:
+    room = 16 * SEGMENT.size
+    if request.sent > room:
+        for sector, count, flags in SEGMENT.iter_unpack(b"".join(request.data())[:room]):
+            act(sector, count, flags)
+        return Status.OK
+    return Status(original(block, request, known, most, act))
+
+
+# --- durability
+
+
+@defect(
+    Block.settle,
+    "5.2.6.2-D-11",
+    text="a write that is stable once it is completed is not committed before",
+)
+def stable_write_not_committed(original: Original, block: Block) -> None:
+    pass
+
+
+@defect(Storage.flush, "5.2.6.2-D-11", text="a flush commits nothing")
+def flush_commits_nothing(original: Original, storage: Storage) -> None:
+    if storage._dirty:
+        storage._fail("flush")
+    storage._dirty = False
+
+
+# --- other types of request
+
+
+@defect(Block.execute, "5.2.6.2-D-16", text="without ZONED, zone requests end with IOERR")
+def zone_request_is_ioerr(original: Original, block: Block, request: Request) -> Status:
+    if not block.spec.zoned and request.type in ZONE_REQUESTS:
+        return Status.IOERR
+    return Status(original(block, request))
+
+
+@defect(Block.execute, "5.2.6.2-D-16", text="without ZONED, reset of all zones is OK")
+def reset_all_without_zones(original: Original, block: Block, request: Request) -> Status:
+    if not block.spec.zoned and request.type == RequestType.ZONE_RESET_ALL:
+        return Status.OK
+    return Status(original(block, request))
+
+
+@defect(Block.execute, "5.2.6", text="a request of unknown type ends with IOERR")
+def unknown_type_is_ioerr(original: Original, block: Block, request: Request) -> Status:
+    status = Status(original(block, request))
+    known = request.type in RequestType._value2member_map_
+    return Status.IOERR if status is Status.UNSUPP and not known else status
+
+
+@defect(Block.execute, "5.2.6", text="the high bit of a request's type is ignored")
+def barrier_bit_ignored(original: Original, block: Block, request: Request) -> Status:
+    if request.type is not None:
+        request.type &= ~(1 << 31)
+    return Status(original(block, request))
+
+
+@defect(Block.execute, "5.2.6", text="legacy SCSI commands end with OK")
+def scsi_command_succeeds(original: Original, block: Block, request: Request) -> Status:
+    if request.type in (RequestType.SCSI_CMD, RequestType.SCSI_CMD + 1):
+        return Status.OK
+    return Status(original(block, request))
+
+
+@defect(Block.get_id, "5.2.6", text="the id string is padded with blanks")
+def id_padded_with_blanks(original: Original, block: Block, request: Request) -> Status:
+    status = original(block, request)
+    for view in request.area():
+        view[:] = bytes(view).replace(b"\0", b" ")
+    return Status(status)
+
+
+@defect(Block.get_id, "5.2.6", text="the id string ends with a NUL in its last byte")
+def id_without_its_last_byte(original: Original, block: Block, request: Request) -> Status:
+    status = original(block, request)
+    for view in request.area()[-1:]:
+        view[-1] = 0
+    return Status(status)
+
+
+@defect(Block.get_lifetime, "5.2.6.2-D-15", text="pre_eol_info is a reserved value")
+def lifetime_reserved(original: Original, block: Block, request: Request) -> Status:
+    request.write(0, LIFETIME.pack(4, 12, 0xFFFF))
+    return Status.OK
+
+
+@defect(Block.get_lifetime, "5.2.6", text="lifetime estimates change places")
+def lifetime_estimates_swapped(original: Original, block: Block, request: Request) -> Status:
+    assert block.spec.lifetime
+    life, slc, mlc = block.spec.lifetime
+    request.write(0, LIFETIME.pack(life, mlc, slc))
+    return Status.OK
+
+
+# --- reads and writes
+
+
+@defect(Block.within, "5.2.4", text="a request may begin with the disk's last sector and go beyond")
+def end_of_disk_unchecked(original: Original, block: Block, sector: int, count: int) -> bool:
+    return bool(original(block, sector, min(count, 1)))
+
+
+@defect(Block.within, "5.2.4", text="the end of a request is computed in 64 bits")
+def end_of_request_overflows(original: Original, block: Block, sector: int, count: int) -> bool:
+    return bool(original(block, sector, count)) or sector + count >= 1 << 64
+
+
+@defect(Block.within, "5.2.6", text="of a request's sector, the low 32 bits are looked at")
+def sector_of_32_bits(original: Original, block: Block, sector: int, count: int) -> bool:
+    return sector >> 32 == 0 and bool(original(block, sector, count))
+
+
+@defect(Storage.read, "5.2.6", text="a read that fails ends with OK")
+def read_error_hidden(
+    original: Original, storage: Storage, sector: int, views: Sequence[memoryview]
+) -> None:
+    _hidden(original, storage, sector, views)
+
+
+@defect(Storage.write, "5.2.6", text="a write that fails ends with OK")
+def write_error_hidden(
+    original: Original, storage: Storage, sector: int, views: Sequence[memoryview]
+) -> None:
+    _hidden(original, storage, sector, views)
+
+
+@defect(Storage.flush, "5.2.6", text="a flush that fails ends with OK")
+def flush_error_hidden(original: Original, storage: Storage) -> None:
+    _hidden(original, storage)
+
+
+@defect(Storage.deallocate, "5.2.6", text="a discard that fails ends with OK")
+def discard_error_hidden(
+    original: Original, storage: Storage, on: Operation, sector: int, count: int
+) -> None:
+    _hidden(original, storage, on, sector, count)
+
+
+@defect(Storage.zero, "5.2.6", text="a write of zeroes that fails ends with OK")
+def zeroing_error_hidden(original: Original, storage: Storage, sector: int, count: int) -> None:
+    _hidden(original, storage, sector, count)
+
+
+def _hidden(original: Original, *arguments: object) -> None:
+    with suppress(OSError):
+        original(*arguments)
+
+
+@defect(Storage._fail, "5.2.6", text="once an operation has failed, all fail")
+def failure_for_good(
+    original: Original,
+    storage: Storage,
+    on: Operation,
+    sector: int = 0,
+    views: Sequence[memoryview] = (),
+    count: int = 0,
+) -> None:
+    try:
+        original(storage, on, sector, views, count)
+    except OSError:
+        storage._faults = [Fault(on)]
+        raise
+
+
+@defect(Storage.write, "5.2.6", text="a write goes one sector beyond its data")
+def write_of_a_sector_too_many(
+    original: Original, storage: Storage, sector: int, views: Sequence[memoryview]
+) -> None:
+    original(storage, sector, [*views, memoryview(bytes(SECTOR))])
+
+
+@defect(Storage.read, "5.2.6", text="a read beyond 16 KiB gives zeroes from there on")
+def long_reads_cut_short(
+    original: Original, storage: Storage, sector: int, views: Sequence[memoryview]
+) -> None:
+    original(storage, sector, views)
+    at = 0
+    for view in views:
+        keep = max(min(16384 - at, len(view)), 0)
+        view[keep:] = bytes(len(view) - keep)
+        at += len(view)
+
+
+@defect(Request.end, "5.2.6", text="the used length of a write counts the data as well")
+def used_length_of_a_write_counts_its_data(
+    original: Original, request: Request, status: Status
+) -> int:
+    length = int(original(request, status))
+    return length + request.sent if request.type == RequestType.OUT else length
+
+
+@defect(Storage.__init__, "5.2.6", text="all disks share what was written to the first")
+def disks_share_their_storage(
+    original: Original, storage: Storage, path: str | None, read_only: bool, faults: Sequence[Fault]
+) -> None:
+    original(storage, path, read_only, faults)
+    if path is not None and FIRST and FIRST[0]._fd >= 0:
+        os.dup2(FIRST[0]._fd, storage._fd)
+    elif path is not None:
+        FIRST[:] = [storage]
+
+
+FIRST: list[Storage] = []
+"""The oldest disk that there is."""

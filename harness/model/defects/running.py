@@ -1,0 +1,229 @@
+"""Defects of status, reset, suspension and configuration changes (virtio 2.1, 2.4, 2.6.1, 3.4)."""
+
+from __future__ import annotations
+
+from harness.model.block import Block
+from harness.model.memory import BrokenError
+from harness.model.queue import Queue
+from harness.model.vhost import Connection
+from harness.virtio.device import DeviceStatus
+from harness.virtio.features import Feature
+from harness.virtio.vhost_user import VRING_STATE
+
+from .registry import Original, defect
+
+# --- needs reset
+
+
+@defect(Connection._broken, "2.1.2-D-02", text="a broken ring goes unmentioned")
+def needs_reset_not_shown(
+    original: Original, connection: Connection, queue: Queue, error: BrokenError
+) -> None:
+    pass
+
+
+@defect(Connection._broken, "2.1.2-D-03", text="NEEDS_RESET is not announced")
+def needs_reset_not_announced(
+    original: Original, connection: Connection, queue: Queue, error: BrokenError
+) -> None:
+    connection.status |= DeviceStatus.NEEDS_RESET
+
+
+# --- reset
+
+
+@defect(Connection.reset, "2.4.1-D-01", text="after the reset of a running device, status is not 0")
+def status_left_after_reset(original: Original, connection: Connection) -> None:
+    running = connection.status & DeviceStatus.DRIVER_OK
+    original(connection)
+    if running:
+        connection.status = DeviceStatus.ACKNOWLEDGE
+
+
+def _left_running(original: Original, queue: Queue) -> None:
+    ring, jobs = queue._ring, list(queue._jobs)
+    original(queue)
+    if ring:
+        queue._jobs += [job for job in jobs if not job.done]
+
+
+@defect(Queue.stop, "2.4.1-D-02", text="requests in flight go on after a reset")
+def reset_leaves_requests_running(original: Original, queue: Queue) -> None:
+    if queue._block.has(Feature.RING_RESET):
+        original(queue)
+    else:
+        _left_running(original, queue)
+
+
+@defect(Queue.stop, "2.6.1.1.1-D-01", text="requests in flight go on after their queue's reset")
+def queue_reset_leaves_requests_running(original: Original, queue: Queue) -> None:
+    if queue._block.has(Feature.RING_RESET):
+        _left_running(original, queue)
+    else:
+        original(queue)
+
+
+@defect(
+    Connection._set_vring_base,
+    "2.6.1.1.1-D-02",
+    text="a queue that was reset goes on where it was in its rings",
+)
+def queue_reset_keeps_indices(
+    original: Original, connection: Connection, payload: bytes, fds: list[int]
+) -> None:
+    queue = connection._queues[VRING_STATE.unpack(payload)[0]]
+    if not (connection._block.has(Feature.RING_RESET) and queue.base):
+        original(connection, payload, fds)
+
+
+@defect(
+    Connection._set_vring_num,
+    "2.6.1.2.1-D-01",
+    text="a queue that was reset keeps the size that it had",
+)
+def queue_reset_keeps_size(
+    original: Original, connection: Connection, payload: bytes, fds: list[int]
+) -> None:
+    queue = connection._queues[VRING_STATE.unpack(payload)[0]]
+    if not (connection._block.has(Feature.RING_RESET) and queue.base):
+        original(connection, payload, fds)
+
+
+@defect(Connection.reset, "2.4", text="a device that was reset at work takes no write any more")
+def no_writes_after_reset(original: Original, connection: Connection) -> None:
+    if connection.status & DeviceStatus.DRIVER_OK:
+        vars(connection._block)["read_only"] = lambda: True
+    original(connection)
+
+
+# --- suspension
+
+
+def _suspend_bit(status: int) -> bool:
+    return bool(status & DeviceStatus.SUSPEND)
+
+
+@defect(
+    Connection._asks_to_suspend,
+    "3.4.2-D-01",
+    text="a device that is not initialised can be suspended",
+)
+def suspended_before_driver_ok(original: Original, connection: Connection, value: int) -> bool:
+    return bool(original(connection, value)) or _suspend_bit(value)
+
+
+@defect(
+    Connection._set_config,
+    "3.4.2-D-02",
+    text="a suspended device takes writes to its configuration space",
+)
+def suspended_device_is_configured(
+    original: Original, connection: Connection, payload: bytes, fds: list[int]
+) -> None:
+    status, connection.status = connection.status, connection.status & ~DeviceStatus.SUSPEND
+    try:
+        original(connection, payload, fds)
+    finally:
+        connection.status = status
+
+
+@defect(
+    Connection._may_run,
+    "3.4.2-D-03",
+    text="a suspended device serves what becomes available",
+)
+def suspended_device_works(original: Original, connection: Connection, queue: Queue) -> bool:
+    suspended = _suspend_bit(connection.status)
+    return bool(original(connection, queue)) or bool(suspended and queue.enabled)
+
+
+@defect(
+    Queue.settle,
+    "3.4.2-D-03",
+    "3.4.2-D-08",
+    text="requests in flight go on after the device is suspended",
+)
+def suspension_leaves_requests_running(original: Original, queue: Queue) -> None:
+    pass
+
+
+@defect(
+    Connection.config_changed,
+    "3.4.2-D-04",
+    text="a suspended device announces a resize at once",
+)
+def resize_announced_while_suspended(original: Original, connection: Connection) -> None:
+    status = connection.status
+    if _suspend_bit(status):
+        connection.status = status & ~DeviceStatus.SUSPEND | DeviceStatus.DRIVER_OK
+    original(connection)
+    connection.status = status
+
+
+@defect(
+    Connection._resume,
+    "3.4.2-D-05",
+    text="a resize while the device was suspended is never announced",
+)
+def resize_while_suspended_forgotten(
+    original: Original, connection: Connection, value: int
+) -> None:
+    connection._untold = False
+    original(connection, value)
+
+
+@defect(Connection._suspend, "3.4.2-D-06", text="the wish to suspend is ignored")
+def suspend_ignored(original: Original, connection: Connection, value: int) -> None:
+    pass
+
+
+@defect(Connection._resume, "3.4.2-D-07", text="a resumed device shows it but does nothing")
+def resumed_device_is_dead(original: Original, connection: Connection, value: int) -> None:
+    for queue in connection._queues:
+        connection._drop_kick(queue)
+    original(connection, value)
+
+
+@defect(Connection._resume, "3.4.2-D-07", text="the wish to resume is ignored")
+def resume_ignored(original: Original, connection: Connection, value: int) -> None:
+    pass
+
+
+# --- configuration changes
+
+
+@defect(Connection.config_changed, "5.2.6.2-D-02", text="a resize is not announced")
+def resize_not_announced(original: Original, connection: Connection) -> None:
+    pass
+
+
+@defect(Connection.config_changed, "5.2.6.2-D-02", text="a resize is announced twice")
+def resize_announced_twice(original: Original, connection: Connection) -> None:
+    original(connection)
+    original(connection)
+
+
+@defect(Connection.config_changed, "5.2.6.2-D-02", text="every second resize is not announced")
+def every_second_resize_not_announced(original: Original, connection: Connection) -> None:
+    times = vars(connection)["times"] = vars(connection).get("times", 0) + 1
+    if times % 2:
+        original(connection)
+
+
+@defect(Block.within, "5.2.4", text="a disk that has shrunk still takes what lies beyond its end")
+def shrunk_disk_ends_where_it_did(
+    original: Original, block: Block, sector: int, count: int
+) -> bool:
+    return bool(original(block, sector, count)) or sector + count <= block.spec.capacity
+
+
+@defect(Block.within, "5.2.4", text="a disk that has grown takes nothing beyond its old end")
+def grown_disk_ends_where_it_did(original: Original, block: Block, sector: int, count: int) -> bool:
+    return bool(original(block, sector, count)) and sector + count <= block.spec.capacity
+
+
+@defect(Connection.config_changed, "5.2.5", text="a resize before DRIVER_OK is not shown")
+def early_resize_not_shown(original: Original, connection: Connection) -> None:
+    if not connection.status & DeviceStatus.DRIVER_OK:
+        connection._block.capacity = connection._block.spec.capacity
+    original(connection)

@@ -1,0 +1,223 @@
+"""Defects of the split virtqueue (virtio 2.7) and of the order on any (virtio 6.2)."""
+
+from __future__ import annotations
+
+import time
+
+from harness.model.memory import BrokenError, size
+from harness.model.queue import Job, Queue
+from harness.model.request import HEADER, Request
+from harness.model.ring import Chain, Ring
+from harness.model.split import SplitRing
+from harness.virtio.blk import Status
+from harness.virtio.ring import DESC_F_WRITE, DESC_SIZE
+
+from .registry import Original, defect
+
+# --- framing
+
+
+@defect(Request.__init__, "2.7.4.1-D-01", text="the header has to be a descriptor of its own")
+def header_in_one_descriptor(original: Original, request: Request, chain: Chain) -> None:
+    original(request, chain)
+    if len(chain.readable[0]) != HEADER:
+        request.type = None
+
+
+@defect(Request.end, "2.7.4.1-D-01", text="the status goes to the last descriptor's first byte")
+def status_in_a_descriptor_of_its_own(original: Original, request: Request, status: Status) -> int:
+    if len(request._writable[-1]) > 1:
+        request._writable[-1][0] = status
+        return 1
+    return int(original(request, status))
+
+
+@defect(SplitRing.use, "2.7.5.1-D-01a", text="a request's header is overwritten")
+def split_readable_buffer_written(
+    original: Original, ring: SplitRing, chain: Chain, length: int
+) -> None:
+    chain.readable[0][:1] = b"\xee"
+    original(ring, chain, length)
+
+
+@defect(SplitRing.use, "2.7.5.1-D-02", text="a used chain's first descriptor gets the length 0")
+def descriptor_written(original: Original, ring: SplitRing, chain: Chain, length: int) -> None:
+    at = DESC_SIZE * chain.id + 8
+    ring._desc[at : at + 4] = bytes(4)
+    original(ring, chain, length)
+
+
+@defect(
+    SplitRing.is_table,
+    "2.7.5.3.2-D-01",
+    text="an indirect descriptor with WRITE is taken for a buffer",
+)
+def indirect_write_flag_heeded(original: Original, ring: SplitRing, flags: int, seen: int) -> bool:
+    return bool(original(ring, flags, seen)) and not flags & DESC_F_WRITE
+
+
+@defect(
+    SplitRing.is_table,
+    "2.7.5.3.2-D-02",
+    text="only a chain's first descriptor may refer to an indirect table",
+)
+def indirect_only_at_first(original: Original, ring: SplitRing, flags: int, seen: int) -> bool:
+    return bool(original(ring, flags, seen)) and seen == 0
+
+
+# --- the used ring
+
+
+@defect(Request.end, "2.7.8.2-D-02", "2.8.4", text="the used length is that of the whole chain")
+def used_length_too_long(original: Original, request: Request, status: Status) -> int:
+    original(request, status)
+    return size(request._writable)
+
+
+@defect(
+    SplitRing.use,
+    "2.7.8.2-D-01",
+    text="the used index moves a moment before id and length are there",
+)
+def used_index_early(original: Original, ring: SplitRing, chain: Chain, length: int) -> None:
+    index = ring._used[1]
+    slot = index % ring.size
+    ring._used[1] = (index + 1) & 0xFFFF
+    time.sleep(0.001)
+    ring._elements[2 * slot], ring._elements[2 * slot + 1] = chain.id, length
+
+
+@defect(SplitRing.use, "2.7.13", text="of every 8 chains the last is never used")
+def every_eighth_chain_lost(original: Original, ring: SplitRing, chain: Chain, length: int) -> None:
+    if chain.position % 8 != 7:
+        original(ring, chain, length)
+
+
+@defect(SplitRing.use, "2.7", text="the used ring is taken to be as long as the largest queue")
+def used_ring_of_another_size(
+    original: Original, ring: SplitRing, chain: Chain, length: int
+) -> None:
+    if ring._used[1] < ring.size:
+        original(ring, chain, length)
+    else:
+        ring._used[1] = (ring._used[1] + 1) & 0xFFFF
+
+
+@defect(SplitRing.flags, "2.7.10.2-D-01", text="without EVENT_IDX, the used ring's flags are 2")
+def used_flags_2(original: Original, ring: SplitRing) -> int:
+    return int(original(ring)) if ring.event_idx else 2
+
+
+@defect(SplitRing.flags, "2.7.10.2-D-03", text="with EVENT_IDX, the used ring's flags are 1")
+def used_flags_1_with_event_idx(original: Original, ring: SplitRing) -> int:
+    return 1 if ring.event_idx else int(original(ring))
+
+
+# --- notifications
+
+
+@defect(
+    SplitRing.flags,
+    "2.7.10",
+    text="without EVENT_IDX, the driver is told not to notify, and nobody looks without",
+)
+def kicks_not_wanted(original: Original, ring: SplitRing) -> int:
+    return int(original(ring)) if ring.event_idx else 1
+
+
+@defect(
+    SplitRing.want_kicks,
+    "2.7.10",
+    text="with EVENT_IDX, avail_event stays where it was",
+)
+def avail_event_stays(original: Original, ring: SplitRing) -> None:
+    at = ring._next
+    ring._next = 0
+    original(ring)
+    ring._next = at
+
+
+@defect(SplitRing.wanted, "2.7.7.2-D-01", text="without EVENT_IDX, used_event is heeded")
+def used_event_always_heeded(original: Original, ring: SplitRing, old: int, new: int) -> bool:
+    used_event = ring._avail[2 + ring.size]
+    passed = (used_event - old) & 0xFFFF < (new - old) & 0xFFFF
+    return bool(original(ring, old, new)) and (ring.event_idx or passed or not used_event)
+
+
+@defect(SplitRing.wanted, "2.7.7.2-D-02", text="without EVENT_IDX, interrupts come unasked")
+def no_interrupt_flag_ignored(original: Original, ring: SplitRing, old: int, new: int) -> bool:
+    return not ring.event_idx or bool(original(ring, old, new))
+
+
+@defect(SplitRing.wanted, "2.7.7.2-D-03", text="without EVENT_IDX, every 4th interrupt is lost")
+def interrupt_lost(original: Original, ring: SplitRing, old: int, new: int) -> bool:
+    return bool(original(ring, old, new)) and (ring.event_idx or new % 4 != 3)
+
+
+@defect(
+    SplitRing.wanted,
+    "2.7.7.2-D-03",
+    text="without EVENT_IDX, a driver that wanted no interrupt gets none any more",
+)
+def interrupts_stay_off(original: Original, ring: SplitRing, old: int, new: int) -> bool:
+    wanted = bool(original(ring, old, new)) and not vars(ring).get("off")
+    vars(ring)["off"] = not ring.event_idx and not wanted
+    return wanted
+
+
+@defect(SplitRing.wanted, "2.7.7.2-D-04", text="with EVENT_IDX, the flags suppress interrupts")
+def flags_heeded_with_event_idx(original: Original, ring: SplitRing, old: int, new: int) -> bool:
+    return bool(original(ring, old, new)) and not ring._avail[0] & 1
+
+
+@defect(
+    SplitRing.wanted,
+    "2.7.7.2-D-05",
+    text="with EVENT_IDX, the interrupt comes only if used_event is the last of a batch",
+)
+def used_event_amid_a_batch_missed(original: Original, ring: SplitRing, old: int, new: int) -> bool:
+    last = ring._avail[2 + ring.size] == (new - 1) & 0xFFFF
+    return bool(original(ring, old, new)) and (not ring.event_idx or last)
+
+
+@defect(SplitRing.wanted, "2.7.7.2-D-05", text="with EVENT_IDX, the interrupt comes one too late")
+def used_event_off_by_one(original: Original, ring: SplitRing, old: int, new: int) -> bool:
+    if ring.event_idx:
+        old, new = (old - 1) & 0xFFFF, (new - 1) & 0xFFFF
+    return bool(original(ring, old, new))
+
+
+@defect(SplitRing.wanted, "2.7.7.2-D-06", text="with EVENT_IDX, every used buffer interrupts")
+def used_event_ignored(original: Original, ring: SplitRing, old: int, new: int) -> bool:
+    return ring.event_idx or bool(original(ring, old, new))
+
+
+@defect(Queue.run, "2.7.10.2-D-05", text="after 8 notifications of nothing, a queue is dead")
+def spurious_notifications_kill(original: Original, queue: Queue) -> None:
+    before = queue._taken
+    original(queue)
+    idle = vars(queue)["idle"] = 0 if queue._taken > before else vars(queue).get("idle", 0) + 1
+    if idle == 8:
+        raise BrokenError("nobody may notify so often")
+
+
+# --- order
+
+
+@defect(Queue.ready, "6.2-D-05", text="with IN_ORDER, what is done first is used first")
+def in_order_ignored(original: Original, queue: Queue, job: Job) -> list[Job]:
+    return [job]
+
+
+# --- what a chain is while the device has it
+
+
+@defect(
+    Queue._late,
+    "2.7.8",
+    text="of the requests that had to wait, the first is used by the last one's id",
+)
+def late_completion_for_another(original: Original, queue: Queue, ring: Ring, job: Job) -> None:
+    last = queue._jobs[-1].chain if queue._jobs else job.chain
+    job.chain.id, last.id = last.id, job.chain.id
+    original(queue, ring, job)
