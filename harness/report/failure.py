@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 _UNPRINTABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\n\t\x20-\x7e\xa0-\uffff]")
 
 
+def printable(text: str) -> str:
+    """A text without what is no character of it."""
+    return _UNPRINTABLE.sub("", text)
+
+
 def attach_evidence(
     report: pytest.TestReport,
     error: BaseException | None,
@@ -66,7 +71,7 @@ def _lines(state: dict[str, Any]) -> Iterable[str]:
 
 
 def _add(report: pytest.TestReport, title: str, text: str) -> None:
-    text = _UNPRINTABLE.sub("", text)
+    text = printable(text)
     longrepr = report.longrepr
     if isinstance(longrepr, ExceptionRepr):
         longrepr.addsection(title, text, "-")

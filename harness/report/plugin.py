@@ -1,13 +1,18 @@
-"""The part of the pytest plugin that writes results down: `--matrix`."""
+"""The part of the pytest plugin that says what was found: `--matrix`, and the run's last lines."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from .collect import Collector
 from .files import report_file, write
+from .tree import failures, tree
+
+DEPTH = 3
+"""Levels of sections that the terminal shows; -v shows all."""
 
 COLLECTOR = pytest.StashKey[Collector]()
 
@@ -52,3 +57,19 @@ class _Listener:
         results = self._collector.results(complete=ran and not cut_short)
         for path in self._files:
             write(path, results)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter
+    ) -> Generator[None, None, None]:
+        """Last of all, as that is what one sees first."""
+        yield
+        results = self._collector.results(complete=True)
+        verbosity = terminalreporter.verbosity
+        if not results.tests or verbosity < 0:
+            return
+        terminalreporter.section("statements, each by the worst that was found of it")
+        for line in failures(results):
+            terminalreporter.write_line(line, red=True)
+        for line in tree(results, None if verbosity > 0 else DEPTH):
+            terminalreporter.write_line(line)

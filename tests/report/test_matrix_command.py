@@ -11,6 +11,8 @@ from made_up import OTHER, broken, made_up
 from harness.cli.main import main
 from harness.report.results import dumped, load
 
+pytest_plugins = ["pytester"]
+
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:

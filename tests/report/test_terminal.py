@@ -1,0 +1,103 @@
+"""The last lines of a run: failures, one line each, and the statements by section."""
+
+from __future__ import annotations
+
+import pytest
+from made_up import OTHER, a_test, broken, made_up
+
+from harness.report.results import Results
+from harness.report.tree import failures, tree
+
+pytest_plugins = ["pytester"]
+
+SUITE = """
+@clause("2.1.2-D-01")
+def test_kept(plug): plug(start=False)
+
+@clause("2.2.2-D-01")
+def test_broken(plug):
+    plug(start=False)
+    used = 513
+    assert used <= 1, f"used length {used}\\x1b[2J"
+
+@described("5.2.6", "prose")
+def test_trouble(plug): plug(start=False); raise TargetError("QEMU died")
+
+@clause("4.1.5.1.2.1-D-01")
+def test_lacking(plug): plug(needs=[Feature.BLK_DISCARD])
+"""
+
+
+def last_lines(result: pytest.RunResult) -> list[str]:
+    """What comes after pytest's own summary."""
+    lines = result.stdout.lines
+    titles = [n for n, line in enumerate(lines) if " statements, each by the worst " in line]
+    return lines[titles[0] + 1 :] if titles else []
+
+
+def test_failures_come_first_and_pytests_own_line_last(run) -> None:
+    lines = last_lines(run(SUITE))
+
+    assert lines[:2] == [
+        "broken 2.2.2-D-01 MUST NOT: expected used <= 1,"
+        " seen used length 513: 513 <= 1 (test_it.py::test_broken)",
+        "error 5.2.6 'prose': expected raise TargetError(\"QEMU died\"), seen QEMU died"
+        " (test_it.py::test_trouble)",
+    ]
+    assert lines[-1].strip("= ").startswith("2 failed, 1 passed, 1 skipped in ")
+
+
+def test_sections_are_a_tree_with_counts(run) -> None:
+    lines = [" ".join(line.split()) for line in last_lines(run(SUITE))[2:-1]]
+
+    assert lines == [
+        "section broken error kept skipped",
+        "2 Basic facilities 1 - 1 -",
+        "2.1 Device status - - 1 -",
+        "2.1.2 Device status - - 1 -",
+        "2.2 Feature bits 1 - - -",
+        "2.2.2 Feature bits 1 - - -",
+        "4 Transports - - - 1",
+        "4.1 PCI - - - 1",
+        "4.1.5 Operation over PCI - - - 1",
+        "5 Device types - 1 - -",
+        "5.2 Block device - 1 - -",
+        "5.2.6 Its operation - 1 - -",
+    ]
+
+
+def test_deeper_sections_show_with_v(run) -> None:
+    assert any("4.1.5.1.2.1 MSI-X vectors" in line for line in last_lines(run(SUITE, "-v")))
+
+
+@pytest.mark.parametrize(
+    ("source", "options"), [("def test_it(): pass\n", ()), (SUITE, ("-q",)), (SUITE, ("--co",))]
+)
+def test_there_is_nothing_to_say(run, source: str, options: tuple[str, ...]) -> None:
+    assert last_lines(run(source, *options)) == []
+
+
+def test_nothing_in_a_pipe_moves_a_terminal(run) -> None:
+    result = run(SUITE, "-p", "no:cacheprovider")
+
+    assert "\x1b" not in "\n".join(last_lines(result))
+
+
+def test_with_several_targets_a_failure_says_which() -> None:
+    results = made_up()
+
+    assert list(failures(results)) == [
+        f"broken 2.1.2-D-01 MUST, {OTHER.name}: expected used <= 1, seen used 513"
+        " (suite/test_a.py::test_start)",
+        "error 2.10.2-D-01 MUST, pci: seen QEMU died (suite/test_a.py::test_memory)",
+    ]
+
+
+def test_a_statement_counts_once_with_its_worst_verdict() -> None:
+    test = a_test("test_a", "2.4.1-D-02", old=broken(), new=broken(), other=broken())
+    some = made_up()
+    results = Results([], some.columns, {"2.4.1-D-02": some.rows["2.4.1-D-02"]}, {test.id: test})
+
+    lines = [line.split() for line in tree(results, depth=1)]
+
+    assert lines == [["section", "broken"], ["2", "Basic", "facilities", "1"]]
