@@ -9,6 +9,7 @@ import pytest
 
 from .collect import Collector
 from .files import report_file, write
+from .junit import reshape
 from .tree import failures, tree
 
 DEPTH = 3
@@ -51,12 +52,15 @@ class _Listener:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._collector.add(report)
 
+    @pytest.hookimpl(trylast=True)  # pytest has written its own report then
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         ran = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         cut_short = session.shouldfail or session.shouldstop
         results = self._collector.results(complete=ran and not cut_short)
         for path in self._files:
             write(path, results)
+        if session.config.option.xmlpath:
+            reshape(Path(session.config.option.xmlpath), session.config.getini("junit_family"))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(

@@ -21,7 +21,9 @@ def test_broken(plug):
     assert used <= 1, f"used length {used}\\x1b[2J"
 
 @described("5.2.6", "prose")
-def test_trouble(plug): plug(start=False); raise TargetError("QEMU died")
+def test_trouble(plug):
+    plug(start=False)
+    raise TargetError("QEMU died")
 
 @clause("4.1.5.1.2.1-D-01")
 def test_lacking(plug): plug(needs=[Feature.BLK_DISCARD])

@@ -1,0 +1,101 @@
+"""The file of --junitxml: pytest writes it, and here it gets suites by section.
+
+What else is in it depends on pytest's `junit_family`. With xunit2, pytest's
+default, it is as Jenkins' schema (junit-10.xsd) has it, which knows no
+properties of a test case: they are lines of its output, as
+`[[PROPERTY|name=value]]`. With xunit1 they are elements, which many readers
+know and no schema allows.
+"""
+
+from __future__ import annotations
+
+import copy
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from harness.virtio.catalogue import section_order
+from harness.virtio.sections import section_name
+
+STATEMENTS = ("clause", "described", "hardening")
+"""Properties that name a statement: by its id, or as "section: text"."""
+
+
+def reshape(path: Path, family: str) -> None:
+    """Put the test cases of a file into suites by section; one without conformance tests stays."""
+    tree = ElementTree.parse(path)
+    root = tree.getroot()
+    written = root.find("testsuite")
+    if written is None:
+        return
+    cases = written.findall("testcase")
+    sections: dict[tuple[str, str], str] = {}
+    for case in cases:
+        if section := _section(case):
+            sections[_key(case)] = section
+    if not sections:
+        return
+    suites: dict[str, list[ElementTree.Element]] = {}
+    for case in cases:
+        suites.setdefault(sections.get(_key(case), ""), []).append(case)
+        if family != "xunit1":
+            _properties_to_output(case)
+    root.remove(written)
+    for section in sorted(suites, key=lambda one: section_order(one) if one else []):
+        root.append(_suite(section, suites[section], written))
+    for name, value in _counts(cases).items():
+        if name != "skipped":  # the schema has it of a suite only
+            root.set(name, value)
+    tree.write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _key(case: ElementTree.Element) -> tuple[str, str]:
+    return case.get("classname", ""), case.get("name", "")
+
+
+def _section(case: ElementTree.Element) -> str:
+    """The section of the first statement that a test case is about; empty if there is none."""
+    for one in case.iterfind("properties/property"):
+        value = one.get("value", "")
+        if one.get("name") in STATEMENTS:
+            return value.partition("-" if one.get("name") == "clause" else ":")[0]
+    return ""
+
+
+def _suite(
+    section: str, cases: list[ElementTree.Element], written: ElementTree.Element
+) -> ElementTree.Element:
+    """A suite with what pytest says of the whole run."""
+    name = f"{section} {section_name(section)}" if section else written.get("name", "")
+    suite = ElementTree.Element("testsuite", {"name": name, **_counts(cases)})
+    for attribute in ("timestamp", "hostname"):
+        if attribute in written.attrib:
+            suite.set(attribute, written.attrib[attribute])
+    properties = written.find("properties")
+    if properties is not None:
+        suite.append(copy.deepcopy(properties))
+    suite.extend(cases)
+    return suite
+
+
+def _counts(cases: list[ElementTree.Element]) -> dict[str, str]:
+    counts = {
+        name: str(sum(case.find(kind) is not None for case in cases))
+        for name, kind in (("errors", "error"), ("failures", "failure"), ("skipped", "skipped"))
+    }
+    seconds = sum(float(case.get("time", 0)) for case in cases)
+    return {**counts, "tests": str(len(cases)), "time": f"{seconds:.3f}"}
+
+
+def _properties_to_output(case: ElementTree.Element) -> None:
+    for properties in case.findall("properties"):
+        for one in properties:
+            value = " ".join(one.get("value", "").split())
+            _say(case, f"[[PROPERTY|{one.get('name')}={value}]]")
+        case.remove(properties)
+
+
+def _say(case: ElementTree.Element, line: str) -> None:
+    output = case.find("system-out")
+    if output is None:
+        output = ElementTree.SubElement(case, "system-out")
+    output.text = "\n".join(filter(None, [output.text, line]))
