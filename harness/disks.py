@@ -23,7 +23,8 @@ class Fault:
     `sector` (512 bytes) limits it to operations that touch this sector; None
     fails them all. `errno` is the host's error, by number (5 is EIO). With
     `once`, only the first such operation fails. A flush has no sector, and
-    reaches the backing store only if something was written since the last one.
+    reaches the backing store only if something was written since the last one. A
+    write that has to be stable when it completes ends with a flush, too.
     """
 
     on: Operation
@@ -41,6 +42,8 @@ class DiskSpec:
     for this disk, zero-filled, deleted with it) or "null" (reads give zeroes,
     writes go nowhere; it cannot be resized). `iops` throttles the backing store to that many
     operations a second.
+    Without `unmap` it never gives back blocks of the host's. `geometry` is cylinders, heads and
+    sectors of a track.
 
     `zoned` makes it a zoned disk (virtio 5.2.4), and the fields from there to
     `zones_offline` are for such a disk alone. Its first `conventional_zones`
@@ -63,6 +66,7 @@ class DiskSpec:
     read_only: bool = False
     logical_block_size: int | None = None
     physical_block_size: int | None = None
+    geometry: tuple[int, int, int] | None = None
     min_io_size: int | None = None
     opt_io_size: int | None = None
     serial: str | None = None
@@ -79,6 +83,7 @@ class DiskSpec:
     indirect_desc: bool | None = None
     packed: bool | None = None
     in_order: bool | None = None
+    unmap: bool = True
     iops: int | None = None
     faults: tuple[Fault, ...] = ()
     zoned: Literal["host-managed", "host-aware"] | None = None

@@ -73,6 +73,11 @@ def build(
         below = f"{name}-{nodes[-1]['driver']}"
         faults = [_inject(name, fault) for fault in spec.faults]
         nodes.append({"driver": "blkdebug", "image": below, "inject-error": faults})
+        if any(fault.on == "flush" for fault in spec.faults):
+            # A file takes a write with forced unit access as such, and blkdebug would pass it on.
+            # A quorum knows none, so that the block layer sends write and flush instead.
+            below = f"{name}-blkdebug"
+            nodes.append({"driver": "quorum", "children": [below], "vote-threshold": 1})
     if spec.iops is not None:
         below = f"{name}-{nodes[-1]['driver']}"
         group = f"{name}-limit"
@@ -82,15 +87,15 @@ def build(
     for node in nodes:
         node["node-name"] = f"{name}-{node['driver']}"
         # Each node drops what it does not want passed on, so all of them must want it.
-        node["discard"] = "unmap"
+        node["discard"] = "unmap" if spec.unmap else "ignore"
         node["read-only"] = spec.read_only
     nodes[-1]["node-name"] = name
     return BlockGraph(tuple(objects), tuple(nodes), _device(name, spec, attachment))
 
 
 def _inject(name: str, fault: Fault) -> Options:
-    # QEMU's block layer skips a flush when nothing was written since the last one, and hands
-    # forced-unit-access writes down as such: neither comes to a fault on flush.
+    # QEMU's block layer skips a flush when nothing was written since the last one: that comes
+    # to no fault on flush.
     rule: Options = {
         "event": "none",
         "iotype": fault.on,
@@ -105,6 +110,7 @@ def _inject(name: str, fault: Fault) -> Options:
 
 
 def _device(name: str, spec: DiskSpec, attachment: Options) -> Options:
+    cylinders, heads, sectors = spec.geometry or (None, None, None)
     options: Options = {
         **attachment,
         "id": name,
@@ -116,7 +122,11 @@ def _device(name: str, spec: DiskSpec, attachment: Options) -> Options:
     }
     wanted: Options = {
         "logical_block_size": spec.logical_block_size,
-        "physical_block_size": spec.physical_block_size,
+        # QEMU takes no logical block that is larger than a physical one.
+        "physical_block_size": spec.physical_block_size or spec.logical_block_size,
+        "cyls": cylinders,
+        "heads": heads,
+        "secs": sectors,
         "min_io_size": spec.min_io_size,
         "opt_io_size": spec.opt_io_size,
         "serial": spec.serial,

@@ -25,6 +25,11 @@ class Backing:
         """Bytes, now."""
         return self.path.stat().st_size
 
+    @property
+    def allocated(self) -> int:
+        """Bytes that the file takes of the host's disk, now; holes take none."""
+        return self.path.stat().st_blocks * 512
+
     def read(self, sector: int, count: int) -> bytes:
         """`count` sectors of 512 bytes from `sector` on. ValueError past the end of the file."""
         self._check(sector, count)

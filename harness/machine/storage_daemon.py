@@ -29,7 +29,7 @@ ANSWER_DEADLINE = 10.0
 QUIT_DEADLINE = 3.0
 
 HONOURED = frozenset(
-    {"capacity", "backing", "read_only", "logical_block_size", "queues", "iops", "faults"}
+    {"capacity", "backing", "read_only", "logical_block_size", "queues", "unmap", "iops", "faults"}
 )
 """What of a `DiskSpec` an export can be told."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 
 from harness.disks import SECTOR, DiskSpec
@@ -10,6 +9,9 @@ from harness.virtio.blk import (
     CONFIG_FIELDS,
     CONFIG_SIZE,
     ID_LENGTH,
+    LIFETIME,
+    LIFETIME_EST_MOST,
+    PRE_EOL_INFO_MOST,
     SEGMENT,
     SEGMENT_UNMAP,
     RequestType,
@@ -24,7 +26,6 @@ SERIAL = "vblk-model"
 SEG_MAX = 126
 SIZE_MAX = 1 << 20
 MAX_SEGMENTS = 16
-LIFETIME = struct.Struct("<HHH")
 MAX_DISCARD = 1 << 22
 MAX_WRITE_ZEROES = 1 << 16
 """Sectors: these are written, one by one, unless the driver allows to deallocate them."""
@@ -107,13 +108,15 @@ class Block:
         spec = self.spec
         physical = self.physical_size // self.block_size
         alignment = self.block_size // SECTOR
+        usual = min(self.capacity // (16 * 63), 0xFFFF), 16, 63
+        cylinders, heads, sectors = spec.geometry or usual
         return {
             "capacity": self.capacity,
             "size_max": SIZE_MAX,
             "seg_max": self.seg_max,
-            "cylinders": min(self.capacity // (16 * 63), 0xFFFF),
-            "heads": 16,
-            "sectors": 63,
+            "cylinders": cylinders,
+            "heads": heads,
+            "sectors": sectors,
             "blk_size": self.block_size,
             "physical_block_exp": physical.bit_length() - 1,
             "min_io_size": (spec.min_io_size or 0) // self.block_size or physical,
@@ -125,7 +128,7 @@ class Block:
             "discard_sector_alignment": alignment,
             "max_write_zeroes_sectors": spec.max_write_zeroes_sectors or MAX_WRITE_ZEROES,
             "max_write_zeroes_seg": MAX_SEGMENTS,
-            "write_zeroes_may_unmap": 1,
+            "write_zeroes_may_unmap": int(spec.unmap),
             "max_secure_erase_sectors": MAX_DISCARD,
             "max_secure_erase_seg": MAX_SEGMENTS,
             "secure_erase_sector_alignment": alignment,
@@ -235,7 +238,7 @@ class Block:
         """Commit what was just written, unless it may stay volatile (virtio 5.2.6.2)."""
         cached = self.has(Feature.BLK_CONFIG_WCE) or self.has(Feature.BLK_FLUSH)
         if not (cached and self.writeback):
-            self.storage.commit()
+            self.storage.flush()
 
     def flush(self, request: Request) -> Status:
         """FLUSH."""
@@ -252,7 +255,13 @@ class Block:
     def get_lifetime(self, request: Request) -> Status:
         """GET_LIFETIME."""
         assert self.spec.lifetime is not None
-        request.write(0, LIFETIME.pack(*self.spec.lifetime))
+        most = (PRE_EOL_INFO_MOST, LIFETIME_EST_MOST, LIFETIME_EST_MOST)
+        # What the storage says beyond the defined values is as good as unknown, which is 0.
+        known = (
+            value if value <= limit else 0
+            for value, limit in zip(self.spec.lifetime, most, strict=True)
+        )
+        request.write(0, LIFETIME.pack(*known))
         return Status.OK
 
     def discard(self, request: Request) -> Status:

@@ -107,7 +107,7 @@ class Control:
             words[name] = tuple(words[name])
         words["faults"] = tuple(Fault(**fault) for fault in words["faults"])
         spec = DiskSpec(**words)
-        storage = Storage(command["file"], spec.read_only, spec.faults)
+        storage = Storage(command["file"], spec.read_only, spec.faults, spec.unmap)
         try:
             block = ZonedBlock(spec, storage) if spec.zoned else Block(spec, storage)
             return Export(self._loop, command["socket"], block)

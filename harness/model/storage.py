@@ -23,10 +23,14 @@ class Storage:
     """Sectors of 512 bytes in the file `path`, or a null disk without one.
 
     Every operation raises OSError where the host fails or a fault says so. A
-    flush comes to a fault only if something was written since the last one.
+    flush comes to a fault only if something was written since the last one. Without
+    `unmap` nothing is deallocated.
     """
 
-    def __init__(self, path: str | None, read_only: bool, faults: Iterable[Fault]) -> None:
+    def __init__(
+        self, path: str | None, read_only: bool, faults: Iterable[Fault], unmap: bool = True
+    ) -> None:
+        self._unmap = unmap
         self._faults = list(faults)
         self._dirty = False
         self._fd = -1
@@ -73,17 +77,15 @@ class Storage:
         """Deallocate sectors, which read as zeroes then, on behalf of the operation `on`."""
         self._fail(on, sector, count=count)
         self._dirty = True
-        if self._fd >= 0 and count and not _punched(self._fd, sector * SECTOR, count * SECTOR):
+        if self._fd < 0 or not count:
+            return
+        if not (self._unmap and _punched(self._fd, sector * SECTOR, count * SECTOR)):
             self._zero(sector, count)
 
     def flush(self) -> None:
-        """Commit all that was written, as a driver's flush."""
+        """Commit all that was written."""
         if self._dirty:
             self._fail("flush")
-        self.commit()
-
-    def commit(self) -> None:
-        """Commit all that was written."""
         self._dirty = False
         if self._fd >= 0:
             os.fdatasync(self._fd)

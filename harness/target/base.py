@@ -48,6 +48,11 @@ class Backing(Protocol):
         """Bytes, now."""
         ...
 
+    @property
+    def allocated(self) -> int:
+        """Bytes that they take of the host's storage, now; holes take none."""
+        ...
+
     def read(self, sector: int, count: int) -> bytes:
         """`count` sectors from `sector` on."""
         ...

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.disks import SECTOR, DiskSpec
 from harness.driver.interface import Completion, Driver, Negotiation, QueueLayout, Request
-from harness.virtio.blk import ID_LENGTH, RequestType, Status
+from harness.virtio.blk import ID_LENGTH, LIFETIME, RequestType, Status
 from harness.virtio.device import DeviceStatus
 
 from .base import Backing, Plugged
@@ -90,6 +90,10 @@ class Disk:
         """GET_ID."""
         return self.request(RequestType.GET_ID, receive=ID_LENGTH)
 
+    def get_lifetime(self) -> Completion:
+        """GET_LIFETIME."""
+        return self.request(RequestType.GET_LIFETIME, receive=LIFETIME.size)
+
     def discard(self, *segments: bytes) -> Completion:
         """DISCARD these segments (`harness.virtio.blk.segment`)."""
         return self.request(RequestType.DISCARD, data=b"".join(segments))
@@ -97,6 +101,10 @@ class Disk:
     def write_zeroes(self, *segments: bytes) -> Completion:
         """WRITE_ZEROES these segments (`harness.virtio.blk.segment`)."""
         return self.request(RequestType.WRITE_ZEROES, data=b"".join(segments))
+
+    def secure_erase(self, *segments: bytes) -> Completion:
+        """SECURE_ERASE these segments (`harness.virtio.blk.segment`)."""
+        return self.request(RequestType.SECURE_ERASE, data=b"".join(segments))
 
 
 def named(completion: Completion) -> Completion:
