@@ -1,0 +1,107 @@
+"""DISCARD and WRITE_ZEROES: their limits, and what may not happen beside them (virtio 5.2.6)."""
+
+import pytest
+
+from conformance.data import sectors
+from harness.report import clause, described
+from harness.virtio.blk import SEGMENT_UNMAP, RequestType, Status, segment
+from harness.virtio.features import Feature
+
+CAPACITY = 16384
+"""Sectors of the disk, unless a test says otherwise."""
+
+BOTH = [RequestType.DISCARD, RequestType.WRITE_ZEROES]
+NEEDS = [Feature.BLK_DISCARD, Feature.BLK_WRITE_ZEROES]
+
+
+def by_name(value):
+    return value.name.lower()
+
+
+def failed(completion):
+    """Whether a request has failed, and harmed nothing."""
+    assert completion.status in (Status.IOERR, Status.UNSUPP)
+    assert completion.used_len <= 1
+    assert completion.damage == ()
+    return True
+
+
+@pytest.mark.parametrize("kind", BOTH, ids=by_name)
+@described("5.2.5", "max_discard_sectors and max_write_zeroes_sectors are what a segment may have")
+def test_a_segment_can_be_as_long_as_the_device_says_and_no_longer(plug, kind):
+    disk = plug(max_discard_sectors=384, max_write_zeroes_sectors=384, needs=NEEDS)
+    disk.backing.write(0, sectors(1024))
+    config = disk.driver.config()
+    discard = kind is RequestType.DISCARD
+    most = config.max_discard_sectors if discard else config.max_write_zeroes_sectors
+    assert most == 384
+
+    assert failed(disk.request(kind, data=segment(0, most + 1)))
+    assert failed(disk.request(kind, data=segment(8, 2 * most)))
+    assert disk.backing.read(0, 1024) == sectors(1024)
+    completion = disk.request(kind, data=segment(8, most))
+
+    assert completion.status is Status.OK
+    assert completion.damage == ()
+    assert disk.backing.read(0, 8) == sectors(1024)[: 8 * 512]
+    assert disk.backing.read(392, 632) == sectors(1024)[392 * 512 :]
+
+
+@pytest.mark.parametrize("kind", BOTH, ids=by_name)
+@described("5.2.4", "the disk ends at capacity")
+def test_a_segment_beyond_the_end_fails_and_changes_nothing(plug, kind):
+    disk = plug(needs=NEEDS)
+    disk.backing.write(0, sectors(8))
+    disk.backing.write(CAPACITY - 8, sectors(8, salt=9))
+    # At the end, across it, and where bytes of 64 bits and sectors of 64 bits overflow.
+    places = [(CAPACITY, 8), (CAPACITY - 4, 8), (2**55, 8), (2**63, 8), (2**64 - 4, 8)]
+
+    for sector, count in places:
+        assert failed(disk.request(kind, data=segment(sector, count))), f"{sector:#x}, {count}"
+
+    assert disk.backing.size == CAPACITY * 512
+    assert disk.backing.read(0, 8) == sectors(8)
+    assert disk.backing.read(CAPACITY - 8, 8) == sectors(8, salt=9)
+
+
+@pytest.mark.parametrize("kind", BOTH, ids=by_name)
+@described("5.2.5", "discard_sector_alignment is for splitting requests, not for refusing them")
+def test_a_segment_need_not_be_aligned(plug, kind):
+    disk = plug(physical_block_size=4096, needs=NEEDS)
+    disk.backing.write(0, sectors(64))
+
+    for sector, count in ((3, 5), (9, 1), (17, 30)):
+        completion = disk.request(kind, data=segment(sector, count))
+        assert completion.status is Status.OK, f"{count} sectors from {sector}"
+        assert completion.damage == ()
+
+    assert disk.backing.read(0, 3) == sectors(64)[: 3 * 512]
+    assert disk.backing.read(47, 17) == sectors(64)[47 * 512 :]
+
+
+@pytest.mark.parametrize("kind", BOTH, ids=by_name)
+@described("5.2.5", "requests that write fail on a read-only device")
+def test_a_read_only_disk_is_neither_discarded_nor_zeroed(plug, kind):
+    disk = plug(read_only=True, needs=[Feature.BLK_RO])
+    before = disk.backing.allocated
+
+    assert failed(disk.request(kind, data=segment(0, 64)))
+    assert failed(disk.request(kind, data=segment(0, 64) * 2))
+    assert disk.backing.read(0, 64) == bytes(64 * 512)
+    assert disk.backing.allocated == before
+
+
+@pytest.mark.parametrize("unmap", [True, False], ids=["store-unmaps", "store-does-not"])
+@clause("5.2.6.2-D-09")
+def test_write_zeroes_may_unmap_says_whether_it_can_deallocate(plug, unmap):
+    disk = plug(unmap=unmap, needs=[Feature.BLK_WRITE_ZEROES])
+    disk.backing.write(0, sectors(2048))
+    before = disk.backing.allocated
+    assert before >= 2048 * 512
+    may_unmap = disk.driver.config().write_zeroes_may_unmap
+
+    completion = disk.write_zeroes(segment(0, 2048, SEGMENT_UNMAP))
+    deallocated = disk.backing.allocated < before
+
+    assert completion.status is Status.OK
+    assert may_unmap == int(deallocated), f"it is {may_unmap}; deallocated: {deallocated}"

@@ -1,0 +1,84 @@
+"""Writes that have to last: what is stable is on persistent storage (virtio 5.2.5, 5.2.6.2).
+
+The backing store fails to commit: its flush fails. So a device that reports a
+stable write as done has not waited for that, or has not asked for it.
+"""
+
+import pytest
+
+from conformance.data import sectors
+from harness.disks import Fault
+from harness.report import clause, on
+from harness.virtio.blk import CONFIG_FIELD, RequestType, Status
+from harness.virtio.features import Feature
+
+WRITEBACK = CONFIG_FIELD["writeback"].offset
+
+NOTHING_LASTS = (Fault("flush"),)
+
+
+@clause("5.2.6.2-D-11")
+def test_a_flush_succeeds_only_if_the_writes_before_it_were_committed(plug):
+    disk = plug(faults=NOTHING_LASTS, needs=[Feature.BLK_FLUSH])
+    if disk.driver.accepted() & Feature.BLK_CONFIG_WCE.mask:
+        disk.driver.config_write(WRITEBACK, b"\1")
+    written = disk.write(8, sectors(8))
+
+    flushed = disk.flush()
+
+    # A device without a volatile cache has failed the write already.
+    assert Status.IOERR in (written.status, flushed.status)
+    assert (written.damage, flushed.damage) == ((), ())
+
+
+@clause("5.2.6.2-D-11")
+def test_without_flush_and_config_wce_a_write_succeeds_only_if_it_was_committed(plug):
+    cache = [Feature.BLK_FLUSH, Feature.BLK_CONFIG_WCE]
+    disk = plug(faults=NOTHING_LASTS, needs=[Feature.BLK_FLUSH], without=cache)
+
+    completion = disk.write(8, sectors(8))
+
+    assert completion.status is Status.IOERR, "a write was not committed, and succeeded"
+    assert completion.damage == ()
+
+
+@clause("5.2.6.2-D-11")
+def test_once_writeback_was_set_to_0_a_write_succeeds_only_if_it_was_committed(plug):
+    disk = plug(faults=NOTHING_LASTS, needs=[Feature.BLK_CONFIG_WCE])
+    disk.driver.config_write(WRITEBACK, b"\1")
+    disk.driver.config_write(WRITEBACK, b"\0")
+    assert disk.driver.config().writeback == 0
+
+    completion = disk.write(8, sectors(8))
+
+    assert completion.status is Status.IOERR, "a write was not committed, and succeeded"
+    assert completion.damage == ()
+
+
+@pytest.mark.parametrize("fields", [{}, {"write_cache": False}], ids=["as-it-comes", "cache-off"])
+@clause("5.2.6.2-D-11")
+def test_where_writeback_is_0_from_the_start_a_write_succeeds_only_if_it_was_committed(
+    plug, fields
+):
+    disk = plug(faults=NOTHING_LASTS, needs=[Feature.BLK_CONFIG_WCE], **fields)
+    if disk.driver.config().writeback:
+        pytest.skip("writeback is 1 after a reset")
+
+    completion = disk.write(8, sectors(8))
+
+    assert completion.status is Status.IOERR, "a write was not committed, and succeeded"
+    assert completion.damage == ()
+
+
+@on("legacy")
+@clause("5.2.6.3-L-03")
+def test_flush_out_is_a_flush(plug):
+    disk = plug(faults=(Fault("flush", once=True),), needs=[Feature.BLK_FLUSH])
+    assert disk.write(8, sectors(8)).status is Status.OK
+
+    bad = disk.request(RequestType.FLUSH_OUT)
+    good = disk.request(RequestType.FLUSH_OUT)
+
+    assert bad.status is Status.IOERR
+    assert good.status is Status.OK
+    assert (bad.damage, good.damage) == ((), ())
