@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from harness.disks import SECTOR, Fault, Operation
-from harness.model.block import LIFETIME, Block
+from harness.model.block import Block
 from harness.model.request import Request
 from harness.model.storage import Storage
-from harness.virtio.blk import SEGMENT, SEGMENT_UNMAP, RequestType, Status
+from harness.virtio.blk import LIFETIME, SEGMENT, SEGMENT_UNMAP, RequestType, Status
 
 from .registry import Original, defect
 

@@ -1,0 +1,209 @@
+"""How many zones can be open or active at a time (virtio 5.2.4, 5.2.6)."""
+
+import pytest
+
+from conformance.zones import MOST, OPEN, RESOURCES, done, plug_zoned, refused
+from harness.report import clause, described
+from harness.virtio.blk import Status, ZoneState
+
+ACTIVE = {*OPEN, ZoneState.CLOSED}
+
+OPEN_FIRST = {"max_open_zones": 2, "max_active_zones": 5}
+"""Of such a disk the open zones run out first."""
+
+BOTH_AT_ONCE = {"max_open_zones": 3, "max_active_zones": 3}
+"""Of such a disk the open and the active zones run out together."""
+
+
+def count(zoned, states):
+    """How many zones are in one of these states."""
+    return sum(zone.state in states for zone in zoned.zones())
+
+
+def use_up_open(zoned):
+    """Open explicitly as many zones as can be open; they, and an empty one."""
+    most = zoned.limit("max_open_zones")
+    active = zoned.config.max_active_zones
+    if active and active <= most:
+        pytest.skip(f"max_active_zones is {active}: the open zones do not run out first")
+    *zones, other = zoned.empty(most + 1)
+    for zone in zones:
+        done(zoned.open(zone))
+    return zones, other
+
+
+def use_up_active(zoned):
+    """Make as many zones as can be active CLOSED; they, and an empty one."""
+    most = zoned.limit("max_active_zones")
+    *zones, other = zoned.empty(most + 1)
+    for zone in zones:
+        zoned.brought_to(ZoneState.CLOSED, zone)
+    return zones, other
+
+
+@pytest.mark.parametrize("use_up", [use_up_open, use_up_active])
+@clause("5.2.6.2-D-20")
+def test_a_zone_is_not_opened_beyond_a_limit_and_nothing_changes(plug, use_up):
+    zoned = plug_zoned(plug, **OPEN_FIRST)
+    _, other = use_up(zoned)
+    before = zoned.zones()
+
+    assert refused(zoned.open(other), *RESOURCES)
+    assert zoned.zones() == before
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("open", marks=clause("5.2.6.2-D-20")),
+        pytest.param("write", marks=clause("5.2.6.2-D-24")),
+    ],
+)
+def test_a_closed_zone_is_not_opened_beyond_the_limit(plug, kind):
+    zoned = plug_zoned(plug, **OPEN_FIRST)
+    zones, other = use_up_open(zoned)
+    done(zoned.close(zones[0]))
+    zoned.brought_to(ZoneState.CLOSED, other)
+    done(zoned.open(zones[0]))
+    before = zoned.zones()
+
+    if kind == "open":
+        completion = zoned.open(other)
+    else:
+        completion = zoned.disk.write(other.start + zoned.granule, zoned.data(salt=80))
+    assert refused(completion, *RESOURCES)
+    assert zoned.zones() == before
+
+
+@pytest.mark.parametrize("kind", ["write", "append"])
+@pytest.mark.parametrize("use_up", [use_up_open, use_up_active])
+@clause("5.2.6.2-D-24")
+def test_a_write_that_cannot_open_its_zone_is_refused(plug, use_up, kind):
+    zoned = plug_zoned(plug, **OPEN_FIRST)
+    _, other = use_up(zoned)
+    before = zoned.zones()
+
+    if kind == "write":
+        completion = zoned.disk.write(other.start, zoned.data())
+    else:
+        zoned.need_append(zoned.granule)
+        completion = zoned.append(other.start, zoned.data())
+
+    assert refused(completion, *RESOURCES)
+    assert zoned.zones() == before
+
+
+@described("5.2.6", "ZONE_OPEN_RESOURCE says that max_open_zones was reached")
+def test_the_status_names_the_open_zones_where_they_have_run_out(plug):
+    zoned = plug_zoned(plug, **OPEN_FIRST)
+    _, other = use_up_open(zoned)
+
+    assert refused(zoned.open(other), Status.ZONE_OPEN_RESOURCE)
+    assert refused(zoned.disk.write(other.start, zoned.data()), Status.ZONE_OPEN_RESOURCE)
+
+
+@described("5.2.6", "ZONE_ACTIVE_RESOURCE says that max_active_zones was reached")
+def test_the_status_names_the_active_zones_where_they_have_run_out(plug):
+    zoned = plug_zoned(plug, **OPEN_FIRST)
+    _, other = use_up_active(zoned)
+
+    assert refused(zoned.open(other), Status.ZONE_ACTIVE_RESOURCE)
+    assert refused(zoned.disk.write(other.start, zoned.data()), Status.ZONE_ACTIVE_RESOURCE)
+
+
+@described("5.2.6", "where both limits are reached the status is ZONE_ACTIVE_RESOURCE")
+def test_the_status_names_the_active_zones_where_both_have_run_out(plug):
+    zoned = plug_zoned(plug, **BOTH_AT_ONCE)
+    most = zoned.limit("max_open_zones")
+    if zoned.config.max_active_zones != most:
+        pytest.skip("max_open_zones and max_active_zones are not the same")
+    *zones, other = zoned.empty(most + 1)
+    for zone in zones:
+        done(zoned.open(zone))
+
+    assert refused(zoned.open(other), Status.ZONE_ACTIVE_RESOURCE)
+
+
+@described("5.2.6", "a zone that is open implicitly may be closed to make room for another")
+def test_implicitly_open_zones_make_room_or_are_in_the_way_but_never_too_many(plug):
+    zoned = plug_zoned(plug, **OPEN_FIRST)
+    most = zoned.limit("max_open_zones")
+    active = zoned.config.max_active_zones
+    if active and active <= most:
+        pytest.skip(f"max_active_zones is {active}: the open zones do not run out first")
+    *zones, other = zoned.empty(most + 1)
+    for number, zone in enumerate(zones):
+        done(zoned.disk.write(zone.start, zoned.data(salt=number)))
+    before = zoned.zones()
+
+    completion = zoned.disk.write(other.start, zoned.data(salt=99))
+
+    assert refused(completion, Status.OK, Status.ZONE_OPEN_RESOURCE)
+    if completion.status is Status.OK:
+        assert zoned.zone(other).state is ZoneState.IOPEN
+        assert zoned.disk.read(other.start, zoned.granule).data == zoned.data(salt=99)
+        assert count(zoned, ACTIVE) == most + 1
+    else:
+        assert zoned.zones() == before
+    assert count(zoned, OPEN) == most
+    for number, zone in enumerate(zones):
+        assert zoned.zone(zone).wp == zone.start + zoned.granule
+        assert zoned.disk.read(zone.start, zoned.granule).data == zoned.data(salt=number)
+
+
+@pytest.mark.parametrize("how", ["close", "finish", "reset", "fill"])
+@described("5.2.4", "a zone that is no longer open does not count as one")
+def test_an_open_zone_gives_its_place_to_another(plug, how):
+    zoned = plug_zoned(plug, zone_sectors=256, **OPEN_FIRST)
+    zones, other = use_up_open(zoned)
+    if how == "fill":
+        if zones[0].capacity > 1 << 12:
+            pytest.skip(f"a zone takes {zones[0].capacity} sectors: too many to write in a test")
+        zoned.fill(zones[0])
+    else:
+        done(getattr(zoned, how)(zones[0]))
+
+    done(zoned.open(other))
+
+    assert count(zoned, OPEN) == len(zones)
+    assert zoned.zone(other).state is ZoneState.EOPEN
+
+
+@pytest.mark.parametrize("how", ["finish", "reset"])
+@described("5.2.4", "a zone that is no longer active does not count as one")
+def test_an_active_zone_gives_its_place_to_another(plug, how):
+    zoned = plug_zoned(plug, **OPEN_FIRST)
+    zones, other = use_up_active(zoned)
+    if how == "finish":
+        done(zoned.open(zones[0]))
+    done(getattr(zoned, how)(zones[0]))
+
+    done(zoned.disk.write(other.start, zoned.data()))
+
+    assert count(zoned, ACTIVE) == len(zones)
+
+
+@described("5.2.4", "reset of all zones gives every place back")
+def test_after_a_reset_of_all_zones_as_many_can_be_opened_as_before(plug):
+    zoned = plug_zoned(plug, **OPEN_FIRST)
+    zones, _ = use_up_open(zoned)
+
+    zoned.reset_all()
+    for zone in zones:
+        done(zoned.open(zone))
+
+    assert count(zoned, OPEN) == len(zones)
+
+
+@described("5.2.5", "a limit of zero is no limit")
+def test_without_limits_every_zone_can_be_open(plug):
+    zoned = plug_zoned(plug, max_open_zones=0, max_active_zones=0)
+    if zoned.config.max_open_zones or zoned.config.max_active_zones:
+        pytest.skip("the device has limits")
+    zones = zoned.empty()
+    zones = [zone for zone in zoned.zones() if zone.state is ZoneState.EMPTY][:MOST]
+
+    for zone in zones:
+        done(zoned.open(zone))
+
+    assert count(zoned, OPEN) == len(zones)

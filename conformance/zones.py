@@ -1,0 +1,212 @@
+"""A zoned disk as the tests of zones see it (virtio 5.2.4, 5.2.6).
+
+Geometry and limits are the device's own, read from its configuration space and
+its reports: what a test asks of `plug_zoned` only makes a model fit to be tested.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from conformance.data import sectors
+from harness.driver.interface import Completion
+from harness.virtio.blk import (
+    APPEND_SECTOR,
+    SECTOR,
+    ZONE_DESCRIPTOR,
+    ZONE_REPORT_HEADER,
+    BlockConfig,
+    RequestType,
+    Status,
+    Zone,
+    ZoneState,
+    ZoneType,
+    zones_of,
+)
+from harness.virtio.features import Feature
+
+if TYPE_CHECKING:
+    from harness.plugin import Plug
+    from harness.target import Disk
+
+AT_ONCE = 32
+"""Zones asked for in one report."""
+
+MOST = 64
+"""Zones that a test is willing to fill, open or write, one after the other."""
+
+OPEN = {ZoneState.IOPEN, ZoneState.EOPEN}
+RESOURCES = {Status.ZONE_OPEN_RESOURCE, Status.ZONE_ACTIVE_RESOURCE}
+
+
+@dataclass
+class ZonedDisk:
+    """A disk whose driver has accepted ZONED; `sector` and lengths are in sectors of 512 bytes."""
+
+    disk: Disk
+    config: BlockConfig
+
+    @property
+    def granule(self) -> int:
+        """What writes to sequential zones are aligned to."""
+        assert self.config.write_granularity and self.config.write_granularity % SECTOR == 0
+        return self.config.write_granularity // SECTOR
+
+    def data(self, granules: int = 1, salt: int = 1) -> bytes:
+        """So many granules of data, each sector different."""
+        return sectors(granules * self.granule, salt)
+
+    # --- reports
+
+    def report(self, sector: int, most: int) -> list[Zone]:
+        """The zones that one report with room for `most` of them has, from `sector` on."""
+        room = ZONE_REPORT_HEADER.size + most * ZONE_DESCRIPTOR.size
+        completion = self.disk.request(RequestType.ZONE_REPORT, sector, receive=room)
+        assert completion.status is Status.OK, f"a zone report from sector {sector:#x}"
+        assert completion.damage == ()
+        count, zones = zones_of(completion.data)
+        assert count == len(zones) <= most, f"nr_zones is {count} in a report with room for {most}"
+        return zones
+
+    def zones(self) -> list[Zone]:
+        """Every zone as it is now."""
+        found: list[Zone] = []
+        while not found or found[-1].start + self._size < self.config.capacity:
+            more = self.report(found[-1].start + self._size if found else 0, AT_ONCE)
+            assert more, f"the report ends with sector {found[-1].start if found else 0}"
+            found += more
+        return found
+
+    def zone(self, zone: Zone) -> Zone:
+        """That zone as it is now."""
+        (now,) = self.report(zone.start, 1)
+        assert now.start == zone.start
+        return now
+
+    def states(self) -> Counter[ZoneState]:
+        """How many zones are in which state."""
+        return Counter(zone.state for zone in self.zones())
+
+    @property
+    def _size(self) -> int:
+        assert self.config.zone_sectors, "zone_sectors is 0"
+        return self.config.zone_sectors
+
+    # --- zones fit for a test
+
+    def of_type(self, *types: ZoneType) -> list[Zone]:
+        """The zones of these types; a skip if there is none."""
+        found = [zone for zone in self.zones() if zone.type in types]
+        if not found:
+            names = " or ".join(kind.name for kind in types)
+            pytest.skip(f"the disk has no zone of type {names}")
+        return found
+
+    def in_state(self, state: ZoneState) -> Zone:
+        """A zone in this state; a skip if there is none."""
+        found = next((zone for zone in self.zones() if zone.state is state), None)
+        if found is None:
+            pytest.skip(f"the disk has no zone in the state {state.name}")
+        return found
+
+    def empty(self, count: int = 1) -> list[Zone]:
+        """So many sequential zones, empty now, as all others are; a skip if there are fewer."""
+        self.reset_all()
+        found = [zone for zone in self.zones() if zone.state is ZoneState.EMPTY]
+        if len(found) < count:
+            pytest.skip(f"the disk has {len(found)} zones that can be written; {count} are wanted")
+        return found[:count]
+
+    def limit(self, name: str) -> int:
+        """`max_open_zones` or `max_active_zones`; a skip if there is none or it is too high."""
+        limit: int = getattr(self.config, name)
+        if not limit:
+            pytest.skip(f"{name} is 0: the device has no such limit")
+        if limit > MOST:
+            pytest.skip(f"{name} is {limit}: too many to use up")
+        return limit
+
+    # --- requests
+
+    def open(self, zone: Zone) -> Completion:
+        """ZONE_OPEN."""
+        return self.disk.request(RequestType.ZONE_OPEN, zone.start)
+
+    def close(self, zone: Zone) -> Completion:
+        """ZONE_CLOSE."""
+        return self.disk.request(RequestType.ZONE_CLOSE, zone.start)
+
+    def finish(self, zone: Zone) -> Completion:
+        """ZONE_FINISH."""
+        return self.disk.request(RequestType.ZONE_FINISH, zone.start)
+
+    def reset(self, zone: Zone) -> Completion:
+        """ZONE_RESET."""
+        return self.disk.request(RequestType.ZONE_RESET, zone.start)
+
+    def reset_all(self) -> None:
+        """ZONE_RESET_ALL, which has to succeed."""
+        done(self.disk.request(RequestType.ZONE_RESET_ALL))
+
+    def append(self, sector: int, data: bytes) -> Completion:
+        """ZONE_APPEND to the zone at `sector`; the completion's data is append_sector."""
+        return self.disk.request(RequestType.ZONE_APPEND, sector, data, receive=APPEND_SECTOR.size)
+
+    def appended(self, zone: Zone, data: bytes) -> int:
+        """Where a ZONE_APPEND that has to succeed has put its data."""
+        (sector,) = APPEND_SECTOR.unpack(done(self.append(zone.start, data)).data)
+        return int(sector)
+
+    def need_append(self, count: int) -> None:
+        """Skip unless so many sectors can be appended at once."""
+        most = self.config.max_append_sectors
+        assert most is not None
+        if most < count:
+            pytest.skip(f"max_append_sectors is {most}: {count} sectors cannot be appended")
+
+    def brought_to(self, state: ZoneState, zone: Zone) -> Zone:
+        """An empty zone, brought to another state with one granule of data in it but for EMPTY."""
+        if state is ZoneState.EOPEN:
+            done(self.open(zone))
+        if state is not ZoneState.EMPTY:
+            done(self.disk.write(zone.start, self.data(salt=11)))
+        if state is ZoneState.CLOSED:
+            done(self.close(zone))
+        if state is ZoneState.FULL:
+            done(self.finish(zone))
+        now = self.zone(zone)
+        assert now.state is state
+        return now
+
+    def fill(self, zone: Zone) -> bytes:
+        """Write an empty zone to its capacity, in requests of up to 64 sectors; what it holds."""
+        share = max(self.granule, 64 // self.granule * self.granule)
+        whole = sectors(zone.capacity, salt=5)
+        for at in range(0, zone.capacity, share):
+            piece = whole[at * SECTOR : (at + share) * SECTOR]
+            done(self.disk.write(zone.start + at, piece))
+        return whole
+
+
+def plug_zoned(plug: Plug, model: str = "host-managed", **fields: Any) -> ZonedDisk:
+    """A zoned disk of that model, its driver started; `fields` as for `DiskSpec`."""
+    disk = plug(zoned=model, needs=[Feature.BLK_ZONED], **fields)
+    return ZonedDisk(disk, disk.driver.config())
+
+
+def done(completion: Completion) -> Completion:
+    """The completion, after a look at it: OK, and nothing harmed."""
+    assert completion.status is Status.OK
+    assert completion.damage == ()
+    return completion
+
+
+def refused(completion: Completion, *statuses: Status) -> bool:
+    """Whether a request ended with one of these, and harmed nothing."""
+    assert completion.damage == ()
+    assert completion.status in statuses
+    return True
