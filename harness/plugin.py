@@ -16,6 +16,7 @@ import pytest
 
 from harness.disks import DiskSpec
 from harness.report import Statement, statement_of
+from harness.report.artifacts import keep
 from harness.report.deviations import Deviation, DeviationFileError, load
 from harness.report.failure import attach_evidence
 from harness.report.outcome import describe
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
     from harness.target import Disk, Plugged, Target
     from harness.target.userfile import UserTarget
 
-pytest_plugins = ["harness.report.plugin", "harness.report.select", "harness.defects.plugin"]
+pytest_plugins = [
+    "harness.report.artifacts",
+    "harness.report.plugin",
+    "harness.report.select",
+    "harness.defects.plugin",
+]
 
 
 @dataclass
@@ -309,7 +315,7 @@ def pytest_runtest_makereport(
     if bench is None or bench.target is None:
         return report
     error = call.excinfo.value if call.excinfo else None
-    excused = None
+    excused, kept = None, ""
     if call.when == "call":
         excused = judge(
             report,
@@ -323,7 +329,8 @@ def pytest_runtest_makereport(
     if report.failed:
         bench.failed = True
         attach_evidence(report, error, bench.target, bench.disks)
-    describe(report, item, call, excused, bench.said)
+        kept = keep(report, item, bench.name, bench.target, bench.disks)
+    describe(report, item, call, excused, bench.said, kept)
     return report
 
 

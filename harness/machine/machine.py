@@ -30,6 +30,7 @@ from harness.machine.rundir import RunDir
 START_DEADLINE = 30.0
 QUIT_DEADLINE = 3.0
 CONSOLE_KEPT = 80  # lines: a panic's first words are some 50 lines above its last
+LOG_KEPT = 4 << 20  # bytes
 UNPLUG_DEADLINE = 15.0
 
 T = TypeVar("T")
@@ -179,6 +180,18 @@ class Machine:
         if self._stopped:
             return "\n".join(self._console.splitlines()[-lines:])
         return _tail(self._paths.console_log, lines)
+
+    def logs(self) -> dict[str, str]:
+        """File name -> the console, QEMU's stderr and its command line; of a log its last 4 MiB.
+
+        After `stop` there is the end of them only.
+        """
+        command = {"qemu.command": self._process.command} if self._process else {}
+        if self._stopped:
+            return command | {"console.log": self._console, "qemu.log": self._last_words}
+        console = _end(self._paths.console_log, LOG_KEPT)
+        stderr = f"{_end(self._paths.stderr, LOG_KEPT)}{self._fate()}\n" if self._process else ""
+        return command | {"console.log": console, "qemu.log": stderr}
 
     def qmp(self, command: str, timeout: float = 10.0, **arguments: Any) -> Any:
         """The return value of a QMP command; names with a dash go in as `**{"node-name": ...}`.
@@ -387,10 +400,14 @@ def _make_raw(path: Path, capacity: int) -> None:
 
 def _tail(path: Path, lines: int) -> str:
     """The last lines of a log, of at most its last 64 KiB."""
+    return "\n".join(_end(path, 65536).splitlines()[-lines:])
+
+
+def _end(path: Path, size: int) -> str:
+    """The last `size` bytes of a log; empty if there is none."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 65536))
-            text = file.read().decode(errors="replace")
+            file.seek(max(0, path.stat().st_size - size))
+            return file.read().decode(errors="replace").replace("\r", "")
     except FileNotFoundError:
         return ""
-    return "\n".join(text.replace("\r", "").splitlines()[-lines:])

@@ -176,6 +176,15 @@ class StorageDaemon:
         lines = self._stderr.read_text(errors="replace").splitlines()[-20:]
         return "\n".join([self._process.fate(), *lines])
 
+    def logs(self) -> dict[str, str]:
+        """File name -> its stderr and its command line; after `stop`, the end of stderr only."""
+        if self._stopped or self._process is None:
+            return {f"{PROGRAM}.log": self._last_words}
+        return {
+            f"{PROGRAM}.command": self._process.command,
+            f"{PROGRAM}.log": f"{self._stderr.read_text(errors='replace')}{self._process.fate()}\n",
+        }
+
     def qmp(self, command: str, **arguments: Any) -> Any:
         """The return value of a QMP command."""
         return self._ask(lambda monitor: monitor.execute(command, arguments, ANSWER_DEADLINE))

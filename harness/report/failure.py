@@ -40,19 +40,20 @@ def attach_evidence(
         sections["details"] = details
     sections.update(target.evidence())
     for number, disk in enumerate(disks):
-        sections[f"disk {number}, {_words(disk.spec)}"] = _state(disk)
+        sections[f"disk {number}, {words_of(disk.spec)}"] = state_of(disk)
     for title, text in sections.items():
         _add(report, title, text or "(nothing)")
 
 
-def _words(spec: DiskSpec) -> str:
+def words_of(spec: DiskSpec) -> str:
     """What was asked for beside the defaults."""
     usual = DiskSpec()
     asked = {name: value for name, value in vars(spec).items() if value != getattr(usual, name)}
     return ", ".join(f"{name}={value}" for name, value in asked.items()) or "as it comes"
 
 
-def _state(disk: Disk) -> str:
+def state_of(disk: Disk) -> str:
+    """Registers and rings of a disk, a line each."""
     try:
         return "\n".join(_lines(disk.driver.state()))
     except Exception as error:  # the state is a help, and its absence no second failure

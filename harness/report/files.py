@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from .page import rendered
-from .results import Results, dumped
+from .results import Results, dumped, relocated
 
 WRITERS = {".json": dumped, ".html": rendered}
 """What a file's suffix asks for."""
@@ -24,6 +25,9 @@ def report_file(text: str) -> Path:
 
 def write(path: Path, results: Results) -> None:
     """Write a report in the form that its suffix names, whole or not at all."""
+    top = path.absolute().parent
     beside = path.with_name(path.name + ".part")
+    # Moved together, a report and the artifacts of its failures find each other.
+    results = relocated(results, lambda place: os.path.relpath(place, top))
     beside.write_text(WRITERS[path.suffix](results), encoding="utf-8")
     beside.replace(path)

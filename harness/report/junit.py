@@ -4,7 +4,8 @@ What else is in it depends on pytest's `junit_family`. With xunit2, pytest's
 default, it is as Jenkins' schema (junit-10.xsd) has it, which knows no
 properties of a test case: they are lines of its output, as
 `[[PROPERTY|name=value]]`. With xunit1 they are elements, which many readers
-know and no schema allows.
+know and no schema allows. What was kept of a failure is named as GitLab and
+Jenkins find it: `[[ATTACHMENT|path]]`.
 """
 
 from __future__ import annotations
@@ -91,6 +92,9 @@ def _properties_to_output(case: ElementTree.Element) -> None:
         for one in properties:
             value = " ".join(one.get("value", "").split())
             _say(case, f"[[PROPERTY|{one.get('name')}={value}]]")
+            if one.get("name") == "artifacts":
+                for file in sorted(Path(one.get("value", "")).glob("*")):
+                    _say(case, f"[[ATTACHMENT|{file}]]")
         case.remove(properties)
 
 

@@ -25,13 +25,17 @@ def describe(
     call: pytest.CallInfo[None],
     excused: tuple[str, str] | None,
     device: dict[str, dict[str, str]],
+    artifacts: str = "",
 ) -> None:
     """Put into a report what the results need of it.
 
     `excused` is what `judge` returned; `device` has what a target says of
     itself, "facts" and "implementations", both empty before its first disk.
+    `artifacts` is the directory with what was kept of a failure.
     """
     said: dict[str, Any] = dict(device)
+    if artifacts:
+        said["artifacts"] = artifacts
     error = call.excinfo.value if call.excinfo else None
     if excused:
         said["verdict"] = _excuse(said, *excused)

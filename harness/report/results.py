@@ -7,9 +7,10 @@ target; what a statement's verdict is follows from its tests'.
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,8 @@ class Result:
 
     `expected` and `seen` are a line each, of a test that failed, excused or
     not; `reason` is a skip's. `deviation` has the keys "statement" and "why".
-    `evidence` is the failure's whole text, `artifacts` a directory with more.
+    `evidence` is the failure's whole text, `artifacts` a directory with more
+    (in a file, relative to that file's).
     """
 
     verdict: Verdict
@@ -208,6 +210,19 @@ def plain_node(node: str) -> str:
     return re.sub(rf"\[{TARGET_ID}[^]]*]$|-{TARGET_ID}[^]]*(?=]$)", "", node)
 
 
+def relocated(results: Results, place: Callable[[str], str]) -> Results:
+    """The same results, with directories of artifacts as `place` makes them."""
+
+    def moved(result: Result) -> Result:
+        return replace(result, artifacts=place(result.artifacts)) if result.artifacts else result
+
+    tests = {
+        test.id: replace(test, results={name: moved(one) for name, one in test.results.items()})
+        for test in results.tests.values()
+    }
+    return replace(results, tests=tests)
+
+
 def dumped(results: Results) -> str:
     """The results as the JSON that `load` reads."""
     verdicts = results.verdicts()
@@ -240,11 +255,12 @@ def dumped(results: Results) -> str:
 def load(path: Path) -> Results:
     """The results in a file. Raises ResultsError for one that cannot be read or has others."""
     try:
-        return parsed(path.read_text(encoding="utf-8"))
+        results = parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ResultsError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise ResultsError(f"{path}: {error}") from None
+    return relocated(results, lambda place: os.path.normpath(path.absolute().parent / place))
 
 
 def parsed(text: str) -> Results:

@@ -129,6 +129,10 @@ class Target(ABC):
     def evidence(self) -> dict[str, str]:
         """Title -> text of what a failed test's report carries of the machine, now."""
 
+    def logs(self) -> dict[str, str]:
+        """File name -> whole text of the logs and command lines of what carries the device, now."""
+        return {}
+
     @abstractmethod
     def check(self) -> None:
         """Raise TargetError, with the reason, if what carries the device has died."""

@@ -71,6 +71,10 @@ class Daemon:
             return {}
         return {"qemu-storage-daemon, last words": self._running.last_words()}
 
+    def logs(self) -> dict[str, str]:
+        """Its stderr and its command line."""
+        return self._running.logs() if self._running else {}
+
     def check(self) -> None:
         """Raise MachineError if it has died."""
         if self._running:

@@ -380,6 +380,10 @@ class GuestPci(Target):
             "QEMU, last words": machine.last_words(),
         }
 
+    def logs(self) -> dict[str, str]:
+        """The guest's console, QEMU's stderr and its command line, and the back-end's."""
+        return (self._guest.machine.logs() if self._guest else {}) | self._daemon.logs()
+
     def check(self) -> None:
         """Raise TargetError if QEMU is gone."""
         if self._guest:

@@ -242,6 +242,14 @@ class QtestTarget(Target):
             for number, disk in enumerate(self._disks)
         } | self._daemon.evidence()
 
+    def logs(self) -> dict[str, str]:
+        """Each QEMU's stderr and command line, and the back-end's."""
+        return {
+            f"disk{number}-{name}": text
+            for number, disk in enumerate(self._disks)
+            for name, text in disk.machine.logs().items()
+        } | self._daemon.logs()
+
     def check(self) -> None:
         """Raise TargetError if a QEMU has ended that should run."""
         for disk in self._disks:

@@ -76,6 +76,10 @@ class VhostUserDaemon(Target):
         """How the daemon fares, and the end of its stderr."""
         return self._daemon.evidence()
 
+    def logs(self) -> dict[str, str]:
+        """The daemon's stderr and command line."""
+        return self._daemon.logs()
+
     def check(self) -> None:
         """Raise TargetError if the daemon is gone."""
         try:
