@@ -10,16 +10,22 @@ from pathlib import Path
 from harness.disks import DiskSpec
 from harness.driver.block import BlockDriver
 from harness.driver.errors import BadArgumentError, DriverError
-from harness.driver.interface import Repetition, Request
+from harness.driver.interface import Driver, Repetition, Request
 from harness.driver.transport.base import Transport
 from harness.machine.drive import Backing as FileBacking
-from harness.virtio.blk import RequestType
+from harness.virtio.blk import CONFIG_FIELD, RequestType, ZonedModel
 from harness.virtio.features import Feature
 
 from .base import Backing, DeviceIdentity, LacksError, Plugged, Target, TargetError
 
 READING = frozenset(
-    {RequestType.IN, RequestType.FLUSH, RequestType.GET_ID, RequestType.GET_LIFETIME}
+    {
+        RequestType.IN,
+        RequestType.FLUSH,
+        RequestType.GET_ID,
+        RequestType.GET_LIFETIME,
+        RequestType.ZONE_REPORT,
+    }
 )
 """Requests that leave a disk's contents alone."""
 
@@ -70,6 +76,26 @@ OFFERED = {
     "secure_erase": Feature.BLK_SECURE_ERASE,
 }
 """What of a disk says whether its device offers a feature, and so may be true of any."""
+
+ZONES = frozenset(
+    {
+        *("zone_sectors", "zone_capacity", "conventional_zones", "zones_read_only"),
+        *("zones_offline", "max_open_zones", "max_active_zones", "max_append_sectors"),
+        "write_granularity",
+    }
+)
+"""What the zones of a zoned disk are like: a test has to read that off the device anyway."""
+
+ZONED = {ZonedModel.HOST_MANAGED: "host-managed", ZonedModel.HOST_AWARE: "host-aware"}
+
+
+def _zoned(driver: Driver) -> str | None:
+    """The model of a zoned disk, as a `DiskSpec` has it."""
+    if not driver.offered() & Feature.BLK_ZONED.mask:
+        return None
+    field = CONFIG_FIELD["model"]
+    return ZONED.get(ZonedModel(driver.config_read(field.offset, field.size)[0]))
+
 
 UNKNOWN = DeviceIdentity("unknown", ())
 
@@ -152,7 +178,8 @@ class OwnedTarget(Target):
 
         LacksError for a disk of another kind than `DiskSpec()`, but for features
         that the device happens to have, and, unless the target is destructive, for
-        a test that `writes`.
+        a test that `writes`. What the zones of a zoned disk are like is the device's
+        affair, but a host-managed one is not for tests that would write it anywhere.
         """
         if writes and not self._destructive:
             raise LacksError(f"{self.name} is only read without --destructive")
@@ -160,8 +187,7 @@ class OwnedTarget(Target):
         self._refuse(
             field.name
             for field in fields(DiskSpec)
-            if field.name not in OFFERED
-            and field.name != "queue_size"
+            if field.name not in {*OFFERED, *ZONES, "queue_size", "zoned"}
             and getattr(spec, field.name) != getattr(usual, field.name)
         )
         if self._disk and self._disk.plugged:
@@ -175,7 +201,11 @@ class OwnedTarget(Target):
                     for name, feature in OFFERED.items()
                     if getattr(spec, name) not in (None, bool(offered & feature.mask))
                 )
-                self._disk = OwnedDisk(self.owner, transport, spec, writes, self._host)
+                disk = OwnedDisk(self.owner, transport, spec, writes, self._host)
+                zoned = _zoned(disk.driver)
+                if zoned != spec.zoned and (spec.zoned or (writes and zoned == "host-managed")):
+                    self._refuse(["zoned"])
+                self._disk = disk
             except BaseException:
                 transport.close()
                 raise
