@@ -60,9 +60,9 @@ class ModelProcess:
         self._stopped = False
         try:
             self._thread = LoopThread("model")
-            self._child = _Child(
-                [sys.executable, "-m", "harness.model"], self._stderr, self._thread
-            )
+            line = [sys.executable, "-m", "harness.model"]
+            line += [word for name in defects for word in ("--defect", name)]
+            self._child = _Child(line, self._stderr, self._thread)
             self._child.qmp_socket.settimeout(ANSWER_DEADLINE)
         except BaseException:
             self.stop()
