@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from harness.disks import SECTOR
 from harness.model.block import WRITEBACK, Block
-from harness.virtio.blk import CONFIG_FIELD
+from harness.model.request import Request
+from harness.virtio.blk import CONFIG_FIELD, Status
 from harness.virtio.features import Feature, mask
 
 from .registry import Original, defect
@@ -20,11 +21,6 @@ def version_1_not_offered(original: Original, block: Block) -> int:
 @defect(Block.offered, "2.2.2-D-03", text="bit 50, which means nothing, is offered")
 def undefined_feature_offered(original: Original, block: Block) -> int:
     return int(original(block)) | 1 << 50
-
-
-@defect(Block.offered, "2.2.2-D-03", text="ADMIN_VQ, which is for owners of others, is offered")
-def admin_virtqueue_offered(original: Original, block: Block) -> int:
-    return int(original(block)) | Feature.ADMIN_VQ.mask
 
 
 @defect(
@@ -85,9 +81,9 @@ def features_refused_after_a_while(original: Original, block: Block, features: i
     return bool(original(block, features)) and times[features] <= 3
 
 
-@defect(Block.acceptable, "3.1.1", text="a driver that leaves EVENT_IDX out is refused")
-def event_idx_is_needed(original: Original, block: Block, features: int) -> bool:
-    return bool(original(block, features)) and bool(features & Feature.EVENT_IDX.mask)
+@defect(Block.acceptable, "3.1.1", text="a driver has to accept all that is offered")
+def every_feature_is_needed(original: Original, block: Block, features: int) -> bool:
+    return bool(original(block, features)) and features == block.offered()
 
 
 # --- configuration space
@@ -144,9 +140,10 @@ def capacity_in_blocks(original: Original, block: Block) -> dict[str, int]:
     return {**original(block), "capacity": block.capacity * SECTOR // block.block_size}
 
 
-@defect(Block.fields, "5.2.4", text="seg_max counts header and status")
-def seg_max_too_large(original: Original, block: Block) -> dict[str, int]:
-    return {**original(block), "seg_max": 4096}
+@defect(Block.execute, "5.2.4", text="a request of more than 64 elements fails, below seg_max")
+def seg_max_not_served(original: Original, block: Block, request: Request) -> Status:
+    elements = len(request._readable) + len(request._writable)
+    return Status(original(block, request)) if elements <= 64 else Status.IOERR
 
 
 @defect(Block.fields, "5.2.4", text="num_queues is 1 with any number of queues")

@@ -1,0 +1,50 @@
+"""Planted defects of the model: found by name, put in by name, and they add up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from harness.disks import DiskSpec
+from harness.target.disk import Disk
+from harness.target.model import Model
+from harness.virtio.blk import Status
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture
+def new_disk() -> Iterator[Callable[..., Disk]]:
+    """Makes started disks of models with these defects."""
+    with ExitStack() as stack:
+
+        def make(*defects: str) -> Disk:
+            target = Model(defects)
+            stack.callback(target.close)
+            disk = Disk(target.plug(DiskSpec(serial="healthy")))
+            disk.start()
+            return disk
+
+        yield make
+
+
+def test_a_defect_changes_one_behaviour_and_several_add_up(new_disk: Callable[..., Disk]) -> None:
+    healthy = new_disk()
+    one = new_disk("id-padded-with-blanks")
+    both = new_disk("id-padded-with-blanks", "used-length-of-a-write-counts-its-data")
+
+    ids = [disk.get_id().data for disk in (healthy, one, both)]
+    lengths = [disk.write(0, bytes(512)).used_len for disk in (healthy, one, both)]
+
+    assert ids == [b"healthy".ljust(20, pad) for pad in (b"\0", b" ", b" ")]
+    assert lengths == [1, 1, 513]
+    assert all(disk.read(0).status is Status.OK for disk in (healthy, one, both))
+
+
+def test_an_unknown_defect_is_one_line(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_subprocess("--target", "model", "--defect", "no-such-thing")
+    assert result.ret != 0
+    errors = [line for line in result.errlines if "no-such-thing" in line]
+    assert errors == ["ERROR: no defect 'no-such-thing'; --list-defects has them all"]
