@@ -8,14 +8,15 @@ from harness.virtio.blk import CONFIG_FIELD
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import REQUIRES, Feature, mask, members, names
 
-DEFINED = mask(*Feature) & ~mask(
-    Feature.BLK_BARRIER, Feature.BLK_SCSI, Feature.UNUSED_30, Feature.ADMIN_VQ
-)
-"""Bits that mean something for a block device; ADMIN_VQ is for owners of virtual ones.
+DEFINED = mask(*Feature) & ~mask(Feature.BLK_BARRIER, Feature.BLK_SCSI, Feature.UNUSED_30)
+"""Bits that mean something for a block device.
 
 NOTIFY_ON_EMPTY and ANY_LAYOUT are among them: a device that serves legacy drivers too, such as
 a vhost-user back-end that cannot know, may offer them (virtio 6.3).
 """
+
+PCI_ONLY = mask(Feature.SR_IOV, Feature.ADMIN_VQ, Feature.NOTIF_CONFIG_DATA)
+"""Bits that no other transport has a use for (2.2.2, 6, 4.2.5)."""
 
 NEEDED = mask(Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM)
 """Offered bits without which a device may refuse to work (6.2-D-02, D-04, D-06)."""
@@ -45,6 +46,15 @@ def test_only_defined_features_are_offered(plug, kind):
     offered = plug(start=False, **kind).driver.offered()
 
     assert names(offered & ~DEFINED) == []
+
+
+@clause("2.2.2-D-03")
+@on("mmio", "modern")
+@reads_only
+def test_no_feature_of_another_transport_is_offered(plug):
+    offered = plug(start=False).driver.offered()
+
+    assert names(offered & PCI_ONLY) == []
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
@@ -180,6 +190,39 @@ def test_every_set_with_one_feature_left_out_is_accepted(plug):
             refused.append(feature)
 
     assert refused == []
+
+
+def unoffered(offered):
+    """Features that a device does not offer: a defined one, a reserved one, one of the future."""
+    candidates = [*members(DEFINED & ~offered), 44, 63]
+    return [1 << bit for bit in (candidates[0], candidates[-3], 44, 63)]
+
+
+@clause("2.2.2-D-02b")
+@on("pci", "modern")
+@reads_only
+def test_a_feature_that_is_not_offered_is_dropped_or_refused(plug):
+    driver = plug(start=False).driver
+    offered = driver.offered()
+
+    for bit in unoffered(offered):
+        driver.reset()
+        driver.set_status(DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER)
+        driver.accept(offered & NEEDED | bit)
+        driver.set_status(driver.status() | DeviceStatus.FEATURES_OK)
+        taken = driver.status() & DeviceStatus.FEATURES_OK and driver.accepted() & bit
+        assert not taken, f"FEATURES_OK, with {names(bit)} accepted and not offered"
+
+
+@clause("6.2-D-03")
+@on("pci", "modern")
+@reads_only
+def test_access_platform_is_offered_where_addresses_are_translated(plug):
+    driver = plug(start=False).driver
+    if not driver.description()["translated"]:
+        pytest.skip("nothing translates the addresses of this device's accesses to memory")
+
+    assert "ACCESS_PLATFORM" in names(driver.offered())
 
 
 @clause("2.2.2-D-04")

@@ -3,6 +3,7 @@
 import pytest
 
 from conformance.data import sectors
+from conformance.pcispace import BAR_0, IN_PORTS
 from harness.driver.errors import DriverError
 from harness.driver.interface import Request
 from harness.report import clause, on, reads_only
@@ -10,10 +11,8 @@ from harness.virtio.blk import CONFIG_FIELD, RequestType, Status
 from harness.virtio.device import BLOCK_DEVICE, DeviceStatus
 from harness.virtio.features import Feature, mask, names
 from harness.virtio.pci import LEGACY_PAGE
-from harness.virtio.ring import AVAIL_F_NO_INTERRUPT, DESC_SIZE, avail_size
+from harness.virtio.ring import AVAIL_F_NO_INTERRUPT, DESC_SIZE, avail_size, used_size
 
-BAR_0 = 0x10
-IN_PORTS = 1
 WRITEBACK = CONFIG_FIELD["writeback"].offset
 
 
@@ -191,6 +190,39 @@ def test_the_rings_in_one_piece_are_wrapped_around(plug):
     used = int.from_bytes(disk.driver.memory_read(queue.device + 2, 2), "little")
     assert used == count
     assert disk.read(7).data == sectors(1)
+
+
+@on("legacy")
+@clause("2.7.3-L-01")
+def test_the_fields_of_a_virtqueue_have_the_byte_order_of_the_guest(plug):
+    # The machines here are little-endian: what this shows is that the device knows.
+    disk = plug()
+    driver, queue = disk.driver, disk.queues[0]
+    disk.backing.write(0x102, sectors(1))
+    read = Request(RequestType.IN, 0x102, receive=512)
+    driver.repeat(read, 0x103)
+    completion = disk.read(0x102)
+
+    used = driver.memory_read(queue.device, used_size(queue.size))
+    element = 4 + 8 * (0x103 % queue.size)
+    head = driver.memory_read(queue.driver + 4 + 2 * (0x103 % queue.size), 2)
+    assert used[2:4] == (0x104).to_bytes(2, "little")
+    assert used[element : element + 4] == head + bytes(2)
+    assert used[element + 4 : element + 8] == (513).to_bytes(4, "little")
+    assert completion.data == sectors(1)
+
+
+@on("pci", "legacy")
+@clause("4.1.4.10-L-06")
+def test_a_legacy_driver_gets_the_split_virtqueue_of_a_device_that_can_do_packed(plug):
+    disk = plug(packed=True)
+    driver, queue = disk.driver, disk.queues[0]
+    disk.backing.write(5, sectors(1))
+
+    completion = disk.read(5)
+
+    assert (completion.status, completion.data) == (Status.OK, sectors(1))
+    assert driver.memory_read(queue.device + 2, 2) == (1).to_bytes(2, "little")
 
 
 @pytest.mark.parametrize("extra", [[], [Feature.EVENT_IDX]], ids=["flags", "used_event"])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from conformance.pcispace import CAP_MSIX, STATUS, STATUS_INTERRUPT, capabilities
 from conformance.waiting import let_pass, resize
 from harness.driver.errors import DriverError
 from harness.driver.interface import Request
@@ -11,23 +12,16 @@ from harness.virtio.pci import NO_VECTOR
 
 pytestmark = on("pci")
 
-CAP_POINTER = 0x34
-CAP_MSIX = 0x11
 TABLE_SIZE = 0x7FF
-PCI_STATUS = 6
-INTERRUPT_STATUS = 1 << 3
 QUEUES = 2
 READ = Request(RequestType.IN, 0, receive=512)
 
 
 def vectors_of(driver):
     """The number of MSI-X vectors that the device reports."""
-    at = driver.pci_read(CAP_POINTER, 1)[0]
-    while at:
-        kind, following = driver.pci_read(at, 2)
+    for kind, at in capabilities(driver):
         if kind == CAP_MSIX:
             return (int.from_bytes(driver.pci_read(at + 2, 2), "little") & TABLE_SIZE) + 1
-        at = following
     return pytest.skip("the device has no MSI-X capability")
 
 
@@ -57,7 +51,7 @@ def map_queue(driver, index, vector):
 
 
 def line_raised(driver):
-    return bool(driver.pci_read(PCI_STATUS, 1)[0] & INTERRUPT_STATUS)
+    return bool(driver.pci_read(STATUS, 1)[0] & STATUS_INTERRUPT)
 
 
 def gained(before, after):

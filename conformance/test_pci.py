@@ -3,11 +3,20 @@
 import pytest
 
 from conformance.data import sectors
+from conformance.pcispace import (
+    BAR_0,
+    IN_PORTS,
+    REVISION,
+    STATUS,
+    STATUS_INTERRUPT,
+    SUBSYSTEM,
+)
 from conformance.raw import RawRead
 from conformance.waiting import eventually, let_pass, resize
+from harness.driver.interface import Request
 from harness.report import clause, on, reads_only
-from harness.virtio.blk import CONFIG_FIELDS, Status
-from harness.virtio.features import Feature
+from harness.virtio.blk import CONFIG_FIELDS, RequestType, Status
+from harness.virtio.features import Feature, mask
 from harness.virtio.pci import (
     CAP,
     COMMON_REGISTERS,
@@ -18,13 +27,10 @@ from harness.virtio.pci import (
     VENDOR_ID,
     CapType,
 )
+from harness.virtio.ring import used_size
 
-PCI_STATUS = 6
-INTERRUPT_STATUS = 1 << 3
-REVISION = 8
-BAR_0 = 0x10
-IN_PORTS = 1
-SUBSYSTEM = 0x2E
+NEEDED = (Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM)
+"""What a device may insist on (6.2-D-02, D-04, D-06)."""
 
 
 def capability(driver, kind):
@@ -33,7 +39,7 @@ def capability(driver, kind):
 
 def interrupt_pending(driver):
     """The interrupt status bit of PCI's status register."""
-    return bool(driver.pci_read(PCI_STATUS, 1)[0] & INTERRUPT_STATUS)
+    return bool(driver.pci_read(STATUS, 1)[0] & STATUS_INTERRUPT)
 
 
 @clause("4.1.2.1-D-01", "4.1.2.1-D-02")
@@ -80,7 +86,12 @@ def test_pci_subsystem_id_without_a_legacy_interface(plug):
 @reads_only
 def test_cap_len_covers_what_a_type_adds_and_no_other_capability(plug):
     found = plug(start=False).driver.capabilities()
-    wanted = {CapType.NOTIFY_CFG: CAP.size + 4, CapType.PCI_CFG: CAP.size + 4}
+    wanted = {
+        CapType.NOTIFY_CFG: CAP.size + 4,
+        CapType.PCI_CFG: CAP.size + 4,
+        CapType.SHARED_MEMORY_CFG: CAP.size + 8,
+        CapType.VENDOR_CFG: 6,  # up to vendor_id: it has no BAR and no offset
+    }
 
     for one in found:
         assert one.cap_len >= wanted.get(one.type, CAP.size), one
@@ -113,15 +124,16 @@ def test_structures_are_aligned(plug):
     assert capability(driver, CapType.DEVICE_CFG).offset % 4 == 0
 
 
-def notification(plug, with_data):
+def notification(plug, with_data, features=None):
     """A device's notification structure, its multiplier, and the offsets of its queues.
 
-    Skips a device that does not offer NOTIFICATION_DATA, or does, where that is not wanted.
+    `features` are negotiated of those offered, all if None. Skips a device that does not
+    offer NOTIFICATION_DATA, or does, where that is not wanted.
     """
     driver = plug(start=False, queues=4).driver
-    driver.reset()
     if bool(driver.offered() & Feature.NOTIFICATION_DATA.mask) != with_data:
         pytest.skip(f"the device {'does not offer' if with_data else 'offers'} NOTIFICATION_DATA")
+    driver.negotiate(driver.offered() if features is None else driver.offered() & mask(*features))
     structure = capability(driver, CapType.NOTIFY_CFG)
     multiplier = int.from_bytes(driver.pci_read(structure.at + CAP.size, 4), "little")
     offsets = []
@@ -152,6 +164,40 @@ def test_every_queue_has_room_for_its_notifications_with_data(plug):
     assert structure.offset % 4 == 0
     assert multiplier & (multiplier - 1) == 0
     assert multiplier % 4 == 0
+    assert structure.length >= max(offset * multiplier for offset in offsets) + 4
+
+
+CONFIGURATIONS = pytest.mark.parametrize(
+    "features",
+    [
+        pytest.param(NEEDED, id="no-features"),
+        pytest.param([*NEEDED, Feature.BLK_MQ], id="MQ"),
+        pytest.param([*NEEDED, Feature.BLK_MQ, Feature.RING_PACKED], id="MQ-packed"),
+        pytest.param([*NEEDED, Feature.BLK_MQ, Feature.NOTIF_CONFIG_DATA], id="MQ-own-data"),
+        pytest.param([*NEEDED, Feature.BLK_MQ, Feature.BLK_FLUSH], id="MQ-flush"),
+    ],
+)
+
+
+@CONFIGURATIONS
+@clause("4.1.4.4.1-D-04b")
+@on("pci", "modern")
+@reads_only
+def test_there_is_room_for_notifications_whatever_is_negotiated(plug, features):
+    structure, multiplier, offsets = notification(plug, False, features)
+
+    assert structure.length >= max(offset * multiplier for offset in offsets) + 2
+
+
+@CONFIGURATIONS
+@clause("4.1.4.4.1-D-08b")
+@on("pci", "modern")
+@reads_only
+def test_there_is_room_for_notifications_with_data_whatever_is_negotiated(plug, features):
+    structure, multiplier, offsets = notification(
+        plug, True, [*features, Feature.NOTIFICATION_DATA]
+    )
+
     assert structure.length >= max(offset * multiplier for offset in offsets) + 4
 
 
@@ -335,3 +381,66 @@ def test_queue_reset_and_queue_enable_show_a_queues_reset(plug):
 
     assert after == (0, 0)
     assert anew == (0, 1)
+
+
+@on("pci", "modern")
+@clause("4.1.4.3.1-D-09")
+def test_queue_reset_is_0_after_a_reset_in_the_middle_of_a_queues_reset(plug):
+    disk = plug(queues=2, driver_queues=2, extra=[Feature.RING_RESET], iops=5)
+    driver = disk.driver
+    driver.submit([Request(RequestType.IN, 8 * n, receive=512) for n in range(10)])
+    driver.register_write("queue_select", 0)
+    driver.register_write("queue_reset", 1)
+
+    driver.reset()
+
+    shown = []
+    for index in range(2):
+        driver.register_write("queue_select", index)
+        shown.append(driver.register_read("queue_reset"))
+    assert shown == [0, 0]
+
+
+@on("pci", "modern")
+@clause("4.1.4.3.1-D-12")
+def test_queue_reset_stays_1_until_the_queue_is_left_alone(plug):
+    disk = plug(extra=[Feature.RING_RESET], iops=5)
+    driver, queue = disk.driver, disk.queues[0]
+    requests = [RawRead.of(driver, 8 * n) for n in range(10)]
+    driver.queue_publish(0, [driver.queue_add(0, request.buffers) for request in requests])
+    driver.queue_kick(0)
+
+    driver.register_write("queue_select", 0)
+    driver.register_write("queue_reset", 1)
+    shown = {driver.register_read("queue_reset")}
+    ended = eventually(lambda: not shown.add(driver.register_read("queue_reset")) and 0 in shown)
+    before = driver.memory_read(queue.device, used_size(queue.size))
+    let_pass(1.0)  # five operations' worth
+
+    assert ended, "the queue's reset does not end"
+    assert shown <= {0, 1}
+    after = driver.memory_read(queue.device, used_size(queue.size))
+    assert after == before, "queue_reset is 0, and the used ring still changes"
+
+
+@on("pci", "modern")
+@clause("4.1.4.3.1-D-16a")
+@reads_only
+def test_administration_virtqueues_come_behind_the_others(plug):
+    driver = plug(extra=[Feature.ADMIN_VQ]).driver
+
+    first = driver.register_read("admin_queue_index")
+
+    assert first >= driver.register_read("num_queues")
+
+
+@on("pci", "modern")
+@clause("4.1.4.3.1-D-16b")
+@reads_only
+def test_the_indices_of_administration_virtqueues_have_16_bits(plug):
+    driver = plug(extra=[Feature.ADMIN_VQ]).driver
+
+    first = driver.register_read("admin_queue_index")
+    count = driver.register_read("admin_queue_num")
+
+    assert first + count <= 0x10000

@@ -2,6 +2,7 @@
 
 import pytest
 
+from conformance.pcispace import bars
 from harness.report import clause, on, reads_only
 from harness.virtio.pci import CAP, CapType
 
@@ -32,6 +33,19 @@ def test_ids_of_shared_memory_regions_are_unique(plug):
     ids = [one.id for one in regions(plug(start=False).driver)]
 
     assert sorted(set(ids)) == sorted(ids)
+
+
+@clause("4.1.4.7.1-D-01")
+@reads_only
+def test_shared_memory_regions_lie_within_their_bars(plug):
+    driver = plug(start=False).driver
+    found = regions(driver)
+    sizes = {number: bar.size for number, bar in bars(driver).items()}
+
+    for region in found:
+        bar, _, end = extent(driver, region)
+        assert bar in sizes, region
+        assert end <= sizes[bar], region
 
 
 @clause("2.10.2-D-01")

@@ -179,6 +179,21 @@ def test_the_used_length_covers_only_bytes_that_were_written(plug, requests):
         )
 
 
+@clause("2.7.8.2-D-01")
+@reads_only
+def test_the_used_length_is_there_when_the_used_index_moves(plug):
+    disk = plug()
+    driver, queue = disk.driver, disk.queues[0]
+    requests = [Request(RequestType.IN, n, receive=512) for n in range(queue.size // 3)]
+
+    # The driver looks at the index all the time, and at an element as soon as that has moved.
+    for _ in range(8):
+        driver.memory_write(queue.device + 4, b"\xff" * 8 * queue.size)
+        completions = driver.complete(driver.submit(requests))
+        lengths = {completion.used_len for completion in completions}
+        assert lengths == {513}, "an element of the used ring was not whole"
+
+
 @described("2.7.13", "chains published together are each used once")
 def test_a_batch_is_used_chain_by_chain(plug):
     disk = plug()
@@ -389,22 +404,39 @@ def test_a_queue_that_was_reset_starts_anew_with_another_size(plug):
     assert disk.driver.queue_state(0).used_idx == 11
 
 
+def reset_in_flight(driver):
+    """Reset a queue with twenty reads in flight, five of which are done in a second; the reads."""
+    requests = [RawRead.of(driver, 8 * n) for n in range(20)]
+    driver.queue_publish(0, [driver.queue_add(0, request.buffers) for request in requests])
+    driver.queue_kick(0)
+    driver.queue_reset(0)
+    let_pass(0.1)
+    return requests
+
+
 @clause("2.6.1.1.1-D-01")
 @reads_only
 def test_a_queue_that_was_reset_with_requests_in_flight_is_silent(plug):
     disk = plug(extra=[Feature.RING_RESET], iops=5)
-    driver = disk.driver
-    requests = [RawRead.of(driver, 8 * n) for n in range(20)]
-    driver.queue_publish(0, [driver.queue_add(0, request.buffers) for request in requests])
-    driver.queue_kick(0)
 
-    driver.queue_reset(0)
-    let_pass(0.1)
-    before = [request.data for request in requests], driver.interrupts().raised
-    assert untouched(512) in before[0], "nothing was in flight"
-    let_pass(1.0)  # five operations' worth
+    requests = reset_in_flight(disk.driver)
+    before = [request.data for request in requests]
+    assert untouched(512) in before, "nothing was in flight"
+    let_pass(1.0)
+    after = [request.data for request in requests]
 
-    after = [request.data for request in requests], driver.interrupts().raised
-    executed = sum(now != then for now, then in zip(after[0], before[0], strict=True))
+    executed = sum(now != then for now, then in zip(after, before, strict=True))
     assert executed == 0, f"{executed} requests were executed after the queue's reset"
-    assert after[1] == before[1]
+
+
+@clause("2.6.1.1.1-D-01")
+@reads_only
+def test_a_queue_that_was_reset_with_requests_in_flight_raises_no_interrupt(plug):
+    disk = plug(extra=[Feature.RING_RESET], iops=5)
+
+    reset_in_flight(disk.driver)
+    before = disk.driver.interrupts().raised
+    let_pass(1.0)
+
+    raised = disk.driver.interrupts().raised - before
+    assert raised == 0, f"{raised} interrupts after the queue's reset"

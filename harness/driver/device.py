@@ -60,6 +60,7 @@ class DeviceDriver(Driver):
     def description(self) -> dict[str, Any]:
         return {
             **self.transport.description(),
+            "translated": self.transport.access_platform,
             "kernel": platform.release(),
             "python": platform.python_version(),
             "pid": os.getpid(),

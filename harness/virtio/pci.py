@@ -51,6 +51,8 @@ COMMON_REGISTERS: dict[str, tuple[int, int]] = {
     "queue_device": (0x30, 8),
     "queue_notif_config_data": (0x38, 2),
     "queue_reset": (0x3A, 2),
+    "admin_queue_index": (0x3C, 2),
+    "admin_queue_num": (0x3E, 2),
 }
 """The common configuration structure: name -> offset and size in bytes (virtio 4.1.4.3)."""
 

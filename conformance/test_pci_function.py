@@ -1,0 +1,189 @@
+"""The device as a PCI function, and capabilities that few have (virtio 4.1.1, 4.1.4, 6.2, 7.4)."""
+
+import pytest
+
+from conformance.pcispace import (
+    BARS,
+    CAPABILITIES,
+    EXT_CAP_SR_IOV,
+    FIRST_CAPABILITY,
+    HEADER_TYPE,
+    INTERRUPT_PIN,
+    REVISION,
+    STATUS,
+    STATUS_CAPABILITIES,
+    STATUS_INTERRUPT,
+    SUBSYSTEM,
+    bars,
+    capabilities,
+    extended_capabilities,
+    pointers,
+)
+from conformance.waiting import let_pass
+from harness.report import clause, described, on, reads_only
+from harness.virtio.blk import Status
+from harness.virtio.device import BLOCK_DEVICE
+from harness.virtio.features import Feature
+from harness.virtio.pci import CAP_VENDOR, VENDOR_ID, CapType
+
+pytestmark = on("pci")
+
+REACHED = {CapType.COMMON_CFG, CapType.NOTIFY_CFG, CapType.ISR_CFG, CapType.DEVICE_CFG}
+"""The structures that lie in a BAR and are not 64 bits wide."""
+
+
+@clause("4.1.1-D-01")
+@reads_only
+def test_the_header_is_that_of_a_pci_function(plug):
+    driver = plug(start=False).driver
+
+    assert int.from_bytes(driver.pci_read(0, 2), "little") != 0xFFFF
+    assert driver.pci_read(HEADER_TYPE, 1)[0] & 0x7F == 0
+    assert driver.pci_read(INTERRUPT_PIN, 1)[0] <= 4
+    assert driver.pci_read(STATUS, 1)[0] & STATUS_CAPABILITIES
+
+
+@clause("4.1.1-D-01")
+@reads_only
+def test_the_list_of_capabilities_is_aligned_and_ends(plug):
+    driver = plug(start=False).driver
+    assert driver.pci_read(CAPABILITIES, 1)[0] >= FIRST_CAPABILITY
+
+    *places, end = pointers(driver)
+
+    assert end == 0, f"the list goes on at {end:#x}"
+    assert [place for place in places if place % 4] == []
+
+
+@clause("4.1.1-D-01")
+@reads_only
+def test_bars_have_sizes_that_are_powers_of_two(plug):
+    driver = plug(start=False).driver
+    before = driver.pci_read(0, 64)
+
+    found = bars(driver)
+
+    assert found, "the function has no BAR"
+    for number, bar in found.items():
+        assert bar.size & (bar.size - 1) == 0, f"BAR {number}: {bar}"
+        if bar.ports:
+            assert 4 <= bar.size <= 256, f"BAR {number}: {bar}"
+        else:
+            assert bar.size >= 16, f"BAR {number}: {bar}"
+            assert bar.type in (0, 2), f"BAR {number}: {bar}"
+            assert bar.type == 0 or number < BARS - 1, f"BAR {number} has no upper half"
+    assert driver.pci_read(0, 64) == before
+
+
+@described("4.1.4", "a structure lies within the BAR that its capability names")
+@reads_only
+def test_structures_lie_within_their_bars(plug):
+    driver = plug(start=False).driver
+    sizes = {number: bar.size for number, bar in bars(driver).items()}
+
+    for one in driver.capabilities():
+        if one.type in REACHED:
+            assert one.bar in sizes, one
+            assert one.offset + one.length <= sizes[one.bar], one
+
+
+@clause("7.4-T-01")
+@reads_only
+def test_a_device_that_looks_transitional_has_both_interfaces(plug):
+    driver = plug(start=False).driver
+    device = int.from_bytes(driver.pci_read(2, 2), "little")
+    looks = (
+        0x1000 <= device <= 0x103F
+        and driver.pci_read(REVISION, 1) == b"\0"
+        and int.from_bytes(driver.pci_read(SUBSYSTEM, 2), "little") == BLOCK_DEVICE
+    )
+    modern = {one.type for one in driver.capabilities()} >= REACHED
+    has_bar_0 = bars(driver).get(0)
+
+    assert modern, "there is a legacy interface at most"
+    if looks:
+        assert has_bar_0, "the ids are those of a transitional device, but there is no BAR 0"
+        assert has_bar_0.ports, "the ids are those of a transitional device, but BAR 0 is memory"
+
+
+@clause("6.2-D-09b")
+@on("modern")
+@reads_only
+def test_sr_iov_is_not_offered_without_the_capability(plug):
+    driver = plug(start=False).driver
+    found = [ident for ident, _ in extended_capabilities(driver)]
+
+    offered = bool(driver.offered() & Feature.SR_IOV.mask)
+
+    assert not offered or EXT_CAP_SR_IOV in found
+
+
+@clause("6.2-D-09a")
+@on("modern")
+@reads_only
+def test_sr_iov_is_offered_with_the_capability(plug):
+    driver = plug(start=False).driver
+    if EXT_CAP_SR_IOV not in [ident for ident, _ in extended_capabilities(driver)]:
+        pytest.skip("the device has no SR-IOV capability")
+
+    assert driver.offered() & Feature.SR_IOV.mask
+
+
+def vendor_data(driver):
+    """Where vendor data stands, and how long it is; skips a device that has none."""
+    found = [
+        (at, driver.pci_read(at + 2, 1)[0])
+        for ident, at in capabilities(driver)
+        if ident == CAP_VENDOR and driver.pci_read(at + 3, 1)[0] == CapType.VENDOR_CFG
+    ]
+    return found or pytest.skip("the device has no vendor data capability")
+
+
+@clause("4.1.4.8.1-D-01")
+@reads_only
+def test_vendor_data_is_not_in_virtios_name(plug):
+    driver = plug(start=False).driver
+
+    for at, _ in vendor_data(driver):
+        assert int.from_bytes(driver.pci_read(at + 4, 2), "little") != VENDOR_ID
+
+
+@clause("4.1.4.8.1-D-02")
+@reads_only
+def test_vendor_data_is_a_multiple_of_4_bytes_long(plug):
+    for _, length in vendor_data(plug(start=False).driver):
+        assert length % 4 == 0
+        assert length >= 8  # with vendor_id, which ends at 6
+
+
+@clause("4.1.4.8-T-01", "4.1.4.8.1-D-03")
+@on("modern")
+@reads_only
+def test_reading_vendor_data_changes_nothing(plug):
+    disk = plug()
+    driver = disk.driver
+    places = vendor_data(driver)
+    driver.service_interrupts(False)
+    assert disk.read(0).status is Status.OK  # so that an interrupt is pending
+
+    def seen():
+        return (
+            driver.status(),
+            driver.accepted(),
+            driver.config_generation(),
+            driver.queue_state(0),
+            driver.pci_read(STATUS, 1)[0] & STATUS_INTERRUPT,
+            driver.interrupts().raised,
+            [driver.pci_read(at, 3) for _, at in capabilities(driver)],
+        )
+
+    before = seen()
+    for at, length in places:
+        for width in (1, 2, 4):
+            for offset in range(0, length - length % 4, width):
+                driver.pci_read(at + offset, width)
+    let_pass()
+
+    assert seen() == before
+    assert driver.isr() & 1
+    assert disk.read(1).status is Status.OK

@@ -1,0 +1,227 @@
+"""Suspending a device, and what it may do meanwhile (virtio 3.4)."""
+
+import pytest
+
+from conformance.data import sectors, untouched
+from conformance.raw import RawRead
+from conformance.waiting import eventually, let_pass, trouble
+from harness.report import clause, on
+from harness.virtio.blk import CONFIG_FIELD, STATUS_UNWRITTEN, Status
+from harness.virtio.device import DeviceStatus
+from harness.virtio.features import Feature
+from harness.virtio.ring import used_size
+
+pytestmark = on("modern")
+
+MIB = 2048
+"""Sectors of a mebibyte."""
+
+WRITEBACK = CONFIG_FIELD["writeback"]
+RUNNING = DeviceStatus.DRIVER_OK
+SUSPENDED = DeviceStatus.SUSPEND
+DEAD = DeviceStatus.NEEDS_RESET
+
+
+def settles(driver, wanted):
+    """Whether of DRIVER_OK, SUSPEND and NEEDS_RESET `wanted` comes to be set, and no other."""
+    return eventually(lambda: driver.status() & (RUNNING | SUSPENDED | DEAD) == wanted)
+
+
+def suspend(driver):
+    """Suspend the device; a skip if it does not, which is for the test of 3.4.2-D-06 to judge."""
+    driver.set_status(driver.status() | SUSPENDED)
+    if not settles(driver, SUSPENDED):
+        pytest.skip(f"the device is not suspended: its status is {driver.status():#04x}")
+
+
+def resume(driver):
+    """Resume the device; a skip if it does not, which is for the test of 3.4.2-D-07 to judge."""
+    driver.set_status(driver.status() | RUNNING)
+    if not settles(driver, RUNNING):
+        pytest.skip(f"the device does not resume: its status is {driver.status():#04x}")
+
+
+def used_ring(disk):
+    queue = disk.queues[0]
+    return disk.driver.memory_read(queue.device, used_size(queue.size))
+
+
+@pytest.mark.parametrize("features_ok", [False, True], ids=["before-features-ok", "after"])
+@clause("3.4.2-D-01")
+def test_a_device_that_is_not_initialised_ignores_suspend(plug, features_ok):
+    disk = plug(extra=[Feature.SUSPEND])
+    driver = disk.driver
+    features = driver.accepted()
+    disk.backing.write(5, sectors(1))
+    driver.reset()
+    if features_ok:
+        driver.negotiate(features)
+    else:
+        driver.set_status(DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER)
+
+    driver.set_status(driver.status() | SUSPENDED)
+    let_pass()
+    shown = driver.status()
+
+    assert not shown & SUSPENDED, f"before DRIVER_OK the status is {shown:#04x}"
+    disk.start(features)
+    assert disk.read(5).data == sectors(1)
+
+
+@clause("3.4.2-D-06")
+def test_the_device_suspends_or_needs_a_reset(plug):
+    driver = plug(extra=[Feature.SUSPEND]).driver
+
+    driver.set_status(driver.status() | SUSPENDED)
+
+    ended = eventually(
+        lambda: driver.status() & (RUNNING | SUSPENDED) == SUSPENDED or driver.status() & DEAD != 0
+    )
+    assert ended, f"the status stays {driver.status():#04x}"
+
+
+@clause("3.4.2-D-07")
+def test_a_device_that_is_resumed_works_again_or_needs_a_reset(plug):
+    disk = plug(extra=[Feature.SUSPEND])
+    driver = disk.driver
+    disk.backing.write(5, sectors(2))
+    assert disk.read(5).status is Status.OK
+    suspend(driver)
+
+    driver.set_status(driver.status() | RUNNING)
+    ended = eventually(
+        lambda: driver.status() & (RUNNING | SUSPENDED) == RUNNING or driver.status() & DEAD != 0
+    )
+
+    assert ended, f"the status stays {driver.status():#04x}"
+    if not driver.status() & DEAD:
+        assert disk.read(6).data == sectors(2)[512:]
+
+
+@pytest.mark.parametrize("kick", [False, True], ids=["silent", "notified"])
+@clause("3.4.2-D-03")
+def test_a_suspended_device_leaves_its_queue_alone(plug, kick):
+    disk = plug(extra=[Feature.SUSPEND])
+    driver = disk.driver
+    disk.backing.write(5, sectors(1))
+    request = RawRead.of(driver, sector=5)
+    head = driver.queue_add(0, request.buffers)
+    suspend(driver)
+    before = used_ring(disk), driver.interrupts()
+
+    driver.queue_publish(0, [head])
+    if kick:
+        driver.queue_kick(0)
+    let_pass()
+    meanwhile = used_ring(disk), driver.interrupts()
+    data = request.data
+
+    assert meanwhile == before
+    assert data == untouched(512)
+    resume(driver)
+    driver.queue_kick(0)
+    driver.queue_poll(0)
+    assert (request.status, request.data) == (Status.OK, sectors(1))
+
+
+@clause("3.4.2-D-03")
+def test_suspending_leaves_the_configuration_space_alone(plug):
+    driver = plug(extra=[Feature.SUSPEND]).driver
+    before = driver.config()
+
+    suspend(driver)
+    let_pass()
+
+    assert driver.config() == before
+
+
+@clause("3.4.2-D-02")
+def test_a_suspended_device_ignores_writes_to_its_configuration_space(plug):
+    disk = plug(extra=[Feature.SUSPEND, Feature.BLK_CONFIG_WCE], config_wce=True)
+    driver = disk.driver
+    before = driver.config().writeback
+    suspend(driver)
+
+    driver.config_write(WRITEBACK.offset, bytes([1 - before]))
+    meanwhile = driver.config_read(WRITEBACK.offset, 1)[0]
+    resume(driver)
+
+    assert meanwhile == before
+    assert driver.config().writeback == before
+
+
+@clause("3.4.2-D-04")
+def test_a_suspended_device_announces_no_resize(plug):
+    disk = plug(capacity=8 * MIB, extra=[Feature.SUSPEND])
+    driver = disk.driver
+    suspend(driver)
+    before = driver.interrupts()
+
+    disk.resize(16 * MIB)
+    let_pass()
+
+    assert driver.interrupts() == before
+
+
+@clause("3.4.2-D-05")
+def test_a_resize_meanwhile_is_announced_when_the_device_resumes(plug):
+    disk = plug(capacity=8 * MIB, extra=[Feature.SUSPEND])
+    driver = disk.driver
+    suspend(driver)
+    heard = len(driver.config_changes())
+
+    disk.resize(16 * MIB)
+    let_pass()
+    resume(driver)
+    changes = driver.wait_config_change(above=heard, timeout=3)
+
+    assert changes[-1].capacity == 16 * MIB
+
+
+def suspended_under_load(disk):
+    """Suspend the device while it is at work on twelve reads; the reads."""
+    driver = disk.driver
+    requests = [RawRead.of(driver, 8 * n) for n in range(12)]
+    raised = driver.interrupts().raised
+    driver.queue_publish(0, [driver.queue_add(0, request.buffers) for request in requests])
+    driver.queue_kick(0)
+    if trouble(lambda: driver.wait_interrupt("raised", above=raised, timeout=3)):
+        pytest.skip("the device has not begun with the requests")
+    suspend(driver)
+    return requests
+
+
+def begun(request):
+    return request.data != untouched(512) or request.status != STATUS_UNWRITTEN
+
+
+@clause("3.4.2-D-08")
+def test_what_the_device_has_begun_is_used_and_announced_before_it_is_suspended(plug):
+    disk = plug(extra=[Feature.SUSPEND], iops=10)
+    before = disk.driver.interrupts().queue
+
+    requests = suspended_under_load(disk)
+    used = disk.driver.queue_state(0).used_idx
+    interrupts = disk.driver.interrupts().queue
+
+    assert sum(map(begun, requests)) == used
+    assert interrupts > before
+
+
+@clause("3.4.2-D-03")
+def test_a_device_that_was_suspended_at_work_is_silent(plug):
+    disk = plug(extra=[Feature.SUSPEND], iops=10)
+    driver = disk.driver
+    driver.service_interrupts(False)
+
+    requests = suspended_under_load(disk)
+    before = used_ring(disk), driver.interrupts().raised
+    let_pass(1.0)  # ten operations' worth
+    after = used_ring(disk), driver.interrupts().raised
+
+    assert after == before
+    driver.service_interrupts(True)
+    resume(driver)
+    driver.queue_kick(0)
+    driver.queue_poll(0, count=12)
+    assert {request.status for request in requests} == {Status.OK}
