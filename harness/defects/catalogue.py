@@ -7,7 +7,14 @@ from typing import Protocol
 
 from harness.model.defects import DEFECTS as MODEL_DEFECTS
 
-from . import harmless, mmio, msix, pci_capabilities, pci_registers  # noqa: F401  # they file their defects
+from . import (  # noqa: F401  # they file their defects
+    harmless,
+    mmio,
+    msix,
+    pci_capabilities,
+    pci_function,
+    pci_registers,
+)
 from .registers import REGISTER_DEFECTS
 
 

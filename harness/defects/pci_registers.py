@@ -15,7 +15,7 @@ LEGACY = "qtest-pci-legacy"
 # --- features (virtio 2.2, 4.1.4.3, 6)
 
 
-class _Offer(AlteredPci):
+class Offer(AlteredPci):
     """Offers other features than the device does."""
 
     added = 0
@@ -31,7 +31,7 @@ class _Offer(AlteredPci):
 
 
 @defect("no-version-1", "6.2-D-01", text="VERSION_1 is not offered")
-class NoVersion1(_Offer):
+class NoVersion1(Offer):
     missing = Feature.VERSION_1.mask
 
 
@@ -40,7 +40,7 @@ class NoVersion1(_Offer):
     "2.2.2-D-03",
     text="feature bit 23, which nobody has defined for a block device, is offered",
 )
-class UndefinedFeature(_Offer):
+class UndefinedFeature(Offer):
     added = 1 << 23
 
 
@@ -50,12 +50,12 @@ class UndefinedFeature(_Offer):
     "5.2.5.2-D-01b",
     text="CONFIG_WCE is offered without FLUSH",
 )
-class FeatureAlone(_Offer):
+class FeatureAlone(Offer):
     missing = Feature.BLK_FLUSH.mask
 
 
 @defect("flush-not-offered", "5.2.5.2-D-01a", text="FLUSH is never offered")
-class NoFlush(_Offer):
+class NoFlush(Offer):
     missing = mask(Feature.BLK_FLUSH, Feature.BLK_CONFIG_WCE)
 
 

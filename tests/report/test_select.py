@@ -79,3 +79,10 @@ def test_what_is_not_there_is_one_line_that_says_what_is(run, options, line) -> 
 
 def test_strict_is_pytests_and_ours(run) -> None:
     run(SUITE, "--strict").assert_outcomes(passed=4, failed=1)
+
+
+def test_a_statement_without_a_test_says_why(run) -> None:
+    result = run(SUITE, "--clause", "4.1.4.11.0.1-D-01")
+
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    result.stdout.fnmatch_lines(["4.1.4.11.0.1-D-01 has no test: Only a device that *"])

@@ -1,0 +1,134 @@
+"""Defects of the PCI function as such, and of what few functions have (virtio 4.1.1, 6.2, 7.4)."""
+
+from __future__ import annotations
+
+import struct
+
+from harness.driver.bus.base import PciFunction
+from harness.virtio.features import Feature, mask
+from harness.virtio.pci import CapType
+
+from .bus import AlteredPci
+from .pci_capabilities import BAR_0, DEVICE, FREE, LEGACY, POINTER, REVISION, SUBSYSTEM
+from .pci_registers import Offer
+from .registers import defect
+
+EXPRESS = 0x10
+SR_IOV = 0x10
+EXTENDED = 0x100
+HEADER_TYPE = 0x0E
+
+
+@defect("pci-header-of-a-bridge", "4.1.1-D-01", text="the PCI header is a bridge's")
+class BridgeHeader(AlteredPci):
+    def patches(self) -> dict[int, bytes]:
+        return {HEADER_TYPE: b"\x01"}
+
+
+# A driver of the legacy interface does not walk the list, so that the test gets to look.
+@defect(
+    "pci-capabilities-in-a-circle",
+    "4.1.1-D-01",
+    text="the list of capabilities leads back to its beginning",
+    target=LEGACY,
+)
+class Circle(AlteredPci):
+    def patches(self) -> dict[int, bytes]:
+        first = self.real.pci_read(POINTER, 1)
+        return {self.capability(CapType.COMMON_CFG) + 1: first}
+
+
+@defect("pci-bar-of-no-type", "4.1.1-D-01", text="a BAR has the reserved memory type 3")
+class BarOfNoType(AlteredPci):
+    def alter_pci_read(self, offset: int, data: bytes) -> bytes:
+        bar, within = divmod(offset - BAR_0, 4)
+        if not 0 <= bar < 6 or within or not any(data):
+            return data
+        return bytes([data[0] | 6]) + data[1:]
+
+
+@defect(
+    "pci-transitional-in-name",
+    "7.4-T-01",
+    text="all ids are those of a transitional device, and there is no legacy interface",
+)
+class TransitionalInName(AlteredPci):
+    def patches(self) -> dict[int, bytes]:
+        return {DEVICE: b"\x01\x10", REVISION: b"\0", SUBSYSTEM: b"\x02\0"}
+
+
+@defect(
+    "access-platform-not-offered",
+    "6.2-D-03",
+    text="the platform translates addresses, and ACCESS_PLATFORM is not offered",
+)
+class NoAccessPlatform(Offer):
+    missing = Feature.ACCESS_PLATFORM.mask
+
+    def __init__(self, real: PciFunction) -> None:
+        super().__init__(real)
+        self.access_platform = True
+
+
+@defect("sr-iov-without-capability", "6.2-D-09b", text="SR_IOV is offered without the capability")
+class SrIovAlone(Offer):
+    added = Feature.SR_IOV.mask
+
+
+@defect("sr-iov-not-offered", "6.2-D-09a", text="there is the SR-IOV capability, and no SR_IOV")
+class SrIovNotOffered(AlteredPci):
+    def patches(self) -> dict[int, bytes]:
+        following = self.real.pci_read(POINTER, 1)[0]
+        return {
+            POINTER: bytes([FREE]),
+            FREE: bytes([EXPRESS, following]),
+            EXTENDED: struct.pack("<I", SR_IOV | 1 << 16),
+        }
+
+
+class _Administration(Offer):
+    """With administration virtqueues, from `first` on behind the others and `count` of them."""
+
+    added = mask(Feature.ADMIN_VQ)
+    first = 0
+    count = 1
+
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        if name == "admin_queue_index":
+            return self._queues() + self.first
+        if name == "admin_queue_num":
+            return self.count
+        return super().alter_read(name, offset, width, value)
+
+    def _queues(self) -> int:
+        common = next(one for one in self._capabilities if one.type == CapType.COMMON_CFG)
+        return self.real.bar_read(common.bar, common.offset + 0x12, 2)
+
+
+@defect(
+    "admin-queue-among-the-others",
+    "4.1.4.3.1-D-16a",
+    text="the first administration virtqueue is one of the device's other queues",
+)
+class AdministrationAmong(_Administration):
+    first = -1
+
+
+@defect(
+    "admin-queues-beyond-16-bits",
+    "4.1.4.3.1-D-16b",
+    text="the last administration virtqueue has no index of 16 bits",
+)
+class AdministrationBeyond(_Administration):
+    first = 1
+    count = 0xFFFF
+
+
+@defect(
+    "queue-reset-in-name",
+    "4.1.4.3.1-D-12",
+    text="queue_reset reads 0 at once, and the queue is served on",
+)
+class QueueResetInName(AlteredPci):
+    def alter_write(self, name: str, value: int) -> int | None:
+        return None if name == "queue_reset" else value
