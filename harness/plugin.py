@@ -35,6 +35,7 @@ pytest_plugins = [
     "harness.report.plugin",
     "harness.report.select",
     "harness.defects.plugin",
+    "harness.random.plugin",
 ]
 
 

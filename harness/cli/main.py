@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from harness import watch
 from harness.channel.stream import ChannelError
-from harness.cli import bench, boot, doctor, image, live, matrix
+from harness.cli import bench, boot, doctor, image, live, matrix, random
 from harness.cli.errors import UsageError
 from harness.driver.errors import DriverError
 from harness.guest.client import AgentError
@@ -164,6 +164,8 @@ def _parser() -> argparse.ArgumentParser:
         help="of each target in each run; default: %(default)s",
     )
     _add_means(one)
+
+    random.add_parsers(command)
     return parser
 
 

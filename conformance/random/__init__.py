@@ -1,0 +1,1 @@
+"""Operations in random order, checked against a model: see docs/random.md."""

@@ -1,0 +1,16 @@
+"""Legal operations in any order (virtio 5.2.6, and all that it rests on)."""
+
+import pytest
+
+from harness.report import described
+
+pytest.importorskip(
+    "hypothesis", reason="hypothesis is not installed; pip install 'virtio-blk-conformance[random]'"
+)
+
+
+@described("5.2.6", "legal operations in any order end as each of them says")
+def test_legal_operations_in_random_order(random_run):
+    found = random_run()
+
+    assert not found, found

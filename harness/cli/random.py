@@ -1,0 +1,145 @@
+"""`vblk random`: random operations on a target for so many minutes. `vblk replay`: a script."""
+
+from __future__ import annotations
+
+import argparse
+import random as chance
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.cli.errors import UsageError
+from harness.random.hunt import Found, Hunt
+from harness.random.saved import made_of, save
+from harness.random.script import ScriptError, load, text_of
+from harness.target import Target
+from harness.target.registry import Settings, maker
+
+SAY_EVERY = 60.0
+"""Seconds between two lines that say how far it is."""
+
+EXAMPLES = 20
+STEPS = 40
+"""Of a round: so few that a kind of disk soon gives way to the next."""
+
+INSTALL = "hypothesis is not installed; pip install 'virtio-blk-conformance[random]'"
+
+RANDOM_EXAMPLES = """\
+examples:
+  vblk random --target qtest-pci --minutes 5
+  vblk random --target vhost-user --hostile --seed 4711
+  vblk random --seed 4713 --rounds 1     one round of an earlier run again
+"""
+
+
+def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add both commands; `command` makes a parser from a name, what to run, and texts."""
+    one = command("random", random, "random operations on a target, checked", RANDOM_EXAMPLES)
+    _add_target(one)
+    one.add_argument("--minutes", type=float, default=1.0, metavar="M", help="default: %(default)g")
+    one.add_argument("--rounds", type=int, metavar="N", help="stop after so many rounds")
+    one.add_argument("--seed", type=int, metavar="N", help="of the first round; the next is N+1")
+    one.add_argument(
+        "--artifacts",
+        type=Path,
+        default=Path("reports"),
+        metavar="DIR",
+        help="where scripts of findings go; default: %(default)s",
+    )
+    one = command("replay", replay, "do again what a saved script says")
+    one.add_argument("script", type=Path, metavar="FILE")
+    one.add_argument("--times", type=int, default=1, metavar="N", help="stop at the first finding")
+    _add_target(one)
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--target", default="qtest-pci", metavar="NAME", help="default: %(default)s"
+    )
+    parser.add_argument("--qemu", metavar="PATH", help="default: qemu-system-x86_64 on PATH")
+    parser.add_argument(
+        "--destructive", action="store_true", help="overwrite the disk behind a device of yours"
+    )
+
+
+def _target(arguments: argparse.Namespace) -> Target:
+    settings = Settings(qemu=arguments.qemu, destructive=arguments.destructive)
+    return maker(arguments.target, {})(settings)
+
+
+def random(arguments: argparse.Namespace) -> int:
+    """Rounds until the time is up; 1 if anything was found that is not recorded."""
+    try:
+        from harness.random import rounds
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "hypothesis":
+            raise
+        raise UsageError(INSTALL) from None
+    if arguments.minutes <= 0:
+        raise UsageError("--minutes takes more than 0")
+    number = arguments.seed if arguments.seed is not None else chance.randrange(10**6)
+    target = _target(arguments)
+    hunt = Hunt(target)
+    begun = time.monotonic()
+    try:
+        disks = rounds.disks_of(hunt, rounds.LEGAL_DISKS)
+        print(f"{made_of(target)}, seed {number}", flush=True)
+        said, done = begun, 0
+        while time.monotonic() - begun < 60 * arguments.minutes and done != arguments.rounds:
+            plug = disks[number % len(disks)]
+            for found in rounds.run(hunt, plug, number, EXAMPLES, STEPS):
+                _report(found, hunt, arguments.artifacts, f"found by vblk random, seed {number}")
+            number, done = number + 1, done + 1
+            if time.monotonic() - said > SAY_EVERY:
+                said = time.monotonic()
+                print(f"{_rate(hunt, said - begun)}; the next seed is {number}", flush=True)
+    finally:
+        _sum_up(hunt, time.monotonic() - begun)
+        hunt.drop()
+        target.close()
+    return 1 if hunt.found else 0
+
+
+def _report(found: Found, hunt: Hunt, directory: Path, origin: str) -> None:
+    path = save(found, hunt, directory, origin)
+    print(f"FOUND {found.finding}\n{text_of(found.script)}saved as {path}", flush=True)
+
+
+def _rate(hunt: Hunt, seconds: float) -> str:
+    tally = hunt.tally
+    per_second = tally.operations / seconds if seconds else 0.0
+    return (
+        f"{seconds / 60:.1f} min: {tally.examples} examples on {tally.disks} disks,"
+        f" {tally.operations} operations ({per_second:.0f} a second), {tally.requests} requests,"
+        f" {len(hunt.found)} findings"
+    )
+
+
+def _sum_up(hunt: Hunt, seconds: float) -> None:
+    print(_rate(hunt, seconds))
+    for found in hunt.found.values():
+        print(f"  found {found.times} times: {found.finding.signature}")
+    for signature, times in hunt.tally.known.most_common():
+        print(f"  known, {times} times: {signature}")
+
+
+def replay(arguments: argparse.Namespace) -> int:
+    """Play a script on a fresh disk; 1 if the device does what it must not."""
+    try:
+        script = load(arguments.script)
+    except ScriptError as error:
+        raise UsageError(str(error)) from None
+    target = _target(arguments)
+    hunt = Hunt(target)
+    try:
+        for _ in range(arguments.times):
+            finding = hunt.replay(script)
+            hunt.drop()
+            if finding:
+                print(f"FOUND {finding}")
+                return 1
+        print(f"{len(script) - 1} operations, {arguments.times} times: nothing found")
+        return 0
+    finally:
+        hunt.drop()
+        target.close()

@@ -1,0 +1,216 @@
+"""Legal operations for hypothesis to choose from, given a session and the shape of its device.
+
+What is simplest comes first everywhere, for that is what a failure shrinks to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+
+from harness.virtio.features import Feature
+
+from .operations import (
+    Ask,
+    CacheMode,
+    Collect,
+    Discard,
+    Flush,
+    GetId,
+    Operation,
+    QueueReset,
+    Read,
+    Resize,
+    Send,
+    Start,
+    WantInterrupts,
+    Write,
+    WriteZeroes,
+)
+from .session import Session
+from .shape import Shape
+
+MOST_SECTORS = 64
+"""The longest usual request; now and then one is as long as the disk is."""
+
+MOST_IN_FLIGHT = 48
+"""Requests: what the driver's memory has room for, whatever their lengths."""
+
+CAPACITY_STEP = 8
+CAPACITIES = st.integers(4, 512).map(lambda steps: steps * CAPACITY_STEP)
+
+
+@st.composite
+def starts(draw: DrawFn, shape: Shape) -> Start:
+    """Any legal set of features, some or all queues, any sizes, INTx or MSI-X."""
+    chosen = set(draw(st.sets(st.sampled_from(shape.optional)))) if shape.optional else set()
+    most = len(shape.largest) if "BLK_MQ" in chosen else 1
+    queues = draw(st.integers(1, most))
+    packed = "RING_PACKED" in chosen
+    sizes = [draw(_sizes(shape, index, packed)) for index in range(queues)]
+    features = [name for name in shape.optional if name in chosen]
+    # With one vector nobody could tell a used buffer from a changed configuration.
+    counts = [None, 0, *range(2, shape.vectors + 1)] if shape.vectors else [None]
+    vectors = draw(st.sampled_from(counts))
+    return Start(features=(*shape.required, *features), sizes=tuple(sizes), vectors=vectors)
+
+
+def _sizes(shape: Shape, index: int, packed: bool) -> st.SearchStrategy[int]:
+    largest = shape.largest[index]
+    if shape.legacy:
+        return st.just(largest)
+    if packed:
+        return st.one_of(st.integers(min(3, largest), min(20, largest)), st.just(largest))
+    powers = [size for size in (8, 4, 2, 16, 32, 64, 128, 256, 1024) if size <= largest]
+    return st.sampled_from(powers or [largest])
+
+
+def can_send(session: Session) -> bool:
+    """Whether a request has room anywhere."""
+    return len(session.sent) < MOST_IN_FLIGHT and any(
+        lane.free >= _least(session) for lane in session.lanes
+    )
+
+
+def _least(session: Session) -> int:
+    """Descriptors that the least request takes."""
+    return 1 if session.negotiated(Feature.INDIRECT_DESC) else 3
+
+
+@st.composite
+def sends(draw: DrawFn, session: Session, shape: Shape) -> Send:
+    """One request or several, on a queue that has room."""
+    with_room = [n for n, lane in enumerate(session.lanes) if lane.free >= _least(session)]
+    queue = draw(st.sampled_from(with_room))
+    free = session.lanes[queue].free
+    many = min(MOST_IN_FLIGHT - len(session.sent), 12)
+    wanted = draw(st.one_of(st.integers(1, min(3, many)), st.integers(1, many)))
+    asks: list[Ask] = []
+    for _ in range(wanted):
+        ask = draw(_asks(session, shape, queue, free))
+        asks.append(ask)
+        free -= ask.descriptors
+        if free < _least(session):
+            break
+    return Send(asks=tuple(asks), queue=queue)
+
+
+@st.composite
+def _asks(draw: DrawFn, session: Session, shape: Shape, queue: int, free: int) -> Ask:
+    kinds: list[type[Ask]] = [Read, Write, Read, Write]
+    config = session.config
+    if session.negotiated(Feature.BLK_RO):
+        kinds = [Read]
+    elif session.negotiated(Feature.BLK_FLUSH):
+        kinds.append(Flush)
+    if not shape.legacy:
+        kinds.append(GetId)
+    if config.max_discard_seg and config.max_discard_sectors and Write in kinds:
+        kinds.append(Discard)
+    if config.max_write_zeroes_seg and config.max_write_zeroes_sectors and Write in kinds:
+        kinds.append(WriteZeroes)
+    kind = draw(st.sampled_from(kinds))
+    ask: Ask
+    if kind is Read:
+        sector, count = draw(_places(session.capacity))
+        ask = Read(sector=sector, count=count)
+    elif kind is Write:
+        sector, count = draw(_places(session.capacity))
+        ask = Write(sector=sector, count=count)
+    elif kind is Discard:
+        most = config.max_discard_sectors or 0
+        ask = Discard(segments=draw(_segments(session, config.max_discard_seg or 1, most)))
+    elif kind is WriteZeroes:
+        most = config.max_write_zeroes_sectors or 0
+        segments = draw(_segments(session, config.max_write_zeroes_seg or 1, most))
+        ask = WriteZeroes(segments=segments, unmap=draw(st.booleans()))
+    else:
+        ask = kind()
+    return draw(_framed(ask, session, shape, queue, free))
+
+
+@st.composite
+def _places(draw: DrawFn, capacity: int, most: int | None = None) -> tuple[int, int]:
+    """A first sector and a number of sectors, often where others are too, or at the end."""
+    longest = min(capacity, most or capacity)
+    count = draw(
+        st.one_of(
+            st.integers(1, min(8, longest)),
+            st.integers(1, min(MOST_SECTORS, longest)),
+            st.integers(1, min(4 * MOST_SECTORS, longest)),
+        )
+    )
+    last = capacity - count
+    sector = draw(st.one_of(st.integers(0, min(31, last)), st.integers(0, last), st.just(last)))
+    return sector, count
+
+
+@st.composite
+def _segments(
+    draw: DrawFn, session: Session, most: int, sectors: int
+) -> tuple[tuple[int, int], ...]:
+    number = draw(st.integers(1, min(most, 4)))
+    return tuple(draw(_places(session.capacity, sectors)) for _ in range(number))
+
+
+@st.composite
+def _framed(draw: DrawFn, ask: Ask, session: Session, shape: Shape, queue: int, free: int) -> Ask:
+    """The request cut into descriptors somehow (virtio 2.7.4), direct or indirect."""
+    if shape.legacy:
+        return ask  # a legacy interface's framing is fixed (virtio 5.2.6.4)
+    size = session.lanes[queue].layout.size
+    indirect = session.negotiated(Feature.INDIRECT_DESC) and (free < 3 or draw(st.booleans()))
+    most = size if indirect else free
+    if session.config.seg_max is not None:
+        most = min(most, session.config.seg_max + 2)
+    most = max(most, 2)
+    readable = draw(_cuts(ask.sent, most - 1, usual=2 if ask.sent > 16 else 1))
+    usual = 2 if ask.received else 1
+    left = most - (len(readable) or (2 if ask.sent > 16 else 1))
+    writable = draw(_cuts(ask.received + 1, left, usual))
+    return replace(ask, readable=readable, writable=writable, indirect=indirect)
+
+
+@st.composite
+def _cuts(draw: DrawFn, total: int, most: int, usual: int) -> tuple[int, ...]:
+    """Lengths of up to `most` pieces that make `total`; () for the `usual` number of them."""
+    if most < usual:
+        return (total,)
+    most = min(most, total)
+    how = draw(st.sampled_from(("usual", "usual", "here and there", "many")))
+    if how == "usual" or most < 2:
+        return ()
+    if how == "many":
+        pieces = draw(st.integers(2, most))
+        borders = [total * n // pieces for n in range(1, pieces)]
+    else:
+        places = st.sets(st.integers(1, total - 1), min_size=1, max_size=min(most, 6) - 1)
+        borders = sorted(draw(places))
+    ends = [*borders, total]
+    return tuple(end - begin for begin, end in zip([0, *borders], ends, strict=True))
+
+
+@st.composite
+def others(draw: DrawFn, session: Session, shape: Shape) -> list[Operation]:
+    """Operations that change how the device runs. What must be collected before, comes first."""
+    queue = draw(st.integers(0, len(session.lanes) - 1))
+    kinds = ["interrupts"]
+    if session.negotiated(Feature.BLK_CONFIG_WCE):
+        kinds.append("cache")
+    if shape.resizes:
+        kinds.append("resize")
+    if shape.queue_resets and session.negotiated(Feature.RING_RESET):
+        kinds.append("queue-reset")
+    kind = draw(st.sampled_from(kinds))
+    if kind == "interrupts":
+        return [WantInterrupts(queue=queue, wanted=not session.lanes[queue].wanted)]
+    if kind == "cache":
+        return [CacheMode(writeback=draw(st.booleans()))]
+    if kind == "resize":
+        return [Resize(capacity=draw(CAPACITIES))]
+    size = draw(_sizes(shape, queue, session.negotiated(Feature.RING_PACKED)))
+    there = any(one.queue == queue for one in session.sent)
+    first = [] if shape.queue_resets_in_flight or not there else [Collect(count=len(session.sent))]
+    return [*first, QueueReset(queue=queue, size=size)]

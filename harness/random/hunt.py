@@ -1,0 +1,231 @@
+"""Examples, one after the other on as few disks as will do, and what they find."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+
+from harness.disks import SECTOR, DiskSpec
+from harness.driver.errors import DriverError
+from harness.driver.interface import REQUEST_TIMEOUT
+from harness.target import Disk, LacksError, Target, TargetError
+
+from .finding import Finding, Known
+from .operations import Operation, Plug
+from .session import Session
+from .shape import Shape, shape_of
+
+TROUBLE = (DriverError, TargetError, OSError)
+"""What the harness raises if the device, or what carries it, is gone or does not answer."""
+
+SERVES_ON = frozenset({"contents", "generation", "identity", "used-length", "writeback"})
+"""Checks after whose failure a reset makes the device as good as new. While hypothesis shrinks
+a failure, most of its examples fail: a new QEMU for each would take most of the time."""
+
+USES = 200
+"""Examples on one disk, if none fails."""
+
+
+@dataclass
+class Found:
+    """The shortest script that led to a finding, and how often that came."""
+
+    finding: Finding
+    script: tuple[Operation, ...]
+    times: int = 1
+    again: bool = False
+    """Whether the script led there once more, on a disk of its own."""
+
+
+@dataclass
+class Tally:
+    """What a hunt has done so far."""
+
+    examples: int = 0
+    operations: int = 0
+    requests: int = 0
+    disks: int = 0
+    seconds: float = 0.0
+    known: Counter[str] = field(default_factory=Counter)
+    """By signature, how often a finding came that was recorded, or found in an earlier round."""
+
+
+class Hunt:
+    """Plays examples on a target. Findings of the round that runs are `fresh`."""
+
+    def __init__(self, target: Target, deadline: float = REQUEST_TIMEOUT) -> None:
+        """`deadline` is for every wait of an example, in seconds."""
+        self.target = target
+        self.deadline = deadline
+        self.tally = Tally()
+        self.found: dict[str, Found] = {}
+        self.fresh: dict[str, Found] = {}
+        self.wrap: Callable[[Disk], Disk] = lambda disk: disk
+        """For tests: puts a broken driver on a disk."""
+        self._disk: Disk | None = None
+        self._plug: Plug | None = None
+        self._uses = 0
+        self._known: Known | None = None
+        self._shapes: dict[Plug, Shape] = {}
+
+    @property
+    def known(self) -> Known:
+        """The recorded deviations of the target; it has plugged a disk by then."""
+        if self._known is None:
+            self._known = Known.of(self.target.identities(), self.target.name)
+        return self._known
+
+    def shape(self, plug: Plug) -> Shape:
+        """What a kind of disk allows. LacksError if the target has no such disk."""
+        if plug not in self._shapes:
+            disk = self._take(plug)
+            self._shapes[plug] = shape_of(disk, "legacy" in self.target.traits, self.known)
+        return self._shapes[plug]
+
+    def session(self, plug: Plug) -> Session:
+        """A session on a disk that nothing has been written to."""
+        disk = self._take(plug)
+        self._uses += 1
+        return Session(disk, _host_sees(disk), self.known, self.deadline)
+
+    def _take(self, plug: Plug) -> Disk:
+        if self._disk and (self._plug != plug or self._uses >= USES):
+            self.drop()
+        if self._disk is None:
+            spec = DiskSpec(**asdict(plug))
+            self._disk = self.wrap(Disk(self.target.plug(spec)))
+            self._plug, self._uses = plug, 0
+            self.tally.disks += 1
+        return self._disk
+
+    def wipe(self, session: Session, plug: Plug) -> None:
+        """Make a session's disk as good as new, or drop it."""
+        try:
+            session.driver.reset()
+            session.driver.service_interrupts(True)
+            if not _host_sees(session.disk):
+                return
+            if session.capacity != plug.capacity:
+                session.disk.resize(plug.capacity)
+            # All of it: what went to the wrong place is there too.
+            session.disk.backing.write(0, bytes(plug.capacity * SECTOR))
+        except TROUBLE:
+            self.drop()
+
+    def drop(self) -> None:
+        """Take the disk out, whatever its state."""
+        disk, self._disk = self._disk, None
+        if disk:
+            with suppress(*TROUBLE):
+                disk.unplug()
+
+    def trouble(self, error: Exception) -> Finding:
+        """What an error of the harness says about the device."""
+        try:
+            self.target.check()
+        except TargetError as gone:
+            words = "\n".join(text for text in self.target.evidence().values() if text)
+            return Finding("alive", "5.2.6", str(gone), f"{error}\n{words}")
+        message = error.message if isinstance(error, DriverError) else str(error)
+        return Finding("answers", "5.2.6", message, str(error))
+
+    def note(self, finding: Finding, script: list[Operation]) -> bool:
+        """Keep a finding; whether it is news. What is not ends its example, and no more."""
+        signature = finding.signature
+        if signature in self.found:
+            self.found[signature].times += 1
+            self.tally.known[signature] += 1
+            return False
+        if deviation := self.known.explains(finding):
+            self.tally.known[f"{signature} (recorded: {deviation.clause})"] += 1
+            return False
+        best = self.fresh.get(signature)
+        if best is None:
+            self.fresh[signature] = Found(finding, tuple(script))
+        else:
+            best.times += 1
+            if len(script) <= len(best.script):
+                best.finding, best.script = finding, tuple(script)
+        return True
+
+    def settle(self) -> list[Found]:
+        """The round is over: what was fresh is tried once more, and known from now on."""
+        fresh, self.fresh = self.fresh, {}
+        for signature, found in fresh.items():
+            self.drop()
+            finding = self.replay(found.script)
+            found.again = finding is not None and finding.signature == signature
+        self.drop()
+        self.found |= fresh
+        return list(fresh.values())
+
+    def replay(self, script: Sequence[Operation]) -> Finding | None:
+        """Play a whole script; what it finds, be it known or not."""
+        plug = script[0]
+        assert isinstance(plug, Plug)
+        example = Example(self, plug)
+        example.news = False
+        for operation in script[1:]:
+            example.play(operation)
+        example.end()
+        return example.finding
+
+
+def _host_sees(disk: Disk) -> bool:
+    try:
+        return disk.backing.size >= 0
+    except LacksError:
+        return False
+
+
+class Example:
+    """One script as it comes to be. Raises Finding for what is news, unless told not to."""
+
+    def __init__(self, hunt: Hunt, plug: Plug) -> None:
+        self.hunt = hunt
+        self.plug = plug
+        self.shape = hunt.shape(plug)
+        self.session = hunt.session(plug)
+        self.script: list[Operation] = [plug]
+        self.finding: Finding | None = None
+        self.news = True
+        self._begun = time.monotonic()
+
+    def play(self, operation: Operation) -> None:
+        """The next operation; nothing, once the example has failed."""
+        if self.finding:
+            return
+        self.script.append(operation)
+        self.hunt.tally.operations += 1
+        self._guarded(lambda: self.session.play(operation))
+
+    def end(self) -> None:
+        """Compare the whole disk, and give it back."""
+        try:
+            if not self.finding:
+                self._guarded(self.session.finish)
+        finally:
+            tally = self.hunt.tally
+            tally.examples += 1
+            tally.requests += self.session.requests
+            tally.seconds += time.monotonic() - self._begun
+            if self.finding and self.finding.check not in SERVES_ON:
+                self.hunt.drop()
+            else:
+                self.hunt.wipe(self.session, self.plug)
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Finding as finding:
+            self._failed(finding)
+        except TROUBLE as error:
+            self._failed(self.hunt.trouble(error))
+
+    def _failed(self, finding: Finding) -> None:
+        self.finding = finding
+        if self.news and self.hunt.note(finding, self.script):
+            raise finding

@@ -1,0 +1,152 @@
+"""The legal machine finds a defect that was put between it and a sound device, and shrinks it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("hypothesis")
+
+from harness.random import rounds
+from harness.random.finding import Finding
+from harness.random.hunt import Example, Hunt
+from harness.random.operations import Plug, Send, Start, Write
+from harness.target.registry import Settings, maker
+from harness.virtio.blk import RequestType
+
+DISK = Plug(capacity=2048)
+
+
+@pytest.fixture
+def hunt():
+    target = maker("qtest-pci", {})(Settings())
+    hunt = Hunt(target, deadline=0.7)
+    yield hunt
+    hunt.drop()
+    target.close()
+
+
+def found(hunt, spoil, first=0):
+    """What a few rounds find on disks whose driver `spoil` has had in hand."""
+
+    def wrap(disk):
+        spoil(disk.driver)
+        return disk
+
+    hunt.wrap = wrap
+    for number in range(first, first + 5):
+        fresh = rounds.run(hunt, DISK, number, 30, 12)
+        if fresh:
+            return fresh
+    return []
+
+
+def test_a_sound_device_has_nothing_to_find(hunt):
+    assert found(hunt, lambda driver: None) == []
+
+
+def test_a_lost_write_is_found_and_shrunk_to_a_write(hunt):
+    def spoil(driver):
+        submit = driver.submit
+
+        def losing(requests, queue=0):
+            kept = [
+                replace(one, sector=one.sector + 1)
+                if one.type == RequestType.OUT and 5 <= one.sector < 8
+                else one
+                for one in requests
+            ]
+            return submit(kept, queue)
+
+        driver.submit = losing
+
+    (one, *_) = found(hunt, spoil)
+
+    assert one.finding.check == "contents"
+    kinds = [type(operation).__name__ for operation in one.script]
+    assert kinds[:2] == ["Plug", "Start"]
+    assert len(kinds) <= 4
+    writes = [ask for step in one.script if isinstance(step, Send) for ask in step.asks]
+    assert any(isinstance(ask, Write) and 5 <= ask.sector < 8 for ask in writes)
+
+
+def test_a_used_length_that_is_one_too_many_is_found(hunt):
+    def spoil(driver):
+        complete = driver.complete
+
+        def more(tokens, timeout=10.0):
+            return [
+                replace(one, used_len=one.used_len + (len(one.data) > 4096))
+                for one in complete(tokens, timeout)
+            ]
+
+        driver.complete = more
+
+    (one, *_) = found(hunt, spoil)
+
+    assert one.finding.check == "used-length"
+    assert one.finding.statement == "2.7.8.2-D-02"
+    assert len(one.script) <= 4
+
+
+def test_interrupts_that_do_not_come_back_on_are_found(hunt):
+    def spoil(driver):
+        write = driver.memory_write
+        driver.memory_write = lambda at, data: None if data == b"\0\0" else write(at, data)
+
+    (one, *_) = found(hunt, spoil)
+
+    assert one.finding.check == "interrupt"
+    assert [type(step).__name__ for step in one.script][2:4] == ["WantInterrupts"] * 2
+    assert len(one.script) <= 6
+
+
+def test_a_generation_that_stays_is_found(hunt):
+    def spoil(driver):
+        driver.config_generation = lambda: 7
+
+    (one, *_) = found(hunt, spoil)
+
+    assert one.finding.check == "generation"
+    assert [type(step).__name__ for step in one.script] == ["Plug", "Start", "Resize"]
+
+
+def test_what_was_found_is_known_in_the_next_round_and_ends_nothing(hunt):
+    def spoil(driver):
+        driver.config_generation = lambda: 7
+
+    assert found(hunt, spoil)
+    times = next(iter(hunt.found.values())).times
+
+    assert rounds.run(hunt, DISK, 99, 15, 12) == []
+    assert next(iter(hunt.found.values())).times > times
+
+
+def test_a_seed_finds_the_same_script_again(hunt):
+    def spoil(driver):
+        driver.config_generation = lambda: 7
+
+    (one, *_) = found(hunt, spoil, first=3)
+    again = Hunt(hunt.target, deadline=0.7)
+    try:
+        (other, *_) = found(again, spoil, first=3)
+    finally:
+        again.drop()
+
+    assert one.script == other.script
+
+
+def test_a_device_that_dies_is_a_finding_with_its_last_words(hunt):
+    example = Example(hunt, DISK)
+    example.play(Start(features=example.shape.required, sizes=(8,)))
+    os.kill(example.session.disk._plugged.machine.pid, signal.SIGKILL)
+
+    with pytest.raises(Finding) as caught:
+        example.play(Send(asks=(Write(sector=0, count=1),)))
+    example.end()
+
+    assert caught.value.check == "alive"
+    assert "SIGKILL" in str(caught.value)

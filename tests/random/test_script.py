@@ -1,0 +1,71 @@
+"""Scripts: what is written is what is read, and a mistake is one line."""
+
+import pytest
+
+from harness.random.operations import (
+    Collect,
+    Discard,
+    Plug,
+    QueueReset,
+    Read,
+    Resize,
+    Send,
+    Start,
+    Write,
+    WriteZeroes,
+)
+from harness.random.script import ScriptError, load, parse, text_of
+
+SCRIPT = [
+    Plug(capacity=2048, packed=True, serial='it\'s "one"'),
+    Start(features=("VERSION_1", "RING_PACKED"), sizes=(8,), vectors=2),
+    Send(
+        asks=(
+            Read(sector=3, count=2, readable=(1, 15), writable=(1024, 1), indirect=True),
+            Write(sector=0, count=1),
+            Discard(segments=((1, 2), (5, 1))),
+            WriteZeroes(segments=((9, 9),), unmap=True),
+        ),
+        queue=1,
+    ),
+    Collect(count=4),
+    Resize(capacity=64),
+    QueueReset(size=4),
+]
+
+
+def test_a_script_reads_back_as_it_was_written(tmp_path):
+    path = tmp_path / "one.script"
+    path.write_text(text_of(SCRIPT, ["found somewhere", "two\nlines"]))
+
+    assert load(path) == SCRIPT
+
+
+def test_what_is_usual_is_left_out_of_a_script():
+    assert text_of(SCRIPT[3:4]) == "Collect(count=4)\n"
+    assert text_of([Send(asks=(Read(sector=0, count=1),))]) == (
+        "Send(asks=(Read(sector=0, count=1),))\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Plug(capacity=8)\nExplode()", "line 2: there is no operation Explode"),
+        ("Plug(capacity=8)\n\nCollect(4)", "line 3: "),
+        ("Plug(capacity=8)\nCollect(count=", "line 2: "),
+        ("Plug(capacity=8)\nCollect(amount=3)", "line 2: .*amount"),
+        ("Plug(capacity=8)\nCollect(count=__import__('os').getpid())", "line 2: "),
+        ("Collect(count=1)", "line 1: a script is Plug"),
+        ("Plug(capacity=8)\nPlug(capacity=8)", "line 2: a script is Plug"),
+        ("# nothing", "bad has no operations"),
+    ],
+)
+def test_a_mistake_in_a_script_is_named_with_its_line(text, message):
+    with pytest.raises(ScriptError, match=message):
+        parse(text, "bad")
+
+
+def test_a_script_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(ScriptError, match="No such file"):
+        load(tmp_path / "none.script")
