@@ -4,7 +4,7 @@ import pytest
 
 from conformance.data import sectors
 from conformance.waiting import trouble
-from conformance.zones import ZonedDisk, done, plug_zoned
+from conformance.zones import MODELS, ZonedDisk, done, plug_zoned
 from harness.driver.errors import FeaturesRefusedError
 from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import (
@@ -17,8 +17,6 @@ from harness.virtio.blk import (
 )
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, names
-
-MODELS = ["host-managed", "host-aware"]
 
 MODEL = {
     "host-managed": (ZonedModel.HOST_MANAGED, ZoneType.SWP),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.zones import AT_ONCE, done, plug_zoned, refused
+from conformance.zones import AT_ONCE, MODELS, done, plug_zoned, refused
 from harness.report import described, reads_only
 from harness.virtio.blk import (
     ZONE_DESCRIPTOR,
@@ -14,7 +14,6 @@ from harness.virtio.blk import (
     zones_of,
 )
 
-MODELS = ["host-managed", "host-aware"]
 SEQUENTIAL = (ZoneType.SWR, ZoneType.SWP)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from conformance.data import sectors
-from conformance.zones import done, plug_zoned, refused
+from conformance.zones import MODELS, done, plug_zoned, refused
 from harness.report import clause, described
 from harness.virtio.blk import APPEND_SECTOR, RequestType, Status, ZoneState, ZoneType, segment
 from harness.virtio.features import Feature
@@ -27,10 +27,11 @@ def by_name(value):
 # --- open
 
 
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("state", [ZoneState.EMPTY, *WRITTEN], ids=by_name)
 @described("5.2.6", "ZONE_OPEN makes an empty, open or closed zone EOPEN")
-def test_open_leads_to_eopen_and_leaves_the_write_pointer(plug, state):
-    zoned = plug_zoned(plug)
+def test_open_leads_to_eopen_and_leaves_the_write_pointer(plug, state, model):
+    zoned = plug_zoned(plug, model)
     (zone,) = zoned.empty()
     before = zoned.brought_to(state, zone)
 
@@ -55,10 +56,11 @@ def test_a_full_zone_is_not_opened(plug):
 # --- close
 
 
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("state", WRITTEN, ids=by_name)
 @described("5.2.6", "ZONE_CLOSE makes an open or closed zone with data in it CLOSED")
-def test_close_leads_to_closed_and_leaves_the_write_pointer(plug, state):
-    zoned = plug_zoned(plug)
+def test_close_leads_to_closed_and_leaves_the_write_pointer(plug, state, model):
+    zoned = plug_zoned(plug, model)
     (zone,) = zoned.empty()
     before = zoned.brought_to(state, zone)
 
@@ -96,10 +98,11 @@ def test_an_empty_or_full_zone_is_not_closed(plug, state):
 # --- finish
 
 
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("state", [*OPENED, ZoneState.FULL], ids=by_name)
 @described("5.2.6", "ZONE_FINISH makes an open or full zone FULL")
-def test_finish_leads_to_full_and_leaves_the_data(plug, state):
-    zoned = plug_zoned(plug)
+def test_finish_leads_to_full_and_leaves_the_data(plug, state, model):
+    zoned = plug_zoned(plug, model)
     (zone,) = zoned.empty()
     zoned.brought_to(state, zone)
 
@@ -131,10 +134,11 @@ def test_finish_of_a_zone_that_is_not_open_makes_it_full_or_changes_nothing(plug
 # --- reset
 
 
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("state", ALL, ids=by_name)
 @described("5.2.6", "ZONE_RESET makes a zone EMPTY, whatever it was")
-def test_reset_leads_to_empty_with_the_write_pointer_at_the_start(plug, state):
-    zoned = plug_zoned(plug)
+def test_reset_leads_to_empty_with_the_write_pointer_at_the_start(plug, state, model):
+    zoned = plug_zoned(plug, model)
     (zone,) = zoned.empty()
     zoned.brought_to(state, zone)
 

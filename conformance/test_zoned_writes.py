@@ -55,14 +55,15 @@ def test_a_write_moves_the_write_pointer(plug, kind, before, after):
     assert zoned.disk.read(was.wp, 2 * zoned.granule).data == data
 
 
+@pytest.mark.parametrize("kind", ["write", "append"])
 @described("5.2.6", "a zone that is written up to its capacity is FULL")
-def test_a_zone_written_to_its_capacity_is_full_and_holds_it_all(plug):
+def test_a_zone_written_to_its_capacity_is_full_and_holds_it_all(plug, kind):
     zoned = plug_zoned(plug, zone_sectors=256, zone_capacity=192)
     (zone,) = zoned.empty()
     if zone.capacity > 1 << 12:
         pytest.skip(f"a zone takes {zone.capacity} sectors: too many to write in a test")
 
-    whole = zoned.fill(zone)
+    whole = zoned.fill(zone, append=kind == "append")
 
     assert zoned.zone(zone).state is ZoneState.FULL
     for at in range(0, zone.capacity, 64):

@@ -39,6 +39,8 @@ AT_ONCE = 32
 MOST = 64
 """Zones that a test is willing to fill, open or write, one after the other."""
 
+MODELS = ["host-managed", "host-aware"]
+
 OPEN = {ZoneState.IOPEN, ZoneState.EOPEN}
 RESOURCES = {Status.ZONE_OPEN_RESOURCE, Status.ZONE_ACTIVE_RESOURCE}
 
@@ -187,13 +189,18 @@ class ZonedDisk:
         assert now.state is state
         return now
 
-    def fill(self, zone: Zone) -> bytes:
+    def fill(self, zone: Zone, append: bool = False) -> bytes:
         """Write an empty zone to its capacity, in requests of up to 64 sectors; what it holds."""
         share = max(self.granule, 64 // self.granule * self.granule)
+        if append:
+            self.need_append(share)
         whole = sectors(zone.capacity, salt=5)
         for at in range(0, zone.capacity, share):
             piece = whole[at * SECTOR : (at + share) * SECTOR]
-            done(self.disk.write(zone.start + at, piece))
+            if append:
+                assert self.appended(zone, piece) == zone.start + at
+            else:
+                done(self.disk.write(zone.start + at, piece))
         return whole
 
 
