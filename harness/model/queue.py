@@ -31,6 +31,10 @@ class Throttle:
         self._next = now + self._step
         return now
 
+    def give_back(self, turns: int) -> None:
+        """So many operations, the last ones, will not be done."""
+        self._next -= turns * self._step
+
 
 @dataclass
 class Job:
@@ -101,6 +105,7 @@ class Queue:
             self._finish(ring, self._jobs[0])
         if self._jobs:
             ring.give_back(self._jobs[0].chain)
+            self._throttle.give_back(sum(not job.done for job in self._jobs))
             self._jobs.clear()
         self._announce(ring)
         self.base = ring.base

@@ -60,6 +60,18 @@ def test_several_disks_do_not_disturb_each_other(target: Model) -> None:
     assert second.read(0).data == bytes(512)
 
 
+def test_what_a_reset_cancels_holds_nothing_up(target: Model) -> None:
+    disk = Disk(target.plug(DiskSpec(iops=2)))
+    disk.start()
+    reads = [Request(RequestType.IN, sector, receive=512) for sector in range(40)]
+    disk.driver.submit(reads)
+
+    disk.driver.reset()
+    disk.start()
+
+    assert disk.driver.request(reads[0], timeout=5).status == Status.OK
+
+
 def test_a_process_that_has_died_is_told_and_replaced(target: Model) -> None:
     disk = Disk(target.plug(DiskSpec()))
     disk.start()
