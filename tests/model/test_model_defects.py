@@ -8,9 +8,11 @@ from contextlib import ExitStack
 import pytest
 
 from harness.disks import DiskSpec
+from harness.model.defects import DEFECTS, Defect
 from harness.target.disk import Disk
 from harness.target.model import Model
 from harness.virtio.blk import Status
+from harness.virtio.catalogue import clauses
 
 pytest_plugins = ["pytester"]
 
@@ -41,6 +43,14 @@ def test_a_defect_changes_one_behaviour_and_several_add_up(new_disk: Callable[..
     assert ids == [b"healthy".ljust(20, pad) for pad in (b"\0", b" ", b" ")]
     assert lengths == [1, 1, 513]
     assert all(disk.read(0).status is Status.OK for disk in (healthy, one, both))
+
+
+@pytest.mark.parametrize("defect", DEFECTS.values(), ids=lambda defect: defect.name)
+def test_a_defect_says_what_it_breaks(defect: Defect) -> None:
+    assert defect.statements
+    unknown = [name for name in defect.statements if "-" in name and name not in clauses()]
+    assert unknown == []
+    assert defect.text and not defect.text.endswith(".")
 
 
 def test_an_unknown_defect_is_one_line(pytester: pytest.Pytester) -> None:

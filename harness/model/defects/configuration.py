@@ -81,7 +81,7 @@ def features_refused_after_a_while(original: Original, block: Block, features: i
     return bool(original(block, features)) and times[features] <= 3
 
 
-@defect(Block.acceptable, "3.1.1", text="a driver has to accept all that is offered")
+@defect(Block.acceptable, "3.1.1", text="a driver has to accept all that is offered", unusable=True)
 def every_feature_is_needed(original: Original, block: Block, features: int) -> bool:
     return bool(original(block, features)) and features == block.offered()
 

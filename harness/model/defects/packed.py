@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from harness.model.memory import Memory
 from harness.model.packed import USED, PackedRing
-from harness.model.ring import Addresses, Chain
+from harness.model.ring import Chain
 from harness.virtio.ring import (
     DESC_SIZE,
     EVENT_SUPPRESSION,
@@ -72,24 +71,23 @@ def elements_out_of_order(original: Original, ring: PackedRing) -> Chain | None:
 
 
 @defect(
-    PackedRing._wrap,
-    "2.8.1",
-    text="packed: the wrap counter stays at 1",
+    PackedRing.take, "2.8.1", text="packed: a chain across the ring's end loses what is readable"
 )
-def wrap_counter_stays(original: Original, ring: PackedRing, position: int) -> bool:
-    return True
+def chain_across_the_rings_end(original: Original, ring: PackedRing) -> Chain | None:
+    chain: Chain | None = original(ring)
+    if chain and chain.position % ring.size + chain.slots > ring.size:
+        chain.readable.clear()
+    return chain
 
 
 @defect(
-    PackedRing.map,
-    "2.8.10.1",
-    text="packed: a queue's size is rounded down to a power of 2",
+    PackedRing.take, "2.8.10.1", text="packed: a queue whose size is no power of 2 serves nothing"
 )
-def size_rounded_to_a_power_of_2(
-    original: Original, ring: PackedRing, memory: Memory, addresses: Addresses
-) -> None:
-    original(ring, memory, addresses)
-    ring.size = 1 << ring.size.bit_length() - 1
+def size_has_to_be_a_power_of_2(original: Original, ring: PackedRing) -> Chain | None:
+    chain: Chain | None = original(ring)
+    if chain and ring.size & (ring.size - 1):
+        chain.readable.clear()
+    return chain
 
 
 @defect(PackedRing.use, "2.8.4", text="packed: the used length of every request is 512 too much")
