@@ -20,7 +20,8 @@ from harness.driver.errors import DriverError
 from harness.driver.interface import Driver, Request
 from harness.machine import Machine, MachineConfig, Qemu, find_qemu
 from harness.target.daemon import Daemon
-from harness.target.guest_pci import Guest, GuestDisk, Means
+from harness.target.guest import Guest, Means
+from harness.target.guest_disk import GuestDisk
 from harness.target.qtest import QtestTarget
 from harness.target.vhost_user import VhostUserSocket
 from harness.virtio.blk import RequestType, Status

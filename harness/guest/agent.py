@@ -7,9 +7,12 @@ Its result is one of ("ok", value), ("driver-error", class, message, state) and
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
+import struct
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +24,9 @@ from harness.guest import codec
 from harness.guest.wire import PROTOCOL, Frame, Kind, Parser, join, split
 
 STDOUT = 1
+
+RNDADDENTROPY = 0x4008_5203
+RNDRESEEDCRNG = 0x5207
 
 Attach = Callable[[str, str, float], Driver]
 
@@ -71,6 +77,7 @@ class Server:
             "attach": self._attach,
             "detach": self._detach,
             "memory": _memory,
+            "renew": _renew,
         }
 
     def run(self) -> None:
@@ -202,6 +209,23 @@ def _encode_driver_error(error: DriverError) -> bytes:
     except codec.CodecError:
         state = {str(key): repr(value) for key, value in error.state.items()}
         return codec.encode(("driver-error", name, error.message, state))
+
+
+def _renew(now: float, entropy: bytes) -> None:
+    """Set the clock, and make the kernel's random numbers this guest's own.
+
+    Two guests that go on from the same memory would otherwise draw the same ones.
+    """
+    time.clock_settime(time.CLOCK_REALTIME, now)
+    device = os.open("/dev/urandom", os.O_WRONLY)
+    try:
+        # struct rand_pool_info: bits of entropy, bytes, and the bytes themselves.
+        head = struct.pack("ii", 8 * len(entropy), len(entropy))
+        fcntl.ioctl(device, RNDADDENTROPY, head + entropy)
+        # Only then do the generators, one for each CPU, start from what has just come in.
+        fcntl.ioctl(device, RNDRESEEDCRNG)
+    finally:
+        os.close(device)
 
 
 def _cpu() -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from harness.machine.blockgraph import BlockGraph
 from harness.machine.qemu import Qemu
+from harness.machine.saved import Saved
 
 NETWORK_SLOT = 3
 
@@ -45,6 +46,10 @@ class MachineConfig:
     drives the devices has guest RAM as a file and a qtest socket (see `Machine`).
     `interface` is what every disk's device shows of itself. On the board "q35"
     an IOMMU lies between devices and memory, and devices go by it.
+
+    A machine with a `ram_file` can be saved; one with `saved` goes on from there, if all else
+    is as it was, and boots nothing. Its RAM is copy-on-write; with `shared_memory` (others
+    map it too) it is a copy.
     """
 
     qemu: Qemu
@@ -60,6 +65,13 @@ class MachineConfig:
     board: Board = "pc"
     interface: Interface = "modern"
     shared_memory: bool = False
+    ram_file: Path | None = None
+    saved: Saved | None = None
+
+    @property
+    def ram(self) -> Path | None:
+        """The file that is named for guest RAM."""
+        return self.saved.ram if self.saved else self.ram_file
 
 
 @dataclass(frozen=True)
@@ -101,8 +113,16 @@ class Paths:
         return self.directory / "stderr.log"
 
 
-def command_line(config: MachineConfig, paths: Paths, disks: Iterable[BlockGraph]) -> list[str]:
-    """QEMU's command line, all but our own QMP session, which `Process` adds."""
+def command_line(
+    config: MachineConfig,
+    paths: Paths,
+    disks: Iterable[BlockGraph] = (),
+    ram: Path | None = None,
+) -> list[str]:
+    """QEMU's command line, all but our own QMP session, which `Process` adds.
+
+    `ram` is the file for its RAM, if it is not what `config` says.
+    """
     line = [
         str(config.qemu.path),
         *("-name", config.name.replace(",", ",,")),
@@ -119,15 +139,17 @@ def command_line(config: MachineConfig, paths: Paths, disks: Iterable[BlockGraph
         *_socket("visitor", paths.qmp),
         *("-mon", "chardev=visitor,mode=control"),
     ]
+    if file := paths.ram if config.parked else ram or config.ram:
+        share = "off" if config.saved and not config.shared_memory else "on"
+        ram_options = f"size={config.memory}M,share={share},mem-path={_escape(file)}"
+        line += ["-object", f"memory-backend-file,id=ram,{ram_options}"]
+    elif config.shared_memory:
+        line += ["-object", f"memory-backend-memfd,id=ram,size={config.memory}M,share=on"]
     if config.parked:
-        ram = f"size={config.memory}M,share=on,mem-path={_escape(paths.ram)}"
-        line += ["-object", f"memory-backend-file,id=ram,{ram}"]
         line += ["-bios", str(paths.firmware)]
         line += [*_socket("qtest", paths.qtest), "-qtest", "chardev:qtest"]
         line += ["-qtest-log", "/dev/null"]
     else:
-        if config.shared_memory:
-            line += ["-object", f"memory-backend-memfd,id=ram,size={config.memory}M,share=on"]
         line += _socket("console", paths.console, f",logfile={_escape(paths.console_log)}")
         line += ["-serial", "chardev:console"]
         line += _socket("stream", paths.stream)
@@ -148,9 +170,11 @@ def command_line(config: MachineConfig, paths: Paths, disks: Iterable[BlockGraph
         line += ["-global", f"virtio-mmio.force-legacy={legacy}"]
     if config.bios:
         line += ["-bios", str(config.bios)]
-    if config.kernel:
+    if config.saved:
+        line += ["-incoming", "defer"]
+    elif config.kernel:
         line += ["-kernel", str(config.kernel), "-append", config.kernel_args]
-    if config.initrd:
+    if config.initrd and not config.saved:
         line += ["-initrd", str(config.initrd)]
     if config.ssh:
         # Port 0: the kernel chooses, so that no two machines can want the same one.
@@ -176,7 +200,7 @@ def _machine(config: MachineConfig) -> str:
     if config.board == "q35":
         # What intel-iommu wants for interrupt remapping, where there is KVM.
         options.append("kernel-irqchip=split")
-    if config.parked or config.shared_memory:
+    if config.parked or config.shared_memory or config.ram:
         options.append("memory-backend=ram")
     return ",".join(options)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +28,7 @@ from harness.machine.errors import DisconnectedError, MachineError
 from harness.machine.monitor import Event, LoopThread, Monitor
 from harness.machine.process import Process
 from harness.machine.rundir import RunDir
+from harness.machine.saved import load, private_copy
 
 START_DEADLINE = 30.0
 QUIT_DEADLINE = 3.0
@@ -117,22 +120,48 @@ class Machine:
             if self.config.parked:
                 self._paths.firmware.write_bytes(parked_firmware())
             self._loop = LoopThread(f"qmp {self.config.name}")
-            self._process = Process(
-                command_line(self.config, self._paths, [drive.graph for drive in self._drives]),
-                self._paths.stderr,
-                self._loop,
-            )
-            try:
-                self._monitor = Monitor(self._loop, self._process.qmp_socket, START_DEADLINE)
-            except DisconnectedError as error:
-                raise self._ended("QEMU did not start") from error
-            if self.config.ssh:
-                self.ssh_port = self._forwarded_port()
+            with ExitStack() as opened:
+                state, ram = self._open_saved(opened) if self.config.saved else (None, None)
+                self._spawn([descriptor for descriptor in (state, ram) if descriptor], ram)
+                if self.config.ssh:
+                    self.ssh_port = self._forwarded_port()
+                if state:
+                    load(self, state)
             self.qmp("cont")
             self.wait_event("RESUME")
         except BaseException:
             self.stop()
             raise
+
+    def _open_saved(self, opened: ExitStack) -> tuple[int, int | None]:
+        """Descriptors of the saved state, and of a copy of RAM if it takes one."""
+        saved = self.config.saved
+        assert saved
+        try:
+            state = opened.enter_context(saved.state.open("rb")).fileno()
+            if not self.config.shared_memory:
+                return state, None
+            ram = private_copy(saved.ram)
+        except OSError as error:
+            raise MachineError(f"no machine goes on from {saved.state.parent}: {error}") from error
+        opened.callback(os.close, ram)
+        return state, ram
+
+    def _spawn(self, inherited: list[int], ram: int | None) -> None:
+        """Start the process and its QMP session; RAM is the open file `ram`, if there is one."""
+        assert self._loop
+        path = Path(f"/proc/self/fd/{ram}") if ram else None
+        graphs = [drive.graph for drive in self._drives]
+        self._process = Process(
+            command_line(self.config, self._paths, graphs, path),
+            self._paths.stderr,
+            self._loop,
+            inherited,
+        )
+        try:
+            self._monitor = Monitor(self._loop, self._process.qmp_socket, START_DEADLINE)
+        except DisconnectedError as error:
+            raise self._ended("QEMU did not start") from error
 
     def stop(self) -> None:
         """End QEMU by QMP, or SIGTERM, or SIGKILL, and remove all it left. Idempotent."""

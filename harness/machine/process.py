@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from harness.machine.errors import MachineError
@@ -28,7 +29,10 @@ class Process:
     in a session of its own: a Ctrl-C of the terminal is for us to handle.
     """
 
-    def __init__(self, line: list[str], stderr: Path, thread: LoopThread) -> None:
+    def __init__(
+        self, line: list[str], stderr: Path, thread: LoopThread, inherited: Iterable[int] = ()
+    ) -> None:
+        """`inherited` are open files that it gets under the same numbers."""
         setpriv = shutil.which("setpriv")
         if setpriv is None:
             raise MachineError("setpriv is not on PATH; install it: apt-get install util-linux")
@@ -38,7 +42,7 @@ class Process:
             line = [*line, *self.channel_options(theirs.fileno())]
             self.command = shlex.join(line)
             guard = [setpriv, "--pdeathsig", "KILL", "sh", "-c", GUARD, str(os.getpid())]
-            self._child = thread.run(_spawn([*guard, *line], stderr, theirs.fileno()))
+            self._child = thread.run(_spawn([*guard, *line], stderr, [theirs.fileno(), *inherited]))
         except BaseException:
             self.qmp_socket.close()
             raise
@@ -86,13 +90,13 @@ class Process:
         return f"QEMU exited with status {status}"
 
 
-async def _spawn(line: list[str], stderr: Path, fd: int) -> subprocess.Popen[bytes]:
+async def _spawn(line: list[str], stderr: Path, inherited: list[int]) -> subprocess.Popen[bytes]:
     with stderr.open("wb") as log:
         return subprocess.Popen(
             line,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=[fd],
+            pass_fds=inherited,
             start_new_session=True,
         )

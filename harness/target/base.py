@@ -84,6 +84,13 @@ class Plugged(ABC):
     def unplug(self) -> None:
         """Give the driver back and take the device out. TargetError if it does not come out."""
 
+    def leave(self) -> None:
+        """The test is over: `unplug`, or leave it to the target's `release`, if that is cheaper.
+
+        TargetError if the device has not come through the test.
+        """
+        self.unplug()
+
 
 @dataclass(frozen=True)
 class DeviceIdentity:
@@ -97,12 +104,14 @@ class Target(ABC):
     """A device under test with all that carries it. Nothing starts before the first `plug`.
 
     `traits` are what a test may ask for with `@on`: "guest" (the driver runs in
-    one), "pci", "mmio" or "vhost-user", "modern" or "legacy".
+    one), "pci", "mmio" or "vhost-user", "modern" or "legacy". `starting` counts the seconds
+    that went into starting what carries the devices, such as a guest.
     """
 
     name: str
     description: str
     traits: frozenset[str]
+    starting: float = 0.0
 
     @abstractmethod
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
@@ -112,6 +121,9 @@ class Target(ABC):
         somebody else's may not allow. Raises TargetError if there cannot be
         one, LacksError if there never will be.
         """
+
+    def release(self) -> None:  # noqa: B027  (most targets have nothing that only one test had)
+        """End what was started for one test alone; its devices were unplugged or left."""
 
     @abstractmethod
     def close(self) -> None:

@@ -47,6 +47,10 @@ class Disk:
         """Give the driver back and take the disk out."""
         self._plugged.unplug()
 
+    def leave(self) -> None:
+        """The test is over: as `unplug`, or the target ends it with all the rest."""
+        self._plugged.leave()
+
     def start(
         self, features: int | None = None, queues: int = 1, queue_size: int | None = None
     ) -> Negotiation:

@@ -9,9 +9,10 @@ from pathlib import Path
 from harness.defects.catalogue import defects
 from harness.defects.registers import REGISTER_DEFECTS
 
-from . import guest_pci, qtest
+from . import guest_variants, qtest
 from .base import Progress, Target, TargetError
-from .guest_pci import Accelerator, Channel, GuestPci
+from .guest_pci import Accelerator, GuestPci
+from .guest_variants import Channel
 from .host_pci import HostPci, checked_address
 from .model import Model
 from .owned import HostSide
@@ -61,7 +62,7 @@ def _qtest(name: str) -> Callable[[Settings], Target]:
 
 
 _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {
-    **{name: (one.description, _guest(name)) for name, one in guest_pci.VARIANTS.items()},
+    **{name: (one.description, _guest(name)) for name, one in guest_variants.VARIANTS.items()},
     **{name: (one.description, _qtest(name)) for name, one in qtest.VARIANTS.items()},
     "vhost-user": (VhostUserDaemon.description, lambda settings: VhostUserDaemon()),
     "model": (Model.description, lambda settings: Model(settings.defects)),

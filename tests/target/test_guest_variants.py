@@ -10,7 +10,7 @@ from harness.disks import DiskSpec
 from harness.driver.errors import BadArgumentError, DriverError, NoDeviceError
 from harness.driver.interface import Buffer, Request
 from harness.target import GuestPci
-from harness.target.guest_pci import VARIANTS
+from harness.target.guest_variants import VARIANTS
 from harness.virtio.blk import RequestType, Status
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature

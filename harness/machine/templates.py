@@ -1,0 +1,210 @@
+"""Templates: saved machines in a cache, each made once and checked before it is used.
+
+    <directory>/lock            held while a template is made, or old ones are removed
+    <directory>/<key>/          ram, state, template.json (their sizes and SHA-256, and facts)
+
+A key is a hash of all that the machine was made from, so that a template never has to be
+compared with what it should be: whatever differs has another key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.machine.errors import MachineError
+from harness.machine.saved import Saved, extents
+
+KEPT = 12
+"""How many templates stay when one more is made: those used last."""
+
+WAIT_DEADLINE = 600.0
+"""Seconds that one process waits for another to make a template."""
+
+_POLL = 0.1  # seconds
+_CHUNK = 1 << 20
+_ZEROES = bytes(_CHUNK)
+_MANIFEST = "template.json"
+
+Facts = dict[str, Any]
+Make = Callable[[Saved], Facts]
+Progress = Callable[[str], None]
+
+
+class TemplateError(MachineError):
+    """There can be no such template, for a reason that does not keep the machine from booting."""
+
+
+class _DamagedError(Exception):
+    """A template is not what was made; the message says how."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A machine that was saved, and what its maker has said of it (plain values)."""
+
+    saved: Saved
+    facts: Facts
+    stamps: tuple[tuple[int, ...], ...]
+
+    def intact(self) -> bool:
+        """Whether nobody has touched the files since their contents were checked."""
+        try:
+            return self.stamps == _stamps(self.saved)
+        except OSError:
+            return False
+
+
+def key_of(parts: Mapping[str, object]) -> str:
+    """The key of what is made from `parts`, by name."""
+    text = json.dumps({name: str(part) for name, part in parts.items()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def ensure(directory: Path, key: str, make: Make, progress: Progress) -> Template:
+    """The template with that key, made first if it is not there or damaged.
+
+    `make` leaves the files of a `Saved` and returns facts. Of the processes that ask at the
+    same time one makes it, the others wait. TemplateError if it cannot be kept, or what `make`
+    raises.
+    """
+    try:
+        with contextlib.suppress(_DamagedError, FileNotFoundError):
+            return _load(directory / key)
+        directory.mkdir(parents=True, exist_ok=True)
+        with _exclusive(directory, progress):
+            try:
+                return _load(directory / key)  # another process may have made it meanwhile
+            except FileNotFoundError:
+                pass
+            except _DamagedError as damage:
+                progress(f"the cached template is damaged ({damage}): making it again")
+            _make(directory, key, make)
+            _prune(directory)
+            try:
+                return _load(directory / key)
+            except (_DamagedError, FileNotFoundError) as error:
+                raise TemplateError(f"the template was damaged while made: {error}") from None
+    except OSError as error:
+        raise TemplateError(f"no template in {directory}: {error.strerror}") from error
+
+
+def _make(directory: Path, key: str, make: Make) -> None:
+    """Make a template under a temporary name and move it into place. The lock is held."""
+    for leftover in directory.glob(".make-*"):  # of a killed process: nobody else has the lock
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".make-", dir=directory) as name:
+        ready = Path(name) / "ready"
+        ready.mkdir()
+        saved = _saved(ready)
+        facts = make(saved)
+        for path in (saved.ram, saved.state):
+            # Dirty pages of a file count as memory of whoever maps them.
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        manifest = {"facts": facts, "sha256": {path.name: _digest(path) for path in _files(saved)}}
+        (ready / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        if (directory / key).exists():
+            (directory / key).rename(Path(name) / "damaged")
+        ready.rename(directory / key)
+
+
+def _load(directory: Path) -> Template:
+    """The template in a directory, once all its bytes have been checked."""
+    saved = _saved(directory)
+    try:
+        manifest = json.loads((directory / _MANIFEST).read_text())
+        facts, expected = dict(manifest["facts"]), dict(manifest["sha256"])
+    except (ValueError, KeyError, TypeError):
+        raise _DamagedError(f"{_MANIFEST} is not readable") from None
+    try:
+        stamps = _stamps(saved)
+        for path in _files(saved):
+            if expected.get(path.name) != _digest(path):
+                raise _DamagedError(f"{path.name} has changed since it was made")
+    except FileNotFoundError as error:
+        raise _DamagedError(f"{Path(error.filename).name} is missing") from None
+    with contextlib.suppress(OSError):
+        os.utime(directory)
+    return Template(saved, facts, stamps)
+
+
+def _saved(directory: Path) -> Saved:
+    return Saved(directory / "ram", directory / "state")
+
+
+def _files(saved: Saved) -> tuple[Path, Path]:
+    return saved.ram, saved.state
+
+
+def _stamps(saved: Saved) -> tuple[tuple[int, ...], ...]:
+    """What tells a file that was written to, or replaced, from one that was not."""
+    found = (path.stat() for path in _files(saved))
+    return tuple((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file's size and of what in it is not zero: holes cost nothing."""
+    total = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        total.update(f"{size}\n".encode())
+        chunks = {
+            number
+            for begin, end in extents(file.fileno(), size)
+            for number in range(begin // _CHUNK, -(-end // _CHUNK))
+        }
+        for number in sorted(chunks):
+            data = os.pread(file.fileno(), _CHUNK, number * _CHUNK)
+            if data != _ZEROES[: len(data)]:
+                total.update(f"{number} {len(data)}\n".encode() + data)
+    return total.hexdigest()
+
+
+def _prune(directory: Path) -> None:
+    """Remove all but the templates used last. One that still runs keeps what it has open."""
+    with_use = sorted(
+        (path for path in directory.iterdir() if path.is_dir() and not path.name.startswith(".")),
+        key=lambda path: path.stat().st_mtime,
+    )
+    for path in with_use[:-KEPT]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _exclusive(directory: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock, which ends with the process that holds it."""
+    deadline = time.monotonic() + WAIT_DEADLINE
+    with (directory / "lock").open("a+") as file:
+        waiting = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                file.seek(0)
+                holder = f"process {file.read().strip() or '(unknown)'}"
+            if not waiting:
+                progress(f"waiting for {holder} to make a template")
+                waiting = True
+            if time.monotonic() > deadline:
+                raise TemplateError(
+                    f"{holder} has been making a template in {directory} for more than"
+                    f" {WAIT_DEADLINE:.0f} s: end it, then try again"
+                )
+            time.sleep(_POLL)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
