@@ -6,15 +6,13 @@ Nothing is started before a test asks for a disk.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.disks import DiskSpec
+from harness.benches import BENCHES, USER_TARGETS, Bench, bench_of
 from harness.report import Statement, statement_of
 from harness.report.artifacts import keep
 from harness.report.deviations import Deviation, DeviationFileError, load
@@ -24,90 +22,23 @@ from harness.report.results import TARGET_ID, plain_node
 from harness.report.summary import by_target
 from harness.report.verdict import judge
 from harness.virtio.catalogue import SPECIFICATION
-from harness.virtio.features import Feature, mask
 
 if TYPE_CHECKING:
-    from harness.target import Disk, Plugged, Target
     from harness.target.userfile import UserTarget
 
 pytest_plugins = [
+    "harness.fixtures",
     "harness.report.artifacts",
     "harness.report.plugin",
+    "harness.report.seconds",
     "harness.report.select",
     "harness.defects.plugin",
     "harness.random.plugin",
 ]
 
 
-@dataclass
-class Bench:
-    """A target of this run, once a test wanted it, and the disks of the test that runs."""
-
-    name: str
-    target: Target | None = None
-    disks: list[Disk] = field(default_factory=list)
-    failed: bool = False
-    worked: bool = False
-    said: dict[str, dict[str, str]] = field(default_factory=dict)
-    record: Callable[[str, object], None] = lambda name, value: None
-
-    def plug(self, spec: DiskSpec, writes: bool, session: pytest.Session) -> Plugged:
-        """A disk of the target. If not even the run's first one is to be had, the run ends."""
-        from harness.target import LacksError, TargetError
-
-        __tracebackhide__ = True
-        assert self.target
-        try:
-            plugged = self.target.plug(spec, writes)
-        except LacksError as error:
-            pytest.skip(str(error))
-        except TargetError as error:
-            if not self.worked:
-                session.shouldstop = str(error)
-            raise error.with_traceback(None) from None  # where in the harness is of no interest
-        if not self.worked:
-            self.worked = True
-            made_of = {
-                one.implementation: ".".join(map(str, one.version))
-                for one in self.target.identities()
-            }
-            self.said = {"facts": self.target.facts(), "implementations": made_of}
-            for name, value in self.said["facts"].items():
-                self.record(name, value)
-        return plugged
-
-
-BENCHES = pytest.StashKey[dict[str, Bench]]()
-USER_TARGETS: pytest.StashKey[dict[str, UserTarget]] = pytest.StashKey()
 STATEMENT = pytest.StashKey[Statement | None]()
 DEVIATIONS = pytest.StashKey[tuple[Deviation, ...]]()
-
-
-class Plug(Protocol):
-    """The type of the fixture `plug`."""
-
-    def __call__(
-        self,
-        *,
-        start: bool = True,
-        features: int | None = None,
-        needs: Iterable[Feature] = (),
-        extra: Iterable[Feature] = (),
-        without: Iterable[Feature] = (),
-        driver_queues: int = 1,
-        driver_queue_size: int | None = None,
-        **fields: Any,
-    ) -> Disk:
-        """A disk as `DiskSpec(**fields)` says, its driver started.
-
-        `features` is the exact set to negotiate; None means what the driver
-        takes by itself, with `extra` and without `without`. If the device
-        lacks one of `needs` or `extra`, the test is skipped, naming it.
-        `driver_queues` and `driver_queue_size` (descriptors, None for the device's
-        largest) are what the driver sets up. With `start=False` the device is
-        left as it came.
-        """
-        ...
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -237,18 +168,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("_bench", names, ids=ids, indirect=True, scope="session")
 
 
-def _bench_of(item: pytest.Item) -> Bench | None:
-    """The bench that a test runs on, None for a test that wants no disk."""
-    callspec = getattr(item, "callspec", None)
-    name = callspec.params.get("_bench") if callspec else None
-    return item.config.stash[BENCHES][name] if name else None
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Resolve every test's statements and recorded deviations; a bad one ends the run here."""
     for item in items:
         item.stash[STATEMENT] = statement = statement_of(item)
-        bench = _bench_of(item)
+        bench = bench_of(item)
         if bench:
             item.user_properties.append(("target", bench.name))
             if bench.name.startswith("guest-"):
@@ -285,7 +209,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """What a target turns out to lack in the middle of a test is a skip, too."""
-    if _bench_of(pyfuncitem) is None:
+    if bench_of(pyfuncitem) is None:
         return (yield)
     from harness.target import LacksError
 
@@ -312,7 +236,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Judge a test by its statement, and put evidence beside a failure."""
     report = yield
-    bench = _bench_of(item)
+    bench = bench_of(item)
     if bench is None or bench.target is None:
         return report
     error = call.excinfo.value if call.excinfo else None
@@ -346,111 +270,3 @@ def _affecting(item: pytest.Item, bench: Bench) -> list[Deviation]:
         for device in bench.target.identities()
         if one.affects(device.implementation, device.version, bench.name.partition("+")[0])
     ]
-
-
-@pytest.fixture(scope="session")
-def _bench(
-    request: pytest.FixtureRequest,
-    record_testsuite_property: Callable[[str, object], None],
-) -> Iterator[Bench]:
-    """The bench with its target, which starts with the first disk."""
-    # Only now: a run that needs no disk needs no QEMU's libraries either.
-    from harness.machine.cleanup import install_signal_handlers
-    from harness.target.registry import Settings, maker
-
-    install_signal_handlers()
-    option = request.config.option
-    benches = request.config.stash[BENCHES]
-    bench = benches[request.param]
-
-    def record(name: str, value: object) -> None:
-        record_testsuite_property(name if len(benches) == 1 else f"{bench.name}.{name}", value)
-
-    record("specification", SPECIFICATION)
-    bench.record = record
-    settings = Settings(
-        option.channel,
-        option.qemu,
-        option.accel,
-        option.boot_timeout,
-        option.destructive,
-        _progress(request.config),
-    )
-    user = request.config.stash[USER_TARGETS]
-    bench.target = maker(bench.name, user)(settings)
-    try:
-        yield bench
-    finally:
-        bench.target.close()
-        bench.target = None
-
-
-def _progress(config: pytest.Config) -> Callable[[str], None]:
-    """Shows a line on the terminal while a test runs, past pytest's capturing."""
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    capture = config.pluginmanager.get_plugin("capturemanager")
-
-    def progress(line: str) -> None:
-        if reporter is None or reporter.verbosity < 0:
-            return
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
-            reporter.ensure_newline()
-            reporter.write_line(line)
-            reporter.flush()
-
-    return progress
-
-
-@pytest.fixture
-def plug(request: pytest.FixtureRequest, _bench: Bench) -> Iterator[Plug]:
-    """Makes disks for this test, and takes them out after it."""
-    from harness.target import Disk, TargetError
-
-    bench = _bench
-    bench.failed = False
-    assert bench.target
-    for mark in request.node.iter_markers("on"):
-        missing = [trait for trait in mark.args if trait not in bench.target.traits]
-        if missing:
-            pytest.skip(f"{bench.name} is not {', '.join(missing)}")
-    writes = request.node.get_closest_marker("reads_only") is None
-
-    def make(
-        *,
-        start: bool = True,
-        features: int | None = None,
-        needs: Iterable[Feature] = (),
-        extra: Iterable[Feature] = (),
-        without: Iterable[Feature] = (),
-        driver_queues: int = 1,
-        driver_queue_size: int | None = None,
-        **fields: Any,
-    ) -> Disk:
-        __tracebackhide__ = True
-        disk = Disk(bench.plug(DiskSpec(**fields), writes, request.session))
-        bench.disks.append(disk)
-        _need(disk.driver.offered(), (*needs, *extra))
-        if start:
-            if extra or without:
-                usual = disk.driver.negotiate(features).accepted
-                features = (usual | mask(*extra)) & ~mask(*without)
-            disk.start(features, driver_queues, driver_queue_size)
-        return disk
-
-    yield make
-
-    troubles = []
-    while bench.disks:
-        try:
-            bench.disks.pop().unplug()
-        except TargetError as error:
-            troubles.append(error)
-    # After a failure these are its consequence, and it has been reported.
-    if troubles and not bench.failed:
-        raise troubles[0]
-
-
-def _need(offered: int, features: Iterable[Feature]) -> None:
-    missing = [feature.name for feature in features if not offered & feature.mask]
-    if missing:
-        pytest.skip(f"the device does not offer {', '.join(missing)}")

@@ -78,6 +78,7 @@ class Server:
             "detach": self._detach,
             "memory": _memory,
             "renew": _renew,
+            "ping": lambda: None,
         }
 
     def run(self) -> None:

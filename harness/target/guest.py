@@ -129,7 +129,7 @@ class Guest:
         if self.retired:
             return False
         try:
-            self.agent.hello()
+            self.agent.ping()
         except Trouble:
             return False
         return True

@@ -95,7 +95,7 @@ def _make(
             open_agent(machine, channel, means.image, timeout).close()
         # QEMU loses what a serial port has not sent yet; nothing is left to send after a call
         # whose answer fits into the line.
-        agent.renew()
+        agent.ping()
         try:
             save(machine, saved.state)
         except Trouble as error:

@@ -32,7 +32,7 @@ class Settings:
 
     `qemu` is a path, None for the one on PATH; `boot_timeout` is in seconds.
     `destructive` allows to write to what the user named. `defects` are planted
-    in the device, by name.
+    in the device, by name. `clones` says that guests may be cloned.
     """
 
     channel: Channel = "serial"
@@ -42,6 +42,7 @@ class Settings:
     destructive: bool = False
     progress: Progress = lambda line: None
     defects: tuple[str, ...] = ()
+    clones: bool = True
 
 
 def _guest(name: str) -> Callable[[Settings], Target]:
@@ -52,6 +53,7 @@ def _guest(name: str) -> Callable[[Settings], Target]:
         settings.boot_timeout,
         settings.progress,
         name,
+        settings.clones,
     )
 
 

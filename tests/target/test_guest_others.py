@@ -17,7 +17,8 @@ PLAIN = DiskSpec(capacity=64)
 
 @pytest.fixture
 def target(request: pytest.FixtureRequest) -> Iterator[GuestPci]:
-    target = GuestPci(name=request.param, boot_timeout=120.0)
+    name, _, how = request.param.partition(" ")
+    target = GuestPci(name=name, boot_timeout=120.0, clones=how != "booted")
     yield target
     target.close()
 
@@ -26,7 +27,7 @@ mmio = pytest.mark.parametrize("target", ["guest-mmio"], indirect=True)
 vhost_user = pytest.mark.parametrize("target", ["guest-vhost-user"], indirect=True)
 
 
-@mmio
+@pytest.mark.parametrize("target", ["guest-mmio booted"], indirect=True)
 def test_a_window_is_driven_and_its_guest_serves_again(target: GuestPci) -> None:
     first = target.plug(PLAIN)
     guest = target.guest
@@ -51,6 +52,25 @@ def test_a_window_is_driven_and_its_guest_serves_again(target: GuestPci) -> None
     assert target.guest is not guest
     assert another.driver.config().capacity == 64
     assert guest and not guest.machine.alive()
+
+
+@mmio
+def test_every_window_has_a_clone_of_its_own(target: GuestPci) -> None:
+    disks = []
+    for number in range(2):
+        disks.append(target.plug(PLAIN))
+        assert target.guest and target.guest.cloned
+        disks[number].driver.start()
+        written = disks[number].driver.request(Request(RequestType.OUT, number, DATA))
+        assert written.status == Status.OK
+    machines = [disk.guest.machine for disk in disks]
+    assert [disk.backing.read(0, 2) for disk in disks] == [DATA + bytes(512), bytes(512) + DATA]
+
+    for disk in disks:
+        disk.leave()
+    target.release()
+
+    assert not any(machine.alive() for machine in machines)
 
 
 def test_a_window_is_not_reached_over_ssh() -> None:
