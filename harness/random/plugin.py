@@ -13,7 +13,7 @@ import pytest
 from harness.disks import DiskSpec
 
 if TYPE_CHECKING:
-    from harness.plugin import Bench
+    from harness.benches import Bench
 
     from .hunt import Found
 
@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def random_run(request: pytest.FixtureRequest, _bench: Bench) -> Iterator[RandomRun]:
+def random_run(request: pytest.FixtureRequest, _bench: Bench, _guest: None) -> Iterator[RandomRun]:
     """Runs random legal operations on the target, as the profile and the seed say."""
     from hypothesis import core, settings
 
