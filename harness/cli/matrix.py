@@ -27,16 +27,25 @@ DIFF = """\
 exit status: 0 if nothing got worse; 1 if a statement is kept no longer, or tested no longer;
 2 if a file cannot be read.
 """
+COUNTS = """\
+Run it in a checkout. With results, they take the place of those in docs/coverage.json; a column is
+a target on a version. The tables in docs/coverage.md and README.md are made anew in any case.
+
+examples:
+  vblk matrix counts                             after a change of the suite or the catalogue
+  vblk matrix counts old-qemu.json new-qemu.json
+  vblk matrix counts --check                     says what is not current, and changes nothing
+"""
 
 
 def add_parser(commands: Subparsers) -> None:
-    """The command, with its two of its own."""
+    """The command, with its three of its own."""
     parser = commands.add_parser(
         "matrix",
-        help="results of runs: put together as a page, compared",
-        description="What pytest --matrix FILE.json has written, put together and compared.",
+        help="results of runs: put together as a page, compared, counted",
+        description="What pytest --matrix FILE.json has written, put together, compared, counted.",
     )
-    parts = parser.add_subparsers(metavar="merge|diff", required=True)
+    parts = parser.add_subparsers(metavar="merge|diff|counts", required=True)
     one = _part(parts, "merge", "results of several runs as one page, or one file", MERGE)
     one.add_argument("files", nargs="+", metavar="FILE.json", type=Path)
     one.add_argument(
@@ -53,6 +62,10 @@ def add_parser(commands: Subparsers) -> None:
     one.add_argument("old", metavar="OLD.json", type=Path)
     one.add_argument("new", metavar="NEW.json", type=Path)
     one.set_defaults(run=diff)
+    one = _part(parts, "counts", "the tables of docs/coverage.md and README.md", COUNTS)
+    one.add_argument("files", nargs="*", metavar="FILE.json", type=Path)
+    one.add_argument("--check", action="store_true", help="only say what is not current")
+    one.set_defaults(run=counts)
 
 
 def _part(parts: Subparsers, name: str, text: str, epilog: str) -> argparse.ArgumentParser:
@@ -93,6 +106,26 @@ def diff(arguments: argparse.Namespace) -> int:
     for line in lines(found):
         print(line)
     return 1 if found.regressed else 0
+
+
+def counts(arguments: argparse.Namespace) -> int:
+    """Make the tables, of these results or those before; 1 if --check finds them not current."""
+    from harness.report import coverage
+
+    root = Path()
+    try:
+        if arguments.check:
+            old = coverage.stale(root)
+            for path in old:
+                print(f"{path} is not current: {coverage.MAKE} makes its tables")
+            return 1 if old else 0
+        if arguments.files:
+            coverage.keep(root, map(_load, arguments.files))
+        for path, text in coverage.made(root).items():
+            path.write_text(text, encoding="utf-8")
+    except (coverage.CoverageError, OSError) as error:
+        raise UsageError(str(error)) from None
+    return 0
 
 
 def _load(path: Path) -> Results:

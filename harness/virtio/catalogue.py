@@ -14,6 +14,8 @@ SPECIFICATION = "virtio 1.4"
 CATALOGUE = Path(__file__).with_name("clauses")
 """A TOML file for each chapter or, of the long chapters, section."""
 
+TESTABLE = Path(__file__).with_name("testable.toml")
+
 Level = Literal["MUST", "MUST NOT", "described", "SHOULD", "SHOULD NOT", "MAY"]
 
 STRENGTH: tuple[Level, ...] = ("MUST", "MUST NOT", "described", "SHOULD", "SHOULD NOT", "MAY")
@@ -65,6 +67,22 @@ def clauses() -> dict[str, Clause]:
                 raise ValueError(f"{path.name}: {name} is in the catalogue already")
             found[name] = Clause(id=name, **table)
     return dict(sorted(found.items(), key=lambda entry: _order(entry[0])))
+
+
+@cache
+def testable() -> dict[str, str]:
+    """Every statement that a device can be seen to break: id -> "blackbox" or "host".
+
+    On "host" it takes an act or a look there, beside a driver. Without the
+    administration virtqueue (virtio 2.12, 2.13).
+    """
+    kinds = tomllib.loads(TESTABLE.read_text(encoding="utf-8"))
+    return {
+        f"{section}-{rest}": kind
+        for kind, sections in kinds.items()
+        for section, names in sections.items()
+        for rest in names
+    }
 
 
 def _order(name: str) -> tuple[list[int], str]:
