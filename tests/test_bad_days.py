@@ -203,8 +203,11 @@ def test_a_disk_that_qemu_refuses(plug):
     assert run.leftovers() == []
 
 
+@pytest.mark.parametrize("target", ["guest-pci", "qtest-pci"])
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_ended_leaves_nothing(directory: Path, how: signal.Signals) -> None:
+def test_a_run_that_is_ended_leaves_nothing(
+    directory: Path, how: signal.Signals, target: str
+) -> None:
     run = Run(
         directory,
         """
@@ -213,6 +216,7 @@ def test_long(plug):
     open("works", "w").close()
     time.sleep(60)
 """,
+        f"--target={target}",
     )
     deadline = time.monotonic() + RUN_DEADLINE
     while not (directory / "works").exists():

@@ -2,7 +2,8 @@
 
 The machine's CPU is parked, so that nobody but our driver touches the device:
 registers go over QEMU's qtest socket, memory is shared. Every disk has a QEMU
-of its own, which takes some 50 ms to start.
+of its own, which takes some 50 ms to start; on the board `pc`, where disks can
+be plugged in, that can go on while a test is busy with the disk before.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from harness.driver.transport.pci_legacy import PciLegacy
 from harness.machine import Drive, Machine, MachineConfig, MachineError, Qemu, find_qemu
 from harness.machine.command import Board, Interface
 
+from .ahead import Ahead
 from .base import DeviceIdentity, Plugged, Target, TargetError, translated
 from .daemon import BY_QEMU, Daemon
 from .hosted import DriveSide, ExportSide, check_board
 
 Defects = Sequence[RegisterDefect]
+Take = Callable[[], Machine]
+End = Callable[[Machine], None]
 
 MEMORY = 64
 """MiB of RAM: room for every ring and buffer a test lays out."""
@@ -111,30 +115,26 @@ VARIANTS: dict[str, Variant] = {
 class QtestDisk(DriveSide, Plugged):
     """A disk in a QEMU of its own, with a driver of this process on it."""
 
-    def __init__(self, qemu: Qemu, variant: Variant, spec: DiskSpec, defects: Defects) -> None:
+    def __init__(
+        self, take: Take, end: End, variant: Variant, spec: DiskSpec, defects: Defects
+    ) -> None:
+        """`take` gives a machine, which may run already; it ends with the disk, by `end`."""
         self.spec = spec
         self._variant = variant
-        self.machine = Machine(
-            MachineConfig(
-                qemu,
-                memory=MEMORY,
-                name="qtest",
-                parked=True,
-                board=variant.board,
-                interface=variant.interface,
-            )
-        )
+        self._end = end
+        self.machine = machine = take()
         try:
             self._drive = self._add()
-            self.machine.start()
+            if machine.pid is None:
+                machine.start()
             connection = socket.socket(socket.AF_UNIX)
-            connection.connect(str(self.machine.qtest_path))
-            bus = variant.bus(Qtest(connection), self.machine, self._drive)
+            connection.connect(str(machine.qtest_path))
+            bus = variant.bus(Qtest(connection), machine, self._drive)
             for defect in defects:
                 bus = defect.alter(bus)
             self.driver = BlockDriver(variant.transport(bus))
         except BaseException:
-            self.machine.stop()
+            machine.stop()
             raise
 
     def _add(self) -> Drive:
@@ -147,19 +147,25 @@ class QtestDisk(DriveSide, Plugged):
         except DriverError as error:
             raise TargetError(f"the driver was not closed: {error}") from None
         finally:
-            self.machine.stop()
+            self._end(self.machine)
 
 
 class QtestExport(ExportSide, QtestDisk):
     """A disk whose device has a back-end outside QEMU."""
 
     def __init__(
-        self, qemu: Qemu, variant: Variant, spec: DiskSpec, defects: Defects, daemon: Daemon
+        self,
+        take: Take,
+        end: End,
+        variant: Variant,
+        spec: DiskSpec,
+        defects: Defects,
+        daemon: Daemon,
     ) -> None:
         self._daemon = daemon
         self.export = daemon.export(spec, BY_QEMU)
         try:
-            super().__init__(qemu, variant, spec, defects)
+            super().__init__(take, end, variant, spec, defects)
         except BaseException:
             with suppress(MachineError):
                 daemon.remove(self.export)
@@ -179,8 +185,13 @@ class QtestExport(ExportSide, QtestDisk):
 class QtestTarget(Target):
     """One of `VARIANTS`."""
 
-    def __init__(self, name: str, qemu: str | None = None, defects: Defects = ()) -> None:
-        """`qemu` is a path, None the one on PATH; `defects` lie between driver and device."""
+    def __init__(
+        self, name: str, qemu: str | None = None, defects: Defects = (), ahead: bool = False
+    ) -> None:
+        """`qemu` is a path, None the one on PATH; `defects` lie between driver and device.
+
+        With `ahead` the next QEMU starts while one is in use, where the board lets it.
+        """
         self.name = name
         self.variant = VARIANTS[name]
         self.description = self.variant.description
@@ -190,6 +201,7 @@ class QtestTarget(Target):
         self._path = qemu
         self._defects = defects
         self._qemu: Qemu | None = None
+        self._ahead = Ahead(self._make) if ahead and self.variant.board == "pc" else None
         self._disks: list[QtestDisk] = []
         self._daemon = Daemon()
 
@@ -201,28 +213,50 @@ class QtestTarget(Target):
                 raise TargetError(str(error)) from None
         return self._qemu
 
+    def _make(self) -> Machine:
+        return Machine(
+            MachineConfig(
+                self._found(),
+                memory=MEMORY,
+                name="qtest",
+                parked=True,
+                board=self.variant.board,
+                interface=self.variant.interface,
+            )
+        )
+
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
-        """Start a QEMU with this one disk, which is ours to write."""
+        """A disk, which is ours to write, in a QEMU that has no other."""
         for defect in self._defects:
             spec = defect.spec(spec)
         check_board(self.variant.board, spec)
-        qemu = self._found()
-        self._disks = [disk for disk in self._disks if disk.machine.alive()]
         try:
+            take = self._ahead.take if self._ahead else self._make
             disk = (
-                QtestExport(qemu, self.variant, spec, self._defects, self._daemon)
+                QtestExport(take, self._end, self.variant, spec, self._defects, self._daemon)
                 if self.variant.vhost_user
-                else QtestDisk(qemu, self.variant, spec, self._defects)
+                else QtestDisk(take, self._end, self.variant, spec, self._defects)
             )
         except (MachineError, DriverError, OSError) as error:
             raise translated(error) from None
         self._disks.append(disk)
         return disk
 
+    def _end(self, machine: Machine) -> None:
+        """End the QEMU of a disk that is taken out."""
+        self._disks = [disk for disk in self._disks if disk.machine is not machine]
+        # A back-end outside lets its export go once its QEMU has ended.
+        if self._ahead and not self.variant.vhost_user:
+            self._ahead.give_back(machine)
+        else:
+            machine.stop()
+
     def close(self) -> None:
         """End every QEMU that a test left, and the back-end."""
         for disk in self._disks:
             disk.machine.stop()
+        if self._ahead:
+            self._ahead.close()
         self._daemon.stop()
 
     def identities(self) -> tuple[DeviceIdentity, ...]:

@@ -59,7 +59,10 @@ def _guest(name: str) -> Callable[[Settings], Target]:
 
 def _qtest(name: str) -> Callable[[Settings], Target]:
     return lambda settings: QtestTarget(
-        name, settings.qemu, [REGISTER_DEFECTS[defect] for defect in settings.defects]
+        name,
+        settings.qemu,
+        [REGISTER_DEFECTS[defect] for defect in settings.defects],
+        ahead=True,
     )
 
 

@@ -216,6 +216,29 @@ def test_nothing_is_left_after_unplug(modern: QtestTarget) -> None:
     assert processes() == before
 
 
+@pytest.mark.parametrize("name", ["qtest-pci", "qtest-pci-legacy", "qtest-vhost-user"])
+def test_disks_in_machines_started_ahead_are_like_any(name: str) -> None:
+    before = processes()
+    target = QtestTarget(name, ahead=True)
+    try:
+        for capacity in (64, 128, 256):
+            disk = target.plug(DiskSpec(capacity=capacity))
+            disk.driver.start()
+            assert disk.driver.config().capacity == capacity
+            assert disk.driver.request(Request(RequestType.OUT, 0, DATA)).status == Status.OK
+            assert disk.backing.read(0, 1) == DATA
+            target.check()
+            disk.unplug()
+            target.check()
+        with pytest.raises(TargetError):
+            target.plug(DiskSpec(logical_block_size=513))
+        left = target.plug(DiskSpec())
+        left.driver.start()
+    finally:
+        target.close()
+    assert processes() == before
+
+
 def test_a_qemu_that_dies_says_so_at_once(modern: QtestTarget) -> None:
     before = processes()
     disk = modern.plug(DiskSpec())
