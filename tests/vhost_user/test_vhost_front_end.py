@@ -18,7 +18,7 @@ from harness.driver.errors import (
     FeaturesRefusedError,
 )
 from harness.driver.interface import ConfigChange, Interrupts
-from harness.driver.transport.vhost_channel import GoneError
+from harness.driver.transport.vhost_channel import GoneError, RefusedError
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, mask
 from harness.virtio.vhost_user import (
@@ -380,3 +380,42 @@ def test_closing_leaves_no_descriptor_behind(back_end: ScriptedBackEnd, short_di
         round_trip()
     # The back-end lives in this process too, and replaces its descriptors one for one.
     assert ours() <= before + 1
+
+
+def test_each_message_waits_for_its_answer_where_that_was_agreed(
+    new_back_end: NewBackEnd, attach: Attach
+) -> None:
+    back_end = new_back_end(protocol=USUAL)
+    driver = attach()
+    driver.start()
+    unanswered = {Ask.SET_OWNER, Ask.SET_PROTOCOL_FEATURES}  # before it was agreed
+    asked = {m.request for m in back_end.log if m.flags & NEED_REPLY}
+    assert asked >= {Ask.SET_FEATURES, Ask.SET_MEM_TABLE, Ask.SET_VRING_KICK, Ask.SET_VRING_ADDR}
+    assert not asked & unanswered
+
+    back_end.refused.add(Ask.SET_VRING_ADDR)
+    with pytest.raises(RefusedError, match="SET_VRING_ADDR"):
+        driver.start()
+
+
+def test_no_answer_is_waited_for_where_none_was_agreed(
+    new_back_end: NewBackEnd, attach: Attach
+) -> None:
+    back_end = new_back_end(protocol=[one for one in USUAL if one != ProtocolFeature.REPLY_ACK])
+    assert attach().start().status == RUNNING
+    assert not [m.request for m in back_end.log if m.flags & NEED_REPLY]
+
+
+def test_closing_stops_every_ring_before_it_hangs_up(
+    back_end: ScriptedBackEnd, attach: Attach
+) -> None:
+    driver = attach()
+    driver.start(queues=2)
+    before = len(back_end.log)
+
+    driver.close()
+
+    stopped = [m.payload[0] for m in back_end.log[before:] if m.request == Ask.GET_VRING_BASE]
+    assert stopped == [0, 1]
+    assert attach().start(queues=2).status == RUNNING
+    assert back_end.connections == 2

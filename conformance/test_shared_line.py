@@ -1,0 +1,80 @@
+"""Two devices on one interrupt line: each shows its own interrupts only (virtio 4.1.4.5)."""
+
+import pytest
+
+from conformance.waiting import eventually, let_pass
+from harness.report import clause, on
+from harness.virtio.blk import Status
+from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
+
+INTERRUPT_LINE = 0x3C
+PCI_STATUS = 0x06
+INTERRUPT_PENDING = 1 << 3
+MOST = 5
+"""Disks to look for a shared line among: PCI has four lines, and a board may have more."""
+
+
+@pytest.fixture
+def neighbours(plug):
+    """Two disks on one interrupt line, started, with nothing pending."""
+    by_line = {}
+    for _ in range(MOST):
+        disk = plug()
+        line = disk.driver.pci_read(INTERRUPT_LINE, 1)[0]
+        if line in by_line:
+            pair = by_line[line], disk
+            let_pass()
+            for one in pair:
+                one.driver.interrupts()  # a device may announce a queue that just started
+            return pair
+        by_line[line] = disk
+    pytest.skip(f"no two of {MOST} disks share an interrupt line")
+
+
+def pending(disk):
+    return bool(disk.driver.pci_read(PCI_STATUS, 1)[0] & INTERRUPT_PENDING)
+
+
+@clause("4.1.4.5.1-D-03", "4.1.4.5.1-D-04")
+@on("guest", "pci")
+def test_a_completion_shows_in_the_isr_of_its_own_device(neighbours):
+    busy, idle = neighbours
+    for disk in neighbours:
+        disk.driver.service_interrupts(False)
+
+    assert busy.read(0).status is Status.OK
+    shown = pending(busy), pending(idle)
+    isr = busy.driver.isr(), idle.driver.isr()
+
+    assert shown == (True, False)
+    assert (isr[0] & ISR_QUEUE, isr[1]) == (ISR_QUEUE, 0)
+
+
+@clause("4.1.4.5.1-D-02", "4.1.4.5.1-D-04")
+@on("guest", "pci")
+def test_a_resize_shows_in_the_isr_of_its_own_device(neighbours):
+    changed, other = neighbours
+    for disk in neighbours:
+        disk.driver.service_interrupts(False)
+
+    changed.resize(2 * changed.spec.capacity)
+    assert eventually(lambda: pending(changed))
+    shown = pending(other)
+    isr = changed.driver.isr(), other.driver.isr()
+
+    assert not shown
+    assert (isr[0] & ISR_CONFIG, isr[1]) == (ISR_CONFIG, 0)
+
+
+@clause("4.1.4.5.1-D-03", "4.1.4.5.1-D-04")
+@on("guest", "pci")
+def test_both_are_served_and_neither_hears_of_the_other(neighbours):
+    before = [disk.driver.interrupts() for disk in neighbours]
+
+    for n in range(10):
+        for disk, counts in zip(neighbours, before, strict=True):
+            assert disk.read(n).status is Status.OK
+            disk.driver.wait_interrupt("queue", above=counts.queue + n)
+
+    for disk, counts in zip(neighbours, before, strict=True):
+        assert disk.driver.interrupts().unexplained == counts.unexplained
