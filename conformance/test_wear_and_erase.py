@@ -15,6 +15,12 @@ from harness.virtio.blk import (
 from harness.virtio.features import Feature, names
 
 CAPACITY = 16384
+
+
+def by_values(wear):
+    return "-".join(map(str, wear))
+
+
 ERASES = {"secure_erase": True, "needs": [Feature.BLK_SECURE_ERASE]}
 
 
@@ -28,7 +34,7 @@ def test_lifetime_is_offered_over_storage_that_tells_of_its_wear(plug):
     assert "BLK_LIFETIME" in names(disk.driver.offered())
 
 
-@pytest.mark.parametrize("wear", [(0, 0, 0), (1, 3, 7), (3, 11, 11)], ids=str)
+@pytest.mark.parametrize("wear", [(0, 0, 0), (1, 3, 7), (3, 11, 11)], ids=by_values)
 @described("5.2.6", "GET_LIFETIME returns what the storage tells of its wear")
 def test_get_lifetime_gives_the_wear_of_the_storage(plug, wear):
     disk = plug(lifetime=wear, needs=[Feature.BLK_LIFETIME])
@@ -41,7 +47,9 @@ def test_get_lifetime_gives_the_wear_of_the_storage(plug, wear):
     assert LIFETIME.unpack(completion.data) == wear
 
 
-@pytest.mark.parametrize("wear", [(4, 0, 0), (0, 12, 0), (1, 2, 0xFFFF), (9, 99, 999)], ids=str)
+@pytest.mark.parametrize(
+    "wear", [(4, 0, 0), (0, 12, 0), (1, 2, 0xFFFF), (9, 99, 999)], ids=by_values
+)
 @clause("5.2.6.2-D-15")
 def test_reserved_values_of_the_storage_are_not_passed_on(plug, wear):
     disk = plug(lifetime=wear, needs=[Feature.BLK_LIFETIME])
