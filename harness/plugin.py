@@ -32,6 +32,7 @@ pytest_plugins = [
     "harness.report.plugin",
     "harness.report.seconds",
     "harness.report.select",
+    "harness.report.hardened",
     "harness.defects.plugin",
     "harness.random.plugin",
 ]
@@ -189,7 +190,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
     """The recorded deviations of this test, of every implementation and version."""
     node = item.path.name + plain_node(item.nodeid[item.nodeid.index("::") :])
-    bound = {*statement.clauses, *(section for section, _ in statement.described)}
+    bound = {
+        *statement.clauses,
+        *(section for section, _ in statement.described + statement.hardening),
+    }
     for path in sorted((item.path.parent / "deviations").glob("*.toml")):
         for deviation in load(path):
             if deviation.covers(node):

@@ -125,11 +125,11 @@ class DeviceDriver(Driver):
     def accepted(self) -> int:
         return self.transport.accepted()
 
-    def register_read(self, name: str) -> int:
-        return self.transport.register_read(name)
+    def register_read(self, name: str, width: int | None = None) -> int:
+        return self.transport.register_read(name, width)
 
-    def register_write(self, name: str, value: int) -> None:
-        self.transport.register_write(name, value)
+    def register_write(self, name: str, value: int, width: int | None = None) -> None:
+        self.transport.register_write(name, value, width)
 
     def config_read(self, offset: int, length: int) -> bytes:
         return self.transport.config_read(offset, length)

@@ -231,12 +231,16 @@ class Driver(ABC):
         """The driver's feature bits as the device shows them."""
 
     @abstractmethod
-    def register_read(self, name: str) -> int:
-        """A register of the transport by the specification's name (e.g. `queue_size`)."""
+    def register_read(self, name: str, width: int | None = None) -> int:
+        """A register of the transport by the specification's name (e.g. `queue_size`).
+
+        `width` (1, 2 or 4 bytes) reads that many of its bytes in one access,
+        which need not be a width that it may be read with; None takes its own.
+        """
 
     @abstractmethod
-    def register_write(self, name: str, value: int) -> None:
-        """Write a register of the transport by the specification's name."""
+    def register_write(self, name: str, value: int, width: int | None = None) -> None:
+        """Write a register of the transport by the specification's name; `width` likewise."""
 
     @abstractmethod
     def config_read(self, offset: int, length: int) -> bytes:

@@ -1,5 +1,13 @@
 """What a test proves, and how a run says so: markers, levels, deviations, reports."""
 
-from .markers import Statement, clause, described, on, reads_only, statement_of
+from .markers import Statement, clause, described, hardening, on, reads_only, statement_of
 
-__all__ = ["Statement", "clause", "described", "on", "reads_only", "statement_of"]
+__all__ = [
+    "Statement",
+    "clause",
+    "described",
+    "hardening",
+    "on",
+    "reads_only",
+    "statement_of",
+]

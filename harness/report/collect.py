@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
-from harness.virtio.catalogue import SPECIFICATION, Clause, clauses
+from harness.virtio.catalogue import SPECIFICATION, Clause, Level, clauses
 
 from .outcome import ATTRIBUTE
 from .results import Column, Result, Results, Row, Run, Test, Verdict, plain_node, worst
 
 SUITE = "virtio-blk-conformance"
 
-PROSE = ("described",)
-"""Properties of a test that bring a statement the catalogue does not have, as "section: text"."""
+PROSE: dict[str, Level] = {"described": "described", "hardening": "hardening"}
+"""Properties of a test that bring a statement the catalogue does not have, as "section: text",
+and its level."""
 
 
 class Collector:
@@ -137,7 +138,7 @@ def _rows(report: pytest.TestReport) -> Iterator[Row]:
             yield _row(clauses()[str(value)])
         elif name in PROSE:
             section, _, text = str(value).partition(": ")
-            yield Row(str(value), section, "described", "device", text, kind=name)
+            yield Row(str(value), section, PROSE[name], "device", text, kind=name)
 
 
 def _said(report: pytest.TestReport) -> dict[str, Any]:

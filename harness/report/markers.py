@@ -23,6 +23,11 @@ def described(section: str, text: str) -> pytest.MarkDecorator:
     return pytest.mark.described(section, text)
 
 
+def hardening(section: str, text: str) -> pytest.MarkDecorator:
+    """This test drives the device against the rules of a section; `text`, ours, says how."""
+    return pytest.mark.hardening(section, text)
+
+
 def on(*traits: str) -> pytest.MarkDecorator:
     """This test is about targets with all of these traits; on others it is skipped."""
     return pytest.mark.on(*traits)
@@ -38,6 +43,8 @@ def reads_only(test: Test) -> Test:
 class Statement:
     """What a test is about: clause ids, described behaviour as (section, text), and its level.
 
+    `hardening` are rules that the test's driver breaks, likewise as (section, text).
+
     The level is the weakest of all that is bound: a failure of a test that
     binds a MUST and a SHOULD may be of the SHOULD, so it proves no more. A
     test that should fail as a MUST does binds nothing weaker.
@@ -46,6 +53,7 @@ class Statement:
     clauses: tuple[str, ...]
     described: tuple[tuple[str, str], ...]
     level: Level
+    hardening: tuple[tuple[str, str], ...] = ()
 
     @property
     def advisory(self) -> bool:
@@ -56,13 +64,14 @@ class Statement:
     def sections(self) -> frozenset[str]:
         """The sections of the specification that it stands in."""
         named = (lookup(name).section for name in self.clauses)
-        return frozenset((*named, *(section for section, _ in self.described)))
+        return frozenset((*named, *(section for section, _ in self.described + self.hardening)))
 
     def properties(self) -> list[tuple[str, str]]:
         """Properties of the test case in a JUnit report."""
         return [
             *(("clause", name) for name in self.clauses),
             *(("described", f"{section}: {text}") for section, text in self.described),
+            *(("hardening", f"{section}: {text}") for section, text in self.hardening),
             ("level", self.level),
         ]
 
@@ -79,21 +88,29 @@ def statement_of(item: pytest.Item) -> Statement | None:
         if not mark.args:
             raise pytest.UsageError(f"{item.nodeid}: @clause() names no statement")
         clauses += mark.args
-    prose: list[tuple[str, str]] = []
-    for mark in item.iter_markers("described"):
-        try:
-            section, text = mark.args
-        except ValueError:
-            raise pytest.UsageError(
-                f"{item.nodeid}: @described takes a section and a text, not {mark.args}"
-            ) from None
-        prose.append((section, text))
+    described, hardening = _prose(item, "described"), _prose(item, "hardening")
     try:
         levels: list[Level] = [lookup(name).level for name in clauses]
     except UnknownClauseError as error:
         raise pytest.UsageError(f"{item.nodeid}: {error}") from None
-    if prose:
+    if described:
         levels.append("described")
+    if hardening:
+        levels.append("hardening")
     if not levels:
         return None
-    return Statement(tuple(clauses), tuple(prose), weakest(levels))
+    return Statement(tuple(clauses), described, weakest(levels), hardening)
+
+
+def _prose(item: pytest.Item, marker: str) -> tuple[tuple[str, str], ...]:
+    """What markers of that name say, as (section, text)."""
+    prose: list[tuple[str, str]] = []
+    for mark in item.iter_markers(marker):
+        try:
+            section, text = mark.args
+        except ValueError:
+            raise pytest.UsageError(
+                f"{item.nodeid}: @{marker} takes a section and a text, not {mark.args}"
+            ) from None
+        prose.append((section, text))
+    return tuple(prose)

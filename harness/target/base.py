@@ -11,6 +11,8 @@ from typing import Protocol
 from harness.disks import DiskSpec
 from harness.driver.interface import Driver
 
+from .process import DeviceProcess
+
 Progress = Callable[[str], None]
 """Takes one line that says what is being done now, because it takes a moment."""
 
@@ -67,6 +69,8 @@ class Plugged(ABC):
 
     driver: Driver
     spec: DiskSpec
+    killed: bool = False
+    """Whether `kill` ended it: that it is gone is no trouble then."""
 
     @property
     @abstractmethod
@@ -90,6 +94,16 @@ class Plugged(ABC):
         TargetError if the device has not come through the test.
         """
         self.unplug()
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """The processes that are the device, as far as they are ours: none if it is somebody's."""
+        return ()
+
+    def kill(self) -> None:
+        """End the device's processes at once, whatever state they are in. `unplug` comes after."""
+        self.killed = True
+        for process in self.processes():
+            process.kill()
 
 
 @dataclass(frozen=True)

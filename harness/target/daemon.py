@@ -9,6 +9,7 @@ from harness.machine.qemu import Qemu
 from harness.machine.storage_daemon import Export, StorageDaemon, find_storage_daemon, unhonoured
 
 from .base import DeviceIdentity, LacksError
+from .process import DeviceProcess
 
 BY_QEMU = frozenset(
     {"queue_size", "config_wce", "event_idx", "indirect_desc", "packed", "in_order"}
@@ -50,6 +51,14 @@ class Daemon:
         """Take an export out again. MachineError if the daemon does not let it go."""
         if self._running:
             self._running.remove_export(export)
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """The daemon's process, if one was started."""
+        running = self._running
+        if running is None or running.pid is None:
+            return ()
+        name = "qemu-storage-daemon"
+        return (DeviceProcess(name, running.pid, running.alive, running.last_words),)
 
     def stop(self) -> None:
         """End the daemon, if it runs."""

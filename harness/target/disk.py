@@ -11,6 +11,7 @@ from harness.virtio.blk import ID_LENGTH, LIFETIME, RequestType, Status
 from harness.virtio.device import DeviceStatus
 
 from .base import Backing, Plugged
+from .process import DeviceProcess
 
 
 class Disk:
@@ -42,6 +43,14 @@ class Disk:
     def resize(self, capacity: int) -> None:
         """Change the capacity, in sectors, while the device runs."""
         self._plugged.resize(capacity)
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """The processes that are the device, as far as they are ours."""
+        return self._plugged.processes()
+
+    def kill(self) -> None:
+        """End those at once; the disk is good for nothing then but to be unplugged."""
+        self._plugged.kill()
 
     def unplug(self) -> None:
         """Give the driver back and take the disk out."""

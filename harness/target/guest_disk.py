@@ -10,7 +10,8 @@ from harness.machine import Drive, MachineError
 from .base import Plugged, translated
 from .daemon import BY_QEMU, Daemon
 from .guest import Guest, Trouble
-from .hosted import DriveSide, ExportSide
+from .hosted import DriveSide, ExportSide, machine_process
+from .process import DeviceProcess
 from .qtest import MMIO_BASE, MMIO_STRIDE
 
 
@@ -30,15 +31,22 @@ class GuestDisk(DriveSide, Plugged):
     def _add(self) -> Drive:
         return self._guest.machine.add_disk(self.spec)
 
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """The guest's QEMU."""
+        return machine_process(self._guest.machine)
+
     def leave(self) -> None:
         """Leave it to the end of the guest, if that is this test's own."""
-        if self._guest.cloned:
+        if self._guest.cloned and not self.killed:
             _check(self._guest)
         else:
             self.unplug()
 
     def unplug(self) -> None:
         """Detach the driver, `device_del`, and wait for the guest to let go."""
+        if self.killed:
+            self._guest.retired = True
+            return
         try:
             self.driver.close()
             self._guest.machine.remove_disk(self._drive)
@@ -63,9 +71,13 @@ class GuestExport(ExportSide, GuestDisk):
     def _add(self) -> Drive:
         return self._guest.machine.add_vhost_user(self.export.path, self.spec)
 
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """The guest's QEMU, and the back-end."""
+        return (*super().processes(), *self._daemon.processes())
+
     def leave(self) -> None:
         """As any disk of the guest; the export goes once nobody uses it."""
-        if self._guest.cloned:
+        if self._guest.cloned and not self.killed:
             self._guest.at_end(self._remove_export)
         super().leave()
 
@@ -87,9 +99,13 @@ class StartedDisk(DriveSide, Plugged):
         self.driver = guest.agent.attach(guest.kind, window(self._drive.slot))
         self.in_use = True
 
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """The guest's QEMU."""
+        return machine_process(self.guest.machine)
+
     def leave(self) -> None:
         """Leave it to the end of the guest, if that is this test's own."""
-        if self.guest.cloned:
+        if self.guest.cloned and not self.killed:
             self.in_use = False
             _check(self.guest)
         else:
@@ -98,6 +114,9 @@ class StartedDisk(DriveSide, Plugged):
     def unplug(self) -> None:
         """Detach the driver. The guest stays, for a test that wants the same disk."""
         self.in_use = False
+        if self.killed:
+            self.guest.retired = True
+            return
         try:
             self.driver.close()
         except Trouble as error:

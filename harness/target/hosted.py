@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from harness.disks import DiskSpec
-from harness.machine import Drive, MachineError
+from harness.machine import Drive, Machine, MachineError
 from harness.machine.command import Board
 from harness.machine.drive import Volume
 from harness.machine.storage_daemon import Export
 
 from .base import Backing, LacksError, TargetError, translated
 from .daemon import Daemon
+from .process import DeviceProcess
 
 NOT_QEMUS = (
     *("zoned", "zone_sectors", "zone_capacity", "conventional_zones", "max_open_zones"),
@@ -27,6 +28,13 @@ def check_board(board: Board, spec: DiskSpec) -> None:
         raise LacksError(f"QEMU over a file has no option for a disk's {', '.join(odd)}")
     if board == "microvm" and spec.queue_size is not None:
         raise LacksError("QEMU's virtio-mmio shows 1024 as every queue's size, not a disk's own")
+
+
+def machine_process(machine: Machine) -> tuple[DeviceProcess, ...]:
+    """The QEMU of a machine that runs or ran."""
+    if machine.pid is None:
+        return ()
+    return (DeviceProcess("QEMU", machine.pid, machine.alive, machine.last_words),)
 
 
 class DriveSide:
@@ -48,9 +56,12 @@ class ExportSide:
     """The host's side of a disk that is a daemon's export."""
 
     export: Export
+    killed: bool
     _daemon: Daemon
 
     def _remove_export(self) -> None:
+        if self.killed:
+            return  # the daemon went, and all its exports with it
         try:
             self._daemon.remove(self.export)
         except MachineError as error:

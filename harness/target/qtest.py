@@ -30,7 +30,8 @@ from harness.machine.command import Board, Interface
 from .ahead import Ahead
 from .base import DeviceIdentity, Plugged, Target, TargetError, translated
 from .daemon import BY_QEMU, Daemon
-from .hosted import DriveSide, ExportSide, check_board
+from .hosted import DriveSide, ExportSide, check_board, machine_process
+from .process import DeviceProcess
 
 Defects = Sequence[RegisterDefect]
 Take = Callable[[], Machine]
@@ -140,6 +141,10 @@ class QtestDisk(DriveSide, Plugged):
     def _add(self) -> Drive:
         return self.machine.add_disk(self.spec)
 
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """Its QEMU."""
+        return machine_process(self.machine)
+
     def unplug(self) -> None:
         """Reset the device, and end its QEMU."""
         try:
@@ -173,6 +178,10 @@ class QtestExport(ExportSide, QtestDisk):
 
     def _add(self) -> Drive:
         return self.machine.add_vhost_user(self.export.path, self.spec)
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """Its QEMU, and the back-end."""
+        return (*super().processes(), *self._daemon.processes())
 
     def unplug(self) -> None:
         """Reset the device, end its QEMU, and remove the export."""

@@ -15,6 +15,7 @@ from .base import DeviceIdentity, Plugged, Target, translated
 from .daemon import Daemon
 from .hosted import ExportSide
 from .owned import HostSide, OwnedTarget
+from .process import DeviceProcess
 
 FRONT_END = frozenset({"queue_size"})
 """What of a disk is the front-end's to choose: here the driver's."""
@@ -35,6 +36,10 @@ class DaemonDisk(ExportSide, Plugged):
             with suppress(MachineError):
                 daemon.remove(self.export)
             raise
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """The daemon."""
+        return self._daemon.processes()
 
     def unplug(self) -> None:
         """Hang up, and remove the export."""

@@ -16,10 +16,20 @@ CATALOGUE = Path(__file__).with_name("clauses")
 
 TESTABLE = Path(__file__).with_name("testable.toml")
 
-Level = Literal["MUST", "MUST NOT", "described", "SHOULD", "SHOULD NOT", "MAY"]
+Level = Literal["MUST", "MUST NOT", "described", "SHOULD", "SHOULD NOT", "MAY", "hardening"]
 
-STRENGTH: tuple[Level, ...] = ("MUST", "MUST NOT", "described", "SHOULD", "SHOULD NOT", "MAY")
-"""From the strongest on. `described` is behaviour that the text states without a keyword."""
+STRENGTH: tuple[Level, ...] = (
+    "MUST",
+    "MUST NOT",
+    "described",
+    "SHOULD",
+    "SHOULD NOT",
+    "MAY",
+    "hardening",
+)
+"""From the strongest on. `described` is behaviour that the text states without a keyword;
+`hardening` what the text says nothing about: how a device fares with a driver that breaks the
+rules. A failure of that is no violation of the specification."""
 
 ADVISORY: frozenset[Level] = frozenset({"SHOULD", "SHOULD NOT"})
 """Levels at which a device may have a good reason to differ (RFC 2119)."""

@@ -51,11 +51,14 @@ class Transport(ABC):
         """Driver feature bits 0 to 63, as the device shows them."""
 
     @abstractmethod
-    def register_read(self, name: str) -> int:
-        """A register by the specification's name. BadArgumentError if there is none."""
+    def register_read(self, name: str, width: int | None = None) -> int:
+        """A register by the specification's name. BadArgumentError if there is none.
+
+        `width` in bytes reads so many of its bytes, None it as a whole.
+        """
 
     @abstractmethod
-    def register_write(self, name: str, value: int) -> None:
+    def register_write(self, name: str, value: int, width: int | None = None) -> None:
         """Write a register by the specification's name. BadArgumentError if there is none."""
 
     @abstractmethod

@@ -52,13 +52,13 @@ class _Mmio(BusTransport):
         except KeyError:
             raise BadArgumentError(f"virtio-mmio ({self.kind}) has no register {name!r}") from None
 
-    def register_read(self, name: str) -> int:
-        """A register of 32 bits."""
-        return self.window.read(self._register(name), 4)
+    def register_read(self, name: str, width: int | None = None) -> int:
+        """A register of 32 bits, or its first `width` bytes."""
+        return self.window.read(self._register(name), width or 4)
 
-    def register_write(self, name: str, value: int) -> None:
-        """Write a register of 32 bits."""
-        self.window.write(self._register(name), 4, value)
+    def register_write(self, name: str, value: int, width: int | None = None) -> None:
+        """Write a register of 32 bits, or its first `width` bytes."""
+        self.window.write(self._register(name), width or 4, value)
 
     def status(self) -> int:
         """The device status field."""

@@ -127,19 +127,27 @@ class PciModern(PciTransport):
             raise BadArgumentError(f"the device's common configuration ends before {name}")
         return self._common.offset + offset, size
 
-    def register_read(self, name: str) -> int:
-        """A register of the common configuration; 64-bit ones as two halves."""
+    def register_read(self, name: str, width: int | None = None) -> int:
+        """A register of the common configuration, or its first `width` bytes.
+
+        64-bit ones are read as two halves.
+        """
         offset, size = self._register(name)
+        size = width or size
         low = self.function.bar_read(self._common.bar, offset, min(size, 4))
         if size == 8:
             return low | self.function.bar_read(self._common.bar, offset + 4, 4) << 32
         return low
 
-    def register_write(self, name: str, value: int) -> None:
-        """Write a register of the common configuration; 64-bit ones as two halves."""
+    def register_write(self, name: str, value: int, width: int | None = None) -> None:
+        """Write a register of the common configuration, or its first `width` bytes.
+
+        64-bit ones are written as two halves.
+        """
         offset, size = self._register(name)
-        bar, width = self._common.bar, min(size, 4)
-        self.function.bar_write(bar, offset, width, value & ((1 << 8 * width) - 1))
+        size = width or size
+        bar, piece = self._common.bar, min(size, 4)
+        self.function.bar_write(bar, offset, piece, value & ((1 << 8 * piece) - 1))
         if size == 8:
             self.function.bar_write(bar, offset + 4, 4, value >> 32)
 

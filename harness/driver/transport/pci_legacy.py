@@ -51,13 +51,15 @@ class PciLegacy(PciTransport):
         except KeyError:
             raise BadArgumentError(f"the legacy header has no register {name!r}") from None
 
-    def register_read(self, name: str) -> int:
-        """A register of the legacy header."""
-        return self.function.bar_read(BAR, *self._register(name))
+    def register_read(self, name: str, width: int | None = None) -> int:
+        """A register of the legacy header, or its first `width` bytes."""
+        offset, size = self._register(name)
+        return self.function.bar_read(BAR, offset, width or size)
 
-    def register_write(self, name: str, value: int) -> None:
-        """Write a register of the legacy header."""
-        self.function.bar_write(BAR, *self._register(name), value)
+    def register_write(self, name: str, value: int, width: int | None = None) -> None:
+        """Write a register of the legacy header, or its first `width` bytes."""
+        offset, size = self._register(name)
+        self.function.bar_write(BAR, offset, width or size, value)
 
     def status(self) -> int:
         """The device status field."""

@@ -227,12 +227,14 @@ class VhostUser(Transport):
 
     # --- registers and configuration space
 
-    def register_read(self, name: str) -> int:
+    def register_read(self, name: str, width: int | None = None) -> int:
         """BadArgumentError: a back-end has no registers."""
+        del width
         raise BadArgumentError(f"vhost-user has no register {name!r}: it has no registers")
 
-    def register_write(self, name: str, value: int) -> None:
+    def register_write(self, name: str, value: int, width: int | None = None) -> None:
         """BadArgumentError: a back-end has no registers."""
+        del width
         raise BadArgumentError(f"vhost-user has no register {name!r} to write {value:#x} to")
 
     def config_read(self, offset: int, length: int) -> bytes:

@@ -1,0 +1,73 @@
+"""Fixtures of the hardening tests."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import pytest
+
+from conformance.hardening.verdict import Judgement
+from conformance.hardening.victim import QUEUES, Victim
+from harness.driver.errors import BadArgumentError
+from harness.report.hardened import EVIDENCE, VERDICT
+from harness.virtio.features import Feature
+
+QUEUE_SIZE = 64
+"""Descriptors of both queues, where the driver may choose."""
+
+RINGS = ("split", "packed")
+
+
+@pytest.fixture(params=RINGS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of the rings: every test runs on both, unless it is about one."""
+    return str(request.param)
+
+
+class MakeVictim(Protocol):
+    """The type of the fixture `victim`."""
+
+    def __call__(
+        self, *, needs: Iterable[Feature] = (), size: int | None = QUEUE_SIZE, **fields: Any
+    ) -> Victim:
+        """A disk as `DiskSpec(**fields)` says, in use, with its first ring in the test's hands."""
+        ...
+
+
+@pytest.fixture
+def victim(
+    plug: Callable[..., Any], kind: str, record_property: Callable[[str, object], None]
+) -> MakeVictim:
+    """Makes a disk that the test may mistreat; the verdict goes into the report."""
+
+    def record(judgement: Judgement) -> None:
+        record_property(VERDICT, str(judgement.verdict))
+        record_property(EVIDENCE, judgement.evidence)
+
+    def make(
+        *, needs: Iterable[Feature] = (), size: int | None = QUEUE_SIZE, **fields: Any
+    ) -> Victim:
+        packed = kind == "packed"
+        needs = [Feature.BLK_MQ, *needs, *([Feature.RING_PACKED] if packed else [])]
+        fields = {"queues": QUEUES, **({"packed": True} if packed else {}), **fields}
+        disk = plug(start=False, needs=needs, **fields)
+        if not disk.driver.offered() & Feature.VERSION_1.mask:
+            size = None  # a legacy queue's size is the device's
+        return Victim(disk, packed, record, size)
+
+    return make
+
+
+@pytest.fixture
+def registers(victim: MakeVictim) -> MakeVictim:
+    """Makes a victim as `victim` does, of a device with registers."""
+
+    def make(**wanted: Any) -> Victim:
+        made = victim(**wanted)
+        try:
+            made.driver.register_read("no such register")
+        except BadArgumentError as error:
+            if "no registers" in error.message:
+                pytest.skip(error.message)
+        return made
+
+    return make

@@ -1,0 +1,287 @@
+"""A device that a test is about to mistreat, and the judgement on it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conformance.data import sectors
+from conformance.hardening.canaries import Canaries
+from conformance.hardening.rings import PackedRing, Ring, SplitRing
+from conformance.hardening.verdict import DYING, Judgement, Verdict, Vitals, worst
+from harness.driver.errors import BadArgumentError, DriverError
+from harness.driver.interface import CANARY, GUARD, Buffer, Request
+from harness.virtio.blk import REQUEST_HEADER, SECTOR, STATUS_UNWRITTEN, RequestType, Status
+from harness.virtio.device import DeviceStatus
+from harness.virtio.features import Feature
+from harness.virtio.ring import DESC_F_INDIRECT, DESC_SIZE
+
+if TYPE_CHECKING:
+    from harness.target import Disk
+
+ARENA = 32 << 10
+"""Bytes of memory that a test has for its buffers; what it leaves there is canaries."""
+
+QUEUES = 2
+"""The first is mistreated, the second shows whether the device still serves others."""
+
+WITNESS = 100
+"""A sector (512 bytes) with known data, which no test writes to."""
+
+LEAVES = 0.3
+"""Seconds after which a device that has done nothing is taken to do nothing."""
+
+ANSWERS = 1.0
+"""Seconds that a request may take on the queue that was left alone."""
+
+REVIVES = 3.0
+"""Seconds that a reset may take, and each request after it."""
+
+Record = Callable[[Judgement], None]
+
+
+class Victim:
+    """A disk with two virtqueues, the first of them written by hand (`ring`)."""
+
+    ring: Ring
+    canaries: Canaries
+
+    def __init__(self, disk: Disk, packed: bool, record: Record, queue_size: int | None) -> None:
+        """`packed` is the kind of both rings; `queue_size` in descriptors, None for the largest."""
+        self.disk = disk
+        self.driver = disk.driver
+        self.packed = packed
+        self._queue_size = queue_size
+        self._record = record
+        self._marker = sectors(1, salt=7)
+        self._negotiate()
+        self._lay_out()
+        self.driver.set_status(self.driver.status() | DeviceStatus.DRIVER_OK)
+        marked = self.driver.request(Request(RequestType.OUT, WITNESS, self._marker), queue=1)
+        assert marked.status == Status.OK, "the device was not well to begin with"
+        self._status: int | None = None
+        self._offered = False
+
+    def _negotiate(self) -> None:
+        """What the driver usually takes, and the kind of ring."""
+        usual = self.driver.negotiate()
+        extra = Feature.RING_PACKED.mask if self.packed else 0
+        extra |= usual.offered & Feature.RING_RESET.mask
+        if extra:
+            self.driver.negotiate(usual.accepted | extra)
+
+    def _lay_out(self) -> None:
+        """Rings and an arena for buffers, with canaries before, between and behind them."""
+        self.canaries = canaries = Canaries(self.driver)
+        canaries.fence("the memory before the first ring")
+        layout = self.driver.queue_setup(0, self._queue_size)
+        canaries.fence("the memory behind the first ring")
+        self.ring = (PackedRing if self.packed else SplitRing)(self.driver, canaries, layout)
+        self.other = self.driver.queue_setup(1, self._queue_size)
+        canaries.fence("the memory behind the second ring")
+        self._arena = canaries.fence("the memory around the buffers", ARENA)
+        self._next = self._arena + GUARD
+
+    # --- buffers
+
+    def memory(self, data: bytes, align: int = 16) -> int:
+        """Memory with these bytes in it, canaries around it; its address."""
+        address = -(-self._next // align) * align
+        assert address + len(data) + GUARD <= self._arena + ARENA, "the arena is full"
+        self._next = address + len(data) + GUARD
+        self.canaries.write(address, data)
+        return address
+
+    def header(self, type: int = RequestType.IN, sector: int = 0, reserved: int = 0) -> Buffer:
+        """A request's header."""
+        packed = REQUEST_HEADER.pack(type, reserved, sector)
+        return Buffer(self.memory(packed), len(packed))
+
+    def data(self, length: int = SECTOR) -> Buffer:
+        """A device-readable buffer."""
+        return Buffer(self.memory((sectors(length // SECTOR + 1))[:length]), length)
+
+    def area(self, length: int = SECTOR) -> Buffer:
+        """A device-writable buffer."""
+        return Buffer(self.memory(bytes([CANARY]) * length), length, writable=True)
+
+    def status(self) -> Buffer:
+        """A request's status byte, the one that the judgement looks at."""
+        self._status = self.memory(bytes([STATUS_UNWRITTEN]))
+        return Buffer(self._status, 1, writable=True)
+
+    def read(self, sector: int = 0) -> list[Buffer]:
+        """The buffers of a legal read of one sector: header, data, status."""
+        return [self.header(RequestType.IN, sector), self.area(), self.status()]
+
+    def write(self, sector: int = 0) -> list[Buffer]:
+        """The buffers of a legal write of one sector: header, data, status."""
+        return [self.header(RequestType.OUT, sector), self.data(), self.status()]
+
+    def table(self, *buffers: Buffer) -> Buffer:
+        """An indirect table of these buffers, in memory."""
+        address = self.memory(bytes(DESC_SIZE * len(buffers)))
+        self.ring.table(address, *buffers)
+        return Buffer(address, DESC_SIZE * len(buffers))
+
+    # --- the ring
+
+    def lay(self, *buffers: Buffer, indirect: bool = False) -> None:
+        """Write a well-formed chain of these buffers, or of a table of them."""
+        if not indirect:
+            self.ring.lay(*buffers)
+        else:
+            self.refer(self.table(*buffers))
+
+    def refer(self, table: Buffer, flags: int = DESC_F_INDIRECT) -> None:
+        """Write a chain of one descriptor that refers to an indirect table.
+
+        Skips the test if the device knows no such thing.
+        """
+        if not self.driver.accepted() & Feature.INDIRECT_DESC.mask:
+            pytest.skip("the device does not offer INDIRECT_DESC")
+        self.ring.lay(table, flags=flags)
+
+    def go(self) -> None:
+        """Make the chain available that was laid, and notify the device."""
+        self.ring.offer()
+        self.kick()
+
+    def kick(self) -> None:
+        """Notify the device of the first queue."""
+        self._offered = True
+        self.driver.queue_kick(0)
+
+    def send(self, *buffers: Buffer, indirect: bool = False) -> None:
+        """Lay a chain, make it available, notify."""
+        self.lay(*buffers, indirect=indirect)
+        self.go()
+
+    def answered(self, seconds: float = LEAVES) -> int | None:
+        """The status byte of the request sent last, None if it is not used in that time."""
+        if not self._vitals.wait(lambda: self.ring.used() or self._needs_reset(), seconds):
+            return None
+        return self._status_byte() if self.ring.used() else None
+
+    def restart(self) -> None:
+        """Reset the device and set it up anew: for a test with several requests."""
+        self.driver.reset(REVIVES)
+        self._negotiate()
+        self._lay_out()
+        self.driver.set_status(self.driver.status() | DeviceStatus.DRIVER_OK)
+        self._status, self._offered = None, False
+
+    # --- the judgement
+
+    @contextmanager
+    def watched(self, mend: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Judge what becomes of the device by what is done inside.
+
+        `mend` undoes what a reset does not, before the device is reset.
+        """
+        __tracebackhide__ = True
+        self._vitals = Vitals(self.disk.processes())
+        trouble: Exception | None = None
+        try:
+            yield
+        except AssertionError:
+            raise
+        except Exception as error:  # of whatever kind a dead device's transport raises
+            trouble = error
+        judgement = self._judge(trouble, mend)
+        self._record(judgement)
+        if not judgement.verdict.tolerable:
+            self.disk.kill()
+        assert judgement.verdict.tolerable, str(judgement)
+
+    def _judge(self, trouble: Exception | None, mend: Callable[[], None]) -> Judgement:
+        lost = self._lost(trouble, "to what was done")
+        if lost:
+            return lost
+        try:
+            found = self._look()
+        except Exception as error:
+            lost = self._lost(error, "when it was looked at")
+            assert lost
+            return lost
+        if growth := self._vitals.growth():
+            found.append(growth)
+        try:
+            mend()
+            self._revive()
+        except Exception as error:
+            lost = self._lost(error, "after a reset")
+            assert lost
+            return worst([*found, lost])
+        found += filter(None, [self._vitals.crash(), self._vitals.spin()])
+        return worst(found)
+
+    def _lost(self, trouble: Exception | None, when: str) -> Judgement | None:
+        """The verdict on a device that does not answer, None for one that does.
+
+        What is no trouble with the device is raised again.
+        """
+        found = self._vitals.crash(DYING if trouble else 0.0) or self._vitals.spin()
+        if found or trouble is None:
+            return found
+        if isinstance(trouble, BadArgumentError) or not isinstance(trouble, DriverError):
+            raise trouble
+        return Judgement(Verdict.WEDGED, f"{when}: {trouble.message}")
+
+    def _look(self) -> list[Judgement]:
+        """What the device did, while it has not been reset yet."""
+        if self._offered:
+            self._vitals.wait(lambda: self.ring.used() or self._needs_reset(), LEAVES)
+        found = [self._answer()]
+        if damage := self.canaries.damage():
+            found.append(Judgement(Verdict.WROTE_OUTSIDE, damage))
+        return found
+
+    def _answer(self) -> Judgement:
+        if self._needs_reset():
+            return Judgement(Verdict.NEEDS_RESET, f"status {self.driver.status():#04x}")
+        witness = self._witness()
+        if witness:
+            return Judgement(Verdict.RECOVERED, f"before the reset: {witness}")
+        if not (self._offered and self.ring.used()):
+            return Judgement(Verdict.REJECTED, "nothing was used, and the other queue is served")
+        status = self._status_byte()
+        if status == Status.OK:
+            return Judgement(Verdict.SERVED, "used, with status OK")
+        return Judgement(Verdict.FAILED_REQUEST, f"used, with status {status}")
+
+    def _status_byte(self) -> int | None:
+        return None if self._status is None else self.driver.memory_read(self._status, 1)[0]
+
+    def _needs_reset(self) -> bool:
+        return bool(self.driver.status() & DeviceStatus.NEEDS_RESET)
+
+    def _witness(self) -> str:
+        """What is wrong with the queue that was left alone, "" if nothing is."""
+        try:
+            return self._check(1, ANSWERS)
+        except DriverError as error:
+            if self._vitals.crash():
+                raise
+            return error.message
+
+    def _check(self, queue: int, timeout: float) -> str:
+        """Read the known sector; what is wrong with that, "" if nothing is."""
+        request = Request(RequestType.IN, WITNESS, receive=SECTOR)
+        completion = self.driver.request(request, queue, timeout)
+        if completion.status != Status.OK:
+            return f"a read on queue {queue} ended with status {completion.status}"
+        if completion.data != self._marker or completion.damage:
+            return f"a read on queue {queue} gave other data: {completion.damage}"
+        return ""
+
+    def _revive(self) -> None:
+        """Reset the device, and use it as a driver should. DriverError if it does not serve."""
+        self.driver.reset(REVIVES)
+        usual = self.driver.start(queues=QUEUES)
+        for queue in range(QUEUES):
+            if trouble := self._check(queue, REVIVES):
+                raise DriverError(f"{trouble} (features {usual.accepted:#x})")

@@ -1,0 +1,64 @@
+"""What a device's process does with the host: whether it runs, its CPU time, its memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+TICKS = os.sysconf("SC_CLK_TCK")
+NANO = 1e9
+KIB = 1024
+
+
+@dataclass(frozen=True)
+class DeviceProcess:
+    """A process of ours that is the device, or a part of it.
+
+    `name` is what it is called in reports. `last_words` says how it fares or ended, and
+    the end of what it printed.
+    """
+
+    name: str
+    pid: int
+    alive: Callable[[], bool]
+    last_words: Callable[[], str]
+
+    def cpu_seconds(self) -> float:
+        """Seconds of CPU that it has had, in all its threads; 0 if it is gone."""
+        with suppress(OSError):
+            stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii", errors="replace")
+            # The second field, the command in brackets, may hold anything.
+            fields = stat.rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / TICKS
+        return 0.0
+
+    def wanted(self) -> dict[str, float]:
+        """By thread, seconds of CPU that it has had or has waited for.
+
+        A thread that spins gains one second in a second, however busy the host is.
+        """
+        times: dict[str, float] = {}
+        for task in Path(f"/proc/{self.pid}/task").glob("*"):
+            # A thread may end meanwhile, and a kernel without schedstats has no such file.
+            with suppress(OSError):
+                ran, waited, _ = (task / "schedstat").read_text(encoding="ascii").split()
+                times[task.name] = (int(ran) + int(waited)) / NANO
+        return times or {str(self.pid): self.cpu_seconds()}
+
+    def own_memory(self) -> int:
+        """Bytes of memory that is its own: no guest RAM that is shared, no files; 0 if gone."""
+        with suppress(OSError):
+            status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii", errors="replace")
+            for line in status.splitlines():
+                if line.startswith("RssAnon:"):
+                    return int(line.split()[1]) * KIB
+        return 0
+
+    def kill(self) -> None:
+        """End it at once, whatever state it is in: a stopped or a spinning one too."""
+        if self.alive():
+            os.kill(self.pid, signal.SIGKILL)
