@@ -61,6 +61,13 @@ class Canaries:
             if start < end:
                 region.given.append((start, end))
 
+    def renew(self, address: int, length: int) -> None:
+        """Take back all that was given of the region there, and fill a stretch with canaries."""
+        for region in self._regions:
+            if region.address <= address < region.end:
+                region.given.clear()
+        self.write(address, bytes([CANARY]) * length)
+
     def damage(self) -> str:
         """The first byte that changed and was not given, in words; "" if there is none."""
         for region in self._regions:

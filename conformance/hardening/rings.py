@@ -120,7 +120,7 @@ class SplitRing(Ring):
 
     def used(self) -> bool:
         raw = self._driver.memory_read(self.layout.device + USED_IDX, U16.size)
-        return bool(U16.unpack(raw)[0] == self.idx)
+        return self.idx != 0 and bool(U16.unpack(raw)[0] == self.idx)
 
 
 class PackedRing(Ring):
@@ -174,6 +174,8 @@ class PackedRing(Ring):
 
     def set_flags(self, slot: int, flags: int) -> None:
         """Write the flags of one descriptor, and nothing else."""
+        if slot == self._head[0]:
+            self._flags = flags
         self._canaries.write(self.layout.desc + DESC_SIZE * slot + FLAGS, U16.pack(flags))
 
     def used(self) -> bool:
@@ -181,4 +183,5 @@ class PackedRing(Ring):
         raw = self._driver.memory_read(self.layout.desc + DESC_SIZE * slot + FLAGS, U16.size)
         flags = U16.unpack(raw)[0]
         available, used = bool(flags & PACKED_DESC_F_AVAIL), bool(flags & PACKED_DESC_F_USED)
-        return available == used == wrap
+        # A driver that breaks the rules may have written what looks used.
+        return available == used == wrap and flags != self._flags

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 GLANCE = 0.06
 """Seconds after which a process that has had little CPU is not looked at any longer."""
 
-STARES = 4
-STARE = 0.75
+STARES = 2
+STARE = 0.4
 """Seconds of each of so many looks at one that has had much: some work takes a while."""
 
 BUSY = 0.8
@@ -112,6 +112,14 @@ class Vitals:
             gains = (now - earlier.get(thread, 0.0) for thread, now in one.wanted().items())
             if max(gains, default=0.0) > BUSY * wall:
                 return one
+        return None
+
+    def hung(self) -> Judgement | None:
+        """Which process does not answer its monitor any more."""
+        for one in self._processes:
+            if not one.answers():
+                words = " / ".join(one.last_words().splitlines())
+                return Judgement(Verdict.WEDGED, f"{one.name} answers nobody any more: {words}")
         return None
 
     def growth(self) -> Judgement | None:

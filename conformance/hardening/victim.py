@@ -12,8 +12,8 @@ from conformance.data import sectors
 from conformance.hardening.canaries import Canaries
 from conformance.hardening.rings import PackedRing, Ring, SplitRing
 from conformance.hardening.verdict import DYING, Judgement, Verdict, Vitals, worst
-from harness.driver.errors import BadArgumentError, DriverError
-from harness.driver.interface import CANARY, GUARD, Buffer, Request
+from harness.driver.errors import BadArgumentError, DeviceTimeoutError, DriverError
+from harness.driver.interface import CANARY, GUARD, Buffer, QueueLayout, Request
 from harness.virtio.blk import REQUEST_HEADER, SECTOR, STATUS_UNWRITTEN, RequestType, Status
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
@@ -57,13 +57,17 @@ class Victim:
         self._queue_size = queue_size
         self._record = record
         self._marker = sectors(1, salt=7)
-        self._negotiate()
-        self._lay_out()
-        self.driver.set_status(self.driver.status() | DeviceStatus.DRIVER_OK)
+        self._set_up()
         marked = self.driver.request(Request(RequestType.OUT, WITNESS, self._marker), queue=1)
         assert marked.status == Status.OK, "the device was not well to begin with"
+
+    def _set_up(self, change: Callable[[], None] = lambda: None) -> None:
         self._status: int | None = None
         self._offered = False
+        self._negotiate()
+        self._lay_out()
+        change()
+        self.driver.set_status(self.driver.status() | DeviceStatus.DRIVER_OK)
 
     def _negotiate(self) -> None:
         """What the driver usually takes, and the kind of ring."""
@@ -77,13 +81,16 @@ class Victim:
         """Rings and an arena for buffers, with canaries before, between and behind them."""
         self.canaries = canaries = Canaries(self.driver)
         canaries.fence("the memory before the first ring")
-        layout = self.driver.queue_setup(0, self._queue_size)
+        self._first(self.driver.queue_setup(0, self._queue_size))
         canaries.fence("the memory behind the first ring")
-        self.ring = (PackedRing if self.packed else SplitRing)(self.driver, canaries, layout)
         self.other = self.driver.queue_setup(1, self._queue_size)
         canaries.fence("the memory behind the second ring")
         self._arena = canaries.fence("the memory around the buffers", ARENA)
         self._next = self._arena + GUARD
+
+    def _first(self, layout: QueueLayout) -> None:
+        kind = PackedRing if self.packed else SplitRing
+        self.ring = kind(self.driver, self.canaries, layout)
 
     # --- buffers
 
@@ -108,10 +115,15 @@ class Victim:
         """A device-writable buffer."""
         return Buffer(self.memory(bytes([CANARY]) * length), length, writable=True)
 
-    def status(self) -> Buffer:
-        """A request's status byte, the one that the judgement looks at."""
-        self._status = self.memory(bytes([STATUS_UNWRITTEN]))
+    def status(self, at: int | None = None) -> Buffer:
+        """A request's status byte, the one that the judgement looks at; `at` an address, or new."""
+        self._status = self.memory(bytes([STATUS_UNWRITTEN])) if at is None else at
         return Buffer(self._status, 1, writable=True)
+
+    def unseen_status(self, address: int) -> Buffer:
+        """A status byte where nobody can look."""
+        self._status = None
+        return Buffer(address, 1, writable=True)
 
     def read(self, sector: int = 0) -> list[Buffer]:
         """The buffers of a legal read of one sector: header, data, status."""
@@ -141,9 +153,13 @@ class Victim:
 
         Skips the test if the device knows no such thing.
         """
-        if not self.driver.accepted() & Feature.INDIRECT_DESC.mask:
+        if not self.agreed_indirect():
             pytest.skip("the device does not offer INDIRECT_DESC")
         self.ring.lay(table, flags=flags)
+
+    def agreed_indirect(self) -> bool:
+        """Whether indirect tables may be used."""
+        return bool(self.driver.accepted() & Feature.INDIRECT_DESC.mask)
 
     def go(self) -> None:
         """Make the chain available that was laid, and notify the device."""
@@ -160,19 +176,44 @@ class Victim:
         self.lay(*buffers, indirect=indirect)
         self.go()
 
-    def answered(self, seconds: float = LEAVES) -> int | None:
-        """The status byte of the request sent last, None if it is not used in that time."""
-        if not self._vitals.wait(lambda: self.ring.used() or self._needs_reset(), seconds):
-            return None
-        return self._status_byte() if self.ring.used() else None
+    def settle(self) -> bool:
+        """Whether the device does something about what was sent last, within a moment."""
+        return self._vitals.wait(lambda: self.ring.used() or self._needs_reset(), LEAVES)
 
-    def restart(self) -> None:
-        """Reset the device and set it up anew: for a test with several requests."""
+    def attempt(self, *buffers: Buffer) -> None:
+        """Send one of several requests, and let the device settle; it is reset if it asks for it.
+
+        The buffers' memory serves the next one. AssertionError if the device
+        wrote elsewhere.
+        """
+        self.send(*buffers)
+        if self.settle() and not self._needs_reset():
+            assert not (damage := self.canaries.damage()), damage
+            self.canaries.renew(self._arena, self._next - self._arena)
+            self._next = self._arena + GUARD
+            return
+        if self._vitals.crash() or self._vitals.spin():
+            raise DriverError("the device is gone")  # whereto, the judgement says
+        self.reset()
+
+    # --- the device
+
+    def reset(self) -> None:
+        """Reset the device and set it up once more."""
         self.driver.reset(REVIVES)
-        self._negotiate()
-        self._lay_out()
-        self.driver.set_status(self.driver.status() | DeviceStatus.DRIVER_OK)
-        self._status, self._offered = None, False
+        self._set_up()
+
+    def reset_queue(self, index: int) -> None:
+        """Reset a queue, and set it up once more."""
+        self.driver.queue_reset(index, REVIVES)
+        layout = self.driver.queue_setup(index, self._queue_size)
+        if index == 0:
+            self._first(layout)
+
+    def again(self, change: Callable[[], None]) -> None:
+        """Reset the device and set it up once more, with a `change` before DRIVER_OK."""
+        self.driver.reset(REVIVES)
+        self._set_up(change)
 
     # --- the judgement
 
@@ -198,38 +239,42 @@ class Victim:
         assert judgement.verdict.tolerable, str(judgement)
 
     def _judge(self, trouble: Exception | None, mend: Callable[[], None]) -> Judgement:
-        lost = self._lost(trouble, "to what was done")
-        if lost:
-            return lost
+        if dead := self._dead(trouble):
+            return dead
         try:
-            found = self._look()
+            found = [*self._look()] if trouble is None else []
         except Exception as error:
-            lost = self._lost(error, "when it was looked at")
-            assert lost
-            return lost
+            trouble = error
+            if dead := self._dead(error):
+                return dead
+            found = []
         if growth := self._vitals.growth():
             found.append(growth)
+        if trouble is not None:
+            found.append(Judgement(Verdict.RECOVERED, f"before the reset: {trouble}"))
         try:
             mend()
             self._revive()
         except Exception as error:
-            lost = self._lost(error, "after a reset")
-            assert lost
-            return worst([*found, lost])
+            dead = self._dead(error) or Judgement(Verdict.WEDGED, f"after a reset: {error}")
+            return worst([*found, dead])
         found += filter(None, [self._vitals.crash(), self._vitals.spin()])
         return worst(found)
 
-    def _lost(self, trouble: Exception | None, when: str) -> Judgement | None:
-        """The verdict on a device that does not answer, None for one that does.
+    def _dead(self, trouble: Exception | None) -> Judgement | None:
+        """The verdict on a device that does nothing any more, None if it may yet be reset.
 
-        What is no trouble with the device is raised again.
+        Trouble that says nothing about the device is raised again.
         """
         found = self._vitals.crash(DYING if trouble else 0.0) or self._vitals.spin()
-        if found or trouble is None:
+        if trouble is None or found:
             return found
-        if isinstance(trouble, BadArgumentError) or not isinstance(trouble, DriverError):
+        if isinstance(trouble, BadArgumentError):
             raise trouble
-        return Judgement(Verdict.WEDGED, f"{when}: {trouble.message}")
+        found = self._vitals.hung()
+        if found is None and not isinstance(trouble, DriverError):
+            raise trouble
+        return found
 
     def _look(self) -> list[Judgement]:
         """What the device did, while it has not been reset yet."""
@@ -245,13 +290,17 @@ class Victim:
             return Judgement(Verdict.NEEDS_RESET, f"status {self.driver.status():#04x}")
         witness = self._witness()
         if witness:
-            return Judgement(Verdict.RECOVERED, f"before the reset: {witness}")
+            # What is wrong may show only when the device looks at a queue again.
+            asks = Verdict.NEEDS_RESET if self._needs_reset() else Verdict.RECOVERED
+            return Judgement(asks, f"before the reset: {witness}")
         if not (self._offered and self.ring.used()):
             return Judgement(Verdict.REJECTED, "nothing was used, and the other queue is served")
         status = self._status_byte()
+        if status is None:
+            return Judgement(Verdict.SERVED, "used; its status is not to be seen")
         if status == Status.OK:
             return Judgement(Verdict.SERVED, "used, with status OK")
-        return Judgement(Verdict.FAILED_REQUEST, f"used, with status {status}")
+        return Judgement(Verdict.FAILED_REQUEST, f"used, with status {status:#04x}")
 
     def _status_byte(self) -> int | None:
         return None if self._status is None else self.driver.memory_read(self._status, 1)[0]
@@ -263,9 +312,7 @@ class Victim:
         """What is wrong with the queue that was left alone, "" if nothing is."""
         try:
             return self._check(1, ANSWERS)
-        except DriverError as error:
-            if self._vitals.crash():
-                raise
+        except DeviceTimeoutError as error:
             return error.message
 
     def _check(self, queue: int, timeout: float) -> str:

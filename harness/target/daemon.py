@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.disks import DiskSpec
+from harness.machine.errors import MachineError
 from harness.machine.qemu import Qemu
 from harness.machine.storage_daemon import Export, StorageDaemon, find_storage_daemon, unhonoured
 
@@ -57,8 +58,16 @@ class Daemon:
         running = self._running
         if running is None or running.pid is None:
             return ()
+
+        def answers() -> bool:
+            try:
+                running.qmp("query-block-exports")
+            except MachineError:
+                return False
+            return True
+
         name = "qemu-storage-daemon"
-        return (DeviceProcess(name, running.pid, running.alive, running.last_words),)
+        return (DeviceProcess(name, running.pid, running.alive, running.last_words, answers),)
 
     def stop(self) -> None:
         """End the daemon, if it runs."""

@@ -20,6 +20,10 @@ NOT_QEMUS = (
 """What a disk over a file or over nothing cannot be in QEMU, nor in its storage daemon."""
 
 
+MONITOR_DEADLINE = 3.0
+"""Seconds within which a QEMU that is well answers a question of no consequence."""
+
+
 def check_board(board: Board, spec: DiskSpec) -> None:
     """LacksError if a disk on that board cannot be what `spec` says, whoever has its blocks."""
     usual = DiskSpec()
@@ -34,7 +38,15 @@ def machine_process(machine: Machine) -> tuple[DeviceProcess, ...]:
     """The QEMU of a machine that runs or ran."""
     if machine.pid is None:
         return ()
-    return (DeviceProcess("QEMU", machine.pid, machine.alive, machine.last_words),)
+
+    def answers() -> bool:
+        try:
+            machine.qmp("query-status", timeout=MONITOR_DEADLINE)
+        except MachineError:
+            return False
+        return True
+
+    return (DeviceProcess("QEMU", machine.pid, machine.alive, machine.last_words, answers),)
 
 
 class DriveSide:

@@ -19,13 +19,14 @@ class DeviceProcess:
     """A process of ours that is the device, or a part of it.
 
     `name` is what it is called in reports. `last_words` says how it fares or ended, and
-    the end of what it printed.
+    the end of what it printed. `answers` asks its monitor whether it still does anything.
     """
 
     name: str
     pid: int
     alive: Callable[[], bool]
     last_words: Callable[[], str]
+    answers: Callable[[], bool]
 
     def cpu_seconds(self) -> float:
         """Seconds of CPU that it has had, in all its threads; 0 if it is gone."""

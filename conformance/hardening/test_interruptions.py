@@ -1,0 +1,156 @@
+"""Resets, resets of a queue, resizes and more in the middle of requests."""
+
+import pytest
+
+from conformance.hardening.victim import WITNESS
+from harness.driver.interface import Buffer, Request
+from harness.report import hardening
+from harness.virtio.blk import SECTOR, RequestType
+from harness.virtio.features import Feature
+
+SLOW = 100
+"""Operations a second of the backing store: a batch takes long enough to be met under way."""
+
+BATCH = 12
+"""Requests, of three descriptors each: fewer than any queue has room for."""
+
+
+def batch(disk, queue=1, type=RequestType.IN):
+    """Many requests at once on the other queue."""
+    receive = SECTOR if type == RequestType.IN else 0
+    data = b"" if receive else bytes(SECTOR)
+    return disk.driver.submit([Request(type, 8 * n, data, receive) for n in range(BATCH)], queue)
+
+
+@pytest.mark.parametrize("times", [1, 5], ids=["once", "again-and-again"])
+@hardening("2.4", "a reset with requests under way")
+def test_a_reset_with_requests_under_way(victim, times):
+    disk = victim(iops=SLOW)
+
+    with disk.watched():
+        for _ in range(times):
+            batch(disk)
+            disk.reset()
+
+
+@hardening("2.4", "a reset right behind a malformed chain")
+def test_a_reset_behind_a_malformed_chain(victim):
+    disk = victim()
+    header, area, _ = disk.read()
+
+    with disk.watched():
+        disk.send(header, Buffer(area.address, 0, writable=True))
+        disk.reset()
+
+
+@hardening("2.4", "many resets at once, with nothing in between")
+def test_many_resets(victim):
+    disk = victim(iops=SLOW)
+
+    with disk.watched():
+        batch(disk)
+        for _ in range(50):
+            disk.driver.set_status(0)
+        disk.reset()
+
+
+@pytest.mark.parametrize("times", [1, 5], ids=["once", "again-and-again"])
+@hardening("2.6.1", "the reset of a queue with requests under way")
+def test_a_queue_reset_with_requests_under_way(registers, times):
+    disk = registers(iops=SLOW, needs=[Feature.RING_RESET])
+
+    with disk.watched():
+        for _ in range(times):
+            batch(disk)
+            disk.reset_queue(1)
+
+
+@hardening("2.6.1", "the reset of queues that were not set up, or do not exist")
+def test_a_queue_reset_of_absent_queues(registers):
+    disk = registers(queues=4, needs=[Feature.RING_RESET])
+    names = ("queue_select", "queue_reset")
+    if "mmio" in disk.driver.description()["transport"]:
+        names = ("QueueSel", "QueueReset")
+
+    with disk.watched():
+        for queue in (2, 3, 4, 1023, 0xFFFF):
+            for value in (1, 2, 0xFFFF, 0):
+                disk.driver.register_write(names[0], queue)
+                disk.driver.register_write(names[1], value)
+
+
+@hardening("2.6.1", "the reset of a queue right behind a malformed chain")
+def test_a_queue_reset_behind_a_malformed_chain(registers):
+    disk = registers(needs=[Feature.RING_RESET])
+    header, area, _ = disk.read()
+
+    with disk.watched():
+        disk.send(header, Buffer(area.address, 0, writable=True))
+        disk.reset_queue(0)
+
+
+@pytest.mark.parametrize("capacity", [WITNESS + 8, 64 << 20], ids=["shrunk", "grown"])
+@hardening("5.2.5", "a resize with requests under way beyond the new end")
+def test_a_resize_with_requests_under_way(victim, capacity):
+    disk = victim(iops=SLOW)
+
+    with disk.watched():
+        end = disk.driver.config().capacity - 8 * BATCH
+        disk.driver.submit(
+            [Request(RequestType.IN, end + 8 * n, receive=SECTOR) for n in range(BATCH)], 1
+        )
+        disk.disk.resize(capacity)
+
+
+@hardening("5.2.5", "many resizes and resets under way")
+def test_resizes_and_resets_by_turns(victim):
+    disk = victim(iops=SLOW)
+
+    with disk.watched():
+        for turn in range(6):
+            batch(disk)
+            disk.disk.resize((WITNESS + 8) << (turn % 3))
+            disk.reset()
+
+
+@hardening("2.5.3", "the cache mode changed with every write")
+def test_the_cache_mode_changed_under_writes(victim):
+    disk = victim(needs=[Feature.BLK_CONFIG_WCE], write_cache=True)
+
+    with disk.watched():
+        batch(disk, type=RequestType.OUT)
+        for turn in range(20):
+            disk.driver.config_write(32, bytes([turn % 2]))
+
+
+@hardening("2.6", "one buffer in two queues")
+def test_one_buffer_in_two_queues(victim):
+    disk = victim(iops=SLOW)
+    buffers = disk.read()
+
+    with disk.watched():
+        disk.lay(*buffers)
+        head = disk.driver.queue_add(1, buffers)
+        disk.driver.queue_publish(1, [head])
+        disk.driver.queue_kick(1)
+        disk.go()
+
+
+@hardening("2.7.13", "memory of a request that is written over while it is under way")
+def test_a_request_that_changes_under_way(victim):
+    disk = victim(iops=SLOW)
+    header, area, status = disk.read()
+
+    with disk.watched():
+        disk.send(header, area, status)
+        disk.canaries.write(header.address, b"\xff" * header.length)
+        disk.ring.put(1, Buffer(2**63, 1 << 31, writable=True), 0xFFFF & ~2, 0xFFFF)
+
+
+@hardening("2.9", "very many notifications, with nothing available")
+def test_many_notifications(victim):
+    disk = victim()
+
+    with disk.watched():
+        for _ in range(500):
+            disk.kick()
