@@ -1,0 +1,142 @@
+"""A device that dies, hangs or misbehaves in a test's hands gets the verdict, and is taken away.
+
+On a real QEMU, whose process is treated from outside as no device would treat itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from conformance.hardening.verdict import Judgement, Verdict
+from conformance.hardening.victim import Victim
+from harness.disks import DiskSpec
+from harness.driver.errors import BadArgumentError
+from harness.driver.interface import Buffer
+from harness.target import Disk, Target
+from harness.target.qtest import QtestTarget
+from harness.target.vhost_user import VhostUserDaemon
+from harness.virtio.blk import SECTOR
+
+
+@pytest.fixture(params=["qtest-pci", "vhost-user"])
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    target = VhostUserDaemon() if request.param == "vhost-user" else QtestTarget(request.param)
+    yield target
+    target.close()
+
+
+class Case:
+    """A victim, and what was recorded of it."""
+
+    def __init__(self, target: Target) -> None:
+        self.judgements: list[Judgement] = []
+        self.disk = Disk(target.plug(DiskSpec(queues=2)))
+        self.victim = Victim(self.disk, False, self.judgements.append, 64)
+
+    @property
+    def pid(self) -> int:
+        return self.disk.processes()[0].pid
+
+    @property
+    def verdict(self) -> Verdict:
+        (judgement,) = self.judgements
+        return judgement.verdict
+
+
+def ended(pid: int) -> bool:
+    """Whether the process is gone, or waits to be reaped."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as stat:  # noqa: PTH123
+            return stat.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_a_legal_read_is_served(target: Target) -> None:
+    case = Case(target)
+
+    with case.victim.watched():
+        case.victim.send(*case.victim.read())
+
+    assert case.verdict is Verdict.SERVED
+    case.disk.unplug()
+
+
+def test_nothing_done_is_nothing_wrong(target: Target) -> None:
+    case = Case(target)
+
+    with case.victim.watched():
+        pass
+
+    assert case.verdict is Verdict.REJECTED
+    case.disk.unplug()
+
+
+def test_an_error_is_a_failed_request(target: Target) -> None:
+    case = Case(target)
+
+    with case.victim.watched():
+        case.victim.send(*case.victim.read(sector=2**40))
+
+    assert case.verdict is Verdict.FAILED_REQUEST
+    case.disk.unplug()
+
+
+def test_a_process_that_is_killed_has_crashed(target: Target) -> None:
+    case = Case(target)
+    pid = case.pid
+
+    with pytest.raises(AssertionError, match="crashed: .*SIGKILL"), case.victim.watched():
+        os.kill(pid, signal.SIGKILL)
+        case.victim.send(*case.victim.read())
+
+    assert case.verdict is Verdict.CRASHED
+    case.disk.unplug()
+    assert Case(target).disk.processes()[0].pid != pid
+
+
+def test_a_process_that_is_stopped_is_wedged_and_taken_away(target: Target) -> None:
+    case = Case(target)
+    pid = case.pid
+
+    with pytest.raises(AssertionError, match="wedged: .*answers nobody"), case.victim.watched():
+        os.kill(pid, signal.SIGSTOP)
+        case.victim.send(*case.victim.read())
+
+    case.disk.unplug()
+    assert case.verdict is Verdict.WEDGED
+    assert ended(pid)
+
+
+def test_memory_that_was_not_given_is_written(target: Target) -> None:
+    case = Case(target)
+    victim = case.victim
+    header, area, status = victim.read()
+    victim.lay(header, area, status)
+    # As the driver's own, behind the canaries' back: the device does what it is told.
+    victim.driver.memory_write(
+        victim.ring.layout.desc + 16,
+        victim.ring.table_entry(Buffer(area.address + 8, SECTOR, True), 1, 2),
+    )
+    victim.canaries.watch("the table", victim.ring.layout.desc, 48)
+
+    with pytest.raises(AssertionError, match="wrote outside: .*the descriptor table"):
+        with victim.watched():
+            victim.go()
+
+    assert case.verdict is Verdict.WROTE_OUTSIDE
+    case.disk.unplug()
+
+
+def test_a_mistake_of_the_test_is_no_verdict(target: Target) -> None:
+    case = Case(target)
+
+    with pytest.raises(BadArgumentError), case.victim.watched():
+        case.victim.driver.memory_read(0, 1)
+
+    assert case.judgements == []
+    case.disk.unplug()
