@@ -36,7 +36,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave hardening out of a run that does not ask for it."""
     if LEVEL in config.option.level:
         return
-    named = [Path(arg.partition("::")[0]).absolute() for arg in config.args]
+    given = config.args_source is pytest.Config.ArgsSource.ARGS
+    named = [Path(arg.partition("::")[0]).absolute() for arg in config.args if given]
     rest = [item for item in items if _is_hardening(item) and not _is_named(item, named)]
     if rest:
         config.hook.pytest_deselected(items=rest)

@@ -150,7 +150,8 @@ class QtestDisk(DriveSide, Plugged):
         try:
             self.driver.close()
         except DriverError as error:
-            raise TargetError(f"the driver was not closed: {error}") from None
+            if not self.killed:
+                raise TargetError(f"the driver was not closed: {error}") from None
         finally:
             self._end(self.machine)
 

@@ -14,7 +14,13 @@ from harness.target.process import DeviceProcess
 
 SLEEPS = "import time; time.sleep(60)"
 SPINS = "print('ready', flush=True)\nwhile True: pass"
-GROWS = f"print('ready', flush=True); input(); kept = b'x' * {GROWTH + (8 << 20)}; print('done'); input()"
+GROWS = f"""
+print('ready', flush=True)
+input()
+kept = b'x' * {GROWTH + (8 << 20)}
+print('done', flush=True)
+input()
+"""
 SHORT = "print('ready', flush=True)\nfor n in range(6 * 10**6): pass\nimport time; time.sleep(60)"
 
 
@@ -130,7 +136,9 @@ def test_somebody_elses_device_has_no_vitals() -> None:
 
 
 def test_the_worst_judgement_counts() -> None:
-    some = [Judgement(verdict, "") for verdict in (Verdict.SERVED, Verdict.WEDGED, Verdict.REJECTED)]
+    some = [
+        Judgement(verdict, "") for verdict in (Verdict.SERVED, Verdict.WEDGED, Verdict.REJECTED)
+    ]
 
     assert worst(some).verdict is Verdict.WEDGED
 

@@ -90,7 +90,7 @@ def test_a_process_that_is_killed_has_crashed(target: Target) -> None:
     case = Case(target)
     pid = case.pid
 
-    with pytest.raises(AssertionError, match="crashed: .*SIGKILL"), case.victim.watched():
+    with pytest.raises(AssertionError, match=r"crashed: .*SIGKILL"), case.victim.watched():
         os.kill(pid, signal.SIGKILL)
         case.victim.send(*case.victim.read())
 
@@ -103,7 +103,7 @@ def test_a_process_that_is_stopped_is_wedged_and_taken_away(target: Target) -> N
     case = Case(target)
     pid = case.pid
 
-    with pytest.raises(AssertionError, match="wedged: .*answers nobody"), case.victim.watched():
+    with pytest.raises(AssertionError, match=r"wedged: .*answers nobody"), case.victim.watched():
         os.kill(pid, signal.SIGSTOP)
         case.victim.send(*case.victim.read())
 
@@ -124,9 +124,9 @@ def test_memory_that_was_not_given_is_written(target: Target) -> None:
     )
     victim.canaries.watch("the table", victim.ring.layout.desc, 48)
 
-    with pytest.raises(AssertionError, match="wrote outside: .*the descriptor table"):
-        with victim.watched():
-            victim.go()
+    outside = r"wrote outside: .*the descriptor table"
+    with pytest.raises(AssertionError, match=outside), victim.watched():
+        victim.go()
 
     assert case.verdict is Verdict.WROTE_OUTSIDE
     case.disk.unplug()
