@@ -8,7 +8,7 @@ import pytest
 from conformance.hardening.verdict import Judgement
 from conformance.hardening.victim import QUEUES, Victim
 from harness.driver.errors import BadArgumentError
-from harness.report.hardened import EVIDENCE, VERDICT
+from harness.report.hardened import EVIDENCE, RING, VERDICT
 from harness.virtio.features import Feature
 
 QUEUE_SIZE = 64
@@ -40,6 +40,7 @@ def victim(
     """Makes a disk that the test may mistreat; the verdict goes into the report."""
 
     def record(judgement: Judgement) -> None:
+        record_property(RING, kind)
         record_property(VERDICT, str(judgement.verdict))
         record_property(EVIDENCE, judgement.evidence)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from harness.report.hardened import ORDER, Verdict
 
 if TYPE_CHECKING:
     from harness.target.process import DeviceProcess
@@ -26,29 +27,6 @@ GROWTH = 64 << 20
 
 DYING = 2.0
 """Seconds that a process may take to end which has closed its connections already."""
-
-
-class Verdict(StrEnum):
-    """What became of a device, the best first."""
-
-    SERVED = "served"
-    REJECTED = "rejected"
-    FAILED_REQUEST = "failed request"
-    NEEDS_RESET = "needs reset"
-    RECOVERED = "recovered after reset"
-    WROTE_OUTSIDE = "wrote outside"
-    GREW = "grew"
-    WEDGED = "wedged"
-    SPINS = "spins"
-    CRASHED = "crashed"
-
-    @property
-    def tolerable(self) -> bool:
-        """Whether a device may do that."""
-        return ORDER.index(self) <= ORDER.index(Verdict.RECOVERED)
-
-
-ORDER = tuple(Verdict)
 
 
 @dataclass(frozen=True)
@@ -90,15 +68,15 @@ class Vitals:
         if not self._busiest(GLANCE):
             return None
         begun, used = time.monotonic(), {one.pid: one.cpu_seconds() for one in self._processes}
-        for _ in range(STARES):
-            culprit = self._busiest(STARE)
-            if culprit is None:
-                return None
+        looks = [self._busiest(STARE) for _ in range(STARES)]
+        culprit = looks[-1]
+        if culprit is None or None in looks:
+            return None
         used_now = culprit.cpu_seconds() - used[culprit.pid]
         return Judgement(
             Verdict.SPINS,
             f"{culprit.name} used {used_now:.1f} s of CPU in {time.monotonic() - begun:.1f} s,"
-            " with nothing left to do",
+            " and waited for it the rest of the time",
         )
 
     def _busiest(self, seconds: float) -> DeviceProcess | None:

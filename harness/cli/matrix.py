@@ -36,16 +36,21 @@ examples:
   vblk matrix counts old-qemu.json new-qemu.json
   vblk matrix counts --check                     says what is not current, and changes nothing
 """
+HARDENING = """\
+examples:
+  pytest conformance --level hardening --target qtest-pci --matrix a.json
+  vblk matrix hardening a.json                   Markdown, as in docs/hardening.md
+"""
 
 
 def add_parser(commands: Subparsers) -> None:
-    """The command, with its three of its own."""
+    """The command, with those of its own."""
     parser = commands.add_parser(
         "matrix",
         help="results of runs: put together as a page, compared, counted",
         description="What pytest --matrix FILE.json has written, put together, compared, counted.",
     )
-    parts = parser.add_subparsers(metavar="merge|diff|counts", required=True)
+    parts = parser.add_subparsers(metavar="merge|diff|counts|hardening", required=True)
     one = _part(parts, "merge", "results of several runs as one page, or one file", MERGE)
     one.add_argument("files", nargs="+", metavar="FILE.json", type=Path)
     one.add_argument(
@@ -66,6 +71,9 @@ def add_parser(commands: Subparsers) -> None:
     one.add_argument("files", nargs="*", metavar="FILE.json", type=Path)
     one.add_argument("--check", action="store_true", help="only say what is not current")
     one.set_defaults(run=counts)
+    one = _part(parts, "hardening", "tables of what became of mistreated devices", HARDENING)
+    one.add_argument("files", nargs="+", metavar="FILE.json", type=Path)
+    one.set_defaults(run=hardening)
 
 
 def _part(parts: Subparsers, name: str, text: str, epilog: str) -> argparse.ArgumentParser:
@@ -125,6 +133,15 @@ def counts(arguments: argparse.Namespace) -> int:
             path.write_text(text, encoding="utf-8")
     except (coverage.CoverageError, OSError) as error:
         raise UsageError(str(error)) from None
+    return 0
+
+
+def hardening(arguments: argparse.Namespace) -> int:
+    """Print the tables."""
+    from harness.report.hardened_table import tables
+    from harness.report.merge import merged
+
+    print("\n".join(tables(merged(map(_load, arguments.files)))))
     return 0
 
 

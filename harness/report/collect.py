@@ -26,6 +26,10 @@ PROSE: dict[str, Level] = {"described": "described", "hardening": "hardening"}
 and its level."""
 
 
+HARDENING = "hardening-"
+"""How the names of the properties begin that say what became of a device."""
+
+
 class Collector:
     """All that is told of the tests, in the order in which they ended."""
 
@@ -163,6 +167,12 @@ def _result(reports: list[pytest.TestReport]) -> Result:
         said.get("deviation", {}),
         report.longreprtext if failed else "",
         said.get("artifacts", ""),
+        {
+            name.removeprefix(HARDENING): str(value)
+            for one in reports
+            for name, value in one.user_properties
+            if name.startswith(HARDENING)
+        },
     )
 
 

@@ -8,6 +8,7 @@ test in it. Each one's verdict is a property of its report, whatever the outcome
 from __future__ import annotations
 
 from collections import Counter
+from enum import StrEnum
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,31 @@ LEVEL = "hardening"
 
 VERDICT = "hardening-verdict"
 EVIDENCE = "hardening-evidence"
-"""The properties of a test: the verdict, and what it goes by."""
+RING = "hardening-ring"
+"""The properties of a test: the verdict, what it goes by, and the kind of virtqueue."""
+
+
+class Verdict(StrEnum):
+    """What became of a device, the best first."""
+
+    SERVED = "served"
+    REJECTED = "rejected"
+    FAILED_REQUEST = "failed request"
+    NEEDS_RESET = "needs reset"
+    RECOVERED = "recovered after reset"
+    WROTE_OUTSIDE = "wrote outside"
+    GREW = "grew"
+    WEDGED = "wedged"
+    SPINS = "spins"
+    CRASHED = "crashed"
+
+    @property
+    def tolerable(self) -> bool:
+        """Whether a device may do that."""
+        return ORDER.index(self) <= ORDER.index(Verdict.RECOVERED)
+
+
+ORDER = tuple(Verdict)
 
 
 def pytest_configure(config: pytest.Config) -> None:

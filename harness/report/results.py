@@ -124,6 +124,8 @@ class Result:
     not; `reason` is a skip's. `deviation` has the keys "statement" and "why".
     `evidence` is the failure's whole text, `artifacts` a directory with more
     (in a file, relative to that file's).
+    `hardening` says what became of a device whose driver broke a rule:
+    "verdict", "evidence", "ring".
     """
 
     verdict: Verdict
@@ -134,6 +136,7 @@ class Result:
     deviation: dict[str, str] = field(default_factory=dict)
     evidence: str = ""
     artifacts: str = ""
+    hardening: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from conformance.hardening.verdict import GROWTH, ORDER, Judgement, Verdict, Vitals, worst
+from conformance.hardening.verdict import GROWTH, Judgement, Vitals, worst
+from harness.report.hardened import ORDER, Verdict
 from harness.target.process import DeviceProcess
 
 SLEEPS = "import time; time.sleep(60)"

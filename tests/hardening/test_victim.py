@@ -11,11 +11,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from conformance.hardening.verdict import Judgement, Verdict
+from conformance.hardening.verdict import Judgement
 from conformance.hardening.victim import Victim
 from harness.disks import DiskSpec
 from harness.driver.errors import BadArgumentError
 from harness.driver.interface import Buffer
+from harness.report.hardened import Verdict
 from harness.target import Disk, Target
 from harness.target.qtest import QtestTarget
 from harness.target.vhost_user import VhostUserDaemon

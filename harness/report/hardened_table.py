@@ -1,0 +1,73 @@
+"""What hardening runs found, as tables in Markdown: cases and verdicts by target and version."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from .hardened import ORDER, Verdict
+from .results import Column, Result, Results
+
+RINGS = ("split", "packed")
+
+
+def tables(results: Results) -> list[str]:
+    """The lines of three tables: cases by ring, verdicts, and the cases that were lost."""
+    columns = [column for column in results.columns if any(_found(results, column))]
+    return [
+        *_cases(results, columns),
+        "",
+        *_verdicts(results, columns),
+        "",
+        *_lost(results, columns),
+    ]
+
+
+def _found(results: Results, column: Column) -> Iterator[Result]:
+    """The results of a target that have a verdict."""
+    for test in results.tests.values():
+        if column.id in test.results and test.results[column.id].hardening:
+            yield test.results[column.id]
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _head(*titles: str) -> list[str]:
+    return [_row(*titles), _row(*["---"] * len(titles))]
+
+
+def _cases(results: Results, columns: Iterable[Column]) -> Iterator[str]:
+    yield from _head("target", *RINGS, "cases")
+    for column in columns:
+        rings = Counter(one.hardening.get("ring") for one in _found(results, column))
+        yield _row(column.id, *(rings[ring] for ring in RINGS), rings.total())
+
+
+def _verdicts(results: Results, columns: Iterable[Column]) -> Iterator[str]:
+    counts = {
+        column.id: Counter(one.hardening["verdict"] for one in _found(results, column))
+        for column in columns
+    }
+    seen = [verdict for verdict in ORDER if any(count[verdict] for count in counts.values())]
+    yield from _head("target", *seen)
+    for name, count in counts.items():
+        yield _row(name, *(count[verdict] or "" for verdict in seen))
+
+
+def _lost(results: Results, columns: list[Column]) -> Iterator[str]:
+    yield from _head("case", *(column.id for column in columns))
+    for test in results.tests.values():
+        found = (test.results.get(column.id) for column in columns)
+        verdicts = [
+            Verdict(one.hardening["verdict"]) if one and one.hardening else None for one in found
+        ]
+        if any(verdict and not verdict.tolerable for verdict in verdicts):
+            yield _row(f"`{test.id.rpartition('/')[2]}`", *map(_cell, verdicts))
+
+
+def _cell(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return ""
+    return "well" if verdict.tolerable else f"**{verdict}**"
