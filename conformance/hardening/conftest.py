@@ -34,15 +34,15 @@ class MakeVictim(Protocol):
 
 
 @pytest.fixture
-def victim(
-    plug: Callable[..., Any], kind: str, record_property: Callable[[str, object], None]
-) -> MakeVictim:
+def victim(plug: Callable[..., Any], kind: str, request: pytest.FixtureRequest) -> MakeVictim:
     """Makes a disk that the test may mistreat; the verdict goes into the report."""
 
     def record(judgement: Judgement) -> None:
-        record_property(RING, kind)
-        record_property(VERDICT, str(judgement.verdict))
-        record_property(EVIDENCE, judgement.evidence)
+        request.node.user_properties += [
+            (RING, kind),
+            (VERDICT, str(judgement.verdict)),
+            (EVIDENCE, judgement.evidence),
+        ]
 
     def make(
         *, needs: Iterable[Feature] = (), size: int | None = QUEUE_SIZE, **fields: Any

@@ -67,14 +67,14 @@ def test_an_indirect_buffer_in_an_impossible_place(victim, where):
 
 @pytest.mark.parametrize("kind", ["split"], indirect=True)
 @pytest.mark.parametrize("register", [status_register, notify_register], ids=["status", "notify"])
-@hardening("2.6", "a buffer on the device's own registers, so that what it reads resets it")
+@hardening("2.6", "a buffer on one of the device's own registers, which what it reads changes")
 def test_data_that_the_device_writes_to_its_own_registers(victim, register):
     disk = victim()
-    header, _, status = disk.read(sector=5)
-    target = Buffer(register(disk.driver), SECTOR, writable=True)
+    header, area, status = disk.read(sector=5)
+    target = Buffer(register(disk.driver), 1, writable=True)
 
     with disk.watched():
-        disk.send(header, target, status)
+        disk.send(header, target, replaced(area, length=SECTOR - 1), status)
 
 
 @pytest.mark.parametrize("kind", ["split"], indirect=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,14 +15,21 @@ if TYPE_CHECKING:
     from harness.target.process import DeviceProcess
 
 GLANCE = 0.06
-"""Seconds after which a process that has had little CPU is not looked at any longer."""
+"""Seconds between two looks at a process; one that sleeps at both is at rest."""
 
-STARES = 2
-STARE = 0.4
-"""Seconds of each of so many looks at one that has had much: some work takes a while."""
+ENOUGH = 0.5
+"""Seconds of CPU that a process has to use, without a pause, to be called spinning: in as many
+seconds where it has a processor for itself."""
 
-BUSY = 0.8
-"""Of a second, the CPU time that a spinning thread has had or waited for, at the least."""
+SURELY = 1.5
+"""The same for a process that somebody still waits for. It may have something to do."""
+
+WITHOUT_PAUSE = 0.75
+"""Of any time, what a thread that does not pause has had the CPU or waited for it, at the least:
+the kernel counts a wait only once it is over."""
+
+LONGEST = 10.0
+"""Seconds after which a process that could have ENOUGH by then is let be."""
 
 GROWTH = 64 << 20
 """Bytes of memory that a request may cost a device, and it still be called sound."""
@@ -51,46 +60,83 @@ class Vitals:
     def __init__(self, processes: Iterable[DeviceProcess]) -> None:
         self._processes = tuple(processes)
         self._memory = {one.pid: one.own_memory() for one in self._processes}
+        self._spun: Judgement | None = None
 
     def crash(self, within: float = 0.0) -> Judgement | None:
         """Which process has ended, or does within so many seconds, and its last words."""
         deadline = time.monotonic() + within
-        while True:
+        while not self._spun:
             for one in self._processes:
                 if not one.alive():
                     return Judgement(Verdict.CRASHED, " / ".join(one.last_words().splitlines()))
             if time.monotonic() >= deadline:
                 return None
             time.sleep(0.02)
+        return None
 
     def spin(self) -> Judgement | None:
         """Which process does nothing but use its CPU. Nobody may drive the device meanwhile."""
-        if not self._busiest(GLANCE):
-            return None
-        begun, used = time.monotonic(), {one.pid: one.cpu_seconds() for one in self._processes}
-        looks = [self._busiest(STARE) for _ in range(STARES)]
-        culprit = looks[-1]
-        if culprit is None or None in looks:
-            return None
-        used_now = culprit.cpu_seconds() - used[culprit.pid]
-        return Judgement(
-            Verdict.SPINS,
-            f"{culprit.name} used {used_now:.1f} s of CPU in {time.monotonic() - begun:.1f} s,"
-            " and waited for it the rest of the time",
-        )
-
-    def _busiest(self, seconds: float) -> DeviceProcess | None:
-        """The process of a thread that has wanted the CPU for nearly all of the next seconds."""
-        before = {one.pid: one.wanted() for one in self._processes}
-        begun = time.monotonic()
-        time.sleep(seconds)
-        wall = time.monotonic() - begun
+        if self._spun:
+            return self._spun
         for one in self._processes:
-            earlier = before[one.pid]
-            gains = (now - earlier.get(thread, 0.0) for thread, now in one.wanted().items())
-            if max(gains, default=0.0) > BUSY * wall:
-                return one
+            if not self._at_rest(one) and (found := self._stare(one)):
+                return found
         return None
+
+    @staticmethod
+    def _at_rest(one: DeviceProcess) -> bool:
+        if one.runnable():
+            return False
+        time.sleep(GLANCE)
+        return not one.runnable()
+
+    @staticmethod
+    def _stare(one: DeviceProcess) -> Judgement | None:
+        """Look at a process until it pauses, or has used enough."""
+        begun, before, used = time.monotonic(), one.wanted(), one.cpu_seconds()
+        while (wall := time.monotonic() - begun) < LONGEST:
+            time.sleep(GLANCE)
+            gains = (now - before.get(thread, 0.0) for thread, now in one.wanted().items())
+            without_pause = max(gains, default=0.0) > WITHOUT_PAUSE * wall
+            spent = one.cpu_seconds() - used
+            if wall > ENOUGH / 2 and not without_pause:
+                return None
+            if spent >= ENOUGH and without_pause:
+                return _spins(one, spent, time.monotonic() - begun)
+        return None
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """End a process that spins while a driver waits for it: the wait is over then.
+
+        Only first threads count, which serve devices: a virtual processor whose
+        driver polls is busy with good reason.
+        """
+        over = threading.Event()
+        guards = [
+            threading.Thread(target=self._guard, args=(one, over), daemon=True)
+            for one in self._processes
+        ]
+        for guard in guards:
+            guard.start()
+        try:
+            yield
+        finally:
+            over.set()
+            for guard in guards:
+                guard.join()
+
+    def _guard(self, one: DeviceProcess, over: threading.Event) -> None:
+        begun, before, used = time.monotonic(), one.first_thread_wanted(), one.cpu_seconds()
+        while not over.wait(ENOUGH):
+            wall, gain = time.monotonic() - begun, one.first_thread_wanted() - before
+            spent = one.cpu_seconds() - used
+            if gain < WITHOUT_PAUSE * wall:
+                begun, before, used = begun + wall, before + gain, used + spent
+            elif spent >= SURELY:
+                self._spun = _spins(one, spent, wall)
+                one.kill()
+                return
 
     def hung(self) -> Judgement | None:
         """Which process does not answer its monitor any more."""
@@ -116,3 +162,11 @@ class Vitals:
                 return False
             time.sleep(0.01)
         return True
+
+
+def _spins(culprit: DeviceProcess, used: float, wall: float) -> Judgement:
+    return Judgement(
+        Verdict.SPINS,
+        f"{culprit.name} used {used:.1f} s of CPU in {wall:.1f} s,"
+        " and waited for it the rest of the time",
+    )

@@ -228,7 +228,8 @@ class Victim:
         self._vitals = Vitals(self.disk.processes())
         trouble: Exception | None = None
         try:
-            yield
+            with self._vitals.guarded():
+                yield
         except AssertionError:
             raise
         except Exception as error:  # of whatever kind a dead device's transport raises
@@ -243,7 +244,8 @@ class Victim:
         if dead := self._dead(trouble):
             return dead
         try:
-            found = [*self._look()] if trouble is None else []
+            with self._vitals.guarded():
+                found = [*self._look()] if trouble is None else []
         except Exception as error:
             trouble = error
             if dead := self._dead(error):
@@ -254,8 +256,9 @@ class Victim:
         if trouble is not None:
             found.append(Judgement(Verdict.RECOVERED, f"before the reset: {trouble}"))
         try:
-            mend()
-            self._revive()
+            with self._vitals.guarded():
+                mend()
+                self._revive()
         except Exception as error:
             dead = self._dead(error) or Judgement(Verdict.WEDGED, f"after a reset: {error}")
             return worst([*found, dead])

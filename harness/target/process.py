@@ -37,6 +37,15 @@ class DeviceProcess:
             return (int(fields[11]) + int(fields[12])) / TICKS
         return 0.0
 
+    def runnable(self) -> bool:
+        """Whether a thread of it runs now, or could if there were a processor free."""
+        for task in Path(f"/proc/{self.pid}/task").glob("*"):
+            with suppress(OSError):
+                stat = (task / "stat").read_text(encoding="ascii", errors="replace")
+                if stat.rpartition(")")[2].split()[0] == "R":
+                    return True
+        return False
+
     def wanted(self) -> dict[str, float]:
         """By thread, seconds of CPU that it has had or has waited for.
 
@@ -46,9 +55,14 @@ class DeviceProcess:
         for task in Path(f"/proc/{self.pid}/task").glob("*"):
             # A thread may end meanwhile, and a kernel without schedstats has no such file.
             with suppress(OSError):
-                ran, waited, _ = (task / "schedstat").read_text(encoding="ascii").split()
-                times[task.name] = (int(ran) + int(waited)) / NANO
+                times[task.name] = _wanted(task)
         return times or {str(self.pid): self.cpu_seconds()}
+
+    def first_thread_wanted(self) -> float:
+        """The same of the first thread, which in QEMU and its daemon is the devices' own."""
+        with suppress(OSError):
+            return _wanted(Path(f"/proc/{self.pid}/task/{self.pid}"))
+        return 0.0
 
     def own_memory(self) -> int:
         """Bytes of memory that is its own: no guest RAM that is shared, no files; 0 if gone."""
@@ -63,3 +77,8 @@ class DeviceProcess:
         """End it at once, whatever state it is in: a stopped or a spinning one too."""
         if self.alive():
             os.kill(self.pid, signal.SIGKILL)
+
+
+def _wanted(task: Path) -> float:
+    ran, waited, _ = (task / "schedstat").read_text(encoding="ascii").split()
+    return (int(ran) + int(waited)) / NANO

@@ -81,7 +81,33 @@ def test_a_process_that_spins_is_seen_however_busy_the_host(subject: list[Subjec
     judgement = Vitals([spinners[0].process]).spin()
 
     assert judgement and judgement.verdict is Verdict.SPINS
-    assert judgement.evidence.startswith("subject used ")
+    assert judgement.evidence.startswith("subject used 0.")
+
+
+def test_a_process_that_spins_while_somebody_waits_for_it_is_ended(
+    subject: list[Subject],
+) -> None:
+    spinner = start(subject, SPINS)
+    spinner.hear()
+    vitals = Vitals([spinner.process])
+
+    with vitals.guarded():
+        ended = spinner.child.wait(30)
+
+    judgement = vitals.spin()
+    assert ended == -signal.SIGKILL
+    assert judgement and judgement.verdict is Verdict.SPINS
+    assert vitals.crash() is None
+
+
+def test_a_process_that_sleeps_is_let_be(subject: list[Subject]) -> None:
+    sleeper = start(subject, SLEEPS)
+    vitals = Vitals([sleeper.process])
+
+    with vitals.guarded(), pytest.raises(subprocess.TimeoutExpired):
+        sleeper.child.wait(3)
+
+    assert vitals.spin() is None
 
 
 def test_a_process_that_works_for_a_moment_does_not_spin(subject: list[Subject]) -> None:
