@@ -18,7 +18,7 @@ def kind():
 
 
 @pytest.mark.parametrize("back_to", [0, 1, 2], ids=["the-head", "the-middle", "itself"])
-@hardening("2.7.5.1", "a chain of descriptors that leads back into itself")
+@hardening("2.7.5.2", "a chain of descriptors that leads back into itself")
 def test_a_chain_that_loops(victim, back_to):
     disk = victim()
     buffers = disk.read()
@@ -29,7 +29,7 @@ def test_a_chain_that_loops(victim, back_to):
         disk.go()
 
 
-@hardening("2.7.5.1", "a descriptor that is its own successor")
+@hardening("2.7.5.2", "a descriptor that is its own successor")
 def test_a_head_that_loops(victim):
     disk = victim()
     disk.lay(*disk.read())
@@ -40,7 +40,7 @@ def test_a_head_that_loops(victim):
 
 
 @pytest.mark.parametrize("writable", [False, True], ids=["readable", "writable"])
-@hardening("2.7.5.1", "a chain through all descriptors of the ring, and back")
+@hardening("2.7.5.2", "a chain through all descriptors of the ring, and back")
 def test_a_chain_that_loops_through_the_whole_ring(victim, writable):
     disk = victim()
     disk.lay(*disk.read())

@@ -199,7 +199,7 @@ def test_indirect_in_the_middle_of_a_chain(victim):
         disk.go()
 
 
-@hardening("2.8.7.1", "an indirect descriptor with a successor")
+@hardening("2.8.19", "an indirect descriptor with a successor")
 def test_indirect_with_next(victim):
     disk = victim()
     buffers = disk.read()
@@ -210,7 +210,7 @@ def test_indirect_with_next(victim):
         disk.go()
 
 
-@hardening("2.8.7.1", "an indirect table with the flags of a ring")
+@hardening("2.8.19", "an indirect table with the flags of a ring")
 def test_an_indirect_table_with_flags_of_a_ring(victim):
     disk = victim()
     buffers = disk.read()
