@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from harness.cli.main import main
+from harness.report.results import load
+
 pytest_plugins = ["pytester"]
 
 SUITE = """
@@ -89,3 +92,51 @@ def test_a_marker_without_a_text_is_refused(run) -> None:
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*test_it.py::test_it: @hardening takes a section*"])
+
+
+VERDICTS = """
+from harness.report import hardening
+
+@pytest.mark.parametrize("ring", ["split", "packed"])
+@pytest.mark.parametrize("verdict", ["served", "needs reset", "spins"])
+@hardening("2.7.5", "a loop")
+def test_loop(plug, request, ring, verdict):
+    plug(start=False)
+    said = {"ring": ring, "verdict": verdict, "evidence": "seen"}
+    if (ring, verdict) == ("split", "spins"):
+        pytest.skip("not here")
+    request.node.user_properties += [(f"hardening-{k}", v) for k, v in said.items()]
+    assert verdict != "spins"
+"""
+
+TABLES = """\
+| target | split | packed | cases |
+| --- | --- | --- | --- |
+| guest-pci (fake 2.1) | 2 | 3 | 5 |
+
+| target | served | needs reset | spins |
+| --- | --- | --- | --- |
+| guest-pci (fake 2.1) | 2 | 2 | 1 |
+
+| case | guest-pci (fake 2.1) |
+| --- | --- |
+| `test_it.py::test_loop[spins-packed]` | **spins** |
+"""
+
+
+def test_tables_have_the_cases_the_verdicts_and_what_was_lost(run, pytester, capsys) -> None:
+    run(VERDICTS, "--level", "hardening", "--matrix", "results.json")
+
+    status = main(["matrix", "hardening", str(pytester.path / "results.json")])
+
+    assert status == 0
+    assert capsys.readouterr().out.endswith(TABLES)
+
+
+def test_results_say_what_became_of_a_device(run, pytester) -> None:
+    run(VERDICTS, "--level", "hardening", "--matrix", "results.json")
+
+    results = load(pytester.path / "results.json")
+
+    (found,) = results.tests["test_it.py::test_loop[spins-packed]"].results.values()
+    assert found.hardening == {"ring": "packed", "verdict": "spins", "evidence": "seen"}
