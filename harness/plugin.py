@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 pytest_plugins = [
     "harness.fixtures",
-    "harness.report.artifacts",
     "harness.report.plugin",
     "harness.report.seconds",
     "harness.report.select",

@@ -37,18 +37,8 @@ MORE_FLAGS = ("--stepwise", "--exitfirst", "--pyargs", "-q", "--quiet", "-v", "-
 """Options without one."""
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--artifacts`."""
-    group = parser.getgroup("virtio-blk", "virtio-blk conformance")
-    group.addoption(
-        "--artifacts",
-        metavar="DIR",
-        type=_directory,
-        help="keep of each failed test the console, logs, state and a command that repeats it",
-    )
-
-
-def _directory(text: str) -> Path:
+def artifacts_directory(text: str) -> Path:
+    """A directory, made if need be; argparse.ArgumentTypeError for what can be none."""
     path = Path(text).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)

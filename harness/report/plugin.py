@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from .artifacts import artifacts_directory
 from .collect import Collector
 from .files import report_file, write
 from .junit import reshape
@@ -29,6 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=report_file,
         help="write every statement's verdict on every target into FILE.html, a page, or"
         " FILE.json, for machines; repeatable",
+    )
+    group.addoption(
+        "--artifacts",
+        metavar="DIR",
+        type=artifacts_directory,
+        help="keep of each failed test the console, logs, state and a command that repeats it",
     )
 
 
