@@ -37,18 +37,6 @@ MORE_FLAGS = ("--stepwise", "--exitfirst", "--pyargs", "-q", "--quiet", "-v", "-
 """Options without one."""
 
 
-def artifacts_directory(text: str) -> Path:
-    """A directory, made if need be; argparse.ArgumentTypeError for what can be none."""
-    path = Path(text).absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} can be no directory: {error.strerror}"
-        ) from None
-    return path
-
-
 def keep(
     report: pytest.TestReport,
     item: pytest.Item,

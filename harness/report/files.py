@@ -14,13 +14,24 @@ WRITERS = {".json": dumped, ".html": rendered}
 
 
 def report_file(text: str) -> Path:
-    """A file that a report can be written to; argparse.ArgumentTypeError for any other."""
+    """A file that a report can be written to, its directory made if need be.
+
+    argparse.ArgumentTypeError for any other.
+    """
     path = Path(text)
     if path.suffix not in WRITERS:
         raise argparse.ArgumentTypeError(f"{text!r} ends in none of {', '.join(WRITERS)}")
-    if not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no directory {str(path.parent)!r}")
+    make_directory(path.parent)
     return path
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, unless it is there; argparse.ArgumentTypeError if it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror
+        raise argparse.ArgumentTypeError(f"{str(path)!r} can be no directory: {why}") from None
 
 
 def write(path: Path, results: Results) -> None:

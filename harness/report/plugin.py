@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from .artifacts import artifacts_directory
 from .collect import Collector
-from .files import report_file, write
+from .files import make_directory, report_file, write
 from .junit import reshape
 from .tree import failures, tree
 
@@ -34,9 +33,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--artifacts",
         metavar="DIR",
-        type=artifacts_directory,
+        type=_directory,
         help="keep of each failed test the console, logs, state and a command that repeats it",
     )
+
+
+def _directory(text: str) -> Path:
+    path = Path(text).absolute()
+    make_directory(path)
+    return path
 
 
 @pytest.hookimpl(tryfirst=True)

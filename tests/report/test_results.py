@@ -202,7 +202,10 @@ def test_a_run_cut_short_by_ctrl_c_writes_what_it_has(run, pytester: pytest.Pyte
 
 @pytest.mark.parametrize(
     ("name", "complaint"),
-    [("r.txt", "'r.txt' ends in none of"), ("away/r.json", "there is no directory 'away'")],
+    [
+        ("r.txt", "'r.txt' ends in none of"),
+        ("/dev/null/r.json", "'/dev/null' can be no directory"),
+    ],
 )
 def test_a_file_that_cannot_be_written_is_refused_at_once(run, name, complaint) -> None:
     result = run(SUITE, "--matrix", name)
