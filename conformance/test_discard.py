@@ -7,9 +7,6 @@ from harness.report import clause, described
 from harness.virtio.blk import SEGMENT_UNMAP, RequestType, Status, segment
 from harness.virtio.features import Feature
 
-CAPACITY = 16384
-"""Sectors of the disk, unless a test says otherwise."""
-
 BOTH = [RequestType.DISCARD, RequestType.WRITE_ZEROES]
 NEEDS = [Feature.BLK_DISCARD, Feature.BLK_WRITE_ZEROES]
 
@@ -51,17 +48,18 @@ def test_a_segment_can_be_as_long_as_the_device_says_and_no_longer(plug, kind):
 @described("5.2.4", "the disk ends at capacity")
 def test_a_segment_beyond_the_end_fails_and_changes_nothing(plug, kind):
     disk = plug(needs=NEEDS)
+    end = disk.driver.config().capacity
     disk.backing.write(0, sectors(8))
-    disk.backing.write(CAPACITY - 8, sectors(8, salt=9))
+    disk.backing.write(end - 8, sectors(8, salt=9))
     # At the end, across it, and where bytes of 64 bits and sectors of 64 bits overflow.
-    places = [(CAPACITY, 8), (CAPACITY - 4, 8), (2**55, 8), (2**63, 8), (2**64 - 4, 8)]
+    places = [(end, 8), (end - 4, 8), (2**55, 8), (2**63, 8), (2**64 - 4, 8)]
 
     for sector, count in places:
         assert failed(disk.request(kind, data=segment(sector, count))), f"{sector:#x}, {count}"
 
-    assert disk.backing.size == CAPACITY * 512
+    assert disk.backing.size == end * 512
     assert disk.backing.read(0, 8) == sectors(8)
-    assert disk.backing.read(CAPACITY - 8, 8) == sectors(8, salt=9)
+    assert disk.backing.read(end - 8, 8) == sectors(8, salt=9)
 
 
 @pytest.mark.parametrize("kind", BOTH, ids=by_name)
