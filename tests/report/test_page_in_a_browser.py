@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from chromium import MISSING, chromium, resize
 from made_up import OTHER, made_up
 
 from harness.report.page import rendered
 
-MISSING = [
-    words
-    for words, there in (
-        ("apt-get install chromium", shutil.which("chromium")),
-        ("apt-get install chromium-driver", shutil.which("chromedriver")),
-        ("pip install 'selenium>=4.20,<5'", importlib.util.find_spec("selenium")),
-    )
-    if not there
-]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs a browser: {'; '.join(MISSING)}")
-
-DEADLINE = 30.0
-"""Seconds that the browser may take to load a page or to answer."""
-
-OPTIONS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +25,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for option in (*OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    browser.set_page_load_timeout(DEADLINE)
-    browser.set_script_timeout(DEADLINE)
-    try:
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
         yield browser
-    finally:
-        browser.quit()
 
 
 class Shown:
@@ -231,8 +194,7 @@ def test_a_link_to_a_statement_opens_it(browser: Any, shown: Shown, page: str) -
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 def test_a_page_is_as_wide_as_its_window(browser: Any, shown: Shown, width: int) -> None:
-    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    resize(browser, width, 800)
     try:
         shown.js("document.querySelectorAll('.r input').forEach((box) => box.click())")
         assert shown.js("return document.documentElement.scrollWidth") <= width
