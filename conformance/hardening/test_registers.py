@@ -119,8 +119,8 @@ def test_a_device_status_that_makes_no_sense(victim, status):
 
 
 @hardening("3.1.1", "DRIVER_OK without anything before it, and a notification")
-def test_driver_ok_first(victim):
-    disk = victim()
+def test_driver_ok_first(registers):
+    disk = registers()
     disk.lay(*disk.read())
 
     with disk.watched():

@@ -28,6 +28,9 @@ WITHOUT_PAUSE = 0.75
 """Of any time, what a thread that does not pause has had the CPU or waited for it, at the least:
 the kernel counts a wait only once it is over."""
 
+PATIENCE = 2.0
+"""Seconds after which a process that somebody waits for is asked whether it still answers."""
+
 LONGEST = 10.0
 """Seconds after which a process that could have ENOUGH by then is let be."""
 
@@ -60,12 +63,12 @@ class Vitals:
     def __init__(self, processes: Iterable[DeviceProcess]) -> None:
         self._processes = tuple(processes)
         self._memory = {one.pid: one.own_memory() for one in self._processes}
-        self._spun: Judgement | None = None
+        self._ended: Judgement | None = None
 
     def crash(self, within: float = 0.0) -> Judgement | None:
         """Which process has ended, or does within so many seconds, and its last words."""
         deadline = time.monotonic() + within
-        while not self._spun:
+        while not self._ended:
             for one in self._processes:
                 if not one.alive():
                     return Judgement(Verdict.CRASHED, " / ".join(one.last_words().splitlines()))
@@ -76,8 +79,8 @@ class Vitals:
 
     def spin(self) -> Judgement | None:
         """Which process does nothing but use its CPU. Nobody may drive the device meanwhile."""
-        if self._spun:
-            return self._spun
+        if self._ended:
+            return self._ended
         for one in self._processes:
             if not self._at_rest(one) and (found := self._stare(one)):
                 return found
@@ -107,9 +110,9 @@ class Vitals:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """End a process that spins while a driver waits for it: the wait is over then.
+        """End a process that spins, or hangs, while a driver waits for it: the wait is over then.
 
-        Only first threads count, which serve devices: a virtual processor whose
+        Of what spins, only first threads count, which serve devices: a virtual processor whose
         driver polls is busy with good reason.
         """
         over = threading.Event()
@@ -128,13 +131,18 @@ class Vitals:
 
     def _guard(self, one: DeviceProcess, over: threading.Event) -> None:
         begun, before, used = time.monotonic(), one.first_thread_wanted(), one.cpu_seconds()
+        first = begun
         while not over.wait(ENOUGH):
             wall, gain = time.monotonic() - begun, one.first_thread_wanted() - before
             spent = one.cpu_seconds() - used
             if gain < WITHOUT_PAUSE * wall:
                 begun, before, used = begun + wall, before + gain, used + spent
+                if begun - first > PATIENCE and not one.answers() and not over.is_set():
+                    self._ended = _hung(one)
+                    one.kill()
+                    return
             elif spent >= SURELY:
-                self._spun = _spins(one, spent, wall)
+                self._ended = _spins(one, spent, wall)
                 one.kill()
                 return
 
@@ -142,8 +150,7 @@ class Vitals:
         """Which process does not answer its monitor any more."""
         for one in self._processes:
             if not one.answers():
-                words = " / ".join(one.last_words().splitlines())
-                return Judgement(Verdict.WEDGED, f"{one.name} answers nobody any more: {words}")
+                return _hung(one)
         return None
 
     def growth(self) -> Judgement | None:
@@ -170,3 +177,8 @@ def _spins(culprit: DeviceProcess, used: float, wall: float) -> Judgement:
         f"{culprit.name} used {used:.1f} s of CPU in {wall:.1f} s,"
         " and waited for it the rest of the time",
     )
+
+
+def _hung(one: DeviceProcess) -> Judgement:
+    words = " / ".join(one.last_words().splitlines())
+    return Judgement(Verdict.WEDGED, f"{one.name} answers nobody any more: {words}")

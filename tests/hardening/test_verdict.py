@@ -28,7 +28,7 @@ SHORT = "print('ready', flush=True)\nfor n in range(6 * 10**6): pass\nimport tim
 class Subject:
     """A Python process that does what it is told, as a device's process."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, answers: bool) -> None:
         self.child = subprocess.Popen(
             [sys.executable, "-c", source],
             stdin=subprocess.PIPE,
@@ -40,7 +40,7 @@ class Subject:
             self.child.pid,
             lambda: self.child.poll() is None,
             lambda: f"ended with {self.child.poll()}\nlast words",
-            lambda: False,
+            lambda: answers,
         )
 
     def say(self) -> None:
@@ -62,8 +62,8 @@ def subject() -> Iterator[list[Subject]]:
         one.child.communicate()
 
 
-def start(made: list[Subject], source: str) -> Subject:
-    made.append(Subject(source))
+def start(made: list[Subject], source: str, answers: bool = True) -> Subject:
+    made.append(Subject(source, answers))
     return made[-1]
 
 
@@ -110,6 +110,20 @@ def test_a_process_that_sleeps_is_let_be(subject: list[Subject]) -> None:
     assert vitals.spin() is None
 
 
+def test_a_process_that_hangs_while_somebody_waits_for_it_is_ended(
+    subject: list[Subject],
+) -> None:
+    sleeper = start(subject, SLEEPS, answers=False)
+    vitals = Vitals([sleeper.process])
+
+    with vitals.guarded():
+        ended = sleeper.child.wait(30)
+
+    judgement = vitals.spin()
+    assert ended == -signal.SIGKILL
+    assert judgement and judgement.verdict is Verdict.WEDGED
+
+
 def test_a_process_that_works_for_a_moment_does_not_spin(subject: list[Subject]) -> None:
     worker = start(subject, SHORT)
     worker.hear()
@@ -151,7 +165,7 @@ def test_a_process_that_takes_much_memory_has_grown(subject: list[Subject]) -> N
 
 
 def test_a_process_that_does_not_answer_is_wedged(subject: list[Subject]) -> None:
-    judgement = Vitals([start(subject, SLEEPS).process]).hung()
+    judgement = Vitals([start(subject, SLEEPS, answers=False).process]).hung()
 
     assert judgement and judgement.verdict is Verdict.WEDGED
 
