@@ -1,0 +1,73 @@
+"""Several request virtqueues side by side (virtio 2.6, 5.2.2)."""
+
+import pytest
+
+from conformance.data import sectors
+from harness.driver.interface import Request
+from harness.report import described, on
+from harness.virtio.blk import RequestType, Status
+from harness.virtio.features import Feature
+
+QUEUES = 4
+
+
+def several(plug, extra=(), **fields):
+    needs = [Feature.BLK_MQ]
+    return plug(queues=QUEUES, driver_queues=QUEUES, needs=needs, extra=extra, **fields)
+
+
+def read(sector):
+    return Request(RequestType.IN, sector, receive=512)
+
+
+def on_every_queue(disk, queues=range(QUEUES), each=6):
+    """Reads of sectors of their own, on all the queues before any is waited for."""
+    places = [(queue, each * queue + n) for n in range(each) for queue in queues]
+    tokens = []
+    for queue, sector in places:
+        tokens += disk.driver.submit([read(sector)], queue)
+    completions = disk.driver.complete(tokens)
+    wanted = [sectors(each * QUEUES)[512 * sector :][:512] for _, sector in places]
+    assert {completion.status for completion in completions} == {Status.OK}
+    assert [completion.data for completion in completions] == wanted
+    return [disk.driver.queue_state(queue).used_idx for queue in queues]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+@described("5.2.2", "each of the request virtqueues serves requests, whatever the others do")
+def test_requests_on_all_queues_at_once_are_each_answered_on_their_own(plug, packed):
+    disk = several(plug, [Feature.RING_PACKED], packed=True) if packed else several(plug)
+    disk.backing.write(0, sectors(6 * QUEUES))
+
+    used = on_every_queue(disk)
+
+    if not packed:
+        assert used == [6] * QUEUES
+    assert [disk.driver.queue_state(queue).in_flight for queue in range(QUEUES)] == [0] * QUEUES
+
+
+@described("5.2.2", "each of the request virtqueues serves requests, whatever the others do")
+def test_a_write_on_one_queue_is_read_on_the_others(plug):
+    disk = several(plug)
+
+    written = disk.driver.request(Request(RequestType.OUT, 5, sectors(1)), queue=QUEUES - 1)
+    found = [disk.driver.request(read(5), queue=queue) for queue in range(QUEUES)]
+
+    assert written.status == Status.OK
+    assert [completion.data for completion in found] == [sectors(1)] * QUEUES
+
+
+@on("pci")
+@described("2.6.1", "the reset of one virtqueue leaves the others in use")
+def test_the_reset_of_a_queue_leaves_the_others_alone(plug):
+    disk = several(plug, [Feature.RING_RESET])
+    disk.backing.write(0, sectors(6 * QUEUES))
+    on_every_queue(disk)
+
+    disk.driver.queue_reset(1)
+    others = on_every_queue(disk, [0, 2, 3])
+    disk.driver.queue_setup(1)
+    anew = on_every_queue(disk)
+
+    assert others == [12] * 3
+    assert anew == [18, 6, 18, 18]
