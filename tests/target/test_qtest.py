@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from harness.disks import DiskSpec
-from harness.driver.errors import BadArgumentError, DriverError
+from harness.driver.errors import BadArgumentError, DeviceTimeoutError, DriverError
 from harness.driver.interface import Request
 from harness.target import LacksError, TargetError
 from harness.target.qtest import VARIANTS, QtestTarget
 from harness.virtio.blk import RequestType, Status
+from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
 from harness.virtio.ring import USED_F_NO_NOTIFY
 
@@ -299,6 +300,22 @@ def test_msix_messages_come_on_the_vectors_they_are_mapped_to(name: str) -> None
         disk.resize(20000)
         assert [change.capacity for change in driver.wait_config_change(0)] == [20000]
         assert driver.interrupts().vectors == (1, 1, 2)
+    finally:
+        target.close()
+
+
+@pytest.mark.parametrize("name", ["qtest-pci", "qtest-mmio"])
+def test_a_wait_for_a_queue_ends_soon_if_the_device_needs_a_reset(name: str) -> None:
+    target = QtestTarget(name)
+    try:
+        driver = target.plug(DiskSpec()).driver
+        driver.negotiate(Feature.VERSION_1.mask)
+        avail_idx = driver.queue_setup(0).driver + 2
+        driver.set_status(driver.status() | DeviceStatus.DRIVER_OK)
+        driver.memory_write(avail_idx, (2000).to_bytes(2, "little"))
+        driver.queue_kick(0)
+        with pytest.raises(DeviceTimeoutError, match=r"chains on queue 0, but .* needs a reset"):
+            driver.queue_poll(0)
     finally:
         target.close()
 
