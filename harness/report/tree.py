@@ -47,14 +47,15 @@ def tree(results: Results, depth: int | None) -> Iterator[str]:
     """A table of the sections that were part of the run, and in each its statements' verdicts.
 
     A statement counts once, with its worst verdict on any target, for its
-    section and for all around it. Sections deeper than `depth` are part of the
+    section and for all around it. Hardening is no matter of the specification's
+    sections, and left out. Sections deeper than `depth` are part of the
     one around them.
     """
     verdicts = results.verdicts()
     counts: dict[str, Counter[Verdict]] = {}
     for row in results.ordered_rows():
         verdict = worst(verdicts[row.id].values())
-        if verdict is Verdict.NOT_RUN:
+        if verdict is Verdict.NOT_RUN or row.level == "hardening":
             continue
         numbers = row.section.split(".")
         for length in range(1, min(len(numbers), depth or len(numbers)) + 1):

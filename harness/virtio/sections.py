@@ -102,6 +102,7 @@ NAMES = {
     "6.2": "What a device offers",
     "6.3": "Legacy: reserved bits",
     "7": "Conformance",
+    "7.4": "Transitional or not",
 }
 """Section -> what it is about. A section that only says whom it binds has its parent's words."""
 

@@ -11,7 +11,7 @@ from made_up import HOSTILE, OTHER, PCI_NEW, PCI_OLD, a_test, broken, kept, made
 
 from harness.report.page import rendered
 from harness.report.page.rows import LEAST, WHOLE
-from harness.report.results import Results
+from harness.report.results import Results, Row
 from harness.virtio.catalogue import clauses
 from harness.virtio.sections import NAMES, section_name
 
@@ -167,6 +167,31 @@ def test_results_that_say_the_same_are_said_once() -> None:
 
     assert page.count("<li>") == 1
     assert "on all 2 targets" in page
+
+
+def test_hardening_is_kept_apart() -> None:
+    rows = {
+        "2.1.2-D-01": row("2.1.2-D-01"),
+        "2.7: odd": Row("2.7: odd", "2.7", "hardening", "device", "odd", kind="hardening"),
+        "2.7: loop": Row("2.7: loop", "2.7", "hardening", "device", "loop", kind="hardening"),
+    }
+    crashed = replace(broken(), hardening={"verdict": "crashed"})
+    served = replace(kept(), hardening={"verdict": "served"})
+    tests = [
+        a_test("test_a", "2.1.2-D-01", old=kept()),
+        a_test("test_odd", "2.7: odd", old=served),
+        a_test("test_loop", "2.7: loop", old=crashed),
+    ]
+
+    page = rendered(Results([], [PCI_OLD], rows, {test.id: test for test in tests}))
+
+    words = re.sub(r"<[^>]+>", "", page)
+    assert "Nothing is broken that was not known, on 1 target." in words
+    assert "Of 1 statement, 1 were tested." in words
+    assert "of 2 kinds tried, 1 borne everywhere." in words
+    assert "1 of 1 tested" in words
+    assert "kept on pci: served" in words
+    assert "broken on pci: crashed" in words
 
 
 def test_a_run_of_nothing_is_a_page_that_says_so() -> None:

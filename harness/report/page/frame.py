@@ -94,7 +94,8 @@ def _hiders(results: Results) -> str:
 
 def _headline(results: Results) -> Iterator[str]:
     """What a reader has to know if he reads no further."""
-    verdicts = results.verdicts()
+    everything = results.verdicts()
+    verdicts = {name: everything[name] for name in results.rows if not _hardens(results, name)}
     met = Counter(one for of_row in verdicts.values() for one in set(of_row.values()))
     broken = [
         column
@@ -123,12 +124,29 @@ def _headline(results: Results) -> Iterator[str]:
         f"<p>{known} known not to be kept somewhere, with the reason; {advisories} not followed"
         f" somewhere. {_tested(results, verdicts)}</p>"
     )
+    yield _hardening([of_row for name, of_row in everything.items() if name not in verdicts])
     if not all(run.complete for run in results.runs):
         yield "<p><strong>A run was cut short:</strong> what it did not reach is “not run”.</p>"
 
 
+def _hardens(results: Results, name: str) -> bool:
+    """Whether a row is no statement of the specification: a driver that breaks its rules."""
+    return results.rows[name].level == "hardening"
+
+
+def _hardening(found: list[dict[str, Verdict]]) -> str:
+    tested = [set(of_row.values()) - OPEN for of_row in found if set(of_row.values()) - OPEN]
+    if not tested:
+        return ""
+    borne = sum(verdicts == {Verdict.KEPT} for verdicts in tested)
+    return (
+        f"<p>Drivers that break the rules, which is no matter of conformance: of"
+        f" {many(len(tested), 'kind')} tried, {borne} borne everywhere.</p>"
+    )
+
+
 def _tested(results: Results, verdicts: dict[str, dict[str, Verdict]]) -> str:
-    idle = [row for row in results.rows.values() if set(verdicts[row.id].values()) <= OPEN]
+    idle = [results.rows[name] for name, found in verdicts.items() if set(found.values()) <= OPEN]
     hopeless = sum(bool(row.untested) for row in idle)
     words = f"Of {many(len(verdicts), 'statement')}, {len(verdicts) - len(idle)} were tested"
     return (
@@ -138,7 +156,9 @@ def _tested(results: Results, verdicts: dict[str, dict[str, Verdict]]) -> str:
 
 def _summary(results: Results) -> Iterator[str]:
     """A line for each target: a bar, and the numbers it is made of."""
-    verdicts = results.verdicts().values()
+    verdicts = [
+        of_row for name, of_row in results.verdicts().items() if not _hardens(results, name)
+    ]
     counts = {
         column.id: Counter(of_row[column.id] for of_row in verdicts) for column in results.columns
     }

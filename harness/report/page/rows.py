@@ -121,7 +121,8 @@ class Table:
                 continue
             proved = proves(result, row)
             why = tuple(sorted(result.deviation.items()))
-            key = (proved, result.verdict, result.expected, result.seen, result.reason, why)
+            said = (result.expected, result.seen, result.reason, result.hardening.get("verdict"))
+            key = (proved, result.verdict, why, *said)
             groups.setdefault(key, (proved, result, []))[2].append(column.id)
         return sorted(groups.values(), key=lambda group: ORDER.index(group[0]))
 
@@ -142,7 +143,7 @@ class Table:
         return listed(some, len(self._results.columns))
 
     def _group(self, test: Test, proved: Verdict, result: Result, columns: list[str]) -> str:
-        said = [result.reason] if result.reason else []
+        said = [one for one in (result.reason, result.hardening.get("verdict", "")) if one]
         if proved is not result.verdict:
             other = result.deviation.get("statement")
             said.append(
