@@ -227,9 +227,10 @@ def end_of_disk_unchecked(original: Original, block: Block, sector: int, count: 
     return bool(original(block, sector, min(count, 1)))
 
 
-@defect(Block.within, "5.2.4", text="the end of a request is computed in 64 bits")
-def end_of_request_overflows(original: Original, block: Block, sector: int, count: int) -> bool:
-    return bool(original(block, sector, count)) or sector + count >= 1 << 64
+@defect(Block.execute, "5.2.4", text="where a request begins is computed in bytes of 64 bits")
+def sector_of_55_bits(original: Original, block: Block, request: Request) -> Status:
+    request.sector &= (1 << 55) - 1
+    return Status(original(block, request))
 
 
 @defect(Block.within, "5.2.6", text="of a request's sector, the low 32 bits are looked at")
@@ -318,9 +319,9 @@ def used_length_of_a_write_counts_its_data(
 
 @defect(Storage.__init__, "5.2.6", text="all disks share what was written to the first")
 def disks_share_their_storage(
-    original: Original, storage: Storage, path: str | None, read_only: bool, faults: Sequence[Fault]
+    original: Original, storage: Storage, path: str | None, *more: object
 ) -> None:
-    original(storage, path, read_only, faults)
+    original(storage, path, *more)
     if path is not None and FIRST and FIRST[0]._fd >= 0:
         os.dup2(FIRST[0]._fd, storage._fd)
     elif path is not None:
