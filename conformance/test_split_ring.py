@@ -232,6 +232,7 @@ def test_notifications_that_announce_nothing_do_no_harm(plug):
 
     for _ in range(50):
         disk.driver.queue_kick(0)
+    let_pass()  # so that the device has seen them before there is something to see
     idle = disk.driver.queue_state(0).used_idx, disk.driver.interrupts().queue
     completion = disk.read(0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from harness.model.memory import BrokenError, size
@@ -9,6 +10,7 @@ from harness.model.queue import Job, Queue
 from harness.model.request import HEADER, Request
 from harness.model.ring import Chain, Ring
 from harness.model.split import SplitRing
+from harness.model.vhost import Connection
 from harness.virtio.blk import Status
 from harness.virtio.ring import DESC_F_WRITE, DESC_SIZE
 
@@ -93,14 +95,12 @@ def every_eighth_chain_lost(original: Original, ring: SplitRing, chain: Chain, l
         original(ring, chain, length)
 
 
-@defect(SplitRing.use, "2.7", text="the used ring is taken to be as long as the largest queue")
-def used_ring_of_another_size(
-    original: Original, ring: SplitRing, chain: Chain, length: int
-) -> None:
-    if ring._used[1] < ring.size:
-        original(ring, chain, length)
-    else:
-        ring._used[1] = (ring._used[1] + 1) & 0xFFFF
+@defect(SplitRing.take, "2.7", text="a queue of less than 16 breaks in its second round")
+def small_queue_breaks(original: Original, ring: SplitRing) -> Chain | None:
+    chain: Chain | None = original(ring)
+    if chain and chain.position >= ring.size and ring.size < 16:
+        raise BrokenError("too small a queue")
+    return chain
 
 
 @defect(SplitRing.flags, "2.7.10.2-D-01", text="without EVENT_IDX, the used ring's flags are 2")
@@ -192,13 +192,15 @@ def used_event_ignored(original: Original, ring: SplitRing, old: int, new: int) 
     return ring.event_idx or bool(original(ring, old, new))
 
 
-@defect(Queue.run, "2.7.10.2-D-05", text="after 8 notifications of nothing, a queue is dead")
-def spurious_notifications_kill(original: Original, queue: Queue) -> None:
-    before = queue._taken
-    original(queue)
-    idle = vars(queue)["idle"] = 0 if queue._taken > before else vars(queue).get("idle", 0) + 1
-    if idle == 8:
-        raise BrokenError("nobody may notify so often")
+@defect(Connection._kicked, "2.7.10.2-D-05", text="20 notifications of nothing end in NEEDS_RESET")
+def spurious_notifications_kill(original: Original, connection: Connection, queue: Queue) -> None:
+    kicks, before = os.eventfd_read(queue.kick), queue._taken
+    os.eventfd_write(queue.kick, 1)
+    original(connection, queue)
+    idle = vars(queue).get("idle", 0) + kicks if queue._taken == before else 0
+    vars(queue)["idle"] = idle
+    if idle >= 20:
+        connection._broken(queue, BrokenError("notified of nothing"))
 
 
 # --- order

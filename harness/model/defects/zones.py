@@ -82,9 +82,9 @@ def max_append_beyond_segments(original: Original, block: ZonedBlock) -> Fields:
     return _shown(original, block, max_append_sectors=block.seg_max * SIZE_MAX // SECTOR + 8)
 
 
-@defect(ZonedBlock.fields, "5.2.5.2-D-16", text="write_granularity is twice what it has to be")
-def write_granularity_doubled(original: Original, block: ZonedBlock) -> Fields:
-    return _shown(original, block, write_granularity=2 * block.zones.granularity)
+@defect(ZonedBlock.fields, "5.2.5.2-D-16", text="write_granularity is half of what it is")
+def write_granularity_halved(original: Original, block: ZonedBlock) -> Fields:
+    return _shown(original, block, write_granularity=max(block.zones.granularity // 2, SECTOR))
 
 
 @defect(ZonedBlock.config, "5.2.5.2-D-17", text="the padding behind model is not 0")
