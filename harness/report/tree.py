@@ -30,10 +30,12 @@ def failures(results: Results) -> Iterator[str]:
 
 
 def _statements(results: Results, test: Test) -> str:
-    """The statements by id and level; one without an id by its section and words."""
+    """The statements by id and level; one without an id by its section, level and words."""
     rows = [results.rows[name] for name in test.statements]
     return ", ".join(
-        f"{row.id} {row.level}" if row.kind == "catalogue" else f"{row.section} {row.text!r}"
+        f"{row.id} {row.level}"
+        if row.kind == "catalogue"
+        else f"{row.section} {row.level} {row.text!r}"
         for row in rows
     )
 
