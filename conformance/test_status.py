@@ -4,24 +4,21 @@ import pytest
 
 from conformance.data import sectors, untouched
 from conformance.raw import RawRead
+from conformance.rings import areas, both_rings, plug_ring
 from conformance.waiting import eventually, let_pass
 from harness.driver.interface import Request
 from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import RequestType, Status
 from harness.virtio.device import DeviceStatus
-from harness.virtio.ring import DESC, DESC_SIZE, avail_size, used_size
+from harness.virtio.ring import DESC
 
 
-def shared_memory(driver, queue):
+def shared_memory(disk, packed):
     """The rings of a queue, and every buffer that its descriptors point to."""
-    table = driver.memory_read(queue.desc, DESC_SIZE * queue.size)
-    places = [(address, length) for address, length, _, _ in DESC.iter_unpack(table) if length]
-    return [
-        table,
-        driver.memory_read(queue.driver, avail_size(queue.size)),
-        driver.memory_read(queue.device, used_size(queue.size)),
-        *(driver.memory_read(address, length) for address, length in places),
-    ]
+    rings = areas(disk, packed, disk.queues[0])
+    # Address and length come first in the descriptors of either ring.
+    places = [(address, length) for address, length, _, _ in DESC.iter_unpack(rings[0]) if length]
+    return [*rings, *(disk.driver.memory_read(address, length) for address, length in places)]
 
 
 @clause("2.4.1-D-01", "4.1.4.3.1-D-07")
@@ -67,10 +64,11 @@ def test_a_device_works_again_after_a_reset(plug):
     assert completion.damage == ()
 
 
+@both_rings
 @clause("2.4.1-D-02")
-def test_after_a_reset_with_requests_in_flight_the_device_is_silent(plug):
-    disk = plug(iops=5)
-    driver, queue = disk.driver, disk.queues[0]
+def test_after_a_reset_with_requests_in_flight_the_device_is_silent(plug, packed):
+    disk = plug_ring(plug, packed, iops=5)
+    driver = disk.driver
     requests = [Request(RequestType.IN, 8 * n, receive=512) for n in range(20)]
     tokens = driver.submit(requests)
     assert eventually(lambda: bool(driver.completed())), "the device has not begun"
@@ -78,10 +76,10 @@ def test_after_a_reset_with_requests_in_flight_the_device_is_silent(plug):
 
     driver.set_status(0)
     assert eventually(lambda: driver.status() == 0)
-    before, interrupts = shared_memory(driver, queue), driver.interrupts()
+    before, interrupts = shared_memory(disk, packed), driver.interrupts()
     let_pass(1.0)  # five operations' worth
 
-    assert shared_memory(driver, queue) == before
+    assert shared_memory(disk, packed) == before
     assert driver.interrupts() == interrupts
 
 

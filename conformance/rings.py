@@ -1,0 +1,87 @@
+"""Both kinds of virtqueue, for what holds of either; and a split one taken round its index."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from conformance.waiting import SOON
+from harness.virtio.blk import REQUEST_HEADER
+from harness.virtio.features import Feature
+from harness.virtio.ring import (
+    DESC,
+    DESC_F_NEXT,
+    DESC_F_WRITE,
+    EVENT_SUPPRESSION,
+    avail_size,
+    used_size,
+)
+
+if TYPE_CHECKING:
+    from harness.driver.interface import QueueLayout
+    from harness.plugin import Plug
+    from harness.target import Disk
+
+both_rings = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+"""Runs a test on a split and on a packed virtqueue, with `plug_ring`."""
+
+UNKNOWN_TYPE = 99
+"""A request type that nobody has defined: the device answers without a look at its storage."""
+
+
+def plug_ring(plug: Plug, packed: bool, **fields: Any) -> Disk:
+    """A disk whose driver uses packed virtqueues, or split ones; `fields` as for `plug`."""
+    if packed:
+        fields["extra"] = [*fields.get("extra", ()), Feature.RING_PACKED]
+    return plug(packed=packed or None, **fields)
+
+
+def areas(disk: Disk, packed: bool, queue: QueueLayout) -> tuple[bytes, bytes, bytes]:
+    """A virtqueue's three areas as they stand: descriptors, the driver's, the device's."""
+    driver = EVENT_SUPPRESSION.size if packed else avail_size(queue.size)
+    device = EVENT_SUPPRESSION.size if packed else used_size(queue.size)
+    read = disk.driver.memory_read
+    return (
+        read(queue.desc, DESC.size * queue.size),
+        read(queue.driver, driver),
+        read(queue.device, device),
+    )
+
+
+class Carousel:
+    """Requests of no effect in a split virtqueue of the disk, half of it at a time.
+
+    Its ring is written past the driver, so use either the one or the other.
+    """
+
+    def __init__(self, disk: Disk) -> None:
+        self._driver, self._queue = disk.driver, disk.queues[0]
+        size = self._queue.size
+        self._chains = size // 2
+        self._index = 0
+        header = self._driver.alloc(REQUEST_HEADER.size)
+        self._driver.memory_write(header, REQUEST_HEADER.pack(UNKNOWN_TYPE, 0, 0))
+        status = self._driver.alloc(self._chains)
+        table = b"".join(
+            DESC.pack(header, REQUEST_HEADER.size, DESC_F_NEXT, 2 * chain + 1)
+            + DESC.pack(status + chain, 1, DESC_F_WRITE, 0)
+            for chain in range(self._chains)
+        )
+        heads = b"".join((2 * (slot % self._chains)).to_bytes(2, "little") for slot in range(size))
+        self._driver.memory_write(self._queue.desc, table)
+        self._driver.memory_write(self._queue.driver + 4, heads)
+
+    def turn(self, count: int) -> None:
+        """Have the device use so many requests more, and see that it has."""
+        while count:
+            some = min(count, self._chains)
+            count -= some
+            self._index = (self._index + some) & 0xFFFF
+            index = self._index.to_bytes(2, "little")
+            self._driver.memory_write(self._queue.driver + 2, index)
+            self._driver.queue_kick(0)
+            deadline = time.monotonic() + SOON
+            while self._driver.memory_read(self._queue.device + 2, 2) != index:
+                assert time.monotonic() < deadline, f"the used index does not reach {self._index}"

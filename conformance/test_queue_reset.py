@@ -1,0 +1,132 @@
+"""The reset of one virtqueue, and its second life (virtio 2.6.1)."""
+
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from conformance.data import sectors, untouched
+from conformance.raw import RawRead
+from conformance.rings import both_rings, plug_ring
+from conformance.waiting import let_pass
+from harness.driver.errors import DriverError
+from harness.driver.interface import Request
+from harness.report import clause, on, reads_only
+from harness.virtio.blk import RequestType, Status
+from harness.virtio.features import Feature
+
+ENABLED = ("queue_enable", "QueueReady")
+"""What a transport calls the register that says whether the selected queue is enabled."""
+
+READ = Request(RequestType.IN, 0, receive=512)
+
+
+def reset(driver):
+    """Reset queue 0; a skip if that leaves it enabled, which other tests judge.
+
+    Nobody knows what a device does to which the driver gives other rings for a running queue.
+    """
+    driver.queue_reset(0)
+    for register in ENABLED:
+        with suppress(DriverError):
+            if driver.register_read(register):
+                pytest.skip(f"after the queue's reset {register} is still 1")
+
+
+@both_rings
+@clause("2.6.1.1.1-D-02", "2.6.1.2.1-D-01")
+def test_a_queue_that_was_reset_starts_anew_with_another_size(plug, packed):
+    disk = plug_ring(plug, packed, extra=[Feature.RING_RESET])
+    disk.backing.write(0, sectors(11))
+    assert [disk.read(n).status for n in range(3)] == [Status.OK] * 3
+
+    reset(disk.driver)
+    queue = disk.driver.queue_setup(0, 4)
+    completions = [disk.driver.request(replace(READ, sector=n), timeout=3) for n in range(11)]
+
+    assert queue.desc != disk.queues[0].desc
+    assert b"".join(completion.data for completion in completions) == sectors(11)
+
+
+@clause("2.6.1.1.1-D-02")
+def test_with_event_idx_interrupts_of_a_queue_that_was_reset_start_anew(plug):
+    disk = plug(extra=[Feature.RING_RESET, Feature.EVENT_IDX])
+    driver = disk.driver
+    for n in range(5):
+        assert disk.read(n).status is Status.OK
+    reset(driver)
+    queue = driver.queue_setup(0)
+    driver.memory_write(queue.driver + 4 + 2 * queue.size, bytes(2))  # used_event
+    let_pass()
+    before = driver.interrupts().queue
+
+    assert driver.request(READ, timeout=3).status == Status.OK
+
+    driver.wait_interrupt("queue", above=before, timeout=3)
+
+
+@on("pci", "modern")
+@clause("2.6.1.2.1-D-01")
+def test_a_queue_that_was_reset_may_have_another_vector(plug):
+    disk = plug(start=False, needs=[Feature.RING_RESET])
+    driver = disk.driver
+    try:
+        driver.use_msix(2)
+    except DriverError as error:
+        pytest.skip(f"no MSI-X for this driver: {error.message}")
+    features = driver.negotiate().accepted | Feature.RING_RESET.mask
+    disk.start(features)
+    assert disk.read(0).status is Status.OK
+    reset(driver)
+    driver.queue_setup(0)
+    driver.register_write("queue_select", 0)
+    driver.register_write("queue_msix_vector", 0)
+    assert driver.register_read("queue_msix_vector") == 0
+    let_pass()
+    before = driver.interrupts().vectors
+
+    assert driver.request(READ, timeout=3).status == Status.OK
+    let_pass()
+
+    after = driver.interrupts().vectors
+    assert (after[0] > before[0], after[1] - before[1]) == (True, 0)
+
+
+def reset_in_flight(driver):
+    """Reset a queue with twenty reads in flight, five of which are done in a second; the reads."""
+    requests = [RawRead.of(driver, 8 * n) for n in range(20)]
+    driver.queue_publish(0, [driver.queue_add(0, request.buffers) for request in requests])
+    driver.queue_kick(0)
+    driver.queue_reset(0)
+    let_pass(0.1)
+    return requests
+
+
+@both_rings
+@clause("2.6.1.1.1-D-01")
+@reads_only
+def test_a_queue_that_was_reset_with_requests_in_flight_is_silent(plug, packed):
+    disk = plug_ring(plug, packed, extra=[Feature.RING_RESET], iops=5)
+
+    requests = reset_in_flight(disk.driver)
+    before = [request.data for request in requests]
+    assert untouched(512) in before, "nothing was in flight"
+    let_pass(1.0)
+    after = [request.data for request in requests]
+
+    executed = sum(now != then for now, then in zip(after, before, strict=True))
+    assert executed == 0, f"{executed} requests were executed after the queue's reset"
+
+
+@both_rings
+@clause("2.6.1.1.1-D-01")
+@reads_only
+def test_a_queue_that_was_reset_with_requests_in_flight_raises_no_interrupt(plug, packed):
+    disk = plug_ring(plug, packed, extra=[Feature.RING_RESET], iops=5)
+
+    reset_in_flight(disk.driver)
+    before = disk.driver.interrupts().raised
+    let_pass(1.0)
+
+    raised = disk.driver.interrupts().raised - before
+    assert raised == 0, f"{raised} interrupts after the queue's reset"
