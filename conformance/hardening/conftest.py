@@ -5,10 +5,10 @@ from typing import Any, Protocol
 
 import pytest
 
-from conformance.hardening.verdict import Judgement
 from conformance.hardening.victim import QUEUES, Victim
 from harness.driver.errors import BadArgumentError
 from harness.report.hardened import EVIDENCE, RING, VERDICT
+from harness.target.vitals import Judgement
 from harness.virtio.features import Feature
 
 QUEUE_SIZE = 64

@@ -11,10 +11,10 @@ import pytest
 from conformance.data import sectors
 from conformance.hardening.canaries import Canaries
 from conformance.hardening.rings import PackedRing, Ring, SplitRing
-from conformance.hardening.verdict import DYING, Judgement, Vitals, worst
 from harness.driver.errors import BadArgumentError, DeviceTimeoutError, DriverError
 from harness.driver.interface import CANARY, GUARD, Buffer, QueueLayout, Request
 from harness.report.hardened import Verdict
+from harness.target.vitals import DYING, Judgement, Vitals, worst
 from harness.virtio.blk import REQUEST_HEADER, SECTOR, STATUS_UNWRITTEN, RequestType, Status
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature

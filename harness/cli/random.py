@@ -36,6 +36,9 @@ def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add both commands; `command` makes a parser from a name, what to run, and texts."""
     one = command("random", random, "random operations on a target, checked", RANDOM_EXAMPLES)
     _add_target(one)
+    one.add_argument(
+        "--hostile", action="store_true", help="break every rule; look for crashes and the like"
+    )
     one.add_argument("--minutes", type=float, default=1.0, metavar="M", help="default: %(default)g")
     one.add_argument("--rounds", type=int, metavar="N", help="stop after so many rounds")
     one.add_argument("--seed", type=int, metavar="N", help="of the first round; the next is N+1")
@@ -79,15 +82,19 @@ def random(arguments: argparse.Namespace) -> int:
         raise UsageError("--minutes takes more than 0")
     number = arguments.seed if arguments.seed is not None else chance.randrange(10**6)
     target = _target(arguments)
+    if arguments.hostile and "guest" in target.traits:
+        raise UsageError(f"--hostile would end the guest of {target.name} again and again")
     hunt = Hunt(target)
+    hunt.at_first = lambda finding: print(f"seen  {finding}".partition("\n")[0], flush=True)
     begun = time.monotonic()
     try:
-        disks = rounds.disks_of(hunt, rounds.LEGAL_DISKS)
+        wanted = rounds.HOSTILE_DISKS if arguments.hostile else rounds.LEGAL_DISKS
+        disks = rounds.disks_of(hunt, wanted)
         print(f"{made_of(target)}, seed {number}", flush=True)
         said, done = begun, 0
         while time.monotonic() - begun < 60 * arguments.minutes and done != arguments.rounds:
             plug = disks[number % len(disks)]
-            for found in rounds.run(hunt, plug, number, EXAMPLES, STEPS):
+            for found in rounds.run(hunt, plug, number, EXAMPLES, STEPS, arguments.hostile):
                 _report(found, hunt, arguments.artifacts, f"found by vblk random, seed {number}")
             number, done = number + 1, done + 1
             if time.monotonic() - said > SAY_EVERY:

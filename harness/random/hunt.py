@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, field
+from math import inf
+from typing import Generic, Protocol, TypeVar
 
 from harness.disks import SECTOR, DiskSpec
 from harness.driver.errors import DriverError
@@ -14,6 +16,8 @@ from harness.driver.interface import REQUEST_TIMEOUT
 from harness.target import Disk, LacksError, Target, TargetError
 
 from .finding import Finding, Known
+from .hostile import HostileSession
+from .illegal import Mischief
 from .operations import Operation, Plug
 from .session import Session
 from .shape import Shape, shape_of
@@ -24,6 +28,9 @@ TROUBLE = (DriverError, TargetError, OSError)
 SERVES_ON = frozenset({"contents", "generation", "identity", "used-length", "writeback"})
 """Checks after whose failure a reset makes the device as good as new. While hypothesis shrinks
 a failure, most of its examples fail: a new QEMU for each would take most of the time."""
+
+PATIENCE = 60.0
+"""Seconds that a failure is shrunk for. Every example that does not end well takes its time."""
 
 USES = 200
 """Examples on one disk, if none fails."""
@@ -63,11 +70,14 @@ class Hunt:
         self.tally = Tally()
         self.found: dict[str, Found] = {}
         self.fresh: dict[str, Found] = {}
+        self.at_first: Callable[[Finding], None] = lambda finding: None
+        """Called with what is news, before it is shrunk."""
         self.wrap: Callable[[Disk], Disk] = lambda disk: disk
         """For tests: puts a broken driver on a disk."""
         self._disk: Disk | None = None
         self._plug: Plug | None = None
         self._uses = 0
+        self._until = inf
         self._known: Known | None = None
         self._shapes: dict[Plug, Shape] = {}
 
@@ -85,11 +95,18 @@ class Hunt:
             self._shapes[plug] = shape_of(disk, "legacy" in self.target.traits, self.known)
         return self._shapes[plug]
 
-    def session(self, plug: Plug) -> Session:
-        """A session on a disk that nothing has been written to."""
+    def legal(self, plug: Plug, news: bool = True) -> Example[Session]:
+        """The beginning of an example, on a disk that nothing has been written to."""
         disk = self._take(plug)
         self._uses += 1
-        return Session(disk, _host_sees(disk), self.known, self.deadline)
+        session = Session(disk, _host_sees(disk), self.known, self.deadline)
+        return Example(self, plug, session, news)
+
+    def hostile(self, plug: Plug, news: bool = True) -> Example[HostileSession]:
+        """The same for a driver that keeps to no rule."""
+        disk = self._take(plug)
+        self._uses += 1
+        return Example(self, plug, HostileSession(disk), news)
 
     def _take(self, plug: Plug) -> Disk:
         if self._disk and (self._plug != plug or self._uses >= USES):
@@ -101,11 +118,10 @@ class Hunt:
             self.tally.disks += 1
         return self._disk
 
-    def wipe(self, session: Session, plug: Plug) -> None:
+    def wipe(self, session: Playing, plug: Plug) -> None:
         """Make a session's disk as good as new, or drop it."""
         try:
-            session.driver.reset()
-            session.driver.service_interrupts(True)
+            session.disk.driver.reset()
             if not _host_sees(session.disk):
                 return
             if session.capacity != plug.capacity:
@@ -144,16 +160,25 @@ class Hunt:
             return False
         best = self.fresh.get(signature)
         if best is None:
+            if not self.fresh:
+                self._until = time.monotonic() + PATIENCE
             self.fresh[signature] = Found(finding, tuple(script))
+            self.at_first(finding)
         else:
             best.times += 1
             if len(script) <= len(best.script):
                 best.finding, best.script = finding, tuple(script)
         return True
 
+    @property
+    def impatient(self) -> bool:
+        """Whether what there is of the round's examples is enough."""
+        return time.monotonic() > self._until
+
     def settle(self) -> list[Found]:
         """The round is over: what was fresh is tried once more, and known from now on."""
         fresh, self.fresh = self.fresh, {}
+        self._until = inf
         for signature, found in fresh.items():
             self.drop()
             finding = self.replay(found.script)
@@ -166,8 +191,8 @@ class Hunt:
         """Play a whole script; what it finds, be it known or not."""
         plug = script[0]
         assert isinstance(plug, Plug)
-        example = Example(self, plug)
-        example.news = False
+        hostile = any(isinstance(operation, Mischief) for operation in script)
+        example = self.hostile(plug, False) if hostile else self.legal(plug, False)
         for operation in script[1:]:
             example.play(operation)
         example.end()
@@ -181,41 +206,69 @@ def _host_sees(disk: Disk) -> bool:
         return False
 
 
-class Example:
+class Playing(Protocol):
+    """What an example needs of a session, be it a legal or a hostile one."""
+
+    disk: Disk
+    capacity: int
+    requests: int
+
+    def play(self, operation: Operation) -> None:
+        """Do one operation; Finding for what the device must not do."""
+
+    def finish(self) -> None:
+        """Look at all that can be looked at only now; Finding likewise."""
+
+    def guarded(self) -> AbstractContextManager[None]:
+        """What has to last as long as the example does."""
+
+    def give_up(self) -> None:
+        """Make sure that the disk can be taken out after a failure."""
+
+
+S = TypeVar("S", bound=Playing)
+
+
+class Example(Generic[S]):
     """One script as it comes to be. Raises Finding for what is news, unless told not to."""
 
-    def __init__(self, hunt: Hunt, plug: Plug) -> None:
+    def __init__(self, hunt: Hunt, plug: Plug, session: S, news: bool = True) -> None:
+        """`session` has just begun, on a disk like `plug`; `news` is whether to raise any."""
         self.hunt = hunt
         self.plug = plug
         self.shape = hunt.shape(plug)
-        self.session = hunt.session(plug)
+        self.session = session
         self.script: list[Operation] = [plug]
         self.finding: Finding | None = None
-        self.news = True
+        self._news = news
         self._begun = time.monotonic()
+        self._guard = ExitStack()
+        self._guard.enter_context(session.guarded())
 
     def play(self, operation: Operation) -> None:
-        """The next operation; nothing, once the example has failed."""
-        if self.finding:
+        """The next operation; nothing, once the example has failed or nobody waits for it."""
+        if self.finding or self.hunt.impatient:
             return
         self.script.append(operation)
         self.hunt.tally.operations += 1
         self._guarded(lambda: self.session.play(operation))
 
     def end(self) -> None:
-        """Compare the whole disk, and give it back."""
+        """Look at the whole, and give the disk back."""
         try:
-            if not self.finding:
+            if not self.finding and not self.hunt.impatient:
                 self._guarded(self.session.finish)
         finally:
             tally = self.hunt.tally
             tally.examples += 1
             tally.requests += self.session.requests
             tally.seconds += time.monotonic() - self._begun
-            if self.finding and self.finding.check not in SERVES_ON:
-                self.hunt.drop()
-            else:
+            if self.finding is None or self.finding.check in SERVES_ON:
                 self.hunt.wipe(self.session, self.plug)
+            else:
+                self.session.give_up()
+                self.hunt.drop()
+            self._guard.close()
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
@@ -227,5 +280,5 @@ class Example:
 
     def _failed(self, finding: Finding) -> None:
         self.finding = finding
-        if self.news and self.hunt.note(finding, self.script):
+        if self._news and self.hunt.note(finding, self.script):
             raise finding

@@ -1,21 +1,24 @@
-"""The state machine that hypothesis runs: legal operations in any order."""
+"""The state machines that hypothesis runs: legal operations in any order, and hostile ones."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from . import draw
+from . import draw, draw_hostile
+from .hostile import HostileSession
 from .hunt import Example
 from .operations import Collect, Operation, ReadConfig
+from .session import Session
 
 
 class LegalMachine(RuleBasedStateMachine):
     """One example: a disk, and operations on it until hypothesis has had enough."""
 
-    def __init__(self, example: Example) -> None:
+    def __init__(self, example: Example[Session]) -> None:
         super().__init__()
         self.example = example
 
@@ -68,6 +71,41 @@ class LegalMachine(RuleBasedStateMachine):
     def start_again(self, data: Any) -> None:
         """Another negotiation, whatever is in flight."""
         self._play(*self._collect_first, data.draw(draw.starts(self.example.shape)))
+
+    def teardown(self) -> None:
+        """The end of the example."""
+        self.example.end()
+
+
+class HostileMachine(RuleBasedStateMachine):
+    """One example of a driver that keeps to no rule, though it starts as it should."""
+
+    def __init__(self, example: Example[HostileSession]) -> None:
+        super().__init__()
+        self.example = example
+
+    def _start(self, data: Any) -> None:
+        start = data.draw(draw.starts(self.example.shape))
+        self.example.play(replace(start, vectors=None))
+
+    @initialize(data=st.data())
+    def begin(self, data: Any) -> None:
+        """The first start."""
+        self._start(data)
+
+    @rule(data=st.data())
+    def mischief(self, data: Any) -> None:
+        """Something that no driver does."""
+        shape = self.example.shape
+        self.example.play(data.draw(draw_hostile.mischief(self.example.session, shape)))
+
+    @rule(data=st.data(), often=st.integers(0, 7))
+    def more(self, data: Any, often: int) -> None:
+        """The same, and now and then another start."""
+        if often == 7:
+            self._start(data)
+        else:
+            self.mischief(data)
 
     def teardown(self) -> None:
         """The end of the example."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from harness.target import LacksError
 
 from .finding import Finding
-from .hunt import Example, Found, Hunt
-from .machine import LegalMachine
+from .hunt import Found, Hunt
+from .machine import HostileMachine, LegalMachine
 from .operations import Plug
 
 SERIAL = "vblk-random-01234567"
@@ -27,6 +27,13 @@ LEGAL_DISKS: Sequence[Plug] = (
     Plug(capacity=2048, queues=2),
 )
 """The kinds of disk that rounds take in turn, as far as the target has them."""
+
+HOSTILE_DISKS: Sequence[Plug] = (
+    Plug(capacity=2048, queues=2),
+    Plug(capacity=2048, queues=2, packed=True),
+    Plug(capacity=2048, queues=2, iops=2000),
+)
+"""The same for hostile rounds."""
 
 QUIET = settings(
     database=None,
@@ -61,12 +68,12 @@ def run(
     number: int,
     examples: int,
     steps: int,
-    kind: Callable[[Example], RuleBasedStateMachine] = LegalMachine,
+    hostile: bool = False,
 ) -> list[Found]:
     """One round with the seed `number`; what it has found that nothing had before."""
 
     def machine() -> RuleBasedStateMachine:
-        return kind(Example(hunt, plug))
+        return HostileMachine(hunt.hostile(plug)) if hostile else LegalMachine(hunt.legal(plug))
 
     try:
         run_state_machine_as_test(
@@ -76,5 +83,5 @@ def run(
     except Finding:
         pass
     except Flaky:
-        pass  # it did not come every time: `Found.times` tells, and it is kept all the same
+        pass  # it did not come every time, or the hunt lost its patience: it is kept all the same
     return hunt.settle()

@@ -8,15 +8,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from . import operations
+from . import illegal, operations
 from .operations import Ask, Operation, Plug
 
 KINDS: dict[str, type[Any]] = {
     name: kind
-    for name, kind in vars(operations).items()
+    for name, kind in (vars(operations) | vars(illegal)).items()
     if isinstance(kind, type)
     and issubclass(kind, (Operation, Ask))
-    and kind not in (Operation, Ask)
+    and kind not in (Operation, Ask, illegal.Mischief)
 }
 
 

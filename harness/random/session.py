@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from harness.driver.errors import DeviceTimeoutError
@@ -123,6 +124,13 @@ class Session:
                 self._queue_reset(operation)
             case _:
                 raise TypeError(f"{operation} is nothing that a legal driver does")
+
+    def guarded(self) -> AbstractContextManager[None]:
+        """Nothing: a device that a driver treats well may take its time."""
+        return nullcontext()
+
+    def give_up(self) -> None:
+        """Nothing: a device that answers comes out, and one that does not is given a deadline."""
 
     def finish(self) -> None:
         """Collect what is in flight, and compare the whole disk with the model."""

@@ -22,14 +22,16 @@ MUST = mask(Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.BLK_RO)
 class Shape:
     """A kind of disk: largest virtqueues (descriptors), features, and what is not to be tried.
 
-    `vectors` are the most of MSI-X, 0 without it. What a recorded deviation would only find
-    again, and spoil the rest of the example with, is not `resizes`, `resets_in_flight` and so on.
+    `vectors` are the most of MSI-X, 0 without it; `registers` are those of PCI. What a recorded
+    deviation would only find again, and spoil the rest of the example with, is not to be tried:
+    `resizes`, `resets_in_flight` and so on are false.
     """
 
     largest: tuple[int, ...]
     offered: int
     legacy: bool
     vectors: int
+    registers: bool
     resizes: bool
     resets_in_flight: bool
     queue_resets: bool
@@ -74,11 +76,20 @@ def shape_of(disk: Disk, legacy: bool, known: Known) -> Shape:
         offered=offered,
         legacy=legacy,
         vectors=vectors,
+        registers=_has_registers(disk),
         resizes=_has_backing(disk) and "resize" not in known.checks,
         resets_in_flight="reset-in-flight" not in known.checks,
         queue_resets=queue_resets,
         queue_resets_in_flight="queue-reset-in-flight" not in known.checks,
     )
+
+
+def _has_registers(disk: Disk) -> bool:
+    try:
+        disk.driver.register_read("queue_enable")
+    except DriverError:
+        return False
+    return True
 
 
 def _has_backing(disk: Disk) -> bool:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from conformance.hardening.verdict import GROWTH, Judgement, Vitals, worst
 from harness.report.hardened import ORDER, Verdict
 from harness.target.process import DeviceProcess
+from harness.target.vitals import GROWTH, Judgement, Vitals, worst
 
 SLEEPS = "import time; time.sleep(60)"
 SPINS = "print('ready', flush=True)\nwhile True: pass"

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from conformance.hardening.verdict import Judgement
 from conformance.hardening.victim import Victim
 from harness.disks import DiskSpec
 from harness.driver.errors import BadArgumentError
@@ -20,6 +19,7 @@ from harness.report.hardened import Verdict
 from harness.target import Disk, Target
 from harness.target.qtest import QtestTarget
 from harness.target.vhost_user import VhostUserDaemon
+from harness.target.vitals import Judgement
 from harness.virtio.blk import SECTOR
 
 
