@@ -5,6 +5,7 @@ import struct
 import pytest
 
 from conformance.data import sectors
+from conformance.waiting import trouble
 from harness.disks import Fault
 from harness.driver.interface import Request
 from harness.report import clause, reads_only
@@ -171,3 +172,22 @@ def test_the_order_lasts_over_many_rounds_of_a_small_queue(ordered):
         assert {completion.status for completion in completions} == {Status.OK}, n
         assert completions[0].data == whole.data[512 * n : 512 * (n + 1)], n
         assert completions[-1].damage == (), n
+
+
+@clause("6.2-D-05")
+@reads_only
+def test_the_order_lasts_around_the_end_of_the_largest_queue(ordered):
+    disk = ordered()
+    size = disk.queues[0].size
+    # Identities are had at once, and so before the read that they have to wait for.
+    requests = ([read(0, 64)] + [IDENTITY] * 6) * (size // 42)
+
+    statuses = set()
+
+    def batch():
+        completions = disk.driver.complete(disk.driver.submit(requests), timeout=3)
+        statuses.update(completion.status for completion in completions)
+
+    for _ in range(3 * size // len(requests) + 1):
+        assert trouble(batch) is None
+    assert statuses == {Status.OK}
