@@ -257,6 +257,18 @@ def test_a_qemu_that_dies_says_so_at_once(modern: QtestTarget) -> None:
             modern.check()
 
 
+def test_a_qemu_that_dies_ends_a_wait_for_its_interrupts(modern: QtestTarget) -> None:
+    before = processes()
+    disk = modern.plug(DiskSpec())
+    disk.driver.start()
+    (pid,) = processes() - before
+
+    os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(DriverError, match="QEMU is gone: it closed the qtest socket"):
+        disk.driver.wait_interrupt("queue", above=0)
+
+
 def test_a_missing_qemu_is_one_line() -> None:
     with pytest.raises(TargetError, match="no-such-qemu"):
         QtestTarget("qtest-pci", "/no-such-qemu").plug(DiskSpec())

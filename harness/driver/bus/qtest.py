@@ -105,14 +105,17 @@ class Qtest:
 
     def poll(self, timeout: float) -> None:
         """Read what QEMU says unasked: interrupts. Waits up to `timeout` s for the first."""
-        if b"\n" not in self._buffer and not select.select([self._socket], [], [], timeout)[0]:
-            return
-        while True:
-            words = self._line()
-            if not self._interrupt(words):
-                raise DriverError(f"QEMU said {' '.join(words)!r} without being asked")
-            if b"\n" not in self._buffer and not select.select([self._socket], [], [], 0)[0]:
-                return
+        try:
+            while self._pending(timeout):
+                words = self._line()
+                if not self._interrupt(words):
+                    raise DriverError(f"QEMU said {' '.join(words)!r} without being asked")
+                timeout = 0
+        except OSError as error:
+            raise DriverError(f"QEMU is gone: {error}") from error
+
+    def _pending(self, timeout: float) -> bool:
+        return b"\n" in self._buffer or bool(select.select([self._socket], [], [], timeout)[0])
 
     def close(self) -> None:
         """Hang up."""
