@@ -3,7 +3,16 @@
 They are put in by name, and several add up: `--target model --defect NAME`.
 """
 
-from . import configuration, packed, requests, running, split, zones  # noqa: F401  # file theirs
+from . import (  # noqa: F401  # they file their defects
+    configuration,
+    packed,
+    requests,
+    running,
+    segments,
+    split,
+    zone_contents,
+    zones,
+)
 from .registry import DEFECTS, Defect
 
 __all__ = ["DEFECTS", "Defect"]

@@ -140,7 +140,9 @@ def capacity_in_blocks(original: Original, block: Block) -> dict[str, int]:
     return {**original(block), "capacity": block.capacity * SECTOR // block.block_size}
 
 
-@defect(Block.execute, "5.2.4", text="a request of more than 64 elements fails, below seg_max")
+@defect(
+    Block.execute, "5.2.4", "5.2.3", text="a request of more than 64 elements fails, below seg_max"
+)
 def seg_max_not_served(original: Original, block: Block, request: Request) -> Status:
     elements = len(request._readable) + len(request._writable)
     return Status(original(block, request)) if elements <= 64 else Status.IOERR
@@ -167,3 +169,9 @@ def limits_swapped(original: Original, block: Block) -> dict[str, int]:
     fields = original(block)
     discard, zeroes = "max_discard_sectors", "max_write_zeroes_sectors"
     return {**fields, discard: fields[zeroes], zeroes: fields[discard]}
+
+
+@defect(Block.fields, "5.2.3", text="heads and sectors of the geometry change places")
+def geometry_swapped(original: Original, block: Block) -> dict[str, int]:
+    fields = original(block)
+    return {**fields, "heads": fields["sectors"], "sectors": fields["heads"]}

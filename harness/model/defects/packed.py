@@ -8,6 +8,8 @@ from harness.virtio.ring import (
     DESC_SIZE,
     EVENT_SUPPRESSION,
     PACKED_DESC,
+    PACKED_DESC_F_AVAIL,
+    PACKED_DESC_F_USED,
     RING_EVENT_FLAGS_DESC,
     RING_EVENT_FLAGS_DISABLE,
 )
@@ -31,7 +33,8 @@ def packed_readable_buffer_written(
 def flags_of_a_descriptor_ignored(original: Original, ring: PackedRing, position: int) -> bool:
     at = DESC_SIZE * (position % ring.size)
     address, _, _, flags = PACKED_DESC.unpack_from(ring._ring, at)
-    return bool(original(ring, position)) or (address != 0 and not flags)
+    fresh = not flags & (PACKED_DESC_F_AVAIL | PACKED_DESC_F_USED)
+    return bool(original(ring, position)) or (address != 0 and fresh)
 
 
 @defect(
@@ -67,6 +70,18 @@ def elements_out_of_order(original: Original, ring: PackedRing) -> Chain | None:
     chain: Chain | None = original(ring)
     if chain and len(chain.readable) > 2:
         chain.readable[0], chain.readable[1] = chain.readable[1], chain.readable[0]
+    return chain
+
+
+@defect(
+    PackedRing.take,
+    "2.8.18-D-01",
+    text="packed: a chain's first two device-writable elements change places",
+)
+def writable_elements_out_of_order(original: Original, ring: PackedRing) -> Chain | None:
+    chain: Chain | None = original(ring)
+    if chain and len(chain.writable) > 2:
+        chain.writable[0], chain.writable[1] = chain.writable[1], chain.writable[0]
     return chain
 
 

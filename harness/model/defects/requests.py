@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from harness.disks import SECTOR, Fault, Operation
-from harness.model.block import Block
+from harness.model.block import SERIAL, Block
 from harness.model.request import Request
 from harness.model.storage import Storage
-from harness.virtio.blk import LIFETIME, SEGMENT, SEGMENT_UNMAP, RequestType, Status
+from harness.virtio.blk import LIFETIME, RequestType, Status
 
 from .registry import Original, defect
 
+Handlers = dict[RequestType, Callable[[Request], Status]]
 ZONE_REQUESTS = {kind for kind in RequestType if kind.name.startswith("ZONE_")}
-Act = Callable[[int, int, int], None]
 
 # --- read-only
 
@@ -41,97 +41,19 @@ def read_only_written(original: Original, block: Block, request: Request) -> Sta
     return Status(original(block, request))
 
 
-# --- discard, write zeroes, secure erase
+@defect(Block.handlers, "5.2.6", text="requests of features that are not offered are served")
+def requests_not_offered_served(original: Original, block: Block) -> Handlers:
+    return {
+        RequestType.DISCARD: block.discard,
+        RequestType.WRITE_ZEROES: block.write_zeroes,
+        RequestType.SECURE_ERASE: block.secure_erase,
+        **original(block),
+    }
 
 
-@defect(Block.each_segment, "5.2.6.2-D-04", text="unknown flags of a segment are ignored")
-def unknown_segment_flags_ignored(
-    original: Original, block: Block, request: Request, known: int, most: int, act: Act
-) -> Status:
-    return Status(original(block, request, ~SEGMENT_UNMAP & 0xFFFF_FFFF | known, most, act))
-
-
-@defect(
-    Block.each_segment,
-    "5.2.6.2-D-04",
-    text="bit 31 of a segment's flags is not looked at",
-)
-def top_segment_flag_ignored(
-    original: Original, block: Block, request: Request, known: int, most: int, act: Act
-) -> Status:
-    return Status(original(block, request, known | 1 << 31, most, act))
-
-
-@defect(
-    Block.each_segment,
-    "5.2.6.2-D-04",
-    text="flags are looked at in a request's first segment only",
-)
-def flags_of_later_segments_ignored(
-    original: Original, block: Block, request: Request, known: int, most: int, act: Act
-) -> Status:
-    first = b"".join(request.data())[: SEGMENT.size]
-    several = request.sent > SEGMENT.size and not SEGMENT.unpack(first)[2] & ~known
-    return Status(original(block, request, 0xFFFF_FFFF if several else known, most, act))
-
-
-@defect(Block.each_segment, "5.2.6.2-D-04", text="unknown flags of a segment end in IOERR")
-def unknown_segment_flags_are_ioerr(
-    original: Original, block: Block, request: Request, known: int, most: int, act: Act
-) -> Status:
-    status = Status(original(block, request, known, most, act))
-    return Status.IOERR if status is Status.UNSUPP and known else status
-
-
-@defect(Block.discard, "5.2.6.2-D-05", text="discard takes the unmap flag")
-def unmap_taken_by_discard(original: Original, block: Block, request: Request) -> Status:
-    return block.each_segment(
-        request,
-        SEGMENT_UNMAP,
-        block.fields()["max_discard_sectors"],
-        lambda sector, count, flags: block.storage.deallocate("discard", sector, count),
-    )
-
-
-@defect(Block.zero, "5.2.6.2-D-08", text="write zeroes with unmap does nothing")
-def unmapped_sectors_keep_their_data(
-    original: Original, block: Block, sector: int, count: int, flags: int
-) -> None:
-    if not flags & SEGMENT_UNMAP:
-        original(block, sector, count, flags)
-
-
-@defect(Block.zero, "5.2.6.2-D-08", text="write zeroes leaves out what is amid a page")
-def zeroes_in_whole_pages(
-    original: Original, block: Block, sector: int, count: int, flags: int
-) -> None:
-    first, end = -(-sector // 8) * 8, (sector + count) // 8 * 8
-    if first < end:
-        original(block, first, end - first, flags)
-
-
-@defect(Storage.deallocate, "5.2.6", text="discard deallocates whole pages, beyond its segment")
-def discard_rounded_outwards(
-    original: Original, storage: Storage, on: Operation, sector: int, count: int
-) -> None:
-    first = sector // 64 * 64 if on == "discard" else sector
-    original(storage, on, first, sector + count - first)
-
-
-@defect(
-    Block.each_segment,
-    "5.2.6",
-    text="of more segments than the device takes, the first ones are done",
-)
-def surplus_segments_dropped(
-    original: Original, block: Block, request: Request, known: int, most: int, act: Act
-) -> Status:
-    room = 16 * SEGMENT.size
-    if request.sent > room:
-        for sector, count, flags in SEGMENT.iter_unpack(b"".join(request.data())[:room]):
-            act(sector, count, flags)
-        return Status.OK
-    return Status(original(block, request, known, most, act))
+@defect(Block.flush, "5.2.6", text="a flush ends with UNSUPP")
+def flush_unsupported(original: Original, block: Block, request: Request) -> Status:
+    return Status.UNSUPP
 
 
 # --- durability
@@ -202,6 +124,14 @@ def id_without_its_last_byte(original: Original, block: Block, request: Request)
     status = original(block, request)
     for view in request.area()[-1:]:
         view[-1] = 0
+    return Status(status)
+
+
+@defect(Block.get_id, "5.2.6", text="the id string begins anew where there is room for more of it")
+def id_repeated(original: Original, block: Block, request: Request) -> Status:
+    status = original(block, request)
+    if request.room < len(SERIAL) + 10:
+        request.write(0, SERIAL.encode()[: request.room])
     return Status(status)
 
 
@@ -295,6 +225,17 @@ def write_of_a_sector_too_many(
     original: Original, storage: Storage, sector: int, views: Sequence[memoryview]
 ) -> None:
     original(storage, sector, [*views, memoryview(bytes(SECTOR))])
+
+
+@defect(Block.read, "5.2.6", text="a read of no whole sectors ends with OK")
+def odd_read_succeeds(original: Original, block: Block, request: Request) -> Status:
+    return Status.OK if request.room % SECTOR else Status(original(block, request))
+
+
+@defect(Block.read, "5.2.3", text="an element of more than 64 KiB fails, below size_max")
+def size_max_not_served(original: Original, block: Block, request: Request) -> Status:
+    longest = max(map(len, request._writable))
+    return Status(original(block, request)) if longest <= 1 << 16 else Status.IOERR
 
 
 @defect(Storage.read, "5.2.6", text="a read beyond 16 KiB gives zeroes from there on")

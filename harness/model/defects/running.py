@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from harness.model.block import Block
 from harness.model.memory import BrokenError
-from harness.model.queue import Queue
+from harness.model.queue import Job, Queue
+from harness.model.ring import Ring
 from harness.model.vhost import Connection
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
-from harness.virtio.vhost_user import VRING_STATE
+from harness.virtio.vhost_user import CONFIG, VRING_STATE
 
 from .registry import Original, defect
 
@@ -92,11 +95,25 @@ def queue_reset_keeps_size(
         original(connection, payload, fds)
 
 
-@defect(Connection.reset, "2.4", text="a device that was reset at work takes no write any more")
-def no_writes_after_reset(original: Original, connection: Connection) -> None:
+@defect(Connection.reset, "2.4", text="of a device that was reset at work, every request fails")
+def useless_after_reset(original: Original, connection: Connection) -> None:
     if connection.status & DeviceStatus.DRIVER_OK:
-        vars(connection._block)["read_only"] = lambda: True
+        vars(connection._block)["within"] = lambda sector, count: False
     original(connection)
+
+
+# --- several queues
+
+
+@defect(Connection.__init__, "5.2.2", text="all queues but the first are a sector ahead")
+def queues_differ(original: Original, connection: Connection, *arguments: object) -> None:
+    def ahead(queue: Queue, ring: Ring, job: Job) -> None:
+        job.request.sector += 1
+        Queue._finish(queue, ring, job)
+
+    original(connection, *arguments)
+    for queue in connection._queues[1:]:
+        vars(queue)["_finish"] = partial(ahead, queue)
 
 
 # --- suspension
@@ -173,6 +190,23 @@ def resize_while_suspended_forgotten(
 ) -> None:
     connection._untold = False
     original(connection, value)
+
+
+@defect(Queue.settle, "3.4.2-D-08", text="what was begun is done, but not used, before suspension")
+def suspension_forgets_what_was_begun(original: Original, queue: Queue) -> None:
+    for job in queue._jobs:
+        job.length, job.done = queue._block.serve(job.request), True
+
+
+@defect(
+    Connection._get_config, "3.4.2-D-03", text="a suspended device shows a configuration of zeroes"
+)
+def suspended_device_shows_zeroes(
+    original: Original, connection: Connection, payload: bytes, fds: list[int]
+) -> bytes:
+    answer = bytes(original(connection, payload, fds))
+    head = CONFIG.size
+    return answer[:head] + bytes(len(answer) - head) if connection.suspended else answer
 
 
 @defect(Connection._suspend, "3.4.2-D-06", text="the wish to suspend is ignored")

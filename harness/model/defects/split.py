@@ -12,6 +12,7 @@ from harness.model.ring import Chain, Ring
 from harness.model.split import SplitRing
 from harness.model.vhost import Connection
 from harness.virtio.blk import Status
+from harness.virtio.features import Feature
 from harness.virtio.ring import DESC_F_WRITE, DESC_SIZE
 
 from .registry import Original, defect
@@ -209,6 +210,16 @@ def spurious_notifications_kill(original: Original, connection: Connection, queu
 @defect(Queue.ready, "6.2-D-05", text="with IN_ORDER, what is done first is used first")
 def in_order_ignored(original: Original, queue: Queue, job: Job) -> list[Job]:
     return [job]
+
+
+@defect(Queue.run, "6.2-D-05", text="with IN_ORDER, a batch is used from its end on")
+def in_order_backwards(original: Original, queue: Queue) -> None:
+    ring = queue.ring
+    if ring and queue._block.has(Feature.IN_ORDER):
+        batch = list(iter(ring.take, None))
+        for chain in reversed(batch):
+            queue._begin(ring, chain)
+    original(queue)
 
 
 # --- what a chain is while the device has it
