@@ -91,6 +91,7 @@ def discard_rounded_outwards(
 
 @defect(
     Block.each_segment,
+    "5.2.5",
     "5.2.6",
     text="of more segments than the device takes, the first ones are done",
 )

@@ -226,12 +226,11 @@ def closed_zones_count_as_open(
     return bool(original(zones, limit, states | {ZoneState.CLOSED}))
 
 
-@defect(Zones.exhausted, "5.2.4", text="a zone that is full still counts as active")
-def full_zones_count_as_active(
+@defect(Zones.exhausted, "5.2.4", text="a zone that is full still counts as open and active")
+def full_zones_count(
     original: Original, zones: Zones, limit: int, states: frozenset[ZoneState]
 ) -> bool:
-    more = {ZoneState.FULL} if states == ACTIVE else set()
-    return bool(original(zones, limit, states | more))
+    return bool(original(zones, limit, states | {ZoneState.FULL}))
 
 
 @defect(ZonedBlock.reset_all, "5.2.4", text="reset of all zones gives no place back")
