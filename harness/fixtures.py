@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -12,6 +11,7 @@ from harness.benches import BENCHES, SPENT, USER_TARGETS, Bench, bench_of
 from harness.disks import DiskSpec
 from harness.virtio.catalogue import SPECIFICATION
 from harness.virtio.features import Feature, mask
+from harness.workers import progress_of
 
 if TYPE_CHECKING:
     from harness.target import Disk
@@ -98,7 +98,7 @@ def _bench(
         option.accel,
         option.boot_timeout,
         option.destructive,
-        _progress(request.config),
+        progress_of(request.config),
         clones=not option.no_clones,
     )
     user = request.config.stash[USER_TARGETS]
@@ -108,22 +108,6 @@ def _bench(
     finally:
         bench.target.close()
         bench.target = None
-
-
-def _progress(config: pytest.Config) -> Callable[[str], None]:
-    """Shows a line on the terminal while a test runs, past pytest's capturing."""
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    capture = config.pluginmanager.get_plugin("capturemanager")
-
-    def progress(line: str) -> None:
-        if reporter is None or reporter.verbosity < 0:
-            return
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
-            reporter.ensure_newline()
-            reporter.write_line(line)
-            reporter.flush()
-
-    return progress
 
 
 def _guest_scope(fixture_name: str, config: pytest.Config) -> Any:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from harness.target.userfile import UserTarget
 
 pytest_plugins = [
+    "harness.controller",
     "harness.fixtures",
     "harness.report.plugin",
     "harness.report.seconds",

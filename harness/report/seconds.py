@@ -11,7 +11,7 @@ import pytest
 
 from harness.benches import SPENT
 
-PARTS = ("start", "plug", "test", "after")
+PARTS = ("once", "start", "plug", "test", "after")
 
 
 @dataclass
@@ -47,13 +47,13 @@ def table(tests: Iterable[Spent]) -> Iterator[str]:
     for test in tests:
         by_target[test.target].append(test)
     width = max(map(len, by_target), default=0)
-    heads = "".join(f"{part:>18}" for part in PARTS)
+    heads = "".join(f"{part:>15}" for part in PARTS)
     yield f"{'median (sum)':<{width}} {'tests':>6}{heads}"
     for target, some in by_target.items():
         cells = ""
         for part in PARTS:
             seconds = [test.parts.get(part, 0.0) for test in some]
-            cells += f"{statistics.median(seconds):>9.3f} ({sum(seconds):5.1f})".rjust(18)
+            cells += f"{statistics.median(seconds):.3f} ({sum(seconds):.1f})".rjust(15)
         yield f"{target:<{width}} {len(some):>6}{cells}"
 
 

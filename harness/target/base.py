@@ -119,13 +119,15 @@ class Target(ABC):
 
     `traits` are what a test may ask for with `@on`: "guest" (the driver runs in
     one), "pci", "mmio" or "vhost-user", "modern" or "legacy". `starting` counts the seconds
-    that went into starting what carries the devices, such as a guest.
+    that went into starting what carries the devices, such as a guest, `preparing` those into
+    what is made once and kept, such as a template of guests.
     """
 
     name: str
     description: str
     traits: frozenset[str]
     starting: float = 0.0
+    preparing: float = 0.0
 
     @abstractmethod
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:

@@ -169,9 +169,11 @@ class GuestPci(Target):
 
     def _start(self, disk: DiskSpec | None = None, again: bool = False) -> Guest:
         """A new guest: cloned if that is possible, else booted."""
+        prepared = time.monotonic()
         means = self._found()
         start = self._cloner(means, disk) or self._booter(means, disk, again)
         begun = time.monotonic()
+        self.preparing += begun - prepared
         guest = start()
         self.starting += time.monotonic() - begun
         self._hello = guest.hello

@@ -1,0 +1,74 @@
+"""Runs spread over workers of pytest-xdist, on a target that is not there (conftest.py)."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+SUITE = """
+import os, time
+
+@pytest.mark.parametrize("number", range(8))
+@clause("2.1.2-D-01")
+def test_it(plug, number):
+    plug(start=False)
+    time.sleep(0.05)
+
+@clause("2.1.2-D-01")
+def test_a_worker_dies(plug):
+    plug(start=False)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os._exit(1)
+
+@clause("2.1.2-D-02")
+def test_should(plug): plug(start=False); assert 1 == 2
+"""
+
+
+def properties(path) -> dict[str, str]:
+    suite = ElementTree.parse(path).getroot()[0]
+    return {one.get("name"): one.get("value") for one in suite.findall("properties/property")}
+
+
+def test_the_reports_are_those_of_one_process(run, pytester: pytest.Pytester) -> None:
+    chosen = ["-k", "not dies"]
+    run(SUITE, *chosen, "--junitxml=one.xml", "--matrix=one.json")
+    result = run(SUITE, *chosen, "-n2", "--junitxml=two.xml", "--matrix=two.json")
+
+    result.assert_outcomes(passed=8, xfailed=1)
+    result.stdout.fnmatch_lines(["median (sum)*tests*once*start*plug*test*after", "guest-pci *9 *"])
+    one, two = (json.loads((pytester.path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert properties(pytester.path / "two.xml") == properties(pytester.path / "one.xml")
+    assert properties(pytester.path / "two.xml")["qemu"] == "a fake"
+    assert two["targets"] == one["targets"]
+    verdicts = [
+        {test["id"]: test["results"]["guest-pci (fake 2.1)"]["verdict"] for test in made["tests"]}
+        for made in (one, two)
+    ]
+    assert len(verdicts[0]) == 9
+    assert verdicts[0] == verdicts[1]
+
+
+def test_a_worker_that_dies_loses_only_its_test(run) -> None:
+    result = run(SUITE, "-n2")
+
+    result.assert_outcomes(passed=8, xfailed=1, failed=1)
+    result.stdout.fnmatch_lines(["FAILED*test_a_worker_dies*"])
+
+
+def test_a_target_that_cannot_be_had_ends_the_run_of_all_workers(run) -> None:
+    result = run(
+        """
+@pytest.mark.parametrize("number", range(100))
+def test_it(plug, number): plug(serial="impossible")
+""",
+        "-n2",
+    )
+
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert result.parseoutcomes()["failed"] <= 4
+    result.stdout.fnmatch_lines(["*there is no QEMU*"])
