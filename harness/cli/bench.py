@@ -12,16 +12,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import images
 from harness.cli.errors import UsageError
 from harness.cli.means import find, say
 from harness.disks import SECTOR, DiskSpec
 from harness.driver.errors import DriverError
 from harness.driver.interface import Driver, Request
 from harness.machine import Machine, MachineConfig, Qemu, find_qemu
+from harness.machine.templates import Template
 from harness.target.daemon import Daemon
 from harness.target.guest import Guest, Means
 from harness.target.guest_disk import GuestDisk
+from harness.target.guest_template import template
+from harness.target.guest_variants import VARIANTS
 from harness.target.qtest import QtestTarget
 from harness.target.vhost_user import VhostUserSocket
 from harness.virtio.blk import RequestType, Status
@@ -34,16 +40,24 @@ SPANS = {
     "qtest-pci": "QEMU start to DRIVER_OK",
     "vhost-user": "connect to first read",
     "guest-pci": "QEMU start to first read",
+    "clone": "QEMU start to first read",
 }
-"""The targets that are measured, and which stretch of each counts as its start."""
+"""The targets that are measured, and which stretch of each counts as its start.
+
+"clone" is guest-pci again, its guest cloned and not booted; the disk is plugged in then.
+"""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One target in one run: seconds until it served, reads of 512 bytes a second."""
+    """One target in one run: seconds until it served, reads of 512 bytes a second.
+
+    `memory` is what QEMU then has for itself alone, in MiB.
+    """
 
     seconds: float
     rate: float
+    memory: float = 0.0
 
 
 def bench(arguments: argparse.Namespace) -> int:
@@ -55,20 +69,24 @@ def bench(arguments: argparse.Namespace) -> int:
             raise UsageError(f"{name} is not measured; these are: {', '.join(SPANS)}")
     names = [name for name in SPANS if name in arguments.targets or not arguments.targets]
     qemu = find_qemu(arguments.qemu)
-    means = find(arguments) if "guest-pci" in names else None
+    means = find(arguments) if {"guest-pci", "clone"} & set(names) else None
     measures: dict[str, Callable[[int], Sample]] = {
         "qtest-pci": partial(_qtest, QtestTarget("qtest-pci", arguments.qemu)),
         "vhost-user": _vhost_user,
     }
-    if means:
-        measures["guest-pci"] = partial(_guest, means)
     greetings = []
     samples: dict[str, list[Sample]] = {name: [] for name in names}
-    for run in range(arguments.runs):
-        say(f"run {run + 1} of {arguments.runs}")
-        greetings.append(_greeting(qemu))
-        for name in names:
-            samples[name].append(measures[name](arguments.requests))
+    with TemporaryDirectory(prefix="bench-", dir=images.cache_dir()) as scratch:
+        if means:
+            measures["guest-pci"] = partial(_guest, means)
+        made = _template(means, Path(scratch)) if means and "clone" in names else None
+        if means and made:
+            measures["clone"] = partial(_clone, means, made)
+        for run in range(arguments.runs):
+            say(f"run {run + 1} of {arguments.runs}")
+            greetings.append(_greeting(qemu))
+            for name in names:
+                samples[name].append(measures[name](arguments.requests))
 
     guests = f", guests on {means.accel.name} ({means.accel.reason})" if means else ""
     print(f"{qemu.version_text}{guests}")
@@ -82,7 +100,22 @@ def bench(arguments: argparse.Namespace) -> int:
         meanwhile = f"{statistics.median(rates) * greeting:.0f} in the time of a greeting"
         _print(f"{name}: {SPANS[name]}", seconds, "s", ratio)
         _print(f"{name}: 512-byte reads, one at a time", rates, "/s", meanwhile)
+    if made:
+        _print_clones(made, samples)
     return 0
+
+
+def _print_clones(made: Template, samples: dict[str, list[Sample]]) -> None:
+    """What is said of clones alone: memory, what the template took, and next to a boot."""
+    memory = [sample.memory for sample in samples["clone"]]
+    _print("clone: private memory at the first read", memory, "MiB", "-")
+    print(f"{'template: made and tried, once':42}{made.facts['seconds']:7.1f} s")
+    if "guest-pci" in samples:
+        booted, cloned = (
+            statistics.median(sample.seconds for sample in samples[name])
+            for name in ("guest-pci", "clone")
+        )
+        print(f"{'clone: first read, next to a boot':42}1/{booted / cloned:.1f}")
 
 
 def _print(what: str, values: Sequence[float], unit: str, ratio: str) -> None:
@@ -143,6 +176,32 @@ def _guest(means: Means, requests: int) -> Sample:
         return Sample(seconds, _rate(disk.driver, requests))
     finally:
         guest.end()
+
+
+def _template(means: Means, directory: Path) -> Template:
+    """A new template, whatever the cache has."""
+    return template(means, "serial", VARIANTS["guest-pci"], BOOT_DEADLINE, say, directory)
+
+
+def _clone(means: Means, made: Template, requests: int) -> Sample:
+    begin = time.monotonic()
+    guest = Guest.clone(made, means, "serial", BOOT_DEADLINE)
+    try:
+        disk = GuestDisk(guest, DiskSpec())
+        disk.driver.start()
+        disk.driver.request(READ)
+        seconds = time.monotonic() - begin
+        memory = private_memory(guest.machine.pid)
+        return Sample(seconds, _rate(disk.driver, requests), memory)
+    finally:
+        guest.end()
+
+
+def private_memory(pid: int | None) -> float:
+    """MiB that would be free if that process ended: what it shares with nobody."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    lines = [line.split() for line in rollup.splitlines() if line.startswith("Private_")]
+    return sum(int(kib) for _, kib, _ in lines) / 1024
 
 
 def _rate(driver: Driver, requests: int) -> float:

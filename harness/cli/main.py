@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from harness import watch
 from harness.channel.stream import ChannelError
-from harness.cli import bench, boot, doctor, image, live, matrix, random
+from harness.cli import bench, boot, doctor, image, live, matrix, random, soak
 from harness.cli.errors import UsageError
 from harness.driver.errors import DriverError
 from harness.guest.client import AgentError
@@ -162,6 +162,15 @@ def _parser() -> argparse.ArgumentParser:
         default=20000,
         metavar="N",
         help="of each target in each run; default: %(default)s",
+    )
+    _add_means(one)
+
+    one = command("soak", soak.soak, "clone many guests, and look what they leave behind")
+    one.add_argument(
+        "--clones", type=int, default=200, metavar="N", help="in a row; default: %(default)s"
+    )
+    one.add_argument(
+        "--at-once", type=int, default=8, metavar="N", help="after that; default: %(default)s"
     )
     _add_means(one)
 

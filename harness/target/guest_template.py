@@ -31,11 +31,17 @@ READ = Request(RequestType.IN, receive=512)
 
 
 def template(
-    means: Means, channel: Channel, variant: Variant, timeout: float, progress: Progress
+    means: Means,
+    channel: Channel,
+    variant: Variant,
+    timeout: float,
+    progress: Progress,
+    directory: Path | None = None,
 ) -> Template:
     """The template of a variant's guests, made first if need be; `timeout` is the boot's.
 
-    TemplateError if such guests cannot be cloned here; else raises as `Guest.boot`.
+    It is kept in `directory`, None for the cache. TemplateError if such guests cannot be
+    cloned here; else raises as `Guest.boot`.
     """
 
     def make(saved: Saved) -> Facts:
@@ -49,7 +55,7 @@ def template(
     # What tells the variants on a board from each other is in the disks, which it has not got.
     board_s_own = next(one for one in VARIANTS.values() if one.board == variant.board)
     key = key_of(_parts(means, channel, board_s_own))
-    return ensure(images.cache_dir() / "templates", key, make, progress)
+    return ensure(directory or images.cache_dir() / "templates", key, make, progress)
 
 
 def _parts(means: Means, channel: Channel, variant: Variant) -> dict[str, object]:

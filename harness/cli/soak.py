@@ -1,0 +1,151 @@
+"""`vblk soak`: many clones one after the other, and several at once; what do they leave behind?"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from harness.cli.errors import UsageError
+from harness.cli.means import find, say
+from harness.disks import DiskSpec
+from harness.driver.errors import DriverError
+from harness.driver.interface import Request
+from harness.machine.rundir import PREFIX
+from harness.machine.templates import Template
+from harness.target.guest import Guest, Means, Trouble
+from harness.target.guest_disk import GuestDisk
+from harness.target.guest_template import template
+from harness.target.guest_variants import VARIANTS
+from harness.virtio.blk import RequestType, Status
+
+DEADLINE = 120.0  # seconds
+DATA = bytes(range(256)) * 2
+WARM = 10
+"""Clones before the first look: what a process needs once is no leak."""
+
+GROWTH = 16.0
+"""MiB by which this process may have grown after all clones, and be said to leak nothing."""
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What clones might leave in and around this process."""
+
+    processes: int
+    directories: int
+    descriptors: int
+    threads: int
+
+
+def soak(arguments: argparse.Namespace) -> int:
+    """Clone, use and end guests; 0 if none failed and nothing is left."""
+    if arguments.clones < 1 or arguments.at_once < 1:
+        raise UsageError("--clones and --at-once take 1 or more")
+    means = find(arguments)
+    made = template(means, "serial", VARIANTS["guest-pci"], DEADLINE, say)
+    for _ in range(WARM):
+        use(made, means)
+    before, memory, available = traces(), resident(), _available()
+    say(f"{arguments.clones} clones, one after the other")
+    seconds, failures = _in_a_row(made, means, arguments.clones)
+    say(f"{arguments.at_once} clones at once")
+    failures += _at_once(made, means, arguments.at_once)
+
+    after, grown = traces(), resident() - memory
+    for failure in failures:
+        print(f"failed: {failure}")
+    total = arguments.clones + arguments.at_once
+    print(f"{total - len(failures)} of {total} clones served, {arguments.at_once} of them at once")
+    print(f"{statistics.median(seconds):.3f} s each in a row (to {max(seconds):.3f})")
+    for name, count in asdict(after).items():
+        print(f"{name} of ours: {getattr(before, name)} before, {count} after")
+    print(
+        f"memory of this process: {grown:+.1f} MiB; available on the host:"
+        f" {_available() - available:+.0f} MiB"
+    )
+    return 0 if not failures and after == before and grown <= GROWTH else 1
+
+
+def use(made: Template, means: Means, meanwhile: Callable[[], object] = lambda: None) -> None:
+    """One clone: a disk that is written and read. Raises what a guest may raise."""
+    guest = Guest.clone(made, means, "serial", DEADLINE)
+    try:
+        driver = GuestDisk(guest, DiskSpec(capacity=64)).driver
+        driver.start()
+        written = driver.request(Request(RequestType.OUT, 1, DATA))
+        meanwhile()
+        read = driver.request(Request(RequestType.IN, 1, receive=len(DATA)))
+        if (written.status, read.status, read.data) != (Status.OK, Status.OK, DATA):
+            raise DriverError("what was written was not read again")
+    finally:
+        guest.end()
+
+
+def _in_a_row(made: Template, means: Means, count: int) -> tuple[list[float], list[str]]:
+    seconds, failures = [], []
+    for _ in range(count):
+        begun = time.monotonic()
+        try:
+            use(made, means)
+        except Trouble as error:
+            failures.append(str(error))
+        seconds.append(time.monotonic() - begun)
+    return seconds, failures
+
+
+def _at_once(made: Template, means: Means, count: int) -> list[str]:
+    """Clones of which none ends before all have written."""
+    together = threading.Barrier(count, timeout=DEADLINE)
+
+    def one(_: int) -> str:
+        try:
+            use(made, means, together.wait)
+        except (*Trouble, threading.BrokenBarrierError) as error:
+            together.abort()
+            return str(error) or "another one failed"
+        return ""
+
+    with ThreadPoolExecutor(count) as pool:
+        return [failure for failure in pool.map(one, range(count)) if failure]
+
+
+def traces() -> Traces:
+    """Children, run directories, open files and threads of this process."""
+    own = Path("/proc/self")
+    children = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            children += int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    links = [str(link.readlink()) for link in (own / "fd").iterdir() if link.is_symlink()]
+    base = str(Path(tempfile.gettempdir()) / PREFIX)
+    return Traces(
+        children,
+        sum(link.startswith(base) for link in links),
+        len(links),
+        threading.active_count(),
+    )
+
+
+def resident() -> float:
+    """MiB of this process."""
+    return _kib(Path("/proc/self/status"), "VmRSS") / 1024
+
+
+def _available() -> float:
+    """MiB that the host has to give."""
+    return _kib(Path("/proc/meminfo"), "MemAvailable") / 1024
+
+
+def _kib(path: Path, name: str) -> int:
+    (line,) = (line for line in path.read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1])
