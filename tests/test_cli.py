@@ -113,6 +113,7 @@ def test_boot_refuses_before_it_builds_or_starts_anything(
             ["bench", "qtest-pc"],
             "qtest-pc is not measured; these are: qtest-pci, vhost-user, guest",
         ),
+        (["soak", "--clones", "0"], "--clones and --at-once take 1 or more"),
         (["bench", "--qemu", "/nonexistent"], "there is no QEMU at /nonexistent"),
         (["watch", "--size", "12"], "12 bytes: a disk's size is a multiple of 512"),
         (["watch", "--qemu", "/nonexistent"], "there is no QEMU at /nonexistent"),
