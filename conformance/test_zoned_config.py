@@ -160,7 +160,7 @@ def test_writes_aligned_to_write_granularity_succeed_and_others_do_not(plug):
     done(zoned.disk.write(zone.start, zoned.data(1)))
     done(zoned.disk.write(zone.start + zoned.granule, zoned.data(2)))
     written = zoned.zone(zone)
-    for count in (1, zoned.granule - 1, zoned.granule + 1):
+    for count in (1, zoned.granule // 2, zoned.granule - 1, zoned.granule + 1):
         completion = zoned.disk.write(written.wp, sectors(count, salt=70))
         assert completion.status is not Status.OK, f"{count} sectors were written"
         assert completion.damage == ()
@@ -179,7 +179,7 @@ def test_appends_aligned_to_write_granularity_succeed_and_others_do_not(plug):
 
     assert zoned.appended(zone, zoned.data(1)) == zone.start
     written = zoned.zone(zone)
-    for count in (1, zoned.granule - 1, zoned.granule + 1):
+    for count in (1, zoned.granule // 2, zoned.granule - 1, zoned.granule + 1):
         completion = zoned.append(zone.start, sectors(count, salt=70))
         assert completion.status is not Status.OK, f"{count} sectors were appended"
         assert completion.damage == ()
