@@ -89,9 +89,12 @@ def written(pid: int | None) -> set[str]:
     """The files that a process has open to write."""
     found = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        info = (link.parent.parent / "fdinfo" / link.name).read_text()
+        try:
+            info = (link.parent.parent / "fdinfo" / link.name).read_text()
+            path = str(link.readlink())
+        except FileNotFoundError:
+            continue  # closed meanwhile
         flags = int(info.partition("flags:")[2].split()[0], 8)
-        path = str(link.readlink())
         if flags & os.O_ACCMODE != os.O_RDONLY and path.startswith("/"):
             found.add(path)
     return found

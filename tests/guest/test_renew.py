@@ -1,0 +1,31 @@
+"""What a cloned guest is told. The kernel that would hear it is not there.
+
+That two clones draw other numbers proves little: under TCG the processor has a random number
+instruction, from which the kernel reseeds itself now and then. So this looks at what is asked.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+
+import pytest
+
+from harness.guest import agent
+
+
+def test_the_clock_is_set_and_the_generator_reseeded_from_new_entropy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[tuple[object, ...]] = []
+    monkeypatch.setattr(agent.time, "clock_settime", lambda *words: told.append(words))
+    monkeypatch.setattr(agent.fcntl, "ioctl", lambda _, *words: told.append(words))
+    entropy = bytes(range(64))
+
+    agent._renew(1234.5, entropy)
+
+    assert told == [
+        (time.CLOCK_REALTIME, 1234.5),
+        (agent.RNDADDENTROPY, struct.pack("ii", 512, 64) + entropy),
+        (agent.RNDRESEEDCRNG,),
+    ]
