@@ -140,7 +140,10 @@ def replay(arguments: argparse.Namespace) -> int:
     hunt = Hunt(target)
     try:
         for _ in range(arguments.times):
-            finding = hunt.replay(script)
+            try:
+                finding = hunt.replay(script)
+            except IndexError:
+                raise UsageError(f"{arguments.script}: a queue that no Start sets up") from None
             hunt.drop()
             if finding:
                 print(f"FOUND {finding}")

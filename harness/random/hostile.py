@@ -53,6 +53,9 @@ HEADERS = 4 << 10
 ABSENT = {"low": 0xA0000, "beyond": 1 << 36, "top": (1 << 64) - 4096}
 """Bus addresses where no memory of ours is, on any of our targets."""
 
+OWN = 0x38
+"""Bytes of the device's own registers: the common configuration of PCI (virtio 4.1.4.3)."""
+
 BAR_0 = 0x10
 BAR_FLAGS = 0xF
 
@@ -94,11 +97,12 @@ class HostileSession:
         self._lengths: dict[str, int] = {}
         self._fences: list[int] = []
         self._fences_given = False
+        self._registers_given = False
         self._headers = 0
 
     def play(self, operation: Operation) -> None:
         """Do one operation, whatever the device makes of it."""
-        if self.trouble and not isinstance(operation, Start):
+        if (self.trouble or not self.lanes) and not isinstance(operation, Start):
             return
         try:
             self._play(operation)
@@ -211,8 +215,11 @@ class HostileSession:
     # --- the rings
 
     def _given(self, address: int, length: int, flags: int) -> None:
-        """Note that a descriptor may let the device write to a fence."""
+        """Note whether a descriptor lets the device write to a fence, or to its own registers."""
         if flags & DESC_F_WRITE:
+            own = self._places["own"]
+            if (own - address) % ALL < length or (address - own) % ALL < OWN:
+                self._registers_given = True
             for fence in self._fences:
                 # From the fence's start, how far off the descriptor's start is, going up.
                 if (fence - address) % ALL < length or (address - fence) % ALL < FENCE:
@@ -345,13 +352,15 @@ class HostileSession:
     def _raise_if_dead(self, within: float = 0.0) -> None:
         """Finding if a process has ended, spins, or answers nobody."""
         ring = "packed" if self.packed else "split"
-        if ended := self.vitals.spin() or (self.trouble and self.vitals.hung()):
-            said = " / ".join(one.last_words() for one in self.disk.processes()).splitlines()
-            what = f"with a {ring} ring, after {said[-1] if said else 'no word'}"
-            raise Finding(str(ended.verdict), "5.2.6", what, ended.evidence)
         if crash := self.vitals.crash(within):
             lines = crash.evidence.split(" / ")
             raise Finding("crashed", "5.2.6", f"{lines[0]}: {lines[-1]}", crash.evidence)
+        if ended := self.vitals.spin() or (self.vitals.hung() if self.trouble else None):
+            said = "\n".join(one.last_words() for one in self.disk.processes()).splitlines()
+            what = f"with a {ring} ring, after {said[-1] if said else 'no word'}"
+            if self._registers_given:
+                what += ", its own registers given to it"
+            raise Finding(str(ended.verdict), "5.2.6", what, ended.evidence)
 
     def _revive(self) -> None:
         """A reset, a start, a write and a read, as any driver does them."""

@@ -14,6 +14,7 @@ from harness.disks import SECTOR, DiskSpec
 from harness.driver.errors import DriverError
 from harness.driver.interface import REQUEST_TIMEOUT
 from harness.target import Disk, LacksError, Target, TargetError
+from harness.target.vitals import DYING, Vitals
 
 from .finding import Finding, Known
 from .hostile import HostileSession
@@ -141,6 +142,8 @@ class Hunt:
     def trouble(self, error: Exception) -> Finding:
         """What an error of the harness says about the device."""
         try:
+            if self._disk:
+                Vitals(self._disk.processes()).crash(DYING)  # its sockets close before it has ended
             self.target.check()
         except TargetError as gone:
             words = "\n".join(text for text in self.target.evidence().values() if text)
@@ -176,7 +179,11 @@ class Hunt:
         return time.monotonic() > self._until
 
     def settle(self) -> list[Found]:
-        """The round is over: what was fresh is tried once more, and known from now on."""
+        """The round is over: what was fresh is tried once more, and known from now on.
+
+        The shortest comes first: hypothesis shrinks one finding of a round, the others came up
+        on the way and may be the same thing seen from elsewhere.
+        """
         fresh, self.fresh = self.fresh, {}
         self._until = inf
         for signature, found in fresh.items():
@@ -185,7 +192,7 @@ class Hunt:
             found.again = finding is not None and finding.signature == signature
         self.drop()
         self.found |= fresh
-        return list(fresh.values())
+        return sorted(fresh.values(), key=lambda found: len(found.script))
 
     def replay(self, script: Sequence[Operation]) -> Finding | None:
         """Play a whole script; what it finds, be it known or not."""

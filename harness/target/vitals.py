@@ -137,7 +137,14 @@ class Vitals:
             spent = one.cpu_seconds() - used
             if gain < WITHOUT_PAUSE * wall:
                 begun, before, used = begun + wall, before + gain, used + spent
-                if begun - first > PATIENCE and not one.answers() and not over.is_set():
+                if (
+                    begun - first > PATIENCE
+                    and one.alive()
+                    and not one.answers()
+                    # One that died meanwhile has crashed, and will not hang.
+                    and one.alive()
+                    and not over.is_set()
+                ):
                     self._ended = _hung(one)
                     one.kill()
                     return
