@@ -24,7 +24,8 @@ class Fault:
     fails them all. `errno` is the host's error, by number (5 is EIO). With
     `once`, only the first such operation fails. A flush has no sector, and
     reaches the backing store only if something was written since the last one. A
-    write that has to be stable when it completes ends with a flush, too.
+    write that has to be stable when it completes ends with a flush, too. A disk of QEMU's
+    whose flushes fail cannot be resized.
     """
 
     on: Operation
