@@ -187,9 +187,18 @@ def command_line(
             line += ["-blockdev", json.dumps(options)]
         if disk.socket:
             where = f"id={disk.device['id']},path={_escape(disk.socket)}"
-            line += ["-chardev", f"socket,{where}"]
+            again = "".join(f",{key}={value}" for key, value in reconnect(config.qemu).items())
+            line += ["-chardev", f"socket,{where}{again}"]
         line += ["-device", json.dumps(disk.device)]
     return line
+
+
+def reconnect(qemu: Qemu) -> dict[str, int]:
+    """What makes a socket's character device connect again, soon, when the other side hung up.
+
+    A back-end hangs up on a driver that breaks the rules; without this the device would be lost.
+    """
+    return {"reconnect-ms": 100} if qemu.version >= (9, 2) else {"reconnect": 1}
 
 
 def _machine(config: MachineConfig) -> str:

@@ -22,6 +22,7 @@ from harness.machine.command import (
     command_line,
     parked_firmware,
     pci_address,
+    reconnect,
 )
 from harness.machine.drive import Drive
 from harness.machine.errors import DisconnectedError, MachineError
@@ -339,7 +340,8 @@ class Machine:
 
     def _add_chardev(self, name: str, path: Path) -> None:
         address = {"type": "unix", "data": {"path": str(path)}}
-        backend = {"type": "socket", "data": {"addr": address, "server": False}}
+        data = {"addr": address, "server": False, **reconnect(self.config.qemu)}
+        backend = {"type": "socket", "data": data}
         arguments: dict[str, Any] = {"id": name, "backend": backend}
         self.qmp("chardev-add", **arguments)
 

@@ -145,6 +145,8 @@ class Vitals:
                     and one.alive()
                     and not over.is_set()
                 ):
+                    if one.first_thread_wanted() - before > (time.monotonic() - begun) / 2:
+                        continue  # it has begun to spin meanwhile
                     self._ended = _hung(one)
                     one.kill()
                     return
