@@ -39,7 +39,7 @@ LEAVES = 0.3
 ANSWERS = 1.0
 """Seconds that a request may take on the queue that was left alone."""
 
-REVIVES = 4.0
+REVIVES = 8.0
 """Seconds in which a device has to be brought back by resets; those in a test may each take it."""
 
 Record = Callable[[Judgement], None]
