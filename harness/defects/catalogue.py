@@ -9,6 +9,7 @@ from harness.model.defects import DEFECTS as MODEL_DEFECTS
 
 from . import (  # noqa: F401  # they file their defects
     harmless,
+    legacy,
     mmio,
     msix,
     pci_capabilities,
@@ -36,5 +37,7 @@ class Defect(Protocol):
 
 @cache
 def defects() -> dict[str, Defect]:
-    """Name -> defect, in the order in which they were written."""
+    """Name -> defect, in the order in which they were written. ValueError for a name of two."""
+    if both := REGISTER_DEFECTS.keys() & MODEL_DEFECTS.keys():
+        raise ValueError(f"defects of the registers and of the model share names: {sorted(both)}")
     return {**REGISTER_DEFECTS, **MODEL_DEFECTS}

@@ -233,7 +233,7 @@ class Multiplier12(_Multiplier):
     multiplier = 12
 
 
-class _NotifyLength(AlteredPci):
+class NotifyLength(AlteredPci):
     length: int
 
     def patches(self) -> dict[int, bytes]:
@@ -247,7 +247,7 @@ class _NotifyLength(AlteredPci):
     text="the notification structure has 1 byte",
     unusable=True,
 )
-class NotifyOf1Byte(_NotifyLength):
+class NotifyOf1Byte(NotifyLength):
     length = 1
 
 
@@ -257,7 +257,7 @@ class NotifyOf1Byte(_NotifyLength):
     "4.1.4.4.1-D-04b",
     text="the notification structure has room for the first queue only",
 )
-class NotifyOutside(_NotifyLength):
+class NotifyOutside(NotifyLength):
     length = 2
 
 
@@ -295,7 +295,7 @@ class DataUnaligned(_OffersNotificationData, _Moved):
     "4.1.4.4.1-D-09",
     text="with NOTIFICATION_DATA, the notification structure has 2 bytes",
 )
-class DataOf2Bytes(_OffersNotificationData, _NotifyLength):
+class DataOf2Bytes(_OffersNotificationData, NotifyLength):
     length = 2
 
 

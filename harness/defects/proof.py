@@ -58,7 +58,9 @@ def prove(defect: Defect) -> Proof:
     with tempfile.TemporaryDirectory(prefix="proof-") as directory:
         results = Path(directory) / "results.json"
         command = [
-            *(sys.executable, "-m", "pytest", str(SUITE), "-q", "--tb=no", "--strict-should"),
+            *(sys.executable, "-m", "pytest", str(SUITE), "-q", "--tb=no"),
+            # A SHOULD that the real device does not keep says nothing of what is harmless.
+            *(["--strict-should"] if defect.statements else []),
             *("-p", "no:cacheprovider", "-p", "no:xdist", "--matrix", str(results)),
             *("--target", defect.target, "--defect", defect.name),
             *_selection(defect.statements),
@@ -156,7 +158,7 @@ def page(proofs: Sequence[Proof], tests: Iterable[str]) -> str:
     without = unproven(proofs, tests)
     why = reasons()
     lines = [
-        "# Every check has been seen red",
+        "# What turns each check red",
         "",
         f"{len(proofs)} defects, {len(by_statement)} statements, {len(tests)} tests;"
         f" {len(without)} tests that nothing turns red. Made by `tox -e proof`; a defect is"

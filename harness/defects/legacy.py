@@ -1,0 +1,121 @@
+"""Defects of the legacy interfaces, and of what a queue's reset leaves (virtio 2.6.1, 4.2.4)."""
+
+from __future__ import annotations
+
+from harness.virtio.blk import CONFIG_FIELD
+from harness.virtio.features import Feature
+
+from .bus import CONFIG, AlteredMmio, AlteredPci
+from .pci_capabilities import LEGACY, NotifyLength
+from .registers import defect
+
+WRITEBACK = CONFIG_FIELD["writeback"].offset
+MMIO_LEGACY = "qtest-mmio-legacy"
+
+
+@defect(
+    "legacy-config-big-endian",
+    "5.2.4.1-L-01",
+    text="the legacy configuration space is big-endian for a little-endian guest",
+    target=LEGACY,
+)
+class ConfigBigEndian(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        if name == CONFIG and width > 1:
+            return int.from_bytes(value.to_bytes(width, "little"), "big")
+        return value
+
+
+@defect(
+    "legacy-writeback-follows-driver-features",
+    "5.2.5.3-L-04",
+    text="what the driver accepts changes writeback through the legacy interface",
+    target=LEGACY,
+)
+class WritebackFollows(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        touched = name == CONFIG and offset == WRITEBACK and self.written["driver_features"]
+        return value ^ 1 if touched else value
+
+
+@defect(
+    "legacy-interrupts-lost",
+    "6.3-L-02",
+    text="the line is never raised",
+    target=LEGACY,
+)
+class InterruptsLost(AlteredPci):
+    def alter_interrupts(self, raised: int) -> int:
+        return 0
+
+
+@defect(
+    "pci-structure-beyond-its-bar",
+    "4.1.4",
+    text="the notification structure ends beyond its BAR",
+    target=LEGACY,
+)
+class StructureBeyond(NotifyLength):
+    length = 0x10_0000
+
+
+@defect(
+    "queue-reset-keeps-vector",
+    "2.6.1.2.1-D-01",
+    text="a queue that was reset goes on with its old vector, and shows the new one",
+)
+class VectorKept(AlteredPci):
+    def alter_write(self, name: str, value: int) -> int | None:
+        return None if name == "queue_msix_vector" and self.written["queue_reset"] else value
+
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        if name == "queue_msix_vector" and self.written["queue_reset"]:
+            return self.written[name]
+        return value
+
+
+@defect(
+    "mmio-feature-of-pci",
+    "2.2.2-D-03",
+    text="a virtio-mmio device offers SR_IOV",
+    target="qtest-mmio",
+)
+class FeatureOfPci(AlteredMmio):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        if name == "DeviceFeatures" and self.written["DeviceFeaturesSel"] == 1:
+            return value | 1 << 5
+        return value
+
+
+@defect(
+    "mmio-legacy-magic-value",
+    "4.2.4",
+    text="MagicValue of a legacy device is another one",
+    target=MMIO_LEGACY,
+    unusable=True,
+)
+class LegacyMagic(AlteredMmio):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return value + 1 if name == "MagicValue" else value
+
+
+@defect(
+    "mmio-queue-pfn-survives-reset",
+    "4.2.4",
+    text="QueuePFN keeps its value through a reset",
+    target=MMIO_LEGACY,
+)
+class PfnSurvives(AlteredMmio):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return self.written[name] if name == "QueuePFN" else value
+
+
+@defect(
+    "legacy-zoned-offered",
+    "5.2.5.2-D-05",
+    text="ZONED is offered through the legacy interface",
+    target=LEGACY,
+)
+class ZonedOffered(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        return value | Feature.BLK_ZONED.mask if name == "device_features" else value
