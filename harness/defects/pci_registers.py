@@ -36,7 +36,7 @@ class NoVersion1(Offer):
 
 
 @defect(
-    "undefined-feature-offered",
+    "feature-23-offered",
     "2.2.2-D-03",
     text="feature bit 23, which nobody has defined for a block device, is offered",
 )
@@ -54,7 +54,7 @@ class FeatureAlone(Offer):
     missing = Feature.BLK_FLUSH.mask
 
 
-@defect("flush-not-offered", "5.2.5.2-D-01a", text="FLUSH is never offered")
+@defect("flush-never-offered", "5.2.5.2-D-01a", text="FLUSH is never offered")
 class NoFlush(Offer):
     missing = mask(Feature.BLK_FLUSH, Feature.BLK_CONFIG_WCE)
 
