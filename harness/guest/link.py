@@ -14,6 +14,9 @@ MARGIN = 10.0
 FIRST_PROBE = 1.0
 """Seconds of silence before the first probe; the next ones come at twice the time each."""
 
+DYING = 0.5
+"""Seconds between the break of a stream and the end of its machine, if that was why."""
+
 
 class LinkTimeoutError(Exception):
     """No answer came in time; the message says how long that was, and what came instead."""
@@ -74,7 +77,7 @@ class Link:
         try:
             self._stream.send(frame.encode())
         except ChannelError:
-            self._check()  # the machine's own reason says more than a broken stream's
+            self._ask_why()
             raise
 
     def _receive(self) -> list[Frame]:
@@ -82,5 +85,16 @@ class Link:
         try:
             return self._parser.feed(self._stream.recv(POLL))
         except ChannelError:
-            self._check()
+            self._ask_why()
             raise
+
+    def _ask_why(self) -> None:
+        """Raise the machine's own reason, which says more than a broken stream's.
+
+        The stream of a QEMU that was killed breaks a moment before its end can be seen.
+        """
+        deadline = time.monotonic() + DYING
+        self._check()
+        while time.monotonic() < deadline:
+            time.sleep(POLL)
+            self._check()
