@@ -44,13 +44,16 @@ def descriptors(request):
     return sum(length > 0 for length in (*readable, *writable))
 
 
-def told_in_split_ring(disk, requests):
-    """By the slots of the used ring: the request that the element there is for, if it has one."""
+def told_in_split_ring(disk, requests, start=0):
+    """By the slots of the used ring from `start` on: the request that an element is for, if any."""
     queue, driver = disk.queues[0], disk.driver
-    count = len(requests)
-    heads = list(struct.unpack(f"<{count}H", driver.memory_read(queue.driver + 4, 2 * count)))
-    used = driver.memory_read(queue.device + 4, 8 * count)
-    ids = [ident for ident, _ in struct.iter_unpack("<II", used)]
+    available = struct.unpack(
+        f"<{queue.size}H", driver.memory_read(queue.driver + 4, 2 * queue.size)
+    )
+    used = list(struct.iter_unpack("<II", driver.memory_read(queue.device + 4, 8 * queue.size)))
+    slots = [(start + n) % queue.size for n in range(len(requests))]
+    heads = [available[slot] for slot in slots]
+    ids = [used[slot][0] for slot in slots]
     return [None if ident == NOTHING else heads.index(ident) for ident in ids]
 
 
@@ -83,11 +86,11 @@ def assert_order(told):
 
 
 def submit(ordered, disk, requests):
-    """Make requests available on a fresh queue; their tokens."""
+    """Make requests available on an idle queue; their tokens."""
     queue = disk.queues[0]
     assert sum(map(descriptors, requests)) <= queue.size
     if not ordered.packed:
-        elements = struct.pack("<II", NOTHING, 0) * len(requests)
+        elements = struct.pack("<II", NOTHING, 0) * queue.size
         disk.driver.memory_write(queue.device + 4, elements)
     return disk.driver.submit(requests)
 
@@ -166,9 +169,13 @@ def test_the_order_lasts_over_many_rounds_of_a_small_queue(ordered):
     whole = disk.read(0, 40)
     assert whole.status is Status.OK
 
+    done = 1
     for n in range(40):
-        tokens = disk.driver.submit([read(n), IDENTITY, read(n, 8), read(39 - n)][: 1 + n % 4])
-        completions = disk.driver.complete(tokens)
+        requests = [read(n), IDENTITY, read(n, 8), read(39 - n)][: 1 + n % 4]
+        completions = disk.driver.complete(submit(ordered, disk, requests))
+        if not ordered.packed:  # there the driver would not find them elsewhere
+            assert_order(told_in_split_ring(disk, requests, done))
+        done += len(requests)
         assert {completion.status for completion in completions} == {Status.OK}, n
         assert completions[0].data == whole.data[512 * n : 512 * (n + 1)], n
         assert completions[-1].damage == (), n

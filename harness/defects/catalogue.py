@@ -10,6 +10,7 @@ from harness.model.defects import DEFECTS as MODEL_DEFECTS
 from . import (  # noqa: F401  # they file their defects
     harmless,
     legacy,
+    legacy_rings,
     mmio,
     msix,
     pci_capabilities,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.virtio.blk import CONFIG_FIELD
 from harness.virtio.features import Feature
 
-from .bus import CONFIG, AlteredMmio, AlteredPci
+from .bus import CONFIG, NOTIFY, AlteredMmio, AlteredPci
 from .pci_capabilities import LEGACY, NotifyLength
 from .registers import defect
 
@@ -72,6 +72,20 @@ class VectorKept(AlteredPci):
         if name == "queue_msix_vector" and self.written["queue_reset"]:
             return self.written[name]
         return value
+
+
+@defect(
+    "queue-reset-stops-the-others",
+    "2.6.1",
+    text="as long as one queue is reset, notifications of the others are lost",
+)
+class OthersStopped(AlteredPci):
+    stopped = False
+
+    def alter_write(self, name: str, value: int) -> int | None:
+        if name in ("queue_reset", "queue_enable"):
+            self.stopped = name == "queue_reset"
+        return None if name == NOTIFY and self.stopped else value
 
 
 @defect(

@@ -222,6 +222,25 @@ def in_order_backwards(original: Original, queue: Queue) -> None:
     original(queue)
 
 
+SMALL, MOMENT = 16, 0.001
+
+
+@defect(
+    Queue.run,
+    "6.2-D-05",
+    text="with IN_ORDER, a small queue uses a batch from its end on after its first round",
+)
+def in_order_backwards_in_later_rounds(original: Original, queue: Queue) -> None:
+    ring = queue.ring
+    if ring and ring.size <= SMALL and queue._block.has(Feature.IN_ORDER):
+        batch = list(iter(ring.take, None))
+        later = bool(batch) and batch[0].position >= ring.size
+        for chain in reversed(batch) if later else batch:
+            queue._begin(ring, chain)
+            time.sleep(MOMENT if later else 0)
+    original(queue)
+
+
 # --- what a chain is while the device has it
 
 

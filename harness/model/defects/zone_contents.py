@@ -10,6 +10,7 @@ from harness.model.zones import Zone, ZoneError, Zones
 from harness.virtio.blk import (
     APPEND_SECTOR,
     CONFIG_FIELD,
+    ZONE_DESCRIPTOR,
     ZONE_REPORT_HEADER,
     Status,
     ZoneState,
@@ -74,6 +75,19 @@ def full_zone_written(original: Original, zones: Zones, zone: Zone, first: int, 
 @defect(Zones.aligned, "5.2.5.2-D-16", text="writes need not be aligned to write_granularity")
 def granularity_ignored(original: Original, zones: Zones, sector: int) -> bool:
     return True
+
+
+@defect(
+    Zones.check_write,
+    "5.2.6",
+    text="a write that begins at the write pointer and ends amid a granule is ZONE_INVALID_CMD",
+)
+def write_amid_a_granule_is_invalid_cmd(
+    original: Original, zones: Zones, zone: Zone, first: int, end: int
+) -> None:
+    if first == zone.wp and not zones.aligned(end):
+        raise ZoneError(Status.ZONE_INVALID_CMD)
+    original(zones, zone, first, end)
 
 
 @defect(Zones.written, "5.2.6", text="a write leaves the write pointer where it was")
@@ -199,6 +213,40 @@ def report_conventional_empty(original: Original, block: ZonedBlock, zone: Zone)
         return bytes(original(block, zone))
     finally:
         zone.state = state
+
+
+@defect(ZonedBlock.descriptor, "5.2.6", text="the write pointer of an empty zone is reported as 0")
+def report_empty_at_0(original: Original, block: ZonedBlock, zone: Zone) -> bytes:
+    wp, zone.wp = zone.wp, 0 if zone.state is ZoneState.EMPTY else zone.wp
+    try:
+        return bytes(original(block, zone))
+    finally:
+        zone.wp = wp
+
+
+@defect(ZonedBlock.report, "5.2.6", text="nr_zones counts a descriptor that is cut off, too")
+def report_counts_what_is_cut_off(
+    original: Original, block: ZonedBlock, request: Request
+) -> Status:
+    status = Status(original(block, request))
+    count, rest = divmod(request.room - ZONE_REPORT_HEADER.size, ZONE_DESCRIPTOR.size)
+    if status is Status.OK and rest:
+        request.write(0, ZONE_REPORT_HEADER.pack(count + 1))
+    return status
+
+
+@defect(
+    ZonedBlock.report,
+    "5.2.6",
+    text="a report from amid the disk goes on with the first zones behind the last",
+)
+def report_goes_around(original: Original, block: ZonedBlock, request: Request) -> Status:
+    zones, first = block.zones.all, request.sector // block.zones.size
+    block.zones.all = zones + zones[:first]
+    try:
+        return Status(original(block, request))
+    finally:
+        block.zones.all = zones
 
 
 @defect(ZonedBlock.report, "5.2.6", text="a report begins with the zone behind its sector")

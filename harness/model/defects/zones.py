@@ -142,6 +142,14 @@ def resources_are_invalid_cmd(original: Original, zones: Zones) -> None:
         raise ZoneError(Status.ZONE_INVALID_CMD) from None
 
 
+@defect(Zones.make_room, "5.2.6", text="an open zone too many ends in ZONE_ACTIVE_RESOURCE")
+def open_limit_named_active(original: Original, zones: Zones) -> None:
+    try:
+        original(zones)
+    except ZoneError:
+        raise ZoneError(Status.ZONE_ACTIVE_RESOURCE) from None
+
+
 @defect(Zones.exhausted, "5.2.6.2-D-20", "5.2.6.2-D-24", text="there is no limit of open zones")
 def open_limit_ignored(
     original: Original, zones: Zones, limit: int, states: frozenset[ZoneState]
