@@ -88,6 +88,7 @@ def test_no_file_is_no_deviation(tmp_path: Path) -> None:
         ('">=7.2, <9"', '"7.2"', "'7.2' is no comparison"),
         ('"used index is', '"used (index is', "deviation 1"),
         ("[[deviation]]", "[[deviation]", "qemu.toml"),
+        ("[[deviation]]", '[[deviation]]\nsometimes = "often"', "sometimes is true or false"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_place(

@@ -37,6 +37,17 @@ def test_a_reset_with_requests_under_way(victim, times):
             disk.reset()
 
 
+@hardening("2.4", "a reset with requests under way, and none that starts it until they are done")
+def test_a_reset_that_outlasts_the_requests(victim):
+    disk = victim(iops=SLOWER)
+
+    with disk.watched():
+        batch(disk)
+        disk.driver.reset()
+        let_pass(2 * BATCH / SLOWER)
+        disk.reset()
+
+
 @hardening("2.4", "a reset right behind a malformed chain")
 def test_a_reset_behind_a_malformed_chain(victim):
     disk = victim()

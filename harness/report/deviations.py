@@ -9,10 +9,11 @@ A file `deviations/<implementation>.toml` beside the tests holds tables:
     seen = "used index"                       # regular expression, found in the failure's message
     why = "what the device does, and where in its source"
     targets = ["*-pci*"]                      # fnmatch patterns; left out, on every target
+    sometimes = true                          # it is a race, and the test may pass; left out, false
 
 A test that fails as recorded is an expected failure. One that passes on an
-affected version fails: the record has to go. A failure that looks otherwise
-stays a failure.
+affected version fails, unless it is a race: the record has to go. A failure
+that looks otherwise stays a failure.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Deviation:
     seen: str
     why: str
     targets: tuple[str, ...] = ("*",)
+    sometimes: bool = False
 
     def affects(self, implementation: str, version: Version, target: str) -> bool:
         """Whether this version of this implementation, on this target, is one that deviates."""
@@ -83,13 +85,15 @@ def load(path: Path) -> tuple[Deviation, ...]:
         raise DeviationFileError(f"{path}: {error}") from None
     found = []
     known = {field.name for field in fields(Deviation)} - {"implementation"}
-    wanted = known - {"targets"}
+    wanted = known - {"targets", "sometimes"}
     for number, table in enumerate(tables, 1):
         where = f"{path}, deviation {number}"
         if not wanted <= set(table) <= known:
             raise DeviationFileError(f"{where}: the keys are {sorted(wanted)}, not {sorted(table)}")
         lists = {key: tuple(table[key]) for key in ("tests", "targets") if key in table}
         deviation = Deviation(path.stem, **{**table, **lists})
+        if not isinstance(deviation.sometimes, bool):
+            raise DeviationFileError(f"{where}: sometimes is true or false")
         try:
             _bounds(deviation.versions)
             re.compile(deviation.seen)

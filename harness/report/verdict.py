@@ -30,8 +30,8 @@ def judge(
     """
     recorded = list(deviations)
     if report.passed:
-        if recorded:
-            _fail(report, recorded)
+        if gone := [deviation for deviation in recorded if not deviation.sometimes]:
+            _fail(report, gone)
         return None
     if not report.failed or not isinstance(error, VERDICTS):
         return None
