@@ -105,6 +105,23 @@ def test_a_queue_reset_behind_a_malformed_chain(registers):
         disk.reset_queue(0)
 
 
+@pytest.mark.parametrize("reset", [True, False], ids=["reset", "as-it-is"])
+@pytest.mark.parametrize("size", [4, 128], ids=["smaller", "larger"])
+@hardening("2.6.1", "a queue in use set up again with another size, reset or not")
+def test_a_queue_in_use_set_up_again(registers, size, reset):
+    disk = registers(needs=[Feature.RING_RESET] if reset else [])
+    if not disk.driver.offered() & Feature.VERSION_1.mask:
+        pytest.skip("a legacy queue has the device's size")
+
+    with disk.watched():
+        for _ in range(4):
+            disk.attempt(*disk.read())
+        if reset:
+            disk.driver.queue_reset(0)
+        disk.set_up_queue(0, size)
+        disk.send(*disk.read())
+
+
 @pytest.mark.parametrize("capacity", [WITNESS + 8, 64 << 20], ids=["shrunk", "grown"])
 @hardening("5.2.5", "a resize with requests under way beyond the new end")
 def test_a_resize_with_requests_under_way(victim, capacity):

@@ -208,7 +208,11 @@ class Victim:
     def reset_queue(self, index: int) -> None:
         """Reset a queue, and set it up once more."""
         self.driver.queue_reset(index, REVIVES)
-        layout = self.driver.queue_setup(index, self._queue_size)
+        self.set_up_queue(index, self._queue_size)
+
+    def set_up_queue(self, index: int, size: int | None) -> None:
+        """Set a queue up, in use or not; `size` in descriptors, None for the largest."""
+        layout = self.driver.queue_setup(index, size)
         if index == 0:
             self._first(layout)
 
