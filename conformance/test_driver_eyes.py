@@ -354,7 +354,7 @@ def test_a_disk_that_shrinks_under_load_is_written_up_to_its_new_end(plug):
 
 
 def read_in_vain(handle, position, length):
-    """Read until a disk of one operation a second takes too long; that operation, in flight."""
+    """Read until a disk of two operations a second takes too long; that operation, in flight."""
     for _ in range(20):
         handle.info.timeout = 0.1
         status, _ = handle.read(position, length)
@@ -367,7 +367,7 @@ def read_in_vain(handle, position, length):
 
 @described("2.7.8", "a chain is the device's until it is in the used ring")
 def test_a_late_completion_is_not_taken_for_another_request(plug):
-    disk = plug(start=False, iops=1)
+    disk = plug(start=False, iops=2)
     old, new = sectors(1, salt=3), sectors(1, salt=120)
     disk.backing.write(8, old)
     disk.backing.write(9, new)
@@ -382,7 +382,7 @@ def test_a_late_completion_is_not_taken_for_another_request(plug):
 
 @clause("2.4.1-D-02")
 def test_nothing_in_flight_is_touched_after_the_disk_was_closed(plug):
-    disk = plug(start=False, iops=1)
+    disk = plug(start=False, iops=2)
     disk.backing.write(0, sectors(2 * CHUNK // SECTOR))
 
     with open_disk(disk.driver) as handle:
@@ -393,5 +393,5 @@ def test_nothing_in_flight_is_touched_after_the_disk_was_closed(plug):
     # The driver has its memory back, so all that was in the device's hands is given out anew.
     memory = disk.driver.alloc(4 * CHUNK, 4096)
     assert memory <= first.base and last.base + last.length <= memory + 4 * CHUNK
-    let_pass(1.5)
+    let_pass(0.8)
     assert disk.driver.memory_read(memory, 4 * CHUNK) == bytes(4 * CHUNK)

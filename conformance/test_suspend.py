@@ -216,7 +216,7 @@ def test_a_device_that_was_suspended_at_work_is_silent(plug):
 
     requests = suspended_under_load(disk)
     before = used_ring(disk), driver.interrupts().raised
-    let_pass(1.0)  # ten operations' worth
+    let_pass(0.5)  # five operations' worth
     after = used_ring(disk), driver.interrupts().raised
 
     assert after == before

@@ -13,7 +13,7 @@ from harness.driver.errors import DriverError
 if TYPE_CHECKING:
     from harness.target import Disk
 
-QUIET = 0.3
+QUIET = 0.2
 """Seconds in which something that ought not to happen would have happened."""
 
 SOON = 3.0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROUND = 10
 """Examples of a round, which has one kind of disk."""
 
-CI_EXAMPLES, CI_STEPS, CI_SECONDS = 60, 30, 30.0
+CI_EXAMPLES, CI_STEPS, CI_SECONDS = 40, 30, 30.0
 """Unless told otherwise; no round begins after so many seconds."""
 
 LONG_EXAMPLES, LONG_STEPS = 200_000, 50
