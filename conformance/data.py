@@ -6,10 +6,14 @@ from harness.driver.interface import CANARY
 from harness.virtio.blk import SECTOR
 
 
+SPAN = CANARY - 1
+COUNTING = bytes(n % SPAN + 1 for n in range(SPAN + SECTOR))
+
+
 def sectors(count: int, salt: int = 1) -> bytes:
     """`count` sectors (512 bytes) of data, each different; no byte is 0 or CANARY."""
-    span = CANARY - 1
-    return bytes((salt + 31 * (n // SECTOR) + n) % span + 1 for n in range(count * SECTOR))
+    begins = ((salt + n * (31 + SECTOR)) % SPAN for n in range(count))
+    return b"".join(COUNTING[begin : begin + SECTOR] for begin in begins)
 
 
 def untouched(length: int) -> bytes:
