@@ -5,7 +5,6 @@ from __future__ import annotations
 from harness.driver.interface import CANARY
 from harness.virtio.blk import SECTOR
 
-
 SPAN = CANARY - 1
 COUNTING = bytes(n % SPAN + 1 for n in range(SPAN + SECTOR))
 
