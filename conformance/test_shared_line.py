@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.waiting import eventually, let_pass
+from conformance.waiting import eventually, let_pass, resize
 from harness.report import clause, on
 from harness.virtio.blk import Status
 from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
@@ -57,7 +57,7 @@ def test_a_resize_shows_in_the_isr_of_its_own_device(neighbours):
     for disk in neighbours:
         disk.driver.service_interrupts(False)
 
-    changed.resize(2 * changed.spec.capacity)
+    resize(changed, 2 * changed.spec.capacity)
     assert eventually(lambda: pending(changed))
     shown = pending(other)
     isr = changed.driver.isr(), other.driver.isr()

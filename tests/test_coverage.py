@@ -55,7 +55,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_text(
             "".join(
                 f"<!-- {part}: made by {coverage.MAKE} -->\n<!-- {part}: end -->\n"
-                for part in ("statements", "reasons", "totals", "verdicts")
+                for part in ("statements", "reasons", "totals", "verdicts", "runs")
             )
         )
     monkeypatch.chdir(tmp_path)
@@ -68,13 +68,14 @@ def results(version: str) -> Results:
     kept, broken = (Row(name, "2.4.1", "MUST", "device", ".") for name in ("one", "two"))
     prose = Row("2.4: works", "2.4", "described", "device", "works", kind="described")
     run = Run("2026-01-01T00:00:00", 1.0, True, "virtio 1.4", version)
+    good, bad = Result(Verdict.KEPT, 1.6), Result(Verdict.BROKEN, 2)
     return Results(
         [run],
         [column],
         {row.id: row for row in (kept, broken, prose)},
         {
-            "a": Test("a", "a.py", 1, ["one", prose.id], "", {column.id: Result(Verdict.KEPT)}),
-            "b": Test("b", "b.py", 1, ["two"], "", {column.id: Result(Verdict.BROKEN)}),
+            "a": Test("a", "a.py", 1, ["one", prose.id], "", {column.id: good}),
+            "b": Test("b", "b.py", 1, ["two"], "", {column.id: bad}),
         },
     )
 
@@ -90,6 +91,8 @@ def test_the_verdicts_of_runs_are_kept_and_shown(checkout: Path) -> None:
     assert "| `qtest-pci` | qemu 10.0.2 | 1 | 0 | 0 | 0 | 1 | 0 |" in page
     assert "### qemu 7.2.22\n\n| section | `qtest-pci` |" in page
     assert "| 2.4.1 | 1/2 1b |" in page
+    readme = (checkout / coverage.README).read_text()
+    assert "| `qtest-pci` | qemu 7.2.22 | 1 | 0 | 1 | 0 | 4 |" in readme
     assert main(["matrix", "counts", "--check"]) == 0
 
 

@@ -109,12 +109,15 @@ Counts = Mapping[str, Mapping[Verdict, int]]
 class Verdicts:
     """What a target's runs came to, by section. Statements of the catalogue only.
 
-    `implementations` make up the device: name -> version.
+    `implementations` make up the device: name -> version. `tests` counts tests, which
+    took `seconds` together.
     """
 
     target: str
     implementations: Mapping[str, str]
     sections: Counts
+    tests: Mapping[Verdict, int]
+    seconds: float
 
     @classmethod
     def of(cls, results: Results, column: Column) -> Verdicts:
@@ -125,7 +128,16 @@ class Verdicts:
             if row.kind == "catalogue":
                 found = counts.setdefault(row.section, Counter())
                 found[verdicts[row.id][column.id]] += 1
-        return cls(column.name, dict(column.implementations), counts)
+        ran = [
+            test.results[column.id] for test in results.tests.values() if column.id in test.results
+        ]
+        return cls(
+            column.name,
+            dict(column.implementations),
+            counts,
+            Counter(result.verdict for result in ran),
+            sum(result.seconds for result in ran),
+        )
 
     def within(self, name: str) -> Counter[Verdict]:
         """The verdicts of a section with all below it; all of them, with an empty name."""
@@ -143,15 +155,25 @@ def dumped(verdicts: Iterable[Verdicts]) -> str:
             "target": one.target,
             "implementations": dict(one.implementations),
             "sections": {
-                section: {verdict.value: counts[verdict] for verdict in ORDER if counts[verdict]}
+                section: _words(counts)
                 for section, counts in sorted(
                     one.sections.items(), key=lambda entry: section_order(entry[0])
                 )
             },
+            "tests": _words(one.tests),
+            "seconds": round(one.seconds),
         }
         for one in verdicts
     ]
     return json.dumps(document, indent=1) + "\n"
+
+
+def _words(counts: Mapping[Verdict, int]) -> dict[str, int]:
+    return {verdict.value: counts[verdict] for verdict in ORDER if counts.get(verdict)}
+
+
+def _counts(words: Mapping[str, int]) -> Counter[Verdict]:
+    return Counter({Verdict(name): count for name, count in words.items()})
 
 
 def loaded(path: Path) -> list[Verdicts]:
@@ -162,10 +184,9 @@ def loaded(path: Path) -> list[Verdicts]:
             Verdicts(
                 one["target"],
                 dict(one["implementations"]),
-                {
-                    section: Counter({Verdict(name): count for name, count in counts.items()})
-                    for section, counts in one["sections"].items()
-                },
+                {section: _counts(counts) for section, counts in one["sections"].items()},
+                _counts(one["tests"]),
+                float(one["seconds"]),
             )
             for one in document
         ]
@@ -205,6 +226,26 @@ def totals_table(verdicts: Iterable[Verdicts]) -> list[str]:
         total[Verdict.SKIPPED] += total[Verdict.NOT_RUN]
         numbers = " | ".join(str(total[verdict]) for verdict in shown)
         lines.append(f"| `{one.target}` | {_names(one.implementations)} | {numbers} |")
+    return lines
+
+
+def runs_table(verdicts: Iterable[Verdicts]) -> list[str]:
+    """What the whole suite said and how long it took, a line for a target and version."""
+    lines = [
+        "| target | version | passed | expected failures | failed | skipped | seconds |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for one in verdicts:
+        tests = Counter(one.tests)
+        numbers = (
+            tests[Verdict.KEPT],
+            tests[Verdict.DEVIATION] + tests[Verdict.ADVISORY],
+            tests[Verdict.BROKEN] + tests[Verdict.ERROR],
+            tests[Verdict.SKIPPED],
+            round(one.seconds),
+        )
+        cells = " | ".join(map(str, numbers))
+        lines.append(f"| `{one.target}` | {_names(one.implementations)} | {cells} |")
     return lines
 
 
@@ -264,6 +305,7 @@ def made(root: Path) -> dict[Path, str]:
         README: {
             "statements": statements_table(bound, CHAPTERS, below=True),
             "totals": totals_table(verdicts),
+            "runs": runs_table(verdicts),
         },
     }
     texts = {}
