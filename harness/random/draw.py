@@ -29,14 +29,11 @@ from .operations import (
     Write,
     WriteZeroes,
 )
-from .session import Session
+from .session import MOST_IN_FLIGHT, Session
 from .shape import Shape
 
 MOST_SECTORS = 64
 """The longest usual request; now and then one is as long as the disk is."""
-
-MOST_IN_FLIGHT = 48
-"""Requests: what the driver's memory has room for, whatever their lengths."""
 
 CAPACITY_STEP = 8
 CAPACITIES = st.integers(4, 512).map(lambda steps: steps * CAPACITY_STEP)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
@@ -16,9 +17,11 @@ from harness.driver.interface import REQUEST_TIMEOUT
 from harness.target import Disk, LacksError, Target, TargetError
 from harness.target.vitals import DYING, Vitals
 
+from .cut import cut
 from .finding import Finding, Known
 from .hostile import HostileSession
 from .illegal import Mischief
+from .legal import objection
 from .operations import Operation, Plug
 from .session import Session
 from .shape import Shape, shape_of
@@ -179,31 +182,55 @@ class Hunt:
         return time.monotonic() > self._until
 
     def settle(self) -> list[Found]:
-        """The round is over: what was fresh is tried once more, and known from now on.
+        """The round is over: what was fresh is tried once more, cut, and known from now on.
 
-        The shortest comes first: hypothesis shrinks one finding of a round, the others came up
-        on the way and may be the same thing seen from elsewhere.
+        The shortest comes first: hypothesis shrinks one finding of a round, as far as it gets in
+        its time, the others came up on the way and may be the same thing seen from elsewhere.
         """
         fresh, self.fresh = self.fresh, {}
         self._until = inf
-        for signature, found in fresh.items():
-            self.drop()
-            finding = self.replay(found.script)
-            found.again = finding is not None and finding.signature == signature
+        for found in fresh.values():
+            found.again = self._comes_again(found, found.script)
+            if found.again:
+                found.script = cut(found.script, partial(self._comes_again, found))
         self.drop()
         self.found |= fresh
         return sorted(fresh.values(), key=lambda found: len(found.script))
 
+    def _comes_again(self, found: Found, script: Sequence[Operation]) -> bool:
+        """Whether a script leads there too, on a new disk; then `found` has how it looked now.
+
+        One that something was left out of may be legal no more, and leads nowhere then.
+        """
+        self.drop()
+        example, legal = self._begin(script), True
+        for operation in script[1:]:
+            if example.finding is None and isinstance(example.session, Session):
+                legal = legal and not objection(operation, example.session, example.shape)
+            if legal:
+                example.play(operation)
+        example.end()
+        again = example.finding
+        if not legal or again is None or again.signature != found.finding.signature:
+            return False
+        if self.known.explains(again):
+            return False
+        found.finding = again
+        return True
+
     def replay(self, script: Sequence[Operation]) -> Finding | None:
         """Play a whole script; what it finds, be it known or not."""
-        plug = script[0]
-        assert isinstance(plug, Plug)
-        hostile = any(isinstance(operation, Mischief) for operation in script)
-        example = self.hostile(plug, False) if hostile else self.legal(plug, False)
+        example = self._begin(script)
         for operation in script[1:]:
             example.play(operation)
         example.end()
         return example.finding
+
+    def _begin(self, script: Sequence[Operation]) -> Example[Session] | Example[HostileSession]:
+        plug = script[0]
+        assert isinstance(plug, Plug)
+        hostile = any(isinstance(operation, Mischief) for operation in script)
+        return self.hostile(plug, False) if hostile else self.legal(plug, False)
 
 
 def _host_sees(disk: Disk) -> bool:

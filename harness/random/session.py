@@ -41,6 +41,9 @@ from .operations import (
     WriteZeroes,
 )
 
+MOST_IN_FLIGHT = 48
+"""Requests: what the driver's memory has room for, whatever their lengths."""
+
 FAR = 0x8000
 """Half the range of a split ring's index: a used_event that far off asks for nothing soon."""
 

@@ -1,0 +1,146 @@
+"""What a legal driver may not do where a script has got to, once something was left out of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("hypothesis")
+
+from harness.random import rounds
+from harness.random.finding import Finding
+from harness.random.hunt import Example, Hunt
+from harness.random.legal import objection
+from harness.random.operations import (
+    CacheMode,
+    Collect,
+    Discard,
+    Flush,
+    Plug,
+    QueueReset,
+    Read,
+    ReadConfig,
+    Resize,
+    Send,
+    Start,
+    WantInterrupts,
+    Write,
+)
+from harness.random.session import Session
+from harness.target.registry import Settings, maker
+from harness.virtio.blk import RequestType, Status
+
+DISK = Plug(capacity=2048, queues=2)
+START = Start(features=("VERSION_1", "BLK_MQ"), sizes=(8, 8))
+WRITE = Write(sector=2000, count=48)
+
+
+@pytest.fixture
+def hunt():
+    target = maker("qtest-pci", {})(Settings())
+    hunt = Hunt(target, deadline=5.0)
+    yield hunt
+    hunt.drop()
+    target.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "then", "reason"),
+    [
+        ([], Send(asks=(WRITE,)), "no Start"),
+        ([START], Send(asks=(WRITE,), queue=2), "virtqueue 2"),
+        ([START], WantInterrupts(wanted=False, queue=2), "virtqueue 2"),
+        ([START], Send(asks=()), "no request"),
+        ([START], Send(asks=(Write(sector=2000, count=49),)), "2048 sectors"),
+        ([START, Resize(capacity=64)], Send(asks=(WRITE,)), "64 sectors"),
+        ([START], Send(asks=(WRITE, WRITE, WRITE)), "free descriptors"),
+        ([START, Send(asks=(WRITE, WRITE))], Send(asks=(WRITE,)), "free descriptors"),
+        ([START], Send(asks=(Flush(),)), "FLUSH"),
+        ([START], Send(asks=(Discard(segments=((0, 1),)),)), "0 segments"),
+        ([START], Send(asks=(replace(WRITE, indirect=True),)), "INDIRECT_DESC"),
+        ([START], CacheMode(writeback=True), "CONFIG_WCE"),
+        ([START], QueueReset(size=8), "RING_RESET"),
+        ([], replace(START, features=("BLK_MQ",)), "features"),
+        ([], replace(START, features=("VERSION_1", "BLK_ZONED")), "features"),
+        ([], replace(START, features=("VERSION_1",)), "1 virtqueues"),
+        ([], replace(START, sizes=(8, 12)), "size"),
+        ([], replace(START, vectors=1), "vectors"),
+    ],
+)
+def test_what_is_not_legal_there_is_objected_to(hunt, before, then, reason):
+    example = hunt.legal(DISK)
+    for operation in before:
+        assert not objection(operation, example.session, example.shape)
+        example.play(operation)
+
+    assert reason in objection(then, example.session, example.shape)
+    example.end()
+
+
+def test_all_that_is_drawn_is_legal(hunt, monkeypatch):
+    play, kinds = Example.play, set()
+
+    def play_and_look(example, operation):
+        assert isinstance(example.session, Session)
+        if example.finding is None:
+            assert not objection(operation, example.session, example.shape), operation
+            kinds.add(type(operation))
+        play(example, operation)
+
+    monkeypatch.setattr(Example, "play", play_and_look)
+
+    for number, plug in enumerate(rounds.LEGAL_DISKS):
+        assert rounds.run(hunt, plug, number, 12, 20) == []
+    assert {Start, Send, Collect, Resize, QueueReset, ReadConfig, WantInterrupts} <= kinds
+
+
+def test_a_finding_is_cut_to_what_is_still_legal(hunt):
+    """Without the resize a device would be right to fail a write beyond the first capacity."""
+
+    def spoil(driver):
+        complete, submit = driver.complete, driver.submit
+        beyond = set()
+
+        def failing(requests, queue=0):
+            tokens = submit(requests, queue)
+            beyond.update(
+                token
+                for token, one in zip(tokens, requests, strict=True)
+                if one.type == RequestType.OUT and one.sector >= 2048
+            )
+            return tokens
+
+        def failed(tokens, timeout=10.0):
+            return [
+                replace(one, status=Status.IOERR) if token in beyond else one
+                for token, one in zip(tokens, complete(tokens, timeout), strict=True)
+            ]
+
+        driver.submit, driver.complete = failing, failed
+
+    def wrap(disk):
+        spoil(disk.driver)
+        return disk
+
+    hunt.wrap = wrap
+    resize = Resize(capacity=4096)
+    write = Write(sector=3000, count=1)
+    example = hunt.legal(DISK)
+    with pytest.raises(Finding):
+        for operation in (
+            START,
+            Send(asks=(Read(sector=0, count=1),)),
+            resize,
+            ReadConfig(),
+            Send(asks=(Read(sector=0, count=1), write), queue=1),
+            Collect(count=3),
+            ReadConfig(),
+        ):
+            example.play(operation)
+    example.end()
+
+    (found,) = hunt.settle()
+
+    assert found.again
+    assert found.script == (DISK, START, resize, Send(asks=(write,), queue=1))
