@@ -27,6 +27,13 @@ DIFF = """\
 exit status: 0 if nothing got worse; 1 if a statement is kept no longer, or tested no longer;
 2 if a file cannot be read.
 """
+STEADY = """\
+exit status: 0 if every test has one verdict on a target in all files; 1 if one has not;
+2 if a file cannot be read.
+
+examples:
+  vblk matrix steady reports/alarms/run-*.json
+"""
 COUNTS = """\
 Run it in a checkout. With results, they take the place of those in docs/coverage.json; a column is
 a target on a version. The tables in docs/coverage.md and README.md are made anew in any case.
@@ -50,7 +57,7 @@ def add_parser(commands: Subparsers) -> None:
         help="results of runs: put together as a page, compared, counted",
         description="What pytest --matrix FILE.json has written, put together, compared, counted.",
     )
-    parts = parser.add_subparsers(metavar="merge|diff|counts|hardening", required=True)
+    parts = parser.add_subparsers(metavar="merge|diff|steady|counts|hardening", required=True)
     one = _part(parts, "merge", "results of several runs as one page, or one file", MERGE)
     one.add_argument("files", nargs="+", metavar="FILE.json", type=Path)
     one.add_argument(
@@ -67,6 +74,9 @@ def add_parser(commands: Subparsers) -> None:
     one.add_argument("old", metavar="OLD.json", type=Path)
     one.add_argument("new", metavar="NEW.json", type=Path)
     one.set_defaults(run=diff)
+    one = _part(parts, "steady", "which tests do not have the same verdict in all runs", STEADY)
+    one.add_argument("files", nargs="+", metavar="FILE.json", type=Path)
+    one.set_defaults(run=steady)
     one = _part(parts, "counts", "the tables of docs/coverage.md and README.md", COUNTS)
     one.add_argument("files", nargs="*", metavar="FILE.json", type=Path)
     one.add_argument("--check", action="store_true", help="only say what is not current")
@@ -114,6 +124,16 @@ def diff(arguments: argparse.Namespace) -> int:
     for line in lines(found):
         print(line)
     return 1 if found.regressed else 0
+
+
+def steady(arguments: argparse.Namespace) -> int:
+    """Print what wavers; 1 if anything does."""
+    from harness.report.steady import lines, wavering
+
+    runs = [_load(path) for path in arguments.files]
+    for line in lines(runs):
+        print(line)
+    return 1 if wavering(runs) else 0
 
 
 def counts(arguments: argparse.Namespace) -> int:
