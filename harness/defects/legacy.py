@@ -51,7 +51,7 @@ class InterruptsLost(AlteredPci):
 
 @defect(
     "pci-structure-beyond-its-bar",
-    "4.1.4",
+    "4.1.4: a structure lies within the BAR that its capability names",
     text="the notification structure ends beyond its BAR",
     target=LEGACY,
 )
@@ -76,7 +76,7 @@ class VectorKept(AlteredPci):
 
 @defect(
     "queue-reset-stops-the-others",
-    "2.6.1",
+    "2.6.1: the reset of one virtqueue leaves the others in use",
     text="as long as one queue is reset, notifications of the others are lost",
 )
 class OthersStopped(AlteredPci):
@@ -103,7 +103,7 @@ class FeatureOfPci(AlteredMmio):
 
 @defect(
     "mmio-legacy-magic-value",
-    "4.2.4",
+    "4.2.4: a legacy device has the magic value, and version 1",
     text="MagicValue of a legacy device is another one",
     target=MMIO_LEGACY,
     unusable=True,
@@ -115,7 +115,7 @@ class LegacyMagic(AlteredMmio):
 
 @defect(
     "mmio-queue-pfn-survives-reset",
-    "4.2.4",
+    "4.2.4: QueuePFN is 0 for a queue that is not in use, and so after a reset",
     text="QueuePFN keeps its value through a reset",
     target=MMIO_LEGACY,
 )

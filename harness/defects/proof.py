@@ -2,7 +2,7 @@
 
     python -m harness.defects.proof DIRECTORY [--write FILE]
 
-takes what `prove` found for the defects (a file each in DIRECTORY) and makes
+takes what `prover` found for the defects (a file each in DIRECTORY) and makes
 one page of it: statement, defect, tests that turn red, and the tests that no
 defect turns red. Its exit status is 1 if one of these has no reason on record.
 """
@@ -13,87 +13,49 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import conformance
 from harness.report.deviations import load as load_deviations
-from harness.report.results import Results, Verdict, load
 from harness.virtio.catalogue import clauses, section_order
 
-from .catalogue import Defect, defects
+from .catalogue import defects
 
 SUITE = Path(conformance.__file__).parent
 REASONS = Path(__file__).with_name("unproven.toml")
-DEADLINE = 600.0
-"""Seconds that the tests of one defect's statements may take."""
+COLLECTION_DEADLINE = 60.0
 
 
 class ProofError(Exception):
-    """The suite did not run on a device with a defect; one line, with its last words."""
+    """The suite did not run on a device with a defect, or nothing is kept of it; one line."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What the tests of a defect's statements made of it: the ids of tests without parameters.
+    """What the suite made of a defect: how many tests ran, and the ids of some, without parameters.
 
-    `keyed` are those about one of its statements that turned red, `red` all that did.
+    `keyed` are those about one of its statements that turned red, `red` all that
+    did. Of the tests that are about none of its statements, `others` did not
+    skip, and `elsewhere` turned red or came to no verdict.
     """
 
     defect: str
     ran: int
+    others: int
     keyed: tuple[str, ...]
     red: tuple[str, ...]
+    elsewhere: tuple[str, ...]
 
-
-def prove(defect: Defect) -> Proof:
-    """Run the tests of a defect's statements on it; on a harmless one, the whole suite.
-
-    ProofError if that comes to no end within `DEADLINE` seconds, or to no results.
-    """
-    with tempfile.TemporaryDirectory(prefix="proof-") as directory:
-        results = Path(directory) / "results.json"
-        command = [
-            *(sys.executable, "-m", "pytest", str(SUITE), "-q", "--tb=no"),
-            # A SHOULD that the real device does not keep says nothing of what is harmless.
-            *(["--strict-should"] if defect.statements else []),
-            *("-p", "no:cacheprovider", "-p", "no:xdist", "--matrix", str(results)),
-            *("--target", defect.target, "--defect", defect.name),
-            *_selection(defect.statements),
-        ]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=DEADLINE, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise ProofError(f"{defect.name}: no end within {DEADLINE:g} s") from None
-        # A device that its driver turns down ends the session (2): nothing can be had of it.
-        usual = (0, 1, 2) if defect.unusable else (0, 1)
-        if done.returncode not in usual or not results.exists():
-            words = (done.stderr or done.stdout).strip().splitlines()
-            raise ProofError(f"{defect.name}: {words[-1] if words else 'no word of pytest'}")
-        return _judged(defect, load(results))
-
-
-def _selection(statements: Iterable[str]) -> Iterator[str]:
-    for name in statements:
-        yield from ("--clause" if "-" in name else "--section", name)
-
-
-def _judged(defect: Defect, results: Results) -> Proof:
-    seen_red = {Verdict.BROKEN, *([Verdict.ERROR] if defect.unusable else [])}
-    red: dict[str, bool] = {}
-    for test in results.tests.values():
-        if any(result.verdict in seen_red for result in test.results.values()):
-            name = plain(test.id)
-            about = {part for one in test.statements for part in (one, results.rows[one].section)}
-            red[name] = red.get(name, False) or bool(about & set(defect.statements))
-    keyed = tuple(name for name, about in red.items() if about)
-    return Proof(defect.name, len(results.tests), keyed, tuple(red))
+    @classmethod
+    def parsed(cls, kept: Mapping[str, Any]) -> Proof:
+        """One that was kept as JSON."""
+        lists = {name: tuple(kept[name]) for name in ("keyed", "red", "elsewhere")}
+        return cls(**{**kept, **lists})
 
 
 def plain(test: str) -> str:
@@ -115,12 +77,12 @@ def saved(directory: Path) -> list[Proof]:
             kept = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
         except OSError:
             raise ProofError(f"{directory} has no proof for {name}: run tox -e proof") from None
-        proofs.append(Proof(kept["defect"], kept["ran"], tuple(kept["keyed"]), tuple(kept["red"])))
+        proofs.append(Proof.parsed(kept))
     return proofs
 
 
-def all_tests() -> dict[str, str]:
-    """The tests of the suite about statements: id without parameters -> statements, by pytest."""
+def all_tests() -> list[str]:
+    """The tests of the suite about statements: their ids without parameters, by pytest."""
     listed = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", str(SUITE), "-q", "--collect-only"),
@@ -129,9 +91,9 @@ def all_tests() -> dict[str, str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=DEADLINE,
+        timeout=COLLECTION_DEADLINE,
     ).stdout
-    return {plain(line): "" for line in listed.splitlines() if "::" in line}
+    return list(dict.fromkeys(plain(line) for line in listed.splitlines() if "::" in line))
 
 
 def unproven(proofs: Iterable[Proof], tests: Iterable[str]) -> list[str]:
@@ -157,12 +119,22 @@ def page(proofs: Sequence[Proof], tests: Iterable[str]) -> str:
             by_statement[name].append(proof)
     without = unproven(proofs, tests)
     why = reasons()
+    broken = [proof for proof in proofs if defects()[proof.defect].statements]
+    elsewhere = [proof for proof in broken if proof.elsewhere]
+    others = sum(proof.others for proof in broken)
     lines = [
         "# What turns each check red",
         "",
         f"{len(proofs)} defects, {len(by_statement)} statements, {len(tests)} tests;"
         f" {len(without)} tests that nothing turns red. Made by `tox -e proof`; a defect is"
         " planted with `--target TARGET --defect NAME`.",
+        "",
+        "On a device with a defect run the tests of the statements that it breaks: one of them has"
+        " to turn red. Beside them runs one test of each module that is about other statements,"
+        " drawn by the names of defect and test, up to the first that turns red:"
+        f" {others} in all, but for skips. **{len(broken) - len(elsewhere)} of {len(broken)}"
+        " defects turn only their own statements' tests red**, of the tests that ran; the others"
+        " are [below](#red-elsewhere-too).",
         "",
         "| statement | defect | on | tests that turn red |",
         "| --- | --- | --- | --- |",
@@ -177,6 +149,12 @@ def page(proofs: Sequence[Proof], tests: Iterable[str]) -> str:
         one = defects()[proof.defect]
         if not one.statements:
             lines.append(f"- `{one.name}` on `{one.target}`, {proof.ran} tests: {one.text}")
+    lines += ["", "## Red elsewhere, too", ""]
+    for proof in elsewhere:
+        names = ", ".join(f"`{name}`" for name in proof.elsewhere)
+        lines.append(f"- `{proof.defect}`: {names}")
+    if not elsewhere:
+        lines.append("None.")
     lines += ["", "## Tests that no defect turns red", ""]
     lines += [f"- `{name}`: {why.get(name, '**no reason on record**')}" for name in without]
     if not without:
@@ -185,7 +163,7 @@ def page(proofs: Sequence[Proof], tests: Iterable[str]) -> str:
 
 
 def _order(name: str) -> tuple[list[int], str]:
-    section = clauses()[name].section if name in clauses() else name
+    section = clauses()[name].section if name in clauses() else name.partition(": ")[0]
     return section_order(section), name
 
 
@@ -207,6 +185,7 @@ def main() -> int:
     unexplained = [name for name in without if name not in reasons()]
     stale = [name for name in reasons() if name not in without]
     print(f"{len(proofs)} defects, {len(tests)} tests, {len(without)} that nothing turns red")
+    print(f"{sum(bool(proof.elsewhere) for proof in proofs)} defects turn others red, too")
     for name in unexplained:
         print(f"no defect turns this red, and {REASONS.name} has no reason: {name}")
     for name in stale:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from harness.defects.catalogue import defects
-from harness.defects.proof import prove, save
+from harness.defects.proof import save
+from harness.defects.prover import Prover
 
 KEPT = os.environ.get("VBLK_PROOF", "")
 
@@ -26,10 +27,17 @@ def share():
     return list(defects())[int(number) - 1 :: int(of)]
 
 
+@pytest.fixture(scope="module")
+def prover():
+    found = Prover()
+    yield found
+    found.close()
+
+
 @pytest.mark.parametrize("name", share())
-def test_the_suite_judges(name):
+def test_the_suite_judges(name, prover):
     defect = defects()[name]
-    proof = prove(defect)
+    proof = prover.prove(defect)
     save(Path(KEPT), proof)
 
     if not defect.statements:

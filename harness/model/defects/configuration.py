@@ -49,18 +49,30 @@ def lifetime_not_offered(original: Original, block: Block) -> int:
     return int(original(block)) & ~Feature.BLK_LIFETIME.mask
 
 
-@defect(Block.offered, "5.2.3", text="RO is offered by every disk")
+@defect(
+    Block.offered,
+    "5.2.3: a feature bit says what the device can do",
+    text="RO is offered by every disk",
+)
 def read_only_always_offered(original: Original, block: Block) -> int:
     return int(original(block)) | Feature.BLK_RO.mask
 
 
-@defect(Block.offered, "5.2.3", text="DISCARD and WRITE_ZEROES are offered though switched off")
+@defect(
+    Block.offered,
+    "5.2.3: a feature bit says what the device can do",
+    text="DISCARD and WRITE_ZEROES are offered though switched off",
+)
 def discard_always_offered(original: Original, block: Block) -> int:
     always = mask(Feature.BLK_DISCARD, Feature.BLK_WRITE_ZEROES)
     return int(original(block)) | (0 if block.spec.zoned else always)
 
 
-@defect(Block.offered, "5.2.3", text="MQ is not offered by a device with several queues")
+@defect(
+    Block.offered,
+    "5.2.3: MQ says that the device can have several queues",
+    text="MQ is not offered by a device with several queues",
+)
 def multiqueue_not_offered(original: Original, block: Block) -> int:
     return int(original(block)) & ~Feature.BLK_MQ.mask
 
@@ -81,7 +93,12 @@ def features_refused_after_a_while(original: Original, block: Block, features: i
     return bool(original(block, features)) and times[features] <= 3
 
 
-@defect(Block.acceptable, "3.1.1", text="a driver has to accept all that is offered", unusable=True)
+@defect(
+    Block.acceptable,
+    "3.1.1: a device takes a subset of the features that it offers",
+    text="a driver has to accept all that is offered",
+    unusable=True,
+)
 def every_feature_is_needed(original: Original, block: Block, features: int) -> bool:
     return bool(original(block, features)) and features == block.offered()
 
@@ -113,7 +130,11 @@ def writeback_without_flush(original: Original, block: Block, features: int) -> 
     block.writeback = before
 
 
-@defect(Block.configure, "5.2.5", text="what the driver writes to writeback is ignored")
+@defect(
+    Block.configure,
+    "5.2.5: writeback reads as the cache mode, and the driver sets it",
+    text="what the driver writes to writeback is ignored",
+)
 def writeback_cannot_be_switched(
     original: Original, block: Block, offset: int, data: bytes
 ) -> bool:
@@ -125,53 +146,93 @@ def may_unmap_denied(original: Original, block: Block) -> dict[str, int]:
     return {**original(block), "write_zeroes_may_unmap": 0}
 
 
-@defect(Block.fields, "5.2.4", text="capacity is a sector too small")
+@defect(
+    Block.fields,
+    "5.2.4: capacity is the size of the disk in sectors",
+    "5.2.4: the disk ends at capacity",
+    "5.2.4: capacity, blk_size and topology say how large the disk and its blocks are",
+    text="capacity is a sector too small",
+)
 def capacity_one_too_small(original: Original, block: Block) -> dict[str, int]:
     return {**original(block), "capacity": block.capacity - 1}
 
 
-@defect(Block.fields, "5.2.4", "4.1.3.2-D-01", text="of capacity the low 32 bits are shown")
+@defect(
+    Block.fields,
+    "5.2.4: capacity is the size of the disk in sectors",
+    "5.2.4: capacity, blk_size and topology say how large the disk and its blocks are",
+    "4.1.3.2-D-01",
+    text="of capacity the low 32 bits are shown",
+)
 def capacity_of_32_bits(original: Original, block: Block) -> dict[str, int]:
     return {**original(block), "capacity": block.capacity & 0xFFFF_FFFF}
 
 
-@defect(Block.fields, "5.2.4", text="capacity is in blocks of the disk's own size")
+@defect(
+    Block.fields,
+    "5.2.4: capacity, blk_size and topology say how large the disk and its blocks are",
+    text="capacity is in blocks of the disk's own size",
+)
 def capacity_in_blocks(original: Original, block: Block) -> dict[str, int]:
     return {**original(block), "capacity": block.capacity * SECTOR // block.block_size}
 
 
 @defect(
-    Block.execute, "5.2.4", "5.2.3", text="a request of more than 64 elements fails, below seg_max"
+    Block.execute,
+    "5.2.4: seg_max is the number of segments that a request may have",
+    "5.2.3: seg_max is the most segments that a request has",
+    text="a request of more than 64 elements fails, below seg_max",
 )
 def seg_max_not_served(original: Original, block: Block, request: Request) -> Status:
     elements = len(request._readable) + len(request._writable)
     return Status(original(block, request)) if elements <= 64 else Status.IOERR
 
 
-@defect(Block.fields, "5.2.4", text="num_queues is 1 with any number of queues")
+@defect(
+    Block.fields,
+    "5.2.4: num_queues is the number of request queues",
+    text="num_queues is 1 with any number of queues",
+)
 def num_queues_always_1(original: Original, block: Block) -> dict[str, int]:
     return {**original(block), "num_queues": 1}
 
 
-@defect(Block.fields, "5.2.5", text="blk_size is 512 with blocks of any size")
+@defect(
+    Block.fields,
+    "5.2.5: blk_size and topology are the block sizes of the disk",
+    "5.2.5: blk_size is a hint: the unit of requests is 512 bytes",
+    text="blk_size is 512 with blocks of any size",
+)
 def blk_size_always_512(original: Original, block: Block) -> dict[str, int]:
     return {**original(block), "blk_size": SECTOR}
 
 
-@defect(Block.fields, "5.2.5", text="physical_block_exp is relative to 512 bytes")
+@defect(
+    Block.fields,
+    "5.2.5: blk_size and topology are the block sizes of the disk",
+    text="physical_block_exp is relative to 512 bytes",
+)
 def physical_block_of_sectors(original: Original, block: Block) -> dict[str, int]:
     exponent = (block.physical_size // SECTOR).bit_length() - 1
     return {**original(block), "physical_block_exp": exponent}
 
 
-@defect(Block.fields, "5.2.5", text="the limits of discard and write zeroes are the other's")
+@defect(
+    Block.fields,
+    "5.2.5: the limits of discard and write zeroes are in their fields",
+    text="the limits of discard and write zeroes are the other's",
+)
 def limits_swapped(original: Original, block: Block) -> dict[str, int]:
     fields = original(block)
     discard, zeroes = "max_discard_sectors", "max_write_zeroes_sectors"
     return {**fields, discard: fields[zeroes], zeroes: fields[discard]}
 
 
-@defect(Block.fields, "5.2.3", text="heads and sectors of the geometry change places")
+@defect(
+    Block.fields,
+    "5.2.3: geometry is the disk's, where GEOMETRY is offered",
+    text="heads and sectors of the geometry change places",
+)
 def geometry_swapped(original: Original, block: Block) -> dict[str, int]:
     fields = original(block)
     return {**fields, "heads": fields["sectors"], "sectors": fields["heads"]}

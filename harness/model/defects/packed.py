@@ -40,7 +40,7 @@ def flags_of_a_descriptor_ignored(original: Original, ring: PackedRing, position
 @defect(
     PackedRing.available,
     "2.8.15-D-02",
-    "2.8.1",
+    "2.8.1: each side's wrap counter flips at the end of the ring",
     text="packed: the wrap counter makes no difference to what is available",
 )
 def wrap_counter_ignored(original: Original, ring: PackedRing, position: int) -> bool:
@@ -86,7 +86,9 @@ def writable_elements_out_of_order(original: Original, ring: PackedRing) -> Chai
 
 
 @defect(
-    PackedRing.take, "2.8.1", text="packed: a chain across the ring's end loses what is readable"
+    PackedRing.take,
+    "2.8.1: each side's wrap counter flips at the end of the ring",
+    text="packed: a chain across the ring's end loses what is readable",
 )
 def chain_across_the_rings_end(original: Original, ring: PackedRing) -> Chain | None:
     chain: Chain | None = original(ring)
@@ -96,7 +98,9 @@ def chain_across_the_rings_end(original: Original, ring: PackedRing) -> Chain | 
 
 
 @defect(
-    PackedRing.take, "2.8.10.1", text="packed: a queue whose size is no power of 2 serves nothing"
+    PackedRing.take,
+    "2.8.10.1: a packed queue's size need be no power of 2",
+    text="packed: a queue whose size is no power of 2 serves nothing",
 )
 def size_has_to_be_a_power_of_2(original: Original, ring: PackedRing) -> Chain | None:
     chain: Chain | None = original(ring)
@@ -105,14 +109,22 @@ def size_has_to_be_a_power_of_2(original: Original, ring: PackedRing) -> Chain |
     return chain
 
 
-@defect(PackedRing.use, "2.8.4", text="packed: the used length of every request is 512 too much")
+@defect(
+    PackedRing.use,
+    "2.8.4: the length of a used descriptor is what the device has written",
+    text="packed: the used length of every request is 512 too much",
+)
 def packed_used_length_too_long(
     original: Original, ring: PackedRing, chain: Chain, length: int
 ) -> None:
     original(ring, chain, length + 512)
 
 
-@defect(PackedRing.use, "2.8.21", text="packed: of 8 chains the last is never used")
+@defect(
+    PackedRing.use,
+    "2.8.21: chains published together are each used once",
+    text="packed: of 8 chains the last is never used",
+)
 def packed_chain_lost(original: Original, ring: PackedRing, chain: Chain, length: int) -> None:
     used = vars(ring)["used"] = vars(ring).get("used", 0) + 1
     if used % 8:
@@ -120,14 +132,21 @@ def packed_chain_lost(original: Original, ring: PackedRing, chain: Chain, length
 
 
 @defect(
-    PackedRing.wanted, "2.8.10", text="packed: interrupts come although the driver disabled them"
+    PackedRing.wanted,
+    "2.8.10: the driver's event suppression area says which completions interrupt",
+    text="packed: interrupts come although the driver disabled them",
 )
 def packed_disable_ignored(original: Original, ring: PackedRing, old: int, new: int) -> bool:
     _, flags = EVENT_SUPPRESSION.unpack(ring._driver)
     return flags == RING_EVENT_FLAGS_DISABLE or bool(original(ring, old, new))
 
 
-@defect(PackedRing.wanted, "2.8.10", text="packed: every 4th interrupt is lost")
+@defect(
+    PackedRing.wanted,
+    "2.8.10: the driver's event suppression area says which completions interrupt",
+    "2.8.10: an event for one descriptor comes when that one is used",
+    text="packed: every 4th interrupt is lost",
+)
 def packed_interrupt_lost(original: Original, ring: PackedRing, old: int, new: int) -> bool:
     asked = vars(ring)["asked"] = vars(ring).get("asked", 0) + 1
     return asked % 4 != 0 and bool(original(ring, old, new))
@@ -135,14 +154,18 @@ def packed_interrupt_lost(original: Original, ring: PackedRing, old: int, new: i
 
 @defect(
     PackedRing.wanted,
-    "2.8.10",
+    "2.8.10: an event for one descriptor comes when that one is used",
     text="packed: the event for one descriptor comes in any round of the ring",
 )
 def packed_event_in_any_round(original: Original, ring: PackedRing, old: int, new: int) -> bool:
     return bool(original(ring, old, new)) or bool(original(ring, old + ring.size, new + ring.size))
 
 
-@defect(PackedRing.wanted, "2.8.10", text="packed: the event for one descriptor never comes")
+@defect(
+    PackedRing.wanted,
+    "2.8.10: an event for one descriptor comes when that one is used",
+    text="packed: the event for one descriptor never comes",
+)
 def packed_event_never(original: Original, ring: PackedRing, old: int, new: int) -> bool:
     _, flags = EVENT_SUPPRESSION.unpack(ring._driver)
     return flags != RING_EVENT_FLAGS_DESC and bool(original(ring, old, new))
@@ -150,7 +173,7 @@ def packed_event_never(original: Original, ring: PackedRing, old: int, new: int)
 
 @defect(
     PackedRing.want_kicks,
-    "2.8.10",
+    "2.8.10: a device that asks for no notification finds what becomes available",
     text="packed: notifications are asked for on no descriptor there is",
 )
 def packed_kicks_not_wanted(original: Original, ring: PackedRing) -> None:

@@ -15,9 +15,10 @@ Original = Callable[..., Any]
 class Defect:
     """One behaviour of the model, changed.
 
-    `statements` are the clause ids (or sections, for what is only described)
-    that it breaks, `text` says how. With `unusable` the driver turns the device
-    down, so that a test ends in that error and not at its own expectation.
+    `statements` are what it breaks: clause ids, and "section: text" of what the
+    specification only describes, as a test has it; `text` says how. With
+    `unusable` the driver turns the device down, so that a test ends in that error
+    and not at its own expectation.
     """
 
     name: str

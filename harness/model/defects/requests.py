@@ -41,7 +41,11 @@ def read_only_written(original: Original, block: Block, request: Request) -> Sta
     return Status(original(block, request))
 
 
-@defect(Block.handlers, "5.2.6", text="requests of features that are not offered are served")
+@defect(
+    Block.handlers,
+    "5.2.6: UNSUPP says that the device does not know the request",
+    text="requests of features that are not offered are served",
+)
 def requests_not_offered_served(original: Original, block: Block) -> Handlers:
     return {
         RequestType.DISCARD: block.discard,
@@ -51,7 +55,12 @@ def requests_not_offered_served(original: Original, block: Block) -> Handlers:
     }
 
 
-@defect(Block.flush, "5.2.6", text="a flush ends with UNSUPP")
+@defect(
+    Block.flush,
+    "5.2.6: FLUSH ends with OK once writes are stable",
+    "5.2.6: FLUSH ends with IOERR if the writes cannot be made stable",
+    text="a flush ends with UNSUPP",
+)
 def flush_unsupported(original: Original, block: Block, request: Request) -> Status:
     return Status.UNSUPP
 
@@ -90,28 +99,44 @@ def reset_all_without_zones(original: Original, block: Block, request: Request) 
     return Status(original(block, request))
 
 
-@defect(Block.execute, "5.2.6", text="a request of unknown type ends with IOERR")
+@defect(
+    Block.execute,
+    "5.2.6: UNSUPP says that the device does not know the request",
+    text="a request of unknown type ends with IOERR",
+)
 def unknown_type_is_ioerr(original: Original, block: Block, request: Request) -> Status:
     status = Status(original(block, request))
     known = request.type in RequestType._value2member_map_
     return Status.IOERR if status is Status.UNSUPP and not known else status
 
 
-@defect(Block.execute, "5.2.6", text="the high bit of a request's type is ignored")
+@defect(
+    Block.execute,
+    "5.2.6: UNSUPP says that the device does not know the request",
+    text="the high bit of a request's type is ignored",
+)
 def barrier_bit_ignored(original: Original, block: Block, request: Request) -> Status:
     if request.type is not None:
         request.type &= ~(1 << 31)
     return Status(original(block, request))
 
 
-@defect(Block.execute, "5.2.6", text="legacy SCSI commands end with OK")
+@defect(
+    Block.execute,
+    "5.2.6: UNSUPP says that the device does not know the request",
+    text="legacy SCSI commands end with OK",
+)
 def scsi_command_succeeds(original: Original, block: Block, request: Request) -> Status:
     if request.type in (RequestType.SCSI_CMD, RequestType.SCSI_CMD + 1):
         return Status.OK
     return Status(original(block, request))
 
 
-@defect(Block.get_id, "5.2.6", text="the id string is padded with blanks")
+@defect(
+    Block.get_id,
+    "5.2.6: GET_ID gives the id string, padded with NUL to 20 bytes",
+    text="the id string is padded with blanks",
+)
 def id_padded_with_blanks(original: Original, block: Block, request: Request) -> Status:
     status = original(block, request)
     for view in request.area():
@@ -119,7 +144,11 @@ def id_padded_with_blanks(original: Original, block: Block, request: Request) ->
     return Status(status)
 
 
-@defect(Block.get_id, "5.2.6", text="the id string ends with a NUL in its last byte")
+@defect(
+    Block.get_id,
+    "5.2.6: GET_ID gives the id string, padded with NUL to 20 bytes",
+    text="the id string ends with a NUL in its last byte",
+)
 def id_without_its_last_byte(original: Original, block: Block, request: Request) -> Status:
     status = original(block, request)
     for view in request.area()[-1:]:
@@ -127,7 +156,11 @@ def id_without_its_last_byte(original: Original, block: Block, request: Request)
     return Status(status)
 
 
-@defect(Block.get_id, "5.2.6", text="the id string begins anew where there is room for more of it")
+@defect(
+    Block.get_id,
+    "5.2.6: GET_ID fills its data with the id string, and nothing else",
+    text="the id string begins anew where there is room for more of it",
+)
 def id_repeated(original: Original, block: Block, request: Request) -> Status:
     status = original(block, request)
     if request.room < len(SERIAL) + 10:
@@ -141,7 +174,11 @@ def lifetime_reserved(original: Original, block: Block, request: Request) -> Sta
     return Status.OK
 
 
-@defect(Block.get_lifetime, "5.2.6", text="lifetime estimates change places")
+@defect(
+    Block.get_lifetime,
+    "5.2.6: GET_LIFETIME returns what the storage tells of its wear",
+    text="lifetime estimates change places",
+)
 def lifetime_estimates_swapped(original: Original, block: Block, request: Request) -> Status:
     assert block.spec.lifetime
     life, slc, mlc = block.spec.lifetime
@@ -152,49 +189,84 @@ def lifetime_estimates_swapped(original: Original, block: Block, request: Reques
 # --- reads and writes
 
 
-@defect(Block.within, "5.2.4", text="a request may begin with the disk's last sector and go beyond")
+@defect(
+    Block.within,
+    "5.2.4: the disk ends at capacity",
+    text="a request may begin with the disk's last sector and go beyond",
+)
 def end_of_disk_unchecked(original: Original, block: Block, sector: int, count: int) -> bool:
     return bool(original(block, sector, min(count, 1)))
 
 
-@defect(Block.execute, "5.2.4", text="where a request begins is computed in bytes of 64 bits")
+@defect(
+    Block.execute,
+    "5.2.4: the disk ends at capacity",
+    text="where a request begins is computed in bytes of 64 bits",
+)
 def sector_of_55_bits(original: Original, block: Block, request: Request) -> Status:
     request.sector &= (1 << 55) - 1
     return Status(original(block, request))
 
 
-@defect(Block.within, "5.2.6", text="of a request's sector, the low 32 bits are looked at")
+@defect(
+    Block.within,
+    "5.2.6: IN and OUT reach the whole of the disk",
+    text="of a request's sector, the low 32 bits are looked at",
+)
 def sector_of_32_bits(original: Original, block: Block, sector: int, count: int) -> bool:
     return sector >> 32 == 0 and bool(original(block, sector, count))
 
 
-@defect(Storage.read, "5.2.6", text="a read that fails ends with OK")
+@defect(
+    Storage.read,
+    "5.2.6: IOERR tells of an error of the device or the driver",
+    "5.2.6: IOERR says that the device failed",
+    text="a read that fails ends with OK",
+)
 def read_error_hidden(
     original: Original, storage: Storage, sector: int, views: Sequence[memoryview]
 ) -> None:
     _hidden(original, storage, sector, views)
 
 
-@defect(Storage.write, "5.2.6", text="a write that fails ends with OK")
+@defect(
+    Storage.write,
+    "5.2.6: IOERR tells of an error of the device or the driver",
+    "5.2.6: IOERR says that the device failed",
+    text="a write that fails ends with OK",
+)
 def write_error_hidden(
     original: Original, storage: Storage, sector: int, views: Sequence[memoryview]
 ) -> None:
     _hidden(original, storage, sector, views)
 
 
-@defect(Storage.flush, "5.2.6", text="a flush that fails ends with OK")
+@defect(
+    Storage.flush,
+    "5.2.6: FLUSH ends with IOERR if the writes cannot be made stable",
+    "5.2.6: IOERR says that the device failed",
+    text="a flush that fails ends with OK",
+)
 def flush_error_hidden(original: Original, storage: Storage) -> None:
     _hidden(original, storage)
 
 
-@defect(Storage.deallocate, "5.2.6", text="a discard that fails ends with OK")
+@defect(
+    Storage.deallocate,
+    "5.2.6: IOERR says that the device failed",
+    text="a discard that fails ends with OK",
+)
 def discard_error_hidden(
     original: Original, storage: Storage, on: Operation, sector: int, count: int
 ) -> None:
     _hidden(original, storage, on, sector, count)
 
 
-@defect(Storage.zero, "5.2.6", text="a write of zeroes that fails ends with OK")
+@defect(
+    Storage.zero,
+    "5.2.6: IOERR says that the device failed",
+    text="a write of zeroes that fails ends with OK",
+)
 def zeroing_error_hidden(original: Original, storage: Storage, sector: int, count: int) -> None:
     _hidden(original, storage, sector, count)
 
@@ -204,7 +276,12 @@ def _hidden(original: Original, *arguments: object) -> None:
         original(*arguments)
 
 
-@defect(Storage._fail, "5.2.6", text="once an operation has failed, all fail")
+@defect(
+    Storage._fail,
+    "5.2.6: IOERR tells of an error of the device or the driver",
+    "5.2.6: IOERR says that the device failed",
+    text="once an operation has failed, all fail",
+)
 def failure_for_good(
     original: Original,
     storage: Storage,
@@ -220,25 +297,42 @@ def failure_for_good(
         raise
 
 
-@defect(Storage.write, "5.2.6", text="a write goes one sector beyond its data")
+@defect(
+    Storage.write,
+    "5.2.6: a request moves the bytes of its sectors",
+    "5.2.6: OUT changes these sectors and no others",
+    text="a write goes one sector beyond its data",
+)
 def write_of_a_sector_too_many(
     original: Original, storage: Storage, sector: int, views: Sequence[memoryview]
 ) -> None:
     original(storage, sector, [*views, memoryview(bytes(SECTOR))])
 
 
-@defect(Block.read, "5.2.6", text="a read of no whole sectors ends with OK")
+@defect(
+    Block.read,
+    "5.2.6: IOERR says that the driver made an error",
+    text="a read of no whole sectors ends with OK",
+)
 def odd_read_succeeds(original: Original, block: Block, request: Request) -> Status:
     return Status.OK if request.room % SECTOR else Status(original(block, request))
 
 
-@defect(Block.read, "5.2.3", text="an element of more than 64 KiB fails, below size_max")
+@defect(
+    Block.read,
+    "5.2.3: size_max is the most that a segment of a request has",
+    text="an element of more than 64 KiB fails, below size_max",
+)
 def size_max_not_served(original: Original, block: Block, request: Request) -> Status:
     longest = max(map(len, request._writable))
     return Status(original(block, request)) if longest <= 1 << 16 else Status.IOERR
 
 
-@defect(Storage.read, "5.2.6", text="a read beyond 16 KiB gives zeroes from there on")
+@defect(
+    Storage.read,
+    "5.2.6: IN gives the contents of the sectors",
+    text="a read beyond 16 KiB gives zeroes from there on",
+)
 def long_reads_cut_short(
     original: Original, storage: Storage, sector: int, views: Sequence[memoryview]
 ) -> None:
@@ -250,7 +344,12 @@ def long_reads_cut_short(
         at += len(view)
 
 
-@defect(Request.end, "5.2.6", text="the used length of a write counts the data as well")
+@defect(
+    Request.end,
+    "5.2.6: legal operations in any order end as each of them says",
+    "5.2.6: OUT changes these sectors and no others",
+    text="the used length of a write counts the data as well",
+)
 def used_length_of_a_write_counts_its_data(
     original: Original, request: Request, status: Status
 ) -> int:
@@ -258,7 +357,11 @@ def used_length_of_a_write_counts_its_data(
     return length + request.sent if request.type == RequestType.OUT else length
 
 
-@defect(Storage.__init__, "5.2.6", text="all disks share what was written to the first")
+@defect(
+    Storage.__init__,
+    "5.2.6: each device serves its own disk",
+    text="all disks share what was written to the first",
+)
 def disks_share_their_storage(
     original: Original, storage: Storage, path: str | None, *more: object
 ) -> None:

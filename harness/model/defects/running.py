@@ -95,7 +95,11 @@ def queue_reset_keeps_size(
         original(connection, payload, fds)
 
 
-@defect(Connection.reset, "2.4", text="of a device that was reset at work, every request fails")
+@defect(
+    Connection.reset,
+    "2.4: a reset device can be used as if it were new",
+    text="of a device that was reset at work, every request fails",
+)
 def useless_after_reset(original: Original, connection: Connection) -> None:
     if connection.status & DeviceStatus.DRIVER_OK:
         vars(connection._block)["within"] = lambda sector, count: False
@@ -105,7 +109,11 @@ def useless_after_reset(original: Original, connection: Connection) -> None:
 # --- several queues
 
 
-@defect(Connection.__init__, "5.2.2", text="all queues but the first are a sector ahead")
+@defect(
+    Connection.__init__,
+    "5.2.2: each of the request virtqueues serves requests, whatever the others do",
+    text="all queues but the first are a sector ahead",
+)
 def queues_differ(original: Original, connection: Connection, *arguments: object) -> None:
     def ahead(queue: Queue, ring: Ring, job: Job) -> None:
         job.request.sector += 1
@@ -241,19 +249,31 @@ def every_second_resize_not_announced(original: Original, connection: Connection
         original(connection)
 
 
-@defect(Block.within, "5.2.4", text="a disk that has shrunk still takes what lies beyond its end")
+@defect(
+    Block.within,
+    "5.2.4: the disk ends at capacity",
+    text="a disk that has shrunk still takes what lies beyond its end",
+)
 def shrunk_disk_ends_where_it_did(
     original: Original, block: Block, sector: int, count: int
 ) -> bool:
     return bool(original(block, sector, count)) or sector + count <= block.spec.capacity
 
 
-@defect(Block.within, "5.2.4", text="a disk that has grown takes nothing beyond its old end")
+@defect(
+    Block.within,
+    "5.2.4: the disk ends at capacity",
+    text="a disk that has grown takes nothing beyond its old end",
+)
 def grown_disk_ends_where_it_did(original: Original, block: Block, sector: int, count: int) -> bool:
     return bool(original(block, sector, count)) and sector + count <= block.spec.capacity
 
 
-@defect(Connection.config_changed, "5.2.5", text="a resize before DRIVER_OK is not shown")
+@defect(
+    Connection.config_changed,
+    "5.2.5: capacity is read at initialisation",
+    text="a resize before DRIVER_OK is not shown",
+)
 def early_resize_not_shown(original: Original, connection: Connection) -> None:
     if not connection.status & DeviceStatus.DRIVER_OK:
         connection._block.capacity = connection._block.spec.capacity

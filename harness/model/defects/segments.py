@@ -81,7 +81,11 @@ def zeroes_in_whole_pages(
         original(block, first, end - first, flags)
 
 
-@defect(Storage.deallocate, "5.2.6", text="discard deallocates whole pages, beyond its segment")
+@defect(
+    Storage.deallocate,
+    "5.2.6: DISCARD touches no sector outside its segment",
+    text="discard deallocates whole pages, beyond its segment",
+)
 def discard_rounded_outwards(
     original: Original, storage: Storage, on: Operation, sector: int, count: int
 ) -> None:
@@ -91,8 +95,8 @@ def discard_rounded_outwards(
 
 @defect(
     Block.each_segment,
-    "5.2.5",
-    "5.2.6",
+    "5.2.5: max_secure_erase_sectors and max_secure_erase_seg limit what is erased",
+    "5.2.6: a request has at most as many segments as the device says",
     text="of more segments than the device takes, the first ones are done",
 )
 def surplus_segments_dropped(
@@ -107,7 +111,9 @@ def surplus_segments_dropped(
 
 
 @defect(
-    Block.each_segment, "5.2.5", text="a segment may have twice as many sectors as the device says"
+    Block.each_segment,
+    "5.2.5: max_discard_sectors and max_write_zeroes_sectors are what a segment may have",
+    text="a segment may have twice as many sectors as the device says",
 )
 def segment_limit_doubled(
     original: Original, block: Block, request: Request, known: int, most: int, act: Act
@@ -115,7 +121,11 @@ def segment_limit_doubled(
     return Status(original(block, request, known, 2 * most, act))
 
 
-@defect(Block.each_segment, "5.2.5", text="a segment has to be aligned to 8 sectors")
+@defect(
+    Block.each_segment,
+    "5.2.5: discard_sector_alignment is for splitting requests, not for refusing them",
+    text="a segment has to be aligned to 8 sectors",
+)
 def segments_have_to_be_aligned(
     original: Original, block: Block, request: Request, known: int, most: int, act: Act
 ) -> Status:
@@ -127,14 +137,22 @@ def segments_have_to_be_aligned(
     return Status(original(block, request, known, most, aligned))
 
 
-@defect(Block.each_segment, "5.2.5", text="a read-only disk says OK to a discard")
+@defect(
+    Block.each_segment,
+    "5.2.5: requests that write fail on a read-only device",
+    text="a read-only disk says OK to a discard",
+)
 def read_only_discard_succeeds(
     original: Original, block: Block, request: Request, known: int, most: int, act: Act
 ) -> Status:
     return Status.OK if block.read_only() else Status(original(block, request, known, most, act))
 
 
-@defect(Block.secure_erase, "5.2.6", text="secure erase erases nothing")
+@defect(
+    Block.secure_erase,
+    "5.2.6: SECURE_ERASE erases its segment, and no sector outside it",
+    text="secure erase erases nothing",
+)
 def secure_erase_does_nothing(original: Original, block: Block, request: Request) -> Status:
     return block.each_segment(
         request, 0, block.fields()["max_secure_erase_sectors"], lambda *segment: None

@@ -71,7 +71,12 @@ def indirect_only_at_first(original: Original, ring: SplitRing, flags: int, seen
 # --- the used ring
 
 
-@defect(Request.end, "2.7.8.2-D-02", "2.8.4", text="the used length is that of the whole chain")
+@defect(
+    Request.end,
+    "2.7.8.2-D-02",
+    "2.8.4: the length of a used descriptor is what the device has written",
+    text="the used length is that of the whole chain",
+)
 def used_length_too_long(original: Original, request: Request, status: Status) -> int:
     original(request, status)
     return size(request._writable)
@@ -90,13 +95,21 @@ def used_index_early(original: Original, ring: SplitRing, chain: Chain, length: 
     ring._elements[2 * slot], ring._elements[2 * slot + 1] = chain.id, length
 
 
-@defect(SplitRing.use, "2.7.13", text="of every 8 chains the last is never used")
+@defect(
+    SplitRing.use,
+    "2.7.13: chains published together are each used once",
+    text="of every 8 chains the last is never used",
+)
 def every_eighth_chain_lost(original: Original, ring: SplitRing, chain: Chain, length: int) -> None:
     if chain.position % 8 != 7:
         original(ring, chain, length)
 
 
-@defect(SplitRing.take, "2.7", text="a queue of less than 16 breaks in its second round")
+@defect(
+    SplitRing.take,
+    "2.7: the driver may use a smaller queue than the device has room for",
+    text="a queue of less than 16 breaks in its second round",
+)
 def small_queue_breaks(original: Original, ring: SplitRing) -> Chain | None:
     chain: Chain | None = original(ring)
     if chain and chain.position >= ring.size and ring.size < 16:
@@ -119,7 +132,7 @@ def used_flags_1_with_event_idx(original: Original, ring: SplitRing) -> int:
 
 @defect(
     SplitRing.flags,
-    "2.7.10",
+    "2.7.10: a device that asks for no notification finds what becomes available",
     text="without EVENT_IDX, the driver is told not to notify, and nobody looks without",
 )
 def kicks_not_wanted(original: Original, ring: SplitRing) -> int:
@@ -128,7 +141,7 @@ def kicks_not_wanted(original: Original, ring: SplitRing) -> int:
 
 @defect(
     SplitRing.want_kicks,
-    "2.7.10",
+    "2.7.10: a device that asks for no notification finds what becomes available",
     text="with EVENT_IDX, avail_event stays where it was",
 )
 def avail_event_stays(original: Original, ring: SplitRing) -> None:
@@ -246,7 +259,7 @@ def in_order_backwards_in_later_rounds(original: Original, queue: Queue) -> None
 
 @defect(
     Queue._late,
-    "2.7.8",
+    "2.7.8: a chain is the device's until it is in the used ring",
     text="of the requests that had to wait, the first is used by the last one's id",
 )
 def late_completion_for_another(original: Original, queue: Queue, ring: Ring, job: Job) -> None:

@@ -79,7 +79,7 @@ def granularity_ignored(original: Original, zones: Zones, sector: int) -> bool:
 
 @defect(
     Zones.check_write,
-    "5.2.6",
+    "5.2.6: a write that ends amid a granule is ZONE_UNALIGNED_WP",
     text="a write that begins at the write pointer and ends amid a granule is ZONE_INVALID_CMD",
 )
 def write_amid_a_granule_is_invalid_cmd(
@@ -90,12 +90,25 @@ def write_amid_a_granule_is_invalid_cmd(
     original(zones, zone, first, end)
 
 
-@defect(Zones.written, "5.2.6", text="a write leaves the write pointer where it was")
+@defect(
+    Zones.written,
+    "5.2.6: ZONE_ACTIVE_RESOURCE says that max_active_zones was reached",
+    "5.2.6: a zone that is open implicitly may be closed to make room for another",
+    "5.2.6: a request acts on the zone that it names",
+    "5.2.6: a write opens a zone and moves its write pointer by the sectors written",
+    "5.2.6: sequential zones are read at random",
+    "5.2.6: a write-preferred zone takes writes elsewhere than at its write pointer",
+    text="a write leaves the write pointer where it was",
+)
 def write_pointer_stays(original: Original, zones: Zones, sector: int, count: int) -> None:
     pass
 
 
-@defect(Zones.written, "5.2.6", text="a zone written to its capacity stays open")
+@defect(
+    Zones.written,
+    "5.2.6: a zone that is written up to its capacity is FULL",
+    text="a zone written to its capacity stays open",
+)
 def full_zone_stays_open(original: Original, zones: Zones, sector: int, count: int) -> None:
     states = [zone.state for zone in zones.all]
     original(zones, sector, count)
@@ -192,12 +205,22 @@ def old_data_behind_the_write_pointer(
     pass
 
 
-@defect(ZonedBlock.reported, "5.2.6", text="nr_zones of a report counts all zones from its sector")
+@defect(
+    ZonedBlock.reported,
+    "5.2.6: a report has every zone once, in order, each with what it can hold",
+    "5.2.6: a report starts with the zone that its sector lies in",
+    "5.2.6: a report has zero or more descriptors: room for none is none transferred",
+    text="nr_zones of a report counts all zones from its sector",
+)
 def report_counts_too_much(original: Original, block: ZonedBlock, count: int) -> int:
     return count + 1
 
 
-@defect(ZonedBlock.descriptor, "5.2.6", text="z_cap of a report is zone_sectors")
+@defect(
+    ZonedBlock.descriptor,
+    "5.2.6: a zone that is written up to its capacity is FULL",
+    text="z_cap of a report is zone_sectors",
+)
 def report_capacity_is_the_size(original: Original, block: ZonedBlock, zone: Zone) -> bytes:
     capacity, zone.capacity = zone.capacity, zone.size
     try:
@@ -206,7 +229,12 @@ def report_capacity_is_the_size(original: Original, block: ZonedBlock, zone: Zon
         zone.capacity = capacity
 
 
-@defect(ZonedBlock.descriptor, "5.2.6", text="conventional zones are reported as EMPTY")
+@defect(
+    ZonedBlock.descriptor,
+    "5.2.6: conventional zones are in the state NOT_WP, and no others are",
+    "5.2.6: a conventional zone is written and read like any disk",
+    text="conventional zones are reported as EMPTY",
+)
 def report_conventional_empty(original: Original, block: ZonedBlock, zone: Zone) -> bytes:
     state, zone.state = zone.state, zone.state if zone.sequential else ZoneState.EMPTY
     try:
@@ -215,7 +243,11 @@ def report_conventional_empty(original: Original, block: ZonedBlock, zone: Zone)
         zone.state = state
 
 
-@defect(ZonedBlock.descriptor, "5.2.6", text="the write pointer of an empty zone is reported as 0")
+@defect(
+    ZonedBlock.descriptor,
+    "5.2.6: the write pointer of an empty zone is its first sector",
+    text="the write pointer of an empty zone is reported as 0",
+)
 def report_empty_at_0(original: Original, block: ZonedBlock, zone: Zone) -> bytes:
     wp, zone.wp = zone.wp, 0 if zone.state is ZoneState.EMPTY else zone.wp
     try:
@@ -224,7 +256,12 @@ def report_empty_at_0(original: Original, block: ZonedBlock, zone: Zone) -> byte
         zone.wp = wp
 
 
-@defect(ZonedBlock.report, "5.2.6", text="nr_zones counts a descriptor that is cut off, too")
+@defect(
+    ZonedBlock.report,
+    "5.2.6: nr_zones counts the descriptors that were transferred whole",
+    "5.2.6: a report has zero or more descriptors: room for none is none transferred",
+    text="nr_zones counts a descriptor that is cut off, too",
+)
 def report_counts_what_is_cut_off(
     original: Original, block: ZonedBlock, request: Request
 ) -> Status:
@@ -237,7 +274,7 @@ def report_counts_what_is_cut_off(
 
 @defect(
     ZonedBlock.report,
-    "5.2.6",
+    "5.2.6: a report ends with the last zone, however much room there is",
     text="a report from amid the disk goes on with the first zones behind the last",
 )
 def report_goes_around(original: Original, block: ZonedBlock, request: Request) -> Status:
@@ -249,7 +286,11 @@ def report_goes_around(original: Original, block: ZonedBlock, request: Request) 
         block.zones.all = zones
 
 
-@defect(ZonedBlock.report, "5.2.6", text="a report begins with the zone behind its sector")
+@defect(
+    ZonedBlock.report,
+    "5.2.6: a report starts with the zone that its sector lies in",
+    text="a report begins with the zone behind its sector",
+)
 def report_from_the_next_zone(original: Original, block: ZonedBlock, request: Request) -> Status:
     request.sector = -(-request.sector // block.zones.size) * block.zones.size
     return Status(original(block, request))
@@ -258,7 +299,11 @@ def report_from_the_next_zone(original: Original, block: ZonedBlock, request: Re
 Act = Callable[[Zone], None]
 
 
-@defect(ZonedBlock.manage, "5.2.6", text="a request acts on the zone before the one it names too")
+@defect(
+    ZonedBlock.manage,
+    "5.2.6: a request acts on the zone that it names",
+    text="a request acts on the zone before the one it names too",
+)
 def neighbour_managed_too(
     original: Original, block: ZonedBlock, request: Request, act: Act
 ) -> Status:
@@ -272,7 +317,11 @@ def neighbour_managed_too(
 # --- more reports, and what is no zone's affair
 
 
-@defect(ZonedBlock.report, "2.7.4", text="the header of a report has to be in one descriptor")
+@defect(
+    ZonedBlock.report,
+    "2.7.4: how a request is cut into descriptors makes no difference",
+    text="the header of a report has to be in one descriptor",
+)
 def report_header_in_one_descriptor(
     original: Original, block: ZonedBlock, request: Request
 ) -> Status:
@@ -280,13 +329,21 @@ def report_header_in_one_descriptor(
     return Status(original(block, request)) if whole else Status.IOERR
 
 
-@defect(ZonedBlock.report, "5.2.6", text="a report from beyond the last zone is one of the last")
+@defect(
+    ZonedBlock.report,
+    "5.2.6: an error around zones is ZONE_INVALID_CMD, one of the driver's IOERR",
+    text="a report from beyond the last zone is one of the last",
+)
 def report_beyond_the_last_zone(original: Original, block: ZonedBlock, request: Request) -> Status:
     request.sector = min(request.sector, block.capacity - 1)
     return Status(original(block, request))
 
 
-@defect(ZonedBlock.write, "5.2.5", text="without ZONED, a host-aware disk cannot be written")
+@defect(
+    ZonedBlock.write,
+    "5.2.5: a host-aware disk without ZONED is a disk like any other",
+    text="without ZONED, a host-aware disk cannot be written",
+)
 def host_aware_read_only_without_zoned(
     original: Original, block: ZonedBlock, request: Request
 ) -> Status:
@@ -294,7 +351,11 @@ def host_aware_read_only_without_zoned(
     return Status(original(block, request)) if zoned else Status.IOERR
 
 
-@defect(ZonedBlock.configure, "5.2.5", text="the driver can write max_append_sectors")
+@defect(
+    ZonedBlock.configure,
+    "5.2.5: the fields of zoned are read-only",
+    text="the driver can write max_append_sectors",
+)
 def max_append_writable(original: Original, block: ZonedBlock, offset: int, data: bytes) -> bool:
     if offset == CONFIG_FIELD["max_append_sectors"].offset:
         block.zones.max_append = int.from_bytes(data, "little")

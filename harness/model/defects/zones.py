@@ -142,7 +142,11 @@ def resources_are_invalid_cmd(original: Original, zones: Zones) -> None:
         raise ZoneError(Status.ZONE_INVALID_CMD) from None
 
 
-@defect(Zones.make_room, "5.2.6", text="an open zone too many ends in ZONE_ACTIVE_RESOURCE")
+@defect(
+    Zones.make_room,
+    "5.2.6: ZONE_OPEN_RESOURCE says that max_open_zones was reached",
+    text="an open zone too many ends in ZONE_ACTIVE_RESOURCE",
+)
 def open_limit_named_active(original: Original, zones: Zones) -> None:
     try:
         original(zones)
@@ -164,7 +168,11 @@ def active_limit_ignored(
     return states != ACTIVE and bool(original(zones, limit, states))
 
 
-@defect(Zones.enter, "5.2.6", text="where both limits are reached the open one is named")
+@defect(
+    Zones.enter,
+    "5.2.6: where both limits are reached the status is ZONE_ACTIVE_RESOURCE",
+    text="where both limits are reached the open one is named",
+)
 def open_limit_named_first(original: Original, zones: Zones, zone: Zone, state: ZoneState) -> None:
     if zone.state not in OPEN and zones.exhausted(zones.max_open, OPEN):
         zones.make_room()
@@ -179,12 +187,20 @@ def implicit_open_beyond_limits(original: Original, zones: Zones, zone: Zone) ->
         zone.state = ZoneState.IOPEN
 
 
-@defect(Zones.closed, "5.2.6", text="a zone opened and closed without a write is CLOSED")
+@defect(
+    Zones.closed,
+    "5.2.6: ZONE_CLOSE makes an explicitly open zone without data EMPTY",
+    text="a zone opened and closed without a write is CLOSED",
+)
 def closed_without_data(original: Original, zones: Zones, zone: Zone) -> ZoneState:
     return ZoneState.CLOSED
 
 
-@defect(Zones.open, "5.2.6", text="an implicitly open zone stays so when it is opened")
+@defect(
+    Zones.open,
+    "5.2.6: ZONE_OPEN makes an empty, open or closed zone EOPEN",
+    text="an implicitly open zone stays so when it is opened",
+)
 def implicitly_open_stays(original: Original, zones: Zones, zone: Zone) -> None:
     before = zone.state
     original(zones, zone)
@@ -192,17 +208,54 @@ def implicitly_open_stays(original: Original, zones: Zones, zone: Zone) -> None:
         zone.state = before
 
 
-@defect(Zones.finish, "5.2.6", text="a zone that is finished stays in its state")
+@defect(
+    Zones.close,
+    "5.2.6: ZONE_CLOSE makes an open or closed zone with data in it CLOSED",
+    text="an open zone with data in it stays open when it is closed",
+)
+def close_does_nothing(original: Original, zones: Zones, zone: Zone) -> None:
+    before = zone.state
+    original(zones, zone)
+    if zone.state is ZoneState.CLOSED:
+        zone.state = before
+
+
+@defect(
+    Zones.reset,
+    "5.2.6: ZONE_RESET makes a zone EMPTY, whatever it was",
+    "5.2.6: a zone that was reset is written again from its start",
+    text="a full zone that is reset stays FULL",
+)
+def reset_leaves_full_zone(original: Original, zones: Zones, zone: Zone) -> None:
+    before = zone.state
+    original(zones, zone)
+    if before is ZoneState.FULL:
+        zone.state = before
+
+
+@defect(
+    Zones.finish,
+    "5.2.6: ZONE_FINISH makes an open or full zone FULL",
+    text="a zone that is finished stays in its state",
+)
 def finish_does_nothing(original: Original, zones: Zones, zone: Zone) -> None:
     zones.manageable(zone)
 
 
-@defect(Zones.resettable, "5.2.6", text="reset of all zones leaves full ones full")
+@defect(
+    Zones.resettable,
+    "5.2.6: ZONE_RESET_ALL makes every open, closed and full zone EMPTY",
+    text="reset of all zones leaves full ones full",
+)
 def reset_all_leaves_full_zones(original: Original, zones: Zones) -> list[Zone]:
     return [zone for zone in original(zones) if zone.state is not ZoneState.FULL]
 
 
-@defect(Zones.resettable, "5.2.6", text="reset of all zones revives read-only and offline ones")
+@defect(
+    Zones.resettable,
+    "5.2.6: ZONE_RESET_ALL is about the zones that it applies to",
+    text="reset of all zones revives read-only and offline ones",
+)
 def reset_all_revives_zones(original: Original, zones: Zones) -> list[Zone]:
     found: list[Zone] = [zone for zone in zones.all if zone.sequential]
     for zone in found:
@@ -210,7 +263,11 @@ def reset_all_revives_zones(original: Original, zones: Zones) -> list[Zone]:
     return found
 
 
-@defect(Zones.at, "5.2.6", text="a zone beyond the last is taken for the last")
+@defect(
+    Zones.at,
+    "5.2.6: an error around zones is ZONE_INVALID_CMD, one of the driver's IOERR",
+    text="a zone beyond the last is taken for the last",
+)
 def zone_beyond_the_last(original: Original, zones: Zones, sector: int) -> Zone:
     last = zones.all[-1]
     zone: Zone = last if sector >= last.end else original(zones, sector)
@@ -227,21 +284,34 @@ def secure_erase_keeps_states(
 # --- limits
 
 
-@defect(Zones.exhausted, "5.2.4", text="a zone that is closed still counts as open")
+@defect(
+    Zones.exhausted,
+    "5.2.4: a zone that is no longer active does not count as one",
+    text="a zone that is closed still counts as open",
+)
 def closed_zones_count_as_open(
     original: Original, zones: Zones, limit: int, states: frozenset[ZoneState]
 ) -> bool:
     return bool(original(zones, limit, states | {ZoneState.CLOSED}))
 
 
-@defect(Zones.exhausted, "5.2.4", text="a zone that is full still counts as open and active")
+@defect(
+    Zones.exhausted,
+    "5.2.4: a zone that is no longer open does not count as one",
+    "5.2.4: a zone that is no longer active does not count as one",
+    text="a zone that is full still counts as open and active",
+)
 def full_zones_count(
     original: Original, zones: Zones, limit: int, states: frozenset[ZoneState]
 ) -> bool:
     return bool(original(zones, limit, states | {ZoneState.FULL}))
 
 
-@defect(ZonedBlock.reset_all, "5.2.4", text="reset of all zones gives no place back")
+@defect(
+    ZonedBlock.reset_all,
+    "5.2.4: reset of all zones gives every place back",
+    text="reset of all zones gives no place back",
+)
 def reset_all_gives_no_place_back(
     original: Original, block: ZonedBlock, request: Request
 ) -> Status:
@@ -250,12 +320,20 @@ def reset_all_gives_no_place_back(
     return Status(original(block, request))
 
 
-@defect(Zones.resettable, "5.2.6", text="reset of all zones leaves open ones open")
+@defect(
+    Zones.resettable,
+    "5.2.6: ZONE_RESET_ALL makes every open, closed and full zone EMPTY",
+    text="reset of all zones leaves open ones open",
+)
 def reset_all_leaves_open_zones(original: Original, zones: Zones) -> list[Zone]:
     return [zone for zone in original(zones) if zone.state not in OPEN]
 
 
-@defect(Zones.exhausted, "5.2.5", text="a limit of 0 is one, of no zones at all")
+@defect(
+    Zones.exhausted,
+    "5.2.5: a limit of zero is no limit",
+    text="a limit of 0 is one, of no zones at all",
+)
 def limit_0_is_a_limit(
     original: Original, zones: Zones, limit: int, states: frozenset[ZoneState]
 ) -> bool:
