@@ -185,9 +185,9 @@ class StorageDaemon:
             f"{PROGRAM}.log": f"{self._stderr.read_text(errors='replace')}{self._process.fate()}\n",
         }
 
-    def qmp(self, command: str, **arguments: Any) -> Any:
-        """The return value of a QMP command."""
-        return self._ask(lambda monitor: monitor.execute(command, arguments, ANSWER_DEADLINE))
+    def qmp(self, command: str, timeout: float = ANSWER_DEADLINE, **arguments: Any) -> Any:
+        """The return value of a QMP command; `timeout` in seconds."""
+        return self._ask(lambda monitor: monitor.execute(command, arguments, timeout))
 
     def add_export(self, spec: DiskSpec) -> Export:
         """Make a disk, and serve it on a socket of its own.

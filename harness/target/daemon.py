@@ -10,7 +10,7 @@ from harness.machine.qemu import Qemu
 from harness.machine.storage_daemon import Export, StorageDaemon, find_storage_daemon, unhonoured
 
 from .base import DeviceIdentity, LacksError
-from .process import DeviceProcess
+from .process import MONITOR_DEADLINE, DeviceProcess
 
 BY_QEMU = frozenset(
     {"queue_size", "config_wce", "event_idx", "indirect_desc", "packed", "in_order"}
@@ -61,7 +61,7 @@ class Daemon:
 
         def answers() -> bool:
             try:
-                running.qmp("query-block-exports")
+                running.qmp("query-block-exports", timeout=MONITOR_DEADLINE)
             except MachineError:
                 return False
             return True

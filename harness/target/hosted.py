@@ -10,7 +10,7 @@ from harness.machine.storage_daemon import Export
 
 from .base import Backing, LacksError, TargetError, translated
 from .daemon import Daemon
-from .process import DeviceProcess
+from .process import MONITOR_DEADLINE, DeviceProcess
 
 NOT_QEMUS = (
     *("zoned", "zone_sectors", "zone_capacity", "conventional_zones", "max_open_zones"),
@@ -18,10 +18,6 @@ NOT_QEMUS = (
     *("zones_read_only", "zones_offline", "secure_erase", "lifetime"),
 )
 """What a disk over a file or over nothing cannot be in QEMU, nor in its storage daemon."""
-
-
-MONITOR_DEADLINE = 3.0
-"""Seconds within which a QEMU that is well answers a question of no consequence."""
 
 
 def check_board(board: Board, spec: DiskSpec) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,12 @@ from pathlib import Path
 TICKS = os.sysconf("SC_CLK_TCK")
 NANO = 1e9
 KIB = 1024
+
+MONITOR_DEADLINE = 3.0
+"""Seconds within which a process that is well answers a question of no consequence."""
+
+KILL_DEADLINE = 10.0
+"""Seconds that the kernel may take to end what was killed, on a busy host."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +81,16 @@ class DeviceProcess:
         return 0
 
     def kill(self) -> None:
-        """End it at once, whatever state it is in: a stopped or a spinning one too."""
-        if self.alive():
-            os.kill(self.pid, signal.SIGKILL)
+        """End it at once, whatever state it is in: a stopped or a spinning one too.
+
+        It has ended when this returns, lest the next disk is looked for in what is about to die.
+        """
+        if not self.alive():
+            return
+        os.kill(self.pid, signal.SIGKILL)
+        deadline = time.monotonic() + KILL_DEADLINE
+        while self.alive() and time.monotonic() < deadline:
+            time.sleep(0.005)
 
 
 def _wanted(task: Path) -> float:

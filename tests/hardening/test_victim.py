@@ -113,6 +113,21 @@ def test_a_process_that_is_stopped_is_wedged_and_taken_away(target: Target) -> N
     assert ended(pid)
 
 
+@pytest.mark.parametrize("state", [signal.SIGCONT, signal.SIGSTOP], ids=["running", "stopped"])
+def test_what_is_killed_has_ended_and_the_next_disk_is_another_processes(
+    target: Target, state: signal.Signals
+) -> None:
+    disk = Disk(target.plug(DiskSpec(queues=2)))
+    (process,) = disk.processes()
+    os.kill(process.pid, state)
+
+    disk.kill()
+
+    assert not process.alive()
+    disk.unplug()
+    assert Case(target).disk.processes()[0].pid != process.pid
+
+
 def test_memory_that_was_not_given_is_written(target: Target) -> None:
     case = Case(target)
     victim = case.victim
