@@ -255,8 +255,9 @@ def pytest_runtest_makereport(
         )
         if excused:
             item.user_properties.append(excused)
+    # What is excused can have ended the device, too.
+    bench.failed = bench.failed or report.failed or excused is not None
     if report.failed:
-        bench.failed = True
         attach_evidence(report, error, bench.target, bench.disks)
         kept = keep(report, item, bench.name, bench.target, bench.disks)
     describe(report, item, call, excused, bench.said, kept)

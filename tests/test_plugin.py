@@ -172,6 +172,14 @@ def test_a_recorded_deviation(run, body: str, versions: str, outcome: str) -> No
         result.stdout.fnmatch_lines(["*The recorded deviation (2.1.2-D-01) is gone*"])
 
 
+def test_what_a_recorded_deviation_does_to_the_disk_is_part_of_it(run) -> None:
+    body = 'plug(serial="stuck", start=False); assert False, "the used index"'
+    source = f'@clause("2.1.2-D-01")\ndef test_recorded(plug): {body}\n'
+    result = run(source, deviations=DEVIATION.replace("VERSIONS", ">=2"))
+
+    result.assert_outcomes(xfailed=1)
+
+
 @pytest.mark.parametrize(
     ("body", "outcome"),
     [

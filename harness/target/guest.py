@@ -11,7 +11,7 @@ from typing import Any
 import images
 from harness.channel.serial import SerialStream, open_serial
 from harness.channel.ssh import open_ssh
-from harness.channel.stream import ChannelError, Stream
+from harness.channel.stream import ChannelError, Check, Stream
 from harness.disks import DiskSpec
 from harness.driver.errors import DriverError
 from harness.guest.client import Agent, AgentError, payload
@@ -113,7 +113,7 @@ class Guest:
             if disk:
                 machine.add_disk(disk)
             machine.start()
-            agent = Agent(SerialStream(machine.stream_path), machine.check)
+            agent = Agent(SerialStream(machine.stream_path), _check(machine))
             # Before anything else, so that no random number is drawn twice.
             agent.renew()
             if channel == "ssh":
@@ -148,7 +148,22 @@ class Guest:
 
 def open_agent(machine: Machine, channel: Channel, image: images.Image, timeout: float) -> Agent:
     """Start an agent in a guest that has booted, or is about to, within `timeout` seconds."""
-    return Agent(_open(machine, channel, image, timeout), machine.check)
+    return Agent(_open(machine, channel, image, timeout), _check(machine))
+
+
+def _check(machine: Machine) -> Check:
+    """What an agent's calls look at while they wait.
+
+    To a driver, a machine that has ended is a device that is gone: DriverError.
+    """
+
+    def check() -> None:
+        try:
+            machine.check()
+        except MachineError as error:
+            raise DriverError(str(error)) from error
+
+    return check
 
 
 def _open(machine: Machine, channel: Channel, image: images.Image, timeout: float) -> Stream:
