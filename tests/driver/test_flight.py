@@ -132,3 +132,69 @@ def test_a_full_queue_costs_no_memory() -> None:
     with pytest.raises(BadArgumentError, match="free descriptors"):
         Flight.prepare(Request(0, receive=1 << 19), shared, queue)
     assert shared.alloc(1 << 19)
+
+
+def test_the_pieces_are_those_that_were_asked_for() -> None:
+    request = Request(0, receive=512, readable=(1, 15), writable=(1, 511, 1))
+
+    _, flight = prepare(request)
+
+    assert (lengths(flight, False), lengths(flight, True)) == ([1, 15], [1, 511, 1])
+    assert flight.request is request
+
+
+@pytest.mark.parametrize(
+    ("cut", "told"),
+    [
+        ({"readable": (15,)}, "header and data is 16 bytes"),
+        ({"writable": (512,)}, "data and status is 513 bytes"),
+    ],
+)
+def test_a_refused_cut_is_named(cut: dict[str, tuple[int, ...]], told: str) -> None:
+    with pytest.raises(BadArgumentError) as error:
+        prepare(Request(0, receive=512, **cut))
+    assert error.value.message.startswith(told)
+
+
+def test_a_status_that_shares_its_piece_shows_as_untouched_too() -> None:
+    shared, flight = prepare(Request(0, receive=512, writable=(513,)))
+
+    completion = flight.land(0, shared)
+
+    assert completion.status == STATUS_UNWRITTEN
+    assert completion.data == bytes([CANARY]) * 512
+
+
+def test_a_completion_has_the_used_length_and_the_time_since_it_was_sent() -> None:
+    shared, flight = prepare(Request(0, receive=512))
+    flight.sent -= 1000.0
+
+    completion = flight.land(77, shared)
+
+    assert completion.used_len == 77
+    assert 1000.0 <= completion.seconds < 2000.0
+
+
+def test_a_request_that_has_landed_leaves_its_queue() -> None:
+    shared, flight = prepare(Request(0, receive=512))
+    flight.land(0, shared)
+
+    assert flight.queue.state().in_flight == 0
+    assert flight.queue.state().free_descriptors == 64
+
+
+def test_damage_is_told_by_its_address_whatever_was_written_before_it() -> None:
+    shared, flight = prepare(Request(0, receive=16))
+    first = flight.buffers[1]
+    shared.view(first.address, first.length)[:] = bytes(16)
+    shared.view(first.address + first.length + 3, 1)[0] ^= 0xFF
+
+    (damage,) = flight.land(17, shared).damage
+
+    assert damage.startswith(f"memory at {first.address + first.length + 3:#x} changed")
+    assert damage.endswith("guard byte 61 before buffer 2")
+
+
+def test_the_first_byte_of_a_readable_buffer_is_its_own() -> None:
+    (damage,) = landed_after(64).damage
+    assert damage.endswith("byte 0 of device-readable buffer 0")

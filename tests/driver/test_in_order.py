@@ -114,6 +114,22 @@ def test_a_chain_used_out_of_turn_stands_for_itself(
     assert queue.take_used() == [Used(first, WRITABLE), Used(second, 2)]
 
 
+def test_a_chain_used_out_of_turn_in_a_later_round_stands_for_itself(
+    split: tuple[SplitQueue, SplitDevice],
+) -> None:
+    queue, device = split
+    for _ in range(20):
+        add(queue, 3)
+        device.use(1, 0)
+        for used in queue.take_used():
+            queue.release(used.id)
+    _, _, third = add(queue, 3, 3, 3)
+
+    device.tell(third, 9)
+
+    assert queue.take_used() == [Used(third, 9)]
+
+
 def test_a_descriptor_that_is_not_free_in_its_turn_is_not_passed_over(
     split: tuple[SplitQueue, SplitDevice],
 ) -> None:

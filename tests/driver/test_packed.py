@@ -1,5 +1,7 @@
 """The driver's side of a packed virtqueue, with the device's side done by hand."""
 
+from itertools import pairwise
+
 import pytest
 
 from harness.driver.errors import BadArgumentError
@@ -178,3 +180,70 @@ def test_a_used_id_that_was_never_available_frees_nothing(queue: PackedQueue) ->
 def test_a_queue_has_1_to_32768_descriptors(memory: DmaMemory, size: int) -> None:
     with pytest.raises(BadArgumentError, match="no size"):
         PackedQueue(memory, 0, size)
+
+
+@pytest.mark.parametrize("size", [1, 32768])
+def test_the_smallest_and_the_largest_queue(memory: DmaMemory, size: int) -> None:
+    queue = PackedQueue(memory, 0, size)
+    device = Device(queue)
+    for _ in range(3):
+        head = queue.add(BUFFERS[:1])
+        queue.publish([head])
+        device.use(0)
+        assert queue.take_used() == [Used(head, 0)]
+        queue.release(head)
+
+
+def test_by_default_neither_feature_is_there(queue: PackedQueue) -> None:
+    assert (queue.in_order, queue.event_idx) == (False, False)
+
+
+def test_a_full_ring_has_every_buffer_id_below_its_size(queue: PackedQueue) -> None:
+    heads = [queue.add(BUFFERS[:1]) for _ in range(8)]
+    assert sorted(heads) == list(range(8))
+
+
+def test_nothing_is_available_at_first(queue: PackedQueue) -> None:
+    assert queue.next_available() == 1 << 15
+
+
+def test_a_chain_needs_a_buffer(queue: PackedQueue) -> None:
+    with pytest.raises(BadArgumentError) as error:
+        queue.add([])
+    assert error.value.message == "a chain needs at least one buffer"
+
+
+def test_an_indirect_chain_fits_into_the_last_descriptor(queue: PackedQueue) -> None:
+    queue.add(BUFFERS * 2)
+    queue.add(BUFFERS[:1])
+    queue.add(BUFFERS, indirect=True)
+    assert queue.state().free_descriptors == 0
+
+
+def test_indirect_tables_lie_apart_and_name_no_buffer_id(queue: PackedQueue) -> None:
+    heads = [queue.add(BUFFERS, indirect=True) for _ in range(3)]
+
+    tables = [list(PACKED_DESC.iter_unpack(queue.chain(head))) for head in heads]
+
+    expected = [(0xA000, 16, 0, 0), (0xB000, 512, 0, DESC_F_WRITE), (0xC000, 1, 0, DESC_F_WRITE)]
+    assert tables == [expected] * 3
+    places = sorted(Device(queue).descriptor(at)[0] for at in range(3))
+    assert all(low + 48 <= high for low, high in pairwise(places))
+
+
+def test_of_a_direct_chain_the_device_may_change_all(queue: PackedQueue) -> None:
+    assert queue.chain(queue.add(BUFFERS)) == b""
+
+
+def test_an_id_that_nobody_knows_is_one_descriptor(queue: PackedQueue) -> None:
+    device = Device(queue)
+    heads = [queue.add(BUFFERS[:1]) for _ in range(3)]
+    queue.publish(heads)
+    device.use(0)
+    view = queue.memory.view(queue.layout.desc, 16)
+    address, length, _, flags = PACKED_DESC.unpack(view)
+    PACKED_DESC.pack_into(view, 0, address, length, 99, flags)
+    device.use(7)
+
+    assert queue.take_used() == [Used(99, 0), Used(heads[1], 7)]
+    assert queue.state().free_descriptors == 6

@@ -201,3 +201,36 @@ def test_without_event_idx_the_driver_enables_all(memory: DmaMemory) -> None:
     for wanted, flags in ((False, RING_EVENT_FLAGS_DISABLE), (True, RING_EVENT_FLAGS_ENABLE)):
         packed.queue.want_interrupts(wanted)
         assert packed.asked == (0, flags)
+
+
+def test_the_next_available_descriptor_has_the_wrap_counter_of_its_round(memory: DmaMemory) -> None:
+    packed = Packed(memory, event_idx=True)
+    expected = 0
+    for length in (3, 3, 3, 2, 1, 3, 3, 3):
+        add(packed.queue, length)
+        packed.device.use(1, 0)
+        for used in packed.queue.take_used():
+            packed.queue.release(used.id)
+        expected += length
+        wrap = (expected // SIZE + 1) % 2
+        assert packed.queue.next_available() == expected % SIZE | wrap << 15
+
+
+@pytest.mark.parametrize("before", range(2 * SIZE))
+def test_a_kick_is_wanted_in_any_round(memory: DmaMemory, before: int) -> None:
+    wanted = []
+    for place in range(2 * SIZE):
+        packed = Packed(memory, event_idx=True)
+        for _ in range(before):
+            add(packed.queue, 1)
+            packed.device.use(1, 0)
+            for used in packed.queue.take_used():
+                packed.queue.release(used.id)
+        packed.queue.kick_wanted()
+        packed.ask(RING_EVENT_FLAGS_DESC, place % SIZE, wrap=int(place < SIZE))
+        add(packed.queue, 2, 1)
+        if packed.queue.kick_wanted():
+            wanted.append(place)
+        memory.free_all()
+
+    assert wanted == sorted((before + n) % (2 * SIZE) for n in range(3))
