@@ -1,6 +1,7 @@
 """The driver's side of a split virtqueue, with the device's side done by hand."""
 
 import struct
+from itertools import pairwise
 
 import pytest
 
@@ -120,3 +121,64 @@ def test_an_indirect_table_without_room_costs_no_descriptor(queue: SplitQueue) -
         queue.add(BUFFERS * (1 << 15), indirect=True)
 
     assert queue.state().free_descriptors == 8
+
+
+@pytest.mark.parametrize("size", [1, 2, 32768])
+def test_the_smallest_and_the_largest_queue(memory: DmaMemory, size: int) -> None:
+    queue = SplitQueue(memory, 0, size)
+    for _ in range(3):
+        head = queue.add(BUFFERS[:1])
+        queue.publish([head])
+        use(queue, head, 0)
+        assert queue.take_used() == [Used(head, 0)]
+        queue.release(head)
+
+
+def test_by_default_neither_feature_is_there(queue: SplitQueue) -> None:
+    assert (queue.in_order, queue.event_idx) == (False, False)
+
+
+def parts(queue: SplitQueue) -> list[tuple[int, int]]:
+    """Where the three parts of the rings begin and end."""
+    layout = queue.layout
+    return [
+        (layout.desc, layout.desc + 16 * queue.size),
+        (layout.driver, layout.driver + 6 + 2 * queue.size),
+        (layout.device, layout.device + 6 + 8 * queue.size),
+    ]
+
+
+def test_the_rings_of_two_queues_lie_apart(memory: DmaMemory, queue: SplitQueue) -> None:
+    other = SplitQueue(memory, 1, 8)
+
+    borders = sorted(parts(queue) + parts(other))
+
+    assert all(end <= start for (_, end), (start, _) in pairwise(borders))
+
+
+@pytest.mark.parametrize(("size", "device"), [(8, 4096), (256, 8192), (1024, 20480)])
+def test_the_legacy_layout_is_in_one_piece(memory: DmaMemory, size: int, device: int) -> None:
+    memory.alloc(100)
+    queue = SplitQueue(memory, 0, size, align=4096)
+    behind = memory.alloc(1 << 16)
+    layout = queue.layout
+
+    assert layout.desc % 4096 == 0
+    assert layout.driver == layout.desc + 16 * size
+    assert layout.device == layout.desc + device
+    assert behind >= parts(queue)[-1][1]
+
+
+def test_a_chain_needs_a_buffer(queue: SplitQueue) -> None:
+    with pytest.raises(BadArgumentError) as error:
+        queue.add([])
+    assert error.value.message == "a chain needs at least one buffer"
+
+
+def test_a_chain_may_take_all_that_is_free(queue: SplitQueue) -> None:
+    queue.add(BUFFERS[:1] * 8)
+    assert queue.state().free_descriptors == 0
+
+
+def test_a_chain_that_ends_with_a_readable_buffer_ends_there(queue: SplitQueue) -> None:
+    assert [flags for _, _, flags, _ in descriptors(queue.chain(queue.add(BUFFERS[:1])))] == [0]
