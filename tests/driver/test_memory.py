@@ -86,3 +86,46 @@ def test_allocations_are_aligned_disjoint_and_all_come_back(
         memory.free(address)
     assert memory.alloc(1024) == 0x1000
     assert memory.alloc(512) == 0x8000
+
+
+@pytest.mark.parametrize(
+    ("length", "align"), [(0, 16), (-1, 16), (8, 0), (8, -16), (8, 3), (8, 12), (0, 0), (-8, -8)]
+)
+def test_what_is_no_length_or_no_alignment_is_refused(length: int, align: int) -> None:
+    memory = DmaMemory([region(0x1000, 64)])
+    with pytest.raises(BadArgumentError) as error:
+        memory.alloc(length, align)
+    assert error.value.message == f"cannot allocate {length} bytes aligned to {align}"
+
+
+def test_the_smallest_length_and_alignment() -> None:
+    memory = DmaMemory([region(0x1000, 64)])
+    assert [memory.alloc(1, 1) for _ in range(3)] == [0x1000, 0x1001, 0x1002]
+
+
+def test_a_new_region_may_be_filled_to_its_end() -> None:
+    memory = DmaMemory([region(0x1000, 64)], lambda: region(0x9000, 128))
+    assert memory.alloc(128) == 0x9000
+
+
+def test_the_error_says_how_much_was_given_out_of_what() -> None:
+    memory = DmaMemory([region(0x1000, 64), region(0x8000, 32)])
+    memory.alloc(48)
+    with pytest.raises(BadArgumentError) as error:
+        memory.alloc(33)
+    assert error.value.state == {"given": 48, "regions": [64, 32]}
+
+
+def test_a_view_of_nothing_is_empty() -> None:
+    assert bytes(DmaMemory([region(0x1000, 64)]).view(0x1010, 0)) == b""
+
+
+def test_all_that_was_given_out_can_be_taken_back_at_once() -> None:
+    memory = DmaMemory([region(0x1000, 64), region(0x8000, 32)])
+    held = [memory.alloc(32), memory.alloc(32), memory.alloc(32)]
+    memory.free_all()
+
+    assert [memory.alloc(64), memory.alloc(32)] == [0x1000, 0x8000]
+    memory.free_all()
+    with pytest.raises(BadArgumentError, match="was not allocated"):
+        memory.free(held[0])

@@ -182,3 +182,24 @@ def test_a_chain_may_take_all_that_is_free(queue: SplitQueue) -> None:
 
 def test_a_chain_that_ends_with_a_readable_buffer_ends_there(queue: SplitQueue) -> None:
     assert [flags for _, _, flags, _ in descriptors(queue.chain(queue.add(BUFFERS[:1])))] == [0]
+
+
+def test_a_length_beyond_all_sense_is_told_as_it_is(queue: SplitQueue) -> None:
+    head = queue.add(BUFFERS)
+    queue.publish([head])
+    use(queue, head, 0xFFFF_FFFF)
+    assert queue.take_used() == [Used(head, 0xFFFF_FFFF)]
+
+
+def test_a_used_chain_can_go_out_again(queue: SplitQueue) -> None:
+    head = queue.add(BUFFERS)
+    queue.publish([head])
+    use(queue, head, 1)
+    queue.take_used()
+    before = queue.chain(head)
+
+    queue.again(head)
+
+    assert queue.state().avail_idx == 2
+    assert list(queue.memory.view(queue.layout.driver + 6, 2).cast("H")) == [head]
+    assert queue.chain(head) == before

@@ -234,3 +234,9 @@ def test_a_kick_is_wanted_in_any_round(memory: DmaMemory, before: int) -> None:
         memory.free_all()
 
     assert wanted == sorted((before + n) % (2 * SIZE) for n in range(3))
+
+
+def test_a_kick_is_wanted_for_the_very_first_chain(memory: DmaMemory) -> None:
+    queue = SplitQueue(memory, 0, SIZE, event_idx=True)
+    add(queue, 1)
+    assert queue.kick_wanted()
