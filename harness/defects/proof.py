@@ -30,6 +30,9 @@ SUITE = Path(conformance.__file__).parent
 REASONS = Path(__file__).with_name("unproven.toml")
 COLLECTION_DEADLINE = 60.0
 
+PER_MODULE = 2
+"""Tests of each module that run beside those of a defect's statements."""
+
 
 class ProofError(Exception):
     """The suite did not run on a device with a defect, or nothing is kept of it; one line."""
@@ -130,8 +133,8 @@ def page(proofs: Sequence[Proof], tests: Iterable[str]) -> str:
         " planted with `--target TARGET --defect NAME`.",
         "",
         "On a device with a defect run the tests of the statements that it breaks: one of them has"
-        " to turn red. Beside them runs one test of each module that is about other statements,"
-        " drawn by the names of defect and test, up to the first that turns red:"
+        f" to turn red. Beside them run {PER_MODULE} tests of each module that are about other"
+        " statements, drawn by the names of defect and test, up to the first that turns red:"
         f" {others} in all, but for skips. **{len(broken) - len(elsewhere)} of {len(broken)}"
         " defects turn only their own statements' tests red**, of the tests that ran; the others"
         " are [below](#red-elsewhere-too).",

@@ -23,7 +23,8 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Literal, NoReturn
@@ -36,7 +37,7 @@ from harness.report.collect import Collector
 from harness.report.results import Results, Verdict, plain_node
 
 from .catalogue import Defect, defects
-from .proof import SUITE, Proof, ProofError, plain
+from .proof import PER_MODULE, SUITE, Proof, ProofError, plain
 
 DEADLINE = 600.0
 """Seconds that the tests of one defect may take."""
@@ -54,19 +55,18 @@ def statements(item: pytest.Item) -> frozenset[str]:
     return frozenset((*statement.clauses, *described))
 
 
-def sample(items: list[pytest.Item], defect: Defect) -> Iterator[pytest.Item]:
-    """One test of each module, the same for the same defect whatever else there is.
+def sample(items: Iterable[pytest.Item], defect: Defect) -> list[pytest.Item]:
+    """Some tests of each module, the same for the same defect whatever else there is.
 
     None of those that do anything at random: these are about every statement there is.
     """
-    lots: dict[str, tuple[int, pytest.Item]] = {}
+    modules: defaultdict[str, list[tuple[int, str, pytest.Item]]] = defaultdict(list)
     for item in items:
-        if item.path.parent != SUITE:
-            continue
-        lot = zlib.crc32(f"{defect.name} {plain_node(item.nodeid)}".encode())
-        if item.path.name not in lots or lot < lots[item.path.name][0]:
-            lots[item.path.name] = lot, item
-    return (item for _, item in lots.values())
+        if item.path.parent == SUITE:
+            node = plain_node(item.nodeid)
+            lot = zlib.crc32(f"{defect.name} {node}".encode())
+            modules[item.path.name].append((lot, node, item))
+    return [item for lots in modules.values() for *_, item in sorted(lots)[:PER_MODULE]]
 
 
 class Session:
@@ -211,7 +211,7 @@ class Prover:
         self._answers = self._socket.makefile("r")
 
     def prove(self, defect: Defect) -> Proof:
-        """Run the tests of a defect's statements on it and one of each module beside them.
+        """Run the tests of a defect's statements on it, and beside them a sample of the others.
 
         On a harmless one, the whole suite. ProofError if that comes to no end
         within `DEADLINE` seconds, or to no results.

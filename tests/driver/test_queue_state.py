@@ -50,7 +50,7 @@ def test_of_a_packed_queue(memory: DmaMemory) -> None:
         queue.release(head)
     queue.add(CHAIN)
     queue.want_interrupts(False)
-    memory.view(queue.layout.device + 2, 1)[0] = RING_EVENT_FLAGS_DISABLE
+    memory.view(queue.layout.device + 2, 2)[:] = b"\xfe\xff"
 
     state = queue.state()
 
@@ -63,6 +63,6 @@ def test_of_a_packed_queue(memory: DmaMemory) -> None:
         (2, 0),
     ]
     assert (state.index, state.size) == (queue.layout.index, queue.layout.size) == (3, 8)
-    assert (state.avail_flags, state.used_flags) == (1, 1)
+    assert (state.avail_flags, state.used_flags) == (RING_EVENT_FLAGS_DISABLE, 0xFFFE)
     assert (state.avail_idx, state.used_idx, state.last_used) == (4, 2, 2)
     assert (state.free_descriptors, state.in_flight) == (6, 1)
