@@ -33,6 +33,9 @@ COLLECTION_DEADLINE = 60.0
 PER_MODULE = 2
 """Tests of each module that run beside those of a defect's statements."""
 
+BESIDE = 10.0
+"""Seconds after which no more of these begin: a device with a defect may be slow to come and go."""
+
 
 class ProofError(Exception):
     """The suite did not run on a device with a defect, or nothing is kept of it; one line."""
@@ -134,10 +137,11 @@ def page(proofs: Sequence[Proof], tests: Iterable[str]) -> str:
         "",
         "On a device with a defect run the tests of the statements that it breaks: one of them has"
         f" to turn red. Beside them run {PER_MODULE} tests of each module that are about other"
-        " statements, drawn by the names of defect and test, up to the first that turns red:"
-        f" {others} in all, but for skips. **{len(broken) - len(elsewhere)} of {len(broken)}"
-        " defects turn only their own statements' tests red**, of the tests that ran; the others"
-        " are [below](#red-elsewhere-too).",
+        " statements, drawn by the names of defect and test, up to the first that turns red or"
+        f" for {BESIDE:g} seconds: {others} in all, but for skips."
+        f" **{len(broken) - len(elsewhere)} of {len(broken)} defects turn only their own"
+        " statements' tests red**, of the tests that ran; the others are"
+        " [below](#red-elsewhere-too).",
         "",
         "| statement | defect | on | tests that turn red |",
         "| --- | --- | --- | --- |",

@@ -37,12 +37,15 @@ from harness.report.collect import Collector
 from harness.report.results import Results, Verdict, plain_node
 
 from .catalogue import Defect, defects
-from .proof import PER_MODULE, SUITE, Proof, ProofError, plain
+from .proof import BESIDE, PER_MODULE, SUITE, Proof, ProofError, plain
 
 DEADLINE = 600.0
 """Seconds that the tests of one defect may take."""
 
 START_DEADLINE = 60.0
+ENOUGH = "enough is known"
+"""Why the session of a fork is stopped before its end, if it is by us."""
+
 END_DEADLINE = 10.0
 
 
@@ -78,6 +81,7 @@ class Session:
         self._answer = -1
         self._own: set[str] = set()
         self._untested: set[str] = set()
+        self._beside = 0.0
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Literal[True] | None:
@@ -137,14 +141,16 @@ class Session:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take note. What goes wrong elsewhere is enough to know that something does."""
         self._collector.add(report)
-        elsewhere = plain_node(report.nodeid) not in self._own
-        if self.defect and self.defect.statements and report.failed and elsewhere:
-            self._session.shouldstop = "red elsewhere"
+        assert self.defect
+        if self.defect.statements and plain_node(report.nodeid) not in self._own:
+            self._beside += report.duration
+            if report.failed or self._beside > BESIDE:
+                self._session.shouldstop = ENOUGH
 
     def answer(self, code: int) -> NoReturn:
         """At the end of a fork: say what was found, and end without what its parent does."""
         assert self.defect
-        stopped = self.defect.unusable or self._session.shouldstop == "red elsewhere"
+        stopped = self.defect.unusable or self._session.shouldstop == ENOUGH
         usual = (0, 1, 2) if stopped else (0, 1)
         if self._untested:
             found = {"error": f"no test on {self.defect.target} is about {self._untested}"}

@@ -34,7 +34,7 @@ def test_a_defect_turns_its_own_tests_red_and_the_next_one_knows_nothing_of_it(
     assert second.keyed == second.red
     assert not set(first.keyed) & set(second.keyed)
     assert (first.elsewhere, second.elsewhere) == ((), ())
-    assert first.others > 10
+    assert first.others > 0
 
 
 def test_a_process_that_is_gone_is_one_line() -> None:
