@@ -46,7 +46,13 @@ examples:
 HARDENING = """\
 examples:
   pytest conformance --level hardening --target qtest-pci --matrix a.json
-  vblk matrix hardening a.json                   Markdown, as in docs/hardening.md
+  vblk matrix hardening a.json                   Markdown, with a line for each case that was lost
+
+In a checkout, --docs makes the tables of docs/hardening.md anew. With results, those take the place
+of what is in docs/hardening.json.
+
+  vblk matrix hardening --docs old-qemu.json new-qemu.json
+  vblk matrix hardening --check                  says if they are not current, and changes nothing
 """
 
 
@@ -82,7 +88,9 @@ def add_parser(commands: Subparsers) -> None:
     one.add_argument("--check", action="store_true", help="only say what is not current")
     one.set_defaults(run=counts)
     one = _part(parts, "hardening", "tables of what became of mistreated devices", HARDENING)
-    one.add_argument("files", nargs="+", metavar="FILE.json", type=Path)
+    one.add_argument("files", nargs="*", metavar="FILE.json", type=Path)
+    one.add_argument("--docs", action="store_true", help="into docs/hardening.md")
+    one.add_argument("--check", action="store_true", help="only say if that is not current")
     one.set_defaults(run=hardening)
 
 
@@ -157,11 +165,29 @@ def counts(arguments: argparse.Namespace) -> int:
 
 
 def hardening(arguments: argparse.Namespace) -> int:
-    """Print the tables."""
+    """Print the tables, or put them into the docs; 1 if --check finds those not current."""
+    from harness.report import hardened_docs
+    from harness.report.coverage import CoverageError
     from harness.report.hardened_table import tables
     from harness.report.merge import merged
 
-    print("\n".join(tables(merged(map(_load, arguments.files)))))
+    root = Path()
+    if not (arguments.files or arguments.docs or arguments.check):
+        raise UsageError("there are no results; or --docs, or --check")
+    parts = [_load(path) for path in arguments.files]
+    try:
+        if arguments.check:
+            if old := hardened_docs.stale(root):
+                print(f"{hardened_docs.PAGE} is not current: {hardened_docs.MAKE} makes its tables")
+            return int(old)
+        if not arguments.docs:
+            print("\n".join(tables(merged(parts))))
+            return 0
+        if parts:
+            hardened_docs.keep(root, parts)
+        (root / hardened_docs.PAGE).write_text(hardened_docs.made(root), encoding="utf-8")
+    except (CoverageError, OSError) as error:
+        raise UsageError(str(error)) from None
     return 0
 
 

@@ -316,13 +316,17 @@ def made(root: Path) -> dict[Path, str]:
         except OSError as error:
             raise CoverageError(f"{path}: {error.strerror}; run it in a checkout") from None
         for part, lines in parts.items():
-            text = _replaced(path, text, part, lines)
+            text = replaced(path, text, part, lines, MAKE)
         texts[path] = text
     return texts
 
 
-def _replaced(path: Path, text: str, part: str, lines: Iterable[str]) -> str:
-    begin, end = f"<!-- {part}: made by {MAKE} -->", f"<!-- {part}: end -->"
+def replaced(path: Path, text: str, part: str, lines: Iterable[str], make: str) -> str:
+    """A text with other lines between two comments; `make` is the command that makes them.
+
+    CoverageError if the text has no such place.
+    """
+    begin, end = f"<!-- {part}: made by {make} -->", f"<!-- {part}: end -->"
     head, found, rest = text.partition(begin)
     _, closed, tail = rest.partition(end)
     if not found or not closed:

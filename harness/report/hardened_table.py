@@ -13,7 +13,7 @@ RINGS = ("split", "packed")
 
 def tables(results: Results) -> list[str]:
     """The lines of three tables: cases by ring, verdicts, and the cases that were lost."""
-    columns = [column for column in results.columns if any(_found(results, column))]
+    columns = [column for column in results.columns if any(found_on(results, column))]
     return [
         *_cases(results, columns),
         "",
@@ -23,11 +23,11 @@ def tables(results: Results) -> list[str]:
     ]
 
 
-def _found(results: Results, column: Column) -> Iterator[Result]:
-    """The results of a target that have a verdict."""
+def found_on(results: Results, column: Column) -> Iterator[tuple[str, Result]]:
+    """The tests that have a verdict on a target, by name, and their results there."""
     for test in results.tests.values():
         if column.id in test.results and test.results[column.id].hardening:
-            yield test.results[column.id]
+            yield test.id, test.results[column.id]
 
 
 def _row(*cells: object) -> str:
@@ -41,13 +41,13 @@ def _head(*titles: str) -> list[str]:
 def _cases(results: Results, columns: Iterable[Column]) -> Iterator[str]:
     yield from _head("target", *RINGS, "cases")
     for column in columns:
-        rings = Counter(one.hardening.get("ring") for one in _found(results, column))
+        rings = Counter(one.hardening.get("ring") for _, one in found_on(results, column))
         yield _row(column.id, *(rings[ring] for ring in RINGS), rings.total())
 
 
 def _verdicts(results: Results, columns: Iterable[Column]) -> Iterator[str]:
     counts = {
-        column.id: Counter(one.hardening["verdict"] for one in _found(results, column))
+        column.id: Counter(one.hardening["verdict"] for _, one in found_on(results, column))
         for column in columns
     }
     seen = [verdict for verdict in ORDER if any(count[verdict] for count in counts.values())]

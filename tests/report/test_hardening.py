@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from harness.cli.main import main
+from harness.report import hardened_docs
 from harness.report.results import load
 
 pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parents[2]
 
 SUITE = """
 from harness.report import hardening
@@ -131,6 +135,64 @@ def test_tables_have_the_cases_the_verdicts_and_what_was_lost(run, pytester, cap
 
     assert status == 0
     assert capsys.readouterr().out.endswith(TABLES)
+
+
+DOCS = """\
+<!-- verdicts: made by vblk matrix hardening --docs -->
+<!-- verdicts: end -->
+<!-- lost: made by vblk matrix hardening --docs -->
+<!-- lost: end -->
+"""
+
+
+def test_the_docs_have_them_by_target_and_know_when_they_are_old(
+    run, pytester, capsys, monkeypatch
+) -> None:
+    run(VERDICTS, "--level", "hardening", "--matrix", "results.json")
+    monkeypatch.chdir(pytester.path)
+    page = pytester.mkdir("docs") / "hardening.md"
+    page.write_text(DOCS)
+
+    assert main(["matrix", "hardening", "--docs", "results.json"]) == 0
+
+    text = page.read_text()
+    assert "| target | version | split | packed | served | needs reset | spins | not rec" in text
+    assert "| `guest-pci` | fake 2.1 | 2 | 3 | 2 | 2 | 1 | 1 |" in text
+    assert "| `test_it.py::test_loop` | 1 spins |" in text
+    assert main(["matrix", "hardening", "--check"]) == 0
+    page.write_text(text.replace("1 spins", "2 spins"))
+    assert main(["matrix", "hardening", "--check"]) == 1
+    assert "docs/hardening.md is not current" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("summary", "page", "said"),
+    [
+        (None, DOCS, "docs/hardening.json: No such file"),
+        ("[{}]", DOCS, "docs/hardening.json is damaged"),
+        ("[]", "nothing", "docs/hardening.md has no place between <!-- verdicts: made by"),
+    ],
+)
+def test_docs_that_are_not_as_they_have_to_be_are_one_line(
+    tmp_path, capsys, monkeypatch, summary, page, said
+) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "hardening.md").write_text(page)
+    if summary is not None:
+        (tmp_path / "docs" / "hardening.json").write_text(summary)
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["matrix", "hardening", "--docs"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_nothing_to_make_tables_of_is_one_line(capsys) -> None:
+    assert main(["matrix", "hardening"]) == 2
+    assert "there are no results" in capsys.readouterr().err
+
+
+def test_the_tables_in_the_docs_are_current() -> None:
+    assert not hardened_docs.stale(ROOT), f"{hardened_docs.MAKE} makes them"
 
 
 def test_results_say_what_became_of_a_device(run, pytester) -> None:
