@@ -66,13 +66,16 @@ class Vitals:
         self._ended: Judgement | None = None
 
     def crash(self, within: float = 0.0) -> Judgement | None:
-        """Which process has ended, or does within so many seconds, and its last words."""
+        """Which process has ended, or does within so many seconds, and its last words.
+
+        Those that still answer their monitors are not about to, and nobody waits for that.
+        """
         deadline = time.monotonic() + within
         while not self._ended:
             for one in self._processes:
                 if not one.alive():
                     return Judgement(Verdict.CRASHED, " / ".join(one.last_words().splitlines()))
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or all(one.answers() for one in self._processes):
                 return None
             time.sleep(0.02)
         return None

@@ -141,6 +141,23 @@ def test_a_process_that_ends_has_crashed_and_has_last_words(subject: list[Subjec
     assert judgement == Judgement(Verdict.CRASHED, f"ended with {-signal.SIGKILL} / last words")
 
 
+def test_one_that_answers_nobody_is_given_the_time_to_end(subject: list[Subject]) -> None:
+    one = start(subject, "import time; time.sleep(0.5); raise SystemExit(3)", answers=False)
+
+    judgement = Vitals([one.process]).crash(within=20.0)
+
+    assert judgement == Judgement(Verdict.CRASHED, "ended with 3 / last words")
+
+
+def test_one_that_answers_is_not_waited_for(
+    subject: list[Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vitals = Vitals([start(subject, SLEEPS).process])
+    monkeypatch.setattr("harness.target.vitals.time.sleep", lambda seconds: pytest.fail("waits"))
+
+    assert vitals.crash(within=20.0) is None
+
+
 def test_a_stopped_process_is_killed_too(subject: list[Subject]) -> None:
     one = start(subject, SLEEPS)
     one.child.send_signal(signal.SIGSTOP)
