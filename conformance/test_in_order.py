@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from conformance.data import sectors
-from conformance.waiting import trouble
+from conformance.waiting import trouble, until_completed
 from harness.disks import Fault
 from harness.driver.interface import Request
 from harness.report import clause, reads_only
@@ -145,8 +145,7 @@ def test_slow_and_failing_requests_are_used_in_order(ordered):
 
     tokens = submit(ordered, disk, requests)
     seen = []
-    while len(seen) < len(tokens):
-        done = disk.driver.completed()
+    for done in until_completed(disk, tokens):
         if done != seen:
             assert done == tokens[: len(done)], f"{tokens} were used as {done}"
         seen = done

@@ -4,7 +4,7 @@ import pytest
 
 from conformance.data import sectors, untouched
 from conformance.raw import RawRead
-from conformance.waiting import let_pass
+from conformance.waiting import let_pass, until_completed
 from harness.disks import Fault
 from harness.driver.interface import CANARY, Request
 from harness.report import clause, described, reads_only
@@ -142,7 +142,7 @@ def test_a_used_descriptor_does_not_change_any_more(packed):
     tokens = driver.submit([Request(RequestType.IN, 8 * n, receive=512) for n in range(12)])
 
     first_seen = {}
-    while len(driver.completed()) < len(tokens):
+    for _ in until_completed(disk, tokens):
         for at, descriptor in enumerate(PACKED_DESC.iter_unpack(ring(disk))):
             flags = descriptor[3]
             if flags & PACKED_DESC_F_AVAIL and flags & PACKED_DESC_F_USED:

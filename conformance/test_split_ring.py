@@ -5,7 +5,7 @@ import pytest
 from conformance.data import sectors
 from conformance.raw import RawRead
 from conformance.rings import Carousel
-from conformance.waiting import let_pass, trouble
+from conformance.waiting import let_pass, trouble, until_completed
 from harness.disks import Fault
 from harness.driver.interface import CANARY, Buffer, Request
 from harness.report import clause, described, on, reads_only
@@ -252,7 +252,7 @@ def test_without_event_idx_the_used_flags_are_0_or_1(plug):
     tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512) for n in range(8)])
 
     seen = {used_flags(disk)}
-    while len(disk.driver.completed()) < len(tokens):
+    for _ in until_completed(disk, tokens):
         seen.add(used_flags(disk))
     seen.add(used_flags(disk))
 
@@ -265,7 +265,7 @@ def test_with_event_idx_the_used_flags_are_0(plug):
     tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512) for n in range(8)])
 
     seen = {used_flags(disk)}
-    while len(disk.driver.completed()) < len(tokens):
+    for _ in until_completed(disk, tokens):
         seen.add(used_flags(disk))
     seen.add(used_flags(disk))
 

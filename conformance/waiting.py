@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +20,10 @@ SOON = 3.0
 """Seconds in which something that ought to happen does happen, on a busy machine too."""
 
 
+PATIENCE = 10.0
+"""Seconds in which a few requests complete, on slow storage too."""
+
+
 def eventually(condition: Callable[[], bool], timeout: float = SOON) -> bool:
     """Whether `condition` comes true within `timeout` seconds."""
     deadline = time.monotonic() + timeout
@@ -28,6 +32,21 @@ def eventually(condition: Callable[[], bool], timeout: float = SOON) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def until_completed(disk: Disk, tokens: Sequence[int]) -> Iterator[list[int]]:
+    """The requests that have completed, again and again, up to when all have.
+
+    For a test that looks at something meanwhile. It fails if they take too long.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        done = disk.driver.completed()
+        yield done
+        if len(done) >= len(tokens):
+            return
+        missing = len(tokens) - len(done)
+        assert time.monotonic() < deadline, f"{missing} of {len(tokens)} requests never completed"
 
 
 def let_pass(seconds: float = QUIET) -> None:
