@@ -57,7 +57,7 @@ def shape_of(disk: Disk, legacy: bool, known: Known) -> Shape:
     """Ask a disk; its device is left reset."""
     driver = disk.driver
     offered = driver.offered()
-    driver.negotiate(offered & SERVED & ~mask(Feature.RING_PACKED))
+    driver.negotiate(offered & (SERVED | MUST) & ~mask(Feature.RING_PACKED))
     queues = driver.config().num_queues or 1
     largest = tuple(driver.queue_setup(index).size for index in range(queues))
     driver.reset()
