@@ -243,6 +243,18 @@ def finish_does_nothing(original: Original, zones: Zones, zone: Zone) -> None:
 
 
 @defect(
+    Zones.finish,
+    "5.2.6.2-D-22",
+    text="a zone that is not open and is finished with OK is CLOSED",
+)
+def finish_closes(original: Original, zones: Zones, zone: Zone) -> None:
+    before = zone.state
+    original(zones, zone)
+    if before in (ZoneState.EMPTY, ZoneState.CLOSED):
+        zone.state = ZoneState.CLOSED
+
+
+@defect(
     Zones.resettable,
     "5.2.6: ZONE_RESET_ALL makes every open, closed and full zone EMPTY",
     text="reset of all zones leaves full ones full",
