@@ -29,16 +29,21 @@ def assert_each_completion_interrupts(disk):
 
 
 def assert_all_are_served(disk):
-    """Requests come faster than they are looked at, and so without a notification each."""
+    """Requests come faster than they are looked at, and so without a notification each.
+
+    Then once more, to a device that had nothing to do meanwhile.
+    """
     disk.backing.write(0, sectors(20))
-    tokens = []
-    for n in range(20):
-        tokens += disk.driver.submit([Request(RequestType.IN, n, receive=512)])
+    for first in (0, 10):
+        tokens = []
+        for n in range(first, first + 10):
+            tokens += disk.driver.submit([Request(RequestType.IN, n, receive=512)])
 
-    completions = disk.driver.complete(tokens)
+        completions = disk.driver.complete(tokens)
 
-    assert {completion.status for completion in completions} == {Status.OK}
-    assert b"".join(completion.data for completion in completions) == sectors(20)
+        assert {completion.status for completion in completions} == {Status.OK}
+        data = b"".join(completion.data for completion in completions)
+        assert data == sectors(20)[512 * first : 512 * (first + 10)]
 
 
 @clause("2.7.7.2-D-05")
