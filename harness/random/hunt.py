@@ -130,6 +130,9 @@ class Hunt:
                 return
             if session.capacity != plug.capacity:
                 session.disk.resize(plug.capacity)
+                if session.disk.driver.config().capacity != plug.capacity:
+                    self.drop()  # not every device hears of it before DRIVER_OK (finding 17)
+                    return
             # All of it: what went to the wrong place is there too.
             session.disk.backing.write(0, bytes(plug.capacity * SECTOR))
         except TROUBLE:
