@@ -139,9 +139,10 @@ def steady(arguments: argparse.Namespace) -> int:
     from harness.report.steady import lines, wavering
 
     runs = [_load(path) for path in arguments.files]
-    for line in lines(runs):
+    found = wavering(runs)
+    for line in lines(runs, found):
         print(line)
-    return 1 if wavering(runs) else 0
+    return 1 if found else 0
 
 
 def counts(arguments: argparse.Namespace) -> int:

@@ -80,18 +80,19 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, default=Path("reports/alarms"))
     asked = parser.parse_args()
     asked.directory.mkdir(parents=True, exist_ok=True)
-    found = []
+    runs = []
     try:
         with load_on(os.cpu_count() or 1):
             for number in range(1, asked.runs + 1):
                 results = run(number, asked.target, asked.directory)
                 print(f"run {number}: {results.runs[0].seconds:.0f} s", flush=True)
-                found.append(results)
+                runs.append(results)
     except ResultsError as error:
         print(f"alarms: {error}", file=sys.stderr)
         return 2
-    print(*lines(found), sep="\n")
-    return 1 if wavering(found) else 0
+    found = wavering(runs)
+    print(*lines(runs, found), sep="\n")
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

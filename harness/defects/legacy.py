@@ -6,8 +6,8 @@ from harness.virtio.blk import CONFIG_FIELD
 from harness.virtio.features import Feature
 
 from .bus import CONFIG, NOTIFY, AlteredMmio, AlteredPci
-from .pci_capabilities import LEGACY, NotifyLength
-from .registers import defect
+from .pci_capabilities import NotifyLength
+from .registers import LEGACY, defect
 
 WRITEBACK = CONFIG_FIELD["writeback"].offset
 MMIO_LEGACY = "qtest-mmio-legacy"

@@ -22,8 +22,7 @@ from harness.virtio.ring import (
 )
 
 from .bus import AlteredPci
-from .pci_registers import LEGACY
-from .registers import defect
+from .registers import LEGACY, defect
 
 PATIENCE = 1.0
 """Seconds that the device has to use what is available; later is left as it is."""

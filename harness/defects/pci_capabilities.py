@@ -8,7 +8,7 @@ from harness.virtio.features import Feature
 from harness.virtio.pci import CAP, CapType
 
 from .bus import AlteredPci
-from .registers import defect
+from .registers import LEGACY, defect
 
 VENDOR, DEVICE, STATUS, REVISION, BAR_0, SUBSYSTEM, POINTER = 0, 2, 6, 8, 0x10, 0x2E, 0x34
 INTERRUPT_STATUS = 1 << 3
@@ -20,7 +20,6 @@ FREE = 0xC0
 """Offset in configuration space where QEMU has nothing, so that capabilities can be added."""
 
 TRANSITIONAL = "qtest-pci-transitional"
-LEGACY = "qtest-pci-legacy"
 
 
 @defect(

@@ -9,9 +9,9 @@ from harness.virtio.features import Feature, mask
 from harness.virtio.pci import CapType
 
 from .bus import AlteredPci
-from .pci_capabilities import BAR_0, DEVICE, FREE, LEGACY, POINTER, REVISION, SUBSYSTEM
+from .pci_capabilities import BAR_0, DEVICE, FREE, POINTER, REVISION, SUBSYSTEM
 from .pci_registers import Offer
-from .registers import defect
+from .registers import LEGACY, defect
 
 EXPRESS = 0x10
 SR_IOV = 0x10

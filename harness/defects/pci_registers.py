@@ -7,10 +7,7 @@ from harness.virtio.features import Feature, mask
 from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
 
 from .bus import CONFIG, ISR, AlteredPci
-from .registers import defect
-
-LEGACY = "qtest-pci-legacy"
-
+from .registers import LEGACY, defect
 
 # --- features (virtio 2.2, 4.1.4.3, 6)
 

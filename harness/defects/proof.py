@@ -22,6 +22,7 @@ from typing import Any
 
 import conformance
 from harness.report.deviations import load as load_deviations
+from harness.report.results import bare_name
 from harness.virtio.catalogue import clauses, section_order
 
 from .catalogue import defects
@@ -64,11 +65,6 @@ class Proof:
         return cls(**{**kept, **lists})
 
 
-def plain(test: str) -> str:
-    """A test's id without its directory and its parameters."""
-    return test.rpartition("/")[2].partition("[")[0]
-
-
 def save(directory: Path, proof: Proof) -> None:
     """Keep a proof in a directory, for the page."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -99,7 +95,7 @@ def all_tests() -> list[str]:
         check=True,
         timeout=COLLECTION_DEADLINE,
     ).stdout
-    return list(dict.fromkeys(plain(line) for line in listed.splitlines() if "::" in line))
+    return list(dict.fromkeys(bare_name(line) for line in listed.splitlines() if "::" in line))
 
 
 def unproven(proofs: Iterable[Proof], tests: Iterable[str]) -> list[str]:

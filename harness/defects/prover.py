@@ -34,10 +34,10 @@ import pytest
 from harness.benches import BENCHES, Bench, bench_of
 from harness.report import statement_of
 from harness.report.collect import Collector
-from harness.report.results import Results, Verdict, plain_node
+from harness.report.results import Results, Verdict, bare_name, plain_node
 
 from .catalogue import Defect, defects
-from .proof import BESIDE, PER_MODULE, SUITE, Proof, ProofError, plain
+from .proof import BESIDE, PER_MODULE, SUITE, Proof, ProofError
 
 DEADLINE = 600.0
 """Seconds that the tests of one defect may take."""
@@ -185,7 +185,7 @@ def judged(defect: Defect, results: Results, own: set[str]) -> Proof:
     others = 0
     for test in results.tests.values():
         (verdict,) = (result.verdict for result in test.results.values())
-        name = plain(test.id)
+        name = bare_name(test.id)
         if verdict in seen_red:
             red[name] = True
             if test.id in own:

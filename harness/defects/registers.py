@@ -12,6 +12,9 @@ from harness.driver.errors import DriverError
 
 from .bus import AlteredMmio, AlteredPci
 
+LEGACY = "qtest-pci-legacy"
+"""The target of what a legacy interface shows."""
+
 AlteredBus = type[AlteredPci] | type[AlteredMmio]
 Altered = TypeVar("Altered", bound=AlteredBus)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from harness.virtio.catalogue import clauses, section_order
 
 from .merge import merged
-from .results import ORDER, Column, Results, Verdict
+from .results import ORDER, Column, Results, Verdict, made_of
 
 PAGE, SUMMARY, README = Path("docs/coverage.md"), Path("docs/coverage.json"), Path("README.md")
 
@@ -225,7 +225,7 @@ def totals_table(verdicts: Iterable[Verdicts]) -> list[str]:
         # A statement that has no test cannot run here either.
         total[Verdict.SKIPPED] += total[Verdict.NOT_RUN]
         numbers = " | ".join(str(total[verdict]) for verdict in shown)
-        lines.append(f"| `{one.target}` | {_names(one.implementations)} | {numbers} |")
+        lines.append(f"| `{one.target}` | {made_of(one.implementations)} | {numbers} |")
     return lines
 
 
@@ -245,12 +245,8 @@ def runs_table(verdicts: Iterable[Verdicts]) -> list[str]:
             round(one.seconds),
         )
         cells = " | ".join(map(str, numbers))
-        lines.append(f"| `{one.target}` | {_names(one.implementations)} | {cells} |")
+        lines.append(f"| `{one.target}` | {made_of(one.implementations)} | {cells} |")
     return lines
-
-
-def _names(implementations: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in implementations.items())
 
 
 def sections_tables(verdicts: Iterable[Verdicts]) -> list[str]:
@@ -260,11 +256,9 @@ def sections_tables(verdicts: Iterable[Verdicts]) -> list[str]:
         by_version.setdefault(frozenset(one.implementations.values()), []).append(one)
     lines = []
     for columns in by_version.values():
-        made_of = {
-            name: version for one in columns for name, version in one.implementations.items()
-        }
+        parts = {name: version for one in columns for name, version in one.implementations.items()}
         names = sorted({name for one in columns for name in one.sections}, key=section_order)
-        lines += ["", f"### {_names(made_of)}", ""]
+        lines += ["", f"### {made_of(parts)}", ""]
         lines.append(f"| section | {' | '.join(f'`{one.target}`' for one in columns)} |")
         lines.append(f"| --- |{' --- |' * len(columns)}")
         for name in names:

@@ -16,7 +16,7 @@ from .hardened import ORDER
 from .hardened import Verdict as Fate
 from .hardened_table import RINGS, found_on
 from .merge import merged
-from .results import Column, Results, Verdict
+from .results import Column, Results, Verdict, bare_name, made_of
 
 PAGE, SUMMARY = Path("docs/hardening.md"), Path("docs/hardening.json")
 
@@ -47,8 +47,7 @@ class Fates:
         lost: dict[str, Counter[str]] = {}
         for name, one in found.items():
             if not Fate(one.hardening["verdict"]).tolerable:
-                test = name.rpartition("/")[2].partition("[")[0]
-                lost.setdefault(test, Counter())[one.hardening["verdict"]] += 1
+                lost.setdefault(bare_name(name), Counter())[one.hardening["verdict"]] += 1
         return cls(
             column.name,
             dict(column.implementations),
@@ -57,11 +56,6 @@ class Fates:
             lost,
             sum(one.verdict in (Verdict.BROKEN, Verdict.ERROR) for one in found.values()),
         )
-
-    @property
-    def version(self) -> str:
-        """The versions of what the device is made of."""
-        return ", ".join(f"{name} {version}" for name, version in self.implementations.items())
 
 
 def keep(root: Path, parts: Iterable[Results]) -> None:
@@ -128,7 +122,9 @@ def verdicts_table(fates: Iterable[Fates]) -> list[str]:
         numbers = [one.rings.get(ring, 0) for ring in RINGS]
         numbers += [one.verdicts.get(fate, 0) for fate in seen]
         cells = " | ".join(f"{number or ''}" for number in numbers)
-        lines.append(f"| `{one.target}` | {one.version} | {cells} | {one.failed} |")
+        lines.append(
+            f"| `{one.target}` | {made_of(one.implementations)} | {cells} | {one.failed} |"
+        )
     return lines
 
 
@@ -136,7 +132,7 @@ def lost_table(fates: Iterable[Fates]) -> list[str]:
     """How many cases of each test ended badly, and how. Targets that lost none are left out."""
     fates = [one for one in fates if one.lost]
     tests = sorted({test for one in fates for test in one.lost})
-    titles = " | ".join(f"`{one.target}`, {one.version}" for one in fates)
+    titles = " | ".join(f"`{one.target}`, {made_of(one.implementations)}" for one in fates)
     lines = [f"| test | {titles} |", f"| --- |{' --- |' * len(fates)}"]
     for test in tests:
         cells = " | ".join(

@@ -80,6 +80,11 @@ class Run:
     source: str = ""
 
 
+def made_of(implementations: Mapping[str, str]) -> str:
+    """Implementations with their versions, in words."""
+    return ", ".join(f"{name} {version}" for name, version in implementations.items())
+
+
 @dataclass(frozen=True)
 class Column:
     """A target with the implementations that made it up: what the matrix has columns for.
@@ -96,8 +101,8 @@ class Column:
     @property
     def id(self) -> str:
         """Tells a target on one version from the same target on another."""
-        made_of = ", ".join(f"{name} {version}" for name, version in self.implementations.items())
-        return f"{self.name} ({made_of})" if made_of else self.name
+        versions = made_of(self.implementations)
+        return f"{self.name} ({versions})" if versions else self.name
 
 
 @dataclass(frozen=True)
@@ -211,6 +216,11 @@ def _place(row: Row) -> str:
 def plain_node(node: str) -> str:
     """A test's node id without the target among its parameters."""
     return re.sub(rf"\[{TARGET_ID}[^]]*]$|-{TARGET_ID}[^]]*(?=]$)", "", node)
+
+
+def bare_name(node: str) -> str:
+    """A test's id without its directory and its parameters."""
+    return node.rpartition("/")[2].partition("[")[0]
 
 
 def relocated(results: Results, place: Callable[[str], str]) -> Results:

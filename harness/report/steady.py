@@ -45,11 +45,10 @@ def _result(run: Results, test: str, column: str) -> Result:
     return results.get(column, Result(Verdict.NOT_RUN))
 
 
-def lines(runs: Sequence[Results]) -> Iterator[str]:
-    """What was compared, and each test that wavers, as text."""
+def lines(runs: Sequence[Results], found: Sequence[Wavering]) -> Iterator[str]:
+    """What was compared, and each test that was found to waver, as text."""
     tests = {test for run in runs for test in run.tests}
     columns = dict.fromkeys(column.id for run in runs for column in run.columns)
-    found = wavering(runs)
     yield f"{len(runs)} runs, {len(tests)} tests, on {', '.join(columns)}"
     for one in found:
         counts = Counter(one.seen)

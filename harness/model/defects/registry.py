@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,19 @@ class Defect:
             return self.change(original, *arguments, **named)
 
         setattr(owner, name, changed)
+
+
+@contextmanager
+def during(thing: object, **changed: Any) -> Iterator[None]:
+    """Give attributes of something other values, for as long as this lasts."""
+    before = {name: getattr(thing, name) for name in changed}
+    for name, value in changed.items():
+        setattr(thing, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(thing, name, value)
 
 
 DEFECTS: dict[str, Defect] = {}

@@ -13,7 +13,7 @@ from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
 from harness.virtio.vhost_user import CONFIG, VRING_STATE
 
-from .registry import Original, defect
+from .registry import Original, defect, during
 
 # --- needs reset
 
@@ -148,11 +148,8 @@ def suspended_before_driver_ok(original: Original, connection: Connection, value
 def suspended_device_is_configured(
     original: Original, connection: Connection, payload: bytes, fds: list[int]
 ) -> None:
-    status, connection.status = connection.status, connection.status & ~DeviceStatus.SUSPEND
-    try:
+    with during(connection, status=connection.status & ~DeviceStatus.SUSPEND):
         original(connection, payload, fds)
-    finally:
-        connection.status = status
 
 
 @defect(

@@ -15,7 +15,7 @@ from harness.virtio.blk import Status
 from harness.virtio.features import Feature
 from harness.virtio.ring import DESC_F_WRITE, DESC_SIZE
 
-from .registry import Original, defect
+from .registry import Original, defect, during
 
 MOMENT = 0.001
 """Seconds, which a driver that polls does not miss."""
@@ -158,10 +158,8 @@ def kicks_not_wanted(original: Original, ring: SplitRing) -> int:
     text="with EVENT_IDX, avail_event stays where it was",
 )
 def avail_event_stays(original: Original, ring: SplitRing) -> None:
-    at = ring._next
-    ring._next = 0
-    original(ring)
-    ring._next = at
+    with during(ring, _next=0):
+        original(ring)
 
 
 @defect(SplitRing.wanted, "2.7.7.2-D-01", text="without EVENT_IDX, used_event is heeded")

@@ -18,7 +18,7 @@ from harness.virtio.blk import (
 )
 from harness.virtio.features import Feature
 
-from .registry import Original, defect
+from .registry import Original, defect, during
 
 # --- writes and appends
 
@@ -164,11 +164,8 @@ def append_invalid_instead_of_unsupported(
 
 @defect(Zones.append_to, "5.2.6.2-D-29", text="an append may exceed max_append_sectors")
 def max_append_ignored(original: Original, zones: Zones, sector: int, count: int) -> int:
-    most, zones.max_append = zones.max_append, zones.max_append and zones.size
-    try:
+    with during(zones, max_append=zones.max_append and zones.size):
         return int(original(zones, sector, count))
-    finally:
-        zones.max_append = most
 
 
 @defect(Zones.begin_write, "5.2.6.2-D-33", text="a read-only zone is written, without a trace")
@@ -222,11 +219,8 @@ def report_counts_too_much(original: Original, block: ZonedBlock, count: int) ->
     text="z_cap of a report is zone_sectors",
 )
 def report_capacity_is_the_size(original: Original, block: ZonedBlock, zone: Zone) -> bytes:
-    capacity, zone.capacity = zone.capacity, zone.size
-    try:
+    with during(zone, capacity=zone.size):
         return bytes(original(block, zone))
-    finally:
-        zone.capacity = capacity
 
 
 @defect(
@@ -236,11 +230,8 @@ def report_capacity_is_the_size(original: Original, block: ZonedBlock, zone: Zon
     text="conventional zones are reported as EMPTY",
 )
 def report_conventional_empty(original: Original, block: ZonedBlock, zone: Zone) -> bytes:
-    state, zone.state = zone.state, zone.state if zone.sequential else ZoneState.EMPTY
-    try:
+    with during(zone, state=zone.state if zone.sequential else ZoneState.EMPTY):
         return bytes(original(block, zone))
-    finally:
-        zone.state = state
 
 
 @defect(
@@ -249,11 +240,8 @@ def report_conventional_empty(original: Original, block: ZonedBlock, zone: Zone)
     text="the write pointer of an empty zone is reported as 0",
 )
 def report_empty_at_0(original: Original, block: ZonedBlock, zone: Zone) -> bytes:
-    wp, zone.wp = zone.wp, 0 if zone.state is ZoneState.EMPTY else zone.wp
-    try:
+    with during(zone, wp=0 if zone.state is ZoneState.EMPTY else zone.wp):
         return bytes(original(block, zone))
-    finally:
-        zone.wp = wp
 
 
 @defect(
@@ -279,11 +267,8 @@ def report_counts_what_is_cut_off(
 )
 def report_goes_around(original: Original, block: ZonedBlock, request: Request) -> Status:
     zones, first = block.zones.all, request.sector // block.zones.size
-    block.zones.all = zones + zones[:first]
-    try:
+    with during(block.zones, all=zones + zones[:first]):
         return Status(original(block, request))
-    finally:
-        block.zones.all = zones
 
 
 @defect(

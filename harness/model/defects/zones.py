@@ -9,7 +9,7 @@ from harness.model.zoned import ZonedBlock
 from harness.model.zones import ACTIVE, OPEN, Zone, ZoneError, Zones
 from harness.virtio.blk import Status, ZonedModel, ZoneState
 
-from .registry import Original, defect
+from .registry import Original, defect, during
 
 Fields = dict[str, int]
 
@@ -23,20 +23,14 @@ def zoned_fields_without_zoned(original: Original, block: ZonedBlock) -> bool:
 
 @defect(ZonedBlock.acceptable, "5.2.5.2-D-06", text="a host-aware disk insists on ZONED")
 def host_aware_insists_on_zoned(original: Original, block: ZonedBlock, features: int) -> bool:
-    managed, block.host_managed = block.host_managed, True
-    try:
-        return bool(original(block, features | 0))
-    finally:
-        block.host_managed = managed
+    with during(block, host_managed=True):
+        return bool(original(block, features))
 
 
 @defect(ZonedBlock.acceptable, "5.2.5.2-D-07", text="a host-managed disk goes without ZONED")
 def host_managed_without_zoned(original: Original, block: ZonedBlock, features: int) -> bool:
-    managed, block.host_managed = block.host_managed, False
-    try:
+    with during(block, host_managed=False):
         return bool(original(block, features))
-    finally:
-        block.host_managed = managed
 
 
 def _shown(original: Original, block: ZonedBlock, **changed: int) -> Fields:
