@@ -32,10 +32,11 @@ _NUDGE = 2.0  # seconds after which the shell is asked for a prompt once more
 _TAIL = 4000  # characters of the console in an error
 
 # QEMU passes a guest fewer bytes than the UART's trigger level only after four characters' time,
-# so the speed of the port matters. And the port says so when the agent is gone: unlike a socket,
-# it doesn't end by itself.
+# so the speed of the port matters, and no more than that level at a time, so it is the highest.
+# And the port says so when the agent is gone: unlike a socket, it doesn't end by itself.
 _START = (
-    "(stty -F /dev/ttyS1 115200; python3.11 -S -E /agent/bootstrap.py /dev/ttyS1;"
+    "(stty -F /dev/ttyS1 115200; echo 14 > /sys/class/tty/ttyS1/rx_trig_bytes;"
+    " python3.11 -S -E /agent/bootstrap.py /dev/ttyS1;"
     r" printf '\nVBLK-EXIT %d\n' $? > /dev/ttyS1) &"
 )
 _EXIT = re.compile(rb"\nVBLK-EXIT (\d+)\r?\n")

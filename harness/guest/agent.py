@@ -21,7 +21,7 @@ from typing import Any
 from harness.driver.errors import ERRORS, DriverError
 from harness.driver.interface import Driver
 from harness.guest import codec
-from harness.guest.wire import PROTOCOL, Frame, Kind, Parser, join, split
+from harness.guest.wire import PROTOCOL, WORTH_PACKING, Frame, Kind, Parser, join, split
 
 STDOUT = 1
 
@@ -153,7 +153,7 @@ class Server:
             return Frame(Kind.ACK, frame.sequence)
         if frame.kind is Kind.CALL:
             call, self._call = [*self._call, frame.payload], []
-            self._result = split(self._execute(call))
+            self._result = split(self._execute(call), WORTH_PACKING)
         part = self._result.pop(0) if self._result else b""
         kind = Kind.RESULT_PART if self._result else Kind.RESULT
         return Frame(kind, frame.sequence, part)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import images
+from harness.channel import serial
 from harness.disks import DiskSpec
 from harness.driver.errors import NoDeviceError
 from harness.driver.interface import Driver, Request
@@ -68,6 +69,7 @@ def _parts(means: Means, channel: Channel, variant: Variant) -> dict[str, object
         "image": means.image.key,
         "SSH keys": means.image.ssh_host_key + means.image.ssh_key.read_text(),
         "agent": hashlib.sha256(payload()).hexdigest(),
+        "its start": inspect.getsource(serial),
         "maker": inspect.getsource(sys.modules[__name__]),
     }
     if means.accel.name == "kvm":
