@@ -40,7 +40,7 @@ class FakeTarget(Target):
     description = "nothing"
     traits = frozenset({"pci"})
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, **options):
         print("TARGET MADE")
 
     def plug(self, spec, writes=True):

@@ -16,6 +16,7 @@ from harness.disks import DiskSpec
 from harness.machine import MachineError, choose_accel, find_qemu
 from harness.machine.templates import Template, TemplateError
 
+from .ahead import Ahead
 from .base import DeviceIdentity, LacksError, Plugged, Progress, Target, translated
 from .daemon import Daemon
 from .guest import Guest, Means, Trouble
@@ -41,10 +42,12 @@ class GuestPci(Target):
         progress: Progress = lambda line: None,
         name: str = "guest-pci",
         clones: bool = True,
+        ahead: bool = False,
     ) -> None:
         """`qemu` is a path (None: the one on PATH); `boot_timeout` is in seconds.
 
-        Without `clones` guests are booted.
+        Without `clones` guests are booted. With `ahead` the next one is cloned while one is in
+        use, unless it has to be started with its disk.
         """
         self.name = name
         self.variant = VARIANTS[name]
@@ -59,6 +62,8 @@ class GuestPci(Target):
         self._guest: Guest | None = None
         self._hello: dict[str, object] = {}
         self._template: Template | None = None
+        self._wants_ahead = ahead and self.variant.board != "microvm"
+        self._ahead: Ahead[Guest] | None = None
         self._booted_because = "" if clones else "asked for"
         self._daemon = Daemon()
         self._started: list[StartedDisk] = []
@@ -114,6 +119,7 @@ class GuestPci(Target):
             disk.guest.end()
         if self._guest:
             self._guest.end()
+        self._drop_ahead()
         self._daemon.stop()
 
     def identities(self) -> tuple[DeviceIdentity, ...]:
@@ -196,6 +202,7 @@ class GuestPci(Target):
         if self._booted_because:
             return None
         if self._template is None or not self._template.intact():
+            self._drop_ahead()
             try:
                 self._template = template(
                     means, self.channel, self.variant, self._boot_timeout, self._progress
@@ -205,9 +212,20 @@ class GuestPci(Target):
                 self._progress(f"guests are booted, not cloned: {error}")
                 return None
         made = self._template
-        return lambda: Guest.clone(
-            made, means, self.channel, self._boot_timeout, self.variant, disk
-        )
+
+        def clone() -> Guest:
+            return Guest.clone(made, means, self.channel, self._boot_timeout, self.variant, disk)
+
+        if not self._wants_ahead:
+            return clone
+        self._ahead = self._ahead or Ahead(clone, Guest.end)
+        return self._ahead.take
+
+    def _drop_ahead(self) -> None:
+        """End the guest that waits for its turn: none may go on from a template that changed."""
+        if self._ahead:
+            self._ahead.close()
+            self._ahead = None
 
     def _found(self) -> Means:
         if self._means is None:

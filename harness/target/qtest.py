@@ -211,7 +211,8 @@ class QtestTarget(Target):
         self._path = qemu
         self._defects = defects
         self._qemu: Qemu | None = None
-        self._ahead = Ahead(self._make) if ahead and self.variant.board == "pc" else None
+        ahead = ahead and self.variant.board == "pc"
+        self._ahead = Ahead(self._start, Machine.stop) if ahead else None
         self._disks: list[QtestDisk] = []
         self._daemon = Daemon()
 
@@ -234,6 +235,11 @@ class QtestTarget(Target):
                 interface=self.variant.interface,
             )
         )
+
+    def _start(self) -> Machine:
+        machine = self._make()
+        machine.start()
+        return machine
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """A disk, which is ours to write, in a QEMU that has no other."""

@@ -54,6 +54,7 @@ def _guest(name: str) -> Callable[[Settings], Target]:
         settings.progress,
         name,
         settings.clones,
+        ahead=True,
     )
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, cast
 
 import pytest
 
-from harness.machine import Machine, MachineError
+from harness.machine import MachineError
 from harness.target.ahead import Ahead
 
 SOON = 10.0
@@ -34,21 +33,26 @@ class FakeMachine:
 
 
 class Maker:
-    """Makes machines, and keeps them; those whose number is in `bad` do not start."""
+    """Starts machines, and keeps them; those whose number is in `bad` do not start."""
 
     def __init__(self, *bad: int) -> None:
         self.bad = bad
         self.made: list[FakeMachine] = []
 
-    def __call__(self) -> Machine:
-        machine: Any = FakeMachine(len(self.made) not in self.bad)
+    def __call__(self) -> FakeMachine:
+        machine = FakeMachine(len(self.made) not in self.bad)
         self.made.append(machine)
-        return cast(Machine, machine)
+        machine.start()
+        return machine
+
+
+def new(maker: Maker) -> Ahead[FakeMachine]:
+    return Ahead(maker, FakeMachine.stop)
 
 
 def test_the_next_one_starts_while_one_is_in_use() -> None:
     maker = Maker()
-    ahead = Ahead(maker)
+    ahead = new(maker)
     assert maker.made == []
 
     first = ahead.take()
@@ -62,7 +66,7 @@ def test_the_next_one_starts_while_one_is_in_use() -> None:
 
 def test_the_one_that_nobody_took_is_ended_and_no_other() -> None:
     maker = Maker()
-    ahead = Ahead(maker)
+    ahead = new(maker)
     ahead.take()
 
     ahead.close()
@@ -73,8 +77,8 @@ def test_the_one_that_nobody_took_is_ended_and_no_other() -> None:
 
 def test_one_given_back_ends_in_its_own_time_and_before_close_returns() -> None:
     maker = Maker()
-    ahead = Ahead(maker)
-    machine: Any = ahead.take()
+    ahead = new(maker)
+    machine = ahead.take()
     machine.may_stop.clear()
 
     ahead.give_back(machine)
@@ -86,7 +90,7 @@ def test_one_given_back_ends_in_its_own_time_and_before_close_returns() -> None:
 
 
 def test_one_that_does_not_start_is_told_to_who_takes_it() -> None:
-    ahead = Ahead(Maker(1))
+    ahead = new(Maker(1))
     ahead.take()
 
     with pytest.raises(MachineError, match="no such machine"):
@@ -96,6 +100,6 @@ def test_one_that_does_not_start_is_told_to_who_takes_it() -> None:
 
 
 def test_one_that_does_not_start_and_is_not_wanted_is_no_trouble() -> None:
-    ahead = Ahead(Maker(1))
+    ahead = new(Maker(1))
     ahead.take()
     ahead.close()

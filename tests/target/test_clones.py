@@ -127,6 +127,39 @@ def test_what_one_test_does_to_a_guest_the_next_does_not_see(
     assert target.facts()["guests"] == "cloned"
 
 
+def test_one_cloned_ahead_is_the_next_test_s_and_none_is_left(
+    new_target: Callable[..., GuestPci],
+) -> None:
+    target = new_target(ahead=True)
+    machines = []
+    for _ in range(3):
+        plugged(target).leave()
+        machines.append(target.guest.machine)
+        waiting = target._ahead._next.result().machine
+        target.release()
+        assert waiting.alive()
+        assert not machines[-1].alive()
+    assert len({machine.pid for machine in machines}) == 3
+
+    target.close()
+    assert not waiting.alive()
+    assert waiting not in machines
+
+
+def test_one_cloned_ahead_of_a_change_to_its_template_is_not_used(
+    new_target: Callable[..., GuestPci],
+) -> None:
+    target = new_target(ahead=True)
+    plugged(target).leave()
+    waiting = target._ahead._next.result().machine
+    os.utime(waiting.config.saved.ram)
+    target.release()
+
+    plugged(target)
+    assert target.guest.machine is not waiting
+    assert not waiting.alive()
+
+
 def test_ssh_reaches_each_clone_by_a_port_of_its_own(
     new_target: Callable[..., GuestPci],
 ) -> None:
