@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 
@@ -53,8 +54,23 @@ def test_the_reports_are_those_of_one_process(run, pytester: pytest.Pytester) ->
     assert verdicts[0] == verdicts[1]
 
 
-def test_a_worker_that_dies_loses_only_its_test(run) -> None:
-    result = run(SUITE, "-n2")
+@pytest.mark.parametrize(
+    ("asked", "mode"),
+    [(["-n2"], "WorkStealing"), (["-n2", "--dist=load"], "Load"), (["-n2", "-d"], "Load")],
+)
+def test_the_suite_is_not_dealt_out_beforehand_unless_asked_for(
+    pytester: pytest.Pytester, asked: list[str], mode: str
+) -> None:
+    module = Path(__file__).parents[1] / "conformance" / "test_shared_memory.py"
+    result = pytester.runpytest_subprocess(module, "-v", "--target=model", *asked)
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines([f"scheduling tests via {mode}Scheduling"])
+
+
+@pytest.mark.parametrize("mode", ["load", "worksteal"])
+def test_a_worker_that_dies_loses_only_its_test(run, mode: str) -> None:
+    result = run(SUITE, "-n2", f"--dist={mode}")
 
     result.assert_outcomes(passed=8, xfailed=1, failed=1)
     result.stdout.fnmatch_lines(["FAILED*test_a_worker_dies*"])
