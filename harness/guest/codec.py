@@ -17,7 +17,6 @@ import json
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from operator import attrgetter
 from typing import Any
 
 from harness.driver import interface
@@ -91,10 +90,8 @@ def _pack_dict(value: dict[Any, Any]) -> Any:
 
 
 def _object_packer(name: str, kind: type[Any]) -> Callable[[Any], Any]:
-    members = attrgetter(*(field.name for field in fields(kind)))
-    if len(fields(kind)) == 1:
-        return lambda value: {"c": [name, _pack(members(value))]}
-    return lambda value: {"c": [name, *map(_pack, members(value))]}
+    names = [field.name for field in fields(kind)]
+    return lambda value: {"c": [name, *(_pack(getattr(value, one)) for one in names)]}
 
 
 _BASES: list[tuple[Any, Callable[[Any], Any]]] = [

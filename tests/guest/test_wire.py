@@ -116,6 +116,14 @@ def test_a_long_regular_message_is_short_on_the_line() -> None:
     assert len(b"".join(split(b"\0" * (1 << 20)))) < 10_000
 
 
+def test_a_message_too_short_to_be_worth_it_is_not_compressed() -> None:
+    short, long = b"\0" * 99, b"\0" * 100
+    assert split(short, 100) == [b"p" + short]
+    (part,) = split(long, 100)
+    assert len(part) < 50
+    assert join([part]) == long
+
+
 @pytest.mark.parametrize(
     "parts",
     [
