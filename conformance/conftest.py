@@ -15,6 +15,6 @@ def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
     together: whatever was dealt out beforehand, one worker would idle at the end.
     """
     option = config.option
-    if getattr(option, "numprocesses", None) and option.dist == "no" and not option.distload:
+    if getattr(option, "numprocesses", None) and option.dist == "no":
         option.dist = "worksteal"
     return (yield)

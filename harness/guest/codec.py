@@ -57,7 +57,7 @@ def decode(text: bytes) -> Any:
 def _pack(value: Any) -> Any:
     pack = _PACKERS.get(type(value))
     if pack is None:
-        pack = next((found for base, found in _BASES if isinstance(value, base)), None)
+        pack = next((found for base, found in _PLAIN.items() if isinstance(value, base)), None)
     if pack is None:
         raise CodecError(f"a {type(value).__qualname__} is not a plain value: {value!r:.80}")
     return pack(value)
@@ -94,22 +94,21 @@ def _object_packer(name: str, kind: type[Any]) -> Callable[[Any], Any]:
     return lambda value: {"c": [name, *(_pack(getattr(value, one)) for one in names)]}
 
 
-_BASES: list[tuple[Any, Callable[[Any], Any]]] = [
-    (bool, _as_it_is),
-    (float, _as_it_is),
-    (str, str),
-    (int, _pack_int),
-    ((bytes, bytearray, memoryview), _pack_bytes),
-    (list, _pack_list),
-    (tuple, _pack_tuple),
-    (dict, _pack_dict),
-]
-_PACKERS: dict[type[Any], Callable[[Any], Any]] = {
+_PLAIN: dict[type[Any], Callable[[Any], Any]] = {
     type(None): _as_it_is,
-    **{kind: _object_packer(name, kind) for name, kind in CLASSES.items()},
-    **{base: pack for base, pack in _BASES if isinstance(base, type)},
+    bool: _as_it_is,
+    float: _as_it_is,
+    str: str,
+    int: _pack_int,
     bytes: _pack_bytes,
+    bytearray: _pack_bytes,
+    memoryview: _pack_bytes,
+    list: _pack_list,
+    tuple: _pack_tuple,
+    dict: _pack_dict,
 }
+# Apart from the others: a class derived from one of ours is no plain value.
+_PACKERS = _PLAIN | {kind: _object_packer(name, kind) for name, kind in CLASSES.items()}
 
 
 def _unpack(packed: dict[str, Any]) -> Any:

@@ -62,7 +62,7 @@ class GuestPci(Target):
         self._guest: Guest | None = None
         self._hello: dict[str, object] = {}
         self._template: Template | None = None
-        self._wants_ahead = ahead and self.variant.board != "microvm"
+        self._clones_ahead = ahead
         self._ahead: Ahead[Guest] | None = None
         self._booted_because = "" if clones else "asked for"
         self._daemon = Daemon()
@@ -216,7 +216,7 @@ class GuestPci(Target):
         def clone() -> Guest:
             return Guest.clone(made, means, self.channel, self._boot_timeout, self.variant, disk)
 
-        if not self._wants_ahead:
+        if disk or not self._clones_ahead:
             return clone
         self._ahead = self._ahead or Ahead(clone, Guest.end)
         return self._ahead.take
