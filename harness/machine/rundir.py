@@ -1,9 +1,12 @@
 """The directory of one machine: its sockets, logs and raw files.
 
-The owner holds a lock (flock) on the directory. The kernel drops it when the
-owner dies, however it dies, so a directory that can be locked is a dead one's
-and the next run removes it. (A recorded pid would lie across containers that
-share /tmp.)
+The owner holds a lock (flock) on the directory. The kernel drops the lock when the
+owner dies, however it dies. A directory that can be locked has a dead owner, and the
+next run removes it. (A recorded pid would be wrong across containers that share /tmp.)
+
+Each directory has a marker, a file that names the directory by its inode. The sweep
+removes a directory only if the marker in it names it. A directory that somebody else
+made, or that was copied or renamed, stays, whatever its name is.
 """
 
 from __future__ import annotations
@@ -11,13 +14,16 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 PREFIX = "vblk-"
+MARKER = ".vblk-run-directory"
 # sun_path holds 108 bytes with its NUL; the longest name made here is well under 20.
 _LONGEST = 107 - 20
+_MARKER_LIMIT = 512  # bytes; a name has at most 255
 
 
 class RunDir:
@@ -26,18 +32,14 @@ class RunDir:
     def __init__(self) -> None:
         base = _base()
         _sweep(base)
-        while True:
-            self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-            # Between mkdtemp and flock a sweep may have taken the directory for a dead one's.
-            with suppress(FileNotFoundError):
-                self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-                fcntl.flock(self._fd, fcntl.LOCK_EX)
-                if self.path.exists():
-                    return
-                os.close(self._fd)
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+        self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        # Last, so that a directory with a marker is locked for as long as its owner lives.
+        (self.path / MARKER).write_bytes(_marker(self._fd, self.path.name))
 
     def remove(self) -> None:
-        """Remove the directory and all that is in it; once is enough."""
+        """Remove the directory and its contents. A second call does nothing."""
         if self._fd < 0:
             return
         shutil.rmtree(self.path, ignore_errors=True)
@@ -50,18 +52,38 @@ def _base() -> Path:
     return base if len(os.fsencode(base)) + len(PREFIX) + 10 <= _LONGEST else Path("/tmp")
 
 
+def _marker(directory: int, name: str) -> bytes:
+    """Return the marker's contents for a directory (an open descriptor) of this name."""
+    info = os.fstat(directory)
+    return os.fsencode(f"vblk run directory {info.st_dev}:{info.st_ino} {name}\n")
+
+
+def _is_marked(directory: int, name: str) -> bool:
+    """Return whether the directory has a marker that names this very directory."""
+    try:
+        marker = os.open(MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+    except OSError:
+        return False
+    try:
+        if not stat.S_ISREG(os.fstat(marker).st_mode):
+            return False
+        return os.read(marker, _MARKER_LIMIT) == _marker(directory, name)
+    finally:
+        os.close(marker)
+
+
 def _sweep(base: Path) -> None:
-    """Remove the directories of owners that are gone."""
+    """Remove the run directories of this user whose owners are gone."""
     for path in base.glob(PREFIX + "*"):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:
-            continue  # removed meanwhile, or another user's
+            continue  # removed in the meantime, another user's, or no directory
         try:
-            if os.fstat(fd).st_uid == os.getuid():
+            if os.fstat(fd).st_uid != os.getuid() or not _is_marked(fd, path.name):
+                continue
+            with suppress(BlockingIOError):  # raised if the owner lives
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            pass  # its owner lives
         finally:
             os.close(fd)
