@@ -3,5 +3,5 @@
 from importlib.metadata import entry_points
 
 # Installed, the plugin comes by its entry point; loading it twice would be an error.
-if "harness.plugin" not in {point.value for point in entry_points(group="pytest11")}:
-    pytest_plugins = ["harness.plugin"]
+if "harness.pytestplugin.plugin" not in {point.value for point in entry_points(group="pytest11")}:
+    pytest_plugins = ["harness.pytestplugin.plugin"]

@@ -5,6 +5,12 @@ from __future__ import annotations
 from harness.driver.interface import CANARY
 from harness.virtio.blk import SECTOR
 
+
+def mib(count: int) -> int:
+    """Return the number of sectors (512 bytes) in `count` MiB."""
+    return (count << 20) // SECTOR
+
+
 SPAN = CANARY - 1
 COUNTING = bytes(n % SPAN + 1 for n in range(SPAN + SECTOR))
 

@@ -21,8 +21,8 @@ from harness.virtio.ring import (
 
 if TYPE_CHECKING:
     from harness.driver.interface import QueueLayout
-    from harness.plugin import Plug
-    from harness.target import Disk
+    from harness.pytestplugin.plugin import Plug
+    from harness.targets import Disk
 
 both_rings = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 """Runs a test on a split and on a packed virtqueue, with `plug_ring`."""
@@ -50,7 +50,7 @@ def areas(disk: Disk, packed: bool, queue: QueueLayout) -> tuple[bytes, bytes, b
     )
 
 
-class Carousel:
+class RingWrapper:
     """Requests of no effect in a split virtqueue of the disk, half of it at a time.
 
     Its ring is written past the driver, so use either the one or the other.

@@ -2,17 +2,16 @@
 
 import pytest
 
-from conformance.data import sectors, untouched
+from conformance.data import mib, sectors, untouched
 from conformance.waiting import SOON
 from harness.driver.interface import Request
 from harness.report import clause, described
 from harness.virtio.blk import RequestType, Status
 
-MIB = 2048
 """Sectors of a mebibyte."""
 
 
-@pytest.mark.parametrize("capacity", [1, 8 * MIB + 1, 2**32 + 5], ids=["1", "8M+1", "2T+5"])
+@pytest.mark.parametrize("capacity", [1, mib(8) + 1, 2**32 + 5], ids=["1", "8M+1", "2T+5"])
 @described("5.2.4", "capacity is the size of the disk in sectors")
 def test_capacity_is_the_size_of_the_backing_file(plug, capacity):
     disk = plug(capacity=capacity)
@@ -21,10 +20,10 @@ def test_capacity_is_the_size_of_the_backing_file(plug, capacity):
     assert disk.backing.size == capacity * 512
 
 
-@pytest.mark.parametrize("capacity", [16 * MIB, 4 * MIB], ids=["grown", "shrunk"])
+@pytest.mark.parametrize("capacity", [mib(16), mib(4)], ids=["grown", "shrunk"])
 @clause("5.2.6.2-D-02")
 def test_one_resize_is_announced_once_with_the_new_capacity(plug, capacity):
-    disk = plug(capacity=8 * MIB)
+    disk = plug(capacity=mib(8))
 
     disk.resize(capacity)
     changes = disk.driver.wait_config_change(above=0, timeout=SOON)
@@ -36,8 +35,14 @@ def test_one_resize_is_announced_once_with_the_new_capacity(plug, capacity):
 
 @clause("5.2.6.2-D-02")
 def test_each_of_several_resizes_is_announced_in_turn(plug):
-    disk = plug(capacity=8 * MIB)
-    steps = [9 * MIB, 32 * MIB, 2 * MIB, 2 * MIB + 1, 8 * MIB]
+    disk = plug(capacity=mib(8))
+    steps = [
+        mib(9),
+        mib(32),
+        mib(2),
+        mib(2) + 1,
+        mib(8),
+    ]
 
     for count, capacity in enumerate(steps):
         disk.resize(capacity)
@@ -48,12 +53,12 @@ def test_each_of_several_resizes_is_announced_in_turn(plug):
 
 @clause("5.2.6.2-D-02")
 def test_a_burst_of_resizes_ends_with_the_last_capacity_announced(plug):
-    disk = plug(capacity=8 * MIB)
+    disk = plug(capacity=mib(8))
 
     for step in range(1, 21):
-        disk.resize(8 * MIB + step)
+        disk.resize(mib(8) + step)
     heard = []
-    while not heard or heard[-1].capacity != 8 * MIB + 20:
+    while not heard or heard[-1].capacity != mib(8) + 20:
         heard = disk.driver.wait_config_change(above=len(heard), timeout=SOON)
 
     assert len(heard) <= 20
@@ -63,17 +68,17 @@ def test_a_burst_of_resizes_ends_with_the_last_capacity_announced(plug):
 
 @clause("5.2.6.2-D-02")
 def test_a_resize_while_requests_run_is_announced_and_they_complete(plug):
-    disk = plug(capacity=8 * MIB, iops=10)
+    disk = plug(capacity=mib(8), iops=10)
     data = sectors(1)
     requests = [Request(RequestType.OUT, 16 * n, data) for n in range(8)]
     tokens = disk.driver.submit(requests)
     assert len(disk.driver.completed()) < len(tokens), "nothing was in flight"
 
-    disk.resize(16 * MIB)
+    disk.resize(mib(16))
     changes = disk.driver.wait_config_change(above=0, timeout=SOON)
     completions = disk.driver.complete(tokens)
 
-    assert [change.capacity for change in changes] == [16 * MIB]
+    assert [change.capacity for change in changes] == [mib(16)]
     assert [completion.status for completion in completions] == [Status.OK] * 8
     assert all(completion.damage == () for completion in completions)
     assert all(disk.backing.read(16 * n, 1) == data for n in range(8))
@@ -81,33 +86,33 @@ def test_a_resize_while_requests_run_is_announced_and_they_complete(plug):
 
 @described("5.2.5", "capacity is read at initialisation")
 def test_a_resize_before_driver_ok_is_the_capacity_after_it(plug):
-    disk = plug(start=False, capacity=8 * MIB)
+    disk = plug(start=False, capacity=mib(8))
     disk.driver.negotiate()
     assert disk.driver.config().capacity == disk.backing.size // 512
 
-    disk.resize(24 * MIB)
+    disk.resize(mib(24))
     disk.start()
 
-    assert disk.driver.config().capacity == 24 * MIB
-    assert disk.read(24 * MIB - 1).status is Status.OK
+    assert disk.driver.config().capacity == mib(24)
+    assert disk.read(mib(24) - 1).status is Status.OK
 
 
 @described("5.2.4", "the disk ends at capacity")
 def test_after_a_growth_the_new_sectors_can_be_used_and_the_old_are_as_they_were(plug):
-    disk = plug(capacity=8 * MIB)
+    disk = plug(capacity=mib(8))
     old, new = sectors(2, salt=1), sectors(2, salt=77)
-    disk.backing.write(8 * MIB - 2, old)
+    disk.backing.write(mib(8) - 2, old)
 
-    disk.resize(16 * MIB)
+    disk.resize(mib(16))
     disk.driver.wait_config_change(above=0, timeout=SOON)
-    fresh = disk.read(8 * MIB, 1)
-    written = disk.write(16 * MIB - 2, new)
-    across = disk.read(8 * MIB - 2, 3)
+    fresh = disk.read(mib(8), 1)
+    written = disk.write(mib(16) - 2, new)
+    across = disk.read(mib(8) - 2, 3)
 
     assert fresh.status is Status.OK
     assert fresh.data == bytes(512)
     assert written.status is Status.OK
-    assert disk.backing.read(16 * MIB - 2, 2) == new
+    assert disk.backing.read(mib(16) - 2, 2) == new
     assert across.status is Status.OK
     assert across.data == old + bytes(512)
     assert (fresh.damage, written.damage, across.damage) == ((), (), ())
@@ -115,21 +120,21 @@ def test_after_a_growth_the_new_sectors_can_be_used_and_the_old_are_as_they_were
 
 @described("5.2.4", "the disk ends at capacity")
 def test_after_a_shrink_the_sectors_beyond_the_end_are_gone_and_the_rest_is_as_it_was(plug):
-    disk = plug(capacity=8 * MIB)
+    disk = plug(capacity=mib(8))
     kept = sectors(2)
-    disk.backing.write(4 * MIB - 2, kept)
+    disk.backing.write(mib(4) - 2, kept)
 
-    disk.resize(4 * MIB)
+    disk.resize(mib(4))
     disk.driver.wait_config_change(above=0, timeout=SOON)
-    last = disk.read(4 * MIB - 2, 2)
-    reading = disk.read(4 * MIB, 1)
-    writing = disk.write(4 * MIB - 1, sectors(2, salt=99))
+    last = disk.read(mib(4) - 2, 2)
+    reading = disk.read(mib(4), 1)
+    writing = disk.write(mib(4) - 1, sectors(2, salt=99))
 
     assert last.status is Status.OK
     assert last.data == kept
     assert reading.status is Status.IOERR
     assert reading.data == untouched(512)
     assert writing.status is Status.IOERR
-    assert disk.backing.size == 4 * MIB * 512
-    assert disk.backing.read(4 * MIB - 2, 2) == kept
+    assert disk.backing.size == mib(4) * 512
+    assert disk.backing.read(mib(4) - 2, 2) == kept
     assert (last.damage, reading.damage, writing.damage) == ((), (), ())

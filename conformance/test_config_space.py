@@ -2,14 +2,13 @@
 
 import pytest
 
-from conformance.data import sectors
+from conformance.data import mib, sectors
 from conformance.waiting import resize
 from harness.driver.interface import Request
 from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import CONFIG_FIELD, CONFIG_FIELDS, RequestType, Status
 from harness.virtio.features import Feature
 
-MIB = 2048
 """Sectors of a mebibyte."""
 
 CAPACITY = CONFIG_FIELD["capacity"]
@@ -53,7 +52,7 @@ def test_padding_is_zero(plug):
 @clause("4.1.3.2-D-01")
 @reads_only
 def test_the_halves_of_capacity_can_be_read_in_either_order(plug):
-    driver = plug(capacity=2**32 + 3 * MIB).driver
+    driver = plug(capacity=2**32 + mib(3)).driver
 
     low_first = driver.config_read(0, 4), driver.config_read(4, 4)
     high_first = driver.config_read(4, 4), driver.config_read(0, 4)
@@ -125,10 +124,10 @@ def test_writeback_can_be_switched(plug, mode):
 @clause("4.1.4.3.1-D-06")
 @on("pci", "modern")
 def test_generation_differs_after_each_of_two_changes(plug):
-    disk = plug(capacity=8 * MIB)
+    disk = plug(capacity=mib(8))
 
     seen = [disk.driver.config_generation()]
-    for capacity in (9 * MIB, 10 * MIB):
+    for capacity in (mib(9), mib(10)):
         resize(disk, capacity)
         seen.append(disk.driver.config_generation())
 
@@ -138,28 +137,28 @@ def test_generation_differs_after_each_of_two_changes(plug):
 @clause("4.1.4.3.1-D-06")
 @on("pci", "modern")
 def test_generation_differs_after_a_change_before_driver_ok(plug):
-    disk = plug(start=False, capacity=8 * MIB)
+    disk = plug(start=False, capacity=mib(8))
     disk.driver.negotiate()
     before = read(disk.driver, CAPACITY), disk.driver.config_generation()
 
-    resize(disk, 9 * MIB)
+    resize(disk, mib(9))
     after = read(disk.driver, CAPACITY), disk.driver.config_generation()
 
-    assert after[0] == (9 * MIB).to_bytes(8, "little")
+    assert after[0] == (mib(9)).to_bytes(8, "little")
     assert after[1] != before[1], "the config generation stayed the same"
 
 
 @clause("4.1.4.3.1-D-06")
 @on("pci", "modern")
 def test_generation_differs_after_256_changes_between_two_reads(plug):
-    disk = plug(capacity=8 * MIB)
+    disk = plug(capacity=mib(8))
     disk.driver.service_interrupts(False)  # nobody reads in between
     before = read(disk.driver, CAPACITY), disk.driver.config_generation()
 
     for step in range(1, 256):
-        disk.resize(8 * MIB + step)
-    resize(disk, 8 * MIB + 256)
+        disk.resize(mib(8) + step)
+    resize(disk, mib(8) + 256)
     after = read(disk.driver, CAPACITY), disk.driver.config_generation()
 
-    assert after[0] == (8 * MIB + 256).to_bytes(8, "little")
+    assert after[0] == (mib(8) + 256).to_bytes(8, "little")
     assert after[1] != before[1], "the config generation came round to its old value"

@@ -15,12 +15,11 @@ def by_name(value):
     return value.name.lower()
 
 
-def failed(completion):
-    """Whether a request has failed, and harmed nothing."""
-    assert completion.status in (Status.IOERR, Status.UNSUPP)
-    assert completion.used_len <= 1
-    assert completion.damage == ()
-    return True
+def check_failed(completion, case=""):
+    """Assert that a request failed and changed nothing else."""
+    assert completion.status in (Status.IOERR, Status.UNSUPP), case
+    assert completion.used_len <= 1, case
+    assert completion.damage == (), case
 
 
 @pytest.mark.parametrize("kind", BOTH, ids=by_name)
@@ -33,8 +32,8 @@ def test_a_segment_can_be_as_long_as_the_device_says_and_no_longer(plug, kind):
     most = config.max_discard_sectors if discard else config.max_write_zeroes_sectors
     assert most == 384
 
-    assert failed(disk.request(kind, data=segment(0, most + 1)))
-    assert failed(disk.request(kind, data=segment(8, 2 * most)))
+    check_failed(disk.request(kind, data=segment(0, most + 1)))
+    check_failed(disk.request(kind, data=segment(8, 2 * most)))
     assert disk.backing.read(0, 1024) == sectors(1024)
     completion = disk.request(kind, data=segment(8, most))
 
@@ -55,7 +54,7 @@ def test_a_segment_beyond_the_end_fails_and_changes_nothing(plug, kind):
     places = [(end, 8), (end - 4, 8), (2**55, 8), (2**63, 8), (2**64 - 4, 8)]
 
     for sector, count in places:
-        assert failed(disk.request(kind, data=segment(sector, count))), f"{sector:#x}, {count}"
+        check_failed(disk.request(kind, data=segment(sector, count)), case=f"{sector:#x}, {count}")
 
     assert disk.backing.size == end * 512
     assert disk.backing.read(0, 8) == sectors(8)
@@ -83,8 +82,8 @@ def test_a_read_only_disk_is_neither_discarded_nor_zeroed(plug, kind):
     disk = plug(read_only=True, needs=[Feature.BLK_RO])
     before = disk.backing.allocated
 
-    assert failed(disk.request(kind, data=segment(0, 64)))
-    assert failed(disk.request(kind, data=segment(0, 64) * 2))
+    check_failed(disk.request(kind, data=segment(0, 64)))
+    check_failed(disk.request(kind, data=segment(0, 64) * 2))
     assert disk.backing.read(0, 64) == bytes(64 * 512)
     assert disk.backing.allocated == before
 

@@ -6,7 +6,7 @@ import pytest
 
 from conformance.data import sectors
 from conformance.waiting import trouble, until_completed
-from harness.disks import Fault
+from harness.diskspec import Fault
 from harness.driver.interface import Request
 from harness.report import clause, reads_only
 from harness.virtio.blk import ID_LENGTH, RequestType, Status, segment

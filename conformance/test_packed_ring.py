@@ -5,7 +5,7 @@ import pytest
 from conformance.data import sectors, untouched
 from conformance.raw import RawRead
 from conformance.waiting import let_pass, until_completed
-from harness.disks import Fault
+from harness.diskspec import Fault
 from harness.driver.interface import CANARY, Request
 from harness.report import clause, described, reads_only
 from harness.virtio.blk import RequestType, Status
@@ -266,7 +266,7 @@ def test_with_event_idx_the_interrupt_comes_at_the_descriptor_asked_for(packed):
     disk.driver.wait_interrupt("queue", above=before.queue)
 
 
-def second_round(packed):
+def plug_after_first_wrap(packed):
     """A disk that has used the first half of its ring once, and is asked for the second half
     of its next round; what it has interrupted so far."""
     disk = packed(extra=[Feature.EVENT_IDX], driver_queue_size=2 * DESCRIPTORS)
@@ -280,7 +280,7 @@ def second_round(packed):
 @described("2.8.10", "an event for one descriptor comes when that one is used")
 @reads_only
 def test_with_event_idx_the_interrupt_comes_in_the_round_asked_for(packed):
-    disk, _ = second_round(packed)
+    disk, _ = plug_after_first_wrap(packed)
     for n in range(1, 3):
         assert disk.read(n).status is Status.OK
     let_pass()
@@ -294,7 +294,7 @@ def test_with_event_idx_the_interrupt_comes_in_the_round_asked_for(packed):
 @described("2.8.10", "an event for one descriptor comes when that one is used")
 @reads_only
 def test_with_event_idx_no_interrupt_comes_at_the_end_of_the_round_before(packed):
-    disk, before = second_round(packed)
+    disk, before = plug_after_first_wrap(packed)
 
     for n in range(1, 3):
         assert disk.read(n).status is Status.OK

@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from conformance.data import sectors, untouched
-from harness.disks import Fault
+from harness.diskspec import Fault
 from harness.report import clause, described, reads_only
 from harness.virtio.blk import RequestType, Status, segment
 from harness.virtio.features import Feature

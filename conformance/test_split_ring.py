@@ -4,9 +4,9 @@ import pytest
 
 from conformance.data import sectors
 from conformance.raw import RawRead
-from conformance.rings import Carousel
+from conformance.rings import RingWrapper
 from conformance.waiting import let_pass, trouble, until_completed
-from harness.disks import Fault
+from harness.diskspec import Fault
 from harness.driver.interface import CANARY, Buffer, Request
 from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import RequestType, Status, segment
@@ -370,7 +370,7 @@ def test_with_event_idx_used_event_may_be_in_the_middle_of_a_batch(plug):
 def test_with_event_idx_the_interrupt_comes_where_the_index_wraps_around(plug):
     disk = plug(extra=[Feature.EVENT_IDX], without=[Feature.NOTIFICATION_DATA])
     driver = disk.driver
-    requests = Carousel(disk)
+    requests = RingWrapper(disk)
     set_used_event(disk, 0xFFFF)
     requests.turn(0xFFFF)
     let_pass()

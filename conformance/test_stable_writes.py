@@ -7,7 +7,7 @@ stable write as done has not waited for that, or has not asked for it.
 import pytest
 
 from conformance.data import sectors
-from harness.disks import Fault
+from harness.diskspec import Fault
 from harness.report import clause, on
 from harness.virtio.blk import CONFIG_FIELD, RequestType, Status
 from harness.virtio.features import Feature

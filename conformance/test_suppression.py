@@ -11,7 +11,7 @@ from harness.virtio.features import Feature
 EXTRA = pytest.mark.parametrize("extra", [[], [Feature.EVENT_IDX]], ids=["flags", "event"])
 
 
-def sparing(plug, extra, packed=None):
+def plug_suppressed(plug, extra, packed=None):
     """A disk whose driver notifies only when it is asked to, and asks for what it wants."""
     disk = plug(packed=packed, extra=[*extra, Feature.RING_PACKED] if packed else extra)
     disk.driver.suppress_notifications(True)
@@ -48,21 +48,21 @@ def assert_all_are_served(disk):
 
 @clause("2.7.7.2-D-05")
 def test_each_completion_interrupts_if_the_driver_asks_for_the_next(plug):
-    assert_each_completion_interrupts(sparing(plug, [Feature.EVENT_IDX]))
+    assert_each_completion_interrupts(plug_suppressed(plug, [Feature.EVENT_IDX]))
 
 
 @described("2.8.10", "an event for one descriptor comes when that one is used")
 def test_each_completion_of_a_packed_ring_interrupts_if_the_driver_asks_for_the_next(plug):
-    assert_each_completion_interrupts(sparing(plug, [Feature.EVENT_IDX], packed=True))
+    assert_each_completion_interrupts(plug_suppressed(plug, [Feature.EVENT_IDX], packed=True))
 
 
 @EXTRA
 @described("2.7.10", "a device that asks for no notification finds what becomes available")
 def test_requests_that_are_only_notified_of_when_asked_for_are_served(plug, extra):
-    assert_all_are_served(sparing(plug, extra))
+    assert_all_are_served(plug_suppressed(plug, extra))
 
 
 @EXTRA
 @described("2.8.10", "a device that asks for no notification finds what becomes available")
 def test_requests_of_a_packed_ring_are_served_likewise(plug, extra):
-    assert_all_are_served(sparing(plug, extra, packed=True))
+    assert_all_are_served(plug_suppressed(plug, extra, packed=True))

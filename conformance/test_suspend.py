@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.data import sectors, untouched
+from conformance.data import mib, sectors, untouched
 from conformance.raw import RawRead
 from conformance.waiting import eventually, let_pass, trouble
 from harness.report import clause, on
@@ -13,7 +13,6 @@ from harness.virtio.ring import used_size
 
 pytestmark = on("modern")
 
-MIB = 2048
 """Sectors of a mebibyte."""
 
 WRITEBACK = CONFIG_FIELD["writeback"]
@@ -152,12 +151,12 @@ def test_a_suspended_device_ignores_writes_to_its_configuration_space(plug):
 
 @clause("3.4.2-D-04")
 def test_a_suspended_device_announces_no_resize(plug):
-    disk = plug(capacity=8 * MIB, extra=[Feature.SUSPEND])
+    disk = plug(capacity=mib(8), extra=[Feature.SUSPEND])
     driver = disk.driver
     suspend(driver)
     before = driver.interrupts()
 
-    disk.resize(16 * MIB)
+    disk.resize(mib(16))
     let_pass()
 
     assert driver.interrupts() == before
@@ -165,17 +164,17 @@ def test_a_suspended_device_announces_no_resize(plug):
 
 @clause("3.4.2-D-05")
 def test_a_resize_meanwhile_is_announced_when_the_device_resumes(plug):
-    disk = plug(capacity=8 * MIB, extra=[Feature.SUSPEND])
+    disk = plug(capacity=mib(8), extra=[Feature.SUSPEND])
     driver = disk.driver
     suspend(driver)
     heard = len(driver.config_changes())
 
-    disk.resize(16 * MIB)
+    disk.resize(mib(16))
     let_pass()
     resume(driver)
     changes = driver.wait_config_change(above=heard, timeout=3)
 
-    assert changes[-1].capacity == 16 * MIB
+    assert changes[-1].capacity == mib(16)
 
 
 def suspended_under_load(disk):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.zones import MOST, OPEN, RESOURCES, done, plug_zoned, refused
+from conformance.zones import MOST, OPEN, RESOURCES, check_refused, done, plug_zoned
 from harness.report import clause, described
 from harness.virtio.blk import Status, ZoneState
 
@@ -48,7 +48,7 @@ def test_a_zone_is_not_opened_beyond_a_limit_and_nothing_changes(plug, use_up):
     _, other = use_up(zoned)
     before = zoned.zones()
 
-    assert refused(zoned.open(other), *RESOURCES)
+    check_refused(zoned.open(other), *RESOURCES)
     assert zoned.zones() == before
 
 
@@ -71,7 +71,7 @@ def test_a_closed_zone_is_not_opened_beyond_the_limit(plug, kind):
         completion = zoned.open(other)
     else:
         completion = zoned.disk.write(other.start + zoned.granule, zoned.data(salt=80))
-    assert refused(completion, *RESOURCES)
+    check_refused(completion, *RESOURCES)
     assert zoned.zones() == before
 
 
@@ -89,7 +89,7 @@ def test_a_write_that_cannot_open_its_zone_is_refused(plug, use_up, kind):
         zoned.need_append(zoned.granule)
         completion = zoned.append(other.start, zoned.data())
 
-    assert refused(completion, *RESOURCES)
+    check_refused(completion, *RESOURCES)
     assert zoned.zones() == before
 
 
@@ -98,8 +98,8 @@ def test_the_status_names_the_open_zones_where_they_have_run_out(plug):
     zoned = plug_zoned(plug, **OPEN_FIRST)
     _, other = use_up_open(zoned)
 
-    assert refused(zoned.open(other), Status.ZONE_OPEN_RESOURCE)
-    assert refused(zoned.disk.write(other.start, zoned.data()), Status.ZONE_OPEN_RESOURCE)
+    check_refused(zoned.open(other), Status.ZONE_OPEN_RESOURCE)
+    check_refused(zoned.disk.write(other.start, zoned.data()), Status.ZONE_OPEN_RESOURCE)
 
 
 @described("5.2.6", "ZONE_ACTIVE_RESOURCE says that max_active_zones was reached")
@@ -107,8 +107,8 @@ def test_the_status_names_the_active_zones_where_they_have_run_out(plug):
     zoned = plug_zoned(plug, **OPEN_FIRST)
     _, other = use_up_active(zoned)
 
-    assert refused(zoned.open(other), Status.ZONE_ACTIVE_RESOURCE)
-    assert refused(zoned.disk.write(other.start, zoned.data()), Status.ZONE_ACTIVE_RESOURCE)
+    check_refused(zoned.open(other), Status.ZONE_ACTIVE_RESOURCE)
+    check_refused(zoned.disk.write(other.start, zoned.data()), Status.ZONE_ACTIVE_RESOURCE)
 
 
 @described("5.2.6", "where both limits are reached the status is ZONE_ACTIVE_RESOURCE")
@@ -121,7 +121,7 @@ def test_the_status_names_the_active_zones_where_both_have_run_out(plug):
     for zone in zones:
         done(zoned.open(zone))
 
-    assert refused(zoned.open(other), Status.ZONE_ACTIVE_RESOURCE)
+    check_refused(zoned.open(other), Status.ZONE_ACTIVE_RESOURCE)
 
 
 @described("5.2.6", "a zone that is open implicitly may be closed to make room for another")
@@ -138,7 +138,7 @@ def test_implicitly_open_zones_make_room_or_are_in_the_way_but_never_too_many(pl
 
     completion = zoned.disk.write(other.start, zoned.data(salt=99))
 
-    assert refused(completion, Status.OK, Status.ZONE_OPEN_RESOURCE)
+    check_refused(completion, Status.OK, Status.ZONE_OPEN_RESOURCE)
     if completion.status is Status.OK:
         assert zoned.zone(other).state is ZoneState.IOPEN
         assert zoned.disk.read(other.start, zoned.granule).data == zoned.data(salt=99)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.zones import AT_ONCE, MODELS, done, plug_zoned, refused
+from conformance.zones import AT_ONCE, MODELS, check_refused, done, plug_zoned
 from harness.report import described, reads_only
 from harness.virtio.blk import (
     ZONE_DESCRIPTOR,
@@ -129,4 +129,4 @@ def test_a_report_from_beyond_the_last_zone_is_an_error(plug):
 
     for sector in (end, 2 * end, 2**63, 2**64 - 1):
         completion = zoned.disk.request(RequestType.ZONE_REPORT, sector, receive=room(1))
-        assert refused(completion, Status.ZONE_INVALID_CMD, Status.IOERR), f"from {sector:#x}"
+        check_refused(completion, Status.ZONE_INVALID_CMD, Status.IOERR, case=f"from {sector:#x}")

@@ -3,7 +3,7 @@
 import pytest
 
 from conformance.data import sectors
-from conformance.zones import done, plug_zoned, refused
+from conformance.zones import check_refused, done, plug_zoned
 from harness.driver.interface import Request
 from harness.report import clause, described
 from harness.virtio.blk import APPEND_SECTOR, SECTOR, RequestType, Status, ZoneState, ZoneType
@@ -82,11 +82,11 @@ def test_a_full_zone_is_not_written(plug, kind):
     zoned.brought_to(ZoneState.FULL, zone)
 
     if kind == "append":
-        assert refused(zoned.append(zone.start, zoned.data(salt=80)), Status.ZONE_INVALID_CMD)
+        check_refused(zoned.append(zone.start, zoned.data(salt=80)), Status.ZONE_INVALID_CMD)
     else:
         completion = zoned.disk.write(zone.start, zoned.data(salt=80))
         # It is past the capacity, and at no write pointer either.
-        assert refused(completion, Status.ZONE_INVALID_CMD, Status.ZONE_UNALIGNED_WP)
+        check_refused(completion, Status.ZONE_INVALID_CMD, Status.ZONE_UNALIGNED_WP)
     assert zoned.zone(zone).state is ZoneState.FULL
     assert zoned.disk.read(zone.start, zoned.granule).data == zoned.data(salt=11)
 
@@ -98,7 +98,7 @@ def test_a_full_zone_is_not_written(plug, kind):
 def test_a_write_before_or_behind_the_write_pointer_is_refused(plug):
     zoned = plug_zoned(plug)
     (zone,) = zoned.empty()
-    assert refused(
+    check_refused(
         zoned.disk.write(zone.start + zoned.granule, zoned.data()), Status.ZONE_UNALIGNED_WP
     )
     assert unchanged(zoned, zone)
@@ -107,7 +107,7 @@ def test_a_write_before_or_behind_the_write_pointer_is_refused(plug):
 
     for steps in (-3, -1, 1, 2):
         completion = zoned.disk.write(written.wp + steps * zoned.granule, zoned.data(salt=80))
-        assert refused(completion, Status.ZONE_UNALIGNED_WP), f"{steps} granules from it"
+        check_refused(completion, Status.ZONE_UNALIGNED_WP, case=f"{steps} granules from it")
         assert completion.used_len <= 1
 
     assert unchanged(zoned, written)
@@ -123,7 +123,7 @@ def test_a_write_that_ends_amid_a_granule_is_refused(plug):
 
     for count in (1, zoned.granule + 1, 2 * zoned.granule - 1):
         completion = zoned.disk.write(zone.start, sectors(count))
-        assert refused(completion, Status.ZONE_UNALIGNED_WP), f"{count} sectors"
+        check_refused(completion, Status.ZONE_UNALIGNED_WP, case=f"{count} sectors")
 
     assert unchanged(zoned, zone)
 
@@ -151,7 +151,7 @@ def test_more_than_a_zone_has_room_for_is_refused(plug, kind):
     else:
         zoned.need_append(left + zoned.granule)
         completion = zoned.append(zone.start, data)
-    assert refused(completion, Status.ZONE_INVALID_CMD)
+    check_refused(completion, Status.ZONE_INVALID_CMD)
     assert unchanged(zoned, written)
 
     # What fits still fits.
@@ -178,7 +178,7 @@ def test_a_range_across_two_zones_is_refused(plug, kind):
         zoned.need_append(more)
         completion = zoned.append(zone.start, sectors(more))
 
-    assert refused(completion, Status.ZONE_INVALID_CMD)
+    check_refused(completion, Status.ZONE_INVALID_CMD)
     assert [zoned.zone(zone), zoned.zone(behind)] == [zone, behind]
 
 
@@ -258,7 +258,7 @@ def test_an_append_elsewhere_than_at_the_start_of_a_zone_is_refused(plug):
     last = zone.start + zoned.config.zone_sectors - zoned.granule
     for sector in (zone.start + zoned.granule, written.wp, last):
         completion = zoned.append(sector, zoned.data(salt=80))
-        assert refused(completion, Status.ZONE_INVALID_CMD), f"at sector {sector}"
+        check_refused(completion, Status.ZONE_INVALID_CMD, case=f"at sector {sector}")
 
     assert unchanged(zoned, written)
 
@@ -275,7 +275,7 @@ def test_an_append_to_a_zone_that_is_not_write_required_is_refused(plug, model, 
     zone = zoned.of_type(kind)[0]
     before = zoned.disk.read(zone.start, zoned.granule)
 
-    assert refused(zoned.append(zone.start, zoned.data(salt=80)), Status.ZONE_INVALID_CMD)
+    check_refused(zoned.append(zone.start, zoned.data(salt=80)), Status.ZONE_INVALID_CMD)
 
     assert unchanged(zoned, zone)
     assert zoned.disk.read(zone.start, zoned.granule).data == before.data
@@ -288,7 +288,7 @@ def test_without_append_every_append_is_unsupported(plug):
         pytest.skip("max_append_sectors is not 0: the device can append")
     (zone,) = zoned.empty()
 
-    assert refused(zoned.append(zone.start, zoned.data()), Status.UNSUPP)
+    check_refused(zoned.append(zone.start, zoned.data()), Status.UNSUPP)
     assert unchanged(zoned, zone)
 
 
@@ -301,7 +301,7 @@ def test_an_append_of_more_than_max_append_sectors_is_refused(plug):
     if more > zone.capacity or more > 1 << 12:
         pytest.skip(f"max_append_sectors is {more - zoned.granule}: more is too much anyway")
 
-    assert refused(zoned.append(zone.start, sectors(more)), Status.ZONE_INVALID_CMD)
+    check_refused(zoned.append(zone.start, sectors(more)), Status.ZONE_INVALID_CMD)
     assert unchanged(zoned, zone)
 
 

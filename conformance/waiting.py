@@ -11,7 +11,7 @@ import pytest
 from harness.driver.errors import DriverError
 
 if TYPE_CHECKING:
-    from harness.target import Disk
+    from harness.targets import Disk
 
 QUIET = 0.2
 """Seconds in which something that ought not to happen would have happened."""

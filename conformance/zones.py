@@ -30,8 +30,8 @@ from harness.virtio.blk import (
 from harness.virtio.features import Feature
 
 if TYPE_CHECKING:
-    from harness.plugin import Plug
-    from harness.target import Disk
+    from harness.pytestplugin.plugin import Plug
+    from harness.targets import Disk
 
 AT_ONCE = 32
 """Zones asked for in one report."""
@@ -217,8 +217,7 @@ def done(completion: Completion) -> Completion:
     return completion
 
 
-def refused(completion: Completion, *statuses: Status) -> bool:
-    """Whether a request ended with one of these, and harmed nothing."""
-    assert completion.damage == ()
-    assert completion.status in statuses
-    return True
+def check_refused(completion: Completion, *statuses: Status, case: str = "") -> None:
+    """Assert that a request ended with one of the statuses and changed nothing else."""
+    assert completion.damage == (), case
+    assert completion.status in statuses, case

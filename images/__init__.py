@@ -4,9 +4,9 @@ image = images.ensure(print)
 # qemu-system-x86_64 -kernel image.kernel -initrd image.initrd -append images.KERNEL_ARGS ...
 """
 
-from .cache import Image, Status, cache_dir, ensure, status, update
-from .errors import ImageError
-from .recipe import KERNEL_ARGS, KERNEL_ARGS_IOMMU, KERNEL_ARGS_MICROVM
+from images.cache import Image, Status, cache_dir, ensure, status, update
+from images.errors import ImageError
+from images.recipe import KERNEL_ARGS, KERNEL_ARGS_IOMMU, KERNEL_ARGS_MICROVM
 
 __all__ = [
     "KERNEL_ARGS",

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import ImageError, no_space
+from images.errors import ImageError, no_space
 
 _UPDATE_DEADLINE = 300.0  # seconds
 _QUERY_DEADLINE = 60.0

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from . import lock, recipe, ssh
-from .apt import Apt, Package
-from .errors import ImageError, no_space
+from images import lock, recipe, ssh
+from images.apt import Apt, Package
+from images.errors import ImageError, no_space
 
 Progress = Callable[[str], None]
 

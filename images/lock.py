@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import recipe
-from .apt import Apt, Package
-from .errors import ImageError
+from images import recipe
+from images.apt import Apt, Package
+from images.errors import ImageError
 
 PATH = Path(__file__).parent / "packages.lock.json"
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
-from .errors import ImageError
+from images.errors import ImageError
 
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 

@@ -17,8 +17,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from . import cpio, modules
-from .errors import ImageError
+from images import cpio, modules
+from images.errors import ImageError
 
 # The kernel is found through its metapackage, whose dependency names the current version.
 KERNEL_METAPACKAGE = "linux-image-cloud-amd64"

@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from . import cpio
+from images import cpio
 
 CLIENT_KEY = "id_ed25519"
 _HOST_KEY = "host_ed25519"

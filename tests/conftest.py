@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 FAKE_TARGET = """
 from types import SimpleNamespace
 
-import harness.target.registry
-from harness.target import DeviceIdentity, LacksError, Plugged, Target, TargetError
+import harness.targets.registry
+from harness.targets import DeviceIdentity, LacksError, Plugged, Target, TargetError
 
 
 class FakeDisk(Plugged):
@@ -74,14 +74,14 @@ class OtherTarget(FakeTarget):
         return super().plug(spec)
 
 
-harness.target.registry.GuestPci = FakeTarget
-harness.target.registry._MAKERS["other"] = ("another", lambda settings: OtherTarget())
+harness.targets.registry.GuestPci = FakeTarget
+harness.targets.registry._MAKERS["other"] = ("another", lambda settings: OtherTarget())
 """
 
 HEAD = """
 import pytest
 from harness.report import clause, described, on, reads_only
-from harness.target import TargetError
+from harness.targets import TargetError
 from harness.virtio.features import Feature
 """
 

@@ -24,11 +24,11 @@ END_DEADLINE = 20.0
 HEAD = """
 import os, signal, socket, time
 import pytest
-from harness.plugin import BENCHES
+from harness.pytestplugin.plugin import BENCHES
 from harness.driver.errors import DeviceTimeoutError
 from harness.driver.interface import Request
 from harness.report import clause
-from harness.target import TargetError
+from harness.targets import TargetError
 
 @pytest.fixture
 def machine(request):

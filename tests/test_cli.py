@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import doctor, main, running
-from harness.disks import DiskSpec
+from harness.diskspec import DiskSpec
 from harness.machine import Machine, MachineConfig, cleanup, find_qemu
 from harness.machine.accel import DEVICE
 

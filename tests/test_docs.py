@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli.main import _parser, _shielded
-from harness.target.registry import descriptions
+from harness.targets.registry import descriptions
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

@@ -91,7 +91,8 @@ def test_no_target_is_made_for_a_run_that_needs_no_disk(run) -> None:
 
 def test_the_plugin_alone_loads_no_machine() -> None:
     code = (
-        "import sys, harness.plugin; print([m for m in sys.modules if 'qemu' in m or 'ssh' in m])"
+        "import sys, harness.pytestplugin.plugin;"
+        " print([m for m in sys.modules if 'qemu' in m or 'ssh' in m])"
     )
     answer = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -299,7 +300,7 @@ def test_a_test_that_writes_is_skipped_where_the_disk_is_not_ours(run) -> None:
 def test_what_turns_out_to_be_lacking_in_a_test_is_a_skip(run) -> None:
     result = run(
         """
-from harness.target import LacksError
+from harness.targets import LacksError
 @reads_only
 def test_it(plug):
     plug(start=False)

@@ -8,7 +8,7 @@ import pytest
 from conformance.hardening.victim import QUEUES, Victim
 from harness.driver.errors import BadArgumentError
 from harness.report.hardened import EVIDENCE, RING, VERDICT
-from harness.target.vitals import Judgement
+from harness.robustness.process_watch import Judgement
 from harness.virtio.features import Feature
 
 QUEUE_SIZE = 64
@@ -40,7 +40,7 @@ def victim(plug: Callable[..., Any], kind: str, request: pytest.FixtureRequest) 
     def record(judgement: Judgement) -> None:
         request.node.user_properties += [
             (RING, kind),
-            (VERDICT, str(judgement.verdict)),
+            (VERDICT, str(judgement.fate)),
             (EVIDENCE, judgement.evidence),
         ]
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from conformance.hardening.places import PLACES, notify_register, place, status_register
-from conformance.hardening.rings import PackedRing
 from harness.driver.interface import Buffer
 from harness.report import hardening
+from harness.robustness.bad_addresses import PLACES, notify_register, place, status_register
+from harness.robustness.rings import PackedRing
 from harness.virtio.blk import REQUEST_HEADER, SECTOR, RequestType
 from harness.virtio.ring import DESC_F_INDIRECT, DESC_SIZE
 
@@ -40,7 +40,7 @@ def test_a_buffer_in_an_impossible_place(victim, where, role):
         pytest.skip("what a device writes to its own registers has tests of its own")
     buffers = request_with(disk, role, address=place(disk.driver, where))
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(*buffers)
 
 
@@ -50,7 +50,7 @@ def test_an_indirect_table_in_an_impossible_place(victim, where):
     disk = victim()
     address = place(disk.driver, where)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.refer(Buffer(address, 3 * DESC_SIZE))
         disk.go()
 
@@ -61,7 +61,7 @@ def test_an_indirect_buffer_in_an_impossible_place(victim, where):
     disk = victim()
     buffers = request_with(disk, "data-in", address=place(disk.driver, where))
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(*buffers, indirect=True)
 
 
@@ -73,7 +73,7 @@ def test_data_that_the_device_writes_to_its_own_registers(victim, register):
     header, area, status = disk.read(sector=5)
     target = Buffer(register(disk.driver), 4, writable=True)  # virtio-mmio takes no less
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, target, replaced(area, length=SECTOR - 4), status)
 
 
@@ -84,7 +84,7 @@ def test_a_status_byte_on_the_devices_own_registers(victim, register):
     disk = victim()
     header, area, _ = disk.read(sector=5)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, area, disk.unseen_status(register(disk.driver)))
 
 
@@ -95,7 +95,7 @@ def test_a_buffer_of_an_impossible_length(victim, role, length):
     disk = victim()
     buffers = request_with(disk, role, length=length)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(*buffers)
 
 
@@ -105,7 +105,7 @@ def test_an_indirect_buffer_of_an_impossible_length(victim, length):
     disk = victim()
     buffers = request_with(disk, "data-in", length=length)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(*buffers, indirect=True)
 
 
@@ -116,7 +116,7 @@ def test_lengths_whose_sum_wraps(victim, length):
     header, area, status = disk.read()
     huge = replaced(area, length=length)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, huge, huge, huge, status)
 
 
@@ -125,7 +125,7 @@ def test_a_buffer_around_the_end_of_the_address_space(victim):
     disk = victim()
     header, _, status = disk.read()
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, Buffer(2**64 - SECTOR // 2, SECTOR, writable=True), status)
 
 
@@ -139,7 +139,7 @@ def test_an_indirect_table_of_an_impossible_size(victim, size):
     disk = victim()
     table = disk.table(*disk.read())
 
-    with disk.watched():
+    with disk.must_survive():
         disk.refer(replaced(table, length=size))
         disk.go()
 
@@ -149,7 +149,7 @@ def test_an_indirect_table_larger_than_the_queue(victim):
     disk = victim(size=16)
     header, _, status = disk.read()
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, *[disk.area(64)] * 200, status, indirect=True)
 
 
@@ -158,7 +158,7 @@ def test_an_indirect_table_of_more_than_1024_buffers(victim):
     disk = victim()
     header, area, status = disk.read()
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, *[area] * 1100, status, indirect=True)
 
 
@@ -169,7 +169,7 @@ def test_indirect_inside_indirect(victim):
     outer = disk.table(inner)
     disk.canaries.write(outer.address, disk.ring.table_entry(inner, DESC_F_INDIRECT))
 
-    with disk.watched():
+    with disk.must_survive():
         disk.refer(outer)
         disk.go()
 
@@ -183,7 +183,7 @@ def test_an_indirect_table_that_contains_itself(victim):
             table.address + DESC_SIZE * entry, disk.ring.table_entry(table, DESC_F_INDIRECT)
         )
 
-    with disk.watched():
+    with disk.must_survive():
         disk.refer(table)
         disk.go()
 
@@ -194,7 +194,7 @@ def test_indirect_that_was_not_agreed(victim):
     if disk.agreed_indirect():
         pytest.skip("the device offers INDIRECT_DESC whether it is wanted or not")
 
-    with disk.watched():
+    with disk.must_survive():
         table = disk.table(*disk.read())
         disk.ring.lay(table, flags=DESC_F_INDIRECT)
         disk.go()
@@ -209,7 +209,7 @@ def test_one_buffer_for_everything(victim):
     address = disk.area().address
     disk.canaries.write(address, REQUEST_HEADER.pack(RequestType.IN, 0, 5))
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(
             Buffer(address, REQUEST_HEADER.size),
             Buffer(address, SECTOR, writable=True),
@@ -222,7 +222,7 @@ def test_a_status_byte_in_the_data(victim):
     disk = victim()
     header, area, _ = disk.read(sector=5)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, area, disk.status(at=area.address + 7))
 
 
@@ -231,7 +231,7 @@ def test_data_buffers_that_overlap(victim):
     disk = victim()
     header, area, status = disk.read()
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, *[area] * 20, status)
 
 
@@ -244,7 +244,7 @@ def test_data_over_the_ring(victim, part):
     if isinstance(disk.ring, PackedRing) and part != "desc":
         target = replaced(target, length=4)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, target, status)
 
 
@@ -255,7 +255,7 @@ def test_a_status_byte_over_the_ring(victim, part):
     header, area, _ = disk.read(sector=5)
     place = getattr(disk.ring.layout, part) + (2 if part == "device" else 0)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, area, disk.unseen_status(place))
 
 
@@ -266,7 +266,7 @@ def test_data_over_its_own_indirect_table(victim):
     table = disk.table(header, header, header)
     target = replaced(table)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.ring.table(table.address, header, Buffer(target.address, 48, True), status)
         disk.refer(table)
         disk.go()
@@ -291,7 +291,7 @@ def test_buffers_in_the_wrong_direction(victim, type, wrong):
     for index in wrong:
         buffers[index] = turned(buffers[index])
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(*buffers)
 
 
@@ -301,5 +301,5 @@ def test_buffers_in_the_wrong_order(victim, order):
     disk = victim()
     buffers = disk.read()
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(*[buffers[index] for index in order])

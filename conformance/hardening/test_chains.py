@@ -25,7 +25,7 @@ def test_a_chain_that_loops(victim, back_to):
     disk.lay(*buffers)
     disk.ring.put(2, buffers[2], DESC_F_NEXT, back_to)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -35,7 +35,7 @@ def test_a_head_that_loops(victim):
     disk.lay(*disk.read())
     disk.ring.put(0, disk.header(), DESC_F_NEXT, 0)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -48,7 +48,7 @@ def test_a_chain_that_loops_through_the_whole_ring(victim, writable):
     for slot in range(1, disk.ring.size):
         disk.ring.put(slot, one, DESC_F_NEXT, (slot + 1) % disk.ring.size)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -60,7 +60,7 @@ def test_a_next_outside_the_table(victim, beyond):
     disk.lay(*buffers)
     disk.ring.put(1, buffers[1], DESC_F_NEXT, disk.ring.size + beyond)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -71,7 +71,7 @@ def test_a_next_of_all_ones(victim):
     disk.lay(*buffers)
     disk.ring.put(0, buffers[0], DESC_F_NEXT, 0xFFFF)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -80,7 +80,7 @@ def test_a_descriptor_of_zeroes(victim):
     disk = victim()
     disk.ring.put(0, NOTHING, 0)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -91,7 +91,7 @@ def test_a_chain_that_runs_into_an_empty_descriptor(victim):
     disk.lay(*buffers)
     disk.ring.put(2, buffers[2], DESC_F_NEXT, 9)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -100,7 +100,7 @@ def test_reserved_descriptor_flags(victim):
     disk = victim()
     disk.ring.lay(*disk.read(), flags=RESERVED_FLAGS)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -111,7 +111,7 @@ def test_two_chains_that_share_descriptors(victim):
     disk.lay(*buffers)
     disk.ring.put(3, disk.header(), DESC_F_NEXT, 1)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.ring.available(0, 3)
         disk.kick()
 
@@ -122,7 +122,7 @@ def test_one_chain_many_times(victim, times):
     disk = victim()
     disk.lay(*disk.read())
 
-    with disk.watched():
+    with disk.must_survive():
         disk.ring.available(*[0] * min(times, disk.ring.size))
         disk.kick()
 
@@ -133,7 +133,7 @@ def test_a_head_outside_the_table(victim, head):
     disk = victim()
     disk.lay(*disk.read())
 
-    with disk.watched():
+    with disk.must_survive():
         disk.ring.available({"size": disk.ring.size, "far": 0x4000, "all-ones": 0xFFFF}[head])
         disk.kick()
 
@@ -144,7 +144,7 @@ def test_an_available_index_that_jumps(victim, by):
     disk = victim()
     disk.lay(*disk.read())
 
-    with disk.watched():
+    with disk.must_survive():
         disk.ring.available(0, by=by)
         disk.kick()
 
@@ -154,7 +154,7 @@ def test_an_available_index_just_beyond_the_ring(victim):
     disk = victim()
     disk.lay(*disk.read())
 
-    with disk.watched():
+    with disk.must_survive():
         disk.ring.available(*[0] * disk.ring.size, by=disk.ring.size + 1)
         disk.kick()
 
@@ -164,7 +164,7 @@ def test_an_available_index_that_goes_back(victim):
     disk = victim()
     disk.lay(*disk.read())
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
         disk.settle()
         disk.ring.available(by=0xFFFF)
@@ -176,7 +176,7 @@ def test_an_available_index_that_runs_away(victim):
     disk = victim()
     disk.lay(*disk.read())
 
-    with disk.watched():
+    with disk.must_survive():
         for _ in range(20):
             disk.ring.available(by=disk.ring.size)
             disk.kick()
@@ -187,7 +187,7 @@ def test_reserved_flags_of_the_available_ring(victim):
     disk = victim()
     disk.canaries.write(disk.ring.layout.driver, b"\xff\xff")
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(*disk.read())
 
 
@@ -198,7 +198,7 @@ def test_a_used_index_that_the_driver_has_changed(victim, by):
     device = disk.ring.layout.device
     disk.lay(*disk.read())
 
-    with disk.watched():
+    with disk.must_survive():
         disk.canaries.write(device + 2, by.to_bytes(2, "little"))
         disk.go()
 
@@ -210,7 +210,7 @@ def test_indirect_with_next(victim):
     disk.refer(disk.table(*buffers), DESC_F_INDIRECT | DESC_F_NEXT)
     disk.ring.put(1, buffers[2], 0)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -223,7 +223,7 @@ def test_an_indirect_table_that_loops(victim):
     disk.canaries.write(table.address + 32, entry)
     disk.refer(table)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -237,5 +237,5 @@ def test_an_indirect_chain_that_leaves_its_table(victim, following):
     disk.canaries.write(table.address + 16, entry)
     disk.refer(table)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()

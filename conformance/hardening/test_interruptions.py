@@ -31,7 +31,7 @@ def batch(disk, queue=1, type=RequestType.IN):
 def test_a_reset_with_requests_under_way(victim, times):
     disk = victim(iops=SLOW)
 
-    with disk.watched():
+    with disk.must_survive():
         for _ in range(times):
             batch(disk)
             disk.reset()
@@ -41,7 +41,7 @@ def test_a_reset_with_requests_under_way(victim, times):
 def test_a_reset_that_outlasts_the_requests(victim):
     disk = victim(iops=SLOWER)
 
-    with disk.watched():
+    with disk.must_survive():
         batch(disk)
         disk.driver.reset()
         let_pass(2 * BATCH / SLOWER)
@@ -53,7 +53,7 @@ def test_a_reset_behind_a_malformed_chain(victim):
     disk = victim()
     header, area, _ = disk.read()
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, Buffer(area.address, 0, writable=True))
         disk.reset()
 
@@ -62,7 +62,7 @@ def test_a_reset_behind_a_malformed_chain(victim):
 def test_many_resets(victim):
     disk = victim(iops=SLOW)
 
-    with disk.watched():
+    with disk.must_survive():
         batch(disk)
         for _ in range(50):
             disk.driver.set_status(0)
@@ -74,7 +74,7 @@ def test_many_resets(victim):
 def test_a_queue_reset_with_requests_under_way(registers, times):
     disk = registers(iops=SLOWER, needs=[Feature.RING_RESET])
 
-    with disk.watched():
+    with disk.must_survive():
         for _ in range(times):
             batch(disk)
             disk.reset_queue(1)
@@ -88,7 +88,7 @@ def test_a_queue_reset_of_absent_queues(registers):
     if "mmio" in disk.driver.description()["transport"]:
         names = ("QueueSel", "QueueReset")
 
-    with disk.watched():
+    with disk.must_survive():
         for queue in (2, 3, 4, 1023, 0xFFFF):
             for value in (1, 2, 0xFFFF, 0):
                 disk.driver.register_write(names[0], queue)
@@ -100,7 +100,7 @@ def test_a_queue_reset_behind_a_malformed_chain(registers):
     disk = registers(needs=[Feature.RING_RESET])
     header, area, _ = disk.read()
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, Buffer(area.address, 0, writable=True))
         disk.reset_queue(0)
 
@@ -113,7 +113,7 @@ def test_a_queue_in_use_set_up_again(registers, size, reset):
     if not disk.driver.offered() & Feature.VERSION_1.mask:
         pytest.skip("a legacy queue has the device's size")
 
-    with disk.watched():
+    with disk.must_survive():
         for _ in range(4):
             disk.attempt(*disk.read())
         if reset:
@@ -127,7 +127,7 @@ def test_a_queue_in_use_set_up_again(registers, size, reset):
 def test_a_resize_with_requests_under_way(victim, capacity):
     disk = victim(iops=SLOW)
 
-    with disk.watched():
+    with disk.must_survive():
         end = disk.driver.config().capacity - 8 * BATCH
         disk.driver.submit(
             [Request(RequestType.IN, end + 8 * n, receive=SECTOR) for n in range(BATCH)], 1
@@ -139,7 +139,7 @@ def test_a_resize_with_requests_under_way(victim, capacity):
 def test_resizes_and_resets_by_turns(victim):
     disk = victim(iops=SLOW)
 
-    with disk.watched():
+    with disk.must_survive():
         for turn in range(6):
             batch(disk)
             disk.disk.resize((WITNESS + 8) << (turn % 3))
@@ -150,7 +150,7 @@ def test_resizes_and_resets_by_turns(victim):
 def test_the_cache_mode_changed_under_writes(victim):
     disk = victim(needs=[Feature.BLK_CONFIG_WCE], write_cache=True)
 
-    with disk.watched():
+    with disk.must_survive():
         batch(disk, type=RequestType.OUT)
         for turn in range(20):
             disk.driver.config_write(32, bytes([turn % 2]))
@@ -161,7 +161,7 @@ def test_one_buffer_in_two_queues(victim):
     disk = victim(iops=SLOW)
     buffers = disk.read()
 
-    with disk.watched():
+    with disk.must_survive():
         disk.lay(*buffers)
         head = disk.driver.queue_add(1, buffers)
         disk.driver.queue_publish(1, [head])
@@ -174,7 +174,7 @@ def test_a_request_that_changes_under_way(victim):
     disk = victim(iops=SLOW)
     header, area, status = disk.read()
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, area, status)
         disk.canaries.write(header.address, b"\xff" * header.length)
         disk.ring.put(1, Buffer(2**63, 1 << 31, writable=True), 0xFFFF & ~2, 0xFFFF)
@@ -184,6 +184,6 @@ def test_a_request_that_changes_under_way(victim):
 def test_many_notifications(victim):
     disk = victim()
 
-    with disk.watched():
+    with disk.must_survive():
         for _ in range(500):
             disk.kick()

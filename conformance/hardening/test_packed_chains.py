@@ -34,7 +34,7 @@ def test_a_chain_without_an_end(victim, writable):
     for slot in range(1, disk.ring.size):
         disk.ring.put(slot, one, DESC_F_NEXT | AVAILABLE)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -47,7 +47,7 @@ def test_a_whole_request_without_an_end(victim):
         disk.ring.put(slot, area, DESC_F_NEXT | AVAILABLE)
     disk.ring.put(0, disk.header(), DESC_F_NEXT | AVAILABLE)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.kick()
 
 
@@ -58,7 +58,7 @@ def test_a_chain_that_runs_into_unavailable_descriptors(victim):
     disk.lay(*buffers)
     disk.ring.put(2, buffers[2], DESC_F_NEXT | AVAILABLE)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -68,7 +68,7 @@ def test_a_chain_as_long_as_the_ring(victim, rounds):
     disk = victim(size=8)
     filler = [disk.area(512) for _ in range(disk.ring.size - 2)]
 
-    with disk.watched():
+    with disk.must_survive():
         for _ in range(rounds):
             disk.send(disk.header(), *filler, disk.status())
             disk.settle()
@@ -84,7 +84,7 @@ def test_a_head_of_another_round(victim, marks):
     disk = victim()
     disk.lay(*disk.read())
 
-    with disk.watched():
+    with disk.must_survive():
         disk.ring.set_flags(0, DESC_F_NEXT | marks)
         disk.kick()
 
@@ -102,7 +102,7 @@ def test_a_chain_with_descriptors_of_another_round(victim, marks):
     disk.ring.put(1, buffers[1], DESC_F_NEXT | marks)
     disk.ring.put(2, buffers[2], marks)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -112,7 +112,7 @@ def test_a_ring_that_is_available_by_turns(victim):
     buffers = disk.read()
     disk.lay(*buffers)
 
-    with disk.watched():
+    with disk.must_survive():
         for slot in range(disk.ring.size):
             mark = (PACKED_DESC_F_AVAIL, PACKED_DESC_F_USED)[slot % 2]
             disk.ring.put(slot, buffers[slot % 3], mark)
@@ -124,7 +124,7 @@ def test_a_ring_that_is_available_by_turns(victim):
 def test_used_descriptors_available_again_in_the_same_round(victim):
     disk = victim()
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(*disk.read())
         disk.settle()
         for _ in range(10):
@@ -141,7 +141,7 @@ def test_a_buffer_id_out_of_range(victim, ident):
     number = disk.ring.size if ident == "size" else 0xFFFF
     disk.ring.put(2, buffers[2], AVAILABLE, number)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -152,7 +152,7 @@ def test_two_chains_with_the_same_buffer_id(victim):
     last = disk.status()
     disk.ring.put(2, last, AVAILABLE)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -164,7 +164,7 @@ def test_a_chain_of_different_buffer_ids(victim):
     disk.ring.put(1, buffers[1], DESC_F_NEXT | AVAILABLE, 40)
     disk.ring.put(2, buffers[2], AVAILABLE, 41)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -173,7 +173,7 @@ def test_reserved_descriptor_flags(victim):
     disk = victim()
     disk.ring.lay(*disk.read(), flags=RESERVED_FLAGS)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -183,7 +183,7 @@ def test_a_ring_of_empty_descriptors(victim):
     for slot in range(disk.ring.size):
         disk.ring.put(slot, Buffer(0, 0), AVAILABLE)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.kick()
 
 
@@ -195,7 +195,7 @@ def test_indirect_in_the_middle_of_a_chain(victim):
     disk.lay(*buffers)
     disk.ring.put(1, table, DESC_F_NEXT | AVAILABLE | 4)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -206,7 +206,7 @@ def test_indirect_with_next(victim):
     disk.refer(disk.table(*buffers), 4 | DESC_F_NEXT)
     disk.ring.put(1, buffers[2], AVAILABLE)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -220,7 +220,7 @@ def test_an_indirect_table_with_flags_of_a_ring(victim):
         disk.canaries.write(table.address + 16 * position, entry)
     disk.refer(table)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.go()
 
 
@@ -230,5 +230,5 @@ def test_an_event_suppression_area_that_makes_no_sense(victim, flags):
     disk = victim()
     disk.canaries.write(disk.ring.layout.driver, EVENT_SUPPRESSION.pack(0x7FFF, flags))
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(*disk.read())

@@ -4,9 +4,9 @@ from contextlib import suppress
 
 import pytest
 
-from conformance.hardening.places import end_of_memory, place, status_register
 from harness.driver.errors import BadArgumentError
 from harness.report import hardening, on
+from harness.robustness.bad_addresses import end_of_memory, place, status_register
 from harness.virtio.device import DeviceStatus
 from harness.virtio.mmio import LEGACY_REGISTERS as MMIO_LEGACY_REGISTERS
 from harness.virtio.mmio import REGISTERS as MMIO_REGISTERS
@@ -70,7 +70,7 @@ def test_writes_to_read_only_registers(registers):
     disk = registers()
     names = there(disk.driver, READ_ONLY)
 
-    with disk.watched():
+    with disk.must_survive():
         for name in names:
             for value in (0, 1, ALL_ONES):
                 disk.driver.register_write(name, value)
@@ -80,7 +80,7 @@ def test_writes_to_read_only_registers(registers):
 def test_writes_to_the_configuration_space(victim):
     disk = victim()
 
-    with disk.watched():
+    with disk.must_survive():
         for offset in range(0, min(disk.driver.config_size(), 128) - 4, 4):
             for data in (b"\xff\xff\xff\xff", b"\xff\xff", b"\xff", bytes(4)):
                 disk.driver.config_write(offset, data)
@@ -92,7 +92,7 @@ def test_reads_of_another_width(registers, width):
     disk = registers()
     names = there(disk.driver, NAMES)
 
-    with disk.watched():
+    with disk.must_survive():
         for name in names:
             with suppress(BadArgumentError):  # where a way has no unaligned accesses
                 disk.driver.register_read(name, width)
@@ -105,7 +105,7 @@ def test_writes_of_another_width(registers, width, value):
     disk = registers()
     names = there(disk.driver, NAMES)
 
-    with disk.watched():
+    with disk.must_survive():
         for name in names:
             with suppress(BadArgumentError):  # where a way has no unaligned accesses
                 disk.driver.register_write(name, value & ((1 << 8 * width) - 1), width)
@@ -116,7 +116,7 @@ def test_writes_of_another_width(registers, width, value):
 def test_a_device_status_that_makes_no_sense(victim, status):
     disk = victim()
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(*disk.read())
         disk.driver.set_status(status)
         disk.kick()
@@ -127,7 +127,7 @@ def test_driver_ok_first(registers):
     disk = registers()
     disk.lay(*disk.read())
 
-    with disk.watched():
+    with disk.must_survive():
         disk.driver.set_status(0)
         disk.driver.set_status(DeviceStatus.DRIVER_OK)
         disk.go()
@@ -137,7 +137,7 @@ def test_driver_ok_first(registers):
 def test_features_written_while_the_device_runs(victim):
     disk = victim()
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(*disk.read())
         for features in (0, 0xFFFF_FFFF, disk.driver.offered()):
             disk.driver.accept(features)
@@ -150,7 +150,7 @@ def test_a_queue_size_that_cannot_be(registers, size):
     disk = registers()
     name = one_of(disk.driver, SIZE)
 
-    with disk.watched():
+    with disk.must_survive():
         select(disk.driver, 0)
         disk.driver.register_write(name, size)
         disk.send(*disk.read())
@@ -168,8 +168,8 @@ def test_a_queue_enabled_with_an_impossible_size(registers, size):
         disk.driver.register_write(size_of, size)
         disk.driver.register_write(enable, 1)
 
-    with disk.watched():
-        disk.again(change)
+    with disk.must_survive():
+        disk.repeat_after(change)
         disk.send(*disk.read())
 
 
@@ -179,7 +179,7 @@ def test_a_queue_enable_that_is_not_1(registers, value):
     disk = registers()
     name = one_of(disk.driver, ENABLE)
 
-    with disk.watched():
+    with disk.must_survive():
         select(disk.driver, 0)
         disk.driver.register_write(name, value)
         disk.send(*disk.read())
@@ -190,7 +190,7 @@ def test_a_queue_disabled_while_it_is_used(registers):
     disk = registers(iops=20)
     name = one_of(disk.driver, ENABLE)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(*disk.read())
         select(disk.driver, 0)
         disk.driver.register_write(name, 0)
@@ -204,7 +204,7 @@ def test_the_registers_of_a_queue_that_does_not_exist(registers, queue):
     names = [name for name in there(disk.driver, NAMES) if name.lower().startswith("queue")]
     names = [name for name in names if name not in (*SELECT, "queue_notify", "QueueNotify")]
 
-    with disk.watched():
+    with disk.must_survive():
         for value in (0, 1, ALL_ONES):
             for name in names:
                 select(disk.driver, queue)
@@ -222,7 +222,7 @@ def test_notifications_for_absent_queues(registers, queue):
         raw = disk.driver.pci_read(structure.at + CAP.size, 4)
         offset = min(queue * int.from_bytes(raw, "little"), structure.length - 4)
 
-    with disk.watched():
+    with disk.must_survive():
         for _ in range(10):
             if name:
                 disk.driver.register_write(name[0], queue)
@@ -252,7 +252,7 @@ def test_the_window_where_nothing_is(registers, bar):
     driver = disk.driver
     window = capability(driver, CapType.PCI_CFG)
 
-    with disk.watched():
+    with disk.must_survive():
         for offset in (0xFFFF_FFFC, 0x4000, 0xFFF, 1, 0):
             for length in (0, 1, 2, 3, 4, 8, ALL_ONES):
                 driver.pci_write(window.at + 4, bytes([bar]))
@@ -268,7 +268,7 @@ def test_the_window_where_nothing_is(registers, bar):
 def test_every_byte_of_the_virtio_capabilities(registers):
     disk = registers()
 
-    with disk.watched():
+    with disk.must_survive():
         for one in disk.driver.capabilities():
             for offset in range(0, one.cap_len, 4):
                 disk.driver.pci_write(one.at + offset, b"\xff\xff\xff\xff")
@@ -281,7 +281,7 @@ def test_vectors_that_do_not_exist(registers, vector):
     disk = registers()
     names = there(disk.driver, ["config_msix_vector", "queue_msix_vector"])
 
-    with disk.watched():
+    with disk.must_survive():
         for queue in (0, 1, 2, 0xFFFF):
             select(disk.driver, queue)
             for name in names:
@@ -296,7 +296,7 @@ def test_bus_mastering_taken_away_under_a_request(registers):
     command = disk.driver.pci_read(4, 2)
     without = bytes([command[0] & ~4, command[1]])
 
-    with disk.watched(mend=lambda: disk.driver.pci_write(4, command)):
+    with disk.must_survive(mend=lambda: disk.driver.pci_write(4, command)):
         disk.send(*disk.read())
         disk.driver.pci_write(4, without)
         disk.kick()
@@ -312,7 +312,7 @@ def test_legacy_queue_registers(registers, value):
     if not names:
         pytest.skip("no legacy interface")
 
-    with disk.watched():
+    with disk.must_survive():
         select(disk.driver, 0)
         for name in names:
             disk.driver.register_write(name, value)
@@ -337,7 +337,7 @@ def put_rings(disk, queue=0, **areas):
                 driver.register_write(f"Queue{area.capitalize()}High", address >> 32)
         driver.register_write(one_of(driver, ENABLE), 1)
 
-    disk.again(change)
+    disk.repeat_after(change)
 
 
 @pytest.mark.parametrize("kind", ["split", "packed"], indirect=True)
@@ -350,7 +350,7 @@ def test_a_ring_in_an_impossible_place(registers, area, where):
     odd = getattr(disk.ring.layout, area) + 1
     address = odd if where == "odd" else place(disk.driver, where)
 
-    with disk.watched():
+    with disk.must_survive():
         put_rings(disk, **{area: address})
         disk.send(*disk.read())
 
@@ -363,7 +363,7 @@ def test_a_ring_over_the_end_of_memory(registers, area):
     one_of(disk.driver, ENABLE)
     address = end_of_memory(disk.driver) - 16
 
-    with disk.watched():
+    with disk.must_survive():
         put_rings(disk, **{area: address})
         disk.send(*disk.read())
 
@@ -375,7 +375,7 @@ def test_the_parts_of_a_ring_over_each_other(registers):
     one_of(disk.driver, ENABLE)
     same = disk.ring.layout.desc
 
-    with disk.watched():
+    with disk.must_survive():
         put_rings(disk, driver=same, device=same)
         disk.canaries.give(same, 16 * disk.ring.size)
         disk.send(*disk.read())
@@ -387,7 +387,7 @@ def test_a_used_ring_on_the_status_register(registers, back):
     disk = registers()
     one_of(disk.driver, ENABLE)
 
-    with disk.watched():
+    with disk.must_survive():
         put_rings(disk, device=status_register(disk.driver) - back)
         disk.send(*disk.read())
 
@@ -398,7 +398,7 @@ def test_two_queues_with_the_same_rings(registers):
     disk = registers()
     one_of(disk.driver, ENABLE)
 
-    with disk.watched():
+    with disk.must_survive():
         put_rings(disk, queue=1)
         disk.canaries.give(disk.ring.layout.desc, 16 * disk.ring.size)
         disk.send(*disk.read())

@@ -35,7 +35,7 @@ def name(type):
 def test_a_request_of_every_wrong_length(victim, type):
     disk = victim(discard=True, write_zeroes=True)
 
-    with disk.watched():
+    with disk.must_survive():
         for readable in READABLE:
             for writable in WRITABLE:
                 buffers = [disk.header(type, sector=8)]
@@ -52,7 +52,7 @@ def test_segments_that_make_no_sense(victim, type):
     disk = victim(discard=True, write_zeroes=True)
     most, large = 2**64 - 1, 2**32 - 1
 
-    with disk.watched():
+    with disk.must_survive():
         for segments in (
             [segment(most, large, large)],
             [segment(most, 1)],
@@ -75,7 +75,7 @@ def test_sectors_that_do_not_exist(victim, type):
     disk = victim()
     capacity = disk.driver.config().capacity
 
-    with disk.watched():
+    with disk.must_survive():
         for sector in (
             capacity - 1,
             capacity,
@@ -98,7 +98,7 @@ def test_a_header_that_is_too_short(victim, length):
     header, area, status = disk.read()
     short = [Buffer(header.address, length)] if length else []
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(*short, area, status)
 
 
@@ -106,7 +106,7 @@ def test_a_header_that_is_too_short(victim, length):
 def test_a_header_alone(victim):
     disk = victim()
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(disk.header())
 
 
@@ -114,7 +114,7 @@ def test_a_header_alone(victim):
 def test_a_status_byte_alone(victim):
     disk = victim()
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(disk.status())
 
 
@@ -124,7 +124,7 @@ def test_a_header_in_pieces(victim):
     header, area, status = disk.read()
     pieces = [Buffer(header.address + n, 1) for n in range(REQUEST_HEADER.size + 1)]
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(*pieces, area, status)
 
 
@@ -135,7 +135,7 @@ def test_data_in_the_smallest_pieces(victim):
     room = disk.ring.size - 2
     pieces = [Buffer(area.address + n, 1, writable=True) for n in range(min(room, SECTOR))]
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, *pieces, status)
 
 
@@ -144,7 +144,7 @@ def test_no_status_byte(victim):
     disk = victim()
     header, area, _ = disk.read()
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, area)
 
 
@@ -153,7 +153,7 @@ def test_a_status_of_several_bytes(victim):
     disk = victim()
     header, area, _ = disk.read()
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, area, disk.area(16))
 
 
@@ -163,5 +163,5 @@ def test_a_write_larger_than_the_disk(victim):
     header, _, status = disk.write()
     filling = Buffer(disk.memory(sectors(16)), 16 * SECTOR)
 
-    with disk.watched():
+    with disk.must_survive():
         disk.send(header, *[filling] * 40, status)

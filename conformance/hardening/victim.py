@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conformance.data import sectors
-from conformance.hardening.canaries import Canaries
-from conformance.hardening.rings import PackedRing, Ring, SplitRing
 from harness.driver.errors import BadArgumentError, DeviceTimeoutError, DriverError
 from harness.driver.interface import CANARY, GUARD, Buffer, QueueLayout, Request
-from harness.report.hardened import Verdict
-from harness.target.vitals import DYING, Judgement, Vitals, worst
+from harness.robustness.fate import Fate
+from harness.robustness.guarded_memory import GuardedMemory
+from harness.robustness.process_watch import DYING, Judgement, ProcessWatch, worst
+from harness.robustness.rings import PackedRing, Ring, SplitRing
 from harness.virtio.blk import REQUEST_HEADER, SECTOR, STATUS_UNWRITTEN, RequestType, Status
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
 from harness.virtio.ring import DESC_F_INDIRECT, DESC_SIZE
 
 if TYPE_CHECKING:
-    from harness.target import Disk
+    from harness.targets import Disk
 
 ARENA = 32 << 10
 """Bytes of memory that a test has for its buffers; what it leaves there is canaries."""
@@ -49,7 +49,7 @@ class Victim:
     """A disk with two virtqueues, the first of them written by hand (`ring`)."""
 
     ring: Ring
-    canaries: Canaries
+    canaries: GuardedMemory
 
     def __init__(self, disk: Disk, packed: bool, record: Record, queue_size: int | None) -> None:
         """`packed` is the kind of both rings; `queue_size` in descriptors, None for the largest."""
@@ -81,7 +81,7 @@ class Victim:
 
     def _lay_out(self) -> None:
         """Rings and an arena for buffers, with canaries before, between and behind them."""
-        self.canaries = canaries = Canaries(self.driver)
+        self.canaries = canaries = GuardedMemory(self.driver)
         canaries.fence("the memory before the first ring")
         self._first(self.driver.queue_setup(0, self._queue_size))
         canaries.fence("the memory behind the first ring")
@@ -216,7 +216,7 @@ class Victim:
         if index == 0:
             self._first(layout)
 
-    def again(self, change: Callable[[], None]) -> None:
+    def repeat_after(self, change: Callable[[], None]) -> None:
         """Reset the device and set it up once more, with a `change` before DRIVER_OK."""
         self.driver.reset(REVIVES)
         self._set_up(change)
@@ -224,13 +224,13 @@ class Victim:
     # --- the judgement
 
     @contextmanager
-    def watched(self, mend: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def must_survive(self, mend: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Judge what becomes of the device by what is done inside.
 
         `mend` undoes what a reset does not, before the device is reset.
         """
         __tracebackhide__ = True
-        self._vitals = Vitals(self.disk.processes())
+        self._vitals = ProcessWatch(self.disk.processes())
         trouble: Exception | None = None
         try:
             with self._vitals.guarded():
@@ -241,9 +241,9 @@ class Victim:
             trouble = error
         judgement = self._judge(trouble, mend)
         self._record(judgement)
-        if not judgement.verdict.tolerable:
+        if not judgement.fate.tolerable:
             self.disk.kill()
-        assert judgement.verdict.tolerable, str(judgement)
+        assert judgement.fate.tolerable, str(judgement)
 
     def _judge(self, trouble: Exception | None, mend: Callable[[], None]) -> Judgement:
         if dead := self._dead(trouble):
@@ -259,13 +259,13 @@ class Victim:
         if growth := self._vitals.growth():
             found.append(growth)
         if trouble is not None:
-            found.append(Judgement(Verdict.RECOVERED, f"before the reset: {trouble}"))
+            found.append(Judgement(Fate.RECOVERED, f"before the reset: {trouble}"))
         try:
             with self._vitals.guarded():
                 mend()
                 self._revive()
         except Exception as error:
-            dead = self._dead(error) or Judgement(Verdict.WEDGED, f"after a reset: {error}")
+            dead = self._dead(error) or Judgement(Fate.WEDGED, f"after a reset: {error}")
             return worst([*found, dead])
         found += filter(None, [self._vitals.crash(), self._vitals.spin()])
         return worst(found)
@@ -291,25 +291,25 @@ class Victim:
             self._vitals.wait(lambda: self.ring.used() or self._needs_reset(), LEAVES)
         found = [self._answer()]
         if damage := self.canaries.damage():
-            found.append(Judgement(Verdict.WROTE_OUTSIDE, damage))
+            found.append(Judgement(Fate.WROTE_OUTSIDE, damage))
         return found
 
     def _answer(self) -> Judgement:
         if self._needs_reset():
-            return Judgement(Verdict.NEEDS_RESET, f"status {self.driver.status():#04x}")
+            return Judgement(Fate.NEEDS_RESET, f"status {self.driver.status():#04x}")
         witness = self._witness()
         if witness:
             # What is wrong may show only when the device looks at a queue again.
-            asks = Verdict.NEEDS_RESET if self._needs_reset() else Verdict.RECOVERED
+            asks = Fate.NEEDS_RESET if self._needs_reset() else Fate.RECOVERED
             return Judgement(asks, f"before the reset: {witness}")
         if not (self._offered and self.ring.used()):
-            return Judgement(Verdict.REJECTED, "nothing was used, and the other queue is served")
+            return Judgement(Fate.REJECTED, "nothing was used, and the other queue is served")
         status = self._status_byte()
         if status is None:
-            return Judgement(Verdict.SERVED, "used; its status is not to be seen")
+            return Judgement(Fate.SERVED, "used; its status is not to be seen")
         if status == Status.OK:
-            return Judgement(Verdict.SERVED, "used, with status OK")
-        return Judgement(Verdict.FAILED_REQUEST, f"used, with status {status:#04x}")
+            return Judgement(Fate.SERVED, "used, with status OK")
+        return Judgement(Fate.FAILED_REQUEST, f"used, with status {status:#04x}")
 
     def _status_byte(self) -> int | None:
         return None if self._status is None else self.driver.memory_read(self._status, 1)[0]

@@ -18,18 +18,18 @@ from tempfile import TemporaryDirectory
 import images
 from harness.cli.errors import UsageError
 from harness.cli.means import find, say
-from harness.disks import SECTOR, DiskSpec
+from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.errors import DriverError
 from harness.driver.interface import Driver, Request
 from harness.machine import Machine, MachineConfig, Qemu, find_qemu
 from harness.machine.templates import Template
-from harness.target.daemon import Daemon
-from harness.target.guest import Guest, Means
-from harness.target.guest_disk import GuestDisk
-from harness.target.guest_template import template
-from harness.target.guest_variants import VARIANTS
-from harness.target.qtest import QtestTarget
-from harness.target.vhost_user import VhostUserSocket
+from harness.targets.daemon import Daemon
+from harness.targets.guest.disk import GuestDisk
+from harness.targets.guest.guest import Guest, Means
+from harness.targets.guest.template import template
+from harness.targets.guest.variants import VARIANTS
+from harness.targets.qtest import QtestTarget
+from harness.targets.vhost_user import VhostUserSocket
 from harness.virtio.blk import RequestType, Status
 
 BOOT_DEADLINE = 120.0  # seconds

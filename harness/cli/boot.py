@@ -11,7 +11,7 @@ from harness.cli import console, sizes
 from harness.cli.errors import UsageError
 from harness.cli.means import find, say
 from harness.cli.running import Running
-from harness.disks import SECTOR, DiskSpec
+from harness.diskspec import SECTOR, DiskSpec
 from harness.machine import Accel, Drive, Machine, MachineConfig, MachineError
 
 DEFAULT_DISK = "64M"

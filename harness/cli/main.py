@@ -8,14 +8,13 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from harness import watch
 from harness.channel.stream import ChannelError
-from harness.cli import bench, boot, doctor, image, live, matrix, random, soak
+from harness.cli import bench, boot, doctor, image, live, matrix, random, soak, watch
 from harness.cli.errors import UsageError
 from harness.driver.errors import DriverError
 from harness.guest.client import AgentError
 from harness.machine import MachineError, cleanup
-from harness.target import TargetError
+from harness.targets import TargetError
 from images import ImageError
 
 EXPECTED = (

@@ -136,10 +136,10 @@ def diff(arguments: argparse.Namespace) -> int:
 
 def steady(arguments: argparse.Namespace) -> int:
     """Print what wavers; 1 if anything does."""
-    from harness.report.steady import lines, wavering
+    from harness.report.flaky import flaky_results, lines
 
     runs = [_load(path) for path in arguments.files]
-    found = wavering(runs)
+    found = flaky_results(runs)
     for line in lines(runs, found):
         print(line)
     return 1 if found else 0

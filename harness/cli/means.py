@@ -7,7 +7,7 @@ import sys
 
 import images
 from harness.machine import choose_accel, find_qemu
-from harness.target.guest import Means
+from harness.targets.guest.guest import Means
 
 
 def find(arguments: argparse.Namespace) -> Means:

@@ -12,8 +12,8 @@ from harness.cli.errors import UsageError
 from harness.random.hunt import Found, Hunt
 from harness.random.saved import made_of, save
 from harness.random.script import ScriptError, load, text_of
-from harness.target import Target
-from harness.target.registry import Settings, maker
+from harness.targets import Target
+from harness.targets.registry import Settings, maker
 
 SAY_EVERY = 60.0
 """Seconds between two lines that say how far it is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from harness.cli.errors import UsageError
-from harness.disks import SECTOR
+from harness.diskspec import SECTOR
 
 _SIZE = re.compile(r"([+-]?)(\d+)([KMGT]?)", re.ASCII | re.IGNORECASE)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

@@ -15,15 +15,15 @@ from pathlib import Path
 
 from harness.cli.errors import UsageError
 from harness.cli.means import find, say
-from harness.disks import DiskSpec
+from harness.diskspec import DiskSpec
 from harness.driver.errors import DriverError
 from harness.driver.interface import Request
 from harness.machine.rundir import PREFIX
 from harness.machine.templates import Template
-from harness.target.guest import Guest, Means, Trouble
-from harness.target.guest_disk import GuestDisk
-from harness.target.guest_template import template
-from harness.target.guest_variants import VARIANTS
+from harness.targets.guest.disk import GuestDisk
+from harness.targets.guest.guest import Guest, Means, Trouble
+from harness.targets.guest.template import template
+from harness.targets.guest.variants import VARIANTS
 from harness.virtio.blk import RequestType, Status
 
 DEADLINE = 120.0  # seconds

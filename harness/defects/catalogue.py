@@ -5,9 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Protocol
 
-from harness.model.defects import DEFECTS as MODEL_DEFECTS
-
-from . import (  # noqa: F401  # they file their defects
+from harness.defects import (  # noqa: F401  # they file their defects
     harmless,
     legacy,
     legacy_rings,
@@ -17,7 +15,8 @@ from . import (  # noqa: F401  # they file their defects
     pci_function,
     pci_registers,
 )
-from .registers import REGISTER_DEFECTS
+from harness.defects.registers import REGISTER_DEFECTS
+from harness.model.defects import DEFECTS as MODEL_DEFECTS
 
 
 class Defect(Protocol):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from harness.disks import DiskSpec
-
-from .bus import AlteredPci
-from .registers import defect
+from harness.defects.bus import AlteredPci
+from harness.defects.registers import defect
+from harness.diskspec import DiskSpec
 
 SLOW_IOPS = 25
 """Operations a second: 40 ms each, four times what a rotating disk takes."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from harness.defects.bus import CONFIG, NOTIFY, AlteredMmio, AlteredPci
+from harness.defects.pci_capabilities import NotifyLength
+from harness.defects.registers import LEGACY, defect
 from harness.virtio.blk import CONFIG_FIELD
 from harness.virtio.features import Feature
-
-from .bus import CONFIG, NOTIFY, AlteredMmio, AlteredPci
-from .pci_capabilities import NotifyLength
-from .registers import LEGACY, defect
 
 WRITEBACK = CONFIG_FIELD["writeback"].offset
 MMIO_LEGACY = "qtest-mmio-legacy"

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 
+from harness.defects.bus import AlteredPci
+from harness.defects.registers import LEGACY, defect
 from harness.virtio.blk import REQUEST_HEADER, RequestType
 from harness.virtio.pci import LEGACY_PAGE
 from harness.virtio.ring import (
@@ -20,9 +22,6 @@ from harness.virtio.ring import (
     avail_size,
     used_size,
 )
-
-from .bus import AlteredPci
-from .registers import LEGACY, defect
 
 PATIENCE = 1.0
 """Seconds that the device has to use what is available; later is left as it is."""

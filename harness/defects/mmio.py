@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from harness.defects.bus import AlteredMmio
+from harness.defects.registers import defect
 from harness.driver.bus.base import MmioWindow
 from harness.virtio.mmio import INTERRUPT_CONFIG
-
-from .bus import AlteredMmio
-from .registers import defect
 
 MODERN = "qtest-mmio"
 

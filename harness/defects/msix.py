@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+from harness.defects.bus import AlteredPci
+from harness.defects.registers import defect
 from harness.driver.bus.base import PciFunction
 from harness.driver.bus.msix import msix_table
 from harness.virtio.device import DeviceStatus
 from harness.virtio.pci import NO_VECTOR
-
-from .bus import AlteredPci
-from .registers import defect
 
 CONFIG_VECTOR, QUEUE_VECTOR = "config_msix_vector", "queue_msix_vector"
 VECTORS = (CONFIG_VECTOR, QUEUE_VECTOR)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import struct
 
+from harness.defects.bus import AlteredPci
+from harness.defects.registers import LEGACY, defect
 from harness.virtio.features import Feature
 from harness.virtio.pci import CAP, CapType
-
-from .bus import AlteredPci
-from .registers import LEGACY, defect
 
 VENDOR, DEVICE, STATUS, REVISION, BAR_0, SUBSYSTEM, POINTER = 0, 2, 6, 8, 0x10, 0x2E, 0x34
 INTERRUPT_STATUS = 1 << 3

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import struct
 
+from harness.defects.bus import AlteredPci
+from harness.defects.pci_capabilities import BAR_0, DEVICE, FREE, POINTER, REVISION, SUBSYSTEM
+from harness.defects.pci_registers import Offer
+from harness.defects.registers import LEGACY, defect
 from harness.driver.bus.base import PciFunction
 from harness.virtio.features import Feature, mask
 from harness.virtio.pci import CapType
-
-from .bus import AlteredPci
-from .pci_capabilities import BAR_0, DEVICE, FREE, POINTER, REVISION, SUBSYSTEM
-from .pci_registers import Offer
-from .registers import LEGACY, defect
 
 EXPRESS = 0x10
 SR_IOV = 0x10

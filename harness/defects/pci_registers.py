@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from harness.defects.bus import CONFIG, ISR, AlteredPci
+from harness.defects.registers import LEGACY, defect
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, mask
 from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
-
-from .bus import CONFIG, ISR, AlteredPci
-from .registers import LEGACY, defect
 
 # --- features (virtio 2.2, 4.1.4.3, 6)
 

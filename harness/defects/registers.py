@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from harness.disks import DiskSpec
+from harness.defects.bus import AlteredMmio, AlteredPci
+from harness.diskspec import DiskSpec
 from harness.driver.bus.base import Bus, MmioWindow, PciFunction
 from harness.driver.errors import DriverError
-
-from .bus import AlteredMmio, AlteredPci
 
 LEGACY = "qtest-pci-legacy"
 """The target of what a legacy interface shows."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .block import BlockDriver
-from .bus.base import Bus
-from .bus.linux_mmio import LinuxMmio
-from .bus.linux_pci import LinuxPci
-from .bus.linux_vfio import LinuxVfio
-from .errors import BadArgumentError
-from .interface import Driver
-from .transport.base import Transport
-from .transport.mmio import MmioModern
-from .transport.pci import PciModern
-from .transport.pci_legacy import PciLegacy
+from harness.driver.block import BlockDriver
+from harness.driver.bus.base import Bus
+from harness.driver.bus.linux_mmio import LinuxMmio
+from harness.driver.bus.linux_pci import LinuxPci
+from harness.driver.bus.linux_vfio import LinuxVfio
+from harness.driver.errors import BadArgumentError
+from harness.driver.interface import Driver
+from harness.driver.transport.base import Transport
+from harness.driver.transport.mmio import MmioModern
+from harness.driver.transport.pci import PciModern
+from harness.driver.transport.pci_legacy import PciLegacy
 
 KINDS: dict[str, tuple[Callable[[str, float], Any], Callable[[Any], Transport]]] = {
     "mmio": (LinuxMmio, MmioModern),

@@ -7,6 +7,25 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from harness.driver.device import SPINS, DeviceDriver
+from harness.driver.errors import (
+    BadArgumentError,
+    DeviceTimeoutError,
+    DriverError,
+    FeaturesRefusedError,
+)
+from harness.driver.flight import Flight
+from harness.driver.interface import (
+    REQUEST_TIMEOUT,
+    Completion,
+    ConfigChange,
+    Negotiation,
+    Repetition,
+    Request,
+    Used,
+)
+from harness.driver.transport.base import Transport
+from harness.driver.virtqueue.base import Virtqueue
 from harness.virtio.blk import (
     CONFIG_FIELD,
     CONFIG_FIELDS,
@@ -16,21 +35,6 @@ from harness.virtio.blk import (
 )
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, mask, names
-
-from .device import SPINS, DeviceDriver
-from .errors import BadArgumentError, DeviceTimeoutError, DriverError, FeaturesRefusedError
-from .flight import Flight
-from .interface import (
-    REQUEST_TIMEOUT,
-    Completion,
-    ConfigChange,
-    Negotiation,
-    Repetition,
-    Request,
-    Used,
-)
-from .transport.base import Transport
-from .virtqueue.base import Virtqueue
 
 SUPPORTED = mask(
     Feature.BLK_SIZE_MAX,
@@ -246,7 +250,7 @@ class BlockDriver(DeviceDriver):
         if token is None:
             return False
         flight = self._flights[token]
-        flight.land(used.length, self.memory)
+        flight.complete(used.length, self.memory)
         if flight.abandoned:
             del self._flights[token]
         return True
@@ -264,20 +268,20 @@ class BlockDriver(DeviceDriver):
         status = self.memory.view(flight.status_address, 1)
         statuses: Counter[int] = Counter()
         deadline = time.monotonic() + timeout
-        ring.want_interrupts(interrupts)
+        ring.set_interrupts_enabled(interrupts)
         begun = time.perf_counter()
         for turn in range(count):
             if turn and interrupts and ring.event_idx:
-                ring.want_interrupts(True)
+                ring.set_interrupts_enabled(True)
             status[0] = STATUS_UNWRITTEN
             if turn:
-                ring.again(flight.head)
+                ring.republish(flight.head)
             else:
                 ring.publish((flight.head,))
             self._await_used(ring, flight, deadline, interrupts)
             statuses[status[0]] += 1
         seconds = time.perf_counter() - begun
-        ring.want_interrupts(True)
+        ring.set_interrupts_enabled(True)
         ring.release(flight.head)
         self.memory.free(flight.block)
         return Repetition(count, seconds, dict(statuses))

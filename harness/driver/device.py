@@ -10,12 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from harness.virtio.device import DeviceStatus
-from harness.virtio.features import Feature, names
-from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
-
-from .errors import BadArgumentError, DeviceTimeoutError, DriverError
-from .interface import (
+from harness.driver.errors import BadArgumentError, DeviceTimeoutError, DriverError
+from harness.driver.interface import (
     REQUEST_TIMEOUT,
     Buffer,
     Capability,
@@ -26,10 +22,13 @@ from .interface import (
     Source,
     Used,
 )
-from .transport.base import Transport
-from .virtqueue.base import Virtqueue, fence
-from .virtqueue.packed import PackedQueue
-from .virtqueue.split import SplitQueue
+from harness.driver.transport.base import Transport
+from harness.driver.virtqueue.base import Virtqueue, fence
+from harness.driver.virtqueue.packed import PackedQueue
+from harness.driver.virtqueue.split import SplitQueue
+from harness.virtio.device import DeviceStatus
+from harness.virtio.features import Feature, names
+from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
 
 RESET_LOOK = 0.1
 """Seconds between two looks at whether the device needs a reset, while its virtqueues stand."""
@@ -213,11 +212,11 @@ class DeviceDriver(Driver):
         self._suppressing = enabled
         for queue in self.queues.values():
             if queue.event_idx and enabled:
-                queue.want_interrupts(True)
+                queue.set_interrupts_enabled(True)
 
     def _notify(self, queue: Virtqueue) -> None:
         """Notify the device of what was published, unless it has asked not to be."""
-        if not self._suppressing or queue.kick_wanted():
+        if not self._suppressing or queue.needs_notification():
             self.queue_kick(queue.index)
 
     def queue_poll(
@@ -243,7 +242,7 @@ class DeviceDriver(Driver):
                     self._loose[queue.index].append(used)
             if not (self._suppressing and queue.event_idx):
                 return
-            queue.want_interrupts(True)
+            queue.set_interrupts_enabled(True)
             fence()  # what was used before the device read this brings no interrupt: look again
 
     def _claim(self, queue: Virtqueue, used: Used) -> bool:

@@ -6,12 +6,11 @@ import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from harness.driver.errors import BadArgumentError
+from harness.driver.interface import CANARY, GUARD, Buffer, Completion, Request
+from harness.driver.memory import DmaMemory
+from harness.driver.virtqueue.base import Virtqueue
 from harness.virtio.blk import REQUEST_HEADER, STATUS_UNWRITTEN
-
-from .errors import BadArgumentError
-from .interface import CANARY, GUARD, Buffer, Completion, Request
-from .memory import DmaMemory
-from .virtqueue.base import Virtqueue
 
 
 def _cut(total: int, natural: tuple[int, ...], wanted: tuple[int, ...], what: str) -> list[int]:
@@ -95,7 +94,7 @@ class Flight:
         last = self.buffers[-1]
         return last.address + last.length - 1
 
-    def land(self, used_len: int, memory: DmaMemory) -> Completion:
+    def complete(self, used_len: int, memory: DmaMemory) -> Completion:
         """Look at what the device left behind, and free everything."""
         seconds = time.perf_counter() - self.sent
         found = bytes(memory.view(self.block, len(self.image)))

@@ -6,7 +6,7 @@ import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .errors import BadArgumentError
+from harness.driver.errors import BadArgumentError
 
 
 @dataclass(frozen=True)

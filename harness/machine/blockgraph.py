@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.disks import SECTOR, DiskSpec, Fault
+from harness.diskspec import SECTOR, DiskSpec, Fault
 from harness.machine.errors import MachineError
 
 Options = dict[str, Any]

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from harness.machine.blockgraph import BlockGraph
 from harness.machine.qemu import Qemu
-from harness.machine.saved import Saved
 
 NETWORK_SLOT = 3
 
@@ -33,6 +32,14 @@ PARKED = b"\xfa\xf4\xeb\xfd"
 
 FIRMWARE_SIZE = 65536
 RESET_VECTOR = 0xFFF0
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The two files of a saved machine: its RAM, and the state of its devices."""
+
+    ram: Path
+    state: Path
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.disks import SECTOR, DiskSpec
+from harness.diskspec import SECTOR, DiskSpec
 from harness.machine.blockgraph import BlockGraph
 from harness.machine.errors import MachineError
 

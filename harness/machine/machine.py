@@ -8,10 +8,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import Any, TypeVar
 
-from harness.disks import SECTOR, DiskSpec
+from harness.diskspec import SECTOR, DiskSpec
 from harness.machine import cleanup
 from harness.machine.blockgraph import BlockGraph, Format, build, build_vhost_user
 from harness.machine.command import (
@@ -28,14 +29,19 @@ from harness.machine.drive import Drive
 from harness.machine.errors import DisconnectedError, MachineError
 from harness.machine.monitor import Event, LoopThread, Monitor
 from harness.machine.process import Process
+from harness.machine.ramfile import private_copy
 from harness.machine.rundir import RunDir
-from harness.machine.saved import load, private_copy
 
 START_DEADLINE = 30.0
 QUIT_DEADLINE = 3.0
 CONSOLE_KEPT = 80  # lines: a panic's first words are some 50 lines above its last
 LOG_KEPT = 4 << 20  # bytes
 UNPLUG_DEADLINE = 15.0
+STATE_DEADLINE = 30.0
+"""Seconds that QEMU may take to write, or to read, the state of all devices."""
+
+# Without the first QEMU would copy RAM into the state; the second announces the end.
+_CAPABILITIES = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
 
 T = TypeVar("T")
 
@@ -127,12 +133,38 @@ class Machine:
                 if self.config.ssh:
                     self.ssh_port = self._forwarded_port()
                 if state:
-                    load(self, state)
+                    self._load(state)
             self.qmp("cont")
             self.wait_event("RESUME")
         except BaseException:
             self.stop()
             raise
+
+    def save(self, state: Path) -> None:
+        """Halt the machine and write the state of its devices to a file.
+
+        The machine needs a `ram_file`: guest RAM stays in it, and is not written again. The
+        machine cannot go on afterwards. MachineError if QEMU cannot save it.
+        """
+        self.qmp("stop")
+        self.qmp("migrate-set-capabilities", capabilities=_CAPABILITIES)
+        self.qmp("migrate", uri=f"exec:cat > {quote(str(state))}")
+        self._await_migration("save")
+
+    def _load(self, state: int) -> None:
+        """Bring the machine, which has not run yet, to the state in an open file."""
+        self.qmp("migrate-set-capabilities", capabilities=_CAPABILITIES)
+        self.qmp("migrate-incoming", uri=f"fd:{state}")
+        self._await_migration("load")
+
+    def _await_migration(self, verb: str) -> None:
+        def ended(event: Event) -> bool:
+            return event["data"]["status"] in ("completed", "failed")
+
+        event = self.wait_event("MIGRATION", ended, STATE_DEADLINE)
+        if event["data"]["status"] == "failed":
+            reason = self.qmp("query-migrate").get("error-desc", "it does not say why")
+            raise MachineError(f"QEMU does not {verb} the machine's state: {reason}")
 
     def _open_saved(self, opened: ExitStack) -> tuple[int, int | None]:
         """Descriptors of the saved state, and of a copy of RAM if it takes one."""

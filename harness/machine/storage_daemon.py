@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from harness.disks import SECTOR, DiskSpec
+from harness.diskspec import SECTOR, DiskSpec
 from harness.machine import cleanup
 from harness.machine.blockgraph import BlockGraph, build
 from harness.machine.drive import Volume

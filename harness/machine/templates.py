@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.machine.command import Saved
 from harness.machine.errors import MachineError
-from harness.machine.saved import Saved, extents
+from harness.machine.ramfile import extents
 
 KEPT = 12
 """How many templates stay when one more is made: those used last."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.disks import SECTOR
+from harness.diskspec import SECTOR
 from harness.machine.errors import MachineError
 from harness.machine.monitor import LoopThread, Monitor
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from harness.disks import SECTOR, DiskSpec
+from harness.diskspec import SECTOR, DiskSpec
+from harness.model.request import Request
+from harness.model.storage import Storage
 from harness.virtio.blk import (
     CONFIG_FIELDS,
     CONFIG_SIZE,
@@ -18,9 +20,6 @@ from harness.virtio.blk import (
     Status,
 )
 from harness.virtio.features import Feature, mask
-
-from .request import Request
-from .storage import Storage
 
 SERIAL = "vblk-model"
 SEG_MAX = 126

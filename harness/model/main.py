@@ -15,14 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.disks import DiskSpec, Fault
-
-from .block import Block
-from .defects import DEFECTS
-from .loop import Loop
-from .storage import Storage
-from .vhost import Connection
-from .zoned import ZonedBlock
+from harness.diskspec import DiskSpec, Fault
+from harness.model.block import Block
+from harness.model.defects import DEFECTS
+from harness.model.loop import Loop
+from harness.model.storage import Storage
+from harness.model.vhost import Connection
+from harness.model.zoned import ZonedBlock
 
 
 class Export:

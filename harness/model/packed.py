@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 
+from harness.model.memory import BrokenError, Memory
+from harness.model.ring import Addresses, Chain, Ring, descriptors
 from harness.virtio.ring import (
     DESC_F_INDIRECT,
     DESC_F_NEXT,
@@ -17,9 +19,6 @@ from harness.virtio.ring import (
     RING_EVENT_FLAGS_DISABLE,
     RING_EVENT_FLAGS_ENABLE,
 )
-
-from .memory import BrokenError, Memory
-from .ring import Addresses, Chain, Ring, descriptors
 
 WRAP = 1 << 15
 """The wrap counter beside an offset, in vhost-user's base and in event suppression areas."""

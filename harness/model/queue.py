@@ -7,15 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from harness.model.block import Block
+from harness.model.loop import Loop
+from harness.model.memory import BrokenError, Memory
+from harness.model.packed import PackedRing
+from harness.model.request import Request
+from harness.model.ring import Addresses, Chain, Ring
+from harness.model.split import SplitRing
 from harness.virtio.features import Feature
-
-from .block import Block
-from .loop import Loop
-from .memory import BrokenError, Memory
-from .packed import PackedRing
-from .request import Request
-from .ring import Addresses, Chain, Ring
-from .split import SplitRing
 
 
 class Throttle:

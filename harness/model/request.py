@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from harness.model.memory import BrokenError, pieces, size
+from harness.model.ring import Chain
 from harness.virtio.blk import REQUEST_HEADER, Status
-
-from .memory import BrokenError, pieces, size
-from .ring import Chain
 
 HEADER = REQUEST_HEADER.size
 

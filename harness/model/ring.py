@@ -5,9 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
+from harness.model.memory import BrokenError, Memory
 from harness.virtio.ring import DESC, DESC_F_WRITE, DESC_SIZE
-
-from .memory import BrokenError, Memory
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from harness.model.memory import BrokenError, Memory
+from harness.model.ring import Addresses, Chain, Ring, descriptors
 from harness.virtio.ring import (
     AVAIL_F_NO_INTERRUPT,
     DESC,
@@ -11,9 +13,6 @@ from harness.virtio.ring import (
     avail_size,
     used_size,
 )
-
-from .memory import BrokenError, Memory
-from .ring import Addresses, Chain, Ring, descriptors
 
 
 class SplitRing(Ring):

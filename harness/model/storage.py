@@ -7,9 +7,8 @@ import errno
 import os
 from collections.abc import Iterable, Sequence
 
-from harness.disks import SECTOR, Fault, Operation
-
-from .memory import size
+from harness.diskspec import SECTOR, Fault, Operation
+from harness.model.memory import size
 
 ZEROES = memoryview(bytes(1 << 20))
 PUNCH_HOLE, KEEP_SIZE = 2, 1

@@ -13,6 +13,11 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from harness.model.block import Block
+from harness.model.loop import Loop
+from harness.model.memory import BrokenError, Memory, Region
+from harness.model.queue import Queue, Throttle
+from harness.model.ring import Addresses
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
 from harness.virtio.ring import MAX_QUEUE_SIZE
@@ -32,12 +37,6 @@ from harness.virtio.vhost_user import (
     FrontEndRequest,
     ProtocolFeature,
 )
-
-from .block import Block
-from .loop import Loop
-from .memory import BrokenError, Memory, Region
-from .queue import Queue, Throttle
-from .ring import Addresses
 
 COUNT = struct.Struct("=I4x")
 REGION = struct.Struct("=QQQQ")

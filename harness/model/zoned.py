@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from harness.disks import SECTOR, DiskSpec
+from harness.diskspec import SECTOR, DiskSpec
+from harness.model.block import SIZE_MAX, Block
+from harness.model.memory import pieces
+from harness.model.request import Request
+from harness.model.storage import Storage
+from harness.model.zones import DEAD, Zone, ZoneError, Zones
 from harness.virtio.blk import (
     APPEND_SECTOR,
     ZONE_DESCRIPTOR,
@@ -17,12 +22,6 @@ from harness.virtio.blk import (
     ZoneType,
 )
 from harness.virtio.features import Feature
-
-from .block import SIZE_MAX, Block
-from .memory import pieces
-from .request import Request
-from .storage import Storage
-from .zones import DEAD, Zone, ZoneError, Zones
 
 UNDEFINED = 2**64 - 1
 """z_wp where it means nothing."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.disks import SECTOR, DiskSpec
+from harness.diskspec import SECTOR, DiskSpec
 from harness.virtio.blk import Status, ZoneState, ZoneType
 
 OPEN = frozenset({ZoneState.IOPEN, ZoneState.EOPEN})

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from .operations import Ask, Operation, Send
+from harness.random.operations import Ask, Operation, Send
 
 REPLAYS = 150
 """Of one script. From forty operations, the most of an example, to five takes some sixty; the rest

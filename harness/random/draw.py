@@ -10,9 +10,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from harness.virtio.features import Feature
-
-from .operations import (
+from harness.random.operations import (
     Ask,
     CacheMode,
     Collect,
@@ -29,8 +27,9 @@ from .operations import (
     Write,
     WriteZeroes,
 )
-from .session import MOST_IN_FLIGHT, Session
-from .shape import Shape
+from harness.random.session import MOST_IN_FLIGHT, Session
+from harness.random.shape import Shape
+from harness.virtio.features import Feature
 
 MOST_SECTORS = 64
 """The longest usual request; now and then one is as long as the disk is."""

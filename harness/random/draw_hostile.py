@@ -5,19 +5,9 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from harness.virtio.blk import RequestType
-from harness.virtio.pci import COMMON_REGISTERS
-from harness.virtio.ring import (
-    DESC_F_INDIRECT,
-    DESC_F_NEXT,
-    DESC_F_WRITE,
-    PACKED_DESC_F_AVAIL,
-    PACKED_DESC_F_USED,
-)
-
-from .draw import CAPACITIES
-from .hostile import ARENA, HostileSession
-from .illegal import (
+from harness.random.draw import CAPACITIES
+from harness.random.hostile import ARENA, HostileSession
+from harness.random.illegal import (
     Chain,
     Describe,
     Kick,
@@ -30,8 +20,17 @@ from .illegal import (
     PokeConfig,
     Scribble,
 )
-from .operations import Operation, Resize
-from .shape import Shape
+from harness.random.operations import Operation, Resize
+from harness.random.shape import Shape
+from harness.virtio.blk import RequestType
+from harness.virtio.pci import COMMON_REGISTERS
+from harness.virtio.ring import (
+    DESC_F_INDIRECT,
+    DESC_F_NEXT,
+    DESC_F_WRITE,
+    PACKED_DESC_F_AVAIL,
+    PACKED_DESC_F_USED,
+)
 
 PLACES = st.sampled_from(
     ("arena", "arena", "table", "desc", "driver", "device", "own", "low", "beyond", "top")

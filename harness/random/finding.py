@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from harness.report.deviations import Deviation, load
-from harness.target.base import DeviceIdentity
+from harness.targets.base import DeviceIdentity
 
 KNOWN = Path(__file__).parent / "known"
 """Deviations of implementations, as in `conformance/deviations`; `tests` are names of checks."""

@@ -7,8 +7,24 @@ from contextlib import AbstractContextManager
 
 from harness.driver.errors import BadArgumentError, DriverError
 from harness.driver.interface import CANARY, QueueLayout, Request
-from harness.target import Disk, TargetError
-from harness.target.vitals import DYING, Vitals
+from harness.random.contents import sectors_of
+from harness.random.finding import Finding
+from harness.random.illegal import (
+    Chain,
+    Describe,
+    Kick,
+    Offer,
+    Pause,
+    Piece,
+    Place,
+    Poke,
+    PokeAddress,
+    PokeConfig,
+    Scribble,
+)
+from harness.random.operations import Operation, Resize, Start
+from harness.robustness.process_watch import DYING, ProcessWatch
+from harness.targets import Disk, TargetError
 from harness.virtio.blk import REQUEST_HEADER, SECTOR, STATUS_UNWRITTEN, RequestType, Status
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, mask
@@ -26,23 +42,6 @@ from harness.virtio.ring import (
     avail_size,
     used_size,
 )
-
-from .contents import sectors_of
-from .finding import Finding
-from .illegal import (
-    Chain,
-    Describe,
-    Kick,
-    Offer,
-    Pause,
-    Piece,
-    Place,
-    Poke,
-    PokeAddress,
-    PokeConfig,
-    Scribble,
-)
-from .operations import Operation, Resize, Start
 
 FENCE = 16 << 10
 ARENA = 64 << 10
@@ -87,7 +86,7 @@ class HostileSession:
         self.disk = disk
         self.driver = disk.driver
         self.offered = self.driver.offered()
-        self.vitals = Vitals(disk.processes())
+        self.vitals = ProcessWatch(disk.processes())
         self.requests = 0
         self.capacity = disk.spec.capacity
         self.packed = False
@@ -360,7 +359,7 @@ class HostileSession:
             what = f"with a {ring} ring, after {said[-1] if said else 'no word'}"
             if self._registers_given:
                 what += ", its own registers given to it"
-            raise Finding(str(ended.verdict), "5.2.6", what, ended.evidence)
+            raise Finding(str(ended.fate), "5.2.6", what, ended.evidence)
 
     def _revive(self) -> None:
         """A reset, a start, a write and a read, as any driver does them."""

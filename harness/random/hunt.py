@@ -11,20 +11,19 @@ from functools import partial
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
-from harness.disks import SECTOR, DiskSpec
+from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.errors import DriverError
 from harness.driver.interface import REQUEST_TIMEOUT
-from harness.target import Disk, LacksError, Target, TargetError
-from harness.target.vitals import DYING, Vitals
-
-from .cut import cut
-from .finding import Finding, Known
-from .hostile import HostileSession
-from .illegal import Mischief
-from .legal import objection
-from .operations import Operation, Plug
-from .session import Session
-from .shape import Shape, shape_of
+from harness.random.cut import cut
+from harness.random.finding import Finding, Known
+from harness.random.hostile import HostileSession
+from harness.random.illegal import Mischief
+from harness.random.legal import objection
+from harness.random.operations import Operation, Plug
+from harness.random.session import Session
+from harness.random.shape import Shape, shape_of
+from harness.robustness.process_watch import DYING, ProcessWatch
+from harness.targets import Disk, LacksError, Target, TargetError
 
 TROUBLE = (DriverError, TargetError, OSError)
 """What the harness raises if the device, or what carries it, is gone or does not answer."""
@@ -149,7 +148,9 @@ class Hunt:
         """What an error of the harness says about the device."""
         try:
             if self._disk:
-                Vitals(self._disk.processes()).crash(DYING)  # its sockets close before it has ended
+                ProcessWatch(self._disk.processes()).crash(
+                    DYING
+                )  # its sockets close before it has ended
             self.target.check()
         except TargetError as gone:
             words = "\n".join(text for text in self.target.evidence().values() if text)

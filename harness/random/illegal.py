@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .operations import Operation
+from harness.random.operations import Operation
 
 Place = tuple[str, int]
 

@@ -5,9 +5,7 @@ What `draw` makes is legal where it was made. A script that something was left o
 
 from __future__ import annotations
 
-from harness.virtio.features import Feature
-
-from .operations import (
+from harness.random.operations import (
     Ask,
     CacheMode,
     Discard,
@@ -21,8 +19,9 @@ from .operations import (
     Write,
     WriteZeroes,
 )
-from .session import MOST_IN_FLIGHT, Session
-from .shape import Shape
+from harness.random.session import MOST_IN_FLIGHT, Session
+from harness.random.shape import Shape
+from harness.virtio.features import Feature
 
 
 def objection(operation: Operation, session: Session, shape: Shape) -> str:

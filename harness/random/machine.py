@@ -8,11 +8,11 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from . import draw, draw_hostile
-from .hostile import HostileSession
-from .hunt import Example
-from .operations import Collect, Operation, ReadConfig
-from .session import Session
+from harness.random import draw, draw_hostile
+from harness.random.hostile import HostileSession
+from harness.random.hunt import Example
+from harness.random.operations import Collect, Operation, ReadConfig
+from harness.random.session import Session
 
 
 class LegalMachine(RuleBasedStateMachine):

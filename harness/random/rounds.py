@@ -9,12 +9,11 @@ from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from harness.target import LacksError
-
-from .finding import Finding
-from .hunt import Found, Hunt
-from .machine import HostileMachine, LegalMachine
-from .operations import Plug
+from harness.random.finding import Finding
+from harness.random.hunt import Found, Hunt
+from harness.random.machine import HostileMachine, LegalMachine
+from harness.random.operations import Plug
+from harness.targets import LacksError
 
 SERIAL = "vblk-random-01234567"
 

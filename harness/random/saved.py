@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from harness.target import Target
-
-from .hunt import Found, Hunt
-from .script import text_of
+from harness.random.hunt import Found, Hunt
+from harness.random.script import text_of
+from harness.targets import Target
 
 
 def save(found: Found, hunt: Hunt, directory: Path, origin: str) -> Path:

@@ -8,8 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from . import illegal, operations
-from .operations import Ask, Operation, Plug
+from harness.random import illegal, operations
+from harness.random.operations import Ask, Operation, Plug
 
 KINDS: dict[str, type[Any]] = {
     name: kind

@@ -7,21 +7,9 @@ from dataclasses import dataclass, replace
 
 from harness.driver.errors import DeviceTimeoutError
 from harness.driver.interface import CANARY, REQUEST_TIMEOUT, Completion, QueueLayout, Request
-from harness.target import Disk, LacksError
-from harness.virtio.blk import CONFIG_FIELD, RequestType, Status, segment
-from harness.virtio.device import DeviceStatus
-from harness.virtio.features import Feature, mask
-from harness.virtio.ring import (
-    AVAIL_F_NO_INTERRUPT,
-    EVENT_SUPPRESSION,
-    RING_EVENT_FLAGS_DESC,
-    RING_EVENT_FLAGS_DISABLE,
-    RING_EVENT_FLAGS_ENABLE,
-)
-
-from .contents import ANYTHING, ZEROES, Contents, mismatch, sectors_of
-from .finding import Finding, Known
-from .operations import (
+from harness.random.contents import ANYTHING, ZEROES, Contents, mismatch, sectors_of
+from harness.random.finding import Finding, Known
+from harness.random.operations import (
     Ask,
     CacheMode,
     Collect,
@@ -39,6 +27,17 @@ from .operations import (
     WantInterrupts,
     Write,
     WriteZeroes,
+)
+from harness.targets import Disk, LacksError
+from harness.virtio.blk import CONFIG_FIELD, RequestType, Status, segment
+from harness.virtio.device import DeviceStatus
+from harness.virtio.features import Feature, mask
+from harness.virtio.ring import (
+    AVAIL_F_NO_INTERRUPT,
+    EVENT_SUPPRESSION,
+    RING_EVENT_FLAGS_DESC,
+    RING_EVENT_FLAGS_DISABLE,
+    RING_EVENT_FLAGS_ENABLE,
 )
 
 MOST_IN_FLIGHT = 48

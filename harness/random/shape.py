@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from harness.driver.block import SUPPORTED
 from harness.driver.errors import DriverError
-from harness.target import Disk, LacksError
+from harness.random.finding import Known
+from harness.targets import Disk, LacksError
 from harness.virtio.features import LEGACY_ONLY, Feature, mask, members
-
-from .finding import Known
 
 SERVED = SUPPORTED | mask(Feature.RING_PACKED, Feature.EVENT_IDX, Feature.RING_RESET)
 """What a session can deal with: the driver's own, and what the suite's tests negotiate too."""

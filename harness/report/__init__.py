@@ -1,6 +1,14 @@
 """What a test proves, and how a run says so: markers, levels, deviations, reports."""
 
-from .markers import Statement, clause, described, hardening, on, reads_only, statement_of
+from harness.report.markers import (
+    Statement,
+    clause,
+    described,
+    hardening,
+    on,
+    reads_only,
+    statement_of,
+)
 
 __all__ = [
     "Statement",

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .failure import printable, state_of, words_of
-from .results import plain_node
+from harness.report.failure import printable, state_of, words_of
+from harness.report.results import plain_node
 
 if TYPE_CHECKING:
-    from harness.target import Disk, Target
+    from harness.targets import Disk, Target
 
 SELECTING = ("-k", "-m", "-n", "--deselect", "--ignore", "--ignore-glob", "--maxfail", "--target")
 REPORTING = ("--matrix", "--artifacts", "--junitxml", "--junit-xml", "--basetemp", "--tb")

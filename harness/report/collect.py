@@ -14,10 +14,19 @@ from typing import Any
 
 import pytest
 
+from harness.report.outcome import ATTRIBUTE
+from harness.report.results import (
+    Column,
+    Result,
+    Results,
+    Row,
+    Run,
+    Test,
+    Verdict,
+    plain_node,
+    worst,
+)
 from harness.virtio.catalogue import SPECIFICATION, Clause, Level, clauses
-
-from .outcome import ATTRIBUTE
-from .results import Column, Result, Results, Row, Run, Test, Verdict, plain_node, worst
 
 SUITE = "virtio-blk-conformance"
 

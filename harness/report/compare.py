@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .results import OPEN, ORDER, Column, Results, Row, Test, Verdict, proves
+from harness.report.results import OPEN, ORDER, Column, Results, Row, Test, Verdict, proves
 
 
 class Direction(StrEnum):

@@ -14,10 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.report.merge import merged
+from harness.report.results import ORDER, Column, Results, Verdict, made_of
 from harness.virtio.catalogue import clauses, section_order
-
-from .merge import merged
-from .results import ORDER, Column, Results, Verdict, made_of
 
 PAGE, SUMMARY, README = Path("docs/coverage.md"), Path("docs/coverage.json"), Path("README.md")
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from _pytest._code.code import ExceptionRepr
 
-from harness.disks import DiskSpec
+from harness.diskspec import DiskSpec
 
 if TYPE_CHECKING:
-    from harness.target import Disk, Target
+    from harness.targets import Disk, Target
 
 
 # A console may hold sequences that would move, or question, the terminal this is shown on.

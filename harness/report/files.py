@@ -6,8 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from .page import rendered
-from .results import Results, dumped, relocated
+from harness.report.page import rendered
+from harness.report.results import Results, dumped, relocated
 
 WRITERS = {".json": dumped, ".html": rendered}
 """What a file's suffix asks for."""

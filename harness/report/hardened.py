@@ -1,104 +1,10 @@
-"""The part of the pytest plugin that is about hardening: devices whose drivers break the rules.
-
-What a device does then is no matter of the specification, so these tests run
-only if asked for: by `--level hardening`, or by naming their directory or a
-test in it. Each one's verdict is a property of its report, whatever the outcome.
-"""
+"""The properties of a hardening test: the level's name, the device's fate, the evidence."""
 
 from __future__ import annotations
-
-from collections import Counter
-from enum import StrEnum
-from pathlib import Path
-
-import pytest
-
-from .markers import statement_of
 
 LEVEL = "hardening"
 
 VERDICT = "hardening-verdict"
 EVIDENCE = "hardening-evidence"
 RING = "hardening-ring"
-"""The properties of a test: the verdict, what it goes by, and the kind of virtqueue."""
-
-
-class Verdict(StrEnum):
-    """What became of a device, the best first."""
-
-    SERVED = "served"
-    REJECTED = "rejected"
-    FAILED_REQUEST = "failed request"
-    NEEDS_RESET = "needs reset"
-    RECOVERED = "recovered after reset"
-    WROTE_OUTSIDE = "wrote outside"
-    GREW = "grew"
-    WEDGED = "wedged"
-    SPINS = "spins"
-    CRASHED = "crashed"
-
-    @property
-    def tolerable(self) -> bool:
-        """Whether a device may do that."""
-        return ORDER.index(self) <= ORDER.index(Verdict.RECOVERED)
-
-
-ORDER = tuple(Verdict)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
-    config.addinivalue_line(
-        "markers", "hardening(section, text): what a driver does that it must not (text: ours)"
-    )
-
-
-LEFT_OUT = pytest.StashKey[int]()
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave hardening out of a run that does not ask for it."""
-    if LEVEL in config.option.level:
-        return
-    given = config.args_source is pytest.Config.ArgsSource.ARGS
-    named = [Path(arg.partition("::")[0]).absolute() for arg in config.args if given]
-    rest = [item for item in items if _is_hardening(item) and not _is_named(item, named)]
-    if rest:
-        config.hook.pytest_deselected(items=rest)
-        config.stash[LEFT_OUT] = len(rest)
-        left_out = set(rest)
-        items[:] = [item for item in items if item not in left_out]
-
-
-def _is_hardening(item: pytest.Item) -> bool:
-    statement = statement_of(item)
-    return statement is not None and statement.level == LEVEL
-
-
-def _is_named(item: pytest.Item, named: list[Path]) -> bool:
-    """Whether an argument of the run is the directory of the test, or something in it."""
-    home = item.path.parent
-    return any(home == path or home in path.parents for path in named)
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    """How many hardening tests were left out, or how often each verdict came."""
-    left_out = config.stash.get(LEFT_OUT, 0)
-    if left_out:
-        terminalreporter.write_line(f"{left_out} hardening tests left out; --level hardening")
-    found = Counter(
-        (str(said.get("target", "")), str(said[VERDICT]))
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        if isinstance(report, pytest.TestReport) and report.when == "call"
-        for said in [dict(report.user_properties)]
-        if VERDICT in said
-    )
-    if found:
-        terminalreporter.section("hardening")
-        for target in dict.fromkeys(target for target, _ in found):
-            counts = (f"{verdict} {n}" for (name, verdict), n in found.items() if name == target)
-            terminalreporter.write_line(f"{target}: {', '.join(counts)}")
+"""The properties of a test: the fate, the evidence for it, and the kind of virtqueue."""

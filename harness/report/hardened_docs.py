@@ -11,12 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .coverage import CoverageError, replaced
-from .hardened import ORDER
-from .hardened import Verdict as Fate
-from .hardened_table import RINGS, found_on
-from .merge import merged
-from .results import Column, Results, Verdict, bare_name, made_of
+from harness.report.coverage import CoverageError, replaced
+from harness.report.hardened_table import RINGS, found_on
+from harness.report.merge import merged
+from harness.report.results import Column, Results, Verdict, bare_name, made_of
+from harness.robustness.fate import Fate
 
 PAGE, SUMMARY = Path("docs/hardening.md"), Path("docs/hardening.json")
 
@@ -78,7 +77,7 @@ def keep(root: Path, parts: Iterable[Results]) -> None:
 
 
 def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
-    return {fate.value: counts[fate] for fate in ORDER if counts.get(fate)}
+    return {fate.value: counts[fate] for fate in Fate if counts.get(fate)}
 
 
 def loaded(root: Path) -> list[Fates]:
@@ -113,7 +112,7 @@ def stale(root: Path) -> bool:
 def verdicts_table(fates: Iterable[Fates]) -> list[str]:
     """Cases and verdicts, a line for each target and version."""
     fates = list(fates)
-    seen = [fate.value for fate in ORDER if any(one.verdicts.get(fate) for one in fates)]
+    seen = [fate.value for fate in Fate if any(one.verdicts.get(fate) for one in fates)]
     lines = [
         f"| target | version | {' | '.join((*RINGS, *seen))} | not recorded |",
         f"| --- | --- |{' ---: |' * (len(RINGS) + len(seen) + 1)}",

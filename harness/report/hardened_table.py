@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from .hardened import ORDER, Verdict
-from .results import Column, Result, Results
+from harness.report.results import Column, Result, Results
+from harness.robustness.fate import Fate
 
 RINGS = ("split", "packed")
 
@@ -50,7 +50,7 @@ def _verdicts(results: Results, columns: Iterable[Column]) -> Iterator[str]:
         column.id: Counter(one.hardening["verdict"] for _, one in found_on(results, column))
         for column in columns
     }
-    seen = [verdict for verdict in ORDER if any(count[verdict] for count in counts.values())]
+    seen = [verdict for verdict in Fate if any(count[verdict] for count in counts.values())]
     yield from _head("target", *seen)
     for name, count in counts.items():
         yield _row(name, *(count[verdict] or "" for verdict in seen))
@@ -61,13 +61,13 @@ def _lost(results: Results, columns: list[Column]) -> Iterator[str]:
     for test in results.tests.values():
         found = (test.results.get(column.id) for column in columns)
         verdicts = [
-            Verdict(one.hardening["verdict"]) if one and one.hardening else None for one in found
+            Fate(one.hardening["verdict"]) if one and one.hardening else None for one in found
         ]
         if any(verdict and not verdict.tolerable for verdict in verdicts):
             yield _row(f"`{test.id.rpartition('/')[2]}`", *map(_cell, verdicts))
 
 
-def _cell(verdict: Verdict | None) -> str:
+def _cell(verdict: Fate | None) -> str:
     if verdict is None:
         return ""
     return "well" if verdict.tolerable else f"**{verdict}**"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from .results import ORDER, Column, Result, Results, Test
+from harness.report.results import ORDER, Column, Result, Results, Test
 
 
 def merged(parts: Iterable[Results]) -> Results:

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from harness.driver.errors import DriverError
-
-from .results import Verdict
-from .verdict import VERDICTS
+from harness.report.results import Verdict
+from harness.report.verdict import ABOUT_THE_DEVICE
 
 ATTRIBUTE = "conformance"
 
@@ -40,7 +39,7 @@ def describe(
     if excused:
         said["verdict"] = _excuse(said, *excused)
     elif report.failed:
-        about_device = call.when == "call" and isinstance(error, VERDICTS)
+        about_device = call.when == "call" and isinstance(error, ABOUT_THE_DEVICE)
         said["verdict"] = (Verdict.BROKEN if about_device else Verdict.ERROR).value
     if call.excinfo and not isinstance(error, pytest.skip.Exception):
         said["expected"] = _expected(item, call.excinfo)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from harness.report.failure import printable
+from harness.report.results import ORDER, Result, Results, Test, Verdict, worst
 from harness.virtio.sections import section_name
-
-from .failure import printable
-from .results import ORDER, Result, Results, Test, Verdict, worst
 
 FAILURES = (Verdict.BROKEN, Verdict.ERROR)
 

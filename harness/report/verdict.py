@@ -7,11 +7,10 @@ from collections.abc import Iterable
 import pytest
 
 from harness.driver.errors import DeviceTimeoutError, DriverError, FeaturesRefusedError
+from harness.report.deviations import Deviation
+from harness.report.markers import Statement
 
-from .deviations import Deviation
-from .markers import Statement
-
-VERDICTS = (AssertionError, DeviceTimeoutError, FeaturesRefusedError)
+ABOUT_THE_DEVICE = (AssertionError, DeviceTimeoutError, FeaturesRefusedError)
 """Failures that say something about the device; any other is trouble with the harness."""
 
 
@@ -33,7 +32,7 @@ def judge(
         if gone := [deviation for deviation in recorded if not deviation.sometimes]:
             _fail(report, gone)
         return None
-    if not report.failed or not isinstance(error, VERDICTS):
+    if not report.failed or not isinstance(error, ABOUT_THE_DEVICE):
         return None
     message = error.message if isinstance(error, DriverError) else str(error)
     for deviation in recorded:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import IntEnum
 
-from .features import Feature
+from harness.virtio.features import Feature
 
 SECTOR = 512
 """Bytes of a sector, the unit of `capacity` and of a request's `sector` field."""

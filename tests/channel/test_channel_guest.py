@@ -12,7 +12,7 @@ import images
 from harness.channel.serial import open_serial
 from harness.channel.ssh import open_ssh
 from harness.channel.stream import Stream
-from harness.disks import DiskSpec
+from harness.diskspec import DiskSpec
 from harness.driver.interface import Request
 from harness.guest.client import Agent, AgentLostError, payload
 from harness.machine import Machine, MachineConfig, find_qemu

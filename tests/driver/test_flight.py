@@ -65,7 +65,7 @@ def test_any_cut_carries_the_same_bytes(
         if buffer.writable:
             piece, answer = answer[: buffer.length], answer[buffer.length :]
             shared.view(buffer.address, buffer.length)[:] = piece
-    completion = flight.land(37, shared)
+    completion = flight.complete(37, shared)
     assert completion.data == bytes(range(100, 136))
     assert completion.status == 0
     assert completion.damage == ()
@@ -74,7 +74,7 @@ def test_any_cut_carries_the_same_bytes(
 def test_untouched_memory_shows_as_untouched() -> None:
     shared, flight = prepare(Request(0, receive=512))
 
-    completion = flight.land(0, shared)
+    completion = flight.complete(0, shared)
 
     assert completion.status == STATUS_UNWRITTEN
     assert completion.data == bytes([CANARY]) * 512
@@ -84,7 +84,7 @@ def landed_after(offset: int) -> Completion:
     """A read whose device also changed the byte at an offset of the request's memory."""
     shared, flight = prepare(Request(0, receive=16))
     shared.view(flight.block + offset, 1)[0] ^= 0xFF
-    return flight.land(17, shared)
+    return flight.complete(17, shared)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_changed_descriptor_is_damage(indirect: bool) -> None:
         table = int.from_bytes(shared.view(table, 8), "little")
     shared.view(table + 12, 1)[0] ^= 0x80
 
-    assert flight.land(17, shared).damage == ("the descriptors or the indirect table changed",)
+    assert flight.complete(17, shared).damage == ("the descriptors or the indirect table changed",)
 
 
 @pytest.mark.parametrize("cut", [(15,), (16, 0), (17,), (-1, 17)])
@@ -159,7 +159,7 @@ def test_a_refused_cut_is_named(cut: dict[str, tuple[int, ...]], told: str) -> N
 def test_a_status_that_shares_its_piece_shows_as_untouched_too() -> None:
     shared, flight = prepare(Request(0, receive=512, writable=(513,)))
 
-    completion = flight.land(0, shared)
+    completion = flight.complete(0, shared)
 
     assert completion.status == STATUS_UNWRITTEN
     assert completion.data == bytes([CANARY]) * 512
@@ -169,7 +169,7 @@ def test_a_completion_has_the_used_length_and_the_time_since_it_was_sent() -> No
     shared, flight = prepare(Request(0, receive=512))
     flight.sent -= 1000.0
 
-    completion = flight.land(77, shared)
+    completion = flight.complete(77, shared)
 
     assert completion.used_len == 77
     assert 1000.0 <= completion.seconds < 2000.0
@@ -177,7 +177,7 @@ def test_a_completion_has_the_used_length_and_the_time_since_it_was_sent() -> No
 
 def test_a_request_that_has_landed_leaves_its_queue() -> None:
     shared, flight = prepare(Request(0, receive=512))
-    flight.land(0, shared)
+    flight.complete(0, shared)
 
     assert flight.queue.state().in_flight == 0
     assert flight.queue.state().free_descriptors == 64
@@ -189,7 +189,7 @@ def test_damage_is_told_by_its_address_whatever_was_written_before_it() -> None:
     shared.view(first.address, first.length)[:] = bytes(16)
     shared.view(first.address + first.length + 3, 1)[0] ^= 0xFF
 
-    (damage,) = flight.land(17, shared).damage
+    (damage,) = flight.complete(17, shared).damage
 
     assert damage.startswith(f"memory at {first.address + first.length + 3:#x} changed")
     assert damage.endswith("guard byte 61 before buffer 2")

@@ -118,7 +118,7 @@ def test_a_used_chain_can_go_out_again(queue: PackedQueue) -> None:
     for _ in range(20):
         device.use(7)
         assert queue.take_used() == [Used(head, 7)]
-        queue.again(head)
+        queue.republish(head)
     assert len(device.use(7)) == 3
 
 

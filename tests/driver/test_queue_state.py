@@ -49,7 +49,7 @@ def test_of_a_packed_queue(memory: DmaMemory) -> None:
         queue.take_used()
         queue.release(head)
     queue.add(CHAIN)
-    queue.want_interrupts(False)
+    queue.set_interrupts_enabled(False)
     memory.view(queue.layout.device + 2, 2)[:] = b"\xfe\xff"
 
     state = queue.state()

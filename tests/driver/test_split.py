@@ -198,7 +198,7 @@ def test_a_used_chain_can_go_out_again(queue: SplitQueue) -> None:
     queue.take_used()
     before = queue.chain(head)
 
-    queue.again(head)
+    queue.republish(head)
 
     assert queue.state().avail_idx == 2
     assert list(queue.memory.view(queue.layout.driver + 6, 2).cast("H")) == [head]

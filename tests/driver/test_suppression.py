@@ -48,7 +48,7 @@ class Split:
         self.queue = SplitQueue(memory, 0, SIZE, event_idx=event_idx)
         self.device = SplitDevice(self.queue)
         turn(self.queue, self.device, before)
-        self.queue.kick_wanted()
+        self.queue.needs_notification()
         layout = self.queue.layout
         self._driver = memory.view(layout.driver, 6 + 2 * SIZE).cast("H")
         self._device = memory.view(layout.device, 6 + 8 * SIZE).cast("H")
@@ -92,15 +92,15 @@ def test_flags_suppress_without_event_idx(memory: DmaMemory) -> None:
     split = Split(memory, event_idx=False)
     split.ask(0, avail_event=100)
     add(split.queue, 1)
-    assert split.queue.kick_wanted()
+    assert split.queue.needs_notification()
 
     split.ask(USED_F_NO_NOTIFY)
     add(split.queue, 1)
-    assert not split.queue.kick_wanted()
+    assert not split.queue.needs_notification()
 
-    split.queue.want_interrupts(False)
+    split.queue.set_interrupts_enabled(False)
     assert (split.avail_flags, split.used_event) == (AVAIL_F_NO_INTERRUPT, 0)
-    split.queue.want_interrupts(True)
+    split.queue.set_interrupts_enabled(True)
     assert split.avail_flags == 0
 
 
@@ -111,8 +111,8 @@ def test_a_kick_is_wanted_if_avail_event_was_passed(memory: DmaMemory, before: i
     for ahead in (-1, 0, 2, 3, 4):
         split.ask(USED_F_NO_NOTIFY, before + ahead)  # a flag that is to be ignored then
         add(split.queue, 1, 1, 1)
-        wanted.append(split.queue.kick_wanted())
-        assert not split.queue.kick_wanted(), "nothing became available since"
+        wanted.append(split.queue.needs_notification())
+        assert not split.queue.needs_notification(), "nothing became available since"
         split.device.use(1, 0)
         split.device.use(1, 0)
         split.device.use(1, 0)
@@ -127,13 +127,13 @@ def test_a_kick_is_wanted_if_avail_event_was_passed(memory: DmaMemory, before: i
 def test_used_event_is_the_next_element_or_the_last_one(memory: DmaMemory, before: int) -> None:
     split = Split(memory, event_idx=True, before=before)
 
-    split.queue.want_interrupts(True)
+    split.queue.set_interrupts_enabled(True)
     assert split.used_event == before
     turn(split.queue, split.device, 3)
     assert split.used_event == before
-    split.queue.want_interrupts(True)
+    split.queue.set_interrupts_enabled(True)
     assert split.used_event == (before + 3) & 0xFFFF
-    split.queue.want_interrupts(False)
+    split.queue.set_interrupts_enabled(False)
     assert split.used_event == (before + 2) & 0xFFFF
     assert split.avail_flags == 0  # as it has to be with EVENT_IDX
 
@@ -145,7 +145,7 @@ def test_a_packed_ring_heeds_the_devices_flags(memory: DmaMemory, event_idx: boo
     for flags, wanted in ((RING_EVENT_FLAGS_ENABLE, True), (RING_EVENT_FLAGS_DISABLE, False)):
         packed.ask(flags)
         add(packed.queue, 1)
-        assert packed.queue.kick_wanted() is wanted
+        assert packed.queue.needs_notification() is wanted
 
 
 def test_a_kick_is_wanted_if_the_descriptor_asked_for_became_available(memory: DmaMemory) -> None:
@@ -156,11 +156,11 @@ def test_a_kick_is_wanted_if_the_descriptor_asked_for_became_available(memory: D
         packed.device.use(2, 0)
         for used in packed.queue.take_used():
             packed.queue.release(used.id)
-        packed.queue.kick_wanted()
+        packed.queue.needs_notification()
         packed.ask(RING_EVENT_FLAGS_DESC, place % SIZE, wrap=int(place < SIZE))
         add(packed.queue, 2, 3)
-        wanted[place] = packed.queue.kick_wanted()
-        assert not packed.queue.kick_wanted(), "nothing became available since"
+        wanted[place] = packed.queue.needs_notification()
+        assert not packed.queue.needs_notification(), "nothing became available since"
 
     # Descriptors 5, 6, 7 of the first round, 0 and 1 of the second.
     assert [place for place, one in wanted.items() if one] == [5, 6, 7, 8, 9]
@@ -173,17 +173,17 @@ def test_what_was_added_and_not_made_available_is_not_told(memory: DmaMemory) ->
 
     packed.queue.publish(heads[:1])
     assert packed.queue.next_available() == 3 | 1 << 15
-    assert not packed.queue.kick_wanted()
+    assert not packed.queue.needs_notification()
     packed.queue.publish(heads[1:])
     assert packed.queue.next_available() == 5 | 1 << 15
-    assert packed.queue.kick_wanted()
+    assert packed.queue.needs_notification()
 
 
 def test_the_driver_asks_for_the_next_descriptor_in_its_round(memory: DmaMemory) -> None:
     packed = Packed(memory, event_idx=True)
     expected = 0
     for length in (3, 3, 3, 2, 1, 3, 3):
-        packed.queue.want_interrupts(True)
+        packed.queue.set_interrupts_enabled(True)
         wrap = (expected // SIZE + 1) % 2
         assert packed.asked == (expected % SIZE | wrap << 15, RING_EVENT_FLAGS_DESC)
         add(packed.queue, length)
@@ -192,14 +192,14 @@ def test_the_driver_asks_for_the_next_descriptor_in_its_round(memory: DmaMemory)
             packed.queue.release(used.id)
         expected += length
 
-    packed.queue.want_interrupts(False)
+    packed.queue.set_interrupts_enabled(False)
     assert packed.asked[1] == RING_EVENT_FLAGS_DISABLE
 
 
 def test_without_event_idx_the_driver_enables_all(memory: DmaMemory) -> None:
     packed = Packed(memory, event_idx=False)
     for wanted, flags in ((False, RING_EVENT_FLAGS_DISABLE), (True, RING_EVENT_FLAGS_ENABLE)):
-        packed.queue.want_interrupts(wanted)
+        packed.queue.set_interrupts_enabled(wanted)
         assert packed.asked == (0, flags)
 
 
@@ -226,10 +226,10 @@ def test_a_kick_is_wanted_in_any_round(memory: DmaMemory, before: int) -> None:
             packed.device.use(1, 0)
             for used in packed.queue.take_used():
                 packed.queue.release(used.id)
-        packed.queue.kick_wanted()
+        packed.queue.needs_notification()
         packed.ask(RING_EVENT_FLAGS_DESC, place % SIZE, wrap=int(place < SIZE))
         add(packed.queue, 2, 1)
-        if packed.queue.kick_wanted():
+        if packed.queue.needs_notification():
             wanted.append(place)
         memory.free_all()
 
@@ -239,4 +239,4 @@ def test_a_kick_is_wanted_in_any_round(memory: DmaMemory, before: int) -> None:
 def test_a_kick_is_wanted_for_the_very_first_chain(memory: DmaMemory) -> None:
     queue = SplitQueue(memory, 0, SIZE, event_idx=True)
     add(queue, 1)
-    assert queue.kick_wanted()
+    assert queue.needs_notification()

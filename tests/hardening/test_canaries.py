@@ -6,9 +6,9 @@ from typing import cast
 
 import pytest
 
-from conformance.hardening.canaries import Canaries
 from harness.driver.interface import CANARY, Driver
 from harness.driver.memory import DmaMemory, Region
+from harness.robustness.guarded_memory import GuardedMemory
 
 BASE = 0x10000
 
@@ -35,11 +35,11 @@ def memory() -> Memory:
 
 
 @pytest.fixture
-def canaries(memory: Memory) -> Canaries:
-    return Canaries(cast(Driver, memory))
+def canaries(memory: Memory) -> GuardedMemory:
+    return GuardedMemory(cast(Driver, memory))
 
 
-def test_a_fence_holds_until_a_byte_of_it_changes(memory: Memory, canaries: Canaries) -> None:
+def test_a_fence_holds_until_a_byte_of_it_changes(memory: Memory, canaries: GuardedMemory) -> None:
     address = canaries.fence("the fence", 128)
     whole = canaries.damage()
 
@@ -51,7 +51,7 @@ def test_a_fence_holds_until_a_byte_of_it_changes(memory: Memory, canaries: Cana
     )
 
 
-def test_what_the_driver_writes_is_no_damage(memory: Memory, canaries: Canaries) -> None:
+def test_what_the_driver_writes_is_no_damage(memory: Memory, canaries: GuardedMemory) -> None:
     address = canaries.fence("the fence", 128)
 
     canaries.write(address - 0, b"abc")
@@ -61,7 +61,7 @@ def test_what_the_driver_writes_is_no_damage(memory: Memory, canaries: Canaries)
     assert memory.memory_read(address, 3) == b"abc"
 
 
-def test_what_was_given_is_the_devices_and_no_more(memory: Memory, canaries: Canaries) -> None:
+def test_what_was_given_is_the_devices_and_no_more(memory: Memory, canaries: GuardedMemory) -> None:
     address = canaries.fence("the fence", 128)
     canaries.give(address + 32, 16)
 
@@ -74,7 +74,7 @@ def test_what_was_given_is_the_devices_and_no_more(memory: Memory, canaries: Can
 
 
 def test_a_gift_over_the_end_of_a_region_counts_within_it(
-    memory: Memory, canaries: Canaries
+    memory: Memory, canaries: GuardedMemory
 ) -> None:
     first = canaries.fence("one", 64)
     second = canaries.fence("two", 64)
@@ -86,7 +86,7 @@ def test_a_gift_over_the_end_of_a_region_counts_within_it(
     assert canaries.damage() == ""
 
 
-def test_a_region_that_is_renewed_is_nobodys_again(memory: Memory, canaries: Canaries) -> None:
+def test_a_region_that_is_renewed_is_nobodys_again(memory: Memory, canaries: GuardedMemory) -> None:
     address = canaries.fence("the fence", 64)
     canaries.give(address, 64)
     memory.memory_write(address, bytes(64))
@@ -99,7 +99,7 @@ def test_a_region_that_is_renewed_is_nobodys_again(memory: Memory, canaries: Can
     assert canaries.damage() != ""
 
 
-def test_memory_in_use_is_watched_as_it_stands(memory: Memory, canaries: Canaries) -> None:
+def test_memory_in_use_is_watched_as_it_stands(memory: Memory, canaries: GuardedMemory) -> None:
     address = memory.alloc(16)
     memory.memory_write(address, b"descriptor table")
     canaries.watch("the table", address, 16)

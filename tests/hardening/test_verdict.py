@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.report.hardened import ORDER, Verdict
-from harness.target.process import DeviceProcess
-from harness.target.vitals import GROWTH, Judgement, Vitals, worst
+from harness.robustness.device_process import DeviceProcess
+from harness.robustness.fate import Fate
+from harness.robustness.process_watch import GROWTH, Judgement, ProcessWatch, worst
 
 SLEEPS = "import time; time.sleep(60)"
 SPINS = "print('ready', flush=True)\nwhile True: pass"
@@ -68,7 +68,7 @@ def start(made: list[Subject], source: str, answers: bool = True) -> Subject:
 
 
 def test_a_process_that_sleeps_is_well(subject: list[Subject]) -> None:
-    vitals = Vitals([start(subject, SLEEPS).process])
+    vitals = ProcessWatch([start(subject, SLEEPS).process])
 
     assert (vitals.crash(), vitals.growth()) == (None, None)
 
@@ -78,9 +78,9 @@ def test_a_process_that_spins_is_seen_however_busy_the_host(subject: list[Subjec
     for one in spinners:
         one.hear()
 
-    judgement = Vitals([spinners[0].process]).spin()
+    judgement = ProcessWatch([spinners[0].process]).spin()
 
-    assert judgement and judgement.verdict is Verdict.SPINS
+    assert judgement and judgement.fate is Fate.SPINS
     assert judgement.evidence.startswith("subject used 0.")
 
 
@@ -89,20 +89,20 @@ def test_a_process_that_spins_while_somebody_waits_for_it_is_ended(
 ) -> None:
     spinner = start(subject, SPINS)
     spinner.hear()
-    vitals = Vitals([spinner.process])
+    vitals = ProcessWatch([spinner.process])
 
     with vitals.guarded():
         ended = spinner.child.wait(30)
 
     judgement = vitals.spin()
     assert ended == -signal.SIGKILL
-    assert judgement and judgement.verdict is Verdict.SPINS
+    assert judgement and judgement.fate is Fate.SPINS
     assert vitals.crash() is None
 
 
 def test_a_process_that_sleeps_is_let_be(subject: list[Subject]) -> None:
     sleeper = start(subject, SLEEPS)
-    vitals = Vitals([sleeper.process])
+    vitals = ProcessWatch([sleeper.process])
 
     with vitals.guarded(), pytest.raises(subprocess.TimeoutExpired):
         sleeper.child.wait(3)
@@ -114,46 +114,48 @@ def test_a_process_that_hangs_while_somebody_waits_for_it_is_ended(
     subject: list[Subject],
 ) -> None:
     sleeper = start(subject, SLEEPS, answers=False)
-    vitals = Vitals([sleeper.process])
+    vitals = ProcessWatch([sleeper.process])
 
     with vitals.guarded():
         ended = sleeper.child.wait(30)
 
     judgement = vitals.spin()
     assert ended == -signal.SIGKILL
-    assert judgement and judgement.verdict is Verdict.WEDGED
+    assert judgement and judgement.fate is Fate.WEDGED
 
 
 def test_a_process_that_works_for_a_moment_does_not_spin(subject: list[Subject]) -> None:
     worker = start(subject, SHORT)
     worker.hear()
 
-    assert Vitals([worker.process]).spin() is None
+    assert ProcessWatch([worker.process]).spin() is None
 
 
 def test_a_process_that_ends_has_crashed_and_has_last_words(subject: list[Subject]) -> None:
     one = start(subject, SLEEPS)
-    vitals = Vitals([one.process])
+    vitals = ProcessWatch([one.process])
 
     one.process.kill()
 
     judgement = vitals.crash(within=5.0)
-    assert judgement == Judgement(Verdict.CRASHED, f"ended with {-signal.SIGKILL} / last words")
+    assert judgement == Judgement(Fate.CRASHED, f"ended with {-signal.SIGKILL} / last words")
 
 
 def test_one_that_answers_nobody_is_given_the_time_to_end(subject: list[Subject]) -> None:
     one = start(subject, "import time; time.sleep(0.5); raise SystemExit(3)", answers=False)
 
-    judgement = Vitals([one.process]).crash(within=20.0)
+    judgement = ProcessWatch([one.process]).crash(within=20.0)
 
-    assert judgement == Judgement(Verdict.CRASHED, "ended with 3 / last words")
+    assert judgement == Judgement(Fate.CRASHED, "ended with 3 / last words")
 
 
 def test_one_that_answers_is_not_waited_for(
     subject: list[Subject], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vitals = Vitals([start(subject, SLEEPS).process])
-    monkeypatch.setattr("harness.target.vitals.time.sleep", lambda seconds: pytest.fail("waits"))
+    vitals = ProcessWatch([start(subject, SLEEPS).process])
+    monkeypatch.setattr(
+        "harness.robustness.process_watch.time.sleep", lambda seconds: pytest.fail("waits")
+    )
 
     assert vitals.crash(within=20.0) is None
 
@@ -170,7 +172,7 @@ def test_a_stopped_process_is_killed_too(subject: list[Subject]) -> None:
 def test_a_process_that_takes_much_memory_has_grown(subject: list[Subject]) -> None:
     one = start(subject, GROWS)
     one.hear()
-    vitals = Vitals([one.process])
+    vitals = ProcessWatch([one.process])
     before = vitals.growth()
 
     one.say()
@@ -178,31 +180,29 @@ def test_a_process_that_takes_much_memory_has_grown(subject: list[Subject]) -> N
 
     judgement = vitals.growth()
     assert before is None
-    assert judgement and judgement.verdict is Verdict.GREW
+    assert judgement and judgement.fate is Fate.GREW
 
 
 def test_a_process_that_does_not_answer_is_wedged(subject: list[Subject]) -> None:
-    judgement = Vitals([start(subject, SLEEPS, answers=False).process]).hung()
+    judgement = ProcessWatch([start(subject, SLEEPS, answers=False).process]).hung()
 
-    assert judgement and judgement.verdict is Verdict.WEDGED
+    assert judgement and judgement.fate is Fate.WEDGED
 
 
 def test_somebody_elses_device_has_no_vitals() -> None:
-    vitals = Vitals(())
+    vitals = ProcessWatch(())
 
     assert [vitals.crash(), vitals.spin(), vitals.growth(), vitals.hung()] == [None] * 4
 
 
 def test_the_worst_judgement_counts() -> None:
-    some = [
-        Judgement(verdict, "") for verdict in (Verdict.SERVED, Verdict.WEDGED, Verdict.REJECTED)
-    ]
+    some = [Judgement(verdict, "") for verdict in (Fate.SERVED, Fate.WEDGED, Fate.REJECTED)]
 
-    assert worst(some).verdict is Verdict.WEDGED
+    assert worst(some).fate is Fate.WEDGED
 
 
 def test_what_a_device_may_do_comes_before_what_it_must_not() -> None:
-    tolerable = [verdict for verdict in ORDER if verdict.tolerable]
+    tolerable = [verdict for verdict in tuple(Fate) if verdict.tolerable]
 
-    assert tolerable == list(ORDER[: len(tolerable)])
-    assert ORDER[len(tolerable)] is Verdict.WROTE_OUTSIDE
+    assert tolerable == list(tuple(Fate)[: len(tolerable)])
+    assert tuple(Fate)[len(tolerable)] is Fate.WROTE_OUTSIDE

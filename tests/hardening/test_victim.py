@@ -12,14 +12,14 @@ from collections.abc import Iterator
 import pytest
 
 from conformance.hardening.victim import Victim
-from harness.disks import DiskSpec
+from harness.diskspec import DiskSpec
 from harness.driver.errors import BadArgumentError
 from harness.driver.interface import Buffer
-from harness.report.hardened import Verdict
-from harness.target import Disk, Target
-from harness.target.qtest import QtestTarget
-from harness.target.vhost_user import VhostUserDaemon
-from harness.target.vitals import Judgement
+from harness.robustness.fate import Fate
+from harness.robustness.process_watch import Judgement
+from harness.targets import Disk, Target
+from harness.targets.qtest import QtestTarget
+from harness.targets.vhost_user import VhostUserDaemon
 from harness.virtio.blk import SECTOR
 
 
@@ -43,9 +43,9 @@ class Case:
         return self.disk.processes()[0].pid
 
     @property
-    def verdict(self) -> Verdict:
+    def fate(self) -> Fate:
         (judgement,) = self.judgements
-        return judgement.verdict
+        return judgement.fate
 
 
 def ended(pid: int) -> bool:
@@ -60,30 +60,30 @@ def ended(pid: int) -> bool:
 def test_a_legal_read_is_served(target: Target) -> None:
     case = Case(target)
 
-    with case.victim.watched():
+    with case.victim.must_survive():
         case.victim.send(*case.victim.read())
 
-    assert case.verdict is Verdict.SERVED
+    assert case.fate is Fate.SERVED
     case.disk.unplug()
 
 
 def test_nothing_done_is_nothing_wrong(target: Target) -> None:
     case = Case(target)
 
-    with case.victim.watched():
+    with case.victim.must_survive():
         pass
 
-    assert case.verdict is Verdict.REJECTED
+    assert case.fate is Fate.REJECTED
     case.disk.unplug()
 
 
 def test_an_error_is_a_failed_request(target: Target) -> None:
     case = Case(target)
 
-    with case.victim.watched():
+    with case.victim.must_survive():
         case.victim.send(*case.victim.read(sector=2**40))
 
-    assert case.verdict is Verdict.FAILED_REQUEST
+    assert case.fate is Fate.FAILED_REQUEST
     case.disk.unplug()
 
 
@@ -91,11 +91,11 @@ def test_a_process_that_is_killed_has_crashed(target: Target) -> None:
     case = Case(target)
     pid = case.pid
 
-    with pytest.raises(AssertionError, match=r"crashed: .*SIGKILL"), case.victim.watched():
+    with pytest.raises(AssertionError, match=r"crashed: .*SIGKILL"), case.victim.must_survive():
         os.kill(pid, signal.SIGKILL)
         case.victim.send(*case.victim.read())
 
-    assert case.verdict is Verdict.CRASHED
+    assert case.fate is Fate.CRASHED
     case.disk.unplug()
     assert Case(target).disk.processes()[0].pid != pid
 
@@ -104,12 +104,15 @@ def test_a_process_that_is_stopped_is_wedged_and_taken_away(target: Target) -> N
     case = Case(target)
     pid = case.pid
 
-    with pytest.raises(AssertionError, match=r"wedged: .*answers nobody"), case.victim.watched():
+    with (
+        pytest.raises(AssertionError, match=r"wedged: .*answers nobody"),
+        case.victim.must_survive(),
+    ):
         os.kill(pid, signal.SIGSTOP)
         case.victim.send(*case.victim.read())
 
     case.disk.unplug()
-    assert case.verdict is Verdict.WEDGED
+    assert case.fate is Fate.WEDGED
     assert ended(pid)
 
 
@@ -141,17 +144,17 @@ def test_memory_that_was_not_given_is_written(target: Target) -> None:
     victim.canaries.watch("the table", victim.ring.layout.desc, 48)
 
     outside = r"wrote outside: .*the descriptor table"
-    with pytest.raises(AssertionError, match=outside), victim.watched():
+    with pytest.raises(AssertionError, match=outside), victim.must_survive():
         victim.go()
 
-    assert case.verdict is Verdict.WROTE_OUTSIDE
+    assert case.fate is Fate.WROTE_OUTSIDE
     case.disk.unplug()
 
 
 def test_a_mistake_of_the_test_is_no_verdict(target: Target) -> None:
     case = Case(target)
 
-    with pytest.raises(BadArgumentError), case.victim.watched():
+    with pytest.raises(BadArgumentError), case.victim.must_survive():
         case.victim.driver.memory_read(0, 1)
 
     assert case.judgements == []

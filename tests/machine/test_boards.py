@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.disks import DiskSpec
+from harness.diskspec import DiskSpec
 from harness.machine import Machine, MachineConfig, MachineError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.disks import DiskSpec, Fault
+from harness.diskspec import DiskSpec, Fault
 from harness.machine import Drive, Machine, MachineError
 from harness.machine.visitor import visit
 
@@ -45,7 +45,7 @@ LACKING = {
     *("max_active_zones", "max_append_sectors", "write_granularity", "zones_read_only"),
     *("zones_offline", "secure_erase", "lifetime"),
 }
-"""What no QEMU has: asking for it is a skip (`harness.target.hosted.check_board`)."""
+"""What no QEMU has: asking for it is a skip (`harness.targets.backing_sides.check_board`)."""
 
 
 def device(machine: Machine, drive: Drive, name: str) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import images
-from harness.disks import DiskSpec, Fault
+from harness.diskspec import DiskSpec, Fault
 from harness.machine import Machine, MachineConfig, MachineError, Qemu
 
 BOOT_DEADLINE = 60.0  # seconds

@@ -19,7 +19,7 @@ import pytest
 import harness
 import harness.machine.machine as machine_module
 import harness.machine.process as process_module
-from harness.disks import DiskSpec
+from harness.diskspec import DiskSpec
 from harness.machine import Machine, MachineConfig, MachineError
 from harness.machine.rundir import RunDir
 

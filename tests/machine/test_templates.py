@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from harness.machine import templates
+from harness.machine.command import Saved
 from harness.machine.errors import MachineError
-from harness.machine.saved import Saved, private_copy
+from harness.machine.ramfile import private_copy
 from harness.machine.templates import Facts, Template, TemplateError, ensure, key_of
 
 SIZE = 8 << 20

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.target.model import ModelProcess
+from harness.targets.model import ModelProcess
 
 
 @pytest.fixture

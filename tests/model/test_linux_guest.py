@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 import images
-from harness.disks import DiskSpec
+from harness.diskspec import DiskSpec
 from harness.machine import Machine, MachineConfig, find_qemu
-from harness.target.model import ModelProcess
+from harness.targets.model import ModelProcess
 from images import cache, cpio, lock, modules
 
 DEADLINE = 120.0

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from harness.disks import DiskSpec
+from harness.diskspec import DiskSpec
 from harness.model.defects import DEFECTS, Defect
-from harness.target.disk import Disk
-from harness.target.model import Model
+from harness.targets.disk import Disk
+from harness.targets.model import Model
 from harness.virtio.blk import Status
 from harness.virtio.catalogue import clauses
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.disks import DiskSpec
+from harness.diskspec import DiskSpec
 from harness.driver.interface import Request
-from harness.target.base import TargetError
-from harness.target.disk import Disk
-from harness.target.model import Model
+from harness.targets.base import TargetError
+from harness.targets.disk import Disk
+from harness.targets.model import Model
 from harness.virtio.blk import RequestType, Status
 
 DATA = bytes(range(1, 65)) * 8

@@ -3,7 +3,7 @@
 A harmless one, which breaks no statement, must leave the whole suite as it is.
 
 Minutes, so only where they are asked for (`tox -e proof`): VBLK_PROOF names the
-directory that keeps what was found, for `python -m harness.defects.proof`.
+directory that keeps what was found, for `python -m harness.proof.proof`.
 VBLK_PROOF_SHARE, like "2/5", takes a share of the defects.
 """
 
@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+import conformance
 from harness.defects.catalogue import defects
-from harness.defects.proof import save
-from harness.defects.prover import Prover
+from harness.proof.proof import save
+from harness.proof.prover import Prover
 
+SUITE = Path(conformance.__file__).parent
 KEPT = os.environ.get("VBLK_PROOF", "")
 
 
@@ -29,7 +31,7 @@ def share():
 
 @pytest.fixture(scope="module")
 def prover():
-    found = Prover()
+    found = Prover(SUITE)
     yield found
     found.close()
 

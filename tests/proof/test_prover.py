@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 
+import conformance
 from harness.defects.catalogue import defects
-from harness.defects.proof import Proof, ProofError, page, save, saved
-from harness.defects.prover import Prover, judged
+from harness.proof.proof import Proof, ProofError, page, save, saved
+from harness.proof.prover import Prover, judged
 from harness.report.results import Column, Result, Results, Run, Test, Verdict
 
+SUITE = Path(conformance.__file__).parent
 BLANKS = "id-padded-with-blanks"
 
 
 @pytest.fixture(scope="module")
 def prover() -> Iterator[Prover]:
-    found = Prover()
+    found = Prover(SUITE)
     yield found
     found.close()
 
@@ -38,7 +40,7 @@ def test_a_defect_turns_its_own_tests_red_and_the_next_one_knows_nothing_of_it(
 
 
 def test_a_process_that_is_gone_is_one_line() -> None:
-    gone = Prover()
+    gone = Prover(SUITE)
     gone._process.kill()
     try:
         with pytest.raises(ProofError, match=BLANKS):
@@ -87,7 +89,7 @@ def test_the_page_counts_the_defects_that_are_red_nowhere_else(tmp_path: Path) -
     harmless = sum(not defect.statements for defect in defects().values())
     alone = sum(bool(one.statements) for one in list(defects().values())[4:])
 
-    text = page(saved(tmp_path), ["test_a.py::test_it", "test_a.py::test_nothing"])
+    text = page(saved(tmp_path), ["test_a.py::test_it", "test_a.py::test_nothing"], SUITE)
 
     assert f"**{alone} of {len(defects()) - harmless} defects" in text
     assert "- `test_a.py::test_nothing`: **no reason on record**" in text

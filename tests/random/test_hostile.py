@@ -12,7 +12,7 @@ from harness.random.hunt import Hunt
 from harness.random.illegal import Chain, Describe, Kick, Offer, Pause, Poke, Scribble
 from harness.random.operations import Plug, Start
 from harness.random.script import parse, text_of
-from harness.target.registry import Settings, maker
+from harness.targets.registry import Settings, maker
 
 DISK = Plug(capacity=2048, queues=2)
 START = Start(features=("VERSION_1", "BLK_MQ", "INDIRECT_DESC"), sizes=(8, 8))

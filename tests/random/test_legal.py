@@ -28,7 +28,7 @@ from harness.random.operations import (
     Write,
 )
 from harness.random.session import Session
-from harness.target.registry import Settings, maker
+from harness.targets.registry import Settings, maker
 from harness.virtio.blk import RequestType, Status
 
 DISK = Plug(capacity=2048, queues=2)

@@ -14,7 +14,7 @@ from harness.random import rounds
 from harness.random.finding import Finding
 from harness.random.hunt import Hunt
 from harness.random.operations import Plug, Send, Start, Write
-from harness.target.registry import Settings, maker
+from harness.targets.registry import Settings, maker
 from harness.virtio.blk import RequestType
 
 DISK = Plug(capacity=2048)

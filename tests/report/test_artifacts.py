@@ -62,7 +62,7 @@ def test_a_failure_leaves_all_there_was_to_see(run, top: Path, pytester: pytest.
 
 def test_logs_are_kept_without_what_moves_a_terminal(run, top: Path) -> None:
     logs = """
-from harness.target import Target
+from harness.targets import Target
 Target.logs = lambda self: {"qemu.log": "a\\x1b[1mb\\x07"}
 """
     run(logs + SUITE, "--artifacts=kept/here", "-k", "513")

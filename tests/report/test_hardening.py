@@ -98,7 +98,7 @@ def test_a_marker_without_a_text_is_refused(run) -> None:
     result.stderr.fnmatch_lines(["*test_it.py::test_it: @hardening takes a section*"])
 
 
-VERDICTS = """
+ABOUT_THE_DEVICE = """
 from harness.report import hardening
 
 @pytest.mark.parametrize("ring", ["split", "packed"])
@@ -129,7 +129,7 @@ TABLES = """\
 
 
 def test_tables_have_the_cases_the_verdicts_and_what_was_lost(run, pytester, capsys) -> None:
-    run(VERDICTS, "--level", "hardening", "--matrix", "results.json")
+    run(ABOUT_THE_DEVICE, "--level", "hardening", "--matrix", "results.json")
 
     status = main(["matrix", "hardening", str(pytester.path / "results.json")])
 
@@ -148,7 +148,7 @@ DOCS = """\
 def test_the_docs_have_them_by_target_and_know_when_they_are_old(
     run, pytester, capsys, monkeypatch
 ) -> None:
-    run(VERDICTS, "--level", "hardening", "--matrix", "results.json")
+    run(ABOUT_THE_DEVICE, "--level", "hardening", "--matrix", "results.json")
     monkeypatch.chdir(pytester.path)
     page = pytester.mkdir("docs") / "hardening.md"
     page.write_text(DOCS)
@@ -196,7 +196,7 @@ def test_the_tables_in_the_docs_are_current() -> None:
 
 
 def test_results_say_what_became_of_a_device(run, pytester) -> None:
-    run(VERDICTS, "--level", "hardening", "--matrix", "results.json")
+    run(ABOUT_THE_DEVICE, "--level", "hardening", "--matrix", "results.json")
 
     results = load(pytester.path / "results.json")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness.disks import DiskSpec, Fault
+from harness.diskspec import DiskSpec, Fault
 from harness.driver.block import BlockDriver
 from harness.driver.errors import DeviceTimeoutError, DriverError, NoDeviceError
 from harness.driver.interface import CANARY, Buffer, Completion, Request
@@ -31,7 +31,7 @@ CHILD = """
 import sys, time
 from harness.machine.storage_daemon import StorageDaemon, find_storage_daemon
 from harness.machine.cleanup import install_signal_handlers
-from harness.disks import DiskSpec
+from harness.diskspec import DiskSpec
 install_signal_handlers()
 with StorageDaemon(find_storage_daemon()) as daemon:
     print(daemon.pid, daemon.add_export(DiskSpec()).path.parent, flush=True)
@@ -39,7 +39,7 @@ with StorageDaemon(find_storage_daemon()) as daemon:
 """
 
 FORGETFUL = """
-from harness.disks import DiskSpec
+from harness.diskspec import DiskSpec
 from harness.machine.storage_daemon import StorageDaemon, find_storage_daemon
 daemon = StorageDaemon(find_storage_daemon())
 daemon.start()

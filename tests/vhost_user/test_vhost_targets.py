@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.disks import DiskSpec
+from harness.diskspec import DiskSpec
 from harness.driver.errors import BadArgumentError
 from harness.driver.interface import Request
 from harness.machine.storage_daemon import Export, StorageDaemon
-from harness.target.base import LacksError, TargetError
-from harness.target.disk import Disk
-from harness.target.vhost_user import VhostUserDaemon, VhostUserSocket
+from harness.targets.base import LacksError, TargetError
+from harness.targets.disk import Disk
+from harness.targets.vhost_user import VhostUserDaemon, VhostUserSocket
 from harness.virtio.blk import RequestType, Status
 from harness.virtio.features import Feature
 

@@ -12,13 +12,12 @@ import os
 import time
 from typing import Any
 
+from harness.driver.bus.base import MmioWindow
+from harness.driver.bus.linux_pci import HugePage
+from harness.driver.bus.linux_sysfs import MappedBar
 from harness.driver.errors import BadArgumentError, NoDeviceError
 from harness.driver.memory import DmaMemory, Region
 from harness.virtio.mmio import REGISTERS
-
-from .base import MmioWindow
-from .linux_pci import HugePage
-from .linux_sysfs import MappedBar
 
 INTERRUPT_STATUS = REGISTERS["InterruptStatus"]
 LOOK_AGAIN = 0.0002

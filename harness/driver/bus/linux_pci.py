@@ -15,11 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness.driver.errors import DriverError, NoDeviceError
-from harness.driver.memory import DmaMemory, Region
-
-from .base import PciFunction
-from .linux_sysfs import (
+from harness.driver.bus.base import PciFunction
+from harness.driver.bus.linux_sysfs import (
     COMMAND_INTX_DISABLE,
     COMMAND_IO,
     COMMAND_MASTER,
@@ -29,6 +26,8 @@ from .linux_sysfs import (
     MappedBar,
     change_command,
 )
+from harness.driver.errors import DriverError, NoDeviceError
+from harness.driver.memory import DmaMemory, Region
 
 DRIVER = "uio_pci_generic"
 DEV = Path("/dev")

@@ -12,9 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from harness.driver.bus.base import PciFunction
 from harness.driver.errors import BadArgumentError, DriverError, NoDeviceError
-
-from .base import PciFunction
 
 COMMAND = 0x04
 COMMAND_IO = 0x1

@@ -19,11 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.driver.errors import DriverError, NoDeviceError
-from harness.driver.memory import DmaMemory, Region
-
-from .base import PciFunction
-from .linux_sysfs import (
+from harness.driver.bus.base import PciFunction
+from harness.driver.bus.linux_sysfs import (
     COMMAND_INTX_DISABLE,
     COMMAND_MASTER,
     COMMAND_MEMORY,
@@ -33,6 +30,8 @@ from .linux_sysfs import (
     change_command,
     wait_for_function,
 )
+from harness.driver.errors import DriverError, NoDeviceError
+from harness.driver.memory import DmaMemory, Region
 
 DRIVER = "vfio-pci"
 VFIO = Path("/dev/vfio")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from harness.driver.bus.base import PciFunction
 from harness.driver.errors import DriverError
-
-from .base import PciFunction
 
 CAP_POINTER = 0x34
 CAP_MSIX = 0x11

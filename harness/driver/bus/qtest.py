@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.driver.bus.base import Bus, MmioWindow, PciFunction
+from harness.driver.bus.linux_sysfs import COMMAND, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY
+from harness.driver.bus.msix import MSIX_ENABLE, MSIX_ENTRY, msix_table
 from harness.driver.errors import DriverError, NoDeviceError
 from harness.driver.memory import DmaMemory, Region
-
-from .base import Bus, MmioWindow, PciFunction
-from .linux_sysfs import COMMAND, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY
-from .msix import MSIX_ENABLE, MSIX_ENTRY, msix_table
 
 ANSWER_TIMEOUT = 10.0
 """Seconds QEMU may take to answer a register access."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from harness.driver.bus.base import MmioWindow
 from harness.driver.errors import BadArgumentError, NoDeviceError
 from harness.driver.interface import QueueLayout
+from harness.driver.transport.base import BusTransport
 from harness.virtio.blk import config_accesses
 from harness.virtio.device import BLOCK_DEVICE
 from harness.virtio.mmio import (
@@ -18,8 +19,6 @@ from harness.virtio.mmio import (
     REGISTERS,
     VERSION,
 )
-
-from .base import BusTransport
 
 
 class _Mmio(BusTransport):

@@ -8,6 +8,7 @@ from typing import Any
 from harness.driver.bus.base import PciFunction
 from harness.driver.errors import BadArgumentError, NoDeviceError
 from harness.driver.interface import Capability, QueueLayout
+from harness.driver.transport.base import BusTransport
 from harness.virtio.blk import config_accesses
 from harness.virtio.features import Feature
 from harness.virtio.pci import (
@@ -19,8 +20,6 @@ from harness.virtio.pci import (
     VENDOR_ID,
     CapType,
 )
-
-from .base import BusTransport
 
 STATUS_CAP_LIST = 0x10
 CAP_POINTER = 0x34

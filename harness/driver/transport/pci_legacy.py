@@ -7,6 +7,7 @@ from typing import Any
 from harness.driver.bus.base import PciFunction
 from harness.driver.errors import BadArgumentError, NoDeviceError
 from harness.driver.interface import QueueLayout
+from harness.driver.transport.pci import PciTransport
 from harness.virtio.pci import (
     LEGACY_CONFIG,
     LEGACY_CONFIG_MSIX,
@@ -15,8 +16,6 @@ from harness.virtio.pci import (
     TRANSITIONAL_DEVICE_ID,
     VENDOR_ID,
 )
-
-from .pci import PciTransport
 
 BAR = 0
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 
 from harness.driver.interface import QueueLayout
+from harness.driver.transport.vhost_channel import Channel
 from harness.virtio.vhost_user import (
     U64,
     VRING_ADDR,
     VRING_STATE,
     FrontEndRequest,
 )
-
-from .vhost_channel import Channel
 
 PACKED_BASE = 1 << 15 | 1 << 31
 """Both positions 0 with both wrap counters 1, as the base of a packed virtqueue."""

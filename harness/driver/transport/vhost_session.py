@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from harness.driver.errors import NoDeviceError
+from harness.driver.transport.vhost_channel import BackEndChannel, Channel
+from harness.driver.transport.vhost_ring import VhostRing
 from harness.virtio.vhost_user import (
     CONFIG,
     FEATURE_PROTOCOL,
@@ -11,9 +13,6 @@ from harness.virtio.vhost_user import (
     FrontEndRequest,
     ProtocolFeature,
 )
-
-from .vhost_channel import BackEndChannel, Channel
-from .vhost_ring import VhostRing
 
 CONFIG_SIZES = (96, 72, 60, 36)
 """Sizes that struct virtio_blk_config has had, in bytes: a back-end may know only its own."""

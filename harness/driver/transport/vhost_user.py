@@ -29,6 +29,10 @@ from typing import Any
 from harness.driver.errors import BadArgumentError, DriverError, NoDeviceError
 from harness.driver.interface import QueueLayout
 from harness.driver.memory import DmaMemory, Region
+from harness.driver.transport.base import Transport
+from harness.driver.transport.vhost_channel import GoneError, RefusedError
+from harness.driver.transport.vhost_ring import VhostRing
+from harness.driver.transport.vhost_session import Session
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
 from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
@@ -41,11 +45,6 @@ from harness.virtio.vhost_user import (
     FrontEndRequest,
     ProtocolFeature,
 )
-
-from .base import Transport
-from .vhost_channel import GoneError, RefusedError
-from .vhost_ring import VhostRing
-from .vhost_session import Session
 
 QUEUE_SIZE = 128
 """Descriptors of a virtqueue, unless told otherwise: what VMMs take for vhost-user-blk."""

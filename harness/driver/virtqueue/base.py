@@ -48,7 +48,7 @@ class Virtqueue(ABC):
         if self.in_order:
             self._order.extend(heads)
 
-    def _passed_over(self, head: int, most: int) -> list[int]:
+    def _implied_by_in_order(self, head: int, most: int) -> list[int]:
         """What a used element for `head` stands for beside its own chain (virtio 2.7.9, 2.8.9).
 
         It is the chains that became available before it and are not used yet. A
@@ -61,9 +61,9 @@ class Virtqueue(ABC):
         if ahead > most:
             self._order.remove(head)
             return []
-        passed = [self._order.popleft() for _ in range(ahead)]
+        implied = [self._order.popleft() for _ in range(ahead)]
         self._order.popleft()
-        return passed
+        return implied
 
     @abstractmethod
     def add(self, buffers: Sequence[Buffer], indirect: bool = False) -> int:
@@ -77,7 +77,7 @@ class Virtqueue(ABC):
         """Make chains available, all at once."""
 
     @abstractmethod
-    def again(self, head: int) -> None:
+    def republish(self, head: int) -> None:
         """Make a chain that was used, and not released, available once more."""
 
     @abstractmethod
@@ -85,14 +85,14 @@ class Virtqueue(ABC):
         """Where the next chain goes, as NOTIFICATION_DATA tells the device (virtio 2.9)."""
 
     @abstractmethod
-    def want_interrupts(self, wanted: bool) -> None:
+    def set_interrupts_enabled(self, wanted: bool) -> None:
         """Ask the device for used buffer notifications, or for none.
 
         With EVENT_IDX this is about the next chain that it uses: to be said anew after each look.
         """
 
     @abstractmethod
-    def kick_wanted(self) -> bool:
+    def needs_notification(self) -> bool:
         """Whether the device asks to be notified of what became available since the last call."""
 
     @abstractmethod

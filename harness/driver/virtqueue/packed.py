@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from harness.driver.errors import BadArgumentError
 from harness.driver.interface import Buffer, QueueLayout, QueueState, Used
 from harness.driver.memory import DmaMemory
+from harness.driver.virtqueue.base import Virtqueue, fence
 from harness.virtio.ring import (
     DESC_F_INDIRECT,
     DESC_F_NEXT,
@@ -22,8 +23,6 @@ from harness.virtio.ring import (
     RING_EVENT_FLAGS_DISABLE,
     RING_EVENT_FLAGS_ENABLE,
 )
-
-from .base import Virtqueue, fence
 
 
 @dataclass
@@ -150,17 +149,17 @@ class PackedQueue(Virtqueue):
             chain = self._chains[ident]
             self._halves[8 * (chain.place % self.size) + 7] = chain.flags
 
-    def again(self, head: int) -> None:
+    def republish(self, head: int) -> None:
         """Put a chain that was used, and not released, into the ring once more."""
         self._place(head)
         self.publish((head,))
 
     def next_available(self) -> int:
         """Offset in the ring, 15 bits, and the wrap counter above them."""
-        second_round, offset = divmod(self._available, self.size)
-        return offset | (not second_round) << 15
+        plug_after_first_wrap, offset = divmod(self._available, self.size)
+        return offset | (not plug_after_first_wrap) << 15
 
-    def want_interrupts(self, wanted: bool) -> None:
+    def set_interrupts_enabled(self, wanted: bool) -> None:
         """Enable or disable used buffer notifications (virtio 2.8.10).
 
         With EVENT_IDX they are enabled for the next descriptor that the device uses.
@@ -172,7 +171,7 @@ class PackedQueue(Virtqueue):
         else:
             self._driver[1] = RING_EVENT_FLAGS_ENABLE if wanted else RING_EVENT_FLAGS_DISABLE
 
-    def kick_wanted(self) -> bool:
+    def needs_notification(self) -> bool:
         """Whether the device's event suppression area asks for a notification (virtio 2.8.10)."""
         fence()
         told, self._told = self._told, self._available
@@ -196,7 +195,7 @@ class PackedQueue(Virtqueue):
         taken: list[Used] = []
         while self.used_pending():
             _, length, ident, _ = PACKED_DESC.unpack_from(self._ring, DESC_SIZE * self._used)
-            for head in self._passed_over(ident, self.size):
+            for head in self._implied_by_in_order(ident, self.size):
                 taken.append(Used(head, self._chains[head].writable))
                 self._skip(head)
             taken.append(Used(ident, length))

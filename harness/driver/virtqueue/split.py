@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from harness.driver.errors import BadArgumentError
 from harness.driver.interface import Buffer, QueueLayout, QueueState, Used
 from harness.driver.memory import DmaMemory
+from harness.driver.virtqueue.base import Virtqueue, fence
 from harness.virtio.ring import (
     AVAIL_F_NO_INTERRUPT,
     DESC,
@@ -24,8 +25,6 @@ from harness.virtio.ring import (
     avail_size,
     used_size,
 )
-
-from .base import Virtqueue, fence
 
 
 @dataclass
@@ -137,7 +136,7 @@ class SplitQueue(Virtqueue):
         self._made_available(known)
         self._avail[1] = self._avail_idx
 
-    def again(self, head: int) -> None:
+    def republish(self, head: int) -> None:
         """Make a chain that was used, and not released, available once more."""
         self.publish((head,))
 
@@ -145,7 +144,7 @@ class SplitQueue(Virtqueue):
         """The available index, 16 bits."""
         return self._avail_idx
 
-    def want_interrupts(self, wanted: bool) -> None:
+    def set_interrupts_enabled(self, wanted: bool) -> None:
         """Set or clear the flag that asks the device for no interrupts (virtio 2.7.7).
 
         With EVENT_IDX used_event says it: the next used element, or the one that was used last.
@@ -155,7 +154,7 @@ class SplitQueue(Virtqueue):
         else:
             self._avail[0] = 0 if wanted else AVAIL_F_NO_INTERRUPT
 
-    def kick_wanted(self) -> bool:
+    def needs_notification(self) -> bool:
         """Whether flags, or with EVENT_IDX avail_event, ask for a notification (virtio 2.7.10)."""
         fence()
         told, self._told = self._told, self._avail_idx
@@ -177,7 +176,7 @@ class SplitQueue(Virtqueue):
         while self._last_used != end:
             slot = self._last_used % self.size
             used = Used(self._elements[2 * slot], self._elements[2 * slot + 1])
-            passed = self._passed_over(used.id, ((end - self._last_used) & 0xFFFF) - 1)
+            passed = self._implied_by_in_order(used.id, ((end - self._last_used) & 0xFFFF) - 1)
             taken += [Used(head, self._chains[head].writable) for head in passed]
             taken.append(used)
             self._last_used = (self._last_used + 1 + len(passed)) & 0xFFFF

@@ -3,7 +3,7 @@
 They are put in by name, and several add up: `--target model --defect NAME`.
 """
 
-from . import (  # noqa: F401  # they file their defects
+from harness.model.defects import (  # noqa: F401  # they file their defects
     configuration,
     packed,
     requests,
@@ -13,6 +13,6 @@ from . import (  # noqa: F401  # they file their defects
     zone_contents,
     zones,
 )
-from .registry import DEFECTS, Defect
+from harness.model.defects.registry import DEFECTS, Defect
 
 __all__ = ["DEFECTS", "Defect"]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from harness.disks import SECTOR
+from harness.diskspec import SECTOR
 from harness.model.block import WRITEBACK, Block
+from harness.model.defects.registry import Original, defect
 from harness.model.request import Request
 from harness.virtio.blk import CONFIG_FIELD, Status
 from harness.virtio.features import Feature, mask
-
-from .registry import Original, defect
 
 # --- what is offered
 

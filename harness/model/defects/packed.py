@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.model.defects.registry import Original, defect
 from harness.model.packed import USED, PackedRing
 from harness.model.ring import Chain
 from harness.virtio.ring import (
@@ -13,8 +14,6 @@ from harness.virtio.ring import (
     RING_EVENT_FLAGS_DESC,
     RING_EVENT_FLAGS_DISABLE,
 )
-
-from .registry import Original, defect
 
 
 @defect(PackedRing.use, "2.8.15-D-01a", text="packed: a request's header is overwritten")

@@ -6,13 +6,12 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from harness.disks import SECTOR, Fault, Operation
+from harness.diskspec import SECTOR, Fault, Operation
 from harness.model.block import SERIAL, Block
+from harness.model.defects.registry import Original, defect
 from harness.model.request import Request
 from harness.model.storage import Storage
 from harness.virtio.blk import LIFETIME, RequestType, Status
-
-from .registry import Original, defect
 
 Handlers = dict[RequestType, Callable[[Request], Status]]
 ZONE_REQUESTS = {kind for kind in RequestType if kind.name.startswith("ZONE_")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from harness.model.block import Block
+from harness.model.defects.registry import Original, defect, during
 from harness.model.memory import BrokenError
 from harness.model.queue import Job, Queue
 from harness.model.ring import Ring
@@ -12,8 +13,6 @@ from harness.model.vhost import Connection
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
 from harness.virtio.vhost_user import CONFIG, VRING_STATE
-
-from .registry import Original, defect, during
 
 # --- needs reset
 

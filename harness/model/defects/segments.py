@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from harness.disks import Operation
+from harness.diskspec import Operation
 from harness.model.block import Block
+from harness.model.defects.registry import Original, defect
 from harness.model.request import Request
 from harness.model.storage import Storage
 from harness.virtio.blk import SEGMENT, SEGMENT_UNMAP, Status
-
-from .registry import Original, defect
 
 Act = Callable[[int, int, int], None]
 

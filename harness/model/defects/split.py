@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+from harness.model.defects.registry import Original, defect, during
 from harness.model.memory import BrokenError, size
 from harness.model.queue import Job, Queue
 from harness.model.request import HEADER, Request
@@ -14,8 +15,6 @@ from harness.model.vhost import Connection
 from harness.virtio.blk import Status
 from harness.virtio.features import Feature
 from harness.virtio.ring import DESC_F_WRITE, DESC_SIZE
-
-from .registry import Original, defect, during
 
 MOMENT = 0.001
 """Seconds, which a driver that polls does not miss."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from harness.model.defects.registry import Original, defect, during
 from harness.model.request import Request
 from harness.model.zoned import ZonedBlock
 from harness.model.zones import Zone, ZoneError, Zones
@@ -17,8 +18,6 @@ from harness.virtio.blk import (
     ZoneType,
 )
 from harness.virtio.features import Feature
-
-from .registry import Original, defect, during
 
 # --- writes and appends
 

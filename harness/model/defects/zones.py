@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from harness.disks import SECTOR
+from harness.diskspec import SECTOR
 from harness.model.block import SIZE_MAX
+from harness.model.defects.registry import Original, defect, during
 from harness.model.request import Request
 from harness.model.zoned import ZonedBlock
 from harness.model.zones import ACTIVE, OPEN, Zone, ZoneError, Zones
 from harness.virtio.blk import Status, ZonedModel, ZoneState
-
-from .registry import Original, defect, during
 
 Fields = dict[str, int]
 

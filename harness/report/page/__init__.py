@@ -1,5 +1,5 @@
 """The matrix as one HTML page: `--matrix FILE.html`."""
 
-from .frame import rendered
+from harness.report.page.frame import rendered
 
 __all__ = ["rendered"]

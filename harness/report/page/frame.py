@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from string import Template
 
+from harness.report.page.rows import Table
+from harness.report.page.words import code, labels, many, quoted, tag, text, versions, word
 from harness.report.results import MEANINGS, OPEN, ORDER, Column, Results, Verdict
 from harness.virtio.catalogue import STRENGTH
 from harness.virtio.sections import section_name
-
-from .rows import Table
-from .words import code, labels, many, quoted, tag, text, versions, word
 
 WIDE = 12
 """Columns that fit on a sheet of paper; with more, it is printed as a narrow screen shows it."""

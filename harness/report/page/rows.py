@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import quote
 
+from harness.report.page.words import BAD, code, labels, link, listed, many, tag, text, word
 from harness.report.results import ORDER, Result, Results, Row, Test, Verdict, proves, worst
 from harness.virtio.sections import section_name
-
-from .words import BAD, code, labels, link, listed, many, tag, text, word
 
 WHOLE = 16_000
 """Characters of a failure's text that the page has at most: its start and its end."""

@@ -1,0 +1,98 @@
+"""Looks for false alarms: the suite, again and again on a healthy device, while the host is busy.
+
+    python -m harness.proof.alarms conformance --target qtest-pci --directory reports/alarms
+
+runs it 20 times, one run after the other, with a process beside it for every
+processor that does nothing but take its time, and says which verdicts are not
+the same in all runs. Exit status 1 if there are such, 2 if a run came to no results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from harness.report.flaky import flaky_results, lines
+from harness.report.results import Results, ResultsError, load
+
+RUNS = 20
+DEADLINE = 1800.0
+"""Seconds that one run may take."""
+
+SPIN = """
+import select, sys
+while not select.select([sys.stdin], [], [], 0)[0]:
+    for _ in range(1_000_000):
+        pass
+"""
+"""What keeps a processor busy until its standard input ends, as it does with whoever started it."""
+
+
+@contextmanager
+def load_on(processors: int) -> Iterator[None]:
+    """Keep so many processors busy."""
+    with ExitStack() as stack:
+        for _ in range(processors):
+            child = subprocess.Popen([sys.executable, "-c", SPIN], stdin=subprocess.PIPE)
+            stack.callback(child.wait)
+            assert child.stdin
+            stack.callback(child.stdin.close)
+        yield
+
+
+def run(number: int, target: str, directory: Path, suite: Path) -> Results:
+    """One run; its results, which stay in the directory. ResultsError if there are none."""
+    path = directory / f"run-{number:02}.json"
+    path.unlink(missing_ok=True)
+    with (directory / f"run-{number:02}.log").open("wb") as log:
+        try:
+            subprocess.run(
+                [
+                    *(sys.executable, "-m", "pytest", str(suite), "-p", "no:cacheprovider", "-q"),
+                    *("--target", target, "--matrix", str(path)),
+                    *("--artifacts", str(directory / f"run-{number:02}")),
+                ],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                timeout=DEADLINE,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise ResultsError(f"run {number}: no end within {DEADLINE:g} s") from None
+    results = load(path)
+    if not results.runs[0].complete:
+        raise ResultsError(f"run {number} was cut short: {log.name}")
+    return results
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m harness.proof.alarms")
+    parser.add_argument("suite", type=Path, help="the directory of the conformance suite")
+    parser.add_argument("--target", default="qtest-pci", metavar="NAME")
+    parser.add_argument("--runs", type=int, default=RUNS, metavar="N")
+    parser.add_argument("--directory", type=Path, default=Path("reports/alarms"))
+    asked = parser.parse_args()
+    asked.directory.mkdir(parents=True, exist_ok=True)
+    runs = []
+    try:
+        with load_on(os.cpu_count() or 1):
+            for number in range(1, asked.runs + 1):
+                results = run(number, asked.target, asked.directory, asked.suite)
+                print(f"run {number}: {results.runs[0].seconds:.0f} s", flush=True)
+                runs.append(results)
+    except ResultsError as error:
+        print(f"alarms: {error}", file=sys.stderr)
+        return 2
+    found = flaky_results(runs)
+    print(*lines(runs, found), sep="\n")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""The part of the pytest plugin that tests see: the fixture `plug`; and whose guest they get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from harness.diskspec import DiskSpec
+from harness.pytestplugin.bench import BENCHES, SPENT, USER_TARGETS, TargetRun, bench_of
+from harness.pytestplugin.workers import progress_of
+from harness.virtio.catalogue import SPECIFICATION
+from harness.virtio.features import Feature, mask
+
+if TYPE_CHECKING:
+    from harness.targets import Disk
+
+
+class Plug(Protocol):
+    """The type of the fixture `plug`."""
+
+    def __call__(
+        self,
+        *,
+        start: bool = True,
+        features: int | None = None,
+        needs: Iterable[Feature] = (),
+        extra: Iterable[Feature] = (),
+        without: Iterable[Feature] = (),
+        driver_queues: int = 1,
+        driver_queue_size: int | None = None,
+        **fields: Any,
+    ) -> Disk:
+        """A disk as `DiskSpec(**fields)` says, its driver started.
+
+        `features` is the exact set to negotiate; None means what the driver
+        takes by itself, with `extra` and without `without`. If the device
+        lacks one of `needs` or `extra`, the test is skipped, naming it.
+        `driver_queues` and `driver_queue_size` (descriptors, None for the device's
+        largest) are what the driver sets up. With `start=False` the device is
+        left as it came.
+        """
+        ...
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options about guests."""
+    group = parser.getgroup("virtio-blk", "virtio-blk conformance")
+    group.addoption(
+        "--guest-per",
+        choices=("test", "module", "run"),
+        default="test",
+        help="how many tests share a guest that was cloned (%(default)s)",
+    )
+    group.addoption(
+        "--no-clones",
+        action="store_true",
+        help="boot guests, one for the whole run, instead of cloning them from a template",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say in the report what the test's disks have taken."""
+    report = yield
+    bench = bench_of(item)
+    if bench:
+        setattr(report, SPENT, bench.spent)
+    return report
+
+
+@pytest.fixture(scope="session")
+def _bench(
+    request: pytest.FixtureRequest,
+    record_testsuite_property: Callable[[str, object], None],
+) -> Iterator[TargetRun]:
+    """The bench with its target, which starts with the first disk."""
+    # Only now: a run that needs no disk needs no QEMU's libraries either.
+    from harness.machine.cleanup import install_signal_handlers
+    from harness.targets.registry import Settings, maker
+
+    install_signal_handlers()
+    option = request.config.option
+    benches = request.config.stash[BENCHES]
+    bench = benches[request.param]
+
+    def record(name: str, value: object) -> None:
+        record_testsuite_property(name if len(benches) == 1 else f"{bench.name}.{name}", value)
+
+    record("specification", SPECIFICATION)
+    bench.record = record
+    settings = Settings(
+        option.channel,
+        option.qemu,
+        option.accel,
+        option.boot_timeout,
+        option.destructive,
+        progress_of(request.config),
+        clones=not option.no_clones,
+    )
+    user = request.config.stash[USER_TARGETS]
+    bench.target = maker(bench.name, user)(settings)
+    try:
+        yield bench
+    finally:
+        bench.target.close()
+        bench.target = None
+
+
+def _guest_scope(fixture_name: str, config: pytest.Config) -> Any:
+    """The scope of a guest, as pytest calls it."""
+    return {"test": "function", "module": "module", "run": "session"}[config.option.guest_per]
+
+
+@pytest.fixture(scope=_guest_scope)
+def _guest(_bench: TargetRun) -> Iterator[None]:
+    """The lifetime of what a target starts for these tests only."""
+    yield
+    if _bench.target:
+        _bench.target.release()
+
+
+@pytest.fixture
+def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Iterator[Plug]:
+    """Makes disks for this test, and takes them out after it."""
+    from harness.targets import Disk, TargetError
+
+    bench = _bench
+    bench.failed = False
+    bench.spent = {}
+    assert bench.target
+    for mark in request.node.iter_markers("on"):
+        missing = [trait for trait in mark.args if trait not in bench.target.traits]
+        if missing:
+            pytest.skip(f"{bench.name} is not {', '.join(missing)}")
+    writes = request.node.get_closest_marker("reads_only") is None
+
+    def make(
+        *,
+        start: bool = True,
+        features: int | None = None,
+        needs: Iterable[Feature] = (),
+        extra: Iterable[Feature] = (),
+        without: Iterable[Feature] = (),
+        driver_queues: int = 1,
+        driver_queue_size: int | None = None,
+        **fields: Any,
+    ) -> Disk:
+        __tracebackhide__ = True
+        disk = Disk(bench.plug(DiskSpec(**fields), writes, request.session))
+        bench.disks.append(disk)
+        _need(disk.driver.offered(), (*needs, *extra))
+        if start:
+            if extra or without:
+                usual = disk.driver.negotiate(features).accepted
+                features = (usual | mask(*extra)) & ~mask(*without)
+            disk.start(features, driver_queues, driver_queue_size)
+        return disk
+
+    yield make
+
+    troubles = []
+    over = request.config.option.guest_per == "test"
+    while bench.disks:
+        disk = bench.disks.pop()
+        try:
+            if over:
+                disk.leave()
+            else:
+                disk.unplug()
+        except TargetError as error:
+            troubles.append(error)
+    # After a failure these are its consequence, and it has been reported.
+    if troubles and not bench.failed:
+        raise troubles[0]
+
+
+def _need(offered: int, features: Iterable[Feature]) -> None:
+    missing = [feature.name for feature in features if not offered & feature.mask]
+    if missing:
+        pytest.skip(f"the device does not offer {', '.join(missing)}")

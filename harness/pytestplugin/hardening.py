@@ -1,0 +1,74 @@
+"""Hooks of the pytest plugin for hardening tests, in which the driver breaks the rules.
+
+The specification does not say what a device does then, so these tests run only if they
+are asked for: by `--level hardening`, or by naming their directory or a test in it. The
+fate of the device is a property of each report, whatever the outcome.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from harness.report.hardened import LEVEL, VERDICT
+from harness.report.markers import statement_of
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line(
+        "markers", "hardening(section, text): what a driver does that it must not (text: ours)"
+    )
+
+
+LEFT_OUT = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave hardening out of a run that does not ask for it."""
+    if LEVEL in config.option.level:
+        return
+    given = config.args_source is pytest.Config.ArgsSource.ARGS
+    named = [Path(arg.partition("::")[0]).absolute() for arg in config.args if given]
+    rest = [item for item in items if _is_hardening(item) and not _is_named(item, named)]
+    if rest:
+        config.hook.pytest_deselected(items=rest)
+        config.stash[LEFT_OUT] = len(rest)
+        left_out = set(rest)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _is_hardening(item: pytest.Item) -> bool:
+    statement = statement_of(item)
+    return statement is not None and statement.level == LEVEL
+
+
+def _is_named(item: pytest.Item, named: list[Path]) -> bool:
+    """Whether an argument of the run is the directory of the test, or something in it."""
+    home = item.path.parent
+    return any(home == path or home in path.parents for path in named)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """How many hardening tests were left out, or how often each verdict came."""
+    left_out = config.stash.get(LEFT_OUT, 0)
+    if left_out:
+        terminalreporter.write_line(f"{left_out} hardening tests left out; --level hardening")
+    found = Counter(
+        (str(said.get("target", "")), str(said[VERDICT]))
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for said in [dict(report.user_properties)]
+        if VERDICT in said
+    )
+    if found:
+        terminalreporter.section("hardening")
+        for target in dict.fromkeys(target for target, _ in found):
+            counts = (f"{verdict} {n}" for (name, verdict), n in found.items() if name == target)
+            terminalreporter.write_line(f"{target}: {', '.join(counts)}")

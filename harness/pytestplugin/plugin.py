@@ -1,0 +1,277 @@
+"""The pytest plugin: options, the fixture `plug`, and what is reported.
+
+Nothing is started before a test asks for a disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.pytestplugin.bench import BENCHES, USER_TARGETS, TargetRun, bench_of
+from harness.pytestplugin.summary import by_target
+from harness.report import Statement, statement_of
+from harness.report.artifacts import keep
+from harness.report.deviations import Deviation, DeviationFileError, load
+from harness.report.failure import attach_evidence
+from harness.report.outcome import describe
+from harness.report.results import TARGET_ID, plain_node
+from harness.report.verdict import judge
+from harness.virtio.catalogue import SPECIFICATION
+
+if TYPE_CHECKING:
+    from harness.targets.userfile import UserTarget
+
+pytest_plugins = [
+    "harness.pytestplugin.xdist",
+    "harness.pytestplugin.fixtures",
+    "harness.pytestplugin.reports",
+    "harness.pytestplugin.seconds",
+    "harness.pytestplugin.select",
+    "harness.pytestplugin.hardening",
+    "harness.pytestplugin.defects",
+    "harness.pytestplugin.random_run",
+]
+
+
+STATEMENT = pytest.StashKey[Statement | None]()
+DEVIATIONS = pytest.StashKey[tuple[Deviation, ...]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of this plugin."""
+    group = parser.getgroup("virtio-blk", "virtio-blk conformance")
+    group.addoption(
+        "--target",
+        action="append",
+        metavar="NAME",
+        help="a device under test, and the way to it (guest-pci); repeatable",
+    )
+    group.addoption(
+        "--targets", metavar="FILE", type=Path, help="a TOML file that defines more targets"
+    )
+    group.addoption("--list-targets", action="store_true", help="print the targets and stop")
+    group.addoption(
+        "--destructive",
+        action="store_true",
+        help="allow to overwrite the disk behind a device that is not ours (vhost-user:PATH)",
+    )
+    group.addoption(
+        "--channel",
+        choices=("serial", "ssh"),
+        default="serial",
+        help="how the driver in a guest is reached (%(default)s)",
+    )
+    group.addoption("--qemu", metavar="PATH", help="the QEMU to run (qemu-system-x86_64 on PATH)")
+    group.addoption(
+        "--accel",
+        choices=("auto", "kvm", "tcg"),
+        default="auto",
+        help="QEMU's accelerator; auto takes KVM if a guest boots on it (%(default)s)",
+    )
+    group.addoption(
+        "--strict-should",
+        action="store_true",
+        help="a SHOULD that the device does not keep is a failure, not an advisory",
+    )
+    group.addoption(
+        "--boot-timeout",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long a guest may take until its agent answers (60)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers."""
+    config.addinivalue_line(
+        "markers", "clause(*ids): the statements of the specification that the test checks"
+    )
+    config.addinivalue_line(
+        "markers",
+        "described(section, text): behaviour that the specification describes without a keyword",
+    )
+    config.addinivalue_line(
+        "markers", "on(*traits): the traits of the targets that the test is about"
+    )
+    config.addinivalue_line("markers", "reads_only: the test changes nothing on the disk")
+    config.stash[BENCHES] = {name: TargetRun(name) for name in _targets(config)}
+
+
+def _targets(config: pytest.Config) -> list[str]:
+    """The names that --target gave, without repetition. pytest.UsageError for an unknown one."""
+    wanted: list[str] = config.option.target or []
+    if config.option.defect:
+        planted = "+".join(["", *config.option.defect])
+        wanted = [name + planted for name in wanted or ["guest-pci"]]
+    user = config.stash[USER_TARGETS] = _user_targets(config)
+    if wanted:
+        from harness.targets import TargetError
+        from harness.targets.registry import maker
+
+        try:
+            for name in wanted:
+                maker(name, user)
+        except TargetError as error:
+            raise pytest.UsageError(str(error)) from None
+    return list(dict.fromkeys(wanted)) or ["guest-pci"]
+
+
+def _user_targets(config: pytest.Config) -> dict[str, UserTarget]:
+    """What --targets defines. pytest.UsageError, with the line, for a bad file."""
+    if config.option.targets is None:
+        return {}
+    from harness.targets import TargetError
+    from harness.targets.userfile import load
+
+    try:
+        return load(config.option.targets)
+    except TargetError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """`--list-targets`."""
+    if not config.option.list_targets:
+        return None
+    from harness.targets.registry import descriptions
+
+    user = {name: target.device for name, target in _user_targets(config).items()}
+    lines = user | descriptions()
+    width = max(map(len, lines))
+    for name, description in lines.items():
+        print(f"{name:<{width}}  {description}")
+    return 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run every test that wants a disk on every target; one target goes without saying."""
+    if "_bench" not in metafunc.fixturenames:
+        return
+    names = list(metafunc.config.stash[BENCHES].keys())
+    ids = [TARGET_ID + name for name in names] if len(names) > 1 else [pytest.HIDDEN_PARAM]
+    metafunc.parametrize("_bench", names, ids=ids, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Resolve every test's statements and recorded deviations; a bad one ends the run here."""
+    for item in items:
+        item.stash[STATEMENT] = statement = statement_of(item)
+        bench = bench_of(item)
+        if bench:
+            item.user_properties.append(("target", bench.name))
+            if bench.name.startswith("guest-"):
+                item.user_properties.append(("channel", item.config.option.channel))
+        if statement is None:
+            continue
+        item.user_properties += statement.properties()
+        try:
+            item.stash[DEVIATIONS] = tuple(_recorded(item, statement))
+        except DeviationFileError as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
+    """The recorded deviations of this test, of every implementation and version."""
+    node = item.path.name + plain_node(item.nodeid[item.nodeid.index("::") :])
+    bound = {
+        *statement.clauses,
+        *(section for section, _ in statement.described + statement.hardening),
+    }
+    for path in sorted((item.path.parent / "deviations").glob("*.toml")):
+        for deviation in load(path):
+            if deviation.covers(node):
+                if deviation.clause not in bound:
+                    raise DeviationFileError(f"{path}: {node} is not about {deviation.clause}")
+                yield deviation
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """The targets and the channel to guests."""
+    return (
+        f"{SPECIFICATION}, target {', '.join(config.stash[BENCHES].keys())},"
+        f" guests over {config.option.channel}"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """What a target turns out to lack in the middle of a test is a skip, too."""
+    if bench_of(pyfuncitem) is None:
+        return (yield)
+    from harness.targets import LacksError
+
+    try:
+        return (yield)
+    except LacksError as error:
+        pytest.skip(str(error))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """With several targets, how each has fared."""
+    names = list(config.stash[BENCHES].keys())
+    if len(names) > 1:
+        terminalreporter.section("targets")
+        for line in by_target(terminalreporter.stats, names):
+            terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Judge a test by its statement, and put evidence beside a failure."""
+    report = yield
+    bench = bench_of(item)
+    if bench is None or bench.target is None:
+        return report
+    error = call.excinfo.value if call.excinfo else None
+    excused, kept = None, ""
+    if call.when == "call":
+        excused = judge(
+            report,
+            error,
+            item.stash[STATEMENT],
+            _affecting(item, bench),
+            item.config.option.strict_should,
+        )
+        if excused:
+            item.user_properties.append(excused)
+    # What is excused can have ended the device, too.
+    bench.failed = bench.failed or report.failed or excused is not None
+    if report.failed:
+        attach_evidence(report, error, bench.target, bench.disks)
+        kept = keep(report, item, bench.name, bench.target, bench.disks)
+    describe(report, item, call, excused, bench.said, kept)
+    return report
+
+
+def _affecting(item: pytest.Item, bench: TargetRun) -> list[Deviation]:
+    """The recorded deviations of this test that the device under test has."""
+    recorded = item.stash.get(DEVIATIONS, ())
+    if not recorded or bench.target is None:
+        return []
+    return [
+        one
+        for one in recorded
+        for device in bench.target.identities()
+        if one.affects(device.implementation, device.version, bench.name.partition("+")[0])
+    ]

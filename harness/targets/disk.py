@@ -1,0 +1,125 @@
+"""What a test holds: a disk, its driver, and the host's side of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from harness.diskspec import SECTOR, DiskSpec
+from harness.driver.interface import Completion, Driver, Negotiation, QueueLayout, Request
+from harness.robustness.device_process import DeviceProcess
+from harness.targets.base import Backing, Plugged
+from harness.virtio.blk import ID_LENGTH, LIFETIME, RequestType, Status
+from harness.virtio.device import DeviceStatus
+
+
+class Disk:
+    """A disk under test.
+
+    Units: sectors of 512 bytes, data in bytes. Every request may raise
+    DriverError (DeviceTimeoutError if it does not complete).
+    """
+
+    def __init__(self, plugged: Plugged) -> None:
+        self._plugged = plugged
+        self.queues: list[QueueLayout] = []
+
+    @property
+    def driver(self) -> Driver:
+        """The driver itself, for all that is not a whole request."""
+        return self._plugged.driver
+
+    @property
+    def spec(self) -> DiskSpec:
+        """What was asked for."""
+        return self._plugged.spec
+
+    @property
+    def backing(self) -> Backing:
+        """The bytes behind the device, from the host's side."""
+        return self._plugged.backing
+
+    def resize(self, capacity: int) -> None:
+        """Change the capacity, in sectors, while the device runs."""
+        self._plugged.resize(capacity)
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """The processes that are the device, as far as they are ours."""
+        return self._plugged.processes()
+
+    def kill(self) -> None:
+        """End those at once; the disk is good for nothing then but to be unplugged."""
+        self._plugged.kill()
+
+    def unplug(self) -> None:
+        """Give the driver back and take the disk out."""
+        self._plugged.unplug()
+
+    def leave(self) -> None:
+        """The test is over: as `unplug`, or the target ends it with all the rest."""
+        self._plugged.leave()
+
+    def start(
+        self, features: int | None = None, queues: int = 1, queue_size: int | None = None
+    ) -> Negotiation:
+        """Initialise the device up to and with DRIVER_OK (virtio 3.1.1).
+
+        As `Driver.start`, and `self.queues` says where the virtqueues lie.
+        """
+        agreed = self.driver.negotiate(features)
+        self.queues = [self.driver.queue_setup(index, queue_size) for index in range(queues)]
+        self.driver.set_status(agreed.status | DeviceStatus.DRIVER_OK)
+        return replace(agreed, status=self.driver.status())
+
+    def request(
+        self,
+        type: int,
+        sector: int = 0,
+        data: bytes = b"",
+        receive: int = 0,
+        **framing: Any,
+    ) -> Completion:
+        """Send a request of any type and wait for it; `framing` as in `Request`."""
+        return self.send(Request(type, sector, data, receive, **framing))
+
+    def send(self, request: Request) -> Completion:
+        """Send a request and wait for it. A defined status byte comes as `Status`."""
+        return named(self.driver.request(request))
+
+    def read(self, sector: int, count: int = 1, **framing: Any) -> Completion:
+        """IN: `count` sectors."""
+        return self.request(RequestType.IN, sector, receive=count * SECTOR, **framing)
+
+    def write(self, sector: int, data: bytes, **framing: Any) -> Completion:
+        """OUT: `data`."""
+        return self.request(RequestType.OUT, sector, data, **framing)
+
+    def flush(self) -> Completion:
+        """FLUSH."""
+        return self.request(RequestType.FLUSH)
+
+    def get_id(self) -> Completion:
+        """GET_ID."""
+        return self.request(RequestType.GET_ID, receive=ID_LENGTH)
+
+    def get_lifetime(self) -> Completion:
+        """GET_LIFETIME."""
+        return self.request(RequestType.GET_LIFETIME, receive=LIFETIME.size)
+
+    def discard(self, *segments: bytes) -> Completion:
+        """DISCARD these segments (`harness.virtio.blk.segment`)."""
+        return self.request(RequestType.DISCARD, data=b"".join(segments))
+
+    def write_zeroes(self, *segments: bytes) -> Completion:
+        """WRITE_ZEROES these segments (`harness.virtio.blk.segment`)."""
+        return self.request(RequestType.WRITE_ZEROES, data=b"".join(segments))
+
+    def secure_erase(self, *segments: bytes) -> Completion:
+        """SECURE_ERASE these segments (`harness.virtio.blk.segment`)."""
+        return self.request(RequestType.SECURE_ERASE, data=b"".join(segments))
+
+
+def named(completion: Completion) -> Completion:
+    """The completion with its status byte as a `Status`, where it has a name: it reads better."""
+    known = completion.status in Status._value2member_map_
+    return replace(completion, status=Status(completion.status)) if known else completion

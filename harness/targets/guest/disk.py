@@ -1,0 +1,151 @@
+"""The disks of guests: plugged in, or there from the start."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from harness.diskspec import SECTOR, DiskSpec
+from harness.machine import Drive, MachineError
+from harness.robustness.device_process import DeviceProcess
+from harness.targets.backing_sides import DriveSide, ExportSide, machine_process
+from harness.targets.base import Plugged, translated
+from harness.targets.daemon import BY_QEMU, Daemon
+from harness.targets.guest.guest import Guest, Trouble
+from harness.targets.qtest import MMIO_BASE, MMIO_STRIDE
+
+
+class GuestDisk(DriveSide, Plugged):
+    """A disk of a guest, with the guest's driver on it."""
+
+    def __init__(self, guest: Guest, spec: DiskSpec) -> None:
+        self._guest = guest
+        self.spec = spec
+        self._drive = self._add()
+        try:
+            self.driver = guest.agent.attach(guest.kind, self._drive.pci_address)
+        except Trouble:
+            guest.retired = True  # nobody knows what became of the disk in it
+            raise
+
+    def _add(self) -> Drive:
+        return self._guest.machine.add_disk(self.spec)
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """The guest's QEMU."""
+        return machine_process(self._guest.machine)
+
+    def leave(self) -> None:
+        """Leave it to the end of the guest, if that is this test's own."""
+        if self._guest.cloned and not self.killed:
+            _check(self._guest)
+        else:
+            self.unplug()
+
+    def unplug(self) -> None:
+        """Detach the driver, `device_del`, and wait for the guest to let go."""
+        if self.killed:
+            self._guest.retired = True
+            return
+        try:
+            self.driver.close()
+            self._guest.machine.remove_disk(self._drive)
+        except Trouble as error:
+            self._guest.retired = True
+            raise translated(error) from None
+
+
+class GuestExport(ExportSide, GuestDisk):
+    """A disk of a guest whose device has a back-end outside QEMU."""
+
+    def __init__(self, guest: Guest, spec: DiskSpec, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self.export = daemon.export(spec, BY_QEMU)
+        try:
+            super().__init__(guest, spec)
+        except BaseException:
+            with suppress(MachineError):
+                daemon.remove(self.export)
+            raise
+
+    def _add(self) -> Drive:
+        return self._guest.machine.add_vhost_user(self.export.path, self.spec)
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """The guest's QEMU, and the back-end."""
+        return (*super().processes(), *self._daemon.processes())
+
+    def leave(self) -> None:
+        """As any disk of the guest; the export goes once nobody uses it."""
+        if self._guest.cloned and not self.killed:
+            self._guest.at_end(self._remove_export)
+        super().leave()
+
+    def unplug(self) -> None:
+        """As any disk of the guest, and remove the export."""
+        try:
+            super().unplug()
+        finally:
+            self._remove_export()
+
+
+class StartedDisk(DriveSide, Plugged):
+    """A disk that its guest was started with, on a board that nothing can be plugged into."""
+
+    def __init__(self, guest: Guest, spec: DiskSpec) -> None:
+        self.guest = guest
+        self.spec = spec
+        (self._drive,) = guest.machine.drives
+        self.driver = guest.agent.attach(guest.kind, window(self._drive.slot))
+        self.in_use = True
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """The guest's QEMU."""
+        return machine_process(self.guest.machine)
+
+    def leave(self) -> None:
+        """Leave it to the end of the guest, if that is this test's own."""
+        if self.guest.cloned and not self.killed:
+            self.in_use = False
+            _check(self.guest)
+        else:
+            self.unplug()
+
+    def unplug(self) -> None:
+        """Detach the driver. The guest stays, for a test that wants the same disk."""
+        self.in_use = False
+        if self.killed:
+            self.guest.retired = True
+            return
+        try:
+            self.driver.close()
+        except Trouble as error:
+            self.guest.retired = True
+            raise translated(error) from None
+
+    def serves(self, spec: DiskSpec) -> bool:
+        """Whether this disk, emptied, is as good as a new one; then it is empty."""
+        if self.spec != spec or spec.faults or self.guest.cloned or not self.guest.works():
+            return False
+        if spec.backing == "null":
+            return True
+        file = self._drive.backing.path
+        if file.stat().st_size != spec.capacity * SECTOR:
+            return False
+        # Holes read as zeroes, and QEMU has nothing of a device that was reset.
+        with file.open("r+b") as contents:
+            contents.truncate(0)
+            contents.truncate(spec.capacity * SECTOR)
+        return True
+
+
+def window(slot: int) -> str:
+    """Where the registers of a virtio-mmio device are, by its place on the board."""
+    return f"{MMIO_BASE + MMIO_STRIDE * slot:#x}"
+
+
+def _check(guest: Guest) -> None:
+    """TargetError if the guest has not come through the test."""
+    try:
+        guest.agent.ping()
+    except Trouble as error:
+        raise translated(error) from None

@@ -1,0 +1,183 @@
+"""A guest with the agent in it: booted, or cloned from a template."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import images
+from harness.channel.serial import SerialStream, open_serial
+from harness.channel.ssh import open_ssh
+from harness.channel.stream import ChannelError, Check, Stream
+from harness.diskspec import DiskSpec
+from harness.driver.errors import DriverError
+from harness.guest.client import Agent, AgentError, payload
+from harness.machine import Accel, Machine, MachineConfig, MachineError, Qemu
+from harness.machine.templates import Template
+from harness.targets.guest.variants import VARIANTS, Channel, Variant
+
+Trouble = (MachineError, ChannelError, AgentError, DriverError, images.ImageError)
+
+
+@dataclass(frozen=True)
+class Means:
+    """What it takes to boot a guest, found once."""
+
+    qemu: Qemu
+    image: images.Image
+    accel: Accel
+
+    def config(self, channel: Channel, variant: Variant) -> MachineConfig:
+        """The machine of a guest that boots."""
+        return MachineConfig(
+            self.qemu,
+            self.image.kernel,
+            self.image.initrd,
+            variant.kernel_args,
+            accel=self.accel.name,
+            ssh=channel == "ssh",
+            board=variant.board,
+            interface=variant.interface,
+            shared_memory=variant.vhost_user,
+        )
+
+
+class Guest:
+    """A guest with the agent in it; made by `boot` or `clone`.
+
+    `kind` is how its disks are driven. `cloned` says that it is one of many.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        agent: Agent,
+        hello: dict[str, Any],
+        kind: str,
+        cloned: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.machine = machine
+        self.agent = agent
+        self.hello = hello
+        self.cloned = cloned
+        self.retired = False
+        self._at_end = ExitStack()
+
+    @classmethod
+    def boot(
+        cls,
+        means: Means,
+        channel: Channel,
+        timeout: float,
+        variant: Variant = VARIANTS["guest-pci"],
+        disk: DiskSpec | None = None,
+    ) -> Guest:
+        """Start QEMU and the agent within `timeout` seconds; nothing is left behind if that fails.
+
+        With a `disk` the machine has it from the start. Raises MachineError, ChannelError or
+        AgentError.
+        """
+        machine = Machine(means.config(channel, variant))
+        try:
+            if disk:
+                machine.add_disk(disk)
+            machine.start()
+            agent = open_agent(machine, channel, means.image, timeout)
+            return cls(machine, agent, agent.hello(), variant.kind)
+        except BaseException:
+            machine.stop()
+            raise
+
+    @classmethod
+    def clone(
+        cls,
+        template: Template,
+        means: Means,
+        channel: Channel,
+        timeout: float,
+        variant: Variant = VARIANTS["guest-pci"],
+        disk: DiskSpec | None = None,
+    ) -> Guest:
+        """Go on from a template, which `harness.targets.guest.template` makes; else as `boot`.
+
+        The agent is there already; over SSH (`timeout` seconds) another one is started.
+        """
+        config = means.config(channel, variant)
+        machine = Machine(replace(config, saved=template.saved, name="clone"))
+        try:
+            if disk:
+                machine.add_disk(disk)
+            machine.start()
+            agent = Agent(SerialStream(machine.stream_path), _check(machine))
+            # Before anything else, so that no random number is drawn twice.
+            agent.renew()
+            if channel == "ssh":
+                agent.close()
+                agent = open_agent(machine, channel, means.image, timeout)
+            return cls(machine, agent, template.facts["hello"], variant.kind, cloned=True)
+        except BaseException:
+            machine.stop()
+            raise
+
+    def works(self) -> bool:
+        """Whether QEMU runs, the agent answers, and no disk is stuck in it (`retired`)."""
+        if self.retired:
+            return False
+        try:
+            self.agent.ping()
+        except Trouble:
+            return False
+        return True
+
+    def at_end(self, clean: Callable[[], None]) -> None:
+        """Call `clean` once the guest has ended."""
+        self._at_end.callback(clean)
+
+    def end(self) -> None:
+        """End QEMU, and with it everything in it."""
+        with suppress(*Trouble):
+            self.agent.close()
+        self.machine.stop()
+        self._at_end.close()
+
+
+def open_agent(machine: Machine, channel: Channel, image: images.Image, timeout: float) -> Agent:
+    """Start an agent in a guest that has booted, or is about to, within `timeout` seconds."""
+    return Agent(_open(machine, channel, image, timeout), _check(machine))
+
+
+def _check(machine: Machine) -> Check:
+    """What an agent's calls look at while they wait.
+
+    To a driver, a machine that has ended is a device that is gone: DriverError.
+    """
+
+    def check() -> None:
+        try:
+            machine.check()
+        except MachineError as error:
+            raise DriverError(str(error)) from error
+
+    return check
+
+
+def _open(machine: Machine, channel: Channel, image: images.Image, timeout: float) -> Stream:
+    deadline = time.monotonic() + timeout
+    if channel == "serial":
+        return open_serial(
+            machine.console_path, machine.stream_path, payload(), deadline, machine.check
+        )
+    assert machine.ssh_port
+    return open_ssh(
+        "127.0.0.1",
+        machine.ssh_port,
+        image.ssh_key,
+        image.ssh_host_key,
+        payload(),
+        deadline,
+        machine.check,
+    )

@@ -1,0 +1,243 @@
+"""The targets `guest-...`: virtio-blk devices of QEMU, driven inside a guest.
+
+A guest is cloned from a template when the first disk is wanted, and gone when its test is
+over: whatever a test breaks, no other one meets it. Where guests cannot be cloned, one that
+is booted serves the whole run; one that died is replaced when the next disk is wanted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import images
+from harness.diskspec import DiskSpec
+from harness.machine import MachineError, choose_accel, find_qemu
+from harness.machine.templates import Template, TemplateError
+from harness.targets.backing_sides import check_board
+from harness.targets.base import DeviceIdentity, LacksError, Plugged, Progress, Target, translated
+from harness.targets.daemon import Daemon
+from harness.targets.guest.disk import GuestDisk, GuestExport, StartedDisk
+from harness.targets.guest.guest import Guest, Means, Trouble
+from harness.targets.guest.template import template
+from harness.targets.guest.variants import VARIANTS, Channel
+from harness.targets.prefetch import Prefetch
+
+Accelerator = Literal["auto", "kvm", "tcg"]
+
+CONSOLE_LINES = 80
+
+
+class GuestPci(Target):
+    """One of `VARIANTS`."""
+
+    def __init__(
+        self,
+        channel: Channel = "serial",
+        qemu: str | None = None,
+        accel: Accelerator = "auto",
+        boot_timeout: float = 60.0,
+        progress: Progress = lambda line: None,
+        name: str = "guest-pci",
+        clones: bool = True,
+        ahead: bool = False,
+    ) -> None:
+        """`qemu` is a path (None: the one on PATH); `boot_timeout` is in seconds.
+
+        Without `clones` guests are booted. With `ahead` the next one is cloned while one is in
+        use, unless it has to be started with its disk.
+        """
+        self.name = name
+        self.variant = VARIANTS[name]
+        self.description = self.variant.description
+        self.traits = self.variant.traits
+        self.channel: Channel = channel
+        self._qemu = qemu
+        self._accel: Accelerator = accel
+        self._boot_timeout = boot_timeout
+        self._progress = progress
+        self._means: Means | None = None
+        self._guest: Guest | None = None
+        self._hello: dict[str, object] = {}
+        self._template: Template | None = None
+        self._clones_ahead = ahead
+        self._ahead: Prefetch[Guest] | None = None
+        self._booted_because = "" if clones else "asked for"
+        self._daemon = Daemon()
+        self._started: list[StartedDisk] = []
+
+    @property
+    def guest(self) -> Guest | None:
+        """The guest that serves now, or the last one that did."""
+        return self._guest
+
+    def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
+        """Plug a disk into the guest, starting one first if none works."""
+        check_board(self.variant.board, spec)
+        try:
+            if self.variant.board == "microvm":
+                if self.channel == "ssh":
+                    raise LacksError(f"{self.name} has no network card: it takes --channel serial")
+                return self._start_with(spec)
+            if self.variant.vhost_user:
+                return GuestExport(self._working_guest(), spec, self._daemon)
+            return GuestDisk(self._working_guest(), spec)
+        except Trouble as error:
+            raise translated(error) from None
+
+    def _start_with(self, spec: DiskSpec) -> Plugged:
+        """A guest of its own for every disk; a booted one again, if the disk is the same."""
+        spare = [disk for disk in self._started if not disk.in_use]
+        self._started = [disk for disk in self._started if disk.in_use]
+        same = next((disk for disk in spare if disk.serves(spec)), None)
+        for disk in spare:
+            if disk is not same:
+                disk.guest.end()
+        self._guest = same.guest if same else self._start(spec)
+        try:
+            self._started.append(StartedDisk(self._guest, spec))
+        except Trouble:
+            self._guest.end()
+            raise
+        return self._started[-1]
+
+    def release(self) -> None:
+        """End the guests that were cloned."""
+        guests = {disk.guest for disk in self._started if disk.guest.cloned}
+        self._started = [disk for disk in self._started if disk.guest not in guests]
+        if self._guest and self._guest.cloned:
+            guests.add(self._guest)
+            self._guest = None
+        for guest in guests:
+            guest.end()
+
+    def close(self) -> None:
+        """End the guests, and the back-end."""
+        for disk in self._started:
+            disk.guest.end()
+        if self._guest:
+            self._guest.end()
+        self._drop_ahead()
+        self._daemon.stop()
+
+    def identities(self) -> tuple[DeviceIdentity, ...]:
+        """QEMU and its version, and so of the back-end if there is one."""
+        qemu = DeviceIdentity("qemu", self._found().qemu.version)
+        return (qemu, self._daemon.identity()) if self.variant.vhost_user else (qemu,)
+
+    def facts(self) -> dict[str, str]:
+        """QEMU, kernel, accelerator and why, Python in the guest, where guests come from."""
+        means = self._found()
+        facts = {
+            "qemu": means.qemu.version_text,
+            "accelerator": f"{means.accel.name} ({means.accel.reason})",
+            "guest-kernel": means.image.kernel_release,
+        }
+        if self._hello:
+            facts["guest-python"] = str(self._hello["python"])
+            facts["guests"] = (
+                f"booted ({self._booted_because})" if self._booted_because else "cloned"
+            )
+        return facts
+
+    def evidence(self) -> dict[str, str]:
+        """The end of the guest's console and of QEMU's stderr."""
+        if not self._guest:
+            return {}
+        machine = self._guest.machine
+        return {
+            "guest console, last lines": machine.console_tail(CONSOLE_LINES),
+            "QEMU, last words": machine.last_words(),
+        }
+
+    def logs(self) -> dict[str, str]:
+        """The guest's console, QEMU's stderr and its command line, and the back-end's."""
+        return (self._guest.machine.logs() if self._guest else {}) | self._daemon.logs()
+
+    def check(self) -> None:
+        """Raise TargetError if QEMU is gone."""
+        if self._guest:
+            try:
+                self._guest.machine.check()
+            except MachineError as error:
+                raise translated(error) from None
+
+    def _working_guest(self) -> Guest:
+        if self._guest and self._guest.works():
+            return self._guest
+        again = self._guest is not None
+        if self._guest:
+            self._guest.end()
+        self._guest = self._start(again=again)
+        return self._guest
+
+    def _start(self, disk: DiskSpec | None = None, again: bool = False) -> Guest:
+        """A new guest: cloned if that is possible, else booted."""
+        prepared = time.monotonic()
+        means = self._found()
+        start = self._cloner(means, disk) or self._booter(means, disk, again)
+        begun = time.monotonic()
+        self.preparing += begun - prepared
+        guest = start()
+        self.starting += time.monotonic() - begun
+        self._hello = guest.hello
+        return guest
+
+    def _booter(self, means: Means, disk: DiskSpec | None, again: bool) -> Callable[[], Guest]:
+        def boot() -> Guest:
+            self._progress(
+                f"booting a {'new ' if again else ''}guest ({means.accel.name}, {self.channel})"
+            )
+            begun = time.monotonic()
+            guest = Guest.boot(means, self.channel, self._boot_timeout, self.variant, disk)
+            self._progress(f"the guest answers after {time.monotonic() - begun:.1f} s")
+            return guest
+
+        return boot
+
+    def _cloner(self, means: Means, disk: DiskSpec | None) -> Callable[[], Guest] | None:
+        """What makes a clone, once there is a template; None if there can be none."""
+        if self._booted_because:
+            return None
+        if self._template is None or not self._template.intact():
+            self._drop_ahead()
+            try:
+                self._template = template(
+                    means, self.channel, self.variant, self._boot_timeout, self._progress
+                )
+            except TemplateError as error:
+                self._booted_because = str(error)
+                self._progress(f"guests are booted, not cloned: {error}")
+                return None
+        made = self._template
+
+        def clone() -> Guest:
+            return Guest.clone(made, means, self.channel, self._boot_timeout, self.variant, disk)
+
+        if disk or not self._clones_ahead:
+            return clone
+        self._ahead = self._ahead or Prefetch(clone, Guest.end)
+        return self._ahead.take
+
+    def _drop_ahead(self) -> None:
+        """End the guest that waits for its turn: none may go on from a template that changed."""
+        if self._ahead:
+            self._ahead.close()
+            self._ahead = None
+
+    def _found(self) -> Means:
+        if self._means is None:
+            qemu = find_qemu(self._qemu)
+            image = images.ensure(self._progress)
+            accel = choose_accel(
+                self._accel,
+                qemu,
+                image.kernel,
+                image.initrd,
+                images.cache_dir(),
+                progress=self._progress,
+                kernel_args=images.KERNEL_ARGS,
+            )
+            self._means = Means(qemu, image, accel)
+        return self._means

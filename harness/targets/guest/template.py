@@ -1,0 +1,154 @@
+"""Templates of guests: what they are made from, how, and the proof that they can be cloned."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import platform
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import images
+from harness.channel import serial
+from harness.diskspec import DiskSpec
+from harness.driver.errors import NoDeviceError
+from harness.driver.interface import Driver, Request
+from harness.guest.client import payload
+from harness.machine import Machine, MachineConfig
+from harness.machine.command import Paths, Saved, command_line
+from harness.machine.templates import Facts, Template, TemplateError, ensure, key_of
+from harness.targets.base import Progress
+from harness.targets.guest.disk import GuestDisk, StartedDisk, window
+from harness.targets.guest.guest import Guest, Means, Trouble, open_agent
+from harness.targets.guest.variants import VARIANTS, Channel, Variant
+from harness.virtio.blk import RequestType, Status
+
+READ = Request(RequestType.IN, receive=512)
+
+
+def template(
+    means: Means,
+    channel: Channel,
+    variant: Variant,
+    timeout: float,
+    progress: Progress,
+    directory: Path | None = None,
+) -> Template:
+    """The template of a variant's guests, made first if need be; `timeout` is the boot's.
+
+    It is kept in `directory`, None for the cache. TemplateError if such guests cannot be
+    cloned here; else raises as `Guest.boot`.
+    """
+
+    def make(saved: Saved) -> Facts:
+        progress(f"making a template of the guest ({means.accel.name}; once, it is kept)")
+        begun = time.monotonic()
+        facts = _make(saved, means, channel, board_s_own, timeout, progress)
+        seconds = round(time.monotonic() - begun, 1)
+        progress(f"the template is ready after {seconds} s")
+        return {**facts, "seconds": seconds}
+
+    # What tells the variants on a board from each other is in the disks, which it has not got.
+    board_s_own = next(one for one in VARIANTS.values() if one.board == variant.board)
+    key = key_of(_parts(means, channel, board_s_own))
+    return ensure(directory or images.cache_dir() / "templates", key, make, progress)
+
+
+def _parts(means: Means, channel: Channel, variant: Variant) -> dict[str, object]:
+    """All that a template depends on, by name."""
+    program = means.qemu.path.resolve().stat()
+    line = command_line(_config(means, channel, variant, Path("ram")), Paths(Path("run")))
+    parts: dict[str, object] = {
+        "QEMU": f"{means.qemu.version_text} {program.st_size} {program.st_mtime_ns}",
+        "machine": line,
+        "image": means.image.key,
+        "SSH keys": means.image.ssh_host_key + means.image.ssh_key.read_text(),
+        "agent": hashlib.sha256(payload()).hexdigest(),
+        "its start": inspect.getsource(serial),
+        "maker": inspect.getsource(sys.modules[__name__]),
+    }
+    if means.accel.name == "kvm":
+        # The guest has seen the host's processor, and the hypervisor's features.
+        parts["host"] = platform.release() + _processor()
+    return parts
+
+
+def _config(means: Means, channel: Channel, variant: Variant, ram: Path) -> MachineConfig:
+    config = means.config(channel, variant)
+    return replace(config, ram_file=ram, shared_memory=False, name="template")
+
+
+def _make(
+    saved: Saved,
+    means: Means,
+    channel: Channel,
+    variant: Variant,
+    timeout: float,
+    progress: Progress,
+) -> Facts:
+    machine = Machine(_config(means, channel, variant, saved.ram))
+    try:
+        machine.start()
+        agent = open_agent(machine, "serial", means.image, timeout)
+        guest = Guest(machine, agent, agent.hello(), variant.kind)
+        progress("its guest answers")
+        _warm(guest)
+        if channel == "ssh":
+            # The server is up then, and so is it in every clone.
+            open_agent(machine, channel, means.image, timeout).close()
+        # QEMU loses what a serial port has not sent yet; nothing is left to send after a call
+        # whose answer fits into the line.
+        agent.ping()
+        try:
+            machine.save(saved.state)
+        except Trouble as error:
+            raise TemplateError(f"the guest cannot be saved: {error}") from error
+        facts = {"hello": guest.hello}
+    finally:
+        machine.stop()
+    progress("it is saved")
+    try:
+        _try(Template(saved, facts, ()), means, channel, variant, timeout)
+    except Trouble as error:
+        raise TemplateError(f"the guest cannot be cloned: {error}") from error
+    return facts
+
+
+def _warm(guest: Guest) -> None:
+    """Let the agent load its modules, and do everything once, so that no clone has to."""
+    if guest.machine.config.board == "microvm":
+        # Its disks are there from the start, and a clone has another one.
+        with suppress(NoDeviceError):
+            guest.agent.attach(guest.kind, window(0), timeout=0.0)
+        return
+    disk = GuestDisk(guest, DiskSpec())
+    _read(disk.driver)
+    disk.unplug()
+
+
+def _try(made: Template, means: Means, channel: Channel, variant: Variant, timeout: float) -> None:
+    """Clone it once, with a disk that is read."""
+    cold = variant.board == "microvm"
+    spec = DiskSpec()
+    guest = Guest.clone(made, means, channel, timeout, variant, spec if cold else None)
+    try:
+        _read((StartedDisk(guest, spec) if cold else GuestDisk(guest, spec)).driver)
+    finally:
+        guest.end()
+
+
+def _read(driver: Driver) -> None:
+    driver.start()
+    completion = driver.request(READ)
+    if completion.status != Status.OK:
+        raise TemplateError(f"its disk cannot be read: status {completion.status}")
+
+
+def _processor() -> str:
+    """The host's processor, as the kernel describes its first core."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+    wanted = ("model name", "microcode", "flags")
+    return "\n".join(line for line in text.splitlines() if line.startswith(wanted))

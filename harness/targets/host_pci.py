@@ -1,0 +1,102 @@
+"""The target `pci:ADDRESS`: a function on this very machine, driven from this process."""
+
+from __future__ import annotations
+
+import re
+
+from harness.diskspec import DiskSpec
+from harness.driver.bus import linux_pci, linux_sysfs, linux_vfio
+from harness.driver.bus.base import PciFunction
+from harness.driver.errors import DriverError
+from harness.driver.transport.base import Transport
+from harness.driver.transport.pci import PciModern
+from harness.targets.base import TargetError
+from harness.targets.external import HostSide, OwnedTarget
+from harness.virtio.pci import MODERN_DEVICE_ID, TRANSITIONAL_DEVICE_ID, VENDOR_ID
+
+ADDRESS = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+
+DEVICES = (MODERN_DEVICE_ID, TRANSITIONAL_DEVICE_ID)
+
+GONE = b"\xff\xff"
+"""What a vendor id reads as where there is no function."""
+
+
+def checked_address(text: str) -> str:
+    """The address of a PCI function, as it is. TargetError for what is none."""
+    if not ADDRESS.fullmatch(text):
+        raise TargetError(f"{text!r} is no address of a PCI function, like 0000:00:05.0")
+    return text
+
+
+class HostPci(OwnedTarget):
+    """A virtio block function of this machine, through vfio or uio.
+
+    It goes through the one of the two that it is bound to; if it is bound to
+    no driver, through vfio where there is an IOMMU and else through uio. One
+    that another kernel driver has is let be: taking it away could take the
+    machine's own disk.
+    """
+
+    description = "a PCI function of this machine, through vfio or uio, driven from the host"
+    traits = frozenset({"pci", "modern"})
+    owner = "this machine's own function"
+
+    def __init__(
+        self,
+        address: str,
+        destructive: bool = False,
+        host: HostSide = HostSide(),  # noqa: B008 (frozen)
+    ) -> None:
+        super().__init__(f"pci:{address}", destructive, host)
+        self._address = address
+        self._function: PciFunction | None = None
+
+    def _reach(self, spec: DiskSpec) -> Transport:
+        del spec  # a queue's size is chosen as it is set up
+        self._must_be_virtio_block()
+        function = self._take()
+        try:
+            transport = PciModern(function)
+        except BaseException:
+            function.close()
+            raise
+        self._function = function
+        return transport
+
+    def _must_be_virtio_block(self) -> None:
+        path = linux_sysfs.SYSFS / "devices" / self._address
+        if not path.exists():
+            there = ", ".join(sorted(entry.name for entry in path.parent.glob("*")))
+            raise TargetError(
+                f"this machine has no PCI function {self._address}; there are: {there or 'none'}"
+            )
+        vendor, device = (int((path / name).read_text(), 16) for name in ("vendor", "device"))
+        if vendor != VENDOR_ID or device not in DEVICES:
+            raise TargetError(
+                f"{self._address} is {vendor:04x}:{device:04x}, which is no virtio block device"
+            )
+
+    def _take(self) -> PciFunction:
+        bound = linux_sysfs.kernel_driver(self._address)
+        grouped = (linux_sysfs.SYSFS / "devices" / self._address / "iommu_group").exists()
+        if bound == linux_vfio.DRIVER or (bound is None and grouped):
+            return linux_vfio.LinuxVfio(self._address)
+        return linux_pci.LinuxPci(self._address)
+
+    def facts(self) -> dict[str, str]:
+        """The function, and how it is reached."""
+        if not self._function:
+            return {"function": self._address}
+        shown = self._function.description()
+        return {"function": self._address, "id": shown["id"], "reached-by": shown["bus"]}
+
+    def check(self) -> None:
+        """Raise TargetError if the function in use no longer answers."""
+        if self._disk and self._disk.plugged and self._function:
+            try:
+                vendor = self._function.pci_read(0, 2)
+            except (DriverError, OSError) as error:
+                raise TargetError(f"{self._address} is gone: {error}") from None
+            if vendor == GONE:
+                raise TargetError(f"{self._address} is gone: it no longer answers")

@@ -1,0 +1,308 @@
+"""The targets `qtest-...`: QEMU's devices without a guest, driven from this process.
+
+The machine's CPU is parked, so that nobody but our driver touches the device:
+registers go over QEMU's qtest socket, memory is shared. Every disk has a QEMU
+of its own, which takes some 50 ms to start; on the board `pc`, where disks can
+be plugged in, that can go on while a test is busy with the disk before.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from harness.defects.registers import RegisterDefect
+from harness.diskspec import DiskSpec
+from harness.driver.block import BlockDriver
+from harness.driver.bus.base import Bus
+from harness.driver.bus.qtest import Qtest, QtestMmio, QtestPci
+from harness.driver.errors import DriverError
+from harness.driver.transport.base import Transport
+from harness.driver.transport.mmio import MmioLegacy, MmioModern
+from harness.driver.transport.pci import PciModern
+from harness.driver.transport.pci_legacy import PciLegacy
+from harness.machine import Drive, Machine, MachineConfig, MachineError, Qemu, find_qemu
+from harness.machine.command import Board, Interface
+from harness.robustness.device_process import DeviceProcess
+from harness.targets.backing_sides import DriveSide, ExportSide, check_board, machine_process
+from harness.targets.base import DeviceIdentity, Plugged, Target, TargetError, translated
+from harness.targets.daemon import BY_QEMU, Daemon
+from harness.targets.prefetch import Prefetch
+
+Defects = Sequence[RegisterDefect]
+Take = Callable[[], Machine]
+End = Callable[[Machine], None]
+
+MEMORY = 64
+"""MiB of RAM: room for every ring and buffer a test lays out."""
+
+MMIO_BASE = 0xFEB0_0000
+MMIO_STRIDE = 0x200
+MMIO_INTERRUPT = 16
+
+
+def _function(qtest: Qtest, machine: Machine, drive: Drive) -> Bus:
+    return QtestPci(qtest, machine.ram_path, drive.slot)
+
+
+def _window(qtest: Qtest, machine: Machine, drive: Drive) -> Bus:
+    address = MMIO_BASE + MMIO_STRIDE * drive.slot
+    return QtestMmio(qtest, machine.ram_path, address, MMIO_INTERRUPT + drive.slot)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to a device: the board it sits on, what it shows, and how it is driven."""
+
+    description: str
+    board: Board
+    interface: Interface
+    bus: Callable[[Qtest, Machine, Drive], Bus]
+    transport: Callable[[Any], Transport]
+    vhost_user: bool = False
+
+
+VARIANTS: dict[str, Variant] = {
+    "qtest-pci": Variant(
+        "QEMU's modern virtio-blk-pci, driven from the host without a guest",
+        "pc",
+        "modern",
+        _function,
+        PciModern,
+    ),
+    "qtest-pci-transitional": Variant(
+        "QEMU's transitional virtio-blk-pci through its modern interface, without a guest",
+        "pc",
+        "transitional",
+        _function,
+        PciModern,
+    ),
+    "qtest-pci-legacy": Variant(
+        "QEMU's transitional virtio-blk-pci through its legacy interface, without a guest",
+        "pc",
+        "transitional",
+        _function,
+        PciLegacy,
+    ),
+    "qtest-vhost-user": Variant(
+        "QEMU's vhost-user-blk-pci with qemu-storage-daemon behind it, without a guest",
+        "pc",
+        "modern",
+        _function,
+        PciModern,
+        vhost_user=True,
+    ),
+    "qtest-mmio": Variant(
+        "QEMU's virtio-blk on modern virtio-mmio, without a guest",
+        "microvm",
+        "modern",
+        _window,
+        MmioModern,
+    ),
+    "qtest-mmio-legacy": Variant(
+        "QEMU's virtio-blk on legacy virtio-mmio, without a guest",
+        "microvm",
+        "legacy",
+        _window,
+        MmioLegacy,
+    ),
+}
+
+
+class QtestDisk(DriveSide, Plugged):
+    """A disk in a QEMU of its own, with a driver of this process on it."""
+
+    def __init__(
+        self, take: Take, end: End, variant: Variant, spec: DiskSpec, defects: Defects
+    ) -> None:
+        """`take` gives a machine, which may run already; it ends with the disk, by `end`."""
+        self.spec = spec
+        self._variant = variant
+        self._end = end
+        self.machine = machine = take()
+        try:
+            self._drive = self._add()
+            if machine.pid is None:
+                machine.start()
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(str(machine.qtest_path))
+            bus = variant.bus(Qtest(connection), machine, self._drive)
+            for defect in defects:
+                bus = defect.alter(bus)
+            self.driver = BlockDriver(variant.transport(bus))
+        except BaseException:
+            machine.stop()
+            raise
+
+    def _add(self) -> Drive:
+        return self.machine.add_disk(self.spec)
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """Its QEMU."""
+        return machine_process(self.machine)
+
+    def unplug(self) -> None:
+        """Reset the device, and end its QEMU."""
+        try:
+            self.driver.close()
+        except DriverError as error:
+            if not self.killed:
+                raise TargetError(f"the driver was not closed: {error}") from None
+        finally:
+            self._end(self.machine)
+
+
+class QtestExport(ExportSide, QtestDisk):
+    """A disk whose device has a back-end outside QEMU."""
+
+    def __init__(
+        self,
+        take: Take,
+        end: End,
+        variant: Variant,
+        spec: DiskSpec,
+        defects: Defects,
+        daemon: Daemon,
+    ) -> None:
+        self._daemon = daemon
+        self.export = daemon.export(spec, BY_QEMU)
+        try:
+            super().__init__(take, end, variant, spec, defects)
+        except BaseException:
+            with suppress(MachineError):
+                daemon.remove(self.export)
+            raise
+
+    def _add(self) -> Drive:
+        return self.machine.add_vhost_user(self.export.path, self.spec)
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """Its QEMU, and the back-end."""
+        return (*super().processes(), *self._daemon.processes())
+
+    def unplug(self) -> None:
+        """Reset the device, end its QEMU, and remove the export."""
+        try:
+            super().unplug()
+        finally:
+            self._remove_export()
+
+
+class QtestTarget(Target):
+    """One of `VARIANTS`."""
+
+    def __init__(
+        self, name: str, qemu: str | None = None, defects: Defects = (), ahead: bool = False
+    ) -> None:
+        """`qemu` is a path, None the one on PATH; `defects` lie between driver and device.
+
+        With `ahead` the next QEMU starts while one is in use, where the board lets it.
+        """
+        self.name = name
+        self.variant = VARIANTS[name]
+        self.description = self.variant.description
+        kind = "legacy" if name.endswith("legacy") else "modern"
+        bus = "pci" if self.variant.board == "pc" else "mmio"
+        self.traits = frozenset({bus, kind})
+        self._path = qemu
+        self._defects = defects
+        self._qemu: Qemu | None = None
+        ahead = ahead and self.variant.board == "pc"
+        self._ahead = Prefetch(self._start, Machine.stop) if ahead else None
+        self._disks: list[QtestDisk] = []
+        self._daemon = Daemon()
+
+    def _found(self) -> Qemu:
+        if self._qemu is None:
+            try:
+                self._qemu = find_qemu(self._path)
+            except MachineError as error:
+                raise TargetError(str(error)) from None
+        return self._qemu
+
+    def _make(self) -> Machine:
+        return Machine(
+            MachineConfig(
+                self._found(),
+                memory=MEMORY,
+                name="qtest",
+                parked=True,
+                board=self.variant.board,
+                interface=self.variant.interface,
+            )
+        )
+
+    def _start(self) -> Machine:
+        machine = self._make()
+        machine.start()
+        return machine
+
+    def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
+        """A disk, which is ours to write, in a QEMU that has no other."""
+        for defect in self._defects:
+            spec = defect.spec(spec)
+        check_board(self.variant.board, spec)
+        try:
+            take = self._ahead.take if self._ahead else self._make
+            disk = (
+                QtestExport(take, self._end, self.variant, spec, self._defects, self._daemon)
+                if self.variant.vhost_user
+                else QtestDisk(take, self._end, self.variant, spec, self._defects)
+            )
+        except (MachineError, DriverError, OSError) as error:
+            raise translated(error) from None
+        self._disks.append(disk)
+        return disk
+
+    def _end(self, machine: Machine) -> None:
+        """End the QEMU of a disk that is taken out."""
+        self._disks = [disk for disk in self._disks if disk.machine is not machine]
+        # A back-end outside lets its export go once its QEMU has ended.
+        if self._ahead and not self.variant.vhost_user:
+            self._ahead.give_back(machine)
+        else:
+            machine.stop()
+
+    def close(self) -> None:
+        """End every QEMU that a test left, and the back-end."""
+        for disk in self._disks:
+            disk.machine.stop()
+        if self._ahead:
+            self._ahead.close()
+        self._daemon.stop()
+
+    def identities(self) -> tuple[DeviceIdentity, ...]:
+        """QEMU and its version, and so of the back-end if there is one."""
+        qemu = DeviceIdentity("qemu", self._found().version)
+        return (qemu, self._daemon.identity()) if self.variant.vhost_user else (qemu,)
+
+    def facts(self) -> dict[str, str]:
+        """QEMU; there is no guest, and the accelerator runs a parked CPU."""
+        facts = {"qemu": self._found().version_text, "accelerator": "tcg (the CPU is parked)"}
+        return facts | (self._daemon.facts() if self.variant.vhost_user else {})
+
+    def evidence(self) -> dict[str, str]:
+        """The end of each QEMU's stderr."""
+        return {
+            f"QEMU of disk {number}, last words": disk.machine.last_words()
+            for number, disk in enumerate(self._disks)
+        } | self._daemon.evidence()
+
+    def logs(self) -> dict[str, str]:
+        """Each QEMU's stderr and command line, and the back-end's."""
+        return {
+            f"disk{number}-{name}": text
+            for number, disk in enumerate(self._disks)
+            for name, text in disk.machine.logs().items()
+        } | self._daemon.logs()
+
+    def check(self) -> None:
+        """Raise TargetError if a QEMU has ended that should run."""
+        for disk in self._disks:
+            try:
+                disk.machine.check()
+            except MachineError as error:
+                raise TargetError(str(error)) from None

@@ -1,0 +1,162 @@
+"""Targets that a user defines in a file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.diskspec import DiskSpec
+from harness.driver.interface import Request
+from harness.machine.storage_daemon import Export, StorageDaemon, find_storage_daemon
+from harness.targets import DeviceIdentity, LacksError, TargetError
+from harness.targets.registry import Settings, maker
+from harness.targets.userfile import load
+from harness.virtio.blk import RequestType, Status
+
+ROOT = Path(__file__).parents[2]
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "targets.toml"
+    path.write_text(text)
+    return path
+
+
+def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
+    path = written(tmp_path, '[target.mine]\ndevice = "pci:0000:00:05.0"\n')
+
+    (target,) = load(path).values()
+
+    assert target.device == "pci:0000:00:05.0"
+    assert target.destructive is False
+    assert target.identity == DeviceIdentity("unknown", ())
+    assert target.resizer is None
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "told"),
+    [
+        ("[target.a]\ndevice = \n", 2, "Invalid value"),
+        ("x = 1\n", 1, "only"),
+        ("", 1, "only"),
+        ("\n[targets.a]\ndevice = 'pci:0000:00:05.0'\n", 2, "only"),
+        ("# a\n[target.b]\npath = 'x'\n", 2, "needs device"),
+        ("[target.a]\ndevice = 'x'\n[target.b]\ndevice = 'x'\nspeed = 3\n", 5, "'speed'"),
+        ("[target.a]\ndevice = 'x'\ndestructive = 1\n", 3, "is bool, not 1"),
+        ("[target.a]\ndevice = 'x'\nversion = 'new'\n", 3, "numbers with dots"),
+        ("[target.a]\ndevice = 'x'\nresize = 'r {size}'\n", 3, "{sectors}"),
+        ("[target.a]\ndevice = 'x'\nresize = 'r \"'\n", 3, "quot"),
+    ],
+)
+def test_a_bad_file_is_one_line_with_its_place(
+    tmp_path: Path, text: str, line: int, told: str
+) -> None:
+    path = written(tmp_path, text)
+
+    with pytest.raises(TargetError) as caught:
+        load(path)
+
+    message = str(caught.value)
+    assert message.startswith(f"{path}:{line}: ")
+    assert told in message
+    assert "\n" not in message
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="No such file"):
+        load(tmp_path / "nothing.toml")
+
+
+def test_a_device_of_no_known_kind_is_refused(tmp_path: Path) -> None:
+    user = load(written(tmp_path, "[target.a]\ndevice = 'usb:1'\n"))
+
+    with pytest.raises(TargetError, match="a: 'usb:1' is no device"):
+        maker("a", user)
+
+
+@pytest.fixture
+def export() -> Iterator[Export]:
+    daemon = StorageDaemon(find_storage_daemon())
+    try:
+        daemon.start()
+        yield daemon.add_export(DiskSpec(capacity=64))
+    finally:
+        daemon.stop()
+
+
+def define(tmp_path: Path, export: Export, more: str) -> Path:
+    return written(tmp_path, f'[target.mine]\ndevice = "vhost-user:{export.path}"\n{more}')
+
+
+def test_a_back_end_is_read_and_its_file_looked_at(tmp_path: Path, export: Export) -> None:
+    export.backing.write(3, b"\x11" * 512)
+    more = f'backing = "{export.backing.path}"\nimplementation = "qsd"\nversion = "7.2"\n'
+    target = maker("mine", load(define(tmp_path, export, more)))(Settings())
+    try:
+        with pytest.raises(LacksError, match="mine is only read without --destructive"):
+            target.plug(DiskSpec())
+        disk = target.plug(DiskSpec(), writes=False)
+        disk.driver.start()
+
+        completion = disk.driver.request(Request(RequestType.IN, 3, receive=512))
+
+        assert completion.status == Status.OK
+        assert completion.data == disk.backing.read(3, 1) == b"\x11" * 512
+        assert target.identities() == (DeviceIdentity("qsd", (7, 2)),)
+        assert target.name == "mine"
+        with pytest.raises(LacksError, match="to be resized to 128 sectors"):
+            disk.resize(128)
+    finally:
+        target.close()
+
+
+def test_the_users_command_resizes(tmp_path: Path, export: Export) -> None:
+    more = f'destructive = true\nresize = "truncate -s {{bytes}} {tmp_path}/sized"\n'
+    target = maker("mine", load(define(tmp_path, export, more)))(Settings())
+    try:
+        disk = target.plug(DiskSpec())
+        disk.resize(128)
+        assert (tmp_path / "sized").stat().st_size == 128 * 512
+    finally:
+        target.close()
+
+
+def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
+    resize = f"{sys.executable} -c 'import sys; sys.exit(\"no room for {{sectors}}\")'"
+    path = written(tmp_path, f'[target.a]\ndevice = "pci:x"\nresize = """{resize}"""\n')
+    resizer = load(path)["a"].resizer
+    assert resizer
+
+    with pytest.raises(TargetError, match=r"ended with 1: no room for 7"):
+        resizer(7)
+
+
+def test_the_suite_takes_a_file_of_targets(tmp_path: Path, export: Export) -> None:
+    path = define(tmp_path, export, "")
+    test = tmp_path / "test_it.py"
+    test.write_text(
+        "from harness.report import reads_only\n"
+        "@reads_only\n"
+        "def test_it(plug):\n"
+        "    assert plug().read(0).data == bytes(512)\n"
+        "def test_writes(plug):\n"
+        "    plug()\n"
+    )
+    (tmp_path / "conftest.py").write_text((ROOT / "conftest.py").read_text())
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-ra", f"--targets={path}", "--target=mine", test],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert "1 passed, 1 skipped" in done.stdout, done.stdout + done.stderr
+    assert "mine is only read without --destructive" in done.stdout
