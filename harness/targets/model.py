@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.diskspec import DiskSpec
 from harness.driver.block import BlockDriver
+from harness.driver.bus.vfio_user import VfioUser
 from harness.driver.errors import DriverError
+from harness.driver.transport.base import Transport
+from harness.driver.transport.pci import PciModern
+from harness.driver.transport.pci_legacy import PciLegacy
 from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
 from harness.machine import cleanup
 from harness.machine.drive import MAX_CAPACITY
@@ -105,7 +109,7 @@ class ModelProcess:
         lines = self._stderr.read_text(errors="replace").splitlines()[-20:]
         return "\n".join([self._child.fate(), *lines])
 
-    def add(self, spec: DiskSpec) -> tuple[str, Path, Path | None]:
+    def add(self, spec: DiskSpec, way: str = "vhost-user") -> tuple[str, Path, Path | None]:
         """Make a disk: its name, its socket, and the raw file made for it, if any."""
         name = f"disk{self._made}"
         self._made += 1
@@ -115,7 +119,7 @@ class ModelProcess:
             make_raw(file, spec.capacity)
         try:
             where = {"socket": str(link), "file": str(file) if file else None}
-            self.tell("add", name, spec=asdict(spec), **where)
+            self.tell("add", name, spec=asdict(spec), way=way, **where)
         except MachineError:
             if file:
                 file.unlink(missing_ok=True)
@@ -157,15 +161,53 @@ class ModelProcess:
             raise MachineError(f"{name}: {error}")
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A way to the model: `way` as the model's process names it, and the driver's transport."""
+
+    description: str
+    traits: frozenset[str]
+    way: str
+    attach: Callable[[Path, DiskSpec], Transport]
+
+
+VARIANTS: dict[str, Variant] = {
+    "model": Variant(
+        "our own device in Python, over vhost-user, driven from the host",
+        frozenset({"vhost-user", "modern"}),
+        "vhost-user",
+        lambda path, spec: VhostUser(str(path), spec.queue_size or QUEUE_SIZE),
+    ),
+    "model-pci": Variant(
+        "our own device in Python, a PCI function over vfio-user, driven from the host",
+        frozenset({"pci", "modern"}),
+        "pci",
+        lambda path, spec: PciModern(VfioUser(str(path))),
+    ),
+    "model-pci-transitional": Variant(
+        "our own device in Python, a transitional PCI function through its modern interface",
+        frozenset({"pci", "modern"}),
+        "pci-transitional",
+        lambda path, spec: PciModern(VfioUser(str(path))),
+    ),
+    "model-pci-legacy": Variant(
+        "our own device in Python, a transitional PCI function through its legacy interface",
+        frozenset({"pci", "legacy"}),
+        "pci-transitional",
+        lambda path, spec: PciLegacy(VfioUser(str(path))),
+    ),
+}
+
+
 class ModelDisk(Plugged):
     """A disk of the model, with a driver on it."""
 
-    def __init__(self, process: ModelProcess, spec: DiskSpec) -> None:
+    def __init__(self, process: ModelProcess, spec: DiskSpec, variant: Variant) -> None:
         self._process = process
         self.spec = spec
-        self._name, link, self._file = process.add(spec)
+        self._name, link, self._file = process.add(spec, variant.way)
         try:
-            self.driver = BlockDriver(VhostUser(str(link), spec.queue_size or QUEUE_SIZE))
+            self.driver = BlockDriver(variant.attach(link, spec))
         except BaseException:
             with suppress(MachineError):
                 process.remove(self._name)
@@ -197,12 +239,12 @@ class ModelDisk(Plugged):
 class Model(Target):
     """The model device. One process serves the run; if it dies, the next disk has a new one."""
 
-    name = "model"
-    description = "our own device in Python, over vhost-user, driven from the host"
-    traits = frozenset({"vhost-user", "modern"})
-
-    def __init__(self, defects: Sequence[str] = ()) -> None:
-        """`defects` are planted in the device, by name (`harness.model.defects`)."""
+    def __init__(self, defects: Sequence[str] = (), name: str = "model") -> None:
+        """`defects` are planted in the device, by name; `name` is one of `VARIANTS`."""
+        self.name = name
+        self._variant = VARIANTS[name]
+        self.description = self._variant.description
+        self.traits = self._variant.traits
         self._defects = defects
         self._process: ModelProcess | None = None
 
@@ -213,7 +255,7 @@ class Model(Target):
                 self.close()
             if self._process is None:
                 self._process = ModelProcess(self._defects)
-            return ModelDisk(self._process, spec)
+            return ModelDisk(self._process, spec, self._variant)
         except (MachineError, DriverError) as error:
             raise translated(error) from None
 

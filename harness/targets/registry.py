@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.defects.catalogue import defects
 from harness.defects.registers import REGISTER_DEFECTS
-from harness.targets import qtest
+from harness.targets import model, qtest
 from harness.targets.base import Progress, Target, TargetError
 from harness.targets.external import HostSide
 from harness.targets.guest import variants as guest_variants
@@ -67,11 +67,15 @@ def _qtest(name: str) -> Callable[[Settings], Target]:
     )
 
 
+def _model(name: str) -> Callable[[Settings], Target]:
+    return lambda settings: Model(settings.defects, name)
+
+
 _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {
     **{name: (one.description, _guest(name)) for name, one in guest_variants.VARIANTS.items()},
     **{name: (one.description, _qtest(name)) for name, one in qtest.VARIANTS.items()},
     "vhost-user": (VhostUserDaemon.description, lambda settings: VhostUserDaemon()),
-    "model": (Model.description, lambda settings: Model(settings.defects)),
+    **{name: (one.description, _model(name)) for name, one in model.VARIANTS.items()},
 }
 
 

@@ -87,8 +87,8 @@ class Connection:
         link: socket.socket,
         block: Block,
         loop: Loop,
-        layout: Layout,
         closed: Callable[[], None],
+        layout: Layout,
     ) -> None:
         self._link = link
         self._loop = loop
