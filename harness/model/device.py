@@ -73,7 +73,7 @@ class Device:
         required = own | (Feature.VERSION_1.mask if legacy else 0)
         self._accepted = self.block.acceptable(required)
         if self._accepted:
-            self.block.accept(own)
+            self.block.accept(own, legacy)
             self.features = features
         return self._accepted
 
@@ -148,9 +148,9 @@ class Device:
         """Return the whole configuration space."""
         return self.block.config()
 
-    def write_config(self, offset: int, data: bytes) -> bool:
+    def write_config(self, offset: int, data: bytes, legacy: bool = False) -> bool:
         """Write a field of the configuration space. Return whether the device took it."""
-        return not self.suspended and self.block.configure(offset, data)
+        return not self.suspended and self.block.configure(offset, data, legacy)
 
     def read_generation(self) -> int:
         """Return the config generation; the next change of the configuration alters it."""

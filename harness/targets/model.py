@@ -26,7 +26,15 @@ from harness.machine.monitor import LoopThread
 from harness.machine.process import Process
 from harness.machine.rundir import RunDir
 from harness.machine.storage_daemon import make_raw
-from harness.targets.base import Backing, DeviceIdentity, Plugged, Target, TargetError, translated
+from harness.targets.base import (
+    Backing,
+    DeviceIdentity,
+    LacksError,
+    Plugged,
+    Target,
+    TargetError,
+    translated,
+)
 
 ANSWER_DEADLINE = 10.0
 """Seconds that the model may take to answer, from its start on."""
@@ -249,7 +257,9 @@ class Model(Target):
         self._process: ModelProcess | None = None
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
-        """A disk and a driver on it."""
+        """Plug in a disk with a driver on it. LacksError for a zoned disk of a legacy interface."""
+        if spec.zoned and "legacy" in self.traits:
+            raise LacksError("a legacy interface has no zoned disks")
         try:
             if self._process and not self._process.alive():
                 self.close()

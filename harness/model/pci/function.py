@@ -326,6 +326,7 @@ class Function(Transport):
         self._driver_feature: dict[int, int] = {}
         self._config_vector = NO_VECTOR
         self._queue_select = 0
+        self._legacy_driver = False
         self._queue_registers = [QueueRegisters() for _ in self.device.queues]
         for queue in self.device.queues:
             queue.size = self._largest_queue
@@ -414,7 +415,8 @@ class Function(Transport):
     def serves(self, queue: Queue) -> bool:
         """Return whether the driver has set DRIVER_OK, and the function can reach memory."""
         master = self.space.field(COMMAND, 2) & COMMAND_MASTER
-        running = self.device.status & DeviceStatus.DRIVER_OK
+        # A legacy driver may use the device before DRIVER_OK (virtio 3.1.2).
+        running = self._legacy_driver or self.device.status & DeviceStatus.DRIVER_OK
         return bool(master and running and self._powered)
 
     def _queue_signal(self, index: int) -> Callable[[], None]:
@@ -435,7 +437,7 @@ class Function(Transport):
 
     def _legacy_registers(self) -> dict[str, Register]:
         accesses: dict[str, tuple[Callable[[], int], Callable[[int], None] | None]] = {
-            "device_features": (lambda: self.device.offered() & 0xFFFF_FFFF, None),
+            "device_features": (lambda: self._legacy_offered & 0xFFFF_FFFF, None),
             "driver_features": (
                 lambda: self._driver_feature.get(0, 0),
                 self._write_legacy_features,
@@ -464,6 +466,10 @@ class Function(Transport):
         }
 
     @property
+    def _legacy_offered(self) -> int:
+        return self.device.offered() | Feature.ANY_LAYOUT.mask
+
+    @property
     def _legacy_config(self) -> int:
         return LEGACY_CONFIG_MSIX if self.interrupts.messages_enabled else LEGACY_CONFIG
 
@@ -480,20 +486,20 @@ class Function(Transport):
         if header:
             self._legacy.write(offset, header)
         elif offset + len(data) <= start + CONFIG_SIZE:
-            # A field may be written byte by byte, so the rest of it stays as it is.
-            self.device.write_config(offset - start, data)
+            self.device.write_config(offset - start, data, legacy=True)
 
     def _write_legacy_features(self, value: int) -> None:
         self._driver_feature = {0: value}
-        self.device.choose(value, legacy=True)
+        self.device.choose(value & ~Feature.ANY_LAYOUT.mask, legacy=True)
 
     def _write_legacy_status(self, value: int) -> None:
         # There is no FEATURES_OK: the features that were written count (virtio 3.1.2).
-        if value & DeviceStatus.DRIVER_OK and not self._driver_feature:
+        if not self._driver_feature:
             self.device.choose(0, legacy=True)
         self.device.set_status(value)
         if value == 0:
             self._reset_registers()
+        self._legacy_driver = value != 0
 
     def _write_queue_page(self, page: int) -> None:
         if not (found := self._queue()):
