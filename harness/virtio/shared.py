@@ -5,8 +5,8 @@ its width. In CPython a `memoryview` that was cast to "H", "I" or "Q" does that:
 by a `memcpy` of 2, 4 or 8 bytes, which compilers turn into one instruction. Other ways do not:
 `struct.pack_into` writes zeroes over its whole range before it packs; slice assignment and
 `bytes()` call `memmove`, which may copy two bytes one by one; `struct.unpack_from` with "<" reads
-byte by byte. They are for memory that the other side leaves alone. `tests/driver/test_watcher.py` watches
-the rings for values that nobody meant to write.
+byte by byte. They are for memory that the other side leaves alone. `tests/watcher` watches the
+rings for values that nobody meant to write.
 
 Fields are little-endian (virtio 2.7, 2.8), and so are the machines this runs on.
 """

@@ -30,7 +30,7 @@ from harness.virtio.ring import (
     RING_EVENT_FLAGS_DESC,
     RING_EVENT_FLAGS_DISABLE,
 )
-from tests.driver.watcher import Rule, Seen, Watcher
+from tests.watcher.watcher import Rule, Seen, Watcher
 
 LOOKS = int(os.environ.get("VBLK_WATCHER_LOOKS", "1000000"))
 CHANGES = 200
