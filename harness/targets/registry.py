@@ -18,10 +18,12 @@ from harness.targets.host_pci import HostPci, checked_address
 from harness.targets.model import Model
 from harness.targets.qtest import QtestTarget
 from harness.targets.userfile import UserTarget, load
+from harness.targets.vfio_user import VfioUserSocket
 from harness.targets.vhost_user import VhostUserDaemon, VhostUserSocket
 
 SOCKET_PREFIX = "vhost-user:"
 FUNCTION_PREFIX = "pci:"
+VFIO_USER_PREFIX = "vfio-user:"
 PLANTED = "+"
 """Between the name of a target and those of the defects in its device."""
 
@@ -85,6 +87,7 @@ def descriptions() -> dict[str, str]:
         **{name: description for name, (description, _) in _MAKERS.items()},
         f"{SOCKET_PREFIX}PATH": "whatever vhost-user back-end listens on that socket",
         f"{FUNCTION_PREFIX}ADDRESS": HostPci.description,
+        f"{VFIO_USER_PREFIX}PATH": VfioUserSocket.description,
     }
 
 
@@ -104,7 +107,7 @@ def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Tar
         return _defective(base, planted)
     if name in user:
         return _owned(user[name].device, name, user[name])
-    if name.startswith((SOCKET_PREFIX, FUNCTION_PREFIX)):
+    if name.startswith((SOCKET_PREFIX, FUNCTION_PREFIX, VFIO_USER_PREFIX)):
         return _owned(name, name, UserTarget(name))
     if name not in _MAKERS:
         there = ", ".join([*user, *descriptions()])
@@ -143,6 +146,7 @@ def _owned(device: str, name: str, said: UserTarget) -> Callable[[Settings], Tar
     kinds: dict[str, Callable[[str, bool, HostSide], Target]] = {
         "vhost-user": VhostUserSocket,
         "pci": HostPci,
+        "vfio-user": VfioUserSocket,
     }
     if kind not in kinds or not place:
         raise TargetError(f"{name}: {device!r} is no device; vhost-user:PATH and pci:ADDRESS are")
