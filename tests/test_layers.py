@@ -16,6 +16,7 @@ ORDER = (
     "images",
     "virtio",
     "diskspec",
+    "interrupt",
     "driver",
     "haiku",
     "channel",

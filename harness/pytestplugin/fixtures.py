@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from harness import interrupt
 from harness.diskspec import DiskSpec
 from harness.pytestplugin.bench import BENCHES, SPENT, USER_TARGETS, TargetRun, bench_of
 from harness.pytestplugin.workers import progress_of
@@ -79,10 +80,8 @@ def _bench(
 ) -> Iterator[TargetRun]:
     """The bench with its target, which starts with the first disk."""
     # Only now: a run that needs no disk needs no QEMU's libraries either.
-    from harness.machine.cleanup import install_signal_handlers
     from harness.targets.registry import Settings, maker
 
-    install_signal_handlers()
     option = request.config.option
     benches = request.config.stash[BENCHES]
     bench = benches[request.param]
@@ -106,8 +105,9 @@ def _bench(
     try:
         yield bench
     finally:
-        bench.target.close()
-        bench.target = None
+        with interrupt.shielded():
+            target, bench.target = bench.target, None
+            target.close()
 
 
 def _guest_scope(fixture_name: str, config: pytest.Config) -> Any:
@@ -120,13 +120,14 @@ def _guest(_bench: TargetRun) -> Iterator[None]:
     """The lifetime of what a target starts for these tests only."""
     yield
     if _bench.target:
-        _bench.target.release()
+        with interrupt.shielded():
+            _bench.target.release()
 
 
 @pytest.fixture
 def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Iterator[Plug]:
     """Makes disks for this test, and takes them out after it."""
-    from harness.targets import Disk, TargetError
+    from harness.targets import Disk
 
     bench = _bench
     bench.failed = False
@@ -162,8 +163,16 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
 
     yield make
 
-    troubles = []
-    over = request.config.option.guest_per == "test"
+    with interrupt.shielded():
+        troubles = _take_out(bench, request.config.option.guest_per == "test")
+    # After a failure, or a signal, these are its consequence.
+    if troubles and not bench.failed and interrupt.received() is None:
+        raise troubles[0]
+
+
+def _take_out(bench: TargetRun, over: bool) -> list[Exception]:
+    """Take out all disks of a test, whatever becomes of one; return what went wrong."""
+    troubles: list[Exception] = []
     while bench.disks:
         disk = bench.disks.pop()
         try:
@@ -171,11 +180,9 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
                 disk.leave()
             else:
                 disk.unplug()
-        except TargetError as error:
+        except Exception as error:
             troubles.append(error)
-    # After a failure these are its consequence, and it has been reported.
-    if troubles and not bench.failed:
-        raise troubles[0]
+    return troubles
 
 
 def _need(offered: int, features: Iterable[Feature]) -> None:
