@@ -215,7 +215,7 @@ class Machine:
                 if self._process:
                     self._process.end()
             finally:
-                self._last_words, self._console = self.last_words(), self.consoletail(CONSOLE_KEPT)
+                self._last_words, self._console = self.last_words(), self.console_tail(CONSOLE_KEPT)
                 self._stopped = True
                 self._dir.remove()
                 if self._loop:
@@ -240,7 +240,7 @@ class Machine:
         stderr = tail(self._paths.stderr, 20)
         return f"{self._fate()}\n{stderr}" if stderr else self._fate()
 
-    def consoletail(self, lines: int = 40) -> str:
+    def console_tail(self, lines: int = 40) -> str:
         """The last lines of the guest's console (after `stop`, at most 80)."""
         if self._stopped:
             return "\n".join(self._console.splitlines()[-lines:])
@@ -440,7 +440,7 @@ class Machine:
         return (
             f"--- QEMU's command line\n{command}\n"
             f"--- QEMU's last words\n{self.last_words()}\n"
-            f"--- the console's tail\n{self.consoletail(CONSOLE_KEPT)}"
+            f"--- the console's tail\n{self.console_tail(CONSOLE_KEPT)}"
         )
 
     def _forwarded_port(self) -> int:
