@@ -7,7 +7,6 @@ A signal ends the run with its summary and its reports, whatever it interrupts.
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -20,23 +19,13 @@ from typing import Any
 import pytest
 
 from harness import interrupt
+from harness.pytestplugin.arguments import seconds
 
 TEST_TIMEOUT = 120.0
 """Seconds, unless told otherwise; the slowest test of the suite takes a tenth of it."""
 
 TEARDOWN = 30.0
 """Seconds that a test has at least to give back what it took, also when it is overdue."""
-
-
-def seconds(text: str) -> float:
-    """Return a number of seconds above 0, from an option."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds greater than 0")
-    return number
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.pytestplugin.arguments import seconds
 from harness.pytestplugin.bench import BENCHES, USER_TARGETS, TargetRun, bench_of
-from harness.pytestplugin.interruption import seconds
 from harness.pytestplugin.summary import by_target
 from harness.report import Statement, statement_of
 from harness.report.artifacts import keep
