@@ -15,6 +15,7 @@ from harness.cli import bench, boot, doctor, image, live, matrix, random, soak, 
 from harness.cli.errors import UsageError
 from harness.driver.errors import DriverError
 from harness.guest.client import AgentError
+from harness.inputs import printable
 from harness.machine import MachineError
 from harness.targets import TargetError
 from images import ImageError
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except EXPECTED as error:
-        print(f"vblk: {error}", file=sys.stderr)
+        print(f"vblk: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         interrupt.finish()
