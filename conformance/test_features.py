@@ -1,4 +1,4 @@
-"""What a device offers, and what it makes of the driver's choice (virtio 2.2, 5.2.3, 5.2.5, 6)."""
+"""Offered features, and their negotiation (virtio 2.2, 5.2.3, 5.2.5, 6)."""
 
 import pytest
 
@@ -11,8 +11,8 @@ from harness.virtio.features import REQUIRES, Feature, mask, members, names
 DEFINED = mask(*Feature) & ~mask(Feature.BLK_BARRIER, Feature.BLK_SCSI, Feature.UNUSED_30)
 """Bits that mean something for a block device.
 
-NOTIFY_ON_EMPTY and ANY_LAYOUT are among them: a device that serves legacy drivers too, such as
-a vhost-user back-end that cannot know, may offer them (virtio 6.3).
+NOTIFY_ON_EMPTY and ANY_LAYOUT are included. A device that also serves legacy drivers may offer
+them (virtio 6.3); a vhost-user back-end does not know the type of its driver.
 """
 
 UNKNOWN = sum(1 << bit for bit in (*range(24), 41, 42, *range(50, 128))) & ~mask(*Feature)
@@ -22,7 +22,7 @@ A device written to a later version may offer them, and such versions exist as d
 """
 
 PCI_ONLY = mask(Feature.SR_IOV, Feature.ADMIN_VQ, Feature.NOTIF_CONFIG_DATA)
-"""Bits that no other transport has a use for (2.2.2, 6, 4.2.5)."""
+"""Feature bits that only the PCI transport uses (2.2.2, 6, 4.2.5)."""
 
 NEEDED = mask(Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM)
 """Offered bits without which a device may refuse to work (6.2-D-02, D-04, D-06)."""
@@ -332,7 +332,7 @@ def test_a_feature_that_is_not_offered_is_refused_or_changes_nothing(
 def test_access_platform_is_offered_where_addresses_are_translated(plug):
     driver = plug(start=False).driver
     if not driver.description()["translated"]:
-        pytest.skip("nothing translates the addresses of this device's accesses to memory")
+        pytest.skip("no IOMMU translates the addresses of this device's memory accesses")
 
     assert "ACCESS_PLATFORM" in names(driver.offered())
 

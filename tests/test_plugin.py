@@ -232,7 +232,9 @@ def test_a_boot_timeout_that_is_none_is_refused(run, seconds: str) -> None:
     result = run("def test_a(): pass\n", f"--boot-timeout={seconds}")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"*--boot-timeout: '{seconds}' is no number of seconds above 0"])
+    result.stderr.fnmatch_lines(
+        [f"*--boot-timeout: '{seconds}' is not a number of seconds greater than 0"]
+    )
 
 
 TWO = ("--target=guest-pci", "--target=other", "--target=guest-pci")
