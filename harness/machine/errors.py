@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from harness.inputs import printable
+
 
 class MachineError(Exception):
     """The machine, or a command to it, failed.
@@ -12,7 +14,9 @@ class MachineError(Exception):
     """
 
     def __init__(self, message: str, details: str = "") -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
+        # QEMU's stderr is in them, which may hold sequences for a terminal.
+        details = "\n".join(map(printable, details.split("\n")))
         self.details = details
         if details:
             self.add_note(details)

@@ -17,7 +17,10 @@ Progress = Callable[[str], None]
 
 
 class TargetError(Exception):
-    """The target cannot do what it was asked; one line that says why."""
+    """The target cannot do what it was asked; one line, printable, that says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(printable, message.split("\n"))))
 
 
 class LacksError(TargetError):
