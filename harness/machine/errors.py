@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.inputs import printable
+from harness.inputs import printable_lines
 
 
 class MachineError(Exception):
@@ -14,9 +14,9 @@ class MachineError(Exception):
     """
 
     def __init__(self, message: str, details: str = "") -> None:
-        super().__init__(printable(message))
+        super().__init__(printable_lines(message))
         # QEMU's stderr is in them, which may hold sequences for a terminal.
-        details = "\n".join(map(printable, details.split("\n")))
+        details = printable_lines(details)
         self.details = details
         if details:
             self.add_note(details)
