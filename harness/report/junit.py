@@ -17,7 +17,7 @@ from pathlib import Path
 from harness.virtio.catalogue import section_order
 from harness.virtio.sections import section_name
 
-STATEMENTS = ("clause", "described", "hardening")
+STATEMENTS = ("clause", "hardening")
 """Properties that name a statement: by its id, or as "section: text"."""
 
 
