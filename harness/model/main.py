@@ -50,7 +50,7 @@ class Export:
         """Make it so many sectors, and say so. OSError if that cannot be."""
         self._block.resize(capacity)
         if self._connection:
-            self._connection.config_changed()
+            self._connection.device.config_changed()
 
     def close(self) -> None:
         """Hang up on the front-end, if there is one, and remove the socket."""

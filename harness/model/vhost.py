@@ -1,7 +1,7 @@
 """One front-end's connection: the messages of vhost-user, from the back-end's side.
 
-See QEMU's docs/interop/vhost-user.rst. The device status is kept here where the
-front-end negotiates PROTOCOL_F_STATUS; otherwise an enabled queue may run.
+See QEMU's docs/interop/vhost-user.rst. A front-end that negotiates
+PROTOCOL_F_STATUS writes the device status; with any other an enabled queue may run.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from harness.model.block import Block
+from harness.model.device import Device, Transport
 from harness.model.loop import Loop
 from harness.model.memory import BrokenError, Memory, Region
-from harness.model.queue import Queue, Throttle
+from harness.model.queue import Queue
 from harness.model.ring import Addresses
 from harness.virtio.device import DeviceStatus
-from harness.virtio.features import Feature
 from harness.virtio.ring import MAX_QUEUE_SIZE
 from harness.virtio.vhost_user import (
     CONFIG,
@@ -61,24 +61,18 @@ class HungUpError(Exception):
     """The front-end is gone."""
 
 
-class Connection:
+class Connection(Transport):
     """A front-end that is connected. `closed` is called once it is gone."""
 
     def __init__(
         self, link: socket.socket, block: Block, loop: Loop, closed: Callable[[], None]
     ) -> None:
         self._link = link
-        self._block = block
         self._loop = loop
         self._closed = closed
-        self._memory = Memory()
         self._protocol = 0
         self._channel = -1
-        self.status = 0
-        self._accepted = False
-        self._untold = False
-        throttle = Throttle(block.spec.iops)
-        self._queues = [Queue(block, throttle, loop) for _ in range(block.queues)]
+        self.device = Device(block, loop, self)
         link.settimeout(PATIENCE)
         loop.watch(link.fileno(), self._readable)
 
@@ -140,14 +134,14 @@ class Connection:
             FrontEndRequest.SET_VRING_ERR: self._set_vring_err,
             FrontEndRequest.GET_PROTOCOL_FEATURES: lambda payload, fds: U64.pack(PROTOCOL_FEATURES),
             FrontEndRequest.SET_PROTOCOL_FEATURES: self._set_protocol_features,
-            FrontEndRequest.GET_QUEUE_NUM: lambda payload, fds: U64.pack(len(self._queues)),
+            FrontEndRequest.GET_QUEUE_NUM: lambda payload, fds: U64.pack(len(self.device.queues)),
             FrontEndRequest.SET_VRING_ENABLE: self._set_vring_enable,
             FrontEndRequest.SET_BACKEND_REQ_FD: self._set_backend_req_fd,
             FrontEndRequest.GET_CONFIG: self._get_config,
             FrontEndRequest.SET_CONFIG: self._set_config,
-            FrontEndRequest.RESET_DEVICE: lambda payload, fds: self.reset(),
+            FrontEndRequest.RESET_DEVICE: lambda payload, fds: self.device.reset(),
             FrontEndRequest.SET_STATUS: self._set_status,
-            FrontEndRequest.GET_STATUS: lambda payload, fds: U64.pack(self.status),
+            FrontEndRequest.GET_STATUS: lambda payload, fds: U64.pack(self.device.status),
         }
         if request not in handlers:
             raise RefusedError("unknown")
@@ -156,107 +150,42 @@ class Connection:
     # --- features, status, configuration
 
     def _get_features(self, payload: bytes, fds: list[int]) -> bytes:
-        return U64.pack(self._block.offered() | FEATURE_PROTOCOL)
+        return U64.pack(self.device.offered() | FEATURE_PROTOCOL)
 
     def _set_features(self, payload: bytes, fds: list[int]) -> None:
         (features,) = U64.unpack(payload)
         own = features & ~FEATURE_PROTOCOL
-        self._accepted = self._block.acceptable(own)
-        if not self._accepted:
+        if not self.device.choose(own):
             raise RefusedError(f"features {own:#x}")
-        self._block.accept(own)
         if not features & FEATURE_PROTOCOL:
-            for queue in self._queues:
+            for queue in self.device.queues:
                 queue.enabled = True
 
     def _set_protocol_features(self, payload: bytes, fds: list[int]) -> None:
         (self._protocol,) = U64.unpack(payload)
 
     def _set_status(self, payload: bytes, fds: list[int]) -> None:
-        value = U64.unpack(payload)[0] & 0xFF
-        if value == 0:
-            self.reset()
-            return
-        if not (self._accepted or self.status & DeviceStatus.FEATURES_OK):
-            value &= ~DeviceStatus.FEATURES_OK
-        if self.suspended:
-            self._resume(value)
-        elif self._asks_to_suspend(value):
-            self._suspend(value)
-        else:
-            self._show(value & ~DeviceStatus.SUSPEND)
-            for queue in self._queues:
-                self._run(queue)
-
-    def _show(self, value: int) -> None:
-        """Let the device status be `value`; NEEDS_RESET goes with a reset alone."""
-        self.status = value | self.status & DeviceStatus.NEEDS_RESET
-
-    @property
-    def suspended(self) -> bool:
-        """Whether the device is suspended (virtio 3.4)."""
-        return bool(self.status & DeviceStatus.SUSPEND)
-
-    def _asks_to_suspend(self, value: int) -> bool:
-        """Whether this is the driver's wish to suspend a device that can and runs."""
-        running = self.status & DeviceStatus.DRIVER_OK
-        able = self._block.has(Feature.SUSPEND)
-        return bool(running and able and value & DeviceStatus.SUSPEND)
-
-    def _suspend(self, value: int) -> None:
-        """Use and announce all that was taken, then stop (virtio 3.4.2)."""
-        for queue in self._queues:
-            try:
-                queue.settle()
-            except BrokenError as error:
-                self._broken(queue, error)
-        self._show(value & ~DeviceStatus.DRIVER_OK)
-
-    def _resume(self, value: int) -> None:
-        """Go on if the driver says so, and tell it then what has changed meanwhile."""
-        if not value & DeviceStatus.DRIVER_OK:
-            return
-        self._show(value & ~DeviceStatus.SUSPEND)
-        if self._untold:
-            self.config_changed()
-        for queue in self._queues:
-            self._run(queue)
-
-    def reset(self) -> None:
-        """Reset the device; what the front-end's memory is stays known (virtio 2.4.1)."""
-        for queue in self._queues:
-            self._stop(queue)
-            queue.enabled = False
-        self.status = 0
-        self._accepted = False
-        self._untold = False
-        self._block.reset()
+        self.device.set_status(U64.unpack(payload)[0] & 0xFF)
 
     def _get_config(self, payload: bytes, fds: list[int]) -> bytes:
         offset, size, flags = CONFIG.unpack_from(payload)
-        space = self._block.config()
+        space = self.device.read_config()
         if offset + size > len(space):
             return b""
         return CONFIG.pack(offset, size, flags) + space[offset : offset + size]
 
     def _set_config(self, payload: bytes, fds: list[int]) -> None:
         offset, size, _ = CONFIG.unpack_from(payload)
-        if self.suspended or not self._block.configure(
-            offset, payload[CONFIG.size : CONFIG.size + size]
-        ):
+        if not self.device.write_config(offset, payload[CONFIG.size : CONFIG.size + size]):
             raise RefusedError(f"no writable field of {size} bytes at {offset}")
 
     def _set_backend_req_fd(self, payload: bytes, fds: list[int]) -> None:
         self._close(self._channel)
         self._channel = _take(fds)
 
-    def config_changed(self) -> None:
-        """Announce it, unless the device is stopped: then it may say nothing.
-
-        What a suspended device has to say it says when it resumes.
-        """
-        self._untold = self.suspended
-        if self._channel >= 0 and any(self._may_run(queue) for queue in self._queues):
+    def announce_config_change(self) -> None:
+        """Send CONFIG_CHANGE if a virtqueue may run: a stopped device may not say anything."""
+        if self._channel >= 0 and any(map(self.device.may_run, self.device.queues)):
             with suppress(OSError):
                 os.write(self._channel, HEADER.pack(BackEndRequest.CONFIG_CHANGE, VERSION, 0))
 
@@ -266,7 +195,7 @@ class Connection:
         (count,) = COUNT.unpack_from(payload)
         if count != len(fds):
             raise RefusedError(f"{count} regions with {len(fds)} files")
-        self._memory = Memory(
+        memory = Memory(
             [
                 Region.mapped(fd, bus, size, user, offset)
                 for number, fd in enumerate(fds)
@@ -275,34 +204,33 @@ class Connection:
                 ]
             ]
         )
-        for queue in self._queues:
-            queue.remap(self._memory)
+        self.device.set_memory(memory)
 
     def _queue(self, index: int) -> Queue:
-        if index >= len(self._queues):
+        if index >= len(self.device.queues):
             raise RefusedError(f"no virtqueue {index}")
-        return self._queues[index]
+        return self.device.queues[index]
 
     def _set_vring_num(self, payload: bytes, fds: list[int]) -> None:
         index, size = VRING_STATE.unpack(payload)
         if not 0 < size <= MAX_QUEUE_SIZE:
             raise RefusedError(f"a virtqueue of {size}")
-        self._queue(index).size = size
+        self.device.set_queue_size(self._queue(index), size)
 
     def _set_vring_addr(self, payload: bytes, fds: list[int]) -> None:
         index, _, desc, device, driver, _ = VRING_ADDR.unpack(payload)
         queue = self._queue(index)
         queue.addresses = Addresses(desc, driver, device)
-        queue.remap(self._memory)
+        queue.remap(self.device.memory)
 
     def _set_vring_base(self, payload: bytes, fds: list[int]) -> None:
         index, base = VRING_STATE.unpack(payload)
-        self._queue(index).base = base
+        self.device.set_queue_base(self._queue(index), base)
 
     def _get_vring_base(self, payload: bytes, fds: list[int]) -> bytes:
         index, _ = VRING_STATE.unpack(payload)
         queue = self._queue(index)
-        self._stop(queue)
+        self.device.stop(queue)
         self._drop_kick(queue)
         return VRING_STATE.pack(index, queue.base)
 
@@ -330,41 +258,24 @@ class Connection:
         index, enabled = VRING_STATE.unpack(payload)
         queue = self._queue(index)
         queue.enabled = bool(enabled)
-        self._run(queue)
+        self.device.run(queue)
 
     def _kicked(self, queue: Queue) -> None:
+        times = 1
         with suppress(BlockingIOError):
-            os.eventfd_read(queue.kick)
-        queue.kicked = True
-        self._run(queue)
+            times = os.eventfd_read(queue.kick)
+        self.device.notified(queue, times)
 
-    def _may_run(self, queue: Queue) -> bool:
-        """Whether a virtqueue is there to be processed, once it is kicked."""
+    def serves(self, queue: Queue) -> bool:
+        """Return whether the queue has a kick descriptor and the driver has set DRIVER_OK."""
         status = self._protocol & ProtocolFeature.STATUS.mask
-        ready = not status or self.status & DeviceStatus.DRIVER_OK
-        broken = self.status & DeviceStatus.NEEDS_RESET
-        return bool(queue.enabled and queue.kick >= 0 and ready and not broken)
+        ready = not status or self.device.status & DeviceStatus.DRIVER_OK
+        return bool(queue.kick >= 0 and ready)
 
-    def _run(self, queue: Queue) -> None:
-        if not (queue.kicked and self._may_run(queue)):
-            return
-        try:
-            if queue.ring is None:
-                queue.start(self._memory, lambda error: self._broken(queue, error))
-            queue.run()
-        except BrokenError as error:
-            self._broken(queue, error)
-
-    def _broken(self, queue: Queue, error: BrokenError) -> None:
-        """Ask for a reset, and say so (virtio 2.1.2)."""
-        print(f"the device needs a reset: {error}", file=sys.stderr, flush=True)
-        self.status |= DeviceStatus.NEEDS_RESET
+    def announce_needs_reset(self, queue: Queue) -> None:
+        """Signal the error descriptor of the virtqueue, if there is one."""
         if queue.error >= 0:
             os.eventfd_write(queue.error, 1)
-
-    def _stop(self, queue: Queue) -> None:
-        with suppress(BrokenError):
-            queue.stop()
 
     def _drop_kick(self, queue: Queue) -> None:
         if queue.kick >= 0:
@@ -379,8 +290,8 @@ class Connection:
 
     def close(self) -> None:
         """Hang up; the device is reset."""
-        self.reset()
-        for queue in self._queues:
+        self.device.reset()
+        for queue in self.device.queues:
             self._drop_kick(queue)
             self._close(queue.call)
             self._close(queue.error)

@@ -1,1 +1,1 @@
-"""The pytest plugin: its options, hooks and fixtures."""
+"""Options, hooks and fixtures of the pytest plugin."""

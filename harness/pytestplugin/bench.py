@@ -1,4 +1,4 @@
-"""The targets of a run, each with what the test that runs has on it."""
+"""Targets of a run, each with the state of the test that runs on it."""
 
 from __future__ import annotations
 
@@ -18,29 +18,32 @@ if TYPE_CHECKING:
 
 
 SPENT = "spent"
-"""The attribute of a test's reports with what its disks took, in seconds.
+"""Attribute of a test's reports that holds the time its disks took, in seconds.
 
-"once" is for what is made once and kept, "start" for a guest, be it cloned or booted, and
-"plug" for the disks themselves.
+"once" is the time for what is made once and kept, "start" the time to clone or boot a guest, and
+"plug" the time to plug the disks.
 """
 
 
 @dataclass
 class TargetRun:
-    """A target of this run, once a test wanted it, and the disks of the test that runs."""
+    """A target of this run, and the disks of the test that runs now.
+
+    `target` is None until a test needs it.
+    """
 
     name: str
     target: Target | None = None
     disks: list[Disk] = field(default_factory=list)
     failed: bool = False
     worked: bool = False
-    said: dict[str, dict[str, str]] = field(default_factory=dict)
+    description: dict[str, dict[str, str]] = field(default_factory=dict)
     record: Callable[[str, object], None] = lambda name, value: None
     spent: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def measured(self) -> Iterator[None]:
-        """What goes on here is plugging, but for what the target makes and starts meanwhile."""
+        """Count the time of this block as plugging, minus what the target prepares and starts."""
         assert self.target
         target, begun = self.target, time.monotonic()
         starting, preparing = target.starting, target.preparing
@@ -56,7 +59,7 @@ class TargetRun:
         self.spent[on] = self.spent.get(on, 0.0) + seconds
 
     def plug(self, spec: DiskSpec, writes: bool, session: pytest.Session) -> Plugged:
-        """A disk of the target. If not even the run's first one is to be had, the run ends."""
+        """Plug a disk into the target. End the run if its very first disk cannot be plugged."""
         from harness.targets import LacksError, TargetError
 
         __tracebackhide__ = True
@@ -69,15 +72,17 @@ class TargetRun:
         except TargetError as error:
             if not self.worked:
                 session.shouldstop = str(error)
-            raise error.with_traceback(None) from None  # where in the harness is of no interest
+            raise error.with_traceback(
+                None
+            ) from None  # no traceback: the line in the harness does not help
         if not self.worked:
             self.worked = True
-            made_of = {
-                one.implementation: ".".join(map(str, one.version))
-                for one in self.target.identities()
+            implementations = {
+                device.implementation: ".".join(map(str, device.version))
+                for device in self.target.identities()
             }
-            self.said = {"facts": self.target.facts(), "implementations": made_of}
-            for name, value in self.said["facts"].items():
+            self.description = {"facts": self.target.facts(), "implementations": implementations}
+            for name, value in self.description["facts"].items():
                 self.record(name, value)
         return plugged
 
@@ -87,7 +92,7 @@ USER_TARGETS: pytest.StashKey[dict[str, UserTarget]] = pytest.StashKey()
 
 
 def bench_of(item: pytest.Item) -> TargetRun | None:
-    """The bench that a test runs on, None for a test that wants no disk."""
+    """Return the target that a test runs on, or None for a test that uses no disk."""
     callspec = getattr(item, "callspec", None)
     name = callspec.params.get("_bench") if callspec else None
     return item.config.stash[BENCHES][name] if name else None

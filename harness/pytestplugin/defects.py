@@ -1,4 +1,4 @@
-"""The part of the pytest plugin for devices with a defect: `--defect`, `--list-defects`."""
+"""Options for devices with a planted defect: `--defect` and `--list-defects`."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options for planted defects."""
+    """Add the options for planted defects."""
     group = parser.getgroup("virtio-blk", "virtio-blk conformance")
     group.addoption(
         "--defect",
         action="append",
         default=[],
         metavar="NAME",
-        help="plant this defect in the device of every --target; repeatable, they add up",
+        help="plant this defect in the device of every --target; repeatable, the defects add up",
     )
-    group.addoption("--list-defects", action="store_true", help="print the defects and stop")
+    group.addoption("--list-defects", action="store_true", help="print the defects and exit")
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """`--list-defects`."""
+    """Print the defects if `--list-defects` is given."""
     if not config.option.list_defects:
         return None
     from harness.defects.catalogue import defects
 
-    for one in defects().values():
-        print(f"{one.name}  ({one.target}; {', '.join(one.statements)})\n    {one.text}")
+    for defect in defects().values():
+        print(
+            f"{defect.name}  ({defect.target}; {', '.join(defect.statements)})\n    {defect.text}"
+        )
     return 0

@@ -1,4 +1,4 @@
-"""The part of the pytest plugin that tests see: the fixture `plug`; and whose guest they get."""
+"""The fixture `plug`, and the lifetime of the guests that serve it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Plug(Protocol):
-    """The type of the fixture `plug`."""
+    """Type of the fixture `plug`."""
 
     def __call__(
         self,
@@ -32,31 +32,30 @@ class Plug(Protocol):
         driver_queue_size: int | None = None,
         **fields: Any,
     ) -> Disk:
-        """A disk as `DiskSpec(**fields)` says, its driver started.
+        """Plug a disk as `DiskSpec(**fields)` describes it, and start its driver.
 
-        `features` is the exact set to negotiate; None means what the driver
-        takes by itself, with `extra` and without `without`. If the device
-        lacks one of `needs` or `extra`, the test is skipped, naming it.
-        `driver_queues` and `driver_queue_size` (descriptors, None for the device's
-        largest) are what the driver sets up. With `start=False` the device is
-        left as it came.
+        `features` is the exact set to negotiate; None means the driver's default set, plus `extra`
+        and minus `without`. If the device lacks a feature of `needs` or `extra`, the test is
+        skipped and the reason names the feature. `driver_queues` and `driver_queue_size`
+        (descriptors; None for the device's maximum) are what the driver sets up. With `start=False`
+        the driver does not initialise the device.
         """
         ...
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options about guests."""
+    """Add the options for guests."""
     group = parser.getgroup("virtio-blk", "virtio-blk conformance")
     group.addoption(
         "--guest-per",
         choices=("test", "module", "run"),
         default="test",
-        help="how many tests share a guest that was cloned (%(default)s)",
+        help="which tests share a cloned guest (default: %(default)s)",
     )
     group.addoption(
         "--no-clones",
         action="store_true",
-        help="boot guests, one for the whole run, instead of cloning them from a template",
+        help="boot one guest for the whole run instead of cloning guests from a template",
     )
 
 
@@ -64,7 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Say in the report what the test's disks have taken."""
+    """Store in the report how long the test's disks took."""
     report = yield
     bench = bench_of(item)
     if bench:
@@ -77,8 +76,8 @@ def _bench(
     request: pytest.FixtureRequest,
     record_testsuite_property: Callable[[str, object], None],
 ) -> Iterator[TargetRun]:
-    """The bench with its target, which starts with the first disk."""
-    # Only now: a run that needs no disk needs no QEMU's libraries either.
+    """Give the target of the test. It starts with the first disk."""
+    # Import here: a run without disks does not need QEMU's libraries.
     from harness.machine.cleanup import install_signal_handlers
     from harness.targets.registry import Settings, maker
 
@@ -111,13 +110,13 @@ def _bench(
 
 
 def _guest_scope(fixture_name: str, config: pytest.Config) -> Any:
-    """The scope of a guest, as pytest calls it."""
+    """Return pytest's name for the lifetime of a guest."""
     return {"test": "function", "module": "module", "run": "session"}[config.option.guest_per]
 
 
 @pytest.fixture(scope=_guest_scope)
 def _guest(_bench: TargetRun) -> Iterator[None]:
-    """The lifetime of what a target starts for these tests only."""
+    """End what the target has started only for these tests."""
     yield
     if _bench.target:
         _bench.target.release()
@@ -125,7 +124,7 @@ def _guest(_bench: TargetRun) -> Iterator[None]:
 
 @pytest.fixture
 def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Iterator[Plug]:
-    """Makes disks for this test, and takes them out after it."""
+    """Make disks for this test, and unplug them after it."""
     from harness.targets import Disk, TargetError
 
     bench = _bench
@@ -155,27 +154,27 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
         _need(disk.driver.offered(), (*needs, *extra))
         if start:
             if extra or without:
-                usual = disk.driver.negotiate(features).accepted
-                features = (usual | mask(*extra)) & ~mask(*without)
+                accepted = disk.driver.negotiate(features).accepted
+                features = (accepted | mask(*extra)) & ~mask(*without)
             disk.start(features, driver_queues, driver_queue_size)
         return disk
 
     yield make
 
-    troubles = []
-    over = request.config.option.guest_per == "test"
+    errors = []
+    guest_ends = request.config.option.guest_per == "test"
     while bench.disks:
         disk = bench.disks.pop()
         try:
-            if over:
+            if guest_ends:
                 disk.leave()
             else:
                 disk.unplug()
         except TargetError as error:
-            troubles.append(error)
-    # After a failure these are its consequence, and it has been reported.
-    if troubles and not bench.failed:
-        raise troubles[0]
+            errors.append(error)
+    # After a failure, errors here are a consequence of it and it is already reported.
+    if errors and not bench.failed:
+        raise errors[0]
 
 
 def _need(offered: int, features: Iterable[Feature]) -> None:

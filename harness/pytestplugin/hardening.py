@@ -1,8 +1,8 @@
-"""Hooks of the pytest plugin for hardening tests, in which the driver breaks the rules.
+"""Hooks for hardening tests, in which the driver breaks the rules.
 
-The specification does not say what a device does then, so these tests run only if they
-are asked for: by `--level hardening`, or by naming their directory or a test in it. The
-fate of the device is a property of each report, whatever the outcome.
+The specification does not say how a device has to react, so these tests run only on request: with
+`--level hardening`, or when the command line names their directory or a test in it. The fate of the
+device is a property of each report, whatever the outcome of the test.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from harness.report.markers import statement_of
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
     config.addinivalue_line(
-        "markers", "hardening(section, text): what a driver does that it must not (text: ours)"
+        "markers", "hardening(section, text): a forbidden action of the driver (in our own words)"
     )
 
 
@@ -28,7 +28,7 @@ LEFT_OUT = pytest.StashKey[int]()
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave hardening out of a run that does not ask for it."""
+    """Deselect hardening tests in a run that does not ask for them."""
     if LEVEL in config.option.level:
         return
     given = config.args_source is pytest.Config.ArgsSource.ARGS
@@ -47,7 +47,7 @@ def _is_hardening(item: pytest.Item) -> bool:
 
 
 def _is_named(item: pytest.Item, named: list[Path]) -> bool:
-    """Whether an argument of the run is the directory of the test, or something in it."""
+    """Return True if an argument of the run names the test's directory or something in it."""
     home = item.path.parent
     return any(home == path or home in path.parents for path in named)
 
@@ -55,20 +55,20 @@ def _is_named(item: pytest.Item, named: list[Path]) -> bool:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """How many hardening tests were left out, or how often each verdict came."""
+    """Print how many hardening tests were left out, or the count of each verdict."""
     left_out = config.stash.get(LEFT_OUT, 0)
     if left_out:
         terminalreporter.write_line(f"{left_out} hardening tests left out; --level hardening")
-    found = Counter(
-        (str(said.get("target", "")), str(said[VERDICT]))
+    fates = Counter(
+        (str(properties.get("target", "")), str(properties[VERDICT]))
         for reports in terminalreporter.stats.values()
         for report in reports
         if isinstance(report, pytest.TestReport) and report.when == "call"
-        for said in [dict(report.user_properties)]
-        if VERDICT in said
+        for properties in [dict(report.user_properties)]
+        if VERDICT in properties
     )
-    if found:
+    if fates:
         terminalreporter.section("hardening")
-        for target in dict.fromkeys(target for target, _ in found):
-            counts = (f"{verdict} {n}" for (name, verdict), n in found.items() if name == target)
+        for target in dict.fromkeys(target for target, _ in fates):
+            counts = (f"{verdict} {n}" for (name, verdict), n in fates.items() if name == target)
             terminalreporter.write_line(f"{target}: {', '.join(counts)}")

@@ -1,6 +1,6 @@
-"""The pytest plugin: options, the fixture `plug`, and what is reported.
+"""The pytest plugin: options, markers, and the judgement of each test's outcome.
 
-Nothing is started before a test asks for a disk.
+Nothing starts before a test asks for a disk.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.inputs import printable
 from harness.pytestplugin.bench import BENCHES, USER_TARGETS, TargetRun, bench_of
 from harness.pytestplugin.summary import by_target
 from harness.report import Statement, statement_of
@@ -43,47 +44,49 @@ DEVIATIONS = pytest.StashKey[tuple[Deviation, ...]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of this plugin."""
+    """Add the plugin's general options."""
     group = parser.getgroup("virtio-blk", "virtio-blk conformance")
     group.addoption(
         "--target",
         action="append",
         metavar="NAME",
-        help="a device under test, and the way to it (guest-pci); repeatable",
+        help="target to test: a device and the way to reach it (default: guest-pci); repeatable",
     )
     group.addoption(
-        "--targets", metavar="FILE", type=Path, help="a TOML file that defines more targets"
+        "--targets", metavar="FILE", type=Path, help="TOML file that defines more targets"
     )
-    group.addoption("--list-targets", action="store_true", help="print the targets and stop")
+    group.addoption("--list-targets", action="store_true", help="print the targets and exit")
     group.addoption(
         "--destructive",
         action="store_true",
-        help="allow to overwrite the disk behind a device that is not ours (vhost-user:PATH)",
+        help="allow tests to overwrite the disk behind an external device (vhost-user:PATH)",
     )
     group.addoption(
         "--channel",
         choices=("serial", "ssh"),
         default="serial",
-        help="how the driver in a guest is reached (%(default)s)",
+        help="connection to the driver in a guest (default: %(default)s)",
     )
-    group.addoption("--qemu", metavar="PATH", help="the QEMU to run (qemu-system-x86_64 on PATH)")
+    group.addoption(
+        "--qemu", metavar="PATH", help="QEMU program (default: qemu-system-x86_64 from PATH)"
+    )
     group.addoption(
         "--accel",
         choices=("auto", "kvm", "tcg"),
         default="auto",
-        help="QEMU's accelerator; auto takes KVM if a guest boots on it (%(default)s)",
+        help="accelerator of QEMU; auto uses KVM if a guest boots with it (default: %(default)s)",
     )
     group.addoption(
         "--strict-should",
         action="store_true",
-        help="a SHOULD that the device does not keep is a failure, not an advisory",
+        help="report a SHOULD that the device does not keep as a failure, not as an advisory",
     )
     group.addoption(
         "--boot-timeout",
         type=_seconds,
         default=60.0,
         metavar="SECONDS",
-        help="how long a guest may take until its agent answers (60)",
+        help="longest time until a guest's agent answers, in seconds (default: 60)",
     )
 
 
@@ -93,28 +96,29 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds greater than 0")
     return seconds
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers."""
     config.addinivalue_line(
-        "markers", "clause(*ids): the statements of the specification that the test checks"
+        "markers", "clause(*ids): statements of the specification that the test checks"
     )
     config.addinivalue_line(
         "markers",
         "described(*ids): behaviour that the specification describes without a keyword",
     )
-    config.addinivalue_line(
-        "markers", "on(*traits): the traits of the targets that the test is about"
-    )
-    config.addinivalue_line("markers", "reads_only: the test changes nothing on the disk")
+    config.addinivalue_line("markers", "on(*traits): traits that a target needs for this test")
+    config.addinivalue_line("markers", "reads_only: the test does not change the disk's contents")
     config.stash[BENCHES] = {name: TargetRun(name) for name in _targets(config)}
 
 
 def _targets(config: pytest.Config) -> list[str]:
-    """The names that --target gave, without repetition. pytest.UsageError for an unknown one."""
+    """Return the names given by --target without duplicates.
+
+    Raise pytest.UsageError for an unknown one.
+    """
     wanted: list[str] = config.option.target or []
     if config.option.defect:
         planted = "+".join(["", *config.option.defect])
@@ -128,25 +132,28 @@ def _targets(config: pytest.Config) -> list[str]:
             for name in wanted:
                 maker(name, user)
         except TargetError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise pytest.UsageError(printable(str(error))) from None
     return list(dict.fromkeys(wanted)) or ["guest-pci"]
 
 
 def _user_targets(config: pytest.Config) -> dict[str, UserTarget]:
-    """What --targets defines. pytest.UsageError, with the line, for a bad file."""
+    """Return the targets that the --targets file defines.
+
+    Raise pytest.UsageError, with the line, for a bad file.
+    """
     if config.option.targets is None:
         return {}
     from harness.targets import TargetError
-    from harness.targets.userfile import load
+    from harness.targets.registry import load_targets
 
     try:
-        return load(config.option.targets)
+        return load_targets(config.option.targets)
     except TargetError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(printable(str(error))) from None
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """`--list-targets`."""
+    """Print the targets if `--list-targets` is given."""
     if not config.option.list_targets:
         return None
     from harness.targets.registry import descriptions
@@ -161,7 +168,10 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run every test that wants a disk on every target; one target goes without saying."""
+    """Run each test that uses a disk on every target.
+
+    With one target the test ids do not name it.
+    """
     if "_bench" not in metafunc.fixturenames:
         return
     names = list(metafunc.config.stash[BENCHES].keys())
@@ -170,7 +180,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Resolve every test's statements and recorded deviations; a bad one ends the run here."""
+    """Resolve every test's statements and recorded deviations; a bad record ends the run here."""
     for item in items:
         item.stash[STATEMENT] = statement = statement_of(item)
         bench = bench_of(item)
@@ -184,11 +194,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         try:
             item.stash[DEVIATIONS] = tuple(_recorded(item, statement))
         except DeviationFileError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise pytest.UsageError(printable(str(error))) from None
 
 
 def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
-    """The recorded deviations of this test, of every implementation and version."""
+    """Yield the recorded deviations of this test, for every implementation and version."""
     node = item.path.name + plain_node(item.nodeid[item.nodeid.index("::") :])
     bound = {*statement.clauses, *(section for section, _ in statement.hardening)}
     for path in sorted((item.path.parent / "deviations").glob("*.toml")):
@@ -200,7 +210,7 @@ def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """The targets and the channel to guests."""
+    """Return the header line: specification, targets and the channel to guests."""
     return (
         f"{SPECIFICATION}, target {', '.join(config.stash[BENCHES].keys())},"
         f" guests over {config.option.channel}"
@@ -209,7 +219,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """What a target turns out to lack in the middle of a test is a skip, too."""
+    """Skip a test if its target turns out, in the middle of the test, to lack something."""
     if bench_of(pyfuncitem) is None:
         return (yield)
     from harness.targets import LacksError
@@ -223,7 +233,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """With several targets, how each has fared."""
+    """Print a table of results for each target if there are several."""
     names = list(config.stash[BENCHES].keys())
     if len(names) > 1:
         terminalreporter.section("targets")
@@ -235,7 +245,7 @@ def pytest_terminal_summary(
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Judge a test by its statement, and put evidence beside a failure."""
+    """Judge a test by its statement, and attach evidence to a failure."""
     report = yield
     bench = bench_of(item)
     if bench is None or bench.target is None:
@@ -252,23 +262,23 @@ def pytest_runtest_makereport(
         )
         if excused:
             item.user_properties.append(excused)
-    # What is excused can have ended the device, too.
+    # A failure that is excused can have ended the device, too.
     bench.failed = bench.failed or report.failed or excused is not None
     if report.failed:
         attach_evidence(report, error, bench.target, bench.disks)
         kept = keep(report, item, bench.name, bench.target, bench.disks)
-    describe(report, item, call, excused, bench.said, kept)
+    describe(report, item, call, excused, bench.description, kept)
     return report
 
 
 def _affecting(item: pytest.Item, bench: TargetRun) -> list[Deviation]:
-    """The recorded deviations of this test that the device under test has."""
+    """Return the recorded deviations of this test that the device under test has."""
     recorded = item.stash.get(DEVIATIONS, ())
     if not recorded or bench.target is None:
         return []
     return [
-        one
-        for one in recorded
+        deviation
+        for deviation in recorded
         for device in bench.target.identities()
-        if one.affects(device.implementation, device.version, bench.name.partition("+")[0])
+        if deviation.affects(device.implementation, device.version, bench.name.partition("+")[0])
     ]

@@ -1,4 +1,4 @@
-"""For pytest: the profiles `ci` and `long`, and the fixture `random_run`."""
+"""Hypothesis profiles `ci` and `long`, and the fixture `random_run`."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from harness.random.hunt import Found
 
 ROUND = 10
-"""Examples of a round, which has one kind of disk."""
+"""Number of examples in a round. All examples of a round use one kind of disk."""
 
 CI_EXAMPLES, CI_STEPS, CI_SECONDS = 40, 30, 30.0
-"""Unless told otherwise; no round begins after so many seconds."""
+"""Defaults: examples, steps per example, and seconds after which no new round begins."""
 
 LONG_EXAMPLES, LONG_STEPS = 200_000, 50
 
 CI_SEED = 1
-"""So that a run in CI does what the last one did."""
+"""Fixed seed: every run in CI does the same."""
 
 RandomRun = Callable[[], str]
-"""The type of the fixture: what was found as text, empty if nothing was."""
+"""Type of the fixture: it returns a report of the findings as text, empty if there are none."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the profiles known before hypothesis looks for the one that was asked for."""
+    """Register the profiles before hypothesis looks for the requested one."""
     if config.getoption("hypothesis_profile", None) is None:
         return
     from hypothesis import settings
@@ -46,51 +46,56 @@ def pytest_configure(config: pytest.Config) -> None:
 def random_run(
     request: pytest.FixtureRequest, _bench: TargetRun, _guest: None
 ) -> Iterator[RandomRun]:
-    """Runs random legal operations on the target, as the profile and the seed say."""
+    """Run random legal operations on the target, with the given profile and seed."""
     from hypothesis import core, settings
 
     from harness.random import rounds
     from harness.random.hunt import Hunt
 
-    # The bench's own way to a first disk: a target that has none is a skip or the end of the run.
+    # Plug the first disk in the usual way: if the target has none, the test is skipped or the run
+    # ends.
     _bench.plug(DiskSpec(), True, request.session).unplug()
     assert _bench.target
     hunt = Hunt(_bench.target)
     profile = settings.get_current_profile_name()
     examples, steps, seconds = CI_EXAMPLES, CI_STEPS, CI_SECONDS
     if profile not in ("default", "ci"):
-        asked = settings()
-        examples, steps, seconds = asked.max_examples, asked.stateful_step_count, float("inf")
-    said = core.global_force_seed
-    usual = random.randrange(10**6) if profile == "long" else CI_SEED
-    first = said if isinstance(said, int) else usual
+        profile_settings = settings()
+        examples, steps, seconds = (
+            profile_settings.max_examples,
+            profile_settings.stateful_step_count,
+            float("inf"),
+        )
+    forced_seed = core.global_force_seed
+    default_seed = random.randrange(10**6) if profile == "long" else CI_SEED
+    first = forced_seed if isinstance(forced_seed, int) else default_seed
     directory = Path(getattr(request.config.option, "artifacts", None) or "reports")
 
     def run() -> str:
-        print(f"random: seed {first}; again with --hypothesis-seed={first}")
+        print(f"random: seed {first}; repeat with --hypothesis-seed={first}")
         disks = rounds.disks_of(hunt, rounds.LEGAL_DISKS)
         deadline = monotonic() + seconds
         for number in range(first, first - (-examples // ROUND)):
             if monotonic() > deadline:
                 break
-            # global_force_seed would give every round the same seed.
+            # With global_force_seed set, every round would get the same seed.
             core.global_force_seed = None
             try:
                 plug = disks[number % len(disks)]
-                found = rounds.run(hunt, plug, number, min(ROUND, examples), steps)
+                findings = rounds.run(hunt, plug, number, min(ROUND, examples), steps)
             finally:
-                core.global_force_seed = said
-            if found:
-                return "\n\n".join(_told(one, number) for one in found)
+                core.global_force_seed = forced_seed
+            if findings:
+                return "\n\n".join(_report(finding, number) for finding in findings)
         print(f"random: {hunt.tally}")
         return ""
 
-    def _told(one: Found, number: int) -> str:
+    def _report(found: Found, number: int) -> str:
         from harness.random.saved import save
         from harness.random.script import text_of
 
-        path = save(one, hunt, directory, f"found by pytest, seed {number}")
-        return f"{one.finding}\n{text_of(one.script)}saved as {path}"
+        path = save(found, hunt, directory, f"found by pytest, seed {number}")
+        return f"{found.finding}\n{text_of(found.script)}saved as {path}"
 
     try:
         yield run

@@ -1,4 +1,4 @@
-"""The part of the pytest plugin that says what was found: `--matrix`, and the run's last lines."""
+"""Report files (`--matrix`, `--artifacts`), and the table of statements at the end of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLLECTOR = pytest.StashKey[Collector]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options about reports."""
+    """Add the options for reports."""
     group = parser.getgroup("virtio-blk", "virtio-blk conformance")
     group.addoption(
         "--matrix",
@@ -27,14 +27,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         metavar="FILE",
         type=report_file,
-        help="write every statement's verdict on every target into FILE.html, a page, or"
-        " FILE.json, for machines; repeatable",
+        help="write the verdict of every statement on every target to FILE.html (a page) or"
+        " FILE.json (data); repeatable",
     )
     group.addoption(
         "--artifacts",
         metavar="DIR",
         type=_directory,
-        help="keep of each failed test the console, logs, state and a command that repeats it",
+        help="directory for each failed test's console, logs, state and a command that repeats it",
     )
 
 
@@ -46,7 +46,7 @@ def _directory(text: str) -> Path:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect in the process that reports: a worker of pytest-xdist sends its reports there."""
+    """Start to collect results, in the controller only: workers send their reports to it."""
     if not hasattr(config, "workerinput"):
         config.stash[COLLECTOR] = collector = Collector(
             config.rootpath, config.invocation_params.args
@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Listener:
-    """Hears what pytest reports, and writes the files when it is done, or was stopped."""
+    """Collect pytest's reports, and write the files when the run is done or was stopped."""
 
     def __init__(self, collector: Collector, files: list[Path]) -> None:
         self._collector = collector
@@ -64,7 +64,7 @@ class _Listener:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._collector.add(report)
 
-    @pytest.hookimpl(trylast=True)  # pytest has written its own report then
+    @pytest.hookimpl(trylast=True)  # runs after pytest has written its own report
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         ran = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         cut_short = session.shouldfail or session.shouldstop
@@ -78,13 +78,13 @@ class _Listener:
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter
     ) -> Generator[None, None, None]:
-        """Last of all, as that is what one sees first."""
+        """Print the table of statements last, where the reader looks first."""
         yield
         results = self._collector.results(complete=True)
         verbosity = terminalreporter.verbosity
         if not results.tests or verbosity < 0:
             return
-        terminalreporter.section("statements, each by the worst that was found of it")
+        terminalreporter.section("statements, each with its worst verdict")
         for line in failures(results):
             terminalreporter.write_line(line, red=True)
         for line in tree(results, None if verbosity > 0 else DEPTH):

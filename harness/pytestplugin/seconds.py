@@ -1,4 +1,4 @@
-"""Where the time has gone, target by target, at the end of a run."""
+"""Table of where the time has gone, for each target, at the end of a run."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ PARTS = ("once", "start", "plug", "test", "after")
 
 @dataclass
 class Spent:
-    """One test: seconds by what they went into."""
+    """One test: seconds by what they were spent on."""
 
     target: str
     parts: dict[str, float] = field(default_factory=dict)
 
 
 def of_tests(reports: Iterable[object]) -> list[Spent]:
-    """The tests that took a disk. `reports` are of all phases."""
-    found: dict[tuple[str, str], Spent] = {}
+    """Return the tests that used a disk. `reports` are of all phases."""
+    by_test: dict[tuple[str, str], Spent] = {}
     for report in reports:
         if not isinstance(report, pytest.TestReport) or report.when not in ("call", "teardown"):
             continue
@@ -32,35 +32,35 @@ def of_tests(reports: Iterable[object]) -> list[Spent]:
         target = str(dict(report.user_properties).get("target"))
         if not spent:
             continue
-        parts = found.setdefault((report.nodeid, target), Spent(target)).parts
+        parts = by_test.setdefault((report.nodeid, target), Spent(target)).parts
         if report.when == "call":
             parts.update(spent)
             parts["test"] = report.duration - sum(spent.values())
         else:
             parts["after"] = report.duration
-    return list(found.values())
+    return list(by_test.values())
 
 
 def table(tests: Iterable[Spent]) -> Iterator[str]:
-    """Lines: for every target the median of each part, and the sum."""
+    """Yield table lines: for every target the median and the sum of each part, in seconds."""
     by_target: defaultdict[str, list[Spent]] = defaultdict(list)
     for test in tests:
         by_target[test.target].append(test)
     width = max(map(len, by_target), default=0)
     heads = "".join(f"{part:>15}" for part in PARTS)
     yield f"{'median (sum)':<{width}} {'tests':>6}{heads}"
-    for target, some in by_target.items():
+    for target, target_tests in by_target.items():
         cells = ""
         for part in PARTS:
-            seconds = [test.parts.get(part, 0.0) for test in some]
+            seconds = [test.parts.get(part, 0.0) for test in target_tests]
             cells += f"{statistics.median(seconds):.3f} ({sum(seconds):.1f})".rjust(15)
-        yield f"{target:<{width}} {len(some):>6}{cells}"
+        yield f"{target:<{width}} {len(target_tests):>6}{cells}"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What starting guests, plugging, testing and cleaning up took."""
-    tests = of_tests(report for some in terminalreporter.stats.values() for report in some)
+    """Print the seconds spent on starting guests, plugging, testing and cleaning up."""
+    tests = of_tests(report for group in terminalreporter.stats.values() for report in group)
     if tests and terminalreporter.verbosity >= 0:
         terminalreporter.section("seconds, by target")
         for line in table(tests):

@@ -1,7 +1,7 @@
-"""The part of the pytest plugin that selects tests by what they are about.
+"""Selection of tests by statement: `--section`, `--clause` and `--level`.
 
-`--section` and `--clause` say which statements, either will do; `--level` says
-at which levels. A test that is about no statement is left out of a selection.
+`--section` and `--clause` name statements; a test that matches either is selected. `--level` names
+levels. A selection leaves out tests that check no statement.
 """
 
 from __future__ import annotations
@@ -19,11 +19,17 @@ LEVELS = {
     word: frozenset(level for level in STRENGTH if level.split()[0].lower() == word)
     for word in dict.fromkeys(level.split()[0].lower() for level in STRENGTH if level != "MAY")
 }
-"""What `--level` takes -> the levels that it means: a MUST NOT is a must. MAY asks nothing."""
+"""Values of `--level` -> the levels that they mean: MUST NOT is included in `must`.
+
+There is no value for MAY.
+"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options that select. `--strict` is pytest's own: here it is ours, too."""
+    """Add the options that select tests.
+
+    `--strict` is pytest's own option; here it also means `--strict-should`.
+    """
     group = parser.getgroup("virtio-blk", "virtio-blk conformance")
     group.addoption(
         "--level",
@@ -53,13 +59,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def _level(text: str) -> str:
     if text.lower() not in LEVELS:
-        raise argparse.ArgumentTypeError(f"no level {text!r}; there are: {', '.join(LEVELS)}")
+        raise argparse.ArgumentTypeError(f"unknown level {text!r}; known: {', '.join(LEVELS)}")
     return text.lower()
 
 
 def _section(text: str) -> str:
     if not re.fullmatch(r"\d+(\.\d+)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no section; one looks like 2.7 or 5.2.6.2")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a section number; examples: 2.7, 5.2.6.2"
+        )
     return text
 
 
@@ -68,40 +76,40 @@ def _clause(text: str) -> str:
         return text
     section = text.partition("-")[0]
     there = [name for name in clauses() if name.partition("-")[0] == section]
-    known = ", ".join(there) or _near(section, (one.section for one in clauses().values()))
-    raise argparse.ArgumentTypeError(f"no statement {text!r} in the catalogue; there are {known}")
+    known = ", ".join(there) or _near(section, (clause.section for clause in clauses().values()))
+    raise argparse.ArgumentTypeError(f"no statement {text!r} in the catalogue; known: {known}")
 
 
 def _near(section: str, sections: Iterable[str]) -> str:
-    """What there is of the same chapter, or else the chapters."""
+    """Return the known sections of the same chapter, or the chapters if there are none."""
     there = sorted(set(sections), key=section_order)
     chapter = section.partition(".")[0]
-    near = [one for one in there if _is_below(one, chapter)]
-    chapters = dict.fromkeys(one.partition(".")[0] for one in there)
+    near = [section for section in there if _is_below(section, chapter)]
+    chapters = dict.fromkeys(section.partition(".")[0] for section in there)
     return ", ".join(near) or f"the chapters {', '.join(chapters)}"
 
 
 def _is_clause(name: str, wanted: str) -> bool:
-    """Whether an id is the wanted one, or one of its halves: 5.2.6.2-D-03a of 5.2.6.2-D-03."""
+    """Return True for the wanted id or a part of it: 5.2.6.2-D-03a is a part of 5.2.6.2-D-03."""
     return name == wanted or (name[-1:].isalpha() and name[:-1] == wanted)
 
 
 def _is_below(section: str, wanted: str) -> bool:
-    """Whether a section is the wanted one or lies in it."""
+    """Return True if a section is the wanted one or is contained in it."""
     parts = wanted.split(".")
     return section.split(".")[: len(parts)] == parts
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """pytest knows `--strict` already (strict about its own options); here it says both."""
+    """Make `--strict` mean `--strict-should` in addition to pytest's own meaning."""
     if config.option.strict:
         config.option.strict_should = True
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what was not asked for. pytest.UsageError for a section that is not there."""
+    """Deselect tests that were not asked for. Raise pytest.UsageError for an unknown section."""
     option = config.option
     if not (option.level or option.section or option.clause):
         return
@@ -129,17 +137,17 @@ def _wanted(statement: Statement, option: argparse.Namespace) -> bool:
 def _check_sections(wanted: Iterable[str], statements: Iterable[Statement]) -> None:
     tested = {section for statement in statements for section in statement.sections}
     there = tested | {clause.section for clause in clauses().values()}
-    for one in wanted:
-        if not any(_is_below(section, one) for section in there):
+    for section in wanted:
+        if not any(_is_below(name, section) for name in there):
             raise pytest.UsageError(
-                f"--section {one}: no such section; there are {_near(one, there)}"
+                f"--section {section}: no such section; known: {_near(section, there)}"
             )
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Of a statement that was asked for and has no test, why."""
+    """Print, for each requested statement without a test, why it has none."""
     for wanted in config.option.clause:
         for clause in clauses().values():
             if clause.untested and _is_clause(clause.id, wanted):

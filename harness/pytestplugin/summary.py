@@ -1,4 +1,4 @@
-"""What a run on several targets came to, target by target."""
+"""Summary of a run on several targets."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed")
 
 
 def by_target(reports: Mapping[str, Iterable[object]], names: Iterable[str]) -> list[str]:
-    """A table as lines: for every target its tests by outcome, and the seconds they took.
+    """Return table lines: for every target its tests by outcome, and the seconds they took.
 
-    `reports` are pytest's, by outcome. A test's set-up and the unplugging after
-    it count for its target.
+    `reports` are pytest's, by outcome. A test's set-up and the unplugging after it count for its
+    target.
     """
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     seconds: defaultdict[str, float] = defaultdict(float)
-    for outcome, some in reports.items():
-        for report in some:
+    for outcome, group in reports.items():
+        for report in group:
             if not isinstance(report, pytest.TestReport):
                 continue
             target = dict(report.user_properties).get("target")
@@ -31,6 +31,6 @@ def by_target(reports: Mapping[str, Iterable[object]], names: Iterable[str]) -> 
     width = max((len(name) for name in names), default=0)
     lines = [" ".join([f"{'target':<{width}}", *(f"{name:>8}" for name in OUTCOMES), "    time"])]
     for name in names:
-        found = "".join(f"{counts[name][outcome]:>9}" for outcome in OUTCOMES)
-        lines.append(f"{name:<{width}}{found}{seconds[name]:>7.0f} s")
+        cells = "".join(f"{counts[name][outcome]:>9}" for outcome in OUTCOMES)
+        lines.append(f"{name:<{width}}{cells}{seconds[name]:>7.0f} s")
     return lines

@@ -1,4 +1,4 @@
-"""What a person sees of a run, also of one whose tests run in workers of pytest-xdist."""
+"""Worker names and progress lines, also for tests that run in workers of pytest-xdist."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 
 def worker_of(config: pytest.Config) -> str:
-    """The name of this worker of pytest-xdist; empty in a process that reports by itself."""
+    """Return the name of this worker of pytest-xdist; empty in the process that reports."""
     return str(getattr(config, "workerinput", {}).get("workerid", ""))
 
 
 def progress_of(config: pytest.Config) -> Callable[[str], None]:
-    """Shows a line on the terminal while a test runs, past pytest's capturing."""
+    """Return a function that shows a line on the terminal in spite of pytest's capture."""
     worker = worker_of(config)
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     capture = config.pluginmanager.get_plugin("capturemanager")
@@ -25,7 +25,7 @@ def progress_of(config: pytest.Config) -> Callable[[str], None]:
             return
         with capture.global_and_fixture_disabled() if capture else nullcontext():
             if worker:
-                # A worker has no reporter; what it says on stderr gets to the same terminal.
+                # A worker has no reporter; its stderr reaches the same terminal.
                 print(f"[{worker}] {line}", file=sys.stderr, flush=True)
             elif reporter:
                 reporter.ensure_newline()

@@ -1,6 +1,6 @@
-"""The part of the pytest plugin for the controller of pytest-xdist: its reports say as much.
+"""Copy of target facts, under pytest-xdist, from the workers' reports into the JUnit properties.
 
-A worker knows the properties of the suite, and has no JUnit file to put them in.
+A worker knows the properties of the suite but has no JUnit file to put them in.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from harness.virtio.catalogue import SPECIFICATION
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Listen, wherever it may turn out that the tests run elsewhere."""
+    """Listen in every process that may turn out to be the controller."""
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Listener(config))
 
 
 class _Listener:
-    """Takes the facts about targets from the reports of tests."""
+    """Copies the facts about targets from the reports of tests."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -27,7 +27,7 @@ class _Listener:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """The first report of a target with facts in it is enough."""
+        """Use the first report of a target that has facts; ignore the rest."""
         target = str(dict(report.user_properties).get("target"))
         facts = getattr(report, ATTRIBUTE, {}).get("facts")
         if not facts or target in self._heard:

@@ -61,12 +61,15 @@ def test_what_was_asked_for_is_run_and_nothing_else(run, options, expected) -> N
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--level", "may"], "*argument --level: no level 'may'; there are: must, described, *"),
-        (["--section", "capacity"], "*argument --section: 'capacity' is no section; *2.7*"),
-        (["--section", "2.3"], "ERROR: --section 2.3: no such section; there are 2.1.2, *"),
-        (["--section", "9"], "ERROR: --section 9: no such section; there are the chapters 2, *"),
-        (["--clause", "2.1.2-D-9"], "*no statement '2.1.2-D-9' *; there are 2.1.2-D-01, *"),
-        (["--clause", "2.2-D-01"], "*no statement '2.2-D-01' *; there are 2.1.2, *"),
+        (["--level", "may"], "*argument --level: unknown level 'may'; known: must, described, *"),
+        (
+            ["--section", "capacity"],
+            "*argument --section: 'capacity' is not a section number; *2.7*",
+        ),
+        (["--section", "2.3"], "ERROR: --section 2.3: no such section; known: 2.1.2, *"),
+        (["--section", "9"], "ERROR: --section 9: no such section; known: the chapters 2, *"),
+        (["--clause", "2.1.2-D-9"], "*no statement '2.1.2-D-9' *; known: 2.1.2-D-01, *"),
+        (["--clause", "2.2-D-01"], "*no statement '2.2-D-01' *; known: 2.1.2, *"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -33,7 +33,7 @@ def test_lacking(plug): plug(needs=[Feature.BLK_DISCARD])
 def last_lines(result: pytest.RunResult) -> list[str]:
     """What comes after pytest's own summary."""
     lines = result.stdout.lines
-    titles = [n for n, line in enumerate(lines) if " statements, each by the worst " in line]
+    titles = [n for n, line in enumerate(lines) if " statements, each with its worst " in line]
     return lines[titles[0] + 1 :] if titles else []
 
 

@@ -6,29 +6,28 @@ from functools import partial
 
 from harness.model.block import Block
 from harness.model.defects.registry import Original, defect, during
+from harness.model.device import Device
 from harness.model.memory import BrokenError
 from harness.model.queue import Job, Queue
 from harness.model.ring import Ring
-from harness.model.vhost import Connection
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
-from harness.virtio.vhost_user import CONFIG, VRING_STATE
 
 # --- needs reset
 
 
-@defect(Connection._broken, "2.1.2-D-02", text="a broken ring goes unmentioned")
+@defect(Device.broken, "2.1.2-D-02", text="a broken ring goes unmentioned")
 def needs_reset_not_shown(
-    original: Original, connection: Connection, queue: Queue, error: BrokenError
+    original: Original, device: Device, queue: Queue, error: BrokenError
 ) -> None:
     pass
 
 
-@defect(Connection._broken, "2.1.2-D-03", text="NEEDS_RESET is not announced")
+@defect(Device.broken, "2.1.2-D-03", text="NEEDS_RESET is not announced")
 def needs_reset_not_announced(
-    original: Original, connection: Connection, queue: Queue, error: BrokenError
+    original: Original, device: Device, queue: Queue, error: BrokenError
 ) -> None:
-    connection.status |= DeviceStatus.NEEDS_RESET
+    device.status |= DeviceStatus.NEEDS_RESET
 
 
 # --- reset
@@ -37,12 +36,12 @@ def needs_reset_not_announced(
 LEFT = DeviceStatus.ACKNOWLEDGE
 
 
-@defect(Connection.reset, "2.4.1-D-01", text="after the reset of a running device, status is not 0")
-def status_left_after_reset(original: Original, connection: Connection) -> None:
-    stays = connection.status & DeviceStatus.DRIVER_OK or connection.status == LEFT
-    original(connection)
+@defect(Device.reset, "2.4.1-D-01", text="after the reset of a running device, status is not 0")
+def status_left_after_reset(original: Original, device: Device) -> None:
+    stays = device.status & DeviceStatus.DRIVER_OK or device.status == LEFT
+    original(device)
     if stays:
-        connection.status = LEFT
+        device.status = LEFT
 
 
 def _left_running(original: Original, queue: Queue) -> None:
@@ -69,57 +68,51 @@ def queue_reset_leaves_requests_running(original: Original, queue: Queue) -> Non
 
 
 @defect(
-    Connection._set_vring_base,
+    Device.set_queue_base,
     "2.6.1.1.1-D-02",
     text="a queue that was reset goes on where it was in its rings",
 )
-def queue_reset_keeps_indices(
-    original: Original, connection: Connection, payload: bytes, fds: list[int]
-) -> None:
-    queue = connection._queues[VRING_STATE.unpack(payload)[0]]
-    if not (connection._block.has(Feature.RING_RESET) and queue.base):
-        original(connection, payload, fds)
+def queue_reset_keeps_indices(original: Original, device: Device, queue: Queue, base: int) -> None:
+    if not (device.block.has(Feature.RING_RESET) and queue.base):
+        original(device, queue, base)
 
 
 @defect(
-    Connection._set_vring_num,
+    Device.set_queue_size,
     "2.6.1.2.1-D-01",
     text="a queue that was reset keeps the size that it had",
 )
-def queue_reset_keeps_size(
-    original: Original, connection: Connection, payload: bytes, fds: list[int]
-) -> None:
-    queue = connection._queues[VRING_STATE.unpack(payload)[0]]
-    if not (connection._block.has(Feature.RING_RESET) and queue.base):
-        original(connection, payload, fds)
+def queue_reset_keeps_size(original: Original, device: Device, queue: Queue, size: int) -> None:
+    if not (device.block.has(Feature.RING_RESET) and queue.base):
+        original(device, queue, size)
 
 
 @defect(
-    Connection.reset,
+    Device.reset,
     "2.4-P-01",
     text="of a device that was reset at work, every request fails",
 )
-def useless_after_reset(original: Original, connection: Connection) -> None:
-    if connection.status & DeviceStatus.DRIVER_OK:
-        vars(connection._block)["within"] = lambda sector, count: False
-    original(connection)
+def useless_after_reset(original: Original, device: Device) -> None:
+    if device.status & DeviceStatus.DRIVER_OK:
+        vars(device.block)["within"] = lambda sector, count: False
+    original(device)
 
 
 # --- several queues
 
 
 @defect(
-    Connection.__init__,
+    Device.__init__,
     "5.2.2-P-01",
     text="all queues but the first are a sector ahead",
 )
-def queues_differ(original: Original, connection: Connection, *arguments: object) -> None:
+def queues_differ(original: Original, device: Device, *arguments: object) -> None:
     def ahead(queue: Queue, ring: Ring, job: Job) -> None:
         job.request.sector += 1
         Queue._finish(queue, ring, job)
 
-    original(connection, *arguments)
-    for queue in connection._queues[1:]:
+    original(device, *arguments)
+    for queue in device.queues[1:]:
         vars(queue)["_finish"] = partial(ahead, queue)
 
 
@@ -131,34 +124,34 @@ def _suspend_bit(status: int) -> bool:
 
 
 @defect(
-    Connection._asks_to_suspend,
+    Device.asks_to_suspend,
     "3.4.2-D-01",
     text="a device that is not initialised can be suspended",
 )
-def suspended_before_driver_ok(original: Original, connection: Connection, value: int) -> bool:
-    return bool(original(connection, value)) or _suspend_bit(value)
+def suspended_before_driver_ok(original: Original, device: Device, value: int) -> bool:
+    return bool(original(device, value)) or _suspend_bit(value)
 
 
 @defect(
-    Connection._set_config,
+    Device.write_config,
     "3.4.2-D-02",
     text="a suspended device takes writes to its configuration space",
 )
 def suspended_device_is_configured(
-    original: Original, connection: Connection, payload: bytes, fds: list[int]
-) -> None:
-    with during(connection, status=connection.status & ~DeviceStatus.SUSPEND):
-        original(connection, payload, fds)
+    original: Original, device: Device, offset: int, data: bytes
+) -> bool:
+    with during(device, status=device.status & ~DeviceStatus.SUSPEND):
+        return bool(original(device, offset, data))
 
 
 @defect(
-    Connection._may_run,
+    Device.may_run,
     "3.4.2-D-03",
     text="a suspended device serves what becomes available",
 )
-def suspended_device_works(original: Original, connection: Connection, queue: Queue) -> bool:
-    suspended = _suspend_bit(connection.status)
-    return bool(original(connection, queue)) or bool(suspended and queue.enabled)
+def suspended_device_works(original: Original, device: Device, queue: Queue) -> bool:
+    suspended = _suspend_bit(device.status)
+    return bool(original(device, queue)) or bool(suspended and queue.enabled)
 
 
 @defect(
@@ -172,28 +165,26 @@ def suspension_leaves_requests_running(original: Original, queue: Queue) -> None
 
 
 @defect(
-    Connection.config_changed,
+    Device.announce_change,
     "3.4.2-D-04",
     text="a suspended device announces a resize at once",
 )
-def resize_announced_while_suspended(original: Original, connection: Connection) -> None:
-    status = connection.status
+def resize_announced_while_suspended(original: Original, device: Device) -> None:
+    status = device.status
     if _suspend_bit(status):
-        connection.status = status & ~DeviceStatus.SUSPEND | DeviceStatus.DRIVER_OK
-    original(connection)
-    connection.status = status
+        device.status = status & ~DeviceStatus.SUSPEND | DeviceStatus.DRIVER_OK
+    original(device)
+    device.status = status
 
 
 @defect(
-    Connection._resume,
+    Device.resume,
     "3.4.2-D-05",
     text="a resize while the device was suspended is never announced",
 )
-def resize_while_suspended_forgotten(
-    original: Original, connection: Connection, value: int
-) -> None:
-    connection._untold = False
-    original(connection, value)
+def resize_while_suspended_forgotten(original: Original, device: Device, value: int) -> None:
+    device._change_pending = False
+    original(device, value)
 
 
 @defect(Queue.settle, "3.4.2-D-08", text="what was begun is done, but not used, before suspension")
@@ -202,47 +193,42 @@ def suspension_forgets_what_was_begun(original: Original, queue: Queue) -> None:
         job.length, job.done = queue._block.serve(job.request), True
 
 
-@defect(
-    Connection._get_config, "3.4.2-D-03", text="a suspended device shows a configuration of zeroes"
-)
-def suspended_device_shows_zeroes(
-    original: Original, connection: Connection, payload: bytes, fds: list[int]
-) -> bytes:
-    answer = bytes(original(connection, payload, fds))
-    head = CONFIG.size
-    return answer[:head] + bytes(len(answer) - head) if connection.suspended else answer
+@defect(Device.read_config, "3.4.2-D-03", text="a suspended device shows a configuration of zeroes")
+def suspended_device_shows_zeroes(original: Original, device: Device) -> bytes:
+    space = bytes(original(device))
+    return bytes(len(space)) if device.suspended else space
 
 
-@defect(Connection._suspend, "3.4.2-D-06", text="the wish to suspend is ignored")
-def suspend_ignored(original: Original, connection: Connection, value: int) -> None:
+@defect(Device.suspend, "3.4.2-D-06", text="the wish to suspend is ignored")
+def suspend_ignored(original: Original, device: Device, value: int) -> None:
     pass
 
 
-@defect(Connection._resume, "3.4.2-D-07", text="a resumed device shows it but does nothing")
-def resumed_device_is_dead(original: Original, connection: Connection, value: int) -> None:
-    for queue in connection._queues:
-        connection._drop_kick(queue)
-    original(connection, value)
+@defect(Device.resume, "3.4.2-D-07", text="a resumed device shows it but does nothing")
+def resumed_device_is_dead(original: Original, device: Device, value: int) -> None:
+    for queue in device.queues:
+        queue.enabled = False
+    original(device, value)
 
 
-@defect(Connection._resume, "3.4.2-D-07", text="the wish to resume is ignored")
-def resume_ignored(original: Original, connection: Connection, value: int) -> None:
+@defect(Device.resume, "3.4.2-D-07", text="the wish to resume is ignored")
+def resume_ignored(original: Original, device: Device, value: int) -> None:
     pass
 
 
 # --- configuration changes
 
 
-@defect(Connection.config_changed, "5.2.6.2-D-02", text="a resize is not announced")
-def resize_not_announced(original: Original, connection: Connection) -> None:
+@defect(Device.announce_change, "5.2.6.2-D-02", text="a resize is not announced")
+def resize_not_announced(original: Original, device: Device) -> None:
     pass
 
 
-@defect(Connection.config_changed, "5.2.6.2-D-02", text="every second resize is not announced")
-def every_second_resize_not_announced(original: Original, connection: Connection) -> None:
-    times = vars(connection)["times"] = vars(connection).get("times", 0) + 1
+@defect(Device.announce_change, "5.2.6.2-D-02", text="every second resize is not announced")
+def every_second_resize_not_announced(original: Original, device: Device) -> None:
+    times = vars(device)["times"] = vars(device).get("times", 0) + 1
     if times % 2:
-        original(connection)
+        original(device)
 
 
 @defect(
@@ -266,11 +252,11 @@ def grown_disk_ends_where_it_did(original: Original, block: Block, sector: int, 
 
 
 @defect(
-    Connection.config_changed,
+    Device.config_changed,
     "5.2.5-P-05",
     text="a resize before DRIVER_OK is not shown",
 )
-def early_resize_not_shown(original: Original, connection: Connection) -> None:
-    if not connection.status & DeviceStatus.DRIVER_OK:
-        connection._block.capacity = connection._block.spec.capacity
-    original(connection)
+def early_resize_not_shown(original: Original, device: Device) -> None:
+    if not device.status & DeviceStatus.DRIVER_OK:
+        device.block.capacity = device.block.spec.capacity
+    original(device)

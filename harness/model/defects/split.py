@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from harness.model.defects.registry import Original, defect, during
+from harness.model.device import Device
 from harness.model.memory import BrokenError, size
 from harness.model.queue import Job, Queue
 from harness.model.request import HEADER, Request
 from harness.model.ring import Chain, Ring
 from harness.model.split import SplitRing
-from harness.model.vhost import Connection
 from harness.virtio.blk import Status
 from harness.virtio.features import Feature
 from harness.virtio.ring import DESC_F_WRITE, DESC_SIZE
@@ -216,15 +215,16 @@ def used_event_ignored(original: Original, ring: SplitRing, old: int, new: int) 
     return ring.event_idx or bool(original(ring, old, new))
 
 
-@defect(Connection._kicked, "2.7.10.2-D-05", text="20 notifications of nothing end in NEEDS_RESET")
-def spurious_notifications_kill(original: Original, connection: Connection, queue: Queue) -> None:
-    kicks, before = os.eventfd_read(queue.kick), queue._taken
-    os.eventfd_write(queue.kick, 1)
-    original(connection, queue)
-    idle = vars(queue).get("idle", 0) + kicks if queue._taken == before else 0
+@defect(Device.notified, "2.7.10.2-D-05", text="20 notifications of nothing end in NEEDS_RESET")
+def spurious_notifications_kill(
+    original: Original, device: Device, queue: Queue, times: int = 1
+) -> None:
+    before = queue._taken
+    original(device, queue, times)
+    idle = vars(queue).get("idle", 0) + times if queue._taken == before else 0
     vars(queue)["idle"] = idle
     if idle >= 20:
-        connection._broken(queue, BrokenError("notified of nothing"))
+        device.broken(queue, BrokenError("notified of nothing"))
 
 
 # --- order
