@@ -68,6 +68,8 @@ class Plugged(ABC):
 
     driver: Driver
     spec: DiskSpec
+    storage_known: bool = True
+    """Whether the target made what the blocks lie on: a file, or what `spec` says."""
     killed: bool = False
     """Whether `kill` ended it: that it is gone is no trouble then."""
 
