@@ -5,7 +5,6 @@ Nothing starts before a test asks for a disk.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.inputs import printable
+from harness.pytestplugin.arguments import seconds
 from harness.pytestplugin.bench import BENCHES, USER_TARGETS, TargetRun, bench_of
 from harness.pytestplugin.summary import by_target
 from harness.report import Statement, statement_of
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from harness.targets.userfile import UserTarget
 
 pytest_plugins = [
+    "harness.pytestplugin.interruption",
     "harness.pytestplugin.xdist",
     "harness.pytestplugin.fixtures",
     "harness.pytestplugin.reports",
@@ -83,21 +84,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--boot-timeout",
-        type=_seconds,
+        type=seconds,
         default=60.0,
         metavar="SECONDS",
         help="longest time until a guest's agent answers, in seconds (default: 60)",
     )
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds greater than 0")
-    return seconds
 
 
 def pytest_configure(config: pytest.Config) -> None:
