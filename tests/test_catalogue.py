@@ -1,4 +1,4 @@
-"""The catalogue of statements, and that the suite and the deviations keep to it."""
+"""The catalogue of statements; the suite and the deviations use only its entries."""
 
 from __future__ import annotations
 

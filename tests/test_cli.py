@@ -21,13 +21,13 @@ MIB = 2**20
 
 @pytest.fixture(autouse=True)
 def _no_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`main` is called in the process of the tests, whose handlers stay as they are."""
+    """Keep the signal handlers of this process, in which the tests call `main`."""
     monkeypatch.setattr(cleanup, "install_signal_handlers", lambda: None)
 
 
 @pytest.fixture
 def no_guests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A directory for run directories that nobody else uses."""
+    """Return a directory for run directories that only this test uses."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(running, "_SHORT", tmp_path)
     return tmp_path
@@ -35,7 +35,7 @@ def no_guests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    """A running machine that has nothing to boot, with a disk of 1 MiB and a read-only one."""
+    """A running machine without a boot disk, with a disk of 1 MiB and a read-only disk."""
     with_disks = Machine(MachineConfig(find_qemu(), memory=32))
     with_disks.add_disk(DiskSpec(capacity=MIB // 512))
     with_disks.add_disk(DiskSpec(capacity=MIB // 512, read_only=True))
@@ -44,7 +44,7 @@ def machine() -> Iterator[Machine]:
 
 
 def failure(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -> str:
-    """What `vblk` with these arguments says as it fails: one line, on stderr only."""
+    """Run `vblk`, assert that it fails with one line on stderr only, and return that line."""
     assert main(arguments) == status
     said = capsys.readouterr()
     assert said.out == ""
@@ -149,7 +149,7 @@ def test_without_a_guest_it_says_how_to_start_one(
 
 
 def announce(base: Path, name: str) -> tuple[Path, int]:
-    """A run directory as a living owner has it: locked, with a note. The lock ends with the fd."""
+    """Make a run directory with a note and a lock, as a running owner has; the fd is the lock."""
     directory = base / f"vblk-{name}"
     directory.mkdir()
     fd = os.open(directory, os.O_RDONLY)

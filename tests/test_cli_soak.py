@@ -1,4 +1,4 @@
-"""`vblk soak` with few clones: it says what it has seen, and a leak is a failure."""
+"""The command `vblk soak` with few clones: its report, and its failure on a leak."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every testable statement has a test or a reason, and the tables that say so are current."""
+"""Coverage: each testable statement has a test or a reason, and the tables are current."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_what_is_named_in_the_suite_is_found_without_running_it(tmp_path: Path) 
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with an empty suite and documents without tables."""
+    """A checkout with an empty suite and documents with empty tables."""
     (tmp_path / "docs").mkdir()
     (tmp_path / "conformance").mkdir()
     for name in (coverage.PAGE, coverage.README):
@@ -63,7 +63,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def results(version: str) -> Results:
-    """A run in which one of two statements is kept, and the other is not."""
+    """Return results of a run in which one statement is kept and one is broken."""
     column = Column("qtest-pci", {"qemu": version})
     kept, broken = (Row(name, "2.4.1", "MUST", "device", ".") for name in ("one", "two"))
     prose = Row("2.4: works", "2.4", "described", "device", "works", kind="described")

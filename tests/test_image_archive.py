@@ -18,7 +18,7 @@ from images.guest import bootstrap
 
 
 def read_cpio(archive: bytes) -> list[tuple[str, int, bytes]]:
-    """(path, mode, content) of each entry of a newc archive, the trailer left out."""
+    """Return (path, mode, content) of each entry of a newc archive, without the trailer."""
     entries: list[tuple[str, int, bytes]] = []
     at = 0
     while True:
@@ -30,7 +30,7 @@ def read_cpio(archive: bytes) -> list[tuple[str, int, bytes]]:
         if name == "TRAILER!!!":
             return entries
         assert fields[2:4] == [0, 0], "owner is root"
-        assert fields[5] == 0, "no time"
+        assert fields[5] == 0, "the time is 0"
         entries.append((name, fields[1], archive[data_at : data_at + fields[6]]))
         at = (data_at + fields[6] + 3) & ~3
 
@@ -146,7 +146,7 @@ def test_the_bootstrap_finds_the_code_behind_noise_and_a_damaged_copy(tmp_path: 
     answers_fd, write_fd = os.pipe()
     try:
         assert bootstrap.receive_code(read_fd, write_fd) == code
-        assert os.read(read_fd, 10) == b"next", "what follows the code is left for the agent"
+        assert os.read(read_fd, 10) == b"next", "the bytes after the code are left for the agent"
         got = b"VBLK-GOT 4096\nVBLK-GOT 8192\nVBLK-GOT 10000\n"
         assert os.read(answers_fd, 4096) == got + b"VBLK-BAD\n" + got
     finally:

@@ -1,4 +1,4 @@
-"""The image cache: built once, checked always, and nothing half-made left behind.
+"""The image cache: each image is built once, always checked, and never left half-built.
 
 The recipe is replaced by one that writes two small files, so that these tests need no archive.
 """
@@ -36,7 +36,7 @@ def small_build(_debs: Mapping[str, Path], out: Path, progress: Callable[[str], 
 
 @pytest.fixture(autouse=True)
 def small_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache and a recipe that builds in no time; returns the cache's path."""
+    """Install an empty cache and a fast recipe, and return the path of the cache."""
     monkeypatch.setenv("VBLK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(lock, "read", lambda path: [])
     monkeypatch.setattr(recipe, "build", small_build)
@@ -44,7 +44,7 @@ def small_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def leftovers(cache_path: Path) -> list[str]:
-    """What is in the images directory besides finished images."""
+    """Return the entries of the images directory that are not finished images."""
     return [path.name for path in (cache_path / "images").iterdir() if path.name.startswith(".")]
 
 

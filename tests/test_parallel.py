@@ -1,4 +1,4 @@
-"""Runs spread over workers of pytest-xdist, on a target that is not there (conftest.py)."""
+"""Runs on workers of pytest-xdist, on the fake target of conftest.py."""
 
 from __future__ import annotations
 

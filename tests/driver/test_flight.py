@@ -1,4 +1,4 @@
-"""A request in memory: how it is cut, and what of it may not change."""
+"""A request in memory: its framing, and the parts that a device must not change."""
 
 import pytest
 from hypothesis import given
@@ -81,7 +81,7 @@ def test_untouched_memory_shows_as_untouched() -> None:
 
 
 def landed_after(offset: int) -> Completion:
-    """A read whose device also changed the byte at an offset of the request's memory."""
+    """Return a completed read whose device also changed the byte at this offset."""
     shared, flight = prepare(Request(0, receive=16))
     shared.view(flight.block + offset, 1)[0] ^= 0xFF
     return flight.complete(17, shared)

@@ -1,7 +1,7 @@
-"""What a cloned guest is told. The kernel that would hear it is not there.
+"""Messages to a cloned guest, without a kernel that receives them.
 
-That two clones draw other numbers proves little: under TCG the processor has a random number
-instruction, from which the kernel reseeds itself now and then. So this looks at what is asked.
+Different random numbers in two clones would prove little: under TCG the CPU has a random number
+instruction, and the kernel uses it to reseed. So these tests check the calls to the kernel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Handles and ioctls, answer by answer."""
+"""Handles, and the answers to ioctls."""
 
 import pytest
 from device_model import DeviceModel
@@ -38,7 +38,7 @@ def test_media_status_is_read_and_cleared():
 
 @pytest.mark.parametrize("buffer", [None, bytearray(3)])
 def test_a_media_change_that_could_not_be_told_is_not_forgotten(buffer):
-    """The seed ignores that the copy failed, and clears the status."""
+    """Keep the status when the copy to the caller fails; Haiku's driver clears it."""
     device = DeviceModel()
     with open_disk(device) as disk:
         device.resize(4096)

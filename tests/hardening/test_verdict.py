@@ -1,4 +1,4 @@
-"""What a process does is seen, and judged: on processes made for the purpose."""
+"""Judgement of a device's process, on test processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHORT = "print('ready', flush=True)\nfor n in range(6 * 10**6): pass\nimport tim
 
 
 class Subject:
-    """A Python process that does what it is told, as a device's process."""
+    """A Python process that follows commands, in place of a device's process."""
 
     def __init__(self, source: str, answers: bool) -> None:
         self.child = subprocess.Popen(
@@ -74,7 +74,7 @@ def test_a_process_that_sleeps_is_well(subject: list[Subject]) -> None:
 
 
 def test_a_process_that_spins_is_seen_however_busy_the_host(subject: list[Subject]) -> None:
-    spinners = [start(subject, SPINS) for _ in range(3)]  # more than it may have processors
+    spinners = [start(subject, SPINS) for _ in range(3)]  # more than this process has CPUs
     for one in spinners:
         one.hear()
 

@@ -1,7 +1,7 @@
-"""The accelerator's verdict: a guest's prompt is the only proof, and it is asked for once.
+"""The choice of accelerator: KVM is used only after a trial guest has shown its prompt.
 
-The trial's QEMU is real, behind a script that gives it a firmware for a kernel
-and TCG for KVM, so that these tests do not depend on the host's KVM.
+The trial runs a real QEMU through a script that replaces the kernel by a firmware and KVM by
+TCG. So these tests do not depend on the host's KVM.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ exec {qemu} -bios {bios} "$@"
 
 
 class Host:
-    """A host whose KVM does what the test says, and a count of the trials."""
+    """A host whose KVM behaves as the test says; it counts the trials."""
 
     def __init__(self, directory: Path, qemu: Qemu, bios: Path, act: str) -> None:
         self.log = directory / "trials"

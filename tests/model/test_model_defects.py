@@ -1,4 +1,4 @@
-"""Planted defects of the model: found by name, put in by name, and they add up."""
+"""Planted defects of the model: they are selected by name and can be combined."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytest_plugins = ["pytester"]
 
 @pytest.fixture
 def new_disk() -> Iterator[Callable[..., Disk]]:
-    """Makes started disks of models with these defects."""
+    """Factory of started disks of models with these defects."""
     with ExitStack() as stack:
 
         def make(*defects: str) -> Disk:

@@ -1,4 +1,4 @@
-"""The process that runs the suite on one defect after the other, and the page made of it."""
+"""The process that runs the suite on one defect after the other, and its page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model of a disk: what it lets a device return, and what not."""
+"""The model of a disk: the data that a device may return, and data that it may not."""
 
 from harness.random.contents import ANYTHING, ZEROES, Contents, mismatch, sectors_of
 

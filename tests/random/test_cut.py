@@ -1,4 +1,4 @@
-"""Scripts are cut to what a finding needs, and no further than their bounds allow."""
+"""Scripts are cut to the operations that a finding needs, within the limits for cutting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a legal driver may not do where a script has got to, once something was left out of it."""
+"""Operations that become illegal when earlier operations of a script are left out."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_all_that_is_drawn_is_legal(hunt, monkeypatch):
 
 
 def test_a_finding_is_cut_to_what_is_still_legal(hunt):
-    """Without the resize a device would be right to fail a write beyond the first capacity."""
+    """Keep the resize in a cut script: without it the write beyond the first capacity may fail."""
 
     def spoil(driver):
         complete, submit = driver.complete, driver.submit

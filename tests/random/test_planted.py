@@ -1,4 +1,4 @@
-"""The legal machine finds a defect that was put between it and a sound device, and shrinks it."""
+"""Legal random operations find a defect that a wrapper of the driver adds, and shrink it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DISK = Plug(capacity=2048)
 
 @pytest.fixture
 def hunt(monkeypatch):
-    # Shrinking is cut short by the clock; a busy machine must not make another script of it.
+    # The clock limits shrinking; a busy machine must not lead to another script.
     monkeypatch.setattr("harness.random.hunt.PATIENCE", 120.0)
     target = maker("qtest-pci", {})(Settings())
     hunt = Hunt(target, deadline=5.0)
@@ -32,7 +32,7 @@ def hunt(monkeypatch):
 
 
 def found(hunt, spoil, first=0):
-    """What a few rounds find on disks whose driver `spoil` has had in hand."""
+    """Return the findings of a few rounds on disks whose driver `spoil` has changed."""
 
     def wrap(disk):
         spoil(disk.driver)
@@ -95,7 +95,7 @@ def test_a_used_length_that_is_one_too_many_is_found(hunt):
 
 
 def test_interrupts_that_do_not_come_back_on_are_found(hunt):
-    hunt.deadline = 0.7  # each example waits it out
+    hunt.deadline = 0.7  # each example waits that long
 
     def spoil(driver):
         write = driver.memory_write

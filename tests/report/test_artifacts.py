@@ -1,4 +1,4 @@
-"""`--artifacts DIR`: what is kept of a failed test, and that its command repeats it."""
+"""`--artifacts DIR`: the files of a failed test, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_stuck(plug): plug(start=False, serial="stuck"); assert 0
 
 
 def files(top: Path) -> dict[str, list[str]]:
-    """Directories below, with the names of what is in them."""
+    """Return the directories below `top`, with the names of their entries."""
     return {
         str(path.relative_to(top)): sorted(one.name for one in path.iterdir())
         for path in sorted(top.rglob("*"))
@@ -42,7 +42,7 @@ def top(pytester: pytest.Pytester) -> Path:
 
 
 def one(top: Path, words: str) -> Path:
-    """The only directory whose name has these words."""
+    """Return the only directory whose name contains `words`."""
     (found,) = top.glob(f"*/*{words}*")
     return found
 
@@ -104,7 +104,7 @@ def test_a_second_failure_of_a_test_adds_to_the_first(run, top: Path) -> None:
         SUITE.replace("; assert 0", "") + "\n@clause('2.7.4.1-D-01')\n"
         "def test_twice(plug, request):\n"
         "    request.addfinalizer(lambda: 1 / 0)\n    plug(start=False)\n    assert 0\n"
-        "def test_after(plug): plug(start=False)\n",  # with the last one the target ends
+        "def test_after(plug): plug(start=False)\n",  # the target ends with its last test
         "--artifacts=kept/here",
         "-k",
         "twice or stuck or after",

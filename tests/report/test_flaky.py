@@ -64,7 +64,7 @@ def test_the_load_ends_with_its_block_and_with_whoever_made_it() -> None:
     starter = "from harness.proof.alarms import *\nimport os\nwith load_on(2): os._exit(0)"
     with load_on(1):
         pass
-    # The spinning processes have its stdout: it ends when the last of them does.
+    # The spinning processes inherit its stdout, which closes when the last of them ends.
     subprocess.run([sys.executable, "-c", starter], stdout=subprocess.PIPE, timeout=30, check=True)
 
 

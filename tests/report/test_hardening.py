@@ -1,4 +1,4 @@
-"""Hardening tests: left out unless asked for, at a level of their own, with a record of theirs."""
+"""Hardening tests: run only on request, with their own level and their own record."""
 
 from __future__ import annotations
 

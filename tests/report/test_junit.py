@@ -1,7 +1,7 @@
-"""The JUnit report: as Jenkins' schema has it, and as two readers take it.
+"""The JUnit report: valid by Jenkins' schema, and readable by two programs.
 
-junit-10.xsd is from Jenkins' xunit plugin (MIT licence, its notice is in the
-file). GitLab publishes no schema; what its documentation names is in that one.
+junit-10.xsd is from Jenkins' xunit plugin (MIT licence, its notice is in the file). GitLab
+publishes no schema; the elements that its documentation names are in this schema.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ why = "because it <does>"
 
 @pytest.fixture
 def report(run, pytester: pytest.Pytester):
-    """The file that a run of a suite writes."""
+    """Function that runs a suite and returns the path of its report."""
 
     def report(*options: str, source: str = SUITE) -> Path:
         run(source, "--junitxml=out.xml", *options, deviations=DEVIATION)

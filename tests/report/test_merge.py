@@ -1,4 +1,4 @@
-"""Several results as one, and what changed between two."""
+"""Merging of several results, and differences between two."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ TROUBLE = Result(Verdict.ERROR, seen="QEMU died")
     ],
 )
 def test_a_change_has_a_direction(old: Result, new: Result, direction: Direction | None) -> None:
-    name = "2.4.1-D-02"  # what `deviates` is about
+    name = "2.4.1-D-02"  # the statement of `deviates`
     before = results(EARLY, a_test("test_a", name, old=old))
     after = results(LATE, a_test("test_a", name, old=new))
 

@@ -1,4 +1,4 @@
-"""The page as text: what is in it, and that nothing in it is taken for markup or for a request."""
+"""The page as text: its contents; no text of a result becomes markup or a request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VOID = {"meta", "input", "br", "link", "img", "hr"}
 
 
 class Page(HTMLParser):
-    """A page's elements, with a complaint about any that is not closed where it should be."""
+    """Parser of a page's elements; it asserts that each is closed at the right place."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def test_a_row_says_what_each_target_comes_to(results: Results) -> None:
     assert rows == {
         "2.1.2-D-01": "kkb",
         "2.4.1-D-02": "dkn",
-        "2.4.1-D-03": "skn",  # its test ended at the other statement's deviation
+        "2.4.1-D-03": "skn",  # its test ended at the deviation of its other statement
         "2.7.4.1-D-01": "aks",
         "2.10.2-D-01": "esn",
         "s5": "kkk",
@@ -94,7 +94,7 @@ def test_nothing_of_a_console_or_a_name_is_markup(results: Results) -> None:
     page = Page(text)
 
     assert len(page.all("script")) == 1
-    assert all("class" in one for one in page.all("b"))  # as all of ours
+    assert all("class" in one for one in page.all("b"))  # each of ours has one
     assert not set(re.findall(r"[\x00-\x08\x0b-\x1f\x7f]", text))
     (evidence,) = [one for one in page.texts["pre"] if "owned" in one]
     assert evidence == HOSTILE.replace("\x1b", "\ufffd").replace("\x00", "\ufffd")

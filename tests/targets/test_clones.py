@@ -1,4 +1,4 @@
-"""Guests that are cloned: what each has of its own, and what happens where there can be none."""
+"""Cloned guests: the resources that each has of its own, and hosts without clones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def new_target() -> Iterator[Callable[..., GuestPci]]:
 
 
 def plugged(target: GuestPci) -> Plugged:
-    """A disk of a clone; it works."""
+    """Plug a disk into a clone, and assert that it works."""
     disk = target.plug(DiskSpec(capacity=64))
     assert target.guest and target.guest.cloned
     disk.driver.start()
@@ -47,7 +47,7 @@ def plugged(target: GuestPci) -> Plugged:
 
 
 def asked(target: GuestPci, command: str) -> str:
-    """What a command in the guest prints, by the shell on its console."""
+    """Run a command in the shell on the guest's console, and return its output."""
     assert target.guest
     with socket.socket(socket.AF_UNIX) as console:
         console.settimeout(DEADLINE)
@@ -80,20 +80,20 @@ def test_two_clones_share_no_random_numbers_no_place_and_no_memory(
         {path for path in written(machine.pid) if not path.startswith("/dev")}
         for machine in machines
     ]
-    assert writable[0] & writable[1] == {str(ram)}  # which is mapped copy-on-write
+    assert writable[0] & writable[1] == {str(ram)}  # mapped copy-on-write
     assert _digest(ram) == digest
     assert machines[0].stream_path != machines[1].stream_path
 
 
 def written(pid: int | None) -> set[str]:
-    """The files that a process has open to write."""
+    """Return the files that a process has open for writing."""
     found = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:
             info = (link.parent.parent / "fdinfo" / link.name).read_text()
             path = str(link.readlink())
         except FileNotFoundError:
-            continue  # closed meanwhile
+            continue  # closed in the meantime
         flags = int(info.partition("flags:")[2].split()[0], 8)
         if flags & os.O_ACCMODE != os.O_RDONLY and path.startswith("/"):
             found.add(path)
