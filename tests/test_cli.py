@@ -46,10 +46,10 @@ def machine() -> Iterator[Machine]:
 def failure(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -> str:
     """Run `vblk`, assert that it fails with one line on stderr only, and return that line."""
     assert main(arguments) == status
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert re.fullmatch(r"vblk: [^\n]+\n", said.err), said.err
-    return said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert re.fullmatch(r"vblk: [^\n]+\n", output.err), output.err
+    return output.err
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_of_several_guests_one_has_to_be_named(
     first, first_fd = announce(no_guests, "first")
     second, second_fd = announce(no_guests, "second")
     try:
-        said = failure(capsys, "resize", "disk0", "1G")
-        assert f"2 guests are running; name one with --qmp: {first}, {second}" in said
+        output = failure(capsys, "resize", "disk0", "1G")
+        assert f"2 guests are running; name one with --qmp: {first}, {second}" in output
         assert running.find(str(second)).qmp == str(second)
     finally:
         os.close(first_fd)
@@ -209,24 +209,24 @@ def test_a_resize_that_cannot_be_changes_nothing_and_says_why(
         ("disk0", "-1M", "-1M makes 0 bytes"),
         ("disk1", "2M", "disk1 was not resized to 2097152 bytes: .*read-only"),
     ):
-        said = failure(capsys, "resize", "--qmp", str(machine.qmp_path), disk, size)
-        assert re.search(reason, said)
+        output = failure(capsys, "resize", "--qmp", str(machine.qmp_path), disk, size)
+        assert re.search(reason, output)
     assert [drive.backing.size for drive in machine.drives] == [MIB, MIB]
 
 
 def test_resize_at_a_socket_where_nobody_listens(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    said = failure(capsys, "resize", "disk0", "1G", "--qmp", str(tmp_path / "qmp"))
-    assert f"no machine answers at {tmp_path / 'qmp'}" in said
+    output = failure(capsys, "resize", "disk0", "1G", "--qmp", str(tmp_path / "qmp"))
+    assert f"no machine answers at {tmp_path / 'qmp'}" in output
 
 
 def test_image_path_without_an_image_says_how_to_build_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("VBLK_CACHE", str(tmp_path))
-    said = failure(capsys, "image", "path")
-    assert said == "vblk: the guest image is missing; build it: vblk image build\n"
+    output = failure(capsys, "image", "path")
+    assert output == "vblk: the guest image is missing; build it: vblk image build\n"
 
 
 def test_doctor_names_what_is_missing_and_what_installs_it(

@@ -72,10 +72,10 @@ def test_boot_resize_ssh_and_leave(place: Path) -> None:
     image.write_bytes(b"x" * MIB)
 
     with booting("--disk", "4M", "--disk", str(image)) as terminal:
-        said = terminal.before or ""
-        assert re.search(r"disk0  4194304 bytes, \S+/disk0\.raw, PCI 0000:00:04\.0", said)
-        assert re.search(rf"disk1  {image}, read-only, PCI 0000:00:05\.0", said)
-        found = re.search(r"qmp    (\S+)\r", said)
+        output = terminal.before or ""
+        assert re.search(r"disk0  4194304 bytes, \S+/disk0\.raw, PCI 0000:00:04\.0", output)
+        assert re.search(rf"disk1  {image}, read-only, PCI 0000:00:05\.0", output)
+        found = re.search(r"qmp    (\S+)\r", output)
         assert found
         qmp = Path(found[1])
         assert qmp.is_socket()

@@ -87,7 +87,7 @@ def test_the_verdicts_of_runs_are_kept_and_shown(checkout: Path) -> None:
 
     page = (checkout / coverage.PAGE).read_text()
     kept = json.loads((checkout / coverage.SUMMARY).read_text())
-    assert [one["sections"] for one in kept] == [{"2.4.1": {"broken": 1, "kept": 1}}] * 2
+    assert [entry["sections"] for entry in kept] == [{"2.4.1": {"broken": 1, "kept": 1}}] * 2
     assert "| `qtest-pci` | qemu 10.0.2 | 1 | 0 | 0 | 0 | 1 | 0 |" in page
     assert "### qemu 7.2.22\n\n| section | `qtest-pci` |" in page
     assert "| 2.4.1 | 1/2 1b |" in page
@@ -97,7 +97,7 @@ def test_the_verdicts_of_runs_are_kept_and_shown(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         (coverage.PAGE, "no tables", "docs/coverage.md has no place between <!-- statements"),
         (coverage.SUMMARY, "[{}]", "docs/coverage.json is damaged: 'target'; vblk matrix counts"),
@@ -105,9 +105,9 @@ def test_the_verdicts_of_runs_are_kept_and_shown(checkout: Path) -> None:
     ids=["page", "summary"],
 )
 def test_a_file_that_is_not_as_it_has_to_be_is_one_line(
-    checkout: Path, capsys: pytest.CaptureFixture[str], name: Path, text: str, said: str
+    checkout: Path, capsys: pytest.CaptureFixture[str], name: Path, text: str, message: str
 ) -> None:
     (checkout / name).write_text(text)
 
     assert main(["matrix", "counts"]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

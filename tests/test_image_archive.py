@@ -57,14 +57,14 @@ def test_an_archive_holds_each_entry_with_its_parents_before_it() -> None:
 
 
 def test_an_archive_is_the_same_whatever_the_order_of_making_it() -> None:
-    one, other = cpio.Tree(), cpio.Tree()
-    one.file("a/b", b"1")
-    one.file("c", b"2")
-    other.file("c", b"2")
-    other.file("a/b", b"1")
+    first, second = cpio.Tree(), cpio.Tree()
+    first.file("a/b", b"1")
+    first.file("c", b"2")
+    second.file("c", b"2")
+    second.file("a/b", b"1")
 
-    assert archive_of(one) == archive_of(other)
-    assert len(archive_of(one)) % 512 == 0
+    assert archive_of(first) == archive_of(second)
+    assert len(archive_of(first)) % 512 == 0
 
 
 def module(*depends: str) -> bytes:
@@ -119,8 +119,8 @@ def test_the_overlay_has_the_pinned_host_key_in_the_format_of_dropbear(tmp_path:
     assert key[:15] == struct.pack(">I", 11) + b"ssh-ed25519"
     assert key[15:19] == struct.pack(">I", 64)
     private, public = key[19:51], key[51:]
-    made = Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
-    assert made == public
+    derived_key = Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    assert derived_key == public
     kind, pinned = ssh.host_key_line(tmp_path).split()
     assert kind == "ssh-ed25519"
     assert base64.b64decode(pinned).endswith(public)

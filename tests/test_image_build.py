@@ -62,9 +62,9 @@ def test_the_same_inputs_give_the_same_bytes(store: Path, tmp_path: Path) -> Non
         )
 
     for name in ("base.cpio", "vmlinuz"):
-        one, other = ((tmp_path / number / name).read_bytes() for number in "01")
-        assert len(one) > 1 << 20
-        assert one == other
+        first, second = ((tmp_path / number / name).read_bytes() for number in "01")
+        assert len(first) > 1 << 20
+        assert first == second
     assert sorted(path.name for path in (tmp_path / "0").iterdir()) == ["base.cpio", "vmlinuz"]
 
 

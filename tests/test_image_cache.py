@@ -170,17 +170,17 @@ def test_processes_that_ask_together_get_one_build(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(recipe, "build", blocking_build(started, go_on))
     lines: multiprocessing.Queue[tuple[int, str]] = FORK.Queue()
     first, *others = [FORK.Process(target=ensure_in_child, args=(lines,)) for _ in range(3)]
-    said: list[tuple[int, str]] = []
+    messages: list[tuple[int, str]] = []
     try:
         first.start()
         assert started.wait(DEADLINE)
         for process in others:
             process.start()
-        while sum("waiting" in line for _, line in said) < 2:
-            said.append(lines.get(timeout=DEADLINE))
+        while sum("waiting" in line for _, line in messages) < 2:
+            messages.append(lines.get(timeout=DEADLINE))
         go_on.set()
-        while sum(line.startswith("got ") for _, line in said) < 3:
-            said.append(lines.get(timeout=DEADLINE))
+        while sum(line.startswith("got ") for _, line in messages) < 3:
+            messages.append(lines.get(timeout=DEADLINE))
         for process in (first, *others):
             process.join(DEADLINE)
             assert process.exitcode == 0
@@ -190,11 +190,11 @@ def test_processes_that_ask_together_get_one_build(monkeypatch: pytest.MonkeyPat
                 process.kill()
                 process.join()
 
-    assert [pid for pid, line in said if line == "building something small"] == [first.pid]
+    assert [pid for pid, line in messages if line == "building something small"] == [first.pid]
     for process in others:
         waiting = f"waiting for process {first.pid} to build the guest image"
-        assert (process.pid, waiting) in said
-    assert len({line for _, line in said if line.startswith("got ")}) == 1
+        assert (process.pid, waiting) in messages
+    assert len({line for _, line in messages if line.startswith("got ")}) == 1
 
 
 def test_a_killed_build_leaves_nothing_in_the_way(

@@ -163,7 +163,7 @@ def test_a_kick_is_wanted_if_the_descriptor_asked_for_became_available(memory: D
         assert not packed.queue.needs_notification(), "nothing became available since"
 
     # Descriptors 5, 6, 7 of the first round, 0 and 1 of the second.
-    assert [place for place, one in wanted.items() if one] == [5, 6, 7, 8, 9]
+    assert [place for place, needed in wanted.items() if needed] == [5, 6, 7, 8, 9]
 
 
 def test_what_was_added_and_not_made_available_is_not_told(memory: DmaMemory) -> None:

@@ -118,10 +118,10 @@ def test_wrong_arguments_do_not_leave_the_host(driver: Driver, guest: Guest) -> 
 
 
 def test_two_drivers_are_two(agent: Agent) -> None:
-    one, two = agent.attach("fake", "1"), agent.attach("fake", "2")
-    one.memory_write(0, b"one")
-    two.memory_write(0, b"two")
-    assert (one.memory_read(0, 3), two.memory_read(0, 3)) == (b"one", b"two")
+    first, second = agent.attach("fake", "1"), agent.attach("fake", "2")
+    first.memory_write(0, b"one")
+    second.memory_write(0, b"two")
+    assert (first.memory_read(0, 3), second.memory_read(0, 3)) == (b"one", b"two")
 
 
 # --- errors

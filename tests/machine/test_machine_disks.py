@@ -361,14 +361,14 @@ def test_a_qcow2_image(machine: Machine, tmp_path: Path) -> None:
 
 
 def test_a_bad_image(machine: Machine, tmp_path: Path) -> None:
-    odd = tmp_path / "odd"
-    odd.write_bytes(b"x" * 1000)
+    bad_image = tmp_path / "odd"
+    bad_image.write_bytes(b"x" * 1000)
     with pytest.raises(MachineError, match="no disk image"):
         machine.add_image(tmp_path / "missing")
     with pytest.raises(MachineError, match="not whole sectors"):
-        machine.add_image(odd)
+        machine.add_image(bad_image)
     with pytest.raises(MachineError, match="not in qcow2 format"):
-        machine.add_image(odd, "qcow2")
+        machine.add_image(bad_image, "qcow2")
 
 
 def test_a_visitor_resizes(machine: Machine) -> None:

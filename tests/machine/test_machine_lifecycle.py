@@ -237,19 +237,19 @@ def test_ssh_port_of_two_machines(new_machine: NewMachine, config: MachineConfig
 
 
 def test_two_machines_share_nothing(new_machine: NewMachine) -> None:
-    one, two = new_machine(), new_machine()
-    disks = [machine.add_disk(DiskSpec()) for machine in (one, two)]
-    one.start()
-    two.start()
+    first, second = new_machine(), new_machine()
+    disks = [machine.add_disk(DiskSpec()) for machine in (first, second)]
+    first.start()
+    second.start()
 
     disks[0].backing.write(0, b"\x11" * 512)
     disks[0].resize(8)
-    one.stop()
+    first.stop()
 
-    assert two.alive()
+    assert second.alive()
     assert disks[1].backing.read(0, 1) == bytes(512)
     assert disks[1].backing.size == DiskSpec().capacity * 512
-    assert two.qmp("query-status")["status"] == "running"
+    assert second.qmp("query-status")["status"] == "running"
 
 
 def test_a_machine_outlives_the_thread_that_started_it(new_machine: NewMachine) -> None:

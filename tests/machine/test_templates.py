@@ -83,7 +83,7 @@ def spoil_the_manifest(template: Template) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (flip_a_byte, "ram has changed"),
         (write_into_a_hole, "ram has changed"),
@@ -94,7 +94,7 @@ def spoil_the_manifest(template: Template) -> None:
     ],
 )
 def test_a_damaged_template_is_made_again(
-    tmp_path: Path, maker: Maker, damage: Callable[[Template], None], told: str
+    tmp_path: Path, maker: Maker, damage: Callable[[Template], None], message: str
 ) -> None:
     template = maker.ensure(tmp_path)
     damage(template)
@@ -104,7 +104,7 @@ def test_a_damaged_template_is_made_again(
 
     assert maker.made == 2
     assert again.facts == {"number": 2}
-    assert told in "".join(maker.said)
+    assert message in "".join(maker.said)
     assert maker.ensure(tmp_path) == again
 
 

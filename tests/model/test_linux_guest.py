@@ -41,9 +41,9 @@ class Shell:
         """Run a command, assert its success, and return its output."""
         # With the quotes, the echo of the command does not match the pattern of its end.
         self._socket.sendall(f"{command}; echo en''ded=$?=\n".encode())
-        said, status = self._until(r"ended=(\d+)=")
-        assert status == "0", f"{command}: {said}"
-        return said.rpartition("# ")[2].strip()
+        output, status = self._until(r"ended=(\d+)=")
+        assert status == "0", f"{command}: {output}"
+        return output.rpartition("# ")[2].strip()
 
     def wait_for(self, condition: str) -> None:
         """Wait until a condition of test(1) is true in the guest."""

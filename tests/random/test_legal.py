@@ -106,15 +106,15 @@ def test_a_finding_is_cut_to_what_is_still_legal(hunt):
             tokens = submit(requests, queue)
             beyond.update(
                 token
-                for token, one in zip(tokens, requests, strict=True)
-                if one.type == RequestType.OUT and one.sector >= 2048
+                for token, item in zip(tokens, requests, strict=True)
+                if item.type == RequestType.OUT and item.sector >= 2048
             )
             return tokens
 
         def failed(tokens, timeout=10.0):
             return [
-                replace(one, status=Status.IOERR) if token in beyond else one
-                for token, one in zip(tokens, complete(tokens, timeout), strict=True)
+                replace(item, status=Status.IOERR) if token in beyond else item
+                for token, item in zip(tokens, complete(tokens, timeout), strict=True)
             ]
 
         driver.submit, driver.complete = failing, failed

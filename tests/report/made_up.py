@@ -94,6 +94,6 @@ def made_up() -> Results:
     return Results(
         [run],
         [PCI_OLD, PCI_NEW, OTHER],
-        {one.id: one for one in rows},
+        {item.id: item for item in rows},
         {test.id: test for test in tests},
     )

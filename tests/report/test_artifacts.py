@@ -30,9 +30,9 @@ def test_stuck(plug): plug(start=False, serial="stuck"); assert 0
 def files(top: Path) -> dict[str, list[str]]:
     """Return the directories below `top`, with the names of their entries."""
     return {
-        str(path.relative_to(top)): sorted(one.name for one in path.iterdir())
+        str(path.relative_to(top)): sorted(entry.name for entry in path.iterdir())
         for path in sorted(top.rglob("*"))
-        if path.is_dir() and any(one.is_file() for one in path.iterdir())
+        if path.is_dir() and any(entry.is_file() for entry in path.iterdir())
     }
 
 
@@ -41,7 +41,7 @@ def top(pytester: pytest.Pytester) -> Path:
     return pytester.path / "kept" / "here"
 
 
-def one(top: Path, words: str) -> Path:
+def entry(top: Path, words: str) -> Path:
     """Return the only directory whose name contains `words`."""
     (found,) = top.glob(f"*/*{words}*")
     return found
@@ -67,7 +67,7 @@ Target.logs = lambda self: {"qemu.log": "a\\x1b[1mb\\x07"}
 """
     run(logs + SUITE, "--artifacts=kept/here", "-k", "513")
 
-    assert (one(top, "513") / "qemu.log").read_text() == "ab\n"
+    assert (entry(top, "513") / "qemu.log").read_text() == "ab\n"
 
 
 def test_what_passed_leaves_nothing(run, top: Path) -> None:
@@ -88,7 +88,7 @@ def test_the_command_repeats_that_test_alone(run, top: Path, pytester: pytest.Py
     ]
     run(SUITE, "--target=other", "--target=guest-pci", "-k", "513 or kept", *options)
 
-    replay = one(top, "513") / "replay.sh"
+    replay = entry(top, "513") / "replay.sh"
     command = replay.read_text().splitlines()[1]
     assert command == (
         f"cd {pytester.path} && {sys.executable} -m pytest -ra -s --channel ssh --target guest-pci"
@@ -110,15 +110,15 @@ def test_a_second_failure_of_a_test_adds_to_the_first(run, top: Path) -> None:
         "twice or stuck or after",
     )
 
-    assert "assert 0" in (one(top, "twice") / "failure.txt").read_text()
-    assert "ZeroDivisionError" in (one(top, "twice") / "failure-in-teardown.txt").read_text()
-    assert "it does not come out" in (one(top, "stuck") / "failure-in-teardown.txt").read_text()
-    assert (one(top, "stuck") / "replay.sh").exists()
+    assert "assert 0" in (entry(top, "twice") / "failure.txt").read_text()
+    assert "ZeroDivisionError" in (entry(top, "twice") / "failure-in-teardown.txt").read_text()
+    assert "it does not come out" in (entry(top, "stuck") / "failure-in-teardown.txt").read_text()
+    assert (entry(top, "stuck") / "replay.sh").exists()
 
 
 def test_what_an_earlier_run_left_of_the_same_test_goes(run, top: Path) -> None:
     run(SUITE, "--artifacts=kept/here", "-k", "513")
-    old = one(top, "513") / "old.txt"
+    old = entry(top, "513") / "old.txt"
     old.write_text("old")
 
     run(SUITE, "--artifacts=kept/here", "-k", "513")
@@ -138,7 +138,7 @@ def test_reports_point_there_from_where_they_are(run, top: Path, pytester: pytes
         "513",
     )
 
-    name = one(top, "513").name
+    name = entry(top, "513").name
     document = json.loads((pytester.path / "reports" / "r.json").read_text())
     (test,) = document["tests"]
     (found,) = test["results"].values()

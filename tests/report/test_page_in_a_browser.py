@@ -85,8 +85,10 @@ def test_nothing_is_asked_of_anybody(browser: Any, shown: Shown, page: str) -> N
     shown.find("[id='2.1.2-D-01'] td.b").click()
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
 
-    asked = [one["params"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    assert [one["request"]["url"] for one in asked] == [page]
+    asked = [
+        entry["params"] for entry in messages if entry["method"] == "Network.requestWillBeSent"
+    ]
+    assert [entry["request"]["url"] for entry in asked] == [page]
 
 
 def test_a_filter_by_text(shown: Shown) -> None:

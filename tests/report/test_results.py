@@ -89,13 +89,13 @@ TARGET = "guest-pci (fake 2.1)"
 
 
 def verdicts(document: dict[str, Any], target: str = TARGET) -> dict[str, str]:
-    ran = {one["id"]: one["verdicts"][target] for one in document["statements"]}
+    ran = {entry["id"]: entry["verdicts"][target] for entry in document["statements"]}
     return {name: verdict for name, verdict in ran.items() if verdict != "not run"}
 
 
 def result(document: dict[str, Any], test: str, target: str = TARGET) -> dict[str, Any]:
-    (one,) = [one for one in document["tests"] if one["id"].endswith(test)]
-    return one["results"][target]
+    (entry,) = [entry for entry in document["tests"] if entry["id"].endswith(test)]
+    return entry["results"][target]
 
 
 def test_every_outcome_becomes_a_verdict_of_its_statements(found) -> None:
@@ -143,7 +143,7 @@ def test_a_failure_has_what_was_expected_and_what_was_seen(found) -> None:
 
 
 def test_a_test_has_its_place_and_its_source(found, pytester: pytest.Pytester) -> None:
-    (test,) = [one for one in found()["tests"] if one["id"].endswith("test_broken")]
+    (test,) = [entry for entry in found()["tests"] if entry["id"].endswith("test_broken")]
 
     assert (test["file"], test["statements"]) == ("test_it.py", ["2.2.2-D-01"])
     assert test["source"].startswith('@clause("2.2.2-D-01")\ndef test_broken')

@@ -72,7 +72,7 @@ def test_two_clones_share_no_random_numbers_no_place_and_no_memory(
     command = "head -c 16 /dev/urandom | hexdump -e '16/1 \"%02x\"'"
     drawn = [asked(target, command) for target in targets]
     assert len(set(drawn)) == 2
-    assert [len(one) for one in drawn] == [32, 32]
+    assert [len(number) for number in drawn] == [32, 32]
 
     assert asked(targets[0], "echo mine > /tmp/file; cat /tmp/file") == "mine"
     assert asked(targets[1], "ls /tmp") == ""
@@ -202,8 +202,8 @@ def test_a_qemu_that_cannot_be_cloned_is_booted_and_says_so(
     program = tmp_path / "qemu"
     program.write_text(CANNOT.format(qemu=find_qemu().path))
     program.chmod(0o755)
-    said: list[str] = []
-    target = new_target(qemu=str(program), accel="tcg", progress=said.append)
+    messages: list[str] = []
+    target = new_target(qemu=str(program), accel="tcg", progress=messages.append)
 
     disk = target.plug(DiskSpec())
     guest = target.guest
@@ -215,4 +215,4 @@ def test_a_qemu_that_cannot_be_cloned_is_booted_and_says_so(
     why = target.facts()["guests"]
     assert why.startswith("booted (the guest cannot be cloned: QEMU did not start")
     assert "no such thing here" in why
-    assert len([line for line in said if line.startswith("guests are booted, not cloned")]) == 1
+    assert len([line for line in messages if line.startswith("guests are booted, not cloned")]) == 1

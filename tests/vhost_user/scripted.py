@@ -73,7 +73,7 @@ class ScriptedBackEnd:
         config_limit: int = 96,
     ) -> None:
         self.features = features | FEATURE_PROTOCOL | FEATURE_LOG_ALL
-        self.protocol = sum(one.mask for one in protocol)
+        self.protocol = sum(feature.mask for feature in protocol)
         self.config = bytearray(config)
         self.config_limit = config_limit
         self.queues = queues

@@ -109,7 +109,9 @@ def test_many_requests_at_once_on_either_ring(
         done = driver.complete(
             driver.submit([Request(RequestType.OUT, n, d) for n, d in enumerate(data)])
         )
-        assert [(one.status, one.damage) for one in done] == [(Status.OK, ())] * 8
+        assert [(completion.status, completion.damage) for completion in done] == [
+            (Status.OK, ())
+        ] * 8
         assert export.backing.read(0, 8) == b"".join(data)
 
 

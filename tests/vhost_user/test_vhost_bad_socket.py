@@ -33,7 +33,7 @@ def complaint(path: Path) -> str:
 @pytest.fixture
 def listener(short_dir: Path) -> Iterator[Callable[[Callable[[socket.socket], None]], Path]]:
     """Factory of listening sockets whose first client is given to a function."""
-    made: list[tuple[socket.socket, threading.Thread]] = []
+    listeners: list[tuple[socket.socket, threading.Thread]] = []
 
     def make(treat: Callable[[socket.socket], None]) -> Path:
         server = socket.socket(socket.AF_UNIX)
@@ -50,11 +50,11 @@ def listener(short_dir: Path) -> Iterator[Callable[[Callable[[socket.socket], No
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        made.append((server, thread))
+        listeners.append((server, thread))
         return short_dir / "s"
 
     yield make
-    for server, thread in made:
+    for server, thread in listeners:
         server.shutdown(socket.SHUT_RDWR)
         server.close()
         thread.join(5)

@@ -41,7 +41,7 @@ RUNNING = INITIALISED | DeviceStatus.DRIVER_OK
 
 
 def of_rings(back_end: ScriptedBackEnd) -> list[Ask]:
-    return [one for one in back_end.seen() if "VRING" in one.name or "MEM" in one.name]
+    return [item for item in back_end.seen() if "VRING" in item.name or "MEM" in item.name]
 
 
 def test_start_hands_over_memory_and_rings_in_the_order_a_back_end_needs(
@@ -133,7 +133,7 @@ def test_only_known_protocol_features_are_taken(new_back_end: NewBackEnd, attach
     back_end.protocol |= 1 << 12 | 1 << 15
     attach()
     (taken,) = U64.unpack(back_end.last(Ask.SET_PROTOCOL_FEATURES).payload)
-    assert taken == sum(one.mask for one in USUAL)
+    assert taken == sum(item.mask for item in USUAL)
 
 
 def test_without_mq_there_is_one_queue_and_with_it_as_many_as_it_says(
@@ -401,7 +401,7 @@ def test_each_message_waits_for_its_answer_where_that_was_agreed(
 def test_no_answer_is_waited_for_where_none_was_agreed(
     new_back_end: NewBackEnd, attach: Attach
 ) -> None:
-    back_end = new_back_end(protocol=[one for one in USUAL if one != ProtocolFeature.REPLY_ACK])
+    back_end = new_back_end(protocol=[item for item in USUAL if item != ProtocolFeature.REPLY_ACK])
     assert attach().start().status == RUNNING
     assert not [m.request for m in back_end.log if m.flags & NEED_REPLY]
 
