@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from harness import interrupt
 from harness.cli.errors import UsageError
 from harness.outputs import check_directory_can_be, reason
 from harness.random.hunt import Found, Hunt, IllegalError
@@ -79,8 +80,10 @@ def random(arguments: argparse.Namespace) -> int:
         if (error.name or "").partition(".")[0] != "hypothesis":
             raise
         raise UsageError(INSTALL) from None
-    if arguments.minutes <= 0:
-        raise UsageError("--minutes takes more than 0")
+    if not 0 < arguments.minutes < float("inf"):
+        raise UsageError(f"--minutes {arguments.minutes:g}: a number greater than 0")
+    if arguments.rounds is not None and arguments.rounds < 1:
+        raise UsageError(f"--rounds {arguments.rounds}: 1 or more")
     try:
         check_directory_can_be(arguments.artifacts)
     except OSError as error:
@@ -98,6 +101,7 @@ def random(arguments: argparse.Namespace) -> int:
         print(f"{made_of(target)}, seed {number}", flush=True)
         said, done = begun, 0
         while time.monotonic() - begun < 60 * arguments.minutes and done != arguments.rounds:
+            interrupt.check()
             plug = disks[number % len(disks)]
             for found in rounds.run(hunt, plug, number, EXAMPLES, STEPS, arguments.hostile):
                 _report(found, hunt, arguments.artifacts, f"found by vblk random, seed {number}")
@@ -106,10 +110,18 @@ def random(arguments: argparse.Namespace) -> int:
                 said = time.monotonic()
                 print(f"{_rate(hunt, said - begun)}; the next seed is {number}", flush=True)
     finally:
-        _sum_up(hunt, time.monotonic() - begun)
-        hunt.drop()
-        target.close()
+        with interrupt.shielded():
+            _end(hunt, target)
+            _sum_up(hunt, time.monotonic() - begun)
     return 1 if hunt.found else 0
+
+
+def _end(hunt: Hunt, target: Target) -> None:
+    """Give the disk back, and end what carries it."""
+    try:
+        hunt.drop()
+    finally:
+        target.close()
 
 
 def _report(found: Found, hunt: Hunt, directory: Path, origin: str) -> None:
@@ -161,5 +173,5 @@ def replay(arguments: argparse.Namespace) -> int:
         print(f"{len(script) - 1} operations, {arguments.times} times: nothing found")
         return 0
     finally:
-        hunt.drop()
-        target.close()
+        with interrupt.shielded():
+            _end(hunt, target)
