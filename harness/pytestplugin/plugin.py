@@ -98,7 +98,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line(
         "markers",
-        "described(section, text): behaviour that the specification describes without a keyword",
+        "described(*ids): behaviour that the specification describes without a keyword",
     )
     config.addinivalue_line("markers", "on(*traits): traits that a target needs for this test")
     config.addinivalue_line("markers", "reads_only: the test does not change the disk's contents")
@@ -191,10 +191,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
     """Yield the recorded deviations of this test, for every implementation and version."""
     node = item.path.name + plain_node(item.nodeid[item.nodeid.index("::") :])
-    bound = {
-        *statement.clauses,
-        *(section for section, _ in statement.described + statement.hardening),
-    }
+    bound = {*statement.clauses, *(section for section, _ in statement.hardening)}
     for path in sorted((item.path.parent / "deviations").glob("*.toml")):
         for deviation in load(path):
             if deviation.covers(node):
