@@ -11,6 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.machine import MachineConfig, find_qemu
+from harness.machine.command import Saved
+from harness.machine.templates import TemplateError
+from harness.targets.guest import template
+
 ROOT = Path(__file__).parents[2]
 DEADLINE = 120.0
 
