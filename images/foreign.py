@@ -83,10 +83,10 @@ def ensure(name: str, progress: cache.Progress = lambda line: None) -> Path:
 
     ImageError for a set that is not known or not locked, or that cannot be had.
     """
+    recipe = _recipe(name)
     packages = locked().get(name)
-    if name not in RECIPES or packages is None:
-        known = ", ".join(RECIPES)
-        raise ImageError(f"there is no set of packages {name!r}; there are: {known}")
+    if packages is None:
+        raise ImageError(f"{name} is not locked: run `vblk image foreign {name} --update`")
     top = cache.cache_dir()
     key = hashlib.sha256(json.dumps([name, *map(str, packages)]).encode()).hexdigest()[:16]
     target = top / "foreign" / f"{name}-{key}"
@@ -94,10 +94,17 @@ def ensure(name: str, progress: cache.Progress = lambda line: None) -> Path:
         return target
     with cache.one_line_errors(top), cache.exclusive(top, progress):
         if not (target / _DONE).exists():
-            progress(f"unpacking {name} of {RECIPES[name].suites[0]} (once; it is kept)")
+            progress(f"unpacking {name} of {recipe.suites[0]} (once; it is kept)")
             debs = cache.fetch(top, packages, progress, lambda: _sources(top, name))
-            _unpack(list(debs.values()), target, RECIPES[name].programs)
+            _unpack(list(debs.values()), target, recipe.programs)
     return target
+
+
+def _recipe(name: str) -> Recipe:
+    if name not in RECIPES:
+        known = ", ".join(RECIPES)
+        raise ImageError(f"there is no set of packages {name!r}; there are: {known}")
+    return RECIPES[name]
 
 
 def _sources(top: Path, name: str) -> Apt:
@@ -108,7 +115,7 @@ def _sources(top: Path, name: str) -> Apt:
 
 def _unpack(debs: Sequence[Path], target: Path, programs: Mapping[str, str]) -> None:
     """Unpack packages under a temporary name, and move the directory into place."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    cache.private_directory(target.parent)
     with tempfile.TemporaryDirectory(prefix=".unpack-", dir=target.parent) as name:
         ready = Path(name) / "ready"
         (ready / "root").mkdir(parents=True)
@@ -137,8 +144,8 @@ def _unpack(debs: Sequence[Path], target: Path, programs: Mapping[str, str]) -> 
 def update(name: str, progress: cache.Progress = lambda line: None) -> None:
     """Lock the versions of a set that its suites offer now. ImageError if they offer none."""
     top = cache.cache_dir()
-    top.mkdir(parents=True, exist_ok=True)
-    recipe = RECIPES[name]
+    cache.private_directory(top)
+    recipe = _recipe(name)
     with cache.one_line_errors(top), cache.exclusive(top, progress):
         apt = _sources(top, name)
         progress("fetching package lists")
