@@ -23,12 +23,13 @@ from harness.driver.interface import (
     Used,
 )
 from harness.driver.transport.base import Transport
-from harness.driver.virtqueue.base import Virtqueue, fence
+from harness.driver.virtqueue.base import Virtqueue
 from harness.driver.virtqueue.packed import PackedQueue
 from harness.driver.virtqueue.split import SplitQueue
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, names
 from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
+from harness.virtio.shared import fence, load, store
 
 RESET_LOOK = 0.1
 """Seconds between two reads of device status while a wait looks for DEVICE_NEEDS_RESET."""
@@ -162,10 +163,10 @@ class DeviceDriver(Driver):
         return self.memory.alloc(length, align)
 
     def memory_read(self, address: int, length: int) -> bytes:
-        return bytes(self.memory.view(address, length))
+        return load(self.memory.view(address, length))
 
     def memory_write(self, address: int, data: bytes) -> None:
-        self.memory.view(address, len(data))[:] = data
+        store(self.memory.view(address, len(data)), data)
 
     # --- virtqueues
 

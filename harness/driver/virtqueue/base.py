@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Sequence
 
 from harness.driver.interface import Buffer, QueueLayout, QueueState, Used
 from harness.driver.memory import DmaMemory
-
-_FENCE = threading.Lock()
-
-
-def fence() -> None:
-    """Make earlier writes visible to the device before any later read: a memory barrier.
-
-    A processor may read before its own earlier writes are visible. Then driver
-    and device could each miss the other's last update. Python has no barrier, but
-    taking a lock contains one.
-    """
-    with _FENCE:
-        pass
 
 
 class Virtqueue(ABC):
