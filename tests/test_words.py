@@ -21,7 +21,6 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("harness", "images", "conformance", "tests")
 
 WORDS_NOT_YET = (
-    "harness/haiku/",
     "harness/channel/",
     "harness/guest/",
     "harness/machine/",
