@@ -291,10 +291,15 @@ class Driver(ABC):
     # --- virtqueues (virtio 2.6, 2.7)
 
     @abstractmethod
-    def queue_setup(self, index: int, size: int | None = None) -> QueueLayout:
+    def queue_setup(
+        self, index: int, size: int | None = None, vector: int | None = None
+    ) -> QueueLayout:
         """Allocate memory for a virtqueue and enable it.
 
-        `size` is in descriptors; None means the largest that the device permits.
+        `size` is in descriptors; None means the largest that the device permits. With
+        MSI-X, `vector` is written to queue_msix_vector before the queue is enabled
+        (virtio 4.1.4.3.2), without a check of what the register shows then; None means
+        the vector that `use_msix` chooses.
         """
 
     @abstractmethod
