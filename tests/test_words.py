@@ -21,9 +21,6 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("harness", "images", "conformance", "tests")
 
 WORDS_NOT_YET = (
-    "harness/channel/",
-    "harness/guest/",
-    "harness/machine/",
     "harness/model/",
     "harness/defects/",
     "harness/robustness/",

@@ -1,7 +1,7 @@
-"""Choosing the accelerator: KVM only where a guest has been seen to boot on it.
+"""Choice of the accelerator: KVM only if a guest has booted on it.
 
-/dev/kvm may open, make a VM and a vCPU, and the guest still never get
-anywhere (a nested host, often). So the only proof is a guest's prompt.
+On some hosts (often nested ones) /dev/kvm opens and creates a VM and a vCPU, but
+the guest does not run. So the only proof is the prompt of a guest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DEVICE = Path("/dev/kvm")
 
 @dataclass(frozen=True)
 class Accel:
-    """An accelerator of QEMU, and why this one."""
+    """An accelerator of QEMU, and the reason for its choice."""
 
     name: Literal["tcg", "kvm"]
     reason: str
@@ -43,12 +43,12 @@ def choose_accel(
     progress: Callable[[str], None] | None = None,
     kernel_args: str = "console=ttyS0 panic=-1",
 ) -> Accel:
-    """The accelerator to use. What is forced is not tried.
+    """Return the accelerator to use. Another `requested` one than "auto" is not tried.
 
     "auto" boots the guest once on KVM and waits `deadline` seconds for its
-    prompt. The verdict is kept in `cache_dir` for this QEMU and this boot of
-    the host; processes that ask at the same time wait for one trial.
-    `progress` hears, before a trial, that it takes a moment.
+    prompt. The result is cached in `cache_dir` for this QEMU and this boot of the
+    host; processes that ask at the same time wait for one trial. `progress` is
+    called with a line before a trial.
     """
     if requested != "auto":
         return Accel(requested, "asked for")
@@ -68,7 +68,7 @@ def choose_accel(
             config = MachineConfig(
                 qemu, kernel, initrd, kernel_args, accel="kvm", name="accelerator trial"
             )
-            # Only the newest verdict is kept: a changed host never changes back to this boot.
+            # Only the newest result is kept: an earlier boot of the host never comes back.
             verdicts = {key: asdict(_try(config, deadline))}
             file.truncate(0)
             json.dump(verdicts, file, indent=2)

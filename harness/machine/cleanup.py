@@ -1,8 +1,8 @@
-"""What is still running ends with this process.
+"""Stop everything that is still running when this process ends.
 
-`with Machine(...)` and fixtures end a machine in the ordinary way. This is for
-the other ways out: a machine nobody stopped, and SIGTERM or SIGHUP, which by
-default end Python without running a single `finally`.
+`with Machine(...)` and fixtures stop a machine in the normal way. This module is
+for a machine that nobody stopped, and for SIGTERM and SIGHUP, which by default
+end Python without executing any `finally`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _pending: dict[Callable[[], None], int] = {}
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP came. Unwinds like Ctrl-C, which pytest reports and ends on."""
+    """SIGTERM or SIGHUP came. It is handled like Ctrl-C, which pytest reports as an abort."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -27,7 +27,7 @@ class Terminated(KeyboardInterrupt):
 def install_signal_handlers() -> None:
     """Turn SIGTERM and SIGHUP into `Terminated`. Call it in the main thread.
 
-    A signal that the process was started with ignored (nohup) stays ignored.
+    A signal that was ignored when the process started (nohup) stays ignored.
     """
     for signum in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) is not signal.SIG_IGN:
@@ -40,7 +40,7 @@ def at_exit(stop: Callable[[], None]) -> None:
 
 
 def forget(stop: Callable[[], None]) -> None:
-    """`stop` has done its work."""
+    """Do not call `stop` any more when this process ends."""
     _pending.pop(stop, None)
 
 

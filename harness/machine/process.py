@@ -1,4 +1,4 @@
-"""QEMU as a child process that cannot outlive us."""
+"""QEMU as a child process that ends at the latest with this process."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from pathlib import Path
 from harness.machine.errors import MachineError
 from harness.machine.monitor import LoopThread
 
-# setpriv asks the kernel to kill the child when we die; the shell then looks whether that has
-# already happened, and becomes QEMU.
+# setpriv asks the kernel to kill the child when its parent ends. The shell then checks that the
+# parent is still there, and executes QEMU.
 GUARD = '[ "$PPID" = "$0" ] && exec "$@"'
 TERM_DEADLINE = 2.0
 KILL_DEADLINE = 10.0
 
 
 class Process:
-    """QEMU, started; its stdout and stderr go to the file `stderr`.
+    """A started QEMU; its stdout and stderr go to the file `stderr`.
 
-    The kernel's "parent's death" is that of the *thread* that made the child,
-    so `thread`, which lives until QEMU has ended, is the one to do it. QEMU is
-    in a session of its own: a Ctrl-C of the terminal is for us to handle.
+    The kernel kills the child when the *thread* that created it ends. So the child
+    is created in `thread`, which runs until QEMU has ended. QEMU has its own session,
+    so a Ctrl-C in the terminal reaches this process only.
     """
 
     def __init__(
         self, line: list[str], stderr: Path, thread: LoopThread, inherited: Iterable[int] = ()
     ) -> None:
-        """`inherited` are open files that it gets under the same numbers."""
+        """Start QEMU; it inherits the open files `inherited`, with the same numbers."""
         setpriv = shutil.which("setpriv")
         if setpriv is None:
             raise MachineError("setpriv is not on PATH; install it: apt-get install util-linux")
-        # A connected pair: no path to wait for, and QEMU's end is the end of the file.
+        # A connected pair needs no path, and reports end of file when QEMU ends.
         self.qmp_socket, theirs = socket.socketpair()
         try:
             line = [*line, *self.channel_options(theirs.fileno())]
@@ -51,20 +51,20 @@ class Process:
 
     @staticmethod
     def channel_options(fd: int) -> list[str]:
-        """The options that put QMP on a socket."""
+        """Return the options that put QMP on a socket."""
         return ["-chardev", f"socket,id=qmp,fd={fd}", "-mon", "chardev=qmp,mode=control"]
 
     @property
     def pid(self) -> int:
-        """QEMU's process id."""
+        """Process id of QEMU."""
         return self._child.pid
 
     def alive(self) -> bool:
-        """Whether it runs."""
+        """True while the process runs."""
         return self._child.poll() is None
 
     def wait(self, timeout: float) -> bool:
-        """Whether it has ended, waiting up to `timeout` seconds for it."""
+        """Wait up to `timeout` seconds for the end of the process; return True if it has ended."""
         try:
             self._child.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -72,7 +72,7 @@ class Process:
         return True
 
     def end(self) -> None:
-        """End it, by SIGTERM or else SIGKILL, and reap it."""
+        """End the process with SIGTERM, else SIGKILL, and reap it."""
         if self.alive():
             self._child.terminate()
             if not self.wait(TERM_DEADLINE):
@@ -81,7 +81,7 @@ class Process:
         self.qmp_socket.close()
 
     def fate(self) -> str:
-        """How it ended, in words."""
+        """Return in words how the process ended."""
         status = self._child.poll()
         if status is None:
             return "QEMU is running"
