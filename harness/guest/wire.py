@@ -34,6 +34,9 @@ MAX_PAYLOAD = 32 * 1024
 MAX_MESSAGE = 64 * 1024 * 1024
 """Most bytes of a message, so that a compressed message cannot fill the memory."""
 
+MAX_PARTS = -(-MAX_MESSAGE // MAX_PAYLOAD) * 4 // 3 + 1
+"""Parts of a message: as many as the longest makes, in base 64."""
+
 WORTH_PACKING = 512
 """Least bytes of an answer that is compressed; to send a shorter one takes less time."""
 

@@ -37,9 +37,7 @@ class Visitor:
                 f"there is no disk {drive}; there are: {', '.join(drives) or 'none'}"
             )
         if size <= 0 or size % SECTOR:
-            raise MachineError(
-                f"{size} bytes is no disk size: use whole sectors of {SECTOR}"
-            )
+            raise MachineError(f"{size} bytes is no disk size: use whole sectors of {SECTOR}")
         try:
             self.monitor.execute("block_resize", {"node-name": drive, "size": size}, DEADLINE)
         except MachineError as error:

@@ -167,8 +167,7 @@ def page(proofs: Sequence[Proof], tests: Iterable[str], suite: Path) -> str:
 
 
 def _order(name: str) -> tuple[list[int], str]:
-    section = clauses()[name].section if name in clauses() else name.partition(": ")[0]
-    return section_order(section), name
+    return section_order(clauses()[name].section), name
 
 
 def main() -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from harness import interrupt
 from harness.diskspec import DiskSpec
 from harness.driver.block import BlockDriver
 from harness.driver.errors import DriverError
@@ -18,6 +21,7 @@ from harness.machine import cleanup
 from harness.machine.drive import MAX_CAPACITY
 from harness.machine.drive import Backing as FileBacking
 from harness.machine.errors import MachineError
+from harness.machine.logs import tail
 from harness.machine.monitor import LoopThread
 from harness.machine.process import Process
 from harness.machine.rundir import RunDir
@@ -28,6 +32,9 @@ ANSWER_DEADLINE = 10.0
 """Seconds that the model may take to answer, from its start on."""
 
 END_DEADLINE = 3.0
+MAX_ANSWER = 1 << 20
+"""Bytes of an answer; those of the model have some hundred."""
+
 VERSION = (1, 0)
 
 
@@ -48,8 +55,9 @@ class ModelProcess:
 
     def __init__(self, defects: Sequence[str] = ()) -> None:
         """`defects` are planted in it, by name."""
-        self._dir = RunDir()
-        cleanup.at_exit(self.stop)
+        with interrupt.shielded():
+            self._dir = RunDir()
+            cleanup.at_exit(self.stop)
         self._stderr = self._dir.path / "stderr.log"
         self._thread: LoopThread | None = None
         self._child: _Child | None = None
@@ -61,7 +69,8 @@ class ModelProcess:
             self._thread = LoopThread("model")
             line = [sys.executable, "-m", "harness.model"]
             line += [word for name in defects for word in ("--defect", name)]
-            self._child = _Child(line, self._stderr, self._thread)
+            with interrupt.shielded():
+                self._child = _Child(line, self._stderr, self._thread)
             self._child.qmp_socket.settimeout(ANSWER_DEADLINE)
         except BaseException:
             self.stop()
@@ -74,8 +83,11 @@ class ModelProcess:
 
     def stop(self) -> None:
         """End it, by the end of its channel or else by a signal. A second call does nothing."""
-        if self._stopped:
-            return
+        with interrupt.shielded():
+            if not self._stopped:
+                self._stop()
+
+    def _stop(self) -> None:
         try:
             if self._child:
                 self._child.qmp_socket.close()
@@ -102,8 +114,7 @@ class ModelProcess:
         """How it fares, and the end of its stderr. Also after `stop`."""
         if self._stopped or self._child is None:
             return self._last_words
-        lines = self._stderr.read_text(errors="replace").splitlines()[-20:]
-        return "\n".join([self._child.fate(), *lines])
+        return "\n".join([self._child.fate(), *tail(self._stderr, 20).splitlines()])
 
     def add(self, spec: DiskSpec) -> tuple[str, Path, Path | None]:
         """Make a disk: its name, its socket, and the raw file made for it, if any."""
@@ -141,20 +152,34 @@ class ModelProcess:
         channel = self._child.qmp_socket
         try:
             channel.sendall(line)
-            while b"\n" not in self._answers:
-                piece = channel.recv(65536)
-                if not piece:
-                    raise ConnectionError
-                self._answers += piece
+            answer = self._answer(channel)
         except TimeoutError:
             self._child.end()
             raise MachineError(f"the model did not answer within {ANSWER_DEADLINE:g} s") from None
         except OSError:
             self._child.wait(END_DEADLINE)
             raise MachineError(f"the model is gone: {self.last_words()}") from None
-        answer, _, self._answers = self._answers.partition(b"\n")
-        if error := json.loads(answer).get("error"):
+        except BaseException:  # Ctrl-C too: its answer would be taken for the next command's
+            self._child.end()
+            raise
+        if error := answer.get("error"):
             raise MachineError(f"{name}: {error}")
+
+    def _answer(self, channel: socket.socket) -> dict[str, Any]:
+        """Return the next answer. TimeoutError for one that is too late or too long."""
+        deadline = time.monotonic() + ANSWER_DEADLINE
+        while b"\n" not in self._answers:
+            left = deadline - time.monotonic()
+            if left <= 0 or len(self._answers) > MAX_ANSWER:
+                raise TimeoutError
+            channel.settimeout(left)
+            piece = channel.recv(65536)
+            if not piece:
+                raise ConnectionError
+            self._answers += piece
+        channel.settimeout(ANSWER_DEADLINE)
+        line, _, self._answers = self._answers.partition(b"\n")
+        return dict(json.loads(line))
 
 
 class ModelDisk(Plugged):

@@ -26,6 +26,12 @@ from harness.driver.memory import DmaMemory, Region
 ANSWER_TIMEOUT = 10.0
 """Seconds QEMU may take to answer a register access."""
 
+MAX_LINE = 1 << 16
+"""Most bytes of an answer; answers to register accesses have about 20."""
+
+MAX_TAKEN = 1 << 16
+"""Most interrupts per poll: a line that QEMU raises all the time must not block the driver."""
+
 CONFIG_ADDRESS = 0xCF8
 CONFIG_DATA = 0xCFC
 BAR_WINDOW = 0xE000_0000
@@ -64,6 +70,7 @@ class Qtest:
     """QEMU's qtest protocol: a line per command, a line per answer, interrupts in between."""
 
     def __init__(self, connection: socket.socket) -> None:
+        self._broken = ""
         self._socket = connection
         self._socket.settimeout(ANSWER_TIMEOUT)
         self._buffer = b""
@@ -71,47 +78,81 @@ class Qtest:
         self.command("irq_intercept_in ioapic")
 
     def command(self, line: str) -> int:
-        """Send a command and return the value of its answer, else 0. DriverError if refused."""
+        """Send a command and return the value of its answer, 0 if it has none.
+
+        Raises DriverError if it is refused, or if QEMU has ended. After an incomplete exchange the
+        next answer could belong to any command, so every later command raises DriverError.
+        """
+        self._check()
         try:
-            self._socket.sendall(line.encode() + b"\n")
-            while True:
-                answer = self._line()
-                if not self._interrupt(answer):
-                    break
+            answer = self._exchange(line)
         except TimeoutError:
-            raise DriverError(f"QEMU did not answer {line!r} in {ANSWER_TIMEOUT:g} s") from None
+            self._broken = f"QEMU did not answer {line!r} in {ANSWER_TIMEOUT:g} s"
+            raise DriverError(self._broken) from None
         except OSError as error:
-            raise DriverError(f"QEMU is gone during {line!r}: {error}") from error
+            self._broken = f"QEMU is gone during {line!r}: {error}"
+            raise DriverError(self._broken) from error
+        except BaseException as error:  # Ctrl-C too
+            self._broken = f"{line!r} was given up: {error!r}"
+            raise
         if answer[0] != "OK":
             raise DriverError(f"QEMU refused {line!r}: {' '.join(answer)}")
         return int(answer[1], 0) if len(answer) > 1 else 0
 
+    def _check(self) -> None:
+        if self._broken:
+            raise DriverError(f"the qtest socket is not used any more: {self._broken}")
+
+    def _exchange(self, line: str) -> list[str]:
+        deadline = time.monotonic() + ANSWER_TIMEOUT
+        self._socket.sendall(line.encode() + b"\n")
+        while self._interrupt(answer := self._line()):
+            if time.monotonic() > deadline:
+                raise TimeoutError
+        return answer
+
     def _line(self) -> list[str]:
+        deadline = time.monotonic() + ANSWER_TIMEOUT
         while b"\n" not in self._buffer:
+            if len(self._buffer) > MAX_LINE or time.monotonic() > deadline:
+                raise TimeoutError
             received = self._socket.recv(4096)
             if not received:
                 raise ConnectionResetError("it closed the qtest socket")
             self._buffer += received
         line, _, self._buffer = self._buffer.partition(b"\n")
-        return line.decode().split()
+        return line.decode(errors="replace").split() or [""]
 
     def _interrupt(self, words: list[str]) -> bool:
         if words[0] != "IRQ":
             return False
-        if words[1] == "raise":
-            self.raised[int(words[2])] += 1
+        try:
+            if words[1] == "raise":
+                self.raised[int(words[2])] += 1
+        except (IndexError, ValueError):
+            raise ConnectionError(f"it said {' '.join(words)[:80]!r}") from None
         return True
 
     def poll(self, timeout: float) -> None:
-        """Read interrupts from QEMU. Wait up to `timeout` seconds for the first."""
+        """Read interrupts from QEMU. Wait up to `timeout` seconds for the first.
+
+        A call reads at most MAX_TAKEN of them; the next call reads the others.
+        """
+        self._check()
         try:
-            while self._pending(timeout):
+            for _ in range(MAX_TAKEN):
+                if not self._pending(timeout):
+                    break
                 words = self._line()
                 if not self._interrupt(words):
                     raise DriverError(f"QEMU sent {' '.join(words)!r} without being asked")
                 timeout = 0
         except OSError as error:
-            raise DriverError(f"QEMU is gone: {error}") from error
+            self._broken = f"QEMU is gone: {error}"
+            raise DriverError(self._broken) from error
+        except BaseException as error:
+            self._broken = f"a poll of interrupts was aborted: {error!r}"
+            raise
 
     def _pending(self, timeout: float) -> bool:
         return b"\n" in self._buffer or bool(select.select([self._socket], [], [], timeout)[0])

@@ -84,8 +84,7 @@ class Channel:
 
     def ask(self, request: FrontEndRequest, payload: bytes = b"") -> bytes:
         """Send a message that has an answer, and return the payload of the answer."""
-        self._send(request, VERSION, payload, ())
-        return self._answer(request)
+        return self._exchange(request, VERSION, payload)
 
     def ask_number(self, request: FrontEndRequest) -> int:
         """Send a message whose answer is a number of 64 bits, and return it."""
@@ -98,10 +97,9 @@ class Channel:
     def tell(self, request: FrontEndRequest, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         """Send a message without an answer. RefusedError if its acknowledgement is a failure."""
         if not self.acknowledged:
-            self._send(request, VERSION, payload, fds)
+            self._exchange(request, VERSION, payload, fds, answered=False)
             return
-        self._send(request, VERSION | NEED_REPLY, payload, fds)
-        answer = self._answer(request)
+        answer = self._exchange(request, VERSION | NEED_REPLY, payload, fds)
         if any(answer):
             raise RefusedError(f"{self.path} refused {request.name}", {"answer": answer.hex()})
 
@@ -128,11 +126,29 @@ class Channel:
             f"the vhost-user back-end at {self.path} closed the connection at {request.name}"
         )
 
+    def _exchange(
+        self,
+        request: FrontEndRequest,
+        flags: int,
+        payload: bytes,
+        fds: Sequence[int] = (),
+        answered: bool = True,
+    ) -> bytes:
+        try:
+            self._send(request, flags, payload, fds)
+            return self._answer(request) if answered else b""
+        except DriverError:
+            raise
+        except BaseException:  # Ctrl-C too: the answer would be taken for the next message's
+            self.close()
+            raise
+
     def _send(
         self, request: FrontEndRequest, flags: int, payload: bytes, fds: Sequence[int]
     ) -> None:
         message = HEADER.pack(request, flags, len(payload)) + payload
         try:
+            # One deadline for all of it: sendall() has one, and send_fds() sends once.
             self._socket.settimeout(self._timeout)
             sent = socket.send_fds(self._socket, [message], list(fds))
             self._socket.sendall(message[sent:])
@@ -180,6 +196,10 @@ class Channel:
         )
 
 
+MAX_TAKEN = 1 << 16
+"""Most bytes of a back-end's requests that a call reads: about 5000 messages."""
+
+
 class BackEndChannel:
     """The channel for requests of the back-end. `theirs` is the end to send to it."""
 
@@ -194,22 +214,33 @@ class BackEndChannel:
         return self._socket.fileno()
 
     def take_config_changes(self) -> int:
-        """Take the back-end's requests; return how many announce a configuration change."""
+        """Read the back-end's requests; return how many announce a configuration change.
+
+        A call reads at most MAX_TAKEN bytes; the next call reads the others. Raises DriverError
+        for a message that is longer than any valid one.
+        """
         with suppress(BlockingIOError):
-            while self.open:
+            while self.open and len(self._buffer) < MAX_TAKEN:
                 piece = self._receive()
                 self._buffer += piece
                 self.open = bool(piece)
-        changes = 0
-        while len(self._buffer) >= HEADER.size:
-            request, flags, size = HEADER.unpack_from(self._buffer)
-            if len(self._buffer) < HEADER.size + size:
+        changes = at = 0
+        while len(self._buffer) - at >= HEADER.size:
+            request, flags, size = HEADER.unpack_from(self._buffer, at)
+            if size > MAX_PAYLOAD:
+                self.close()
+                raise DriverError(
+                    f"the vhost-user back-end sent a message of {size} bytes on its own channel,"
+                    f" where {MAX_PAYLOAD} are enough for any"
+                )
+            if len(self._buffer) - at < HEADER.size + size:
                 break
-            self._buffer = self._buffer[HEADER.size + size :]
+            at += HEADER.size + size
             known = request == BackEndRequest.CONFIG_CHANGE
             changes += known
             if flags & NEED_REPLY:
                 self._reply(request, 0 if known else 1)
+        self._buffer = self._buffer[at:]
         return changes
 
     def _receive(self) -> bytes:
@@ -225,5 +256,6 @@ class BackEndChannel:
 
     def close(self) -> None:
         """Close both ends, as far as they are still open here."""
+        self.open = False
         self._socket.close()
         self.theirs.close()
