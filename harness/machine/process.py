@@ -76,7 +76,7 @@ class Process:
         return self._ended() is None
 
     def wait(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds for the end of the process; return True if it has ended."""
+        """Wait up to `timeout` seconds for the end of the process; return True if it has ended."""
         deadline = time.monotonic() + timeout
         pause = 0.0005
         while self.alive():
