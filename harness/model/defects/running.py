@@ -138,10 +138,10 @@ def suspended_before_driver_ok(original: Original, device: Device, value: int) -
     text="a suspended device takes writes to its configuration space",
 )
 def suspended_device_is_configured(
-    original: Original, device: Device, offset: int, data: bytes
+    original: Original, device: Device, offset: int, data: bytes, legacy: bool = False
 ) -> bool:
     with during(device, status=device.status & ~DeviceStatus.SUSPEND):
-        return bool(original(device, offset, data))
+        return bool(original(device, offset, data, legacy))
 
 
 @defect(
