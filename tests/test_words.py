@@ -30,7 +30,6 @@ WORDS_NOT_YET = (
     "harness/pytestplugin/",
     "harness/proof/",
     "harness/cli/",
-    "images/",
     "conformance/",
     "tests/",
 )
