@@ -46,7 +46,7 @@ def choose_accel(
     progress: Callable[[str], None] | None = None,
     kernel_args: str = "console=ttyS0 panic=-1",
 ) -> Accel:
-    """Return the accelerator to use. Another `requested` one than "auto" is not tried.
+    """Return the accelerator to use, without a trial if `requested` is not "auto".
 
     "auto" boots the guest once on KVM and waits `deadline` seconds for its
     prompt. The result is cached in `cache_dir` for this QEMU and this boot of the
@@ -76,7 +76,7 @@ _tried: dict[str, Accel] = {}
 
 
 def _kept(cache_dir: Path, key: str, trial: Callable[[], Accel], deadline: float) -> Accel:
-    """Return the verdict in the cache, or that of a trial, which is then kept if it can be."""
+    """Return the result in the cache, else that of a trial, which is cached if possible."""
     path = cache_dir / "accel.json"
     found: Accel | None = None
     try:
@@ -86,7 +86,7 @@ def _kept(cache_dir: Path, key: str, trial: Callable[[], Accel], deadline: float
             found = _load(path).get(key) or _tried.get(key)
             if found is None:
                 found = trial()
-                # Only the newest verdict: a changed host never changes back to this boot.
+                # Only the newest result: an earlier boot of the host never comes back.
                 file.truncate(0)
                 json.dump({key: asdict(found)}, file, indent=2)
                 file.flush()
@@ -98,7 +98,7 @@ def _kept(cache_dir: Path, key: str, trial: Callable[[], Accel], deadline: float
 
 
 def _lock(file: TextIO, patience: float) -> None:
-    """Hold a lock on a file during a trial of KVM; continue without it after this many seconds."""
+    """Lock a file, so that one process tries KVM. Return without it after `patience` seconds."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
         with suppress(BlockingIOError):
@@ -113,7 +113,7 @@ def _key(qemu: Qemu) -> str:
 
 
 def _load(path: Path) -> dict[str, Accel]:
-    """Return the verdicts in a file by key, without those that are none."""
+    """Return the valid results in a file, by key."""
     try:
         with path.open(encoding="utf-8") as file:
             verdicts = json.loads(file.read(MAX_SIZE))
