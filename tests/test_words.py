@@ -30,8 +30,6 @@ WORDS_NOT_YET = (
     "harness/pytestplugin/",
     "harness/proof/",
     "harness/cli/",
-    "conformance/",
-    "tests/",
 )
 """Paths, as prefixes, whose docstrings, comments and messages are not checked yet."""
 

@@ -161,7 +161,7 @@ class _Console:
         self._expect([pexpect.EOF, pexpect.TIMEOUT], 0)
 
     def tail(self) -> str:
-        """The last text of the console."""
+        """Return the last text of the console."""
         parts = (self._spawn.before, self._spawn.after)
         return "".join(part for part in parts if isinstance(part, str))[-_TAIL:]
 
