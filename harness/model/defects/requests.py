@@ -346,7 +346,7 @@ def long_reads_cut_short(
 @defect(
     Request.end,
     "5.2.6: legal operations in any order end as each of them says",
-    "5.2.6: OUT changes these sectors and no others",
+    "2.7.8.2-D-02",
     text="the used length of a write counts the data as well",
 )
 def used_length_of_a_write_counts_its_data(
