@@ -11,7 +11,6 @@ from harness.diskspec import DiskSpec
 from harness.pytestplugin.bench import BENCHES, SPENT, USER_TARGETS, TargetRun, bench_of
 from harness.pytestplugin.workers import progress_of
 from harness.virtio.blk import ZonedModel
-from harness.virtio.blk import ZonedModel
 from harness.virtio.catalogue import SPECIFICATION
 from harness.virtio.features import Feature, mask
 
