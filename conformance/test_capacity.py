@@ -10,7 +10,7 @@ from harness.virtio.blk import RequestType, Status
 
 
 @pytest.mark.parametrize("capacity", [1, mib(8) + 1, 2**32 + 5], ids=["1", "8M+1", "2T+5"])
-@described("5.2.4", "capacity is the size of the disk in sectors")
+@described("5.2.4-P-04")
 def test_capacity_is_the_size_of_the_backing_file(plug, capacity):
     disk = plug(capacity=capacity)
 
@@ -92,7 +92,7 @@ def test_a_resize_while_requests_run_is_announced(plug):
     disk.driver.complete(tokens)
 
 
-@described("5.2.6", "OUT changes these sectors and no others")
+@described("5.2.6-P-07")
 def test_writes_that_run_while_the_disk_is_resized_are_done(plug):
     disk = plug(iops=10)
 
@@ -103,7 +103,7 @@ def test_writes_that_run_while_the_disk_is_resized_are_done(plug):
     assert all(disk.backing.read(16 * n, 1) == sectors(1) for n in range(8))
 
 
-@described("5.2.5", "capacity is read at initialisation")
+@described("5.2.5-P-05")
 def test_a_resize_before_driver_ok_is_the_capacity_after_it(plug):
     disk = plug(start=False, capacity=mib(8))
     disk.driver.negotiate()
@@ -116,7 +116,7 @@ def test_a_resize_before_driver_ok_is_the_capacity_after_it(plug):
     assert disk.read(mib(24) - 1).status is Status.OK
 
 
-@described("5.2.4", "the disk ends at capacity")
+@described("5.2.4-P-06")
 def test_after_a_growth_the_new_sectors_can_be_used_and_the_old_are_as_they_were(plug):
     disk = plug(capacity=mib(8))
     old, new = sectors(2, salt=1), sectors(2, salt=77)
@@ -136,7 +136,7 @@ def test_after_a_growth_the_new_sectors_can_be_used_and_the_old_are_as_they_were
     assert (fresh.damage, written.damage, across.damage) == ((), (), ())
 
 
-@described("5.2.4", "the disk ends at capacity")
+@described("5.2.4-P-06")
 def test_after_a_shrink_the_sectors_beyond_the_end_are_gone_and_the_rest_is_as_it_was(plug):
     disk = plug(capacity=mib(8))
     kept = sectors(2)

@@ -153,7 +153,7 @@ def test_slow_and_failing_requests_are_used_in_order(ordered, fields):
     check_used_in_order(ordered, disk, requests)
 
 
-@described("5.2.6", "legal operations in any order end as each of them says")
+@described("5.2.6-P-12")
 def test_requests_that_are_used_in_order_end_as_each_of_them_says(ordered):
     disk = ordered(needs=[Feature.BLK_FLUSH])
     disk.backing.write(0, sectors(16))

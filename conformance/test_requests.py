@@ -31,7 +31,7 @@ def longest(disk, kind):
 ZONE_REQUESTS = [kind for kind in RequestType if kind.name.startswith("ZONE_")]
 
 
-@described("5.2.6", "IN gives the contents of the sectors")
+@described("5.2.6-P-06")
 def test_read_gives_the_contents(plug):
     disk = plug()
     disk.backing.write(40, sectors(64))
@@ -43,7 +43,7 @@ def test_read_gives_the_contents(plug):
         assert completion.damage == ()
 
 
-@described("5.2.6", "OUT changes these sectors and no others")
+@described("5.2.6-P-07")
 def test_write_changes_these_sectors_and_no_others(plug):
     disk = plug()
 
@@ -57,7 +57,7 @@ def test_write_changes_these_sectors_and_no_others(plug):
         assert disk.backing.read(39, count + 2) == expected
 
 
-@described("5.2.6", "FLUSH ends with OK once writes are stable")
+@described("5.2.6-P-02")
 def test_flush_after_a_write_succeeds(plug):
     disk = plug(needs=[Feature.BLK_FLUSH])
     disk.needs_sectors(9)
@@ -91,7 +91,7 @@ def test_write_of_nothing_to_a_read_only_disk_is_refused(plug):
     assert completion.damage == ()
 
 
-@described("5.2.6", "IOERR says that the device failed")
+@described("5.2.6-P-08")
 def test_a_read_that_the_device_cannot_do_ends_with_ioerr(plug):
     disk = plug(faults=(Fault("read", sector=42),))
     disk.backing.write(40, sectors(3))
@@ -105,7 +105,7 @@ def test_a_read_that_the_device_cannot_do_ends_with_ioerr(plug):
     assert good.data == sectors(2)
 
 
-@described("5.2.6", "IOERR says that the device failed")
+@described("5.2.6-P-08")
 def test_a_write_that_the_device_cannot_do_ends_with_ioerr(plug):
     disk = plug(faults=(Fault("write", sector=42, once=True),))
 
@@ -118,7 +118,7 @@ def test_a_write_that_the_device_cannot_do_ends_with_ioerr(plug):
     assert disk.backing.read(42, 1) == sectors(1)
 
 
-@described("5.2.6", "IOERR says that the device failed")
+@described("5.2.6-P-08")
 def test_a_full_host_disk_ends_a_write_with_ioerr(plug):
     disk = plug(faults=(Fault("write", errno=errno.ENOSPC),))
 
@@ -128,7 +128,7 @@ def test_a_full_host_disk_ends_a_write_with_ioerr(plug):
     assert disk.read(0).status is Status.OK
 
 
-@described("5.2.6", "IOERR says that the device failed")
+@described("5.2.6-P-08")
 def test_a_flush_that_the_device_cannot_do_ends_with_ioerr(plug):
     disk = plug(faults=(Fault("flush", once=True),), needs=[Feature.BLK_FLUSH])
     assert disk.write(0, sectors(1)).status is Status.OK
@@ -145,7 +145,7 @@ def test_a_flush_that_the_device_cannot_do_ends_with_ioerr(plug):
     [("discard", Feature.BLK_DISCARD), ("write-zeroes", Feature.BLK_WRITE_ZEROES)],
     ids=["discard", "write-zeroes"],
 )
-@described("5.2.6", "IOERR says that the device failed")
+@described("5.2.6-P-08")
 def test_a_discard_that_the_device_cannot_do_ends_with_ioerr(plug, kind, feature):
     disk = plug(faults=(Fault(kind, once=True),), needs=[feature])
     send = disk.discard if kind == "discard" else disk.write_zeroes
@@ -157,7 +157,7 @@ def test_a_discard_that_the_device_cannot_do_ends_with_ioerr(plug, kind, feature
     assert again.status is Status.OK
 
 
-@described("5.2.4", "the disk ends at capacity")
+@described("5.2.4-P-06")
 def test_a_request_beyond_the_end_ends_with_ioerr_and_changes_nothing(plug):
     disk = plug()
     end = disk.driver.config().capacity
@@ -185,7 +185,7 @@ def test_a_request_beyond_the_end_ends_with_ioerr_and_changes_nothing(plug):
         pytest.param([0x80000000, 0x80000001], id="legacy-barrier"),
     ],
 )
-@described("5.2.6", "UNSUPP says that the device does not know the request")
+@described("5.2.6-P-10")
 def test_a_request_of_unknown_type_ends_with_unsupp_and_changes_nothing(plug, kinds):
     disk = plug()
     disk.backing.write(0, sectors(8))
@@ -248,7 +248,7 @@ def test_unmap_on_a_discard_ends_with_unsupp_and_changes_nothing(plug):
     assert disk.backing.read(0, 16) == sectors(16)
 
 
-@described("5.2.6", "DISCARD touches no sector outside its segment")
+@described("5.2.6-P-01")
 def test_discard_leaves_the_sectors_around_it_alone(plug):
     disk = plug(needs=[Feature.BLK_DISCARD])
     disk.backing.write(0, sectors(64))
@@ -278,7 +278,7 @@ def test_sectors_read_as_zeroes_after_write_zeroes(plug, flags):
 
 
 @pytest.mark.parametrize("flags", [0, UNMAP], ids=["write", "unmap"])
-@described("5.2.6", "WRITE_ZEROES writes zeroes to its segment, and touches no sector outside it")
+@described("5.2.6-P-40")
 def test_write_zeroes_zeroes_its_segment_and_leaves_the_rest_alone(plug, flags):
     disk = plug(needs=[Feature.BLK_WRITE_ZEROES])
     most = longest(disk, RequestType.WRITE_ZEROES)
@@ -308,7 +308,7 @@ def test_discarded_sectors_read_as_zeroes_after_write_zeroes(plug):
 
 
 @OF_SEGMENTS
-@described("5.2.6", "a request has at most as many segments as the device says")
+@described("5.2.5-P-07")
 def test_more_segments_than_the_device_takes_do_not_succeed(plug, kind, feature):
     disk = plug(needs=[feature])
     config = disk.driver.config()
@@ -344,7 +344,7 @@ def test_a_reserved_flag_in_the_last_of_several_segments_ends_with_unsupp(plug):
 @pytest.mark.parametrize(
     "serial", ["vblk-0123456789abcde", "short", ""], ids=["full", "short", "none"]
 )
-@described("5.2.6", "GET_ID gives the id string, padded with NUL to 20 bytes")
+@described("5.2.6-P-03")
 @reads_only
 def test_get_id_gives_the_id_padded_with_nul(plug, serial):
     disk = plug(serial=serial)
@@ -354,3 +354,18 @@ def test_get_id_gives_the_id_padded_with_nul(plug, serial):
     assert completion.status is Status.OK
     assert completion.data == serial.encode().ljust(20, b"\0")
     assert completion.damage == ()
+
+
+@pytest.mark.parametrize("word", [1, 0x8000_0000, 0xFFFF_FFFF], ids=hex)
+@described("5.2.6-P-41")
+def test_the_second_word_of_a_header_changes_nothing(plug, word):
+    disk = plug()
+    disk.backing.write(0, sectors(16))
+
+    reading = disk.read(8, reserved=word)
+    writing = disk.write(4, sectors(1, salt=60), reserved=word)
+
+    assert (reading.status, writing.status) == (Status.OK, Status.OK)
+    assert reading.data == sectors(16)[8 * 512 : 9 * 512]
+    assert disk.backing.read(4, 1) == sectors(1, salt=60)
+    assert (reading.damage, writing.damage) == ((), ())

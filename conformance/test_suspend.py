@@ -97,7 +97,7 @@ def test_a_device_that_is_resumed_works_again_or_needs_a_reset(plug):
 
 @pytest.mark.parametrize("kick", [False, True], ids=["silent", "notified"])
 # The driver breaks rules of 3.4.1 here: so this is no test of 3.4.2-D-03.
-@described("3.4", "a suspended device leaves alone what becomes available meanwhile")
+@described("3.4-P-01")
 def test_a_suspended_device_leaves_its_queue_alone(plug, kick):
     disk = plug(extra=[Feature.SUSPEND])
     driver = disk.driver
@@ -235,7 +235,7 @@ def test_what_was_left_at_the_suspension_is_served_once_the_device_has_resumed(p
 # --- SUSPEND where it means nothing, twice, and before a reset
 
 
-@described("3.4", "without SUSPEND a device runs on, or says that it does not")
+@described("3.4-P-02")
 def test_suspend_without_the_feature_leaves_a_device_that_serves_or_says_that_it_does_not(plug):
     disk = plug(needs=[Feature.SUSPEND], without=[Feature.SUSPEND])
     disk.backing.write(5, sectors(1))
@@ -277,7 +277,7 @@ def test_the_status_of_a_suspended_device_is_zero_after_a_reset(plug):
     assert eventually(lambda: driver.status() == 0), f"the status stays {driver.status():#04x}"
 
 
-@described("2.4", "a reset device can be used as if it were new")
+@described("2.4-P-01")
 def test_a_device_that_was_reset_while_suspended_works_again(plug):
     disk = plug(extra=[Feature.SUSPEND])
     disk.backing.write(5, sectors(1))

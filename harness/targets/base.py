@@ -10,6 +10,7 @@ from typing import Protocol
 
 from harness.diskspec import DiskSpec
 from harness.driver.interface import Driver
+from harness.inputs import printable_lines
 from harness.robustness.device_process import DeviceProcess
 
 Progress = Callable[[str], None]
@@ -17,7 +18,10 @@ Progress = Callable[[str], None]
 
 
 class TargetError(Exception):
-    """The target cannot do what it was asked; one line that says why."""
+    """The target cannot do what it was asked; one line, printable, that says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable_lines(message))
 
 
 class LacksError(TargetError):

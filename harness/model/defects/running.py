@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 from harness.model.block import Block
@@ -10,6 +11,7 @@ from harness.model.device import Device
 from harness.model.memory import BrokenError
 from harness.model.queue import Job, Queue
 from harness.model.ring import Ring
+from harness.virtio.blk import RequestType
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
 
@@ -59,6 +61,23 @@ def reset_leaves_requests_running(original: Original, queue: Queue) -> None:
         _left_running(original, queue)
 
 
+def _execute(queue: Queue, job: Job) -> None:
+    queue._block.execute(job.request)
+
+
+@defect(
+    Queue.stop,
+    "2.6.1.1.1-D-01",
+    text="writes in flight reach the disk after their queue's reset, and show nowhere else",
+)
+def queue_reset_leaves_writes_running(original: Original, queue: Queue) -> None:
+    jobs = [job for job in queue._jobs if not job.done and job.request.type == RequestType.OUT]
+    original(queue)
+    if queue._block.has(Feature.RING_RESET):
+        for job in jobs:
+            queue._loop.at(time.monotonic() + 0.1, partial(_execute, queue, job))
+
+
 @defect(Queue.stop, "2.6.1.1.1-D-01", text="requests in flight go on after their queue's reset")
 def queue_reset_leaves_requests_running(original: Original, queue: Queue) -> None:
     if queue._block.has(Feature.RING_RESET):
@@ -89,7 +108,7 @@ def queue_reset_keeps_size(original: Original, device: Device, queue: Queue, siz
 
 @defect(
     Device.reset,
-    "2.4: a reset device can be used as if it were new",
+    "2.4-P-01",
     text="of a device that was reset at work, every request fails",
 )
 def useless_after_reset(original: Original, device: Device) -> None:
@@ -103,7 +122,7 @@ def useless_after_reset(original: Original, device: Device) -> None:
 
 @defect(
     Device.__init__,
-    "5.2.2: each of the request virtqueues serves requests, whatever the others do",
+    "5.2.2-P-01",
     text="all queues but the first are a sector ahead",
 )
 def queues_differ(original: Original, device: Device, *arguments: object) -> None:
@@ -138,15 +157,15 @@ def suspended_before_driver_ok(original: Original, device: Device, value: int) -
     text="a suspended device takes writes to its configuration space",
 )
 def suspended_device_is_configured(
-    original: Original, device: Device, offset: int, data: bytes
+    original: Original, device: Device, offset: int, data: bytes, legacy: bool = False
 ) -> bool:
     with during(device, status=device.status & ~DeviceStatus.SUSPEND):
-        return bool(original(device, offset, data))
+        return bool(original(device, offset, data, legacy))
 
 
 @defect(
     Device.may_run,
-    "3.4.2-D-03",
+    "3.4-P-01",
     text="a suspended device serves what becomes available",
 )
 def suspended_device_works(original: Original, device: Device, queue: Queue) -> bool:
@@ -204,6 +223,42 @@ def suspend_ignored(original: Original, device: Device, value: int) -> None:
     pass
 
 
+@defect(
+    Device.set_status,
+    "3.4-P-02",
+    text="without SUSPEND the bit stops the virtqueues, and the device claims to run",
+)
+def suspend_bit_stops_device(original: Original, device: Device, value: int) -> None:
+    original(device, value)
+    if _suspend_bit(value) and not device.block.has(Feature.SUSPEND):
+        for queue in device.queues:
+            queue.enabled = False
+
+
+@defect(
+    Device.resume,
+    "3.4.2-D-06",
+    text="a device that is asked to suspend a second time runs again",
+)
+def second_suspension_resumes(original: Original, device: Device, value: int) -> None:
+    original(device, value | DeviceStatus.DRIVER_OK if _suspend_bit(value) else value)
+
+
+@defect(Device.reset, "2.4.1-D-01", text="a reset leaves SUSPEND set in a suspended device")
+def suspend_left_after_reset(original: Original, device: Device) -> None:
+    suspended = device.suspended
+    original(device)
+    if suspended:
+        device.status = DeviceStatus.SUSPEND
+
+
+@defect(Device.reset, "2.4-P-01", text="a device that was reset while suspended serves no more")
+def useless_after_reset_while_suspended(original: Original, device: Device) -> None:
+    if device.suspended:
+        vars(device)["may_run"] = lambda queue: False
+    original(device)
+
+
 @defect(Device.resume, "3.4.2-D-07", text="a resumed device shows it but does nothing")
 def resumed_device_is_dead(original: Original, device: Device, value: int) -> None:
     for queue in device.queues:
@@ -233,7 +288,7 @@ def every_second_resize_not_announced(original: Original, device: Device) -> Non
 
 @defect(
     Block.within,
-    "5.2.4: the disk ends at capacity",
+    "5.2.4-P-06",
     text="a disk that has shrunk still takes what lies beyond its end",
 )
 def shrunk_disk_ends_where_it_did(
@@ -244,7 +299,7 @@ def shrunk_disk_ends_where_it_did(
 
 @defect(
     Block.within,
-    "5.2.4: the disk ends at capacity",
+    "5.2.4-P-06",
     text="a disk that has grown takes nothing beyond its old end",
 )
 def grown_disk_ends_where_it_did(original: Original, block: Block, sector: int, count: int) -> bool:
@@ -253,7 +308,7 @@ def grown_disk_ends_where_it_did(original: Original, block: Block, sector: int, 
 
 @defect(
     Device.config_changed,
-    "5.2.5: capacity is read at initialisation",
+    "5.2.5-P-05",
     text="a resize before DRIVER_OK is not shown",
 )
 def early_resize_not_shown(original: Original, device: Device) -> None:
