@@ -23,6 +23,7 @@ from shlex import quote
 from images import cache
 from images.apt import Apt, Package
 from images.errors import ImageError
+from images.private import private_directory
 
 LOCK = Path(__file__).parent / "foreign.lock.json"
 
@@ -115,7 +116,7 @@ def _sources(top: Path, name: str) -> Apt:
 
 def _unpack(debs: Sequence[Path], target: Path, programs: Mapping[str, str]) -> None:
     """Unpack packages under a temporary name, and move the directory into place."""
-    cache.private_directory(target.parent)
+    private_directory(target.parent)
     with tempfile.TemporaryDirectory(prefix=".unpack-", dir=target.parent) as name:
         ready = Path(name) / "ready"
         (ready / "root").mkdir(parents=True)
@@ -144,7 +145,7 @@ def _unpack(debs: Sequence[Path], target: Path, programs: Mapping[str, str]) -> 
 def update(name: str, progress: cache.Progress = lambda line: None) -> None:
     """Lock the versions of a set that its suites offer now. ImageError if they offer none."""
     top = cache.cache_dir()
-    cache.private_directory(top)
+    private_directory(top)
     recipe = _recipe(name)
     with cache.one_line_errors(top), cache.exclusive(top, progress):
         apt = _sources(top, name)
