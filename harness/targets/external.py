@@ -188,7 +188,7 @@ class OwnedTarget(Target):
         self._refuse(
             field.name
             for field in fields(DiskSpec)
-            if field.name not in {*OFFERED, *ZONES, "queue_size", "zoned"}
+            if field.name not in {*OFFERED, *ZONES, "queue_size", "zoned", "read_only"}
             and getattr(spec, field.name) != getattr(usual, field.name)
         )
         if self._disk and self._disk.plugged:
@@ -202,6 +202,9 @@ class OwnedTarget(Target):
                     for name, feature in OFFERED.items()
                     if getattr(spec, name) not in (None, bool(offered & feature.mask))
                 )
+                read_only = bool(offered & Feature.BLK_RO.mask)
+                if read_only != spec.read_only and (spec.read_only or writes):
+                    self._refuse(["read_only"])
                 disk = OwnedDisk(self.owner, transport, spec, writes, self._host)
                 zoned = _zoned(disk.driver)
                 if zoned != spec.zoned and (spec.zoned or (writes and zoned == "host-managed")):
