@@ -21,6 +21,7 @@ from harness.machine.command import MachineConfig
 from harness.machine.errors import MachineError
 from harness.machine.machine import START_DEADLINE, Machine
 from harness.machine.qemu import Qemu
+from images.private import private_directory
 
 PROMPT = "vblk# "
 DEVICE = Path("/dev/kvm")
@@ -79,10 +80,10 @@ def _kept(cache_dir: Path, key: str, trial: Callable[[], Accel], deadline: float
     path = cache_dir / "accel.json"
     found: Accel | None = None
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
+        private_directory(cache_dir)
         with path.open("a+", encoding="utf-8") as file:
             _lock(file, 2 * deadline + START_DEADLINE)
-            found = _load(path).get(key)
+            found = _load(path).get(key) or _tried.get(key)
             if found is None:
                 found = trial()
                 # Only the newest verdict: a changed host never changes back to this boot.

@@ -67,6 +67,7 @@ class Machine:
         self._loop: LoopThread | None = None
         self._process: Process | None = None
         self._monitor: Monitor | None = None
+        self._ram = -1
         self._last_words = "QEMU was not started"
         self._console = ""
         self._stopped = False
@@ -109,8 +110,8 @@ class Machine:
 
     @property
     def ram_path(self) -> Path:
-        """The file behind guest RAM, shared with QEMU, if the machine is parked."""
-        return self._paths.ram
+        """The file behind guest RAM, for this process, if the machine is parked and runs."""
+        return Path(f"/proc/self/fd/{self._ram}")
 
     @property
     def qmp_path(self) -> Path:
@@ -128,10 +129,16 @@ class Machine:
             raise MachineError("a machine can be started only once")
         try:
             if self.config.parked:
+                # Not in the run directory: what is written where a file system is full is SIGBUS.
+                with interrupt.shielded():
+                    self._ram = os.memfd_create("ram")
+                os.ftruncate(self._ram, self.config.memory << 20)
                 self._paths.firmware.write_bytes(parked_firmware())
             self._loop = LoopThread(f"qmp {self.config.name}")
             with ExitStack() as opened:
                 state, ram = self._open_saved(opened) if self.config.saved else (None, None)
+                if self.config.parked:
+                    ram = self._ram
                 self._spawn([descriptor for descriptor in (state, ram) if descriptor], ram)
                 if self.config.ssh:
                     self.ssh_port = self._forwarded_port()
@@ -218,6 +225,8 @@ class Machine:
                 self._last_words, self._console = self.last_words(), self.console_tail(CONSOLE_KEPT)
                 self._stopped = True
                 self._dir.remove()
+                if self._ram >= 0:
+                    os.close(self._ram)
                 if self._loop:
                     if self._monitor:
                         self._monitor.close()
