@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from conformance.data import needed, sectors
+from conformance.data import FAILED, needed, sectors
 from conformance.waiting import trouble, until_completed
 from harness.diskspec import Fault
 from harness.driver.interface import Request
@@ -173,12 +173,11 @@ def test_requests_that_are_used_in_order_end_as_each_of_them_says(ordered):
     answers = {name: disk.send(request) for name, request in requests.items()}
     together = disk.driver.complete(submit(ordered, disk, list(requests.values())))
 
-    expected = {"unknown": Status.UNSUPP, "beyond": Status.IOERR}
-    statuses = {name: expected.get(name, Status.OK) for name in requests}
-    assert {name: answer.status for name, answer in answers.items()} == statuses
-    assert {
-        name: answer.status for name, answer in zip(requests, together, strict=True)
-    } == statuses
+    for ends in (answers, dict(zip(requests, together, strict=True))):
+        statuses = {name: answer.status for name, answer in ends.items()}
+        assert statuses.pop("unknown") == Status.UNSUPP
+        assert statuses.pop("beyond") in FAILED
+        assert set(statuses.values()) == {Status.OK}, statuses
     assert {answer.damage for answer in (*answers.values(), *together)} == {()}
     assert answers["read"].data == answers["read again"].data == sectors(16)[512:1024]
     assert answers["read back"].data == sectors(1, salt=50) + sectors(16)[9 * 512 : 10 * 512]

@@ -124,6 +124,7 @@ class OwnedDisk(Plugged):
         self.plugged = True
         self._owner = owner
         self._host = host
+        self._resized = False
         self.driver = (BlockDriver if writes else ReadingDriver)(transport)
         self.spec = replace(
             spec,
@@ -142,15 +143,19 @@ class OwnedDisk(Plugged):
         """By the owner's command. LacksError if none was named."""
         if self._host.resize is None:
             raise LacksError(f"it is for {self._owner} to be resized to {capacity} sectors")
+        self._resized = True
         self._host.resize(capacity)
 
     def unplug(self) -> None:
-        """Reset the device and give it back."""
+        """Reset the device and give it back, with the capacity that it had."""
         self.plugged = False
         try:
             self.driver.close()
         except (DriverError, OSError) as error:
             raise TargetError(str(error)) from None
+        finally:
+            if self._resized and self._host.resize:
+                self._host.resize(self.spec.capacity)
 
 
 class OwnedTarget(Target):
