@@ -22,6 +22,7 @@ from harness.machine.monitor import LoopThread
 from harness.machine.process import Process
 from harness.machine.rundir import RunDir
 from harness.machine.storage_daemon import make_raw
+from harness.model.whims import reshaped
 from harness.targets.base import Backing, DeviceIdentity, Plugged, Target, TargetError, translated
 
 ANSWER_DEADLINE = 10.0
@@ -46,8 +47,8 @@ class ModelProcess:
     Every method raises MachineError when the model refuses, is gone, or is silent.
     """
 
-    def __init__(self, defects: Sequence[str] = ()) -> None:
-        """`defects` are planted in it, by name."""
+    def __init__(self, defects: Sequence[str] = (), whims: Sequence[str] = ()) -> None:
+        """`defects` are planted in it, and it has these `whims`, both by name."""
         self._dir = RunDir()
         cleanup.at_exit(self.stop)
         self._stderr = self._dir.path / "stderr.log"
@@ -61,6 +62,7 @@ class ModelProcess:
             self._thread = LoopThread("model")
             line = [sys.executable, "-m", "harness.model"]
             line += [word for name in defects for word in ("--defect", name)]
+            line += [word for name in whims for word in ("--whim", name)]
             self._child = _Child(line, self._stderr, self._thread)
             self._child.qmp_socket.settimeout(ANSWER_DEADLINE)
         except BaseException:
@@ -201,9 +203,13 @@ class Model(Target):
     description = "our own device in Python, over vhost-user, driven from the host"
     traits = frozenset({"vhost-user", "modern"})
 
-    def __init__(self, defects: Sequence[str] = ()) -> None:
-        """`defects` are planted in the device, by name (`harness.model.defects`)."""
+    def __init__(self, defects: Sequence[str] = (), whims: Sequence[str] = ()) -> None:
+        """Make a target whose device has these defects and whims, by name.
+
+        See `harness.model.defects` and `harness.model.whims`.
+        """
         self._defects = defects
+        self._whims = whims
         self._process: ModelProcess | None = None
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
@@ -212,8 +218,8 @@ class Model(Target):
             if self._process and not self._process.alive():
                 self.close()
             if self._process is None:
-                self._process = ModelProcess(self._defects)
-            return ModelDisk(self._process, spec)
+                self._process = ModelProcess(self._defects, self._whims)
+            return ModelDisk(self._process, reshaped(spec, self._whims))
         except (MachineError, DriverError) as error:
             raise translated(error) from None
 
