@@ -63,6 +63,11 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def printable_lines(text: str) -> str:
+    """Return a text of several lines that cannot act on a terminal."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 # --- files
 
 

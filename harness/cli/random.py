@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from harness import interrupt
 from harness.cli.errors import UsageError
 from harness.random.hunt import Found, Hunt
 from harness.random.saved import made_of, save
@@ -78,8 +79,10 @@ def random(arguments: argparse.Namespace) -> int:
         if (error.name or "").partition(".")[0] != "hypothesis":
             raise
         raise UsageError(INSTALL) from None
-    if arguments.minutes <= 0:
-        raise UsageError("--minutes takes more than 0")
+    if not 0 < arguments.minutes < float("inf"):
+        raise UsageError(f"--minutes {arguments.minutes:g}: a number greater than 0")
+    if arguments.rounds is not None and arguments.rounds < 1:
+        raise UsageError(f"--rounds {arguments.rounds}: 1 or more")
     number = arguments.seed if arguments.seed is not None else chance.randrange(10**6)
     target = _target(arguments)
     if arguments.hostile and "guest" in target.traits:
@@ -93,6 +96,7 @@ def random(arguments: argparse.Namespace) -> int:
         print(f"{made_of(target)}, seed {number}", flush=True)
         said, done = begun, 0
         while time.monotonic() - begun < 60 * arguments.minutes and done != arguments.rounds:
+            interrupt.check()
             plug = disks[number % len(disks)]
             for found in rounds.run(hunt, plug, number, EXAMPLES, STEPS, arguments.hostile):
                 _report(found, hunt, arguments.artifacts, f"found by vblk random, seed {number}")
@@ -101,10 +105,18 @@ def random(arguments: argparse.Namespace) -> int:
                 said = time.monotonic()
                 print(f"{_rate(hunt, said - begun)}; the next seed is {number}", flush=True)
     finally:
-        _sum_up(hunt, time.monotonic() - begun)
-        hunt.drop()
-        target.close()
+        with interrupt.shielded():
+            _end(hunt, target)
+            _sum_up(hunt, time.monotonic() - begun)
     return 1 if hunt.found else 0
+
+
+def _end(hunt: Hunt, target: Target) -> None:
+    """Give the disk back, and end what carries it."""
+    try:
+        hunt.drop()
+    finally:
+        target.close()
 
 
 def _report(found: Found, hunt: Hunt, directory: Path, origin: str) -> None:
@@ -132,6 +144,8 @@ def _sum_up(hunt: Hunt, seconds: float) -> None:
 
 def replay(arguments: argparse.Namespace) -> int:
     """Play a script on a fresh disk; 1 if the device does what it must not."""
+    if arguments.times < 1:
+        raise UsageError(f"--times {arguments.times}: 1 or more")
     try:
         script = load(arguments.script)
     except ScriptError as error:
@@ -151,5 +165,5 @@ def replay(arguments: argparse.Namespace) -> int:
         print(f"{len(script) - 1} operations, {arguments.times} times: nothing found")
         return 0
     finally:
-        hunt.drop()
-        target.close()
+        with interrupt.shielded():
+            _end(hunt, target)

@@ -112,6 +112,8 @@ class DeviceDriver(Driver):
     def reset(self, timeout: float = 5.0) -> None:
         self.set_status(0)
         self._wait(lambda: self.status() == 0, timeout, "device status to read 0 after a reset")
+        # What raised the line is gone, and nobody will read its cause.
+        self.transport.unmask_interrupts()
         self.queues.clear()
         self._loose.clear()
         self.memory.free_all()
@@ -170,7 +172,9 @@ class DeviceDriver(Driver):
 
     # --- virtqueues
 
-    def queue_setup(self, index: int, size: int | None = None) -> QueueLayout:
+    def queue_setup(
+        self, index: int, size: int | None = None, vector: int | None = None
+    ) -> QueueLayout:
         largest = self.transport.queue_max_size(index)
         if not largest:
             raise BadArgumentError(f"the device has no queue {index}")
@@ -188,6 +192,7 @@ class DeviceDriver(Driver):
             queue = PackedQueue(self.memory, index, size, in_order, event_idx)
         else:
             queue = SplitQueue(self.memory, index, size, None, in_order, event_idx)
+        self.transport.queue_vector = vector
         self.transport.queue_enable(queue.layout)
         self._notification_data = bool(accepted & Feature.NOTIFICATION_DATA.mask)
         self.queues[index] = queue

@@ -15,7 +15,9 @@ import argparse
 import json
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +25,31 @@ from harness.diskspec import SECTOR, DiskSpec, Fault
 from harness.model.block import Block
 from harness.model.defects import DEFECTS
 from harness.model.loop import Loop
+from harness.model.pci.server import Connection as VfioUserConnection
 from harness.model.storage import Storage
-from harness.model.vhost import Connection
+from harness.model.vhost import Connection as VhostUserConnection
 from harness.model.whims import WHIMS, reshaped
 from harness.model.zoned import ZonedBlock
 
+Connection = VhostUserConnection | VfioUserConnection
+Connect = Callable[[socket.socket, Block, Loop, Callable[[], None]], Connection]
+
+CONNECT: dict[str, Connect] = {
+    "vhost-user": VhostUserConnection,
+    "pci": partial(VfioUserConnection, layout="modern"),
+    "pci-transitional": partial(VfioUserConnection, layout="transitional"),
+}
+"""Ways to reach a disk: a vhost-user back-end, or a PCI function over vfio-user."""
+
 
 class Export:
-    """A disk on a UNIX socket of its own, for one front-end at a time."""
+    """A disk on a UNIX socket of its own, for one front-end or client at a time."""
 
-    def __init__(self, loop: Loop, path: str, block: Block) -> None:
+    def __init__(self, loop: Loop, path: str, block: Block, connect: Connect) -> None:
         self._loop = loop
         self._path = Path(path)
         self._block = block
+        self._connect = connect
         self._connection: Connection | None = None
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
@@ -49,7 +63,7 @@ class Export:
     def _accept(self) -> None:
         link, _ = self._listener.accept()
         self._loop.forget(self._listener.fileno())
-        self._connection = Connection(link, self._block, self._loop, self._wait)
+        self._connection = self._connect(link, self._block, self._loop, self._wait)
 
     def resize(self, capacity: int) -> None:
         """Make it so many sectors, and say so. OSError if that cannot be."""
@@ -113,7 +127,8 @@ class Control:
         spec = DiskSpec(**words)
         storage = Storage(command["file"], spec.read_only, spec.faults, spec.unmap)
         try:
-            return Export(self._loop, command["socket"], make_block(spec, storage))
+            block = make_block(spec, storage)
+            return Export(self._loop, command["socket"], block, CONNECT[command["way"]])
         except BaseException:
             storage.close()
             raise
@@ -166,7 +181,7 @@ def serve(loop: Loop, path: str, file: Path, whims: list[str]) -> None:
     try:
         spec = reshaped(DiskSpec(capacity=file.stat().st_size // SECTOR), whims)
         storage = Storage(str(file), spec.read_only, spec.faults, spec.unmap)
-        export = Export(loop, path, make_block(spec, storage))
+        export = Export(loop, path, make_block(spec, storage), CONNECT["vhost-user"])
     except (OSError, ValueError) as error:
         raise SystemExit(f"harness.model: {error}") from None
     try:

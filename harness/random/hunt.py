@@ -11,6 +11,7 @@ from functools import partial
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
+from harness import interrupt
 from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.errors import DriverError
 from harness.driver.interface import REQUEST_TIMEOUT
@@ -279,6 +280,7 @@ class Example(Generic[S]):
         self.script: list[Operation] = [plug]
         self.finding: Finding | None = None
         self._news = news
+        self._given_up = False
         self._begun = time.monotonic()
         self._guard = ExitStack()
         self._guard.enter_context(session.guarded())
@@ -293,6 +295,11 @@ class Example(Generic[S]):
 
     def end(self) -> None:
         """Look at the whole, and give the disk back."""
+        if self._given_up or interrupt.received() is not None:
+            # An exchange with the device may be half done, which is no fault of the device.
+            self.hunt.drop()
+            self._guard.close()
+            return
         try:
             if not self.finding and not self.hunt.impatient:
                 self._guarded(self.session.finish)
@@ -309,12 +316,17 @@ class Example(Generic[S]):
             self._guard.close()
 
     def _guarded(self, act: Callable[[], None]) -> None:
+        interrupt.check()
         try:
             act()
         except Finding as finding:
             self._failed(finding)
         except TROUBLE as error:
+            interrupt.check()
             self._failed(self.hunt.trouble(error))
+        except BaseException:  # Ctrl-C, or a deadline
+            self._given_up = True
+            raise
 
     def _failed(self, finding: Finding) -> None:
         self.finding = finding

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from harness.inputs import printable
+from harness.outputs import check_directory, check_writable, reason, replace_text
 from harness.report.page import rendered
 from harness.report.results import Results, dumped, relocated
 
@@ -14,31 +17,53 @@ WRITERS = {".json": dumped, ".html": rendered}
 
 
 def report_file(text: str) -> Path:
-    """A file that a report can be written to, its directory made if need be.
+    """Return a path that a report can be written to; its directory is made if need be.
 
-    argparse.ArgumentTypeError for any other.
+    Raises argparse.ArgumentTypeError, in one line, for any other: a run of an hour must not end
+    with a report that cannot be written.
     """
     path = Path(text)
     if path.suffix not in WRITERS:
         raise argparse.ArgumentTypeError(f"{text!r} ends in none of {', '.join(WRITERS)}")
-    make_directory(path.parent)
+    return writable(path)
+
+
+def writable(path: Path) -> Path:
+    """Return a path that a file can be written to; argparse.ArgumentTypeError for any other."""
+    directory(path.parent)
+    try:
+        check_writable(path)
+    except OSError as error:
+        why = printable(reason(error))
+        raise argparse.ArgumentTypeError(f"{str(path)!r} cannot be written: {why}") from None
     return path
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory, unless it is there; argparse.ArgumentTypeError if it cannot be."""
+def directory(path: Path) -> Path:
+    """Return a directory that files can be made in, made if need be.
+
+    Raises argparse.ArgumentTypeError if there can be none.
+    """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        check_directory(path)
     except OSError as error:
-        why = error.strerror
+        why = printable(reason(error))
         raise argparse.ArgumentTypeError(f"{str(path)!r} can be no directory: {why}") from None
+    return path
 
 
 def write(path: Path, results: Results) -> None:
-    """Write a report in the form that its suffix names, whole or not at all."""
+    """Write a report in the form that its suffix names, whole or not at all. Raises OSError."""
     top = path.absolute().parent
-    beside = path.with_name(path.name + ".part")
     # Moved together, a report and the artifacts of its failures find each other.
     results = relocated(results, lambda place: os.path.relpath(place, top))
-    beside.write_text(WRITERS[path.suffix](results), encoding="utf-8")
-    beside.replace(path)
+    replace_text(path, WRITERS[path.suffix](results))
+
+
+def complaint(path: Path, write: Callable[[], None]) -> str:
+    """Write a report; return "", or why it could not be written, in one line."""
+    try:
+        write()
+    except OSError as error:
+        return printable(f"{path} is not written: {reason(error)}")
+    return ""

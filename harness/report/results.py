@@ -241,7 +241,7 @@ def proves(result: Result, row: Row) -> Verdict:
 
 
 def _place(row: Row) -> str:
-    """What a record of deviations calls it: the section, of a statement without an id."""
+    """What a record of deviations calls it: its id, or the section of one without an id."""
     return row.id if row.kind == "catalogue" else row.section
 
 

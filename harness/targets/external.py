@@ -115,6 +115,8 @@ class HostSide:
 class OwnedDisk(Plugged):
     """Somebody's device, with a driver on it."""
 
+    storage_known = False
+
     def __init__(
         self, owner: str, transport: Transport, spec: DiskSpec, writes: bool, host: HostSide
     ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.defects.catalogue import defects
 from harness.defects.registers import REGISTER_DEFECTS
 from harness.model.whims import WHIMS
-from harness.targets import qtest
+from harness.targets import model, qtest
 from harness.targets.base import Progress, Target, TargetError
 from harness.targets.external import HostSide
 from harness.targets.guest import variants as guest_variants
@@ -20,10 +20,12 @@ from harness.targets.model import Model
 from harness.targets.owned_model import OwnedModel
 from harness.targets.qtest import QtestTarget
 from harness.targets.userfile import UserTarget, load
+from harness.targets.vfio_user import VfioUserSocket
 from harness.targets.vhost_user import VhostUserDaemon, VhostUserSocket
 
 SOCKET_PREFIX = "vhost-user:"
 FUNCTION_PREFIX = "pci:"
+VFIO_USER_PREFIX = "vfio-user:"
 PLANTED = "+"
 """Between the name of a target and those of the defects in its device."""
 
@@ -73,11 +75,15 @@ def _qtest(name: str) -> Callable[[Settings], Target]:
     )
 
 
+def _model(name: str) -> Callable[[Settings], Target]:
+    return lambda settings: Model(settings.defects, name, settings.whims)
+
+
 _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {
     **{name: (one.description, _guest(name)) for name, one in guest_variants.VARIANTS.items()},
     **{name: (one.description, _qtest(name)) for name, one in qtest.VARIANTS.items()},
     "vhost-user": (VhostUserDaemon.description, lambda settings: VhostUserDaemon()),
-    "model": (Model.description, lambda settings: Model(settings.defects, settings.whims)),
+    **{name: (one.description, _model(name)) for name, one in model.VARIANTS.items()},
     "owned-model": (
         OwnedModel.description,
         lambda settings: OwnedModel(settings.defects, settings.whims),
@@ -91,6 +97,7 @@ def descriptions() -> dict[str, str]:
         **{name: description for name, (description, _) in _MAKERS.items()},
         f"{SOCKET_PREFIX}PATH": "whatever vhost-user back-end listens on that socket",
         f"{FUNCTION_PREFIX}ADDRESS": HostPci.description,
+        f"{VFIO_USER_PREFIX}PATH": VfioUserSocket.description,
     }
 
 
@@ -111,7 +118,7 @@ def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Tar
         return _defective(base, planted)
     if name in user:
         return _owned(user[name].device, name, user[name])
-    if name.startswith((SOCKET_PREFIX, FUNCTION_PREFIX)):
+    if name.startswith((SOCKET_PREFIX, FUNCTION_PREFIX, VFIO_USER_PREFIX)):
         return _owned(name, name, UserTarget(name))
     if name not in _MAKERS:
         there = ", ".join([*user, *descriptions()])
@@ -149,7 +156,7 @@ def _check_whims(base: str, whims: list[str]) -> None:
         if name not in WHIMS:
             raise TargetError(f"no whim {name!r}; --list-whims has them all")
         whim = WHIMS[name]
-        if base not in whim.ways:
+        if not any(base == way or base.startswith(f"{way}-") for way in whim.ways):
             raise TargetError(f"{base} cannot have the whim {name}: {', '.join(whim.ways)} can")
         if other := families.get(whim.family):
             raise TargetError(f"the whims {other} and {name} exclude each other")
@@ -171,6 +178,7 @@ def _owned(device: str, name: str, said: UserTarget) -> Callable[[Settings], Tar
     kinds: dict[str, Callable[[str, bool, HostSide], Target]] = {
         "vhost-user": VhostUserSocket,
         "pci": HostPci,
+        "vfio-user": VfioUserSocket,
     }
     if kind not in kinds or not place:
         raise TargetError(f"{name}: {device!r} is no device; vhost-user:PATH and pci:ADDRESS are")
