@@ -1,6 +1,6 @@
 """Read files that a user or an earlier run wrote: with limits, and into types.
 
-`text_of` reads a regular file, `toml_of` and `json_of` parse it, `build` makes a value of a type.
+`read_text` reads a regular file, `toml_of` and `json_of` parse it, `build` makes a value of a type.
 All errors are one line: the file, the line where it is known, what was found, what was expected.
 A field with a limit of its own has it in its type: `Annotated[int, within(1, 64)]`.
 """
@@ -71,7 +71,7 @@ def printable_lines(text: str) -> str:
 # --- files
 
 
-def text_of(path: Path, limit: int = MIB) -> str:
+def read_text(path: Path, limit: int = MIB) -> str:
     """Return the text of a regular file of at most `limit` bytes.
 
     Raises MissingFileError, or InputError for a directory, a FIFO, a file that is too long or
@@ -195,6 +195,11 @@ def within(least: float, most: float) -> Check:
     return Check(f"{least} to {most}", lambda value: least <= value <= most)
 
 
+def one_of(*values: object) -> Check:
+    """Limit a value to some."""
+    return Check(f"one of {', '.join(map(str, values))}", lambda value: value in values)
+
+
 def matching(pattern: str, words: str) -> Check:
     """Limit a string to a regular expression, which has to match all of it."""
     compiled = re.compile(pattern)
@@ -239,7 +244,7 @@ def _build(kind: Any, value: Any, at: At, extra: bool) -> Any:
     if origin in (Union, types.UnionType):
         return _one_of(get_args(kind), value, at, extra)
     if origin is Literal:
-        if not any(value == one and type(value) is type(one) for one in get_args(kind)):
+        if not any(value == choice and type(value) is type(choice) for choice in get_args(kind)):
             raise _wrong(at, f"one of {', '.join(map(str, get_args(kind)))}", value)
         return value
     if origin in (list, tuple):
@@ -252,7 +257,9 @@ def _build(kind: Any, value: Any, at: At, extra: bool) -> Any:
         try:
             return kind(value)
         except ValueError:
-            raise _wrong(at, f"one of {', '.join(str(one.value) for one in kind)}", value) from None
+            raise _wrong(
+                at, f"one of {', '.join(str(member.value) for member in kind)}", value
+            ) from None
     return _plain(kind, value, at)
 
 
@@ -300,8 +307,8 @@ def _sequence(kind: Any, origin: Any, value: Any, at: At, extra: bool) -> Any:
     else:
         kinds = kinds[:1] * len(value)
     return origin(
-        _build(one, item, (*at, index), extra)
-        for index, (one, item) in enumerate(zip(kinds, value, strict=True))
+        _build(item_kind, item, (*at, index), extra)
+        for index, (item_kind, item) in enumerate(zip(kinds, value, strict=True))
     )
 
 

@@ -42,7 +42,7 @@ class RunDir:
     def __init__(self) -> None:
         base = _base()
         _sweep(base)
-        check_room(base)
+        check_room()
         self._fd = -1
         with interrupt.shielded():
             try:
@@ -73,18 +73,22 @@ class RunDir:
             cleanup.forget(self.remove)
 
 
-def check_room(directory: Path | None = None) -> None:
-    """Raise MachineError if the file system of run directories, or another, is nearly full."""
-    base = directory or _base()
+def check_room(directory: Path | None = None, needed: int | None = None) -> None:
+    """Raise MachineError if a file system has fewer than `needed` bytes left (None: ROOM).
+
+    `directory` is on it; None is for that of run directories.
+    """
+    base, needed = directory or _base(), needed or ROOM
     try:
         found = os.statvfs(base)
     except OSError as error:
         raise MachineError(f"{base} cannot be used for temporary files: {error.strerror}") from None
     free = found.f_bavail * found.f_frsize
-    if free < ROOM:
+    if free < needed:
+        advice = "" if directory else ", or set TMPDIR to a directory on another file system"
         raise MachineError(
-            f"{base} has {free >> 20} MiB left, and at least {ROOM >> 20} MiB are needed: free"
-            " some, or set TMPDIR to a directory on another file system"
+            f"{base} has {free >> 20} MiB left, and {needed >> 20} MiB are needed: free some"
+            f"{advice}"
         )
 
 

@@ -214,12 +214,18 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     """Skip a test if its target turns out, in the middle of the test, to lack something."""
     if bench_of(pyfuncitem) is None:
         return (yield)
+    from harness.driver.errors import DriverError
+    from harness.machine.rundir import check_room
     from harness.targets import LacksError
 
     try:
         return (yield)
     except LacksError as error:
         pytest.skip(str(error))
+    except (AssertionError, DriverError):
+        # A device that finds no room for what it writes fails requests, and has no defect.
+        check_room()
+        raise
 
 
 def pytest_terminal_summary(
