@@ -14,7 +14,7 @@ from harness.driver.interface import Repetition, Request
 from harness.driver.transport.base import Transport
 from harness.machine.drive import Backing as FileBacking
 from harness.targets.base import Backing, DeviceIdentity, LacksError, Plugged, Target, TargetError
-from harness.targets.found import Found
+from harness.targets.found import Found, unreadable
 from harness.virtio.blk import RequestType
 from harness.virtio.features import Feature
 
@@ -166,6 +166,8 @@ class OwnedTarget(Target):
         """
         if writes and not self._destructive:
             raise LacksError(f"{self.name} is only read without --destructive")
+        if missing := "; ".join(unreadable(spec)):
+            raise LacksError(missing)
         if self._disk and self._disk.plugged:
             raise LacksError(f"{self.name} is one disk, and it is in use")
         try:

@@ -40,6 +40,32 @@ CHOSEN_BY_DRIVER = frozenset({"queue_size"})
 """`DiskSpec` fields that the driver chooses, so that every device satisfies them."""
 
 
+READABLE = frozenset(
+    {
+        *("capacity", "read_only", "logical_block_size", "physical_block_size", "geometry"),
+        *("min_io_size", "opt_io_size", "queues", "write_cache", "max_discard_sectors"),
+        *("max_write_zeroes_sectors", "zoned"),
+        *OFFERED,
+    }
+)
+"""`DiskSpec` fields that a driver can read off the device."""
+
+
+def asked(spec: DiskSpec) -> Iterator[str]:
+    """Yield the names of the fields that a test asks for: those without their default."""
+    defaults = DiskSpec()
+    for field in fields(DiskSpec):
+        if getattr(spec, field.name) != getattr(defaults, field.name):
+            yield field.name
+
+
+def unreadable(spec: DiskSpec, provided: Collection[str] = ()) -> Iterator[str]:
+    """Yield, in words, what a test asks for and no device shows, except fields of `provided`."""
+    for name in asked(spec):
+        if name not in {*READABLE, *CHOSEN_BY_DRIVER, *ZONES, *provided}:
+            yield f"cannot provide {name}: the targets file does not say how"
+
+
 @dataclass(frozen=True)
 class Found:
     """A disk as its device shows it before FEATURES_OK."""
@@ -109,15 +135,13 @@ class Found:
         A property with its default in `spec` is not asked for, nor are those of `provided`.
         `queues` asks for at least so many.
         """
-        defaults = DiskSpec()
-        for field in fields(DiskSpec):
-            name = field.name
-            wanted = getattr(spec, name)
-            if wanted == getattr(defaults, name) or name in {*CHOSEN_BY_DRIVER, *ZONES, *provided}:
+        yield from unreadable(spec, provided)
+        for name in asked(spec):
+            wanted, found = getattr(spec, name), self.values.get(name)
+            if name not in READABLE or name in provided:
                 continue
-            found = self.values.get(name)
             if name not in self.values:
-                yield f"cannot provide {name}: the targets file does not say how"
+                yield f"the device shows no {name}, and the test needs {_shown(wanted)}"
             elif name in OFFERED and found != wanted:
                 offers = "does not offer" if wanted else "always offers"
                 yield f"the device {offers} {OFFERED[name].name}"
