@@ -27,12 +27,11 @@ def as_asked(spec: DiskSpec) -> DiskSpec:
 class RegisterDefect:
     """One behaviour of a device, changed on the way to its driver.
 
-    `statements` are what it breaks: clause ids, and "section: text" of what is only
-    described, as a test has it. `text` says how, `target` is a target on which it
-    shows. With `unusable` the driver turns the device down, so that a test ends
-    in that error and not at its own expectation. `spec` makes another disk of the
-    one that a test asks for. What breaks no statement is harmless: it must turn
-    no test red.
+    `statements` are the catalogue ids of what it breaks. `text` says how, `target` is
+    a target on which it shows. With `unusable` the driver turns the device down, so that
+    a test ends in that error and not at its own expectation. `spec` makes another disk of
+    the one that a test asks for. What breaks no statement is harmless: it must turn no
+    test red.
     """
 
     name: str

@@ -20,7 +20,7 @@ from harness.inputs import (
     WrongValueError,
     build,
     json_of,
-    text_of,
+    read_text,
 )
 from harness.outputs import replace_text
 from harness.report.merge import merged
@@ -59,26 +59,21 @@ class CoverageError(Exception):
 
 @dataclass(frozen=True)
 class Bound:
-    """What the markers in a suite name: ids of the catalogue, and (section, words) without one."""
+    """The ids that the markers in a suite name."""
 
     clauses: frozenset[str]
-    prose: frozenset[tuple[str, str]]
 
     @classmethod
     def by(cls, suite: Path) -> Bound:
         """Read it from the test modules in a directory; nothing of them is run."""
         named: set[str] = set()
-        prose: set[tuple[str, str]] = set()
-        for path in sorted(suite.glob("test_*.py")):
+        for path in sorted(suite.rglob("test_*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
                     continue
-                words = [one.value for one in node.args if isinstance(one, ast.Constant)]
-                if node.func.id == "clause":
-                    named |= {str(word) for word in words}
-                elif node.func.id == "described" and len(words) == 2:
-                    prose.add((str(words[0]), str(words[1])))
-        return cls(frozenset(named), frozenset(prose))
+                if node.func.id in ("clause", "described"):
+                    named |= {str(arg.value) for arg in node.args if isinstance(arg, ast.Constant)}
+        return cls(frozenset(named))
 
 
 @dataclass(frozen=True)
@@ -100,12 +95,13 @@ def group(name: str, bound: Bound, below: bool = True) -> Group:
         return _within(section, name) if below else section == name
 
     within = [one for one in clauses().values() if inside(one.section)]
+    stated = [one for one in within if one.level != "described"]
     return Group(
         name,
-        len(within),
-        sum(one.id in bound.clauses for one in within),
-        sum(bool(one.untested) for one in within),
-        sum(inside(section) for section, _ in bound.prose),
+        len(stated),
+        sum(one.id in bound.clauses for one in stated),
+        sum(bool(one.untested) for one in stated),
+        sum(one.id in bound.clauses for one in within if one.level == "described"),
     )
 
 
@@ -113,10 +109,9 @@ def _within(section: str, wanted: str) -> bool:
     return not wanted or section == wanted or section.startswith(wanted + ".")
 
 
-def sections(bound: Bound) -> list[str]:
+def sections() -> list[str]:
     """Every section that states or describes something, in the specification's order."""
-    there = {one.section for one in clauses().values()} | {section for section, _ in bound.prose}
-    return sorted(there, key=section_order)
+    return sorted({one.section for one in clauses().values()}, key=section_order)
 
 
 Counts = Mapping[str, Mapping[Verdict, int]]
@@ -125,7 +120,7 @@ Counts = Mapping[str, Mapping[Verdict, int]]
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a target's runs came to, by section. Statements of the catalogue only.
+    """What a target's runs came to, by section. Statements with a keyword only.
 
     `implementations` make up the device: name -> version. `tests` counts tests, which
     took `seconds` together.
@@ -143,7 +138,7 @@ class Verdicts:
         verdicts = results.verdicts()
         counts: dict[str, Counter[Verdict]] = {}
         for row in results.rows.values():
-            if row.kind == "catalogue":
+            if row.kind == "catalogue" and row.level != "described":
                 found = counts.setdefault(row.section, Counter())
                 found[verdicts[row.id][column.id]] += 1
         ran = [
@@ -204,7 +199,7 @@ class _Kept:
 def loaded(path: Path) -> list[Verdicts]:
     """The verdicts in a file, none if there is no such file. CoverageError for a damaged one."""
     try:
-        kept = build(list[_Kept], json_of(path, text_of(path, LIMIT)))
+        kept = build(list[_Kept], json_of(path, read_text(path, LIMIT)))
     except MissingFileError:
         return []
     except InputError as error:
@@ -341,7 +336,7 @@ def made(root: Path) -> dict[Path, str]:
     verdicts = loaded(root / SUMMARY)
     blocks = {
         PAGE: {
-            "statements": statements_table(bound, sections(bound), below=False),
+            "statements": statements_table(bound, sections(), below=False),
             "reasons": [
                 f"- {one.id}: {one.untested}" for one in clauses().values() if one.untested
             ],

@@ -18,9 +18,9 @@ def clause(*ids: str) -> pytest.MarkDecorator:
     return pytest.mark.clause(*ids)
 
 
-def described(section: str, text: str) -> pytest.MarkDecorator:
-    """This test checks behaviour that a section describes without a keyword; `text` is ours."""
-    return pytest.mark.described(section, text)
+def described(*ids: str) -> pytest.MarkDecorator:
+    """This test checks behaviour that the text describes without a keyword, by catalogue ids."""
+    return pytest.mark.described(*ids)
 
 
 def hardening(section: str, text: str) -> pytest.MarkDecorator:
@@ -41,9 +41,9 @@ def reads_only(test: Test) -> Test:
 
 @dataclass(frozen=True)
 class Statement:
-    """What a test is about: clause ids, described behaviour as (section, text), and its level.
+    """What a test is about: ids in the catalogue and its level.
 
-    `hardening` are rules that the test's driver breaks, likewise as (section, text).
+    `hardening` are rules that the test's driver breaks, as (section, text).
 
     The level is the weakest of all that is bound: a failure of a test that
     binds a MUST and a SHOULD may be of the SHOULD, so it proves no more. A
@@ -51,7 +51,6 @@ class Statement:
     """
 
     clauses: tuple[str, ...]
-    described: tuple[tuple[str, str], ...]
     level: Level
     hardening: tuple[tuple[str, str], ...] = ()
 
@@ -64,13 +63,12 @@ class Statement:
     def sections(self) -> frozenset[str]:
         """The sections of the specification that it stands in."""
         named = (lookup(name).section for name in self.clauses)
-        return frozenset((*named, *(section for section, _ in self.described + self.hardening)))
+        return frozenset((*named, *(section for section, _ in self.hardening)))
 
     def properties(self) -> list[tuple[str, str]]:
         """Properties of the test case in a JUnit report."""
         return [
             *(("clause", name) for name in self.clauses),
-            *(("described", f"{section}: {text}") for section, text in self.described),
             *(("hardening", f"{section}: {text}") for section, text in self.hardening),
             ("level", self.level),
         ]
@@ -80,37 +78,47 @@ def statement_of(item: pytest.Item) -> Statement | None:
     """What an item's markers say; None for a test that is about no statement.
 
     Raises pytest.UsageError, naming the test, for an id that the catalogue
-    does not have and for a marker without arguments.
+    does not have, for one of the other marker, and for a marker without arguments.
     """
-    marks = list(item.iter_markers("clause"))
-    clauses: list[str] = []
-    for mark in marks:
-        if not mark.args:
-            raise pytest.UsageError(f"{item.nodeid}: @clause() names no statement")
-        clauses += mark.args
-    described, hardening = _prose(item, "described"), _prose(item, "hardening")
-    try:
-        levels: list[Level] = [lookup(name).level for name in clauses]
-    except UnknownClauseError as error:
-        raise pytest.UsageError(f"{item.nodeid}: {error}") from None
-    if described:
-        levels.append("described")
+    clauses = (*_ids(item, "clause"), *_ids(item, "described"))
+    hardening = _broken_rules(item)
+    levels: list[Level] = [lookup(name).level for name in clauses]
     if hardening:
         levels.append("hardening")
     if not levels:
         return None
-    return Statement(tuple(clauses), described, weakest(levels), hardening)
+    return Statement(clauses, weakest(levels), hardening)
 
 
-def _prose(item: pytest.Item, marker: str) -> tuple[tuple[str, str], ...]:
-    """What markers of that name say, as (section, text)."""
-    prose: list[tuple[str, str]] = []
+def _ids(item: pytest.Item, marker: str) -> list[str]:
+    """The ids that the markers of this name give: `described` those of that level only."""
+    ids: list[str] = []
     for mark in item.iter_markers(marker):
+        if not mark.args:
+            raise pytest.UsageError(f"{item.nodeid}: @{marker}() names no statement")
+        for name in mark.args:
+            try:
+                level = lookup(name).level
+            except UnknownClauseError as error:
+                raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+            wanted = "described" if level == "described" else "clause"
+            if marker != wanted:
+                raise pytest.UsageError(
+                    f"{item.nodeid}: {name} is a statement of level {level}; use @{wanted}"
+                )
+            ids.append(name)
+    return ids
+
+
+def _broken_rules(item: pytest.Item) -> tuple[tuple[str, str], ...]:
+    """What the hardening markers say, as (section, text)."""
+    rules: list[tuple[str, str]] = []
+    for mark in item.iter_markers("hardening"):
         try:
             section, text = mark.args
         except ValueError:
             raise pytest.UsageError(
-                f"{item.nodeid}: @{marker} takes a section and a text, not {mark.args}"
+                f"{item.nodeid}: @hardening takes a section and a text, not {mark.args}"
             ) from None
-        prose.append((section, text))
-    return tuple(prose)
+        rules.append((section, text))
+    return tuple(rules)

@@ -24,8 +24,8 @@ from harness.inputs import (
     json_of,
     matching,
     printable,
+    read_text,
     shown,
-    text_of,
     within,
 )
 from harness.robustness.fate import Fate
@@ -241,7 +241,7 @@ def proves(result: Result, row: Row) -> Verdict:
 
 
 def _place(row: Row) -> str:
-    """What a record of deviations calls it: the section, of a statement without an id."""
+    """What a record of deviations calls it: its id, or the section of one without an id."""
     return row.id if row.kind == "catalogue" else row.section
 
 
@@ -303,7 +303,7 @@ def load(path: Path) -> Results:
     The error is one line.
     """
     try:
-        results = parsed(json_of(path, text_of(path, LIMIT)))
+        results = parsed(json_of(path, read_text(path, LIMIT)))
     except InputError as error:
         raise ResultsError(str(error)) from None
     except ValueError as error:

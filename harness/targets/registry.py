@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.defects.catalogue import defects
 from harness.defects.registers import REGISTER_DEFECTS
-from harness.targets import qtest
+from harness.targets import model, qtest
 from harness.targets.base import Progress, Target, TargetError
 from harness.targets.external import HostSide
 from harness.targets.guest import variants as guest_variants
@@ -18,10 +18,12 @@ from harness.targets.host_pci import HostPci, checked_address
 from harness.targets.model import Model
 from harness.targets.qtest import QtestTarget
 from harness.targets.userfile import UserTarget, load
+from harness.targets.vfio_user import VfioUserSocket
 from harness.targets.vhost_user import VhostUserDaemon, VhostUserSocket
 
 SOCKET_PREFIX = "vhost-user:"
 FUNCTION_PREFIX = "pci:"
+VFIO_USER_PREFIX = "vfio-user:"
 PLANTED = "+"
 """Between the name of a target and those of the defects in its device."""
 
@@ -67,11 +69,15 @@ def _qtest(name: str) -> Callable[[Settings], Target]:
     )
 
 
+def _model(name: str) -> Callable[[Settings], Target]:
+    return lambda settings: Model(settings.defects, name)
+
+
 _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {
     **{name: (one.description, _guest(name)) for name, one in guest_variants.VARIANTS.items()},
     **{name: (one.description, _qtest(name)) for name, one in qtest.VARIANTS.items()},
     "vhost-user": (VhostUserDaemon.description, lambda settings: VhostUserDaemon()),
-    "model": (Model.description, lambda settings: Model(settings.defects)),
+    **{name: (one.description, _model(name)) for name, one in model.VARIANTS.items()},
 }
 
 
@@ -81,6 +87,7 @@ def descriptions() -> dict[str, str]:
         **{name: description for name, (description, _) in _MAKERS.items()},
         f"{SOCKET_PREFIX}PATH": "whatever vhost-user back-end listens on that socket",
         f"{FUNCTION_PREFIX}ADDRESS": HostPci.description,
+        f"{VFIO_USER_PREFIX}PATH": VfioUserSocket.description,
     }
 
 
@@ -100,7 +107,7 @@ def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Tar
         return _defective(base, planted)
     if name in user:
         return _owned(user[name].device, name, user[name])
-    if name.startswith((SOCKET_PREFIX, FUNCTION_PREFIX)):
+    if name.startswith((SOCKET_PREFIX, FUNCTION_PREFIX, VFIO_USER_PREFIX)):
         return _owned(name, name, UserTarget(name))
     if name not in _MAKERS:
         there = ", ".join([*user, *descriptions()])
@@ -139,6 +146,7 @@ def _owned(device: str, name: str, said: UserTarget) -> Callable[[Settings], Tar
     kinds: dict[str, Callable[[str, bool, HostSide], Target]] = {
         "vhost-user": VhostUserSocket,
         "pci": HostPci,
+        "vfio-user": VfioUserSocket,
     }
     if kind not in kinds or not place:
         raise TargetError(f"{name}: {device!r} is no device; vhost-user:PATH and pci:ADDRESS are")

@@ -137,7 +137,7 @@ def resources_are_invalid_cmd(original: Original, zones: Zones) -> None:
 
 @defect(
     Zones.make_room,
-    "5.2.6: ZONE_OPEN_RESOURCE says that max_open_zones was reached",
+    "5.2.6-P-14",
     text="an open zone too many ends in ZONE_ACTIVE_RESOURCE",
 )
 def open_limit_named_active(original: Original, zones: Zones) -> None:
@@ -163,7 +163,7 @@ def active_limit_ignored(
 
 @defect(
     Zones.enter,
-    "5.2.6: where both limits are reached the status is ZONE_ACTIVE_RESOURCE",
+    "5.2.6-P-15",
     text="where both limits are reached the open one is named",
 )
 def open_limit_named_first(original: Original, zones: Zones, zone: Zone, state: ZoneState) -> None:
@@ -182,7 +182,7 @@ def implicit_open_beyond_limits(original: Original, zones: Zones, zone: Zone) ->
 
 @defect(
     Zones.closed,
-    "5.2.6: ZONE_CLOSE makes an explicitly open zone without data EMPTY",
+    "5.2.6-P-16",
     text="a zone opened and closed without a write is CLOSED",
 )
 def closed_without_data(original: Original, zones: Zones, zone: Zone) -> ZoneState:
@@ -191,7 +191,7 @@ def closed_without_data(original: Original, zones: Zones, zone: Zone) -> ZoneSta
 
 @defect(
     Zones.open,
-    "5.2.6: ZONE_OPEN makes an empty, open or closed zone EOPEN",
+    "5.2.6-P-19",
     text="an implicitly open zone stays so when it is opened",
 )
 def implicitly_open_stays(original: Original, zones: Zones, zone: Zone) -> None:
@@ -203,7 +203,7 @@ def implicitly_open_stays(original: Original, zones: Zones, zone: Zone) -> None:
 
 @defect(
     Zones.close,
-    "5.2.6: ZONE_CLOSE makes an open or closed zone with data in it CLOSED",
+    "5.2.6-P-17",
     text="an open zone with data in it stays open when it is closed",
 )
 def close_does_nothing(original: Original, zones: Zones, zone: Zone) -> None:
@@ -215,8 +215,8 @@ def close_does_nothing(original: Original, zones: Zones, zone: Zone) -> None:
 
 @defect(
     Zones.reset,
-    "5.2.6: ZONE_RESET makes a zone EMPTY, whatever it was",
-    "5.2.6: a zone that was reset is written again from its start",
+    "5.2.6-P-20",
+    "5.2.6-P-35",
     text="a full zone that is reset stays FULL",
 )
 def reset_leaves_full_zone(original: Original, zones: Zones, zone: Zone) -> None:
@@ -228,7 +228,7 @@ def reset_leaves_full_zone(original: Original, zones: Zones, zone: Zone) -> None
 
 @defect(
     Zones.finish,
-    "5.2.6: ZONE_FINISH makes an open or full zone FULL",
+    "5.2.6-P-18",
     text="a zone that is finished stays in its state",
 )
 def finish_does_nothing(original: Original, zones: Zones, zone: Zone) -> None:
@@ -249,7 +249,7 @@ def finish_closes(original: Original, zones: Zones, zone: Zone) -> None:
 
 @defect(
     Zones.resettable,
-    "5.2.6: ZONE_RESET_ALL makes every open, closed and full zone EMPTY",
+    "5.2.6-P-22",
     text="reset of all zones leaves full ones full",
 )
 def reset_all_leaves_full_zones(original: Original, zones: Zones) -> list[Zone]:
@@ -258,7 +258,7 @@ def reset_all_leaves_full_zones(original: Original, zones: Zones) -> list[Zone]:
 
 @defect(
     Zones.resettable,
-    "5.2.6: ZONE_RESET_ALL is about the zones that it applies to",
+    "5.2.6-P-21",
     text="reset of all zones revives read-only and offline ones",
 )
 def reset_all_revives_zones(original: Original, zones: Zones) -> list[Zone]:
@@ -270,7 +270,7 @@ def reset_all_revives_zones(original: Original, zones: Zones) -> list[Zone]:
 
 @defect(
     Zones.at,
-    "5.2.6: an error around zones is ZONE_INVALID_CMD, one of the driver's IOERR",
+    "5.2.6-P-36",
     text="a zone beyond the last is taken for the last",
 )
 def zone_beyond_the_last(original: Original, zones: Zones, sector: int) -> Zone:
@@ -291,7 +291,7 @@ def secure_erase_keeps_states(
 
 @defect(
     Zones.exhausted,
-    "5.2.4: a zone that is no longer active does not count as one",
+    "5.2.4-P-01",
     text="a zone that is closed still counts as open",
 )
 def closed_zones_count_as_open(
@@ -302,8 +302,8 @@ def closed_zones_count_as_open(
 
 @defect(
     Zones.exhausted,
-    "5.2.4: a zone that is no longer open does not count as one",
-    "5.2.4: a zone that is no longer active does not count as one",
+    "5.2.4-P-02",
+    "5.2.4-P-01",
     text="a zone that is full still counts as open and active",
 )
 def full_zones_count(
@@ -314,7 +314,7 @@ def full_zones_count(
 
 @defect(
     ZonedBlock.reset_all,
-    "5.2.4: reset of all zones gives every place back",
+    "5.2.4-P-03",
     text="reset of all zones gives no place back",
 )
 def reset_all_gives_no_place_back(
@@ -327,7 +327,7 @@ def reset_all_gives_no_place_back(
 
 @defect(
     Zones.resettable,
-    "5.2.6: ZONE_RESET_ALL makes every open, closed and full zone EMPTY",
+    "5.2.6-P-22",
     text="reset of all zones leaves open ones open",
 )
 def reset_all_leaves_open_zones(original: Original, zones: Zones) -> list[Zone]:
@@ -336,7 +336,7 @@ def reset_all_leaves_open_zones(original: Original, zones: Zones) -> list[Zone]:
 
 @defect(
     Zones.exhausted,
-    "5.2.5: a limit of zero is no limit",
+    "5.2.5-P-02",
     text="a limit of 0 is one, of no zones at all",
 )
 def limit_0_is_a_limit(
