@@ -281,7 +281,7 @@ def test_a_resize_of_an_idle_disk_changes_its_media_once(plug, capacity):
 
 
 @clause("5.2.6.2-D-02")
-def test_every_one_of_many_resizes_is_heard(plug):
+def test_each_of_many_resizes_is_reported(plug):
     disk = plug(start=False, capacity=mib(8))
 
     with open_disk(disk.driver) as handle:
