@@ -29,12 +29,12 @@ def needed(completion: Completion, what: str) -> Completion:
     For a request that a test uses as a tool: whether it has to succeed is for other tests.
     """
     if completion.status != Status.OK:
-        pytest.skip(f"{what} ended with status {completion.status!r}: there is nothing to look at")
+        pytest.skip(f"{what} ended with status {completion.status!r}: no result to check")
     return completion
 
 
 def shortest(limit: int | None, wanted: int) -> int:
-    """Return `wanted` sectors, or fewer where a limit of the device's is lower; 0 is no limit."""
+    """Return `wanted` sectors, or fewer if the device has a lower limit; a limit of 0 means no limit."""
     return min(wanted, limit) if limit else wanted
 
 
