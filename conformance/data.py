@@ -26,7 +26,7 @@ def sectors(count: int, salt: int = 1) -> bytes:
 def needed(completion: Completion, what: str) -> Completion:
     """Return a completion that is OK; skip the test if it is not.
 
-    For a request that a test uses as a tool: whether it has to succeed is for other tests.
+    For a request that a test only uses as a tool; other tests check that it succeeds.
     """
     if completion.status != Status.OK:
         pytest.skip(f"{what} ended with status {completion.status!r}: no result to check")
@@ -34,7 +34,7 @@ def needed(completion: Completion, what: str) -> Completion:
 
 
 def shortest(limit: int | None, wanted: int) -> int:
-    """Return `wanted` sectors, or fewer if the device has a lower limit; a limit of 0 means no limit."""
+    """Return `wanted` sectors, or the limit if it is lower; a limit of 0 or None is no limit."""
     return min(wanted, limit) if limit else wanted
 
 

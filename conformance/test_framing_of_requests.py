@@ -9,7 +9,7 @@ from harness.virtio.blk import CONFIG_FIELD, ID_LENGTH, LIFETIME, RequestType, S
 from harness.virtio.features import Feature
 
 FAILED = (Status.IOERR, Status.UNSUPP)
-"""Statuses of a request that breaks a rule, where the text prescribes none of the two."""
+"""Statuses of a request that breaks a rule, if the specification demands neither of them."""
 
 MOST = 1 << 20
 """The most bytes of data that a test puts into one request."""
