@@ -1,4 +1,4 @@
-"""Test data: sectors with known contents, and buffers that nobody has written."""
+"""Test data: sectors with known contents, and contents of unwritten buffers."""
 
 from __future__ import annotations
 

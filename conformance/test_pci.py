@@ -425,10 +425,10 @@ def test_queue_reset_and_queue_enable_show_a_queues_reset(plug):
     driver.queue_reset(0)
     after = driver.register_read("queue_reset"), driver.register_read("queue_enable")
     driver.queue_setup(0)
-    anew = driver.register_read("queue_reset"), driver.register_read("queue_enable")
+    enabled_again = driver.register_read("queue_reset"), driver.register_read("queue_enable")
 
     assert after == (0, 0)
-    assert anew == (0, 1)
+    assert enabled_again == (0, 1)
 
 
 @on("pci", "modern")

@@ -132,7 +132,7 @@ def test_zones_count_as_active_whatever_made_them_so(plug, state):
     open_at_once = zoned.config.max_open_zones or most
     *zones, other = zoned.empty(most + 1)
     for number, zone in enumerate(zones):
-        # What cannot be open beside the others is active as a closed zone.
+        # A zone that cannot be open in addition to the others is active as a closed zone.
         zoned.brought_to(state if number < open_at_once else ZoneState.CLOSED, zone)
 
     opened = zoned.open(other).status

@@ -115,7 +115,7 @@ def test_a_write_before_or_behind_the_write_pointer_is_refused(plug):
 def test_a_write_that_ends_inside_a_granule_is_refused(plug):
     zoned = plug_zoned(plug, write_granularity=4096)
     if zoned.granule == 1:
-        pytest.skip("write_granularity is 512: no write ends amid a granule")
+        pytest.skip("write_granularity is 512: no write ends inside a granule")
     (zone,) = zoned.empty()
 
     for count in (1, zoned.granule + 1, 2 * zoned.granule - 1):
