@@ -49,10 +49,13 @@ def reach() -> Iterator[Reach]:
 )
 def test_a_disk_that_is_as_wanted_is_taken(reach: Reach, wanted: dict[str, Any]) -> None:
     target = reach(
-        **{
-            **{"queues": 3, "logical_block_size": 4096, "physical_block_size": 8192},
-            **{"geometry": (130, 12, 10), "capacity": 4096, "packed": True, "opt_io_size": 65536},
-        }
+        queues=3,
+        logical_block_size=4096,
+        physical_block_size=8192,
+        geometry=(130, 12, 10),
+        capacity=4096,
+        packed=True,
+        opt_io_size=65536,
     )
 
     disk = target.plug(DiskSpec(**wanted))
