@@ -17,6 +17,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ ENDED = 90.0
 """Seconds from a signal to the end of the run, on a busy host; its waits have bounds below."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+KILLS = 0.15
+"""The share of tries that end by SIGKILL."""
 
 SUITE = ("conformance/test_requests.py", "conformance/test_status.py")
 
@@ -226,28 +230,32 @@ def main() -> int:
         "--only", default="", metavar="TEXT", help="scenarios with this in the name"
     )
     arguments = parser.parse_args()
-    chance = random.Random(arguments.seed)
     scenarios = [one for one in SCENARIOS if arguments.only in one.name]
     statuses: Counter[str] = Counter()
-    bad = 0
-    for number in range(arguments.times):
-        kill = chance.random() < 0.15
-        outcome = interrupt(scenarios[number % len(scenarios)], chance, kill)
-        statuses[f"{outcome.scenario}: {outcome.status}"] += 1
-        verdict = "; ".join(outcome.troubles) or "as promised"
-        print(
-            f"{number + 1} {outcome.scenario} {outcome.signals}: {outcome.status}, {verdict}",
-            flush=True,
-        )
-        if outcome.troubles:
-            bad += 1
-            print(
-                "\n".join(f"    {line}" for line in outcome.output.splitlines()[-40:]), flush=True
-            )
+
+    def one(number: int) -> Outcome:
+        chance = random.Random(arguments.seed * 1_000_003 + number)
+        kill = chance.random() < KILLS
+        return interrupt(scenarios[number % len(scenarios)], chance, kill)
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        outcomes = pool.map(one, range(arguments.times))
+        bad = sum(_told(number, outcome, statuses) for number, outcome in enumerate(outcomes, 1))
     for name, count in sorted(statuses.items()):
         print(f"{count:4} {name}")
     print(f"{arguments.times - bad} of {arguments.times} as promised")
     return 1 if bad else 0
+
+
+def _told(number: int, outcome: Outcome, statuses: Counter[str]) -> bool:
+    """Print an outcome, and return whether a promise was not kept."""
+    statuses[f"{outcome.scenario}: {outcome.status}"] += 1
+    verdict = "; ".join(outcome.troubles) or "as promised"
+    print(f"{number} {outcome.scenario} {outcome.signals}: {outcome.status}, {verdict}", flush=True)
+    if outcome.troubles:
+        for line in outcome.output.splitlines()[-40:]:
+            print(f"    {line}", flush=True)
+    return bool(outcome.troubles)
 
 
 if __name__ == "__main__":
