@@ -154,12 +154,13 @@ def alarm(seconds: float, message: str, pausable: bool = False) -> Iterator[None
         yield
         return
     one = _Alarm(time.monotonic() + seconds, message, pausable)
-    _state.alarms.append(one)
+    alarms = _state.alarms
+    alarms.append(one)
     _set_timer()
     try:
         yield
     finally:
-        _state.alarms.remove(one)
+        alarms.remove(one)
         _set_timer()
 
 

@@ -228,6 +228,7 @@ class BackEndChannel:
             request, flags, size = HEADER.unpack_from(self._buffer, at)
             if size > MAX_PAYLOAD:
                 self.close()
+                self._buffer = b""
                 raise DriverError(
                     f"the vhost-user back-end sent a message of {size} bytes on its own channel,"
                     f" where {MAX_PAYLOAD} are enough for any"
