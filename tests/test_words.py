@@ -36,8 +36,6 @@ WORDS_NOT_YET = (
     "harness/proof/",
     "harness/cli/",
     "images/",
-    "conformance/",
-    "tests/",
 )
 """Paths, as prefixes, whose docstrings, comments and messages are not checked yet."""
 

@@ -130,6 +130,12 @@ def _parser() -> argparse.ArgumentParser:
     one = command("resize", live.resize, "resize a disk of a running guest, live", RESIZE_EXAMPLES)
     one.add_argument("disk", metavar="DISK", help="its name, as `vblk boot` prints it")
     one.add_argument("size", metavar="SIZE")
+    one.add_argument(
+        "--shrink", action="store_true", help="cut off the end of an image file of yours"
+    )
+    one.add_argument(
+        "--at-once", action="store_true", help="do not wait for a guest that still boots"
+    )
     _add_qmp(one)
 
     one = command("ssh", live.ssh, "a shell or a command in a running guest", SSH_EXAMPLES)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from harness import interrupt
 from harness.cli.errors import UsageError
-from harness.random.hunt import Found, Hunt
+from harness.outputs import check_directory_can_be, reason
+from harness.random.hunt import Found, Hunt, IllegalError
 from harness.random.saved import made_of, save
 from harness.random.script import ScriptError, load, text_of
 from harness.targets import Target
@@ -83,6 +84,10 @@ def random(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--minutes {arguments.minutes:g}: a number greater than 0")
     if arguments.rounds is not None and arguments.rounds < 1:
         raise UsageError(f"--rounds {arguments.rounds}: 1 or more")
+    try:
+        check_directory_can_be(arguments.artifacts)
+    except OSError as error:
+        raise UsageError(f"--artifacts {arguments.artifacts}: {reason(error)}") from None
     number = arguments.seed if arguments.seed is not None else chance.randrange(10**6)
     target = _target(arguments)
     if arguments.hostile and "guest" in target.traits:
@@ -120,8 +125,11 @@ def _end(hunt: Hunt, target: Target) -> None:
 
 
 def _report(found: Found, hunt: Hunt, directory: Path, origin: str) -> None:
-    path = save(found, hunt, directory, origin)
-    print(f"FOUND {found.finding}\n{text_of(found.script)}saved as {path}", flush=True)
+    try:
+        where = f"saved as {save(found, hunt, directory, origin)}"
+    except OSError as error:
+        where = f"not saved in {directory}: {reason(error)}"
+    print(f"FOUND {found.finding}\n{text_of(found.script)}{where}", flush=True)
 
 
 def _rate(hunt: Hunt, seconds: float) -> str:
@@ -156,8 +164,8 @@ def replay(arguments: argparse.Namespace) -> int:
         for _ in range(arguments.times):
             try:
                 finding = hunt.replay(script)
-            except IndexError:
-                raise UsageError(f"{arguments.script}: a queue that no Start sets up") from None
+            except IllegalError as error:
+                raise UsageError(f"{arguments.script}: {error}") from None
             hunt.drop()
             if finding:
                 print(f"FOUND {finding}")

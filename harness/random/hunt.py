@@ -64,6 +64,10 @@ class Tally:
     """By signature, how often a finding came that was recorded, or found in an earlier round."""
 
 
+class IllegalError(Exception):
+    """A legal driver may not do an operation of a script; one line."""
+
+
 class Hunt:
     """Plays examples on a target. Findings of the round that runs are `fresh`."""
 
@@ -224,9 +228,22 @@ class Hunt:
         return True
 
     def replay(self, script: Sequence[Operation]) -> Finding | None:
-        """Play a whole script; what it finds, be it known or not."""
+        """Play a whole script and return its finding, also a recorded one.
+
+        Raises IllegalError at an operation of a legal script that is not legal there.
+        """
+        plug = script[0]
+        assert isinstance(plug, Plug)
+        # What a recorded deviation makes useless is legal all the same.
+        shape = shape_of(self._take(plug), "legacy" in self.target.traits, Known())
         example = self._begin(script)
-        for operation in script[1:]:
+        for number, operation in enumerate(script[1:], 2):
+            if (
+                example.finding is None
+                and isinstance(example.session, Session)
+                and (why := objection(operation, example.session, shape))
+            ):
+                raise IllegalError(f"operation {number}, {type(operation).__name__}: {why}")
             example.play(operation)
         example.end()
         return example.finding

@@ -20,7 +20,7 @@ from harness.inputs import (
     WrongValueError,
     build,
     json_of,
-    text_of,
+    read_text,
 )
 from harness.outputs import replace_text
 from harness.report.merge import merged
@@ -198,7 +198,7 @@ class _Kept:
 def loaded(path: Path) -> list[Verdicts]:
     """The verdicts in a file, none if there is no such file. CoverageError for a damaged one."""
     try:
-        kept = build(list[_Kept], json_of(path, text_of(path, LIMIT)))
+        kept = build(list[_Kept], json_of(path, read_text(path, LIMIT)))
     except MissingFileError:
         return []
     except InputError as error:

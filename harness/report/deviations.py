@@ -34,7 +34,7 @@ from harness.inputs import (
     WrongValueError,
     build,
     line_in_toml,
-    text_of,
+    read_text,
     toml_of,
 )
 
@@ -116,7 +116,7 @@ class Deviation:
 def load(path: Path) -> tuple[Deviation, ...]:
     """The deviations in a file, none if there is no such file. Raises DeviationFileError."""
     try:
-        text = text_of(path)
+        text = read_text(path)
         document = toml_of(path, text)
     except MissingFileError:
         return ()

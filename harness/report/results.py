@@ -24,8 +24,8 @@ from harness.inputs import (
     json_of,
     matching,
     printable,
+    read_text,
     shown,
-    text_of,
     within,
 )
 from harness.robustness.fate import Fate
@@ -303,7 +303,7 @@ def load(path: Path) -> Results:
     The error is one line.
     """
     try:
-        results = parsed(json_of(path, text_of(path, LIMIT)))
+        results = parsed(json_of(path, read_text(path, LIMIT)))
     except InputError as error:
         raise ResultsError(str(error)) from None
     except ValueError as error:

@@ -104,6 +104,8 @@ class Channel:
 
     def check(self) -> None:
         """GoneError if the back-end has hung up; DriverError if it says something unasked."""
+        if self._socket.fileno() < 0:
+            raise GoneError(f"no connection to {self.path} any more")
         if not select.select([self._socket], [], [], 0)[0]:
             return
         try:
