@@ -226,6 +226,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=200, metavar="N")
     parser.add_argument("--seed", type=int, default=1, metavar="N")
+    parser.add_argument("--jobs", type=int, default=3, metavar="N", help="tries at once")
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="scenarios with this in the name"
     )
