@@ -235,8 +235,9 @@ def main() -> int:
         "--only", default="", metavar="TEXT", help="scenarios with this in the name"
     )
     arguments = parser.parse_args()
-    # What a shell starts in the background ignores Ctrl-C, and so would the runs.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What a shell or nohup starts in the background ignores signals, and so would the runs.
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_DFL)
     scenarios = [one for one in SCENARIOS if arguments.only in one.name]
     statuses: Counter[str] = Counter()
 
