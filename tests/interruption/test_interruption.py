@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from storm import SCENARIOS, Scenario, interrupt
@@ -12,6 +13,6 @@ from storm import SCENARIOS, Scenario, interrupt
 def test_a_run_that_is_interrupted_ends_with_its_reports_and_leaves_nothing(
     scenario: Scenario,
 ) -> None:
-    outcome = interrupt(scenario, random.Random())
+    outcome = interrupt(replace(scenario, span=scenario.span / 3), random.Random())
 
     assert outcome.troubles == [], f"{outcome.signals}\n{outcome.output[-3000:]}"
