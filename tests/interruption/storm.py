@@ -76,7 +76,7 @@ SCENARIOS = (
 
 @dataclass
 class Outcome:
-    """What one try came to; `troubles` are the promises that were not kept."""
+    """The result of one try; `troubles` are the promises that were not kept."""
 
     scenario: str
     signals: str

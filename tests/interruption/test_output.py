@@ -1,4 +1,4 @@
-"""Where output goes nowhere: all reports are written, and there is no traceback."""
+"""Runs whose output is lost: all reports are written, and there is no traceback."""
 
 from __future__ import annotations
 
