@@ -238,16 +238,16 @@ def main() -> int:
     # What a shell or nohup starts in the background ignores signals, and so would the runs.
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_DFL)
-    scenarios = [one for one in SCENARIOS if arguments.only in one.name]
+    scenarios = [scenario for scenario in SCENARIOS if arguments.only in scenario.name]
     statuses: Counter[str] = Counter()
 
-    def one(number: int) -> Outcome:
+    def attempt(number: int) -> Outcome:
         chance = random.Random(arguments.seed * 1_000_003 + number)
         kill = chance.random() < KILLS
         return interrupt(scenarios[number % len(scenarios)], chance, kill)
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        outcomes = pool.map(one, range(arguments.times))
+        outcomes = pool.map(attempt, range(arguments.times))
         bad = sum(_told(number, outcome, statuses) for number, outcome in enumerate(outcomes, 1))
     for name, count in sorted(statuses.items()):
         print(f"{count:4} {name}")

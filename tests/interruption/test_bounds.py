@@ -128,13 +128,13 @@ def test_after_a_register_access_was_broken_off_no_other_takes_its_answer(
         qemu.qtest.poll(0)
 
 
-@pytest.mark.parametrize("said", [b"IRQ raise 11\n", b"IRQ lower 11\n", b"x"], ids=repr)
+@pytest.mark.parametrize("text", [b"IRQ raise 11\n", b"IRQ lower 11\n", b"x"], ids=repr)
 def test_a_qemu_that_never_answers_but_speaks_on(
-    said: bytes, monkeypatch: pytest.MonkeyPatch
+    text: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     qemu = Qemus()
     monkeypatch.setattr(qtest, "ANSWER_TIMEOUT", 0.3)
-    flood(qemu.theirs, said)
+    flood(qemu.theirs, text)
 
     with pytest.raises(DriverError, match="did not answer"):
         qemu.qtest.command("readb 0x14")

@@ -84,8 +84,8 @@ def test_doctor_starts_qemu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
     assert main(["doctor", "--qemu", str(script)]) == 1
 
-    said = capsys.readouterr().out
-    assert "MISSING qemu" in said and "QEMU exited with status 9" in said
+    output = capsys.readouterr().out
+    assert "MISSING qemu" in output and "QEMU exited with status 9" in output
 
 
 def test_doctor_says_that_a_cache_cannot_be_read(
@@ -96,8 +96,8 @@ def test_doctor_says_that_a_cache_cannot_be_read(
 
     assert main(["doctor"]) == 1
 
-    said = capsys.readouterr().out
-    assert "MISSING image" in said and "the cache cannot be read (Not a directory" in said
+    output = capsys.readouterr().out
+    assert "MISSING image" in output and "the cache cannot be read (Not a directory" in output
 
 
 def test_a_cache_that_may_not_be_read_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,11 +132,11 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     image = tmp_path / "image"
     image.write_bytes(bytes(MIB))
     (tmp_path / "link").symlink_to(image)
-    made = Machine(MachineConfig(find_qemu(), memory=16, parked=True))
-    made.add_disk(DiskSpec(capacity=MIB // 512))
-    made.add_image(tmp_path / "link", writable=True)
-    with made:
-        yield made
+    machine = Machine(MachineConfig(find_qemu(), memory=16, parked=True))
+    machine.add_disk(DiskSpec(capacity=MIB // 512))
+    machine.add_image(tmp_path / "link", writable=True)
+    with machine:
+        yield machine
 
 
 def test_a_file_of_the_user_s_is_not_shrunk_unasked(

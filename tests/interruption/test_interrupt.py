@@ -86,8 +86,8 @@ def test_a_signal_in_a_destructor_is_not_lost() -> None:
             time.sleep(0.01)
 
     with pytest.raises(Terminated):
-        odd = Odd()
-        del odd
+        last = Odd()
+        del last
         wait()
 
 
@@ -109,7 +109,7 @@ def test_signals_are_only_noted_once_the_run_finishes() -> None:
 def test_an_alarm_names_what_is_overdue() -> None:
     with pytest.raises(OverdueError, match="the test"), alarm(0.02, "the test"):
         wait()
-    assert not [one for one in interrupt._state.alarms if one.message == "the test"]
+    assert not [alarm for alarm in interrupt._state.alarms if alarm.message == "the test"]
 
 
 def test_the_first_of_two_alarms_goes_off() -> None:

@@ -9,7 +9,7 @@ import pytest
 from storm import SCENARIOS, Scenario, interrupt
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_run_that_is_interrupted_ends_with_its_reports_and_leaves_nothing(
     scenario: Scenario,
 ) -> None:

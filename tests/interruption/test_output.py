@@ -28,15 +28,17 @@ def run(directory: Path, where: str, *command: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("where", NOWHERE.values(), ids=NOWHERE)
 def test_a_run_whose_output_is_lost_writes_its_reports(tmp_path: Path, where: str) -> None:
-    status, said = run(
+    status, errors = run(
         tmp_path,
         where,
         *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
         *("conformance/test_capacity.py", "--target", "model"),
         *("--matrix", str(tmp_path / "m.json"), f"--junitxml={tmp_path / 'j.xml'}"),
     )
-    assert "Traceback" not in said and "INTERNALERROR" not in said and "ignored" not in said, said
-    assert status == 0, said
+    assert (
+        "Traceback" not in errors and "INTERNALERROR" not in errors and "ignored" not in errors
+    ), errors
+    assert status == 0, errors
     assert json.loads((tmp_path / "m.json").read_text())["tests"]
     assert ElementTree.parse(tmp_path / "j.xml").find(".//testcase") is not None
 
@@ -44,5 +46,5 @@ def test_a_run_whose_output_is_lost_writes_its_reports(tmp_path: Path, where: st
 @pytest.mark.parametrize("where", NOWHERE.values(), ids=NOWHERE)
 def test_vblk_whose_output_is_lost_has_no_traceback(tmp_path: Path, where: str) -> None:
     code = "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
-    _, said = run(tmp_path, where, sys.executable, "-c", code, "doctor")
-    assert "Traceback" not in said and "ignored" not in said, said
+    _, errors = run(tmp_path, where, sys.executable, "-c", code, "doctor")
+    assert "Traceback" not in errors and "ignored" not in errors, errors

@@ -447,4 +447,4 @@ def test_one_that_had_hung_up_before_a_reset_is_not_blamed_for_the_reset(
     driver.set_status(0)
 
     assert driver.description()["lost_at_reset"] == 0
-    assert [one for one in recwarn.list if one.category is UserWarning] == []
+    assert [item for item in recwarn.list if item.category is UserWarning] == []
