@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except EXPECTED as error:
+        if interrupt.received() is not None:  # it is the consequence of a signal
+            return 128 + (interrupt.received() or signal.SIGINT)
         print(f"vblk: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
