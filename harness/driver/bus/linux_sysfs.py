@@ -14,12 +14,7 @@ from typing import Literal
 
 from harness.driver.bus.base import PciFunction
 from harness.driver.errors import BadArgumentError, DriverError, NoDeviceError
-
-COMMAND = 0x04
-COMMAND_IO = 0x1
-COMMAND_MEMORY = 0x2
-COMMAND_MASTER = 0x4
-COMMAND_INTX_DISABLE = 0x400
+from harness.virtio.pci import COMMAND
 
 FORMATS: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}
 
