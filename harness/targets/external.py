@@ -152,6 +152,16 @@ class OwnedTarget(Target):
         self._host = host
         self._disk: OwnedDisk | None = None
         self._queues: dict[str, str] = {}
+        self._seen = False
+
+    def _look(self, spec: DiskSpec) -> None:
+        """TargetError if the device is not there. One look is enough for a run."""
+        if not self._seen:
+            try:
+                self._reach(spec).close()
+            except (DriverError, OSError) as error:
+                raise TargetError(str(error)) from None
+        self._seen = True
 
     @abstractmethod
     def _reach(self, spec: DiskSpec) -> Transport:
@@ -165,6 +175,7 @@ class OwnedTarget(Target):
         a read-only device, unless they ask for one, nor a host-managed one.
         """
         if writes and not self._destructive:
+            self._look(spec)
             raise LacksError(f"{self.name} is only read without --destructive")
         if missing := "; ".join(unreadable(spec)):
             raise LacksError(missing)
