@@ -27,6 +27,8 @@ class DeviceProcess:
 
     `name` is what it is called in reports. `last_words` says how it fares or ended, and
     the end of what it printed. `answers` asks its monitor whether it still does anything.
+    `monitored` is False for a process without a monitor, of which `answers` knows nothing.
+    `polls` says that it uses its CPU without a pause when it has nothing to do.
     """
 
     name: str
@@ -34,6 +36,8 @@ class DeviceProcess:
     alive: Callable[[], bool]
     last_words: Callable[[], str]
     answers: Callable[[], bool]
+    monitored: bool = True
+    polls: bool = False
 
     def cpu_seconds(self) -> float:
         """Seconds of CPU that it has had, in all its threads; 0 if it is gone."""

@@ -75,7 +75,9 @@ class ProcessWatch:
             for one in self._processes:
                 if not one.alive():
                     return Judgement(Fate.CRASHED, " / ".join(one.last_words().splitlines()))
-            if time.monotonic() >= deadline or all(one.answers() for one in self._processes):
+            if time.monotonic() >= deadline or all(
+                one.monitored and one.answers() for one in self._processes
+            ):
                 return None
             time.sleep(0.02)
         return None
@@ -85,7 +87,7 @@ class ProcessWatch:
         if self._ended:
             return self._ended
         for one in self._processes:
-            if not self._at_rest(one) and (found := self._stare(one)):
+            if not one.polls and not self._at_rest(one) and (found := self._stare(one)):
                 return found
         return None
 
@@ -153,7 +155,7 @@ class ProcessWatch:
                     self._ended = _hung(one)
                     one.kill()
                     return
-            elif spent >= SURELY:
+            elif spent >= SURELY and not one.polls:
                 self._ended = _spins(one, spent, wall)
                 one.kill()
                 return

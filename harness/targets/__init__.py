@@ -10,6 +10,7 @@ from harness.targets.base import (
     LacksError,
     Plugged,
     Progress,
+    StartError,
     Target,
     TargetError,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "LacksError",
     "Plugged",
     "Progress",
+    "StartError",
     "Target",
     "TargetError",
 ]

@@ -28,6 +28,14 @@ class LacksError(TargetError):
     """The target has no such disk and never will: for a test, a skip with this reason."""
 
 
+class StartError(TargetError):
+    """The device did not start; `over` says that it will not, and that the run has to end."""
+
+    def __init__(self, message: str, over: bool = False) -> None:
+        super().__init__(message)
+        self.over = over
+
+
 NO_PROPERTY = re.compile(r"Property '([\w-]+)\.([\w-]+)' not found")
 """QEMU's word for an option that its device does not have, or not yet."""
 

@@ -11,7 +11,7 @@ from harness.defects.registers import REGISTER_DEFECTS
 from harness.model.whims import WHIMS
 from harness.targets import model, qtest
 from harness.targets.base import Progress, Target, TargetError
-from harness.targets.external import HostSide
+from harness.targets.external import HostSide, host_side
 from harness.targets.guest import variants as guest_variants
 from harness.targets.guest.target import Accelerator, GuestPci
 from harness.targets.guest.variants import Channel
@@ -19,6 +19,7 @@ from harness.targets.host_pci import HostPci, checked_address
 from harness.targets.model import Model
 from harness.targets.owned_model import OwnedModel
 from harness.targets.qtest import QtestTarget
+from harness.targets.started import StartedTarget
 from harness.targets.userfile import UserTarget, load
 from harness.targets.vfio_user import VfioUserSocket
 from harness.targets.vhost_user import VhostUserDaemon, VhostUserSocket
@@ -167,7 +168,9 @@ def _check_whims(base: str, whims: list[str]) -> None:
 def _owned(device: str, name: str, said: UserTarget) -> Callable[[Settings], Target]:
     """Makes the target for a device that somebody else runs."""
     kind, _, place = device.partition(":")
-    host = HostSide(said.identity, Path(said.backing) if said.backing else None, said.resizer)
+    if said.start:
+        return lambda settings: StartedTarget(name, said, settings.destructive)
+    host = host_side(name, said, place)
 
     def make(settings: Settings) -> Target:
         destructive = settings.destructive or said.destructive
@@ -181,7 +184,9 @@ def _owned(device: str, name: str, said: UserTarget) -> Callable[[Settings], Tar
         "vfio-user": VfioUserSocket,
     }
     if kind not in kinds or not place:
-        raise TargetError(f"{name}: {device!r} is no device; vhost-user:PATH and pci:ADDRESS are")
+        raise TargetError(
+            f"{name}: {device!r} is no device; vhost-user:PATH, vfio-user:PATH and pci:ADDRESS are"
+        )
     if kind == "pci":
         checked_address(place)
     return make
