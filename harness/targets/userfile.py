@@ -177,8 +177,7 @@ def _check(target: UserTarget, at: tuple[str | int, ...]) -> None:
             raise WrongValueError((*at, key), 'only for per = "run"')
     for name, words in target.options.items():
         if name not in SPEC_FIELDS:
-            there = ", ".join(sorted(SPEC_FIELDS))
-            message = f"no property of a disk; there are {there}"
+            message = "no property of a disk; docs/your-device.md has the list"
             raise WrongValueError((*at, "options", name), message)
         if not _is_command(words, [name]):
             raise WrongValueError(
