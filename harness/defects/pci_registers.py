@@ -128,6 +128,26 @@ class AcceptedOnce(_Refuses):
         return self.times > 2
 
 
+@defect(
+    "features-refused-after-system-reset",
+    "2.2.2-D-04",
+    text="features that were accepted are refused after a reset of the machine",
+)
+class RefusedAfterSystemReset(_Refuses):
+    last: object = None
+    """The machine of the latest function."""
+
+    def __init__(self, real: AlteredPci) -> None:
+        super().__init__(real)
+        # Only a reset of the machine has another driver on the same machine.
+        machine = getattr(real, "qtest", None)
+        self.again = machine is not None and machine is RefusedAfterSystemReset.last
+        RefusedAfterSystemReset.last = machine
+
+    def refuses(self, accepted: int) -> bool:
+        return self.again
+
+
 # --- device status (virtio 2.1, 2.4)
 
 

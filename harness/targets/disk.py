@@ -89,6 +89,11 @@ class Disk:
         """Change the capacity, in sectors, while the device runs."""
         self._plugged.resize(capacity)
 
+    def system_reset(self) -> None:
+        """Reset the machine around the device; `driver` is a new one then. LacksError if none."""
+        self._plugged.system_reset()
+        self.queues = []
+
     def processes(self) -> tuple[DeviceProcess, ...]:
         """The processes that are the device, as far as they are ours."""
         return self._plugged.processes()
