@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.defects.bus import CONFIG, ISR, AlteredPci
+from harness.defects.bus import CONFIG, ISR, NOTIFY, AlteredPci
 from harness.defects.registers import LEGACY, defect
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, mask
@@ -103,6 +103,20 @@ class _Refuses(AlteredPci):
             if self.refused:
                 return value & ~DeviceStatus.FEATURES_OK
         return value
+
+
+@defect(
+    "unoffered-features-taken",
+    "2.2.2-D-02b",
+    text="bits that were not offered are accepted, and then nothing is served",
+)
+class UnofferedTaken(_Refuses):
+    def refuses(self, accepted: int) -> bool:
+        return False
+
+    def alter_write(self, name: str, value: int) -> int | None:
+        unknown = self.accepted & (1 << 44 | 1 << 63)
+        return None if name == NOTIFY and unknown else super().alter_write(name, value)
 
 
 @defect(

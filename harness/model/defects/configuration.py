@@ -23,15 +23,6 @@ def undefined_feature_offered(original: Original, block: Block) -> int:
 
 
 @defect(
-    Block.acceptable,
-    "2.2.2-D-02b",
-    text="features that were not offered are accepted, and used",
-)
-def unoffered_features_taken(original: Original, block: Block, features: int) -> bool:
-    return bool(original(block, features & block.offered()))
-
-
-@defect(
     Block.offered,
     "2.2.2-D-01",
     "5.2.5.2-D-01b",
