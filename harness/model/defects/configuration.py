@@ -123,9 +123,11 @@ def padding_not_zero(original: Original, block: Block) -> bytes:
     "5.2.5.2-D-02",
     text="writeback stays 1 if CONFIG_WCE is accepted without FLUSH",
 )
-def writeback_without_flush(original: Original, block: Block, features: int) -> None:
+def writeback_without_flush(
+    original: Original, block: Block, features: int, legacy: bool = False
+) -> None:
     before = block.writeback
-    original(block, features)
+    original(block, features, legacy)
     block.writeback = before
 
 
