@@ -137,9 +137,9 @@ def writeback_without_flush(
     text="what the driver writes to writeback is ignored",
 )
 def writeback_cannot_be_switched(
-    original: Original, block: Block, offset: int, data: bytes
+    original: Original, block: Block, offset: int, data: bytes, legacy: bool = False
 ) -> bool:
-    return offset == WRITEBACK.offset or bool(original(block, offset, data))
+    return offset == WRITEBACK.offset or bool(original(block, offset, data, legacy))
 
 
 @defect(Block.fields, "5.2.6.2-D-09", text="write_zeroes_may_unmap is 0 although zeroing unmaps")
