@@ -80,6 +80,12 @@ class Disk:
         if self.spec.capacity < count:
             raise _too_small(self.spec.capacity, count)
 
+    def needs_descriptors(self, count: int) -> None:
+        """Raise LacksError, which skips a test, if queue 0 was set up with fewer descriptors."""
+        size = self.queues[0].size
+        if size < count:
+            raise LacksError(f"the queue has {size} descriptors, and this test uses {count}")
+
     def needs_known_storage(self) -> None:
         """Raise LacksError, which skips a test, if nobody here knows what the blocks lie on."""
         if not self._plugged.storage_known:
