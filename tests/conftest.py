@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from harness.machine.rundir import RunDir
 
 ROOT = Path(__file__).parent.parent
 
@@ -90,6 +93,14 @@ def pytest_configure() -> None:
     """What a shell starts in the background ignores Ctrl-C, and so would all that a test starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A directory whose path leaves room for a socket's name."""
+    directory = RunDir()
+    yield directory.path
+    directory.remove()
 
 
 @pytest.fixture
