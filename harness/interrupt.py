@@ -153,36 +153,36 @@ def alarm(seconds: float, message: str, pausable: bool = False) -> Iterator[None
     if not _state.before or threading.current_thread() is not threading.main_thread():
         yield
         return
-    one = _Alarm(time.monotonic() + seconds, message, pausable)
-    _state.alarms.append(one)
+    alarm = _Alarm(time.monotonic() + seconds, message, pausable)
+    _state.alarms.append(alarm)
     _set_timer()
     try:
         yield
     finally:
-        _state.alarms.remove(one)
+        _state.alarms.remove(alarm)
         _set_timer()
 
 
 @contextmanager
 def paused() -> Iterator[None]:
     """Stop the clock of alarms that are pausable, for work that the whole run has use of."""
-    waiting = [one for one in _state.alarms if one.pausable]
-    left = [one.when - time.monotonic() for one in waiting]
-    for one in waiting:
-        one.when = float("inf")
+    waiting = [alarm for alarm in _state.alarms if alarm.pausable]
+    left = [alarm.when - time.monotonic() for alarm in waiting]
+    for alarm in waiting:
+        alarm.when = float("inf")
     _set_timer()
     try:
         yield
     finally:
-        for one, seconds in zip(waiting, left, strict=True):
-            one.when = time.monotonic() + seconds
+        for alarm, seconds in zip(waiting, left, strict=True):
+            alarm.when = time.monotonic() + seconds
         _set_timer()
 
 
 def _set_timer() -> None:
     if signal.SIGALRM not in _state.before:
         return
-    first = min((one.when for one in _state.alarms), default=float("inf"))
+    first = min((alarm.when for alarm in _state.alarms), default=float("inf"))
     if first == float("inf"):
         signal.setitimer(signal.ITIMER_REAL, 0)
     else:
@@ -214,9 +214,9 @@ def _on_alarm(_signum: int, _frame: FrameType | None) -> None:
         _raise(dropped)
         return
     now = time.monotonic()
-    for one in _state.alarms:
-        if one.when <= now and not _state.finishing:
-            _raise(OverdueError(one.message))
+    for alarm in _state.alarms:
+        if alarm.when <= now and not _state.finishing:
+            _raise(OverdueError(alarm.message))
             return
     _set_timer()
 

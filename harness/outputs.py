@@ -42,7 +42,7 @@ def check_directory(path: Path) -> None:
 
 def check_directory_can_be(path: Path) -> None:
     """Raise OSError unless a directory is there to make files in, or can be made. Makes nothing."""
-    there = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     with tempfile.TemporaryFile(dir=there):
         pass
 

@@ -1,4 +1,4 @@
-"""The lock file: which version of each package the image is made from, with its SHA-256."""
+"""The lock file: the version and SHA-256 of each package that the image is built from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _LockFile:
 
 
 def read(path: Path) -> list[Package]:
-    """The locked packages, by name. Raises ImageError for a missing or malformed file."""
+    """Return the locked packages, by name. Raises ImageError for a missing or malformed file."""
     try:
         return sorted(build(_LockFile, json_of(path, read_text(path))).packages)
     except (InputError, WrongValueError) as error:
@@ -42,7 +42,7 @@ def write(path: Path, packages: Sequence[Package]) -> None:
 
 
 def resolve(apt: Apt) -> list[Package]:
-    """The packages of the recipe in the versions that this machine's sources offer now."""
+    """Return the packages of the recipe, in the versions that this machine's sources offer now."""
     _, fields = apt.candidate(recipe.KERNEL_METAPACKAGE)
     kernel = fields.get("Depends", "").split(" ")[0]
     if not kernel.startswith("linux-image-"):

@@ -15,11 +15,9 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from harness.outputs import replace_text
+from harness.report.markers import Statement
 from harness.virtio.catalogue import section_order
 from harness.virtio.sections import section_name
-
-STATEMENTS = ("clause", "hardening")
-"""Properties that name a statement: by its id, or as "section: text"."""
 
 
 def reshape(path: Path, family: str) -> None:
@@ -56,12 +54,10 @@ def _key(case: ElementTree.Element) -> tuple[str, str]:
 
 
 def _section(case: ElementTree.Element) -> str:
-    """The section of the first statement that a test case is about; empty if there is none."""
-    for one in case.iterfind("properties/property"):
-        value = one.get("value", "")
-        if one.get("name") in STATEMENTS:
-            return value.partition("-" if one.get("name") == "clause" else ":")[0]
-    return ""
+    """Return the section of the first statement of a test case; empty if it has none."""
+    elements = case.iterfind("properties/property")
+    statement = Statement.parse((one.get("name", ""), one.get("value", "")) for one in elements)
+    return statement.sections[0] if statement else ""
 
 
 def _suite(
