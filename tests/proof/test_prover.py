@@ -24,7 +24,7 @@ def prover() -> Iterator[Prover]:
     found.close()
 
 
-def test_a_defect_turns_its_own_tests_red_and_the_next_one_knows_nothing_of_it(
+def test_a_defect_fails_its_own_tests_and_does_not_affect_the_next_one(
     prover: Prover,
 ) -> None:
     first = prover.prove(defects()[BLANKS])
@@ -41,7 +41,7 @@ def test_a_defect_turns_its_own_tests_red_and_the_next_one_knows_nothing_of_it(
 
 def test_a_process_that_is_gone_is_one_line() -> None:
     gone = Prover(SUITE)
-    gone._process.kill()
+    gone._server._process.kill()
     try:
         with pytest.raises(ProofError, match=BLANKS):
             gone.prove(defects()[BLANKS])
