@@ -192,7 +192,7 @@ def _load(cache: Path, key: str) -> Image:
 
 @dataclass(frozen=True)
 class _Manifest:
-    """What `image.json` holds."""
+    """The contents of `image.json`."""
 
     kernel_release: str
     sha256: dict[str, str]

@@ -47,7 +47,7 @@ VhostUser.__init__.__defaults__ = (QUEUE_SIZE, 1.0)
 
 @dataclass(frozen=True)
 class Run:
-    """What a run left: exit status, output, peak of memory in KiB, verdicts, JUnit's outcomes."""
+    """The results of a run: exit status, output, peak of memory in KiB, verdicts, JUnit's outcomes."""
 
     status: int
     output: str

@@ -32,7 +32,7 @@ SHARE = [
     ("wrong_id", Ask.SET_VRING_KICK),
     ("twice", Ask.SET_FEATURES),
 ]
-"""What is tried without VBLK_HOSTILE=all."""
+"""The cases that run without VBLK_HOSTILE=all."""
 
 ALL = [(behaviour, step) for behaviour in BEHAVIOURS for step in STEPS]
 CASES = ALL if os.environ.get("VBLK_HOSTILE") == "all" else SHARE
