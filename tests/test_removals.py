@@ -140,8 +140,8 @@ def call_of(call: ast.Call) -> str:
         writing = any(flag in flags for flag in ("O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"))
         return "os.open" if writing else ""
     if name == "open":
-        words = [*call.args, *(one.value for one in call.keywords if one.arg == "mode")]
-        modes = [one.value for one in words if isinstance(one, ast.Constant)]
+        words = [*call.args, *(word.value for word in call.keywords if word.arg == "mode")]
+        modes = [word.value for word in words if isinstance(word, ast.Constant)]
         writing = any(isinstance(mode, str) and set(mode) & set("wax+") for mode in modes)
         return name if writing and isinstance(modes[-1], str) else ""
     if (base, name) in FUNCTIONS:

@@ -42,9 +42,9 @@ def suite(short_dir: Path) -> Callable[..., Run]:
         assert left == [], text
         assert "INTERNALERROR" not in text, text
         assert memory < MEMORY_LIMIT, text
-        made = Run(process.returncode, text, memory, *reports(short_dir))
-        for counts in made.verdicts.values():
+        result = Run(process.returncode, text, memory, *reports(short_dir))
+        for counts in result.verdicts.values():
             assert counts.keys() <= {"kept", "error", "skipped"}, text
-        return made
+        return result
 
     return run

@@ -47,7 +47,7 @@ VhostUser.__init__.__defaults__ = (QUEUE_SIZE, 1.0)
 
 @dataclass(frozen=True)
 class Run:
-    """The results of a run: exit status, output, peak of memory in KiB, verdicts, JUnit's outcomes."""
+    """The results of a run: exit status, output, peak memory (KiB), verdicts, JUnit outcomes."""
 
     status: int
     output: str

@@ -88,8 +88,8 @@ def twice(front: socket.socket, answer: bytes) -> None:
 
 
 BEHAVIOURS: dict[str, Callable[[socket.socket, bytes], None]] = {
-    made.__name__: made
-    for made in (hang, close, garbage, short, long, endless, slow, wrong_id, twice)
+    function.__name__: function
+    for function in (hang, close, garbage, short, long, endless, slow, wrong_id, twice)
 }
 
 
