@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 from harness import interrupt
 from harness.diskspec import DiskSpec
+from harness.driver.errors import DeviceTimeoutError
 from harness.pytestplugin.bench import BENCHES, SPENT, USER_TARGETS, TargetRun, bench_of
 from harness.pytestplugin.workers import progress_of
 from harness.virtio.blk import ZonedModel
@@ -17,6 +18,9 @@ from harness.virtio.features import Feature, mask
 
 if TYPE_CHECKING:
     from harness.targets import Disk
+
+
+NOTHING: Mapping[str, Any] = {}
 
 
 class Plug(Protocol):
@@ -32,6 +36,7 @@ class Plug(Protocol):
         without: Iterable[Feature] = (),
         driver_queues: int = 1,
         driver_queue_size: int | None = None,
+        prefer: Mapping[str, Any] = NOTHING,
         **fields: Any,
     ) -> Disk:
         """Plug a disk as `DiskSpec(**fields)` describes it, and start its driver.
@@ -40,7 +45,8 @@ class Plug(Protocol):
         and minus `without`. If the device lacks a feature of `needs` or `extra`, the test is
         skipped and the reason names the feature. `driver_queues` and `driver_queue_size`
         (descriptors; None for the device's maximum) are what the driver sets up. With `start=False`
-        the driver does not initialise the device.
+        the driver does not initialise the device. `prefer` are more fields, which the test can do
+        without: a target that cannot provide all of them gives a disk without them.
         """
         ...
 
@@ -127,7 +133,7 @@ def _guest(_bench: TargetRun) -> Iterator[None]:
 @pytest.fixture
 def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Iterator[Plug]:
     """Make disks for this test, and unplug them after it."""
-    from harness.targets import Disk
+    from harness.targets import Disk, TargetError
 
     bench = _bench
     bench.failed = False
@@ -148,21 +154,51 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
         without: Iterable[Feature] = (),
         driver_queues: int = 1,
         driver_queue_size: int | None = None,
+        prefer: Mapping[str, Any] = NOTHING,
         **fields: Any,
     ) -> Disk:
         __tracebackhide__ = True
-        disk = Disk(bench.plug(DiskSpec(**fields), writes, request.session))
+        specs = [DiskSpec(**fields)]
+        if prefer:
+            specs.insert(0, DiskSpec(**{**fields, **prefer}))
+        try:
+            return ready(
+                specs,
+                start,
+                features,
+                (*needs, *extra),
+                mask(*extra),
+                mask(*without),
+                driver_queues,
+                driver_queue_size,
+            )
+        except DeviceTimeoutError as error:
+            # The test has not begun: this says nothing about its statement.
+            raise TargetError(f"the disk was not ready for the test: {error}") from None
+
+    def ready(
+        specs: Sequence[DiskSpec],
+        start: bool,
+        features: int | None,
+        needs: tuple[Feature, ...],
+        extra: int,
+        without: int,
+        driver_queues: int,
+        driver_queue_size: int | None,
+    ) -> Disk:
+        __tracebackhide__ = True
+        disk = Disk(bench.plug(specs, writes, request.session))
         bench.disks.append(disk)
         offered = disk.driver.offered()
-        _need(offered, (*needs, *extra))
+        _need(offered, needs)
         if start:
-            about_zones = bool(disk.spec.zoned) or Feature.BLK_ZONED in {*needs, *extra}
+            about_zones = bool(disk.spec.zoned) or Feature.BLK_ZONED in needs
             maybe_aware = bool(offered & Feature.BLK_ZONED.mask) and not about_zones
             if extra or without or maybe_aware:
                 accepted = disk.driver.negotiate(features).accepted
                 if features is None and maybe_aware and _host_aware(disk):
                     accepted &= ~Feature.BLK_ZONED.mask
-                features = (accepted | mask(*extra)) & ~mask(*without)
+                features = (accepted | extra) & ~without
             disk.start(features, driver_queues, driver_queue_size)
         return disk
 

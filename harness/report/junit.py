@@ -5,7 +5,7 @@ default, it is as Jenkins' schema (junit-10.xsd) has it, which knows no
 properties of a test case: they are lines of its output, as
 `[[PROPERTY|name=value]]`. With xunit1 they are elements, which many readers
 know and no schema allows. What was kept of a failure is named as GitLab and
-Jenkins find it: `[[ATTACHMENT|path]]`.
+Jenkins find it: `[[ATTACHMENT|path]]`. A test that came to no verdict is an error, not a failure.
 """
 
 from __future__ import annotations
@@ -16,8 +16,13 @@ from pathlib import Path
 
 from harness.outputs import replace_text
 from harness.report.markers import Statement
+from harness.report.outcome import PROPERTY
+from harness.report.results import Verdict
 from harness.virtio.catalogue import section_order
 from harness.virtio.sections import section_name
+
+_NO_VERDICT = f"properties/property[@name='{PROPERTY}'][@value='{Verdict.ERROR}']"
+"""The property of a test that met trouble; pytest has a failure of it in its call phase."""
 
 
 def reshape(path: Path, family: str) -> None:
@@ -28,8 +33,13 @@ def reshape(path: Path, family: str) -> None:
     if written is None:
         return
     cases = written.findall("testcase")
+    for case in cases:
+        _error_instead_of_failure(case)
     sections: dict[tuple[str, str], str] = {}
     for case in cases:
+        if case.find(_NO_VERDICT) is not None:
+            for failure in case.findall("failure"):
+                failure.tag = "error"
         if section := _section(case):
             sections[_key(case)] = section
     if not sections:
@@ -47,6 +57,14 @@ def reshape(path: Path, family: str) -> None:
             root.set(name, value)
     text = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     replace_text(path, text.decode("utf-8"))
+
+
+def _error_instead_of_failure(case: ElementTree.Element) -> None:
+    """Make the failure of a test that came to no verdict an error, which pytest has not."""
+    if case.find("properties/property[@name='verdict'][@value='error']") is None:
+        return
+    for failure in case.findall("failure"):
+        failure.tag = "error"
 
 
 def _key(case: ElementTree.Element) -> tuple[str, str]:
