@@ -56,10 +56,11 @@ class Image:
 class Status:
     """The state of the cached image, determined without a build."""
 
-    state: Literal["built", "missing", "damaged"]
+    state: Literal["built", "missing", "damaged", "unusable"]
     path: Path  # where the image is or would be
     key: str
     size: int  # bytes on disk, 0 if missing
+    trouble: str = ""  # why a cache that is unusable cannot be read, in one line
 
 
 class _DamagedError(Exception):
@@ -135,13 +136,16 @@ def status() -> Status:
     key = content_key()
     cache = cache_dir()
     path = cache / "images" / key
-    size = sum(file.stat().st_size for file in path.glob("*"))
+    size = 0
     try:
+        size = sum(file.stat().st_size for file in path.glob("*"))
         _load(cache, key)
     except FileNotFoundError:
         return Status("damaged" if path.is_dir() else "missing", path, key, size)
-    except (_DamagedError, OSError):
+    except _DamagedError:
         return Status("damaged", path, key, size)
+    except OSError as error:
+        return Status("unusable", path, key, size, f"{error.strerror}: {error.filename}")
     return Status("built", path, key, size)
 
 

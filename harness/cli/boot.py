@@ -13,6 +13,7 @@ from harness.cli.means import find, say
 from harness.cli.running import Running
 from harness.diskspec import SECTOR, DiskSpec
 from harness.machine import Accel, Drive, Machine, MachineConfig, MachineError
+from harness.machine.qcow2 import backing_files
 
 DEFAULT_DISK = "64M"
 MEMORY = range(64, 1024 * 1024)
@@ -70,7 +71,10 @@ def _add(machine: Machine, disk: str, capacity: int | None, writable: bool) -> N
         machine.add_disk(DiskSpec(capacity=capacity))
     else:
         path = Path(disk)
-        machine.add_image(path, "qcow2" if path.suffix == ".qcow2" else "raw", writable)
+        qcow2 = path.suffix == ".qcow2"
+        for file in backing_files(path) if qcow2 else []:
+            say(f"{disk} is based on {file}, which is opened too, read-only")
+        machine.add_image(path, "qcow2" if qcow2 else "raw", writable)
 
 
 def _describe(machine: Machine, accel: Accel, running: Running) -> None:

@@ -174,6 +174,16 @@ class OwnedTarget(Target):
         self._destructive = destructive
         self._host = host
         self._disk: OwnedDisk | None = None
+        self._seen = False
+
+    def _look(self, spec: DiskSpec) -> None:
+        """TargetError if the device is not there. One look is enough for a run."""
+        if not self._seen:
+            try:
+                self._reach(spec).close()
+            except (DriverError, OSError) as error:
+                raise TargetError(str(error)) from None
+        self._seen = True
 
     @abstractmethod
     def _reach(self, spec: DiskSpec) -> Transport:
@@ -188,6 +198,7 @@ class OwnedTarget(Target):
         affair, but a host-managed one is not for tests that would write it anywhere.
         """
         if writes and not self._destructive:
+            self._look(spec)
             raise LacksError(f"{self.name} is only read without --destructive")
         usual = DiskSpec()
         self._refuse(
