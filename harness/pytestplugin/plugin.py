@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.inputs import printable
-from harness.pytestplugin.arguments import add_option, seconds
+from harness.pytestplugin.arguments import add_option, existing_directory, seconds
 from harness.pytestplugin.bench import BENCHES, USER_TARGETS, TargetRun, bench_of
 from harness.pytestplugin.summary import by_target
 from harness.report import Statement, statement_of
@@ -57,6 +57,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         parser, "targets", metavar="FILE", type=Path, help="TOML file that defines more targets"
     )
     add_option(parser, "list-targets", action="store_true", help="print the targets and exit")
+    add_option(
+        parser,
+        "deviations",
+        action="append",
+        default=[],
+        type=existing_directory,
+        metavar="DIR",
+        help="directory with more files of recorded deviations, IMPLEMENTATION.toml; repeatable",
+    )
     add_option(
         parser,
         "destructive",
@@ -197,7 +206,8 @@ def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
     """Yield the recorded deviations of this test, for every implementation and version."""
     node = item.path.name + plain_node(item.nodeid[item.nodeid.index("::") :])
     bound = {*statement.clauses, *(section for section, _ in statement.hardening)}
-    for path in sorted((item.path.parent / "deviations").glob("*.toml")):
+    directories = (item.path.parent / "deviations", *item.config.option.vblk_deviations)
+    for path in (path for place in directories for path in sorted(place.glob("*.toml"))):
         for deviation in load(path):
             if deviation.covers(node):
                 if deviation.clause not in bound:
