@@ -125,8 +125,9 @@ def _targets(config: pytest.Config) -> list[str]:
     Raise pytest.UsageError for an unknown one.
     """
     wanted: list[str] = config.option.vblk_target or []
-    if config.option.vblk_defect:
-        planted = "+".join(["", *config.option.vblk_defect])
+    if config.option.vblk_defect or config.option.vblk_whim:
+        whims = [f"whim:{name}" for name in config.option.vblk_whim]
+        planted = "+".join(["", *config.option.vblk_defect, *whims])
         wanted = [name + planted for name in wanted or ["guest-pci"]]
     user = config.stash[USER_TARGETS] = _user_targets(config)
     if wanted:

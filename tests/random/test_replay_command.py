@@ -38,11 +38,11 @@ def test_what_no_legal_driver_does_is_refused(
 
     assert main(["replay", str(script), "--target", "model"]) == 2
 
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith(f"vblk: {script}")
-    assert words in said.err
-    assert said.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"vblk: {script}")
+    assert words in output.err
+    assert output.err.count("\n") == 1
 
 
 def test_a_legal_script_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
