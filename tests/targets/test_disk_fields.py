@@ -71,7 +71,8 @@ def honoured(name: str) -> frozenset[str]:
         return storage_daemon.HONOURED | vhost_user.FRONT_END
     if name.endswith("vhost-user"):
         return storage_daemon.HONOURED | daemon.BY_QEMU
-    return EXTERNAL if ":" in name else blockgraph.HONOURED
+    owned = ":" in name or name == "owned-model"
+    return EXTERNAL if owned else blockgraph.HONOURED
 
 
 def test_every_field_has_a_value_here_that_is_not_its_default() -> None:
