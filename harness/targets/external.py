@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.diskspec import DiskSpec
+from harness.diskspec import DiskSpec, unsupported
 from harness.driver.block import BlockDriver
 from harness.driver.errors import BadArgumentError, DriverError
 from harness.driver.interface import Driver, Repetition, Request
@@ -84,6 +84,9 @@ ZONES = frozenset(
     }
 )
 """What the zones of a zoned disk are like: a test has to read that off the device anyway."""
+
+HONOURED = frozenset({*OFFERED, *ZONES, "queue_size", "zoned", "read_only"})
+"""Fields of `DiskSpec` that an external device may satisfy; whether it does is checked."""
 
 ZONED = {ZonedModel.HOST_MANAGED: "host-managed", ZonedModel.HOST_AWARE: "host-aware"}
 
@@ -189,13 +192,7 @@ class OwnedTarget(Target):
         """
         if writes and not self._destructive:
             raise LacksError(f"{self.name} is only read without --destructive")
-        usual = DiskSpec()
-        self._refuse(
-            field.name
-            for field in fields(DiskSpec)
-            if field.name not in {*OFFERED, *ZONES, "queue_size", "zoned", "read_only"}
-            and getattr(spec, field.name) != getattr(usual, field.name)
-        )
+        self._refuse(unsupported(spec, HONOURED))
         if self._disk and self._disk.plugged:
             raise LacksError(f"{self.name} is one disk, and it is in use")
         try:

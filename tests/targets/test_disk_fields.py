@@ -60,8 +60,6 @@ VALUES: dict[str, Any] = {
 
 NAMES = [name for name in descriptions() if not name.isupper() and ":" not in name]
 
-EXTERNAL = frozenset({*external.OFFERED, *external.ZONES, "queue_size", "zoned"})
-
 
 def honoured(name: str) -> frozenset[str]:
     """Return the fields that a target says that it supports."""
@@ -72,7 +70,7 @@ def honoured(name: str) -> frozenset[str]:
     if name.endswith("vhost-user"):
         return storage_daemon.HONOURED | daemon.BY_QEMU
     owned = ":" in name or name == "owned-model"
-    return EXTERNAL if owned else blockgraph.HONOURED
+    return external.HONOURED if owned else blockgraph.HONOURED
 
 
 def test_every_field_has_a_value_here_that_is_not_its_default() -> None:
