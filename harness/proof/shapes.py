@@ -274,6 +274,8 @@ def main() -> int:
             return
         words = f"{one.passed} passed, {len(one.wrong)} wrong, {one.seconds:g} s"
         print(f"{one.shape.target}: {words}", flush=True)
+        for line in wrong([one]):
+            print(f"    {line}", flush=True)
 
     found = run(shapes, asked.suite, asked.jobs, each)
     lines, alarms = table(found), wrong(found)
