@@ -372,6 +372,7 @@ def test_with_event_idx_used_event_may_be_in_the_middle_of_a_batch(plug):
 @reads_only
 def test_with_event_idx_the_interrupt_comes_where_the_index_wraps_around(plug):
     disk = plug(extra=[Feature.EVENT_IDX], without=[Feature.NOTIFICATION_DATA])
+    disk.needs_sectors(1)
     driver = disk.driver
     requests = RingWrapper(disk)
     set_used_event(disk, 0xFFFF)

@@ -66,6 +66,12 @@ def build_vhost_user(name: str, spec: DiskSpec, attachment: Options, socket: Pat
     return BlockGraph((), (), device, socket)
 
 
+def build_vfio_user(name: str, place: Options, socket: Path) -> BlockGraph:
+    """Return the graph of a PCI function that a vfio-user server has; `place` is its bus."""
+    address = {"type": "unix", "path": str(socket)}
+    return BlockGraph((), (), {**place, "driver": "vfio-user-pci", "id": name, "socket": address})
+
+
 def build(
     name: str, spec: DiskSpec, attachment: Options, path: Path | None, fmt: Format
 ) -> BlockGraph:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from harness.targets import Disk
 
 
+NOTHING: Mapping[str, Any] = {}
+
+
 class Plug(Protocol):
     """Type of the fixture `plug`."""
 
@@ -34,6 +37,7 @@ class Plug(Protocol):
         without: Iterable[Feature] = (),
         driver_queues: int = 1,
         driver_queue_size: int | None = None,
+        prefer: Mapping[str, Any] = NOTHING,
         **fields: Any,
     ) -> Disk:
         """Plug a disk as `DiskSpec(**fields)` describes it, and start its driver.
@@ -42,7 +46,8 @@ class Plug(Protocol):
         and minus `without`. If the device lacks a feature of `needs` or `extra`, the test is
         skipped and the reason names the feature. `driver_queues` and `driver_queue_size`
         (descriptors; None for the device's maximum) are what the driver sets up. With `start=False`
-        the driver does not initialise the device.
+        the driver does not initialise the device. `prefer` are more fields, which the test can do
+        without: a target that cannot provide all of them gives a disk without them.
         """
         ...
 
@@ -151,12 +156,16 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
         without: Iterable[Feature] = (),
         driver_queues: int = 1,
         driver_queue_size: int | None = None,
+        prefer: Mapping[str, Any] = NOTHING,
         **fields: Any,
     ) -> Disk:
         __tracebackhide__ = True
+        specs = [DiskSpec(**fields)]
+        if prefer:
+            specs.insert(0, DiskSpec(**{**fields, **prefer}))
         try:
             return ready(
-                DiskSpec(**fields),
+                specs,
                 start,
                 features,
                 (*needs, *extra),
@@ -170,7 +179,7 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
             raise TargetError(f"the disk was not ready for the test: {error}") from None
 
     def ready(
-        spec: DiskSpec,
+        specs: Sequence[DiskSpec],
         start: bool,
         features: int | None,
         needs: tuple[Feature, ...],
@@ -180,7 +189,7 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
         driver_queue_size: int | None,
     ) -> Disk:
         __tracebackhide__ = True
-        disk = Disk(bench.plug(spec, writes, request.session))
+        disk = Disk(bench.plug(specs, writes, request.session))
         bench.disks.append(disk)
         offered = disk.driver.offered()
         _need(offered, needs)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = [
     "harness.pytestplugin.interruption",
+    "harness.pytestplugin.output",
     "harness.pytestplugin.xdist",
     "harness.pytestplugin.fixtures",
     "harness.pytestplugin.reports",

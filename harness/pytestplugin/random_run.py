@@ -54,7 +54,7 @@ def random_run(
 
     # Plug the first disk in the usual way: if the target has none, the test is skipped or the run
     # ends.
-    _bench.plug(DiskSpec(), True, request.session).unplug()
+    _bench.plug([DiskSpec()], True, request.session).unplug()
     assert _bench.target
     hunt = Hunt(_bench.target)
     profile = settings.get_current_profile_name()

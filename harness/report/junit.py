@@ -5,7 +5,7 @@ default, it is as Jenkins' schema (junit-10.xsd) has it, which knows no
 properties of a test case: they are lines of its output, as
 `[[PROPERTY|name=value]]`. With xunit1 they are elements, which many readers
 know and no schema allows. What was kept of a failure is named as GitLab and
-Jenkins find it: `[[ATTACHMENT|path]]`.
+Jenkins find it: `[[ATTACHMENT|path]]`. A test that came to no verdict is an error, not a failure.
 """
 
 from __future__ import annotations
@@ -16,8 +16,13 @@ from pathlib import Path
 
 from harness.outputs import replace_text
 from harness.report.markers import Statement
+from harness.report.outcome import PROPERTY
+from harness.report.results import Verdict
 from harness.virtio.catalogue import section_order
 from harness.virtio.sections import section_name
+
+_NO_VERDICT = f"properties/property[@name='{PROPERTY}'][@value='{Verdict.ERROR}']"
+"""The property of a test that met trouble; pytest has a failure of it in its call phase."""
 
 
 def reshape(path: Path, family: str) -> None:
@@ -32,6 +37,9 @@ def reshape(path: Path, family: str) -> None:
         _error_instead_of_failure(case)
     sections: dict[tuple[str, str], str] = {}
     for case in cases:
+        if case.find(_NO_VERDICT) is not None:
+            for failure in case.findall("failure"):
+                failure.tag = "error"
         if section := _section(case):
             sections[_key(case)] = section
     if not sections:

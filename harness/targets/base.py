@@ -72,6 +72,8 @@ class Plugged(ABC):
 
     driver: Driver
     spec: DiskSpec
+    resizable: bool = True
+    """False if `resize` always raises LacksError."""
     storage_known: bool = True
     """Whether the target made what the blocks lie on: a file, or what `spec` says."""
     killed: bool = False
@@ -131,6 +133,8 @@ class Target(ABC):
     name: str
     description: str
     traits: frozenset[str]
+    made_to_order: bool = True
+    """False if each disk is the same device, as it is, with the contents that it has."""
     starting: float = 0.0
     preparing: float = 0.0
 

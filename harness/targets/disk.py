@@ -75,6 +75,11 @@ class Disk:
         """The bytes behind the device, from the host's side. LacksError where there are none."""
         return RangedBacking(self._plugged.backing, self.spec.capacity)
 
+    @property
+    def resizable(self) -> bool:
+        """False if nobody here can change the capacity, so that `resize` raises LacksError."""
+        return self._plugged.resizable
+
     def needs_sectors(self, count: int) -> None:
         """Raise LacksError, which skips a test, if the disk was made with fewer sectors."""
         if self.spec.capacity < count:

@@ -65,6 +65,12 @@ HONOURED = frozenset(
 """Fields of `DiskSpec` that the model supports."""
 
 
+def check_fields(spec: DiskSpec) -> None:
+    """Raise LacksError for a disk that the model has no option for."""
+    if refused := unsupported(spec, HONOURED):
+        raise LacksError(f"the model has no option for a disk's {', '.join(refused)}")
+
+
 class _Child(Process):
     @staticmethod
     def channel_options(fd: int) -> list[str]:
@@ -248,7 +254,36 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-class ModelDisk(Plugged):
+class ModelSide:
+    """The host's side of a disk whose blocks are the model's."""
+
+    _process: ModelProcess
+    _name: str
+    _file: Path | None
+
+    @property
+    def backing(self) -> Backing:
+        """The raw file behind the disk. TargetError for a null disk."""
+        if self._file is None:
+            raise TargetError(f"{self._name} has no backing file")
+        return FileBacking(self._file)
+
+    def resize(self, capacity: int) -> None:
+        """Change the capacity (sectors of 512 bytes) live; the model notifies the driver."""
+        try:
+            self._process.resize(self._name, capacity)
+        except MachineError as error:
+            raise translated(error) from None
+
+    def _remove(self) -> None:
+        """Remove the disk from the model, which hangs up on whoever is connected."""
+        try:
+            self._process.remove(self._name)
+        except MachineError as error:
+            raise translated(error) from None
+
+
+class ModelDisk(ModelSide, Plugged):
     """A disk of the model, with a driver on it."""
 
     def __init__(self, process: ModelProcess, spec: DiskSpec, variant: Variant) -> None:
@@ -262,27 +297,10 @@ class ModelDisk(Plugged):
                 process.remove(self._name)
             raise
 
-    @property
-    def backing(self) -> Backing:
-        """The raw file behind the disk. TargetError for a null disk."""
-        if self._file is None:
-            raise TargetError(f"{self._name} has no backing file")
-        return FileBacking(self._file)
-
-    def resize(self, capacity: int) -> None:
-        """Live; the model tells the driver."""
-        try:
-            self._process.resize(self._name, capacity)
-        except MachineError as error:
-            raise translated(error) from None
-
     def unplug(self) -> None:
         """Hang up, and remove the disk."""
         self.driver.close()
-        try:
-            self._process.remove(self._name)
-        except MachineError as error:
-            raise translated(error) from None
+        self._remove()
 
 
 class Model(Target):
@@ -305,8 +323,7 @@ class Model(Target):
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """Plug in a disk with a driver on it. LacksError for a zoned disk of a legacy interface."""
-        if odd := unsupported(spec, HONOURED):
-            raise LacksError(f"the model has no option for a disk's {', '.join(odd)}")
+        check_fields(spec)
         if spec.zoned and "legacy" in self.traits:
             raise LacksError("a legacy interface has no zoned disks")
         try:

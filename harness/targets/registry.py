@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from harness.targets import model, qtest
 from harness.targets.base import Progress, Target, TargetError
 from harness.targets.external import HostSide
 from harness.targets.guest import variants as guest_variants
+from harness.targets.guest.model import GuestModel
 from harness.targets.guest.target import Accelerator, GuestPci
 from harness.targets.guest.variants import Channel
 from harness.targets.host_pci import HostPci, checked_address
@@ -57,16 +58,22 @@ class Settings:
 
 
 def _guest(name: str) -> Callable[[Settings], Target]:
-    return lambda settings: GuestPci(
-        settings.channel,
-        settings.qemu,
-        settings.accel,
-        settings.boot_timeout,
-        settings.progress,
-        name,
-        settings.clones,
-        ahead=True,
-    )
+    def make(settings: Settings) -> Target:
+        kind: Callable[..., Target] = GuestPci
+        if guest_variants.VARIANTS[name].model:
+            kind = partial(GuestModel, settings.defects, settings.whims)
+        return kind(
+            settings.channel,
+            settings.qemu,
+            settings.accel,
+            settings.boot_timeout,
+            settings.progress,
+            name,
+            settings.clones,
+            ahead=True,
+        )
+
+    return make
 
 
 def _qtest(name: str) -> Callable[[Settings], Target]:

@@ -11,7 +11,7 @@ import pytest
 
 from harness.diskspec import DiskSpec, Fault, unsupported
 from harness.machine import blockgraph, storage_daemon
-from harness.targets import LacksError, daemon, external, model, vhost_user
+from harness.targets import LacksError, daemon, found, model, vhost_user
 from harness.targets.guest.target import GuestPci
 from harness.targets.registry import Settings, descriptions, maker
 
@@ -63,14 +63,15 @@ NAMES = [name for name in descriptions() if not name.isupper() and ":" not in na
 
 def honoured(name: str) -> frozenset[str]:
     """Return the fields that a target says that it supports."""
-    if name.startswith("model"):
+    if name.startswith("model") or name == "guest-model-pci":
         return model.HONOURED
     if name == "vhost-user":
         return storage_daemon.HONOURED | vhost_user.FRONT_END
     if name.endswith("vhost-user"):
         return storage_daemon.HONOURED | daemon.BY_QEMU
     owned = ":" in name or name == "owned-model"
-    return external.HONOURED if owned else blockgraph.HONOURED
+    shown = found.READABLE | found.CHOSEN_BY_DRIVER | found.ZONES
+    return shown if owned else blockgraph.HONOURED
 
 
 def test_every_field_has_a_value_here_that_is_not_its_default() -> None:
