@@ -195,6 +195,7 @@ def test_the_used_length_covers_only_bytes_that_were_written(packed, answer):
 @described("2.8.21-P-01")
 def test_a_batch_is_used_chain_by_chain(packed):
     disk = packed()
+    disk.needs_sectors(32)
     requests = [Request(RequestType.OUT, 2 * n, sectors(1, salt=n)) for n in range(16)]
 
     tokens = disk.driver.submit(requests)

@@ -189,6 +189,7 @@ def test_the_used_length_is_there_when_the_used_index_moves(plug):
 @described("2.7.13-P-01")
 def test_a_batch_is_used_chain_by_chain(plug):
     disk = plug()
+    disk.needs_sectors(32)
     requests = [Request(RequestType.OUT, 2 * n, sectors(1, salt=n)) for n in range(16)]
 
     tokens = disk.driver.submit(requests)

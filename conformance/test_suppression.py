@@ -23,6 +23,7 @@ def check_each_completion_interrupts(disk):
 
     Looking at the completion asks for the next interrupt instead.
     """
+    disk.needs_sectors(20)
     before = disk.driver.interrupts().queue
     for n in range(20):
         tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512)])
