@@ -23,10 +23,10 @@ def own_targets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_registered_target_is_made_and_listed() -> None:
-    made: Any = object()
-    register("my-board", "a board", lambda settings: made)
+    target: Any = object()
+    register("my-board", "a board", lambda settings: target)
 
-    assert maker("my-board", {})(Settings()) is made
+    assert maker("my-board", {})(Settings()) is target
     assert descriptions()["my-board"] == "a board"
 
 
@@ -37,14 +37,14 @@ def test_a_name_that_cannot_be_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("register('my-board', 'a board', None)", "my-board  *a board"),
         ("register('model', 'a board', None)", "entry point board:targets (vblk.targets): "),
     ],
     ids=["new", "taken"],
 )
-def test_an_entry_point_registers_targets(tmp_path: Path, source: str, said: str) -> None:
+def test_an_entry_point_registers_targets(tmp_path: Path, source: str, message: str) -> None:
     (tmp_path / "board.py").write_text(
         f"from harness.targets.registry import register\ndef targets():\n    {source}\n"
     )
@@ -66,4 +66,4 @@ def test_an_entry_point_registers_targets(tmp_path: Path, source: str, said: str
         check=False,
     )
 
-    assert said.replace("  ", " ") in listed.stdout + listed.stderr
+    assert message.replace("  ", " ") in listed.stdout + listed.stderr
