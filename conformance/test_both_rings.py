@@ -23,6 +23,8 @@ def needs(indirect):
 @with_statements(split=clause("2.7.4.1-D-01"), packed=clause("2.8.18-D-01"))
 def test_a_read_may_be_cut_anywhere(plug, packed, indirect):
     disk = plug_ring(plug, packed, needs=needs(indirect))
+    if not indirect:
+        disk.needs_descriptors(57)
     disk.backing.write(40, sectors(2))
 
     for header, area in (
@@ -43,6 +45,8 @@ def test_a_read_may_be_cut_anywhere(plug, packed, indirect):
 @with_statements(split=clause("2.7.4.1-D-01"), packed=clause("2.8.18-D-01"))
 def test_a_write_may_be_cut_anywhere(plug, packed, indirect):
     disk = plug_ring(plug, packed, needs=needs(indirect))
+    if not indirect:
+        disk.needs_descriptors(81)
     before, after = disk.backing.read(39, 1), disk.backing.read(42, 1)
 
     cuts = [(1040,), (15, 1025), (17, 1023), (1,) * 16 + (1024,), (16, 511, 513), (13,) * 80]
@@ -86,6 +90,7 @@ def test_the_used_length_covers_only_bytes_that_were_written(plug, packed, answe
 def test_a_batch_is_used_chain_by_chain(plug, packed):
     disk = plug_ring(plug, packed)
     disk.needs_sectors(32)
+    disk.needs_descriptors(16 * 3)
     requests = [Request(RequestType.OUT, 2 * n, sectors(1, salt=n)) for n in range(16)]
 
     tokens = disk.driver.submit(requests)

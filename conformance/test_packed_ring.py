@@ -168,6 +168,7 @@ def test_no_completion_interrupts_while_events_are_disabled(packed):
 def test_with_event_idx_the_interrupt_comes_at_the_descriptor_asked_for(packed):
     disk = packed(extra=[Feature.EVENT_IDX])
     disk.needs_sectors(5)
+    disk.needs_descriptors(5 * DESCRIPTORS)
     suppress(disk, RING_EVENT_FLAGS_ENABLE)
     assert disk.read(0).status is Status.OK
     disk.driver.wait_interrupt("queue", above=0)

@@ -38,6 +38,7 @@ def used_flags(disk):
 @clause("2.7.4.1-D-01")
 def test_the_segment_of_a_request_may_be_cut_anywhere(plug):
     disk = plug(needs=[Feature.BLK_WRITE_ZEROES])
+    disk.needs_descriptors(33)
     count = shortest(disk.driver.config().max_write_zeroes_sectors, 8)
     whole = sectors(8 + count + 8)
     expected = whole[: 8 * 512] + bytes(count * 512) + whole[(8 + count) * 512 :]
@@ -162,6 +163,7 @@ def test_notifications_that_announce_nothing_do_no_harm(plug, extra):
 def test_without_event_idx_the_used_flags_are_0_or_1(plug, iops):
     disk = plug(iops=iops)
     disk.needs_sectors(8)
+    disk.needs_descriptors(8 * 3)
     tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512) for n in range(8)])
 
     seen = {used_flags(disk)}
@@ -177,6 +179,7 @@ def test_without_event_idx_the_used_flags_are_0_or_1(plug, iops):
 def test_with_event_idx_the_used_flags_are_0(plug, iops):
     disk = plug(iops=iops, extra=[Feature.EVENT_IDX])
     disk.needs_sectors(8)
+    disk.needs_descriptors(8 * 3)
     tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512) for n in range(8)])
 
     seen = {used_flags(disk)}
@@ -280,6 +283,7 @@ def test_with_event_idx_the_interrupt_comes_at_used_event(plug):
 def test_with_event_idx_used_event_may_be_in_the_middle_of_a_batch(plug):
     disk = plug(extra=[Feature.EVENT_IDX])
     disk.needs_sectors(10)
+    disk.needs_descriptors(10 * 3)
     set_used_event(disk, 5)
     assert disk.read(0).status is Status.OK
     let_pass()
@@ -295,6 +299,7 @@ def test_with_event_idx_used_event_may_be_in_the_middle_of_a_batch(plug):
 @reads_only
 def test_with_event_idx_the_interrupt_comes_where_the_index_wraps_around(plug):
     disk = plug(extra=[Feature.EVENT_IDX], without=[Feature.NOTIFICATION_DATA])
+    disk.needs_descriptors(64)
     driver = disk.driver
     requests = RingWrapper(disk)
     set_used_event(disk, 0xFFFF)

@@ -396,6 +396,7 @@ def test_a_used_ring_on_the_status_register(registers, back):
 @hardening("2.6", "two virtqueues with the same rings")
 def test_two_queues_with_the_same_rings(registers):
     disk = registers()
+    disk.needs_second_queue()
     one_of(disk.driver, ENABLE)
 
     with disk.must_survive():

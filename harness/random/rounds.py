@@ -49,7 +49,7 @@ QUIET = settings(
 def disks_of(hunt: Hunt, wanted: Sequence[Plug]) -> list[Plug]:
     """Those kinds of disk that the target has. LacksError, with the reason, if it has none."""
     found = []
-    for plug in wanted:
+    for plug in hunt.as_found(wanted):
         try:
             hunt.shape(plug)
         except LacksError as error:

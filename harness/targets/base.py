@@ -72,6 +72,8 @@ class Plugged(ABC):
 
     driver: Driver
     spec: DiskSpec
+    resizable: bool = True
+    """False if `resize` always raises LacksError."""
     storage_known: bool = True
     """Whether the target made what the blocks lie on: a file, or what `spec` says."""
     killed: bool = False
@@ -92,6 +94,14 @@ class Plugged(ABC):
     @abstractmethod
     def unplug(self) -> None:
         """Give the driver back and take the device out. TargetError if it does not come out."""
+
+    def system_reset(self) -> None:
+        """Reset all that carries the device, as a machine's reset button does.
+
+        `driver` is another one then, which has not touched the device. LacksError where only
+        the device can be reset.
+        """
+        raise LacksError("nothing but the device itself can be reset here")
 
     def leave(self) -> None:
         """The test is over: `unplug`, or leave it to the target's `release`, if that is cheaper.
@@ -131,6 +141,8 @@ class Target(ABC):
     name: str
     description: str
     traits: frozenset[str]
+    made_to_order: bool = True
+    """False if each disk is the same device, as it is, with the contents that it has."""
     starting: float = 0.0
     preparing: float = 0.0
 
