@@ -7,7 +7,6 @@ from harness.model.whims.registry import Original, Whim, also, file, whim
 from harness.virtio.blk import CONFIG_FIELDS
 from harness.virtio.features import Feature, mask
 
-
 FLUSH_OFFERED = "5.2.5.2-D-01a"
 """SHOULD always offer FLUSH."""
 
