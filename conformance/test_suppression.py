@@ -38,6 +38,7 @@ def check_all_are_served(disk):
     Then repeat this after a time in which the device was idle.
     """
     disk.backing.write(0, sectors(20))
+    disk.needs_descriptors(10 * 3)
     for first in (0, 10):
         tokens = []
         for n in range(first, first + 10):

@@ -17,9 +17,6 @@ from harness.report.verdict import about_the_device
 
 ATTRIBUTE = "conformance"
 
-PROPERTY = "verdict"
-"""The property of a test that came to no verdict: for JUnit, which has a failure of it."""
-
 
 def describe(
     report: pytest.TestReport,
@@ -43,8 +40,6 @@ def describe(
         said["verdict"] = _excuse(said, *excused)
     elif report.failed:
         about_device = call.when == "call" and about_the_device(error)
-        if call.when == "call" and not about_device:
-            item.user_properties.append((PROPERTY, Verdict.ERROR.value))
         said["verdict"] = (Verdict.BROKEN if about_device else Verdict.ERROR).value
     if call.excinfo and not isinstance(error, pytest.skip.Exception):
         said["expected"] = _expected(item, call.excinfo)

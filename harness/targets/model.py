@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import interrupt
-from harness.diskspec import DiskSpec
+from harness.diskspec import DiskSpec, unsupported
 from harness.driver.block import BlockDriver
 from harness.driver.bus.vfio_user import VfioUser
 from harness.driver.errors import DriverError
@@ -49,6 +49,26 @@ MAX_ANSWER = 1 << 20
 """Bytes of an answer; those of the model have some hundred."""
 
 VERSION = (1, 0)
+
+HONOURED = frozenset(
+    {
+        *("capacity", "backing", "read_only", "logical_block_size", "physical_block_size"),
+        *("geometry", "min_io_size", "opt_io_size", "serial", "queues", "queue_size"),
+        *("seg_max_adjust", "write_cache", "config_wce", "discard", "write_zeroes"),
+        *("max_discard_sectors", "max_write_zeroes_sectors", "event_idx", "indirect_desc"),
+        *("packed", "in_order", "unmap", "iops", "faults", "zoned", "zone_sectors"),
+        *("zone_capacity", "conventional_zones", "max_open_zones", "max_active_zones"),
+        *("max_append_sectors", "write_granularity", "zones_read_only", "zones_offline"),
+        *("secure_erase", "lifetime"),
+    }
+)
+"""Fields of `DiskSpec` that the model supports."""
+
+
+def check_fields(spec: DiskSpec) -> None:
+    """Raise LacksError for a disk that the model has no option for."""
+    if refused := unsupported(spec, HONOURED):
+        raise LacksError(f"the model has no option for a disk's {', '.join(refused)}")
 
 
 class _Child(Process):
@@ -303,6 +323,7 @@ class Model(Target):
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """Plug in a disk with a driver on it. LacksError for a zoned disk of a legacy interface."""
+        check_fields(spec)
         if spec.zoned and "legacy" in self.traits:
             raise LacksError("a legacy interface has no zoned disks")
         try:
