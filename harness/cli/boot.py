@@ -23,7 +23,7 @@ def boot(arguments: argparse.Namespace) -> int:
     """Run a guest until it ends or the user leaves its console."""
     disks: list[str] = arguments.disk or [DEFAULT_DISK]
     if arguments.memory not in MEMORY:
-        raise UsageError(f"--memory {arguments.memory}: {MEMORY.start} MiB or more")
+        raise UsageError(f"--memory {arguments.memory}: {MEMORY.start} to {MEMORY.stop - 1} MiB")
     capacities = [_capacity(disk) for disk in disks]
     means = find(arguments)
     kernel_args = f"{images.KERNEL_ARGS} {arguments.kernel_args}".strip()

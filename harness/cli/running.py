@@ -18,6 +18,7 @@ from pathlib import Path
 
 from harness.channel.serial import PROMPT
 from harness.cli.errors import UsageError
+from harness.inputs import InputError, WrongValueError, build, json_of, read_text
 from harness.machine.rundir import PREFIX
 
 _NOTE = "boot.json"
@@ -126,7 +127,10 @@ def _all() -> list[Running]:
 
 
 def _read(note: Path) -> Running:
-    return Running(**json.loads(note.read_text()))
+    try:
+        return build(Running, json_of(note, read_text(note)))
+    except (InputError, WrongValueError) as error:
+        raise UsageError(f"{note} is damaged: {error}") from None
 
 
 def _lives(note: Path) -> bool:

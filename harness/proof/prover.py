@@ -79,7 +79,7 @@ class Session(ForkingSession):
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """A SHOULD that is no statement of the defect's may be one that the real device breaks."""
-        item.config.option.strict_should = plain_node(item.nodeid) in self._own
+        item.config.option.vblk_strict_should = plain_node(item.nodeid) in self._own
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take note. What goes wrong elsewhere is enough to know that something does."""

@@ -5,7 +5,7 @@ default, it is as Jenkins' schema (junit-10.xsd) has it, which knows no
 properties of a test case: they are lines of its output, as
 `[[PROPERTY|name=value]]`. With xunit1 they are elements, which many readers
 know and no schema allows. What was kept of a failure is named as GitLab and
-Jenkins find it: `[[ATTACHMENT|path]]`.
+Jenkins find it: `[[ATTACHMENT|path]]`. A test that came to no verdict is an error, not a failure.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from harness.diskspec import DiskSpec
+from harness.diskspec import DiskSpec, unsupported
 from harness.machine import Drive, Machine, MachineError
+from harness.machine.blockgraph import HONOURED
 from harness.machine.command import Board
 from harness.machine.drive import Volume
 from harness.machine.storage_daemon import Export
@@ -11,18 +12,10 @@ from harness.robustness.device_process import MONITOR_DEADLINE, DeviceProcess
 from harness.targets.base import Backing, LacksError, TargetError, translated
 from harness.targets.daemon import Daemon
 
-NOT_QEMUS = (
-    *("zoned", "zone_sectors", "zone_capacity", "conventional_zones", "max_open_zones"),
-    *("max_active_zones", "max_append_sectors", "write_granularity"),
-    *("zones_read_only", "zones_offline", "secure_erase", "lifetime"),
-)
-"""What a disk over a file or over nothing cannot be in QEMU, nor in its storage daemon."""
-
 
 def check_board(board: Board, spec: DiskSpec) -> None:
     """LacksError if a disk on that board cannot be what `spec` says, whoever has its blocks."""
-    usual = DiskSpec()
-    odd = [name for name in NOT_QEMUS if getattr(spec, name) != getattr(usual, name)]
+    odd = unsupported(spec, HONOURED)
     if odd:
         raise LacksError(f"QEMU over a file has no option for a disk's {', '.join(odd)}")
     if board == "microvm" and spec.queue_size is not None:

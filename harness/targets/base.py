@@ -103,6 +103,14 @@ class Plugged(ABC):
     def unplug(self) -> None:
         """Give the driver back and take the device out. TargetError if it does not come out."""
 
+    def system_reset(self) -> None:
+        """Reset all that carries the device, as a machine's reset button does.
+
+        `driver` is another one then, which has not touched the device. LacksError where only
+        the device can be reset.
+        """
+        raise LacksError("nothing but the device itself can be reset here")
+
     def leave(self) -> None:
         """The test is over: `unplug`, or leave it to the target's `release`, if that is cheaper.
 

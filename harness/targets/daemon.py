@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.diskspec import DiskSpec
+from harness.diskspec import DiskSpec, unsupported
 from harness.machine.errors import MachineError
 from harness.machine.qemu import Qemu
-from harness.machine.storage_daemon import Export, StorageDaemon, find_storage_daemon, unhonoured
+from harness.machine.storage_daemon import HONOURED, Export, StorageDaemon, find_storage_daemon
 from harness.robustness.device_process import MONITOR_DEADLINE, DeviceProcess
 from harness.targets.base import DeviceIdentity, LacksError
 
@@ -37,7 +37,7 @@ class Daemon:
         """A new export. LacksError for what it has no option for, but for fields `elsewhere`."""
         usual = DiskSpec()
         spec = replace(spec, **{name: getattr(usual, name) for name in elsewhere})
-        odd = unhonoured(spec)
+        odd = unsupported(spec, HONOURED)
         if odd:
             raise LacksError(f"qemu-storage-daemon has no option for a disk's {', '.join(odd)}")
         if self._running and not self._running.alive():

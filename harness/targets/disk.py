@@ -85,6 +85,12 @@ class Disk:
         if self.spec.capacity < count:
             raise _too_small(self.spec.capacity, count)
 
+    def needs_descriptors(self, count: int) -> None:
+        """Raise LacksError, which skips a test, if queue 0 was set up with fewer descriptors."""
+        size = self.queues[0].size
+        if size < count:
+            raise LacksError(f"the queue has {size} descriptors, and this test uses {count}")
+
     def needs_known_storage(self) -> None:
         """Raise LacksError, which skips a test, if nobody here knows what the blocks lie on."""
         if not self._plugged.storage_known:
@@ -93,6 +99,11 @@ class Disk:
     def resize(self, capacity: int) -> None:
         """Change the capacity, in sectors, while the device runs."""
         self._plugged.resize(capacity)
+
+    def system_reset(self) -> None:
+        """Reset the machine around the device; `driver` is a new one then. LacksError if none."""
+        self._plugged.system_reset()
+        self.queues = []
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         """The processes that are the device, as far as they are ours."""

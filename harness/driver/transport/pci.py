@@ -65,6 +65,14 @@ class PciTransport(BusTransport):
         """Write 1, 2 or 4 bytes of PCI configuration space."""
         self.function.pci_write(offset, data)
 
+    def bar_read(self, bar: int, offset: int, width: int) -> int:
+        """Read `width` (1, 2 or 4) bytes of a BAR in one access."""
+        return self.function.bar_read(bar, offset, width)
+
+    def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
+        """Write `width` (1, 2 or 4) bytes of a BAR in one access."""
+        self.function.bar_write(bar, offset, width, value)
+
     def capabilities(self) -> list[Capability]:
         """Return the virtio capabilities, in the order of the list."""
         return virtio_capabilities(self.function)

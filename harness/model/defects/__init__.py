@@ -6,6 +6,7 @@ They are put in by name, and several add up: `--target model --defect NAME`.
 from harness.model.defects import (  # noqa: F401  # they file their defects
     configuration,
     packed,
+    pci,
     requests,
     running,
     segments,

@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+MODEL_TARGET = "model"
+PCI_TARGET = "model-pci"
+PCI_TARGETS = frozenset({PCI_TARGET, "model-pci-transitional", "guest-model-pci"})
+
 Original = Callable[..., Any]
 """The method that a defect stands in for: called with the object first."""
 
@@ -28,11 +32,15 @@ class Defect:
     method: Callable[..., Any]
     change: Callable[..., Any]
     unusable: bool = False
-    target: str = "model"
+    target: str = MODEL_TARGET
 
     def can_be_on(self, target: str) -> bool:
-        """Whether a target's device can have it."""
-        return target == self.target
+        """Return whether a target's device can have the defect.
+
+        A defect of the device is one over every transport, one of the PCI function on PCI only.
+        """
+        of_the_function = self.target == PCI_TARGET
+        return target in PCI_TARGETS or (target == MODEL_TARGET and not of_the_function)
 
     def apply(self) -> None:
         """Put it into this process, on top of those that are in it already."""
@@ -64,7 +72,11 @@ DEFECTS: dict[str, Defect] = {}
 
 
 def defect(
-    method: Callable[..., Any], *statements: str, text: str, unusable: bool = False
+    method: Callable[..., Any],
+    *statements: str,
+    text: str,
+    unusable: bool = False,
+    target: str = MODEL_TARGET,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Files what stands in for `method` of the model, under its own name with hyphens.
 
@@ -75,7 +87,14 @@ def defect(
         name = change.__name__.replace("_", "-")
         if name in DEFECTS:
             raise ValueError(f"there are two defects {name!r}")
-        DEFECTS[name] = Defect(name, statements, text, method, change, unusable)
+        DEFECTS[name] = Defect(name, statements, text, method, change, unusable, target)
         return change
 
     return file
+
+
+def on_pci(
+    method: Callable[..., Any], *statements: str, text: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """File a defect of the PCI function, as `defect` does."""
+    return defect(method, *statements, text=text, target=PCI_TARGET)
