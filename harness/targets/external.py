@@ -1,4 +1,7 @@
-"""What targets share whose device is somebody else's: it is as it is, and only read at first."""
+"""Common base of targets whose device is external: somebody else runs it, and it is fixed.
+
+Such a device is only read by default.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +29,21 @@ READING = frozenset(
         RequestType.ZONE_REPORT,
     }
 )
-"""Requests that leave a disk's contents alone."""
+"""Request types that leave a disk's contents unchanged."""
 
 
 class ReadingDriver(BlockDriver):
-    """A driver that sends no request but to read: for a disk that somebody needs.
+    """A driver that sends only requests that read, for a disk whose contents must be kept.
 
-    It looks at whole requests. A chain that a test builds by hand is that
-    test's affair, and so is its claim not to write.
+    It checks whole requests. It does not check chains that a test builds by hand: such a test is
+    responsible for not writing.
     """
 
     def submit(self, requests: Sequence[Request], queue: int = 0) -> list[int]:
-        """As any driver; BadArgumentError for a request that might change the disk."""
+        """Same as `BlockDriver.submit`.
+
+        Raise BadArgumentError for a request that may change the disk.
+        """
         for request in requests:
             _must_read(request)
         return super().submit(requests, queue)
@@ -50,18 +56,25 @@ class ReadingDriver(BlockDriver):
         timeout: float = 60.0,
         interrupts: bool = False,
     ) -> Repetition:
-        """As any driver; BadArgumentError for a request that might change the disk."""
+        """Same as `BlockDriver.repeat`.
+
+        Raise BadArgumentError for a request that may change the disk.
+        """
         _must_read(request)
         return super().repeat(request, count, queue, timeout, interrupts)
 
     def config_write(self, offset: int, data: bytes) -> None:
-        """BadArgumentError: the cache mode outlasts the test that sets it."""
-        raise BadArgumentError(f"the configuration ({len(data)} bytes at {offset}) is only read")
+        """Raise BadArgumentError: the cache mode would outlast the test that sets it."""
+        raise BadArgumentError(
+            f"the configuration ({len(data)} bytes at {offset}) must not be written on this disk"
+        )
 
 
 def _must_read(request: Request) -> None:
     if request.type not in READING:
-        raise BadArgumentError(f"a request of type {request.type} on a disk that is only read")
+        raise BadArgumentError(
+            f"a request of type {request.type} must not be sent to a disk that is only read"
+        )
 
 
 OFFERED = {
@@ -74,7 +87,10 @@ OFFERED = {
     "write_zeroes": Feature.BLK_WRITE_ZEROES,
     "secure_erase": Feature.BLK_SECURE_ERASE,
 }
-"""What of a disk says whether its device offers a feature, and so may be true of any."""
+"""`DiskSpec` fields that only ask for a feature bit.
+
+Any device that offers the bit satisfies them.
+"""
 
 ZONES = frozenset(
     {
@@ -83,13 +99,13 @@ ZONES = frozenset(
         "write_granularity",
     }
 )
-"""What the zones of a zoned disk are like: a test has to read that off the device anyway."""
+"""Fields that describe the zones of a zoned disk. A test reads these from the device anyway."""
 
 ZONED = {ZonedModel.HOST_MANAGED: "host-managed", ZonedModel.HOST_AWARE: "host-aware"}
 
 
 def _zoned(driver: Driver) -> str | None:
-    """The model of a zoned disk, as a `DiskSpec` has it."""
+    """Return the zoned model as `DiskSpec` names it, or None for a disk without zones."""
     if not driver.offered() & Feature.BLK_ZONED.mask:
         return None
     field = CONFIG_FIELD["model"]
@@ -101,10 +117,10 @@ UNKNOWN = DeviceIdentity("unknown", ())
 
 @dataclass(frozen=True)
 class HostSide:
-    """What the owner of a device has said of its other side.
+    """Facts that the owner of an external device has given about its host side.
 
-    `identity` is what its known deviations are filed under, `backing` the file
-    with its bytes, `resize` what makes it so many sectors.
+    `identity` is the name and version for its known deviations, `backing` the file with its bytes,
+    and `resize` a function that sets the capacity in sectors.
     """
 
     identity: DeviceIdentity = UNKNOWN
@@ -113,12 +129,12 @@ class HostSide:
 
 
 class OwnedDisk(Plugged):
-    """Somebody's device, with a driver on it."""
+    """An external device with a driver on it."""
 
     def __init__(
         self, owner: str, transport: Transport, spec: DiskSpec, writes: bool, host: HostSide
     ) -> None:
-        """`owner` is who has the backing store, in words."""
+        """Attach a driver to the device. `owner` is a phrase for messages that names the owner."""
         self.plugged = True
         self._owner = owner
         self._host = host
@@ -131,19 +147,21 @@ class OwnedDisk(Plugged):
 
     @property
     def backing(self) -> Backing:
-        """The file that the owner named. LacksError if none was."""
+        """Return the file that the owner named. Raise LacksError if none was named."""
         if self._host.backing is None:
-            raise LacksError(f"the backing store of {self._owner} is out of reach")
+            raise LacksError(f"the targets file names no `backing` for {self._owner}")
         return FileBacking(self._host.backing)
 
     def resize(self, capacity: int) -> None:
-        """By the owner's command. LacksError if none was named."""
+        """Resize with the owner's command. Raise LacksError if none was named."""
         if self._host.resize is None:
-            raise LacksError(f"it is for {self._owner} to be resized to {capacity} sectors")
+            raise LacksError(
+                f"cannot resize {self._owner}: the targets file names no `resize` command"
+            )
         self._host.resize(capacity)
 
     def unplug(self) -> None:
-        """Reset the device and give it back."""
+        """Reset the device and close the driver."""
         self.plugged = False
         try:
             self.driver.close()
@@ -152,10 +170,10 @@ class OwnedDisk(Plugged):
 
 
 class OwnedTarget(Target):
-    """A device that somebody else runs. It is only read, unless `destructive`."""
+    """A target whose device somebody else runs. The device is only read, unless `destructive`."""
 
     owner: str
-    """Whose it is, in words: for the reason of a skip."""
+    """Phrase that names the owner in the reason of a skip."""
 
     def __init__(
         self,
@@ -170,27 +188,30 @@ class OwnedTarget(Target):
 
     @abstractmethod
     def _reach(self, spec: DiskSpec) -> Transport:
-        """The device's transport. TargetError or DriverError if it is not to be had."""
+        """Return the device's transport.
+
+        Raise TargetError or DriverError if it cannot be opened.
+        """
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
-        """The device as it is, with a driver on it; one at a time.
+        """Return the device as it is, with a driver on it; only one at a time.
 
-        LacksError for a disk of another kind than `DiskSpec()`, but for features
-        that the device happens to have, and, unless the target is destructive, for
-        a test that `writes`. What the zones of a zoned disk are like is the device's
-        affair, but a host-managed one is not for tests that would write it anywhere.
+        Raise LacksError if `spec` differs from `DiskSpec()` in more than features that the device
+        offers, and if the test `writes` and the target is not destructive. The layout of zones is
+        the device's choice, but a test that writes without knowledge of zones cannot use a
+        host-managed disk.
         """
         if writes and not self._destructive:
-            raise LacksError(f"{self.name} is only read without --destructive")
-        usual = DiskSpec()
+            raise LacksError(f"{self.name} is only read; tests that write need --destructive")
+        default = DiskSpec()
         self._refuse(
             field.name
             for field in fields(DiskSpec)
             if field.name not in {*OFFERED, *ZONES, "queue_size", "zoned"}
-            and getattr(spec, field.name) != getattr(usual, field.name)
+            and getattr(spec, field.name) != getattr(default, field.name)
         )
         if self._disk and self._disk.plugged:
-            raise LacksError(f"{self.name} is one disk, and it is in use")
+            raise LacksError(f"{self.name} is a single disk, and it is in use")
         try:
             transport = self._reach(spec)
             try:
@@ -212,21 +233,21 @@ class OwnedTarget(Target):
             raise TargetError(str(error)) from None
         return self._disk
 
-    def _refuse(self, odd: Iterable[str]) -> None:
-        if names := ", ".join(odd):
-            raise LacksError(f"{self.name} is as it is: no disk with another {names}")
+    def _refuse(self, lacking: Iterable[str]) -> None:
+        if names := ", ".join(lacking):
+            raise LacksError(f"{self.name} cannot provide {names}: an external device is fixed")
 
     def close(self) -> None:
-        """Give the device back."""
+        """Unplug the disk."""
         if self._disk:
             self._disk.unplug()
 
     def identities(self) -> tuple[DeviceIdentity, ...]:
-        """What was said at the start."""
+        """Return the identity that the owner gave."""
         return (self._host.identity,)
 
     def evidence(self) -> dict[str, str]:
-        """Nothing: what somebody else's device logs is out of reach."""
+        """Return nothing: we cannot read the logs of an external device."""
         return {}
 
     def check(self) -> None:

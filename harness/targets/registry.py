@@ -1,4 +1,4 @@
-"""The targets by name, for `--target`."""
+"""All targets by name, for `--target`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from harness.targets.vhost_user import VhostUserDaemon, VhostUserSocket
 SOCKET_PREFIX = "vhost-user:"
 FUNCTION_PREFIX = "pci:"
 PLANTED = "+"
-"""Between the name of a target and those of the defects in its device."""
+"""Separator between the name of a target and the names of defects planted in its device."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the options of a run say about its targets.
+    """Options of a run that concern its targets.
 
-    `qemu` is a path, None for the one on PATH; `boot_timeout` is in seconds.
-    `destructive` allows to write to what the user named. `defects` are planted
-    in the device, by name. `clones` says that guests may be cloned.
+    `qemu` is a path, None to search PATH; `boot_timeout` is in seconds. `destructive` allows writes
+    to what the user named. `defects` are planted in the device, by name. `clones` allows guests to
+    be cloned.
     """
 
     channel: Channel = "serial"
@@ -68,27 +68,32 @@ def _qtest(name: str) -> Callable[[Settings], Target]:
 
 
 _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {
-    **{name: (one.description, _guest(name)) for name, one in guest_variants.VARIANTS.items()},
-    **{name: (one.description, _qtest(name)) for name, one in qtest.VARIANTS.items()},
+    **{
+        name: (variant.description, _guest(name))
+        for name, variant in guest_variants.VARIANTS.items()
+    },
+    **{name: (variant.description, _qtest(name)) for name, variant in qtest.VARIANTS.items()},
     "vhost-user": (VhostUserDaemon.description, lambda settings: VhostUserDaemon()),
     "model": (Model.description, lambda settings: Model(settings.defects)),
 }
 
 
 def descriptions() -> dict[str, str]:
-    """Every target's name and what it is, in one line."""
+    """Return every target's name and its description in one line."""
     return {
         **{name: description for name, (description, _) in _MAKERS.items()},
-        f"{SOCKET_PREFIX}PATH": "whatever vhost-user back-end listens on that socket",
+        f"{SOCKET_PREFIX}PATH": "the vhost-user back-end that listens on the socket PATH",
         f"{FUNCTION_PREFIX}ADDRESS": HostPci.description,
     }
 
 
 def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Target]:
-    """Makes the target of that name, with nothing started. TargetError if there is none.
+    """Return a function that makes the named target, with nothing started.
 
-    `user` are the targets that the user defined. A name may go on with the
-    defects that are planted in the device, like "qtest-pci+isr-not-cleared".
+    Raise TargetError if unknown.
+
+    `user` are the targets that the user defined. Names of defects to plant in the device may follow
+    the target's name, as in "qtest-pci+isr-not-cleared".
     """
     base, *planted = name.split(PLANTED)
     if planted and base in _MAKERS:
@@ -99,18 +104,20 @@ def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Tar
         return _owned(name, name, UserTarget(name))
     if name not in _MAKERS:
         there = ", ".join([*user, *descriptions()])
-        raise TargetError(f"no target {name!r}; there are: {there}")
+        raise TargetError(f"unknown target {name!r}; known: {there}")
     return _MAKERS[name][1]
 
 
 def _defective(base: str, planted: list[str]) -> Callable[[Settings], Target]:
-    """Makes a target of ours whose device has defects."""
-    known = {one.name for one in defects().values() if one.can_be_on(base)}
+    """Return a function that makes a built-in target whose device has these defects."""
+    known = {variant.name for variant in defects().values() if variant.can_be_on(base)}
     for name in planted:
         if name not in defects():
-            raise TargetError(f"no defect {name!r}; --list-defects has them all")
+            raise TargetError(f"unknown defect {name!r}; --list-defects prints them all")
         if name not in known:
-            raise TargetError(f"{base} cannot have the defect {name}: {defects()[name].target} can")
+            raise TargetError(
+                f"{base} cannot have the defect {name}; it needs {defects()[name].target}"
+            )
 
     def make(settings: Settings) -> Target:
         target = _MAKERS[base][1](replace(settings, defects=tuple(planted)))
@@ -120,13 +127,17 @@ def _defective(base: str, planted: list[str]) -> Callable[[Settings], Target]:
     return make
 
 
-def _owned(device: str, name: str, said: UserTarget) -> Callable[[Settings], Target]:
-    """Makes the target for a device that somebody else runs."""
+def _owned(device: str, name: str, definition: UserTarget) -> Callable[[Settings], Target]:
+    """Return a function that makes the target for an external device."""
     kind, _, place = device.partition(":")
-    host = HostSide(said.identity, Path(said.backing) if said.backing else None, said.resizer)
+    host = HostSide(
+        definition.identity,
+        Path(definition.backing) if definition.backing else None,
+        definition.resizer,
+    )
 
     def make(settings: Settings) -> Target:
-        destructive = settings.destructive or said.destructive
+        destructive = settings.destructive or definition.destructive
         target = kinds[kind](place, destructive, host)
         target.name = name
         return target
@@ -136,7 +147,7 @@ def _owned(device: str, name: str, said: UserTarget) -> Callable[[Settings], Tar
         "pci": HostPci,
     }
     if kind not in kinds or not place:
-        raise TargetError(f"{name}: {device!r} is no device; vhost-user:PATH and pci:ADDRESS are")
+        raise TargetError(f"{name}: {device!r} is not a device; use vhost-user:PATH or pci:ADDRESS")
     if kind == "pci":
         checked_address(place)
     return make

@@ -3,12 +3,12 @@
     [target.my-daemon]
     device = "vhost-user:/run/my-daemon.sock"   # or "pci:0000:00:05.0"
     destructive = true                # the suite may overwrite the disk (as --destructive)
-    implementation = "my-daemon"      # what its deviations are filed under
+    implementation = "my-daemon"      # name under which its deviations are filed
     version = "1.4.2"
-    backing = "/srv/my-disk.raw"      # the disk's bytes, for tests that look at them
-    resize = "my-ctl resize {bytes}"  # makes the disk so large, live; also {sectors}
+    backing = "/srv/my-disk.raw"      # the disk's bytes, for tests that read them
+    resize = "my-ctl resize {bytes}"  # sets the size while it runs; or {sectors}
 
-Only `device` is needed. A test that needs what is left out is skipped.
+Only `device` is required. Tests that need a missing key are skipped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from harness.diskspec import SECTOR
 from harness.targets.base import DeviceIdentity, TargetError
 
 COMMAND_TIMEOUT = 30.0
-"""Seconds that a user's command may take."""
+"""Longest time for a user's command, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,23 @@ class UserTarget:
 
     @property
     def identity(self) -> DeviceIdentity:
-        """What its deviations are filed under."""
+        """Return the name and version for the device's deviations."""
         numbers = tuple(int(part) for part in self.version.split(".")) if self.version else ()
         return DeviceIdentity(self.implementation, numbers)
 
     @property
     def resizer(self) -> Callable[[int], None] | None:
-        """Runs the user's command for a capacity in sectors; None if there is none."""
+        """Return a function that runs the user's resize command, or None if there is none.
+
+        Its argument is the capacity in sectors.
+        """
         if not self.resize:
             return None
         return lambda capacity: _run(self.resize, capacity)
 
 
 def _run(command: str, capacity: int) -> None:
-    """Run a command, no shell about it. TargetError if it fails, with its last line."""
+    """Run a command without a shell. Raise TargetError, with its last line, if it fails."""
     line = [word.format(sectors=capacity, bytes=capacity * SECTOR) for word in shlex.split(command)]
     try:
         done = subprocess.run(
@@ -64,12 +67,15 @@ def _run(command: str, capacity: int) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise TargetError(f"{shlex.join(line)}: {error}") from None
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines() or ["no word"]
-        raise TargetError(f"{shlex.join(line)} ended with {done.returncode}: {said[-1]}")
+        output = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+        raise TargetError(f"{shlex.join(line)} ended with {done.returncode}: {output[-1]}")
 
 
 def load(path: Path) -> dict[str, UserTarget]:
-    """The targets of a file by name. TargetError, with file and line, for one that is bad."""
+    """Return the targets of a file by name.
+
+    Raise TargetError, with file and line, for a bad one.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -81,8 +87,10 @@ def load(path: Path) -> dict[str, UserTarget]:
         raise TargetError(f"{path}:{line[1] if line else 1}: {error}") from None
     tables = document.pop("target", {})
     if document or not isinstance(tables, dict) or not tables:
-        odd = next(iter(document), "target")
-        raise TargetError(f"{path}:{_line(text, odd)}: only [target.NAME] tables are known here")
+        unknown = next(iter(document), "target")
+        raise TargetError(
+            f"{path}:{_line(text, unknown)}: only tables [target.NAME] are allowed here"
+        )
     return {name: _target(path, text, name, table) for name, table in tables.items()}
 
 
@@ -94,27 +102,29 @@ def _target(path: Path, text: str, name: str, table: Any) -> UserTarget:
     for key, value in table.items():
         if key not in known:
             line = _line(text, key, name)
-            raise TargetError(f"{path}:{line}: no key {key!r}; there are: {', '.join(known)}")
+            raise TargetError(f"{path}:{line}: unknown key {key!r}; known: {', '.join(known)}")
         if type(value).__name__ != known[key]:
             line = _line(text, key, name)
-            raise TargetError(f"{path}:{line}: {key} is {known[key]}, not {value!r}")
+            raise TargetError(f"{path}:{line}: {key} must be {known[key]}, not {value!r}")
     target = UserTarget(**table)
     if not re.fullmatch(r"(\d+(\.\d+)*)?", target.version):
         line = _line(text, "version", name)
-        raise TargetError(f"{path}:{line}: version is numbers with dots, not {target.version!r}")
+        raise TargetError(
+            f"{path}:{line}: version must be numbers separated by dots, not {target.version!r}"
+        )
     try:
         target.resize.format(sectors=0, bytes=0)
         shlex.split(target.resize)
     except (ValueError, LookupError) as error:
         line = _line(text, "resize", name)
         raise TargetError(
-            f"{path}:{line}: resize takes {{sectors}} and {{bytes}} only: {error}"
+            f"{path}:{line}: resize may contain only {{sectors}} and {{bytes}}: {error}"
         ) from None
     return target
 
 
 def _line(text: str, word: str, table: str = "") -> int:
-    """The line where a key or a table of that name begins, after the table's header if given."""
+    """Return the line number of a key or a table, searched after the header of `table` if given."""
     inside = not table
     for number, line in enumerate(text.splitlines(), 1):
         header = line.strip().startswith("[")
