@@ -9,7 +9,7 @@ from harness.model.request import Request
 from harness.virtio.blk import CONFIG_FIELD, Status
 from harness.virtio.features import Feature, mask
 
-# --- what is offered
+# --- offered features
 
 
 @defect(Block.offered, "6.2-D-01", text="VERSION_1 is not offered", unusable=True)
@@ -17,7 +17,7 @@ def version_1_not_offered(original: Original, block: Block) -> int:
     return int(original(block)) & ~Feature.VERSION_1.mask
 
 
-@defect(Block.offered, "2.2.2-D-03", text="bit 50, which means nothing, is offered")
+@defect(Block.offered, "2.2.2-D-03", text="bit 50, which is not defined, is offered")
 def undefined_feature_offered(original: Original, block: Block) -> int:
     return int(original(block)) | 1 << 50
 
@@ -38,12 +38,12 @@ def zoned_offered_without_zones(original: Original, block: Block) -> int:
     return int(original(block)) | Feature.BLK_ZONED.mask
 
 
-@defect(Block.offered, "5.2.6.2-D-14", text="LIFETIME is offered over a plain file")
+@defect(Block.offered, "5.2.6.2-D-14", text="LIFETIME is offered for a disk on a plain file")
 def lifetime_offered_over_a_file(original: Original, block: Block) -> int:
     return int(original(block)) | Feature.BLK_LIFETIME.mask
 
 
-@defect(Block.offered, "5.2.6.2-D-13", text="LIFETIME is not offered over storage that wears")
+@defect(Block.offered, "5.2.6.2-D-13", text="LIFETIME is not offered for storage that wears out")
 def lifetime_not_offered(original: Original, block: Block) -> int:
     return int(original(block)) & ~Feature.BLK_LIFETIME.mask
 
@@ -60,7 +60,7 @@ def read_only_always_offered(original: Original, block: Block) -> int:
 @defect(
     Block.offered,
     "5.2.3: a feature bit says what the device can do",
-    text="DISCARD and WRITE_ZEROES are offered though switched off",
+    text="DISCARD and WRITE_ZEROES are offered although they are switched off",
 )
 def discard_always_offered(original: Original, block: Block) -> int:
     always = mask(Feature.BLK_DISCARD, Feature.BLK_WRITE_ZEROES)
@@ -76,7 +76,7 @@ def multiqueue_not_offered(original: Original, block: Block) -> int:
     return int(original(block)) & ~Feature.BLK_MQ.mask
 
 
-# --- what is accepted
+# --- accepted features
 
 
 @defect(Block.acceptable, "2.2.2-D-02a", text="TOPOLOGY is refused without BLK_SIZE")
@@ -85,7 +85,11 @@ def topology_needs_block_size(original: Original, block: Block, features: int) -
     return bool(original(block, features)) and size != Feature.BLK_TOPOLOGY.mask
 
 
-@defect(Block.acceptable, "2.2.2-D-04", text="a set of features is refused after three times")
+@defect(
+    Block.acceptable,
+    "2.2.2-D-04",
+    text="a set of features is refused after it was accepted three times",
+)
 def features_refused_after_a_while(original: Original, block: Block, features: int) -> bool:
     times = vars(block).setdefault("times", {})
     times[features] = times.get(features, 0) + 1
@@ -95,7 +99,7 @@ def features_refused_after_a_while(original: Original, block: Block, features: i
 @defect(
     Block.acceptable,
     "3.1.1: a device takes a subset of the features that it offers",
-    text="a driver has to accept all that is offered",
+    text="a driver has to accept all features that are offered",
     unusable=True,
 )
 def every_feature_is_needed(original: Original, block: Block, features: int) -> bool:
@@ -132,7 +136,7 @@ def writeback_without_flush(original: Original, block: Block, features: int) -> 
 @defect(
     Block.configure,
     "5.2.5: writeback reads as the cache mode, and the driver sets it",
-    text="what the driver writes to writeback is ignored",
+    text="the driver's writes to writeback are ignored",
 )
 def writeback_cannot_be_switched(
     original: Original, block: Block, offset: int, data: bytes
@@ -140,7 +144,11 @@ def writeback_cannot_be_switched(
     return offset == WRITEBACK.offset or bool(original(block, offset, data))
 
 
-@defect(Block.fields, "5.2.6.2-D-09", text="write_zeroes_may_unmap is 0 although zeroing unmaps")
+@defect(
+    Block.fields,
+    "5.2.6.2-D-09",
+    text="write_zeroes_may_unmap is 0 although write zeroes unmaps sectors",
+)
 def may_unmap_denied(original: Original, block: Block) -> dict[str, int]:
     return {**original(block), "write_zeroes_may_unmap": 0}
 
@@ -150,7 +158,7 @@ def may_unmap_denied(original: Original, block: Block) -> dict[str, int]:
     "5.2.4: capacity is the size of the disk in sectors",
     "5.2.4: the disk ends at capacity",
     "5.2.4: capacity, blk_size and topology say how large the disk and its blocks are",
-    text="capacity is a sector too small",
+    text="capacity is one sector too small",
 )
 def capacity_one_too_small(original: Original, block: Block) -> dict[str, int]:
     return {**original(block), "capacity": block.capacity - 1}
@@ -161,7 +169,7 @@ def capacity_one_too_small(original: Original, block: Block) -> dict[str, int]:
     "5.2.4: capacity is the size of the disk in sectors",
     "5.2.4: capacity, blk_size and topology say how large the disk and its blocks are",
     "4.1.3.2-D-01",
-    text="of capacity the low 32 bits are shown",
+    text="only the low 32 bits of capacity are shown",
 )
 def capacity_of_32_bits(original: Original, block: Block) -> dict[str, int]:
     return {**original(block), "capacity": block.capacity & 0xFFFF_FFFF}
@@ -190,7 +198,7 @@ def seg_max_not_served(original: Original, block: Block, request: Request) -> St
 @defect(
     Block.fields,
     "5.2.4: num_queues is the number of request queues",
-    text="num_queues is 1 with any number of queues",
+    text="num_queues is always 1",
 )
 def num_queues_always_1(original: Original, block: Block) -> dict[str, int]:
     return {**original(block), "num_queues": 1}
@@ -200,7 +208,7 @@ def num_queues_always_1(original: Original, block: Block) -> dict[str, int]:
     Block.fields,
     "5.2.5: blk_size and topology are the block sizes of the disk",
     "5.2.5: blk_size is a hint: the unit of requests is 512 bytes",
-    text="blk_size is 512 with blocks of any size",
+    text="blk_size is always 512",
 )
 def blk_size_always_512(original: Original, block: Block) -> dict[str, int]:
     return {**original(block), "blk_size": SECTOR}
@@ -219,7 +227,7 @@ def physical_block_of_sectors(original: Original, block: Block) -> dict[str, int
 @defect(
     Block.fields,
     "5.2.5: the limits of discard and write zeroes are in their fields",
-    text="the limits of discard and write zeroes are the other's",
+    text="the limits of discard and write zeroes are swapped",
 )
 def limits_swapped(original: Original, block: Block) -> dict[str, int]:
     fields = original(block)
@@ -230,7 +238,7 @@ def limits_swapped(original: Original, block: Block) -> dict[str, int]:
 @defect(
     Block.fields,
     "5.2.3: geometry is the disk's, where GEOMETRY is offered",
-    text="heads and sectors of the geometry change places",
+    text="heads and sectors of the geometry are swapped",
 )
 def geometry_swapped(original: Original, block: Block) -> dict[str, int]:
     fields = original(block)

@@ -1,4 +1,4 @@
-"""Defects of requests and what they end with (virtio 5.2.6)."""
+"""Defects of requests and their status (virtio 5.2.6)."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ ZONE_REQUESTS = {kind for kind in RequestType if kind.name.startswith("ZONE_")}
 # --- read-only
 
 
-@defect(Block.write, "5.2.6.2-D-03a", text="a read-only disk says OK to a write of nothing")
+@defect(Block.write, "5.2.6.2-D-03a", text="a read-only disk answers an empty write with OK")
 def read_only_write_of_nothing_succeeds(
     original: Original, block: Block, request: Request
 ) -> Status:
     return Status(original(block, request)) if request.sent else Status.OK
 
 
-@defect(Block.write, "5.2.6.2-D-03a", text="a read-only disk says UNSUPP to a write")
+@defect(Block.write, "5.2.6.2-D-03a", text="a read-only disk answers a write with UNSUPP")
 def read_only_write_unsupported(original: Original, block: Block, request: Request) -> Status:
     return Status.UNSUPP if block.spec.read_only else Status(original(block, request))
 
 
-@defect(Block.write, "5.2.6.2-D-03b", text="a read-only disk says IOERR to a write, and writes")
+@defect(
+    Block.write, "5.2.6.2-D-03b", text="a read-only disk answers a write with IOERR, but writes"
+)
 def read_only_written(original: Original, block: Block, request: Request) -> Status:
     if block.spec.read_only and request.sent:
         fd = os.open(f"/proc/self/fd/{block.storage._fd}", os.O_RDWR)
@@ -70,7 +72,7 @@ def flush_unsupported(original: Original, block: Block, request: Request) -> Sta
 @defect(
     Block.settle,
     "5.2.6.2-D-11",
-    text="a write that is stable once it is completed is not committed before",
+    text="a write that has to be stable on completion is not committed before it completes",
 )
 def stable_write_not_committed(original: Original, block: Block) -> None:
     pass
@@ -91,7 +93,7 @@ def zone_request_is_ioerr(original: Original, block: Block, request: Request) ->
     return Status(original(block, request))
 
 
-@defect(Block.execute, "5.2.6.2-D-16", text="without ZONED, reset of all zones is OK")
+@defect(Block.execute, "5.2.6.2-D-16", text="without ZONED, a reset of all zones ends with OK")
 def reset_all_without_zones(original: Original, block: Block, request: Request) -> Status:
     if not block.spec.zoned and request.type == RequestType.ZONE_RESET_ALL:
         return Status.OK
@@ -134,7 +136,7 @@ def scsi_command_succeeds(original: Original, block: Block, request: Request) ->
 @defect(
     Block.get_id,
     "5.2.6: GET_ID gives the id string, padded with NUL to 20 bytes",
-    text="the id string is padded with blanks",
+    text="the id string is padded with spaces",
 )
 def id_padded_with_blanks(original: Original, block: Block, request: Request) -> Status:
     status = original(block, request)
@@ -146,7 +148,7 @@ def id_padded_with_blanks(original: Original, block: Block, request: Request) ->
 @defect(
     Block.get_id,
     "5.2.6: GET_ID gives the id string, padded with NUL to 20 bytes",
-    text="the id string ends with a NUL in its last byte",
+    text="the last byte of the id string is always NUL",
 )
 def id_without_its_last_byte(original: Original, block: Block, request: Request) -> Status:
     status = original(block, request)
@@ -158,7 +160,7 @@ def id_without_its_last_byte(original: Original, block: Block, request: Request)
 @defect(
     Block.get_id,
     "5.2.6: GET_ID fills its data with the id string, and nothing else",
-    text="the id string begins anew where there is room for more of it",
+    text="the id string is repeated if there is room after it",
 )
 def id_repeated(original: Original, block: Block, request: Request) -> Status:
     status = original(block, request)
@@ -176,7 +178,7 @@ def lifetime_reserved(original: Original, block: Block, request: Request) -> Sta
 @defect(
     Block.get_lifetime,
     "5.2.6: GET_LIFETIME returns what the storage tells of its wear",
-    text="lifetime estimates change places",
+    text="the two lifetime estimates are swapped",
 )
 def lifetime_estimates_swapped(original: Original, block: Block, request: Request) -> Status:
     assert block.spec.lifetime
@@ -191,7 +193,7 @@ def lifetime_estimates_swapped(original: Original, block: Block, request: Reques
 @defect(
     Block.within,
     "5.2.4: the disk ends at capacity",
-    text="a request may begin with the disk's last sector and go beyond",
+    text="a request that starts on the disk may go beyond the disk's end",
 )
 def end_of_disk_unchecked(original: Original, block: Block, sector: int, count: int) -> bool:
     return bool(original(block, sector, min(count, 1)))
@@ -200,7 +202,7 @@ def end_of_disk_unchecked(original: Original, block: Block, sector: int, count: 
 @defect(
     Block.execute,
     "5.2.4: the disk ends at capacity",
-    text="where a request begins is computed in bytes of 64 bits",
+    text="the byte offset of a request overflows 64 bits",
 )
 def sector_of_55_bits(original: Original, block: Block, request: Request) -> Status:
     request.sector &= (1 << 55) - 1
@@ -210,7 +212,7 @@ def sector_of_55_bits(original: Original, block: Block, request: Request) -> Sta
 @defect(
     Block.within,
     "5.2.6: IN and OUT reach the whole of the disk",
-    text="of a request's sector, the low 32 bits are looked at",
+    text="only requests whose sector fits into 32 bits are served",
 )
 def sector_of_32_bits(original: Original, block: Block, sector: int, count: int) -> bool:
     return sector >> 32 == 0 and bool(original(block, sector, count))
@@ -279,7 +281,7 @@ def _hidden(original: Original, *arguments: object) -> None:
     Storage._fail,
     "5.2.6: IOERR tells of an error of the device or the driver",
     "5.2.6: IOERR says that the device failed",
-    text="once an operation has failed, all fail",
+    text="once an operation has failed, all later ones of its kind fail",
 )
 def failure_for_good(
     original: Original,
@@ -300,7 +302,7 @@ def failure_for_good(
     Storage.write,
     "5.2.6: a request moves the bytes of its sectors",
     "5.2.6: OUT changes these sectors and no others",
-    text="a write goes one sector beyond its data",
+    text="a write changes one sector beyond its data",
 )
 def write_of_a_sector_too_many(
     original: Original, storage: Storage, sector: int, views: Sequence[memoryview]
@@ -311,7 +313,7 @@ def write_of_a_sector_too_many(
 @defect(
     Block.read,
     "5.2.6: IOERR says that the driver made an error",
-    text="a read of no whole sectors ends with OK",
+    text="a read whose length is not a multiple of the sector size ends with OK",
 )
 def odd_read_succeeds(original: Original, block: Block, request: Request) -> Status:
     return Status.OK if request.room % SECTOR else Status(original(block, request))
@@ -330,7 +332,7 @@ def size_max_not_served(original: Original, block: Block, request: Request) -> S
 @defect(
     Storage.read,
     "5.2.6: IN gives the contents of the sectors",
-    text="a read beyond 16 KiB gives zeroes from there on",
+    text="a read gives zeroes after its first 16 KiB",
 )
 def long_reads_cut_short(
     original: Original, storage: Storage, sector: int, views: Sequence[memoryview]
@@ -347,7 +349,7 @@ def long_reads_cut_short(
     Request.end,
     "5.2.6: legal operations in any order end as each of them says",
     "5.2.6: OUT changes these sectors and no others",
-    text="the used length of a write counts the data as well",
+    text="the used length of a write includes the data",
 )
 def used_length_of_a_write_counts_its_data(
     original: Original, request: Request, status: Status
@@ -359,7 +361,7 @@ def used_length_of_a_write_counts_its_data(
 @defect(
     Storage.__init__,
     "5.2.6: each device serves its own disk",
-    text="all disks share what was written to the first",
+    text="all disks share the contents of the first disk",
 )
 def disks_share_their_storage(
     original: Original, storage: Storage, path: str | None, *more: object
@@ -372,4 +374,4 @@ def disks_share_their_storage(
 
 
 FIRST: list[Storage] = []
-"""The oldest disk that there is."""
+"""The oldest disk of this process, if any."""
