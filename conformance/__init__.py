@@ -1,5 +1,5 @@
-"""The suite: exact tests of single statements of virtio 1.4, one module for each theme.
+"""The conformance suite: exact tests of single statements of virtio 1.4, one module per subject.
 
-It sees the fixture `plug`, the driver's interface and the specification as
-data, and never QEMU, sockets or paths.
+A test uses the fixture `plug`, the interface of the reference driver and the data of
+`harness.virtio`. No test uses QEMU, a socket or a path.
 """

@@ -1,4 +1,4 @@
-"""How the suite is spread over the workers of pytest-xdist."""
+"""Distribution of the suite over the workers of pytest-xdist."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 @pytest.hookimpl(wrapper=True)
 def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
-    """With `-n` alone a worker that has done its share takes over from another one.
+    """Set `--dist worksteal` when the user gave `-n` without `--dist`.
 
-    A test takes milliseconds or seconds, a skipped one nothing, and those of a kind stand
-    together: whatever was dealt out beforehand, one worker would idle at the end.
+    Tests differ much in duration, and tests of similar duration are neighbours. With a fixed
+    distribution one worker would be idle at the end.
     """
     option = config.option
     if getattr(option, "numprocesses", None) and option.dist == "no":

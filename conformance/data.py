@@ -1,4 +1,4 @@
-"""What the tests write and look for."""
+"""Test data: sectors with known contents, and buffers that nobody has written."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ COUNTING = bytes(n % SPAN + 1 for n in range(SPAN + SECTOR))
 
 
 def sectors(count: int, salt: int = 1) -> bytes:
-    """`count` sectors (512 bytes) of data, each different; no byte is 0 or CANARY."""
+    """Return `count` different sectors (512 bytes each); no byte is 0 or CANARY."""
     begins = ((salt + n * (31 + SECTOR)) % SPAN for n in range(count))
     return b"".join(COUNTING[begin : begin + SECTOR] for begin in begins)
 
 
 def untouched(length: int) -> bytes:
-    """A device-writable area of `length` bytes as it was before the request."""
+    """Return the contents that a device-writable area of `length` bytes has before a request."""
     return bytes([CANARY]) * length

@@ -1,4 +1,4 @@
-"""What a test looks up in PCI configuration space: capabilities and BARs."""
+"""Capabilities and BARs in PCI configuration space."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.driver.interface import Driver
 
 COMMAND = 0x04
 COMMAND_DECODE = 0x3
-"""Answers in I/O space, and in memory."""
+"""The bits of the command register that enable decoding of I/O and memory accesses."""
 
 STATUS = 0x06
 STATUS_INTERRUPT = 1 << 3
@@ -31,9 +31,9 @@ EXT_CAP_SR_IOV = 0x10
 
 
 def pointers(driver: Driver) -> list[int]:
-    """The capability list's pointers as they stand, the last 0; cut short where it cannot go on.
+    """Return the pointers of the capability list, in order; the last is 0 in a correct list.
 
-    A pointer into the header, or one that was there before, is the last of the list.
+    The result ends early at a pointer into the header or at a pointer that occurred before.
     """
     found = [driver.pci_read(CAPABILITIES, 1)[0]]
     while found[-1] >= FIRST_CAPABILITY and found[-1] not in found[:-1]:
@@ -42,7 +42,7 @@ def pointers(driver: Driver) -> list[int]:
 
 
 def capabilities(driver: Driver) -> Iterator[tuple[int, int]]:
-    """Every capability: its id, and where it is."""
+    """Yield the id and the offset of each capability."""
     for pointer in dict.fromkeys(pointers(driver)):
         if pointer >= FIRST_CAPABILITY:
             at = pointer & ~3
@@ -50,14 +50,17 @@ def capabilities(driver: Driver) -> Iterator[tuple[int, int]]:
 
 
 def extended_capabilities(driver: Driver) -> Iterator[tuple[int, int]]:
-    """Every extended capability of a PCI Express function; none of any other."""
+    """Yield the id and the offset of each extended capability; a PCI function has none."""
     if CAP_EXPRESS not in [ident for ident, _ in capabilities(driver)]:
         return
     at, seen = EXTENDED, set[int]()
     while at >= EXTENDED and at not in seen:
         seen.add(at)
         head = driver.pci_read(at, 4)
-        if len(head) < 4 or head in (bytes(4), b"\xff" * 4):  # a bus that does not reach so far
+        if len(head) < 4 or head in (
+            bytes(4),
+            b"\xff" * 4,
+        ):  # the bus has no extended configuration space
             return
         word = int.from_bytes(head, "little")
         yield word & 0xFFFF, at
@@ -66,7 +69,7 @@ def extended_capabilities(driver: Driver) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Bar:
-    """A BAR: whether in I/O space, its memory type's two bits, and its size in bytes."""
+    """A BAR: in I/O space or not, the two bits of its memory type, and its size in bytes."""
 
     ports: bool
     type: int
@@ -74,7 +77,7 @@ class Bar:
 
 
 def bars(driver: Driver) -> dict[int, Bar]:
-    """The BARs that there are, by number. The function answers to no address meanwhile."""
+    """Return the implemented BARs by number. Address decoding is disabled during the call."""
     command = driver.pci_read(COMMAND, 2)
     quiet = int.from_bytes(command, "little") & ~COMMAND_DECODE
     driver.pci_write(COMMAND, quiet.to_bytes(2, "little"))
@@ -100,7 +103,7 @@ def bars(driver: Driver) -> dict[int, Bar]:
 
 
 def _mask(driver: Driver, at: int) -> int:
-    """What a BAR shows after a write of nothing but ones; it is as it was afterwards."""
+    """Return the value of a BAR register after a write of all ones, and restore the register."""
     before = driver.pci_read(at, 4)
     driver.pci_write(at, b"\xff" * 4)
     try:

@@ -1,4 +1,4 @@
-"""Requests laid out by hand, for tests of how they are framed and made available."""
+"""Requests that a test lays out itself, for tests of their framing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RawRead:
 
     @property
     def buffers(self) -> tuple[Buffer, Buffer, Buffer]:
-        """In the usual order: header, data, status."""
+        """The buffers in the usual order: header, data, status."""
         return self.header, self.area, self.end
 
     @property

@@ -1,4 +1,4 @@
-"""Both kinds of virtqueue, for what holds of either; and a split one taken round its index."""
+"""Tests on both virtqueue formats; a split virtqueue whose index is made to wrap."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ both_rings = pytest.mark.parametrize("packed", [False, True], ids=["split", "pac
 """Runs a test on a split and on a packed virtqueue, with `plug_ring`."""
 
 UNKNOWN_TYPE = 99
-"""A request type that nobody has defined: the device answers without a look at its storage."""
+"""An undefined request type: the device answers it without an access to its storage."""
 
 
 def plug_ring(plug: Plug, packed: bool, **fields: Any) -> Disk:
-    """A disk whose driver uses packed virtqueues, or split ones; `fields` as for `plug`."""
+    """Return a disk whose driver uses packed or split virtqueues; `fields` as for `plug`."""
     if packed:
         fields["extra"] = [*fields.get("extra", ()), Feature.RING_PACKED]
     return plug(packed=packed or None, **fields)
 
 
 def areas(disk: Disk, packed: bool, queue: QueueLayout) -> tuple[bytes, bytes, bytes]:
-    """A virtqueue's three areas as they stand: descriptors, the driver's, the device's."""
+    """Return the contents of a virtqueue's descriptor area, driver area and device area."""
     driver = EVENT_SUPPRESSION.size if packed else avail_size(queue.size)
     device = EVENT_SUPPRESSION.size if packed else used_size(queue.size)
     read = disk.driver.memory_read
@@ -51,9 +51,9 @@ def areas(disk: Disk, packed: bool, queue: QueueLayout) -> tuple[bytes, bytes, b
 
 
 class RingWrapper:
-    """Requests of no effect in a split virtqueue of the disk, half of it at a time.
+    """Sends requests without effect through a split virtqueue, half a queue at a time.
 
-    Its ring is written past the driver, so use either the one or the other.
+    It writes the ring directly. Do not submit requests through the driver on the same queue.
     """
 
     def __init__(self, disk: Disk) -> None:
@@ -74,7 +74,7 @@ class RingWrapper:
         self._driver.memory_write(self._queue.driver + 4, heads)
 
     def turn(self, count: int) -> None:
-        """Have the device use so many requests more, and see that it has."""
+        """Send `count` more requests, and assert that the device uses each batch within SOON."""
         while count:
             some = min(count, self._chains)
             count -= some
@@ -84,4 +84,6 @@ class RingWrapper:
             self._driver.queue_kick(0)
             deadline = time.monotonic() + SOON
             while self._driver.memory_read(self._queue.device + 2, 2) != index:
-                assert time.monotonic() < deadline, f"the used index does not reach {self._index}"
+                assert time.monotonic() < deadline, (
+                    f"the used index did not reach {self._index} in {SOON:g} s"
+                )

@@ -1,4 +1,4 @@
-"""Capacity, and what happens when it changes while the device runs (virtio 5.2.4, 5.2.6)."""
+"""Capacity, and changes of the capacity while the device runs (virtio 5.2.4, 5.2.6)."""
 
 import pytest
 
@@ -7,8 +7,6 @@ from conformance.waiting import SOON
 from harness.driver.interface import Request
 from harness.report import clause, described
 from harness.virtio.blk import RequestType, Status
-
-"""Sectors of a mebibyte."""
 
 
 @pytest.mark.parametrize("capacity", [1, mib(8) + 1, 2**32 + 5], ids=["1", "8M+1", "2T+5"])
@@ -63,7 +61,7 @@ def test_a_burst_of_resizes_ends_with_the_last_capacity_announced(plug):
 
     assert len(heard) <= 20
     capacities = [change.capacity for change in heard]
-    assert capacities == sorted(capacities), "an older capacity after a newer one"
+    assert capacities == sorted(capacities), "an older capacity was announced after a newer one"
 
 
 @clause("5.2.6.2-D-02")
@@ -72,7 +70,7 @@ def test_a_resize_while_requests_run_is_announced_and_they_complete(plug):
     data = sectors(1)
     requests = [Request(RequestType.OUT, 16 * n, data) for n in range(8)]
     tokens = disk.driver.submit(requests)
-    assert len(disk.driver.completed()) < len(tokens), "nothing was in flight"
+    assert len(disk.driver.completed()) < len(tokens), "all requests completed before the resize"
 
     disk.resize(mib(16))
     changes = disk.driver.wait_config_change(above=0, timeout=SOON)

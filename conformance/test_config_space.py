@@ -9,8 +9,6 @@ from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import CONFIG_FIELD, CONFIG_FIELDS, RequestType, Status
 from harness.virtio.features import Feature
 
-"""Sectors of a mebibyte."""
-
 CAPACITY = CONFIG_FIELD["capacity"]
 WRITEBACK = CONFIG_FIELD["writeback"]
 
@@ -152,7 +150,7 @@ def test_generation_differs_after_a_change_before_driver_ok(plug):
 @on("pci", "modern")
 def test_generation_differs_after_256_changes_between_two_reads(plug):
     disk = plug(capacity=mib(8))
-    disk.driver.service_interrupts(False)  # nobody reads in between
+    disk.driver.service_interrupts(False)  # the driver does not read the fields in between
     before = read(disk.driver, CAPACITY), disk.driver.config_generation()
 
     for step in range(1, 256):
@@ -161,4 +159,4 @@ def test_generation_differs_after_256_changes_between_two_reads(plug):
     after = read(disk.driver, CAPACITY), disk.driver.config_generation()
 
     assert after[0] == (mib(8) + 256).to_bytes(8, "little")
-    assert after[1] != before[1], "the config generation came round to its old value"
+    assert after[1] != before[1], "the config generation has the value it had 256 changes before"

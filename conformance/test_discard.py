@@ -1,4 +1,4 @@
-"""DISCARD and WRITE_ZEROES: their limits, and what may not happen beside them (virtio 5.2.6)."""
+"""DISCARD and WRITE_ZEROES: their limits, and the sectors they must not change (virtio 5.2.6)."""
 
 import pytest
 
@@ -50,7 +50,7 @@ def test_a_segment_beyond_the_end_fails_and_changes_nothing(plug, kind):
     end = disk.driver.config().capacity
     disk.backing.write(0, sectors(8))
     disk.backing.write(end - 8, sectors(8, salt=9))
-    # At the end, across it, and where bytes of 64 bits and sectors of 64 bits overflow.
+    # At the end, across the end, and where 64-bit byte counts and sector numbers overflow.
     places = [(end, 8), (end - 4, 8), (2**55, 8), (2**63, 8), (2**64 - 4, 8)]
 
     for sector, count in places:
@@ -101,4 +101,6 @@ def test_write_zeroes_may_unmap_says_whether_it_can_deallocate(plug, unmap):
     deallocated = disk.backing.allocated < before
 
     assert completion.status is Status.OK
-    assert may_unmap == int(deallocated), f"it is {may_unmap}; deallocated: {deallocated}"
+    assert may_unmap == int(deallocated), (
+        f"write_zeroes_may_unmap is {may_unmap}; storage was deallocated: {deallocated}"
+    )

@@ -1,4 +1,4 @@
-"""What a device offers, and what it makes of the driver's choice (virtio 2.2, 5.2.3, 5.2.5, 6)."""
+"""Offered features, and their negotiation (virtio 2.2, 5.2.3, 5.2.5, 6)."""
 
 import pytest
 
@@ -11,12 +11,12 @@ from harness.virtio.features import REQUIRES, Feature, mask, members, names
 DEFINED = mask(*Feature) & ~mask(Feature.BLK_BARRIER, Feature.BLK_SCSI, Feature.UNUSED_30)
 """Bits that mean something for a block device.
 
-NOTIFY_ON_EMPTY and ANY_LAYOUT are among them: a device that serves legacy drivers too, such as
-a vhost-user back-end that cannot know, may offer them (virtio 6.3).
+NOTIFY_ON_EMPTY and ANY_LAYOUT are included. A device that also serves legacy drivers may offer
+them (virtio 6.3); a vhost-user back-end does not know the type of its driver.
 """
 
 PCI_ONLY = mask(Feature.SR_IOV, Feature.ADMIN_VQ, Feature.NOTIF_CONFIG_DATA)
-"""Bits that no other transport has a use for (2.2.2, 6, 4.2.5)."""
+"""Feature bits that only the PCI transport uses (2.2.2, 6, 4.2.5)."""
 
 NEEDED = mask(Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM)
 """Offered bits without which a device may refuse to work (6.2-D-02, D-04, D-06)."""
@@ -193,7 +193,7 @@ def test_every_set_with_one_feature_left_out_is_accepted(plug):
 
 
 def unoffered(offered):
-    """Features that a device does not offer: a defined one, a reserved one, one of the future."""
+    """Return the masks of four features that are not offered: two defined, bit 44, bit 63."""
     candidates = [*members(DEFINED & ~offered), 44, 63]
     return [1 << bit for bit in (candidates[0], candidates[-3], 44, 63)]
 
@@ -211,7 +211,7 @@ def test_a_feature_that_is_not_offered_is_dropped_or_refused(plug):
         driver.accept(offered & NEEDED | bit)
         driver.set_status(driver.status() | DeviceStatus.FEATURES_OK)
         taken = driver.status() & DeviceStatus.FEATURES_OK and driver.accepted() & bit
-        assert not taken, f"FEATURES_OK, with {names(bit)} accepted and not offered"
+        assert not taken, f"FEATURES_OK is set, though {names(bit)} was accepted and not offered"
 
 
 @clause("6.2-D-03")
@@ -220,7 +220,7 @@ def test_a_feature_that_is_not_offered_is_dropped_or_refused(plug):
 def test_access_platform_is_offered_where_addresses_are_translated(plug):
     driver = plug(start=False).driver
     if not driver.description()["translated"]:
-        pytest.skip("nothing translates the addresses of this device's accesses to memory")
+        pytest.skip("no IOMMU translates the addresses of this device's memory accesses")
 
     assert "ACCESS_PLATFORM" in names(driver.offered())
 

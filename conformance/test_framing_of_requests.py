@@ -1,4 +1,4 @@
-"""Lengths and limits of requests: odd ones, and the largest (virtio 5.2.4, 5.2.5, 5.2.6)."""
+"""Lengths and limits of requests: unusual lengths and the largest (virtio 5.2.4, 5.2.5, 5.2.6)."""
 
 import pytest
 
@@ -9,10 +9,10 @@ from harness.virtio.blk import CONFIG_FIELD, ID_LENGTH, LIFETIME, RequestType, S
 from harness.virtio.features import Feature
 
 MOST = 1 << 20
-"""Bytes of data that a test puts into one request."""
+"""The most bytes of data that a test puts into one request."""
 
 
-# --- data that is no whole sectors, and ids that are no 20 bytes
+# --- data that is not a whole number of sectors, and id buffers that are not 20 bytes
 
 
 @pytest.mark.parametrize("length", [1, 100, 511, 513, 1000])
@@ -67,7 +67,7 @@ def test_a_request_can_have_seg_max_segments(plug):
     seg_max = disk.driver.config().seg_max
     room = disk.queues[0].size - 2
     if seg_max > room:
-        pytest.skip(f"seg_max is {seg_max}, and {room} segments fit into the queue")
+        pytest.skip(f"seg_max is {seg_max}, and the queue has room for {room} segments")
 
     completion = disk.read(0, seg_max, writable=(*[512] * seg_max, 1))
 
@@ -126,7 +126,7 @@ def test_geometry_is_that_of_the_disk(plug):
     assert (config.cylinders, config.heads, config.sectors) == (130, 12, 10)
 
 
-# --- requests whose feature is not there
+# --- requests whose feature is not offered
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_request_that_the_device_does_not_offer_ends_with_unsupp(
 
 
 GUEST = "little"
-"""The byte order of every guest that the legacy interface is driven in: they are x86."""
+"""The byte order of the guests. The legacy interface is only tested on x86 guests."""
 
 
 @on("legacy")

@@ -1,7 +1,7 @@
-"""The device through the eyes of a whole driver: Haiku's disk, opened on it.
+"""The device as a complete driver uses it: Haiku's virtio_block.
 
-Every request here goes through that driver's scheduler, with its own framing:
-header, data and ack in one chain, indirect where the device offers it.
+Each request goes through the I/O scheduler of that driver and has its framing: header, data
+and status in one chain, in an indirect table where the device offers INDIRECT_DESC.
 """
 
 import errno
@@ -22,13 +22,11 @@ from harness.virtio.blk import SECTOR
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
 
-"""Sectors of a mebibyte."""
-
 CHUNK = 64 * 1024
-"""Bytes of an operation that goes through a bounce buffer."""
+"""Bytes of an operation that uses a bounce buffer."""
 
 NOT_BLOCKED = 10.0
-"""Seconds after which a request that was not held up has ended."""
+"""Seconds within which a request ends unless the disk is throttled."""
 
 
 def media_status(handle):
@@ -50,11 +48,11 @@ def geometry(handle):
 
 
 def changed(handle):
-    """Whether the driver hears of a change of its media."""
+    """Return True when the driver has been told that its media changed."""
     return eventually(lambda: media_status(handle) is StatusT.B_DEV_MEDIA_CHANGED)
 
 
-# --- what the driver sees
+# --- size, geometry and media
 
 
 @described("3.1.1", "a device takes a subset of the features that it offers")
@@ -190,10 +188,12 @@ def test_a_scatter_list_longer_than_seg_max_is_split(plug, count, queue):
         size = disk.driver.queue_state(0).size
         segments = min(seg_max, size - 2)
         if size != queue.get("queue_size", size) and segments >= count:
-            pytest.skip(f"the device takes no queue size of ours, and {segments} segments at once")
+            pytest.skip(
+                f"the device has a fixed queue size and takes {segments} segments in one request"
+            )
         memory = disk.driver.alloc(count * SECTOR, 4096)
         disk.driver.memory_write(memory, data)
-        # Last piece first, so that no two of them can be taken for one.
+        # The last piece comes first, so that the driver cannot merge two pieces.
         vecs = [IOVec(memory + n * SECTOR, SECTOR) for n in reversed(range(count))]
         written = IORequest(7 * SECTOR, True, vecs)
         assert handle.io(written) is StatusT.B_OK
@@ -293,20 +293,20 @@ def test_every_one_of_many_resizes_is_heard(plug):
             mib(8),
         ):
             disk.resize(capacity)
-            assert changed(handle), f"not heard: {capacity} sectors"
+            assert changed(handle), f"the change to {capacity} sectors was not reported"
             assert device_size(handle) == capacity * SECTOR
 
 
 LOADED = {"capacity": mib(8), "queue_size": 16, "iops": 20}
-"""A disk that takes its time, and is given a request in operations of `SHARE` sectors."""
+"""A slow disk; its requests are split into operations of `SHARE` sectors."""
 
 SHARE = 14
 
 
 def under_load(disk, handle, resize):
-    """Call `resize` while another thread writes 16 shares; that request.
+    """Call `resize` while another thread writes 16 shares. Return that request and a size.
 
-    Also the size (bytes) that the disk had for the driver when the request was finished.
+    The size (bytes) is the size that the driver knew when the request was finished.
     """
     data = sectors(SHARE)
     memory = disk.driver.alloc(len(data), 4096)
@@ -359,7 +359,7 @@ def test_a_disk_that_shrinks_under_load_is_written_up_to_its_new_end(plug):
 
 
 def read_in_vain(handle, position, length):
-    """Read until a disk of two operations a second takes too long; that operation, in flight."""
+    """Read from a disk of two operations a second until one times out; return that operation."""
     for _ in range(20):
         handle.info.timeout = 0.1
         status, _ = handle.read(position, length)
@@ -367,7 +367,7 @@ def read_in_vain(handle, position, length):
         if status is StatusT.EIO:
             (operation,) = handle.info.in_device()
             return operation
-    raise AssertionError("no read was held up")
+    raise AssertionError("no read timed out")
 
 
 @described("2.7.8", "a chain is the device's until it is in the used ring")
@@ -395,7 +395,7 @@ def test_nothing_in_flight_is_touched_after_the_disk_was_closed(plug):
         first, last = operation.vecs[0], operation.vecs[-1]
 
     assert disk.driver.status() == 0
-    # The driver has its memory back, so all that was in the device's hands is given out anew.
+    # The driver has freed its memory, so all buffers of the device are allocated again here.
     memory = disk.driver.alloc(4 * CHUNK, 4096)
     assert memory <= first.base and last.base + last.length <= memory + 4 * CHUNK
     let_pass(0.8)

@@ -14,14 +14,14 @@ from harness.virtio.features import Feature
 from harness.virtio.ring import DESC_SIZE, PACKED_DESC, PACKED_DESC_F_AVAIL, PACKED_DESC_F_USED
 
 NOTHING = 0xFFFF_FFFF
-"""What a used element holds as long as the device has not written it: the id of no chain."""
+"""The id of a used element that the device has not written; no chain has this id."""
 
 IDENTITY = Request(RequestType.GET_ID, receive=ID_LENGTH)
 
 
 @pytest.fixture(params=["split", "packed"])
 def ordered(plug, request):
-    """Makes disks whose device keeps the order, with a virtqueue of either format."""
+    """Factory of disks that use buffers in order, with a split or a packed virtqueue."""
 
     def make(**arguments):
         if request.param == "split":
@@ -38,14 +38,14 @@ def read(sector, count=1, **framing):
 
 
 def descriptors(request):
-    """How many descriptors a request takes in the ring: one for each piece that is not empty."""
+    """Return the number of ring descriptors of a request: one for each piece that is not empty."""
     readable = request.readable or (16, len(request.data))
     writable = request.writable or (request.receive, 1)
     return sum(length > 0 for length in (*readable, *writable))
 
 
-def told_in_split_ring(disk, requests, start=0):
-    """By the slots of the used ring from `start` on: the request that an element is for, if any."""
+def used_in_split_ring(disk, requests, start=0):
+    """Return for each used ring slot from `start` on the request its element names, or None."""
     queue, driver = disk.queues[0], disk.driver
     available = struct.unpack(
         f"<{queue.size}H", driver.memory_read(queue.driver + 4, 2 * queue.size)
@@ -57,8 +57,8 @@ def told_in_split_ring(disk, requests, start=0):
     return [None if ident == NOTHING else heads.index(ident) for ident in ids]
 
 
-def told_in_packed_ring(disk, requests):
-    """By the requests' first descriptors: the request that a used one there is for, if it is."""
+def used_in_packed_ring(disk, requests):
+    """Return for each request's first slot the request its used descriptor names, or None."""
     queue = disk.queues[0]
     ring = list(
         PACKED_DESC.iter_unpack(disk.driver.memory_read(queue.desc, DESC_SIZE * queue.size))
@@ -67,26 +67,26 @@ def told_in_packed_ring(disk, requests):
     for request in requests:
         starts.append(at)
         at += descriptors(request)
-        ids.append(ring[at - 1][2])  # a device writes a chain's first descriptor, if any
+        ids.append(ring[at - 1][2])  # of a chain a device writes the first descriptor or none
     used = PACKED_DESC_F_AVAIL | PACKED_DESC_F_USED
     written = {at for at, descriptor in enumerate(ring) if descriptor[3] & used == used}
-    assert written <= set(starts), "a used descriptor lies where no chain begins"
+    assert written <= set(starts), "a used descriptor is at a slot where no chain begins"
     return [ids.index(ring[at][2]) if at in written else None for at in starts]
 
 
-def assert_order(told):
-    """Each element lies at its batch's first buffer and is for its last; no other is written."""
+def check_order(used):
+    """Assert that each used element is at the first buffer of its batch and names the last."""
     at = 0
-    while at < len(told):
-        last = told[at]
-        assert last is not None, f"no element where the one after buffer {at} belongs: {told}"
-        assert last >= at, f"buffer {last} was used after buffer {at}: {told}"
-        assert told[at + 1 : last + 1] == [None] * (last - at), f"out of order: {told}"
+    while at < len(used):
+        last = used[at]
+        assert last is not None, f"no used element at the place of buffer {at}: {used}"
+        assert last >= at, f"buffer {last} was used after buffer {at}: {used}"
+        assert used[at + 1 : last + 1] == [None] * (last - at), f"out of order: {used}"
         at = last + 1
 
 
 def submit(ordered, disk, requests):
-    """Make requests available on an idle queue; their tokens."""
+    """Make requests available on an idle queue, and return their tokens."""
     queue = disk.queues[0]
     assert sum(map(descriptors, requests)) <= queue.size
     if not ordered.packed:
@@ -95,9 +95,9 @@ def submit(ordered, disk, requests):
     return disk.driver.submit(requests)
 
 
-def assert_used_in_order(ordered, disk, requests):
-    told = told_in_packed_ring if ordered.packed else told_in_split_ring
-    assert_order(told(disk, requests))
+def check_used_in_order(ordered, disk, requests):
+    used_in_ring = used_in_packed_ring if ordered.packed else used_in_split_ring
+    check_order(used_in_ring(disk, requests))
 
 
 @clause("6.2-D-05")
@@ -118,7 +118,7 @@ def test_long_and_short_requests_are_used_in_order(ordered):
     tokens = submit(ordered, disk, requests)
     completions = disk.driver.complete(tokens)
 
-    assert_used_in_order(ordered, disk, requests)
+    check_used_in_order(ordered, disk, requests)
     assert [completion.status for completion in completions] == [Status.OK] * len(requests)
     assert [completion.damage for completion in completions] == [()] * len(requests)
     assert completions[2].data == completions[0].data[512:1024]
@@ -151,7 +151,7 @@ def test_slow_and_failing_requests_are_used_in_order(ordered):
         seen = done
     completions = disk.driver.complete(tokens)
 
-    assert_used_in_order(ordered, disk, requests)
+    check_used_in_order(ordered, disk, requests)
     failing = {3: Status.UNSUPP, 4: Status.IOERR, 5: Status.IOERR}
     at_most = disk.driver.config().max_write_zeroes_seg
     if at_most is not None and at_most < 2:
@@ -172,8 +172,8 @@ def test_the_order_lasts_over_many_rounds_of_a_small_queue(ordered):
     for n in range(40):
         requests = [read(n), IDENTITY, read(n, 8), read(39 - n)][: 1 + n % 4]
         completions = disk.driver.complete(submit(ordered, disk, requests))
-        if not ordered.packed:  # there the driver would not find them elsewhere
-            assert_order(told_in_split_ring(disk, requests, done))
+        if not ordered.packed:  # in a packed ring the driver itself finds no other order
+            check_order(used_in_split_ring(disk, requests, done))
         done += len(requests)
         assert {completion.status for completion in completions} == {Status.OK}, n
         assert completions[0].data == whole.data[512 * n : 512 * (n + 1)], n
@@ -185,7 +185,7 @@ def test_the_order_lasts_over_many_rounds_of_a_small_queue(ordered):
 def test_the_order_lasts_around_the_end_of_the_largest_queue(ordered):
     disk = ordered()
     size = disk.queues[0].size
-    # Identities are had at once, and so before the read that they have to wait for.
+    # A device has an id at once, but has to use it after the slow read before it.
     requests = ([read(0, 64)] + [IDENTITY] * 6) * (size // 42)
 
     statuses = set()

@@ -1,4 +1,4 @@
-"""The legacy interface, and the devices that have one (virtio 2.2.3, 3.1.2, 4.1.2.3, 4.1.4.10)."""
+"""The legacy interface of transitional devices (virtio 2.2.3, 3.1.2, 4.1.2.3, 4.1.4.10)."""
 
 import pytest
 
@@ -17,7 +17,7 @@ WRITEBACK = CONFIG_FIELD["writeback"].offset
 
 
 def transitional(driver):
-    """The driver, if its device has a legacy interface: an I/O BAR 0."""
+    """Return the driver. Skip unless its device has a legacy interface: an I/O BAR 0."""
     if not driver.pci_read(BAR_0, 1)[0] & IN_PORTS:
         pytest.skip("the device has no legacy interface")
     return driver
@@ -195,7 +195,7 @@ def test_the_rings_in_one_piece_are_wrapped_around(plug):
 @on("legacy")
 @clause("2.7.3-L-01")
 def test_the_fields_of_a_virtqueue_have_the_byte_order_of_the_guest(plug):
-    # The machines here are little-endian: what this shows is that the device knows.
+    # The guest is little-endian: the device has to know that.
     disk = plug()
     driver, queue = disk.driver, disk.queues[0]
     disk.backing.write(0x102, sectors(1))
@@ -230,7 +230,7 @@ def test_a_legacy_driver_gets_the_split_virtqueue_of_a_device_that_can_do_packed
 def test_with_notify_on_empty_the_last_of_the_buffers_interrupts(plug, extra):
     disk = plug(extra=[Feature.NOTIFY_ON_EMPTY, *extra])
     driver, queue = disk.driver, disk.queues[0]
-    # Nothing that a completion is told of: neither the flag nor an index that will come.
+    # Neither the flag nor used_event asks for an interrupt.
     flags = AVAIL_F_NO_INTERRUPT.to_bytes(2, "little")
     driver.memory_write(queue.driver, flags)
     driver.memory_write(queue.driver + 4 + 2 * queue.size, (0x4000).to_bytes(2, "little"))

@@ -18,7 +18,7 @@ READ = Request(RequestType.IN, 0, receive=512)
 
 
 def vectors_of(driver):
-    """The number of MSI-X vectors that the device reports."""
+    """Return the number of MSI-X vectors; skip a device without MSI-X."""
     for kind, at in capabilities(driver):
         if kind == CAP_MSIX:
             return (int.from_bytes(driver.pci_read(at + 2, 2), "little") & TABLE_SIZE) + 1
@@ -27,7 +27,7 @@ def vectors_of(driver):
 
 @pytest.fixture
 def msix(plug):
-    """A disk of two queues with all of its vectors enabled: 0 for the configuration."""
+    """A disk with two queues and all vectors enabled; vector 0 is for the configuration."""
     disk = plug(start=False, queues=QUEUES)
     try:
         disk.driver.use_msix(vectors_of(disk.driver))
@@ -38,13 +38,13 @@ def msix(plug):
 
 
 def map_config(driver, vector):
-    """Map configuration changes; what the register shows then."""
+    """Map configuration changes to a vector, and return the register's value after that."""
     driver.register_write("config_msix_vector", vector)
     return driver.register_read("config_msix_vector")
 
 
 def map_queue(driver, index, vector):
-    """Map a queue; what its register shows then."""
+    """Map a queue to a vector, and return the register's value after that."""
     driver.register_write("queue_select", index)
     driver.register_write("queue_msix_vector", vector)
     return driver.register_read("queue_msix_vector")
@@ -55,7 +55,7 @@ def line_raised(driver):
 
 
 def gained(before, after):
-    """The vectors that had messages between two looks at `Interrupts.vectors`."""
+    """Return the vectors whose message count grew between two values of `Interrupts.vectors`."""
     pairs = enumerate(zip(before, after, strict=True))
     return [vector for vector, (then, now) in pairs if now > then]
 

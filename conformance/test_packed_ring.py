@@ -25,12 +25,12 @@ WRAP = 1 << 15
 """The wrap counter in desc_event_off_wrap: 1 in the first round."""
 
 DESCRIPTORS = 3
-"""Of a read or a write as the driver usually cuts it."""
+"""The number of descriptors of a read or a write with the driver's usual framing."""
 
 
 @pytest.fixture
 def packed(plug):
-    """Makes disks with a packed virtqueue."""
+    """Factory of disks with a packed virtqueue."""
 
     def make(extra=(), **fields):
         return plug(packed=True, extra=[Feature.RING_PACKED, *extra], **fields)
@@ -150,7 +150,7 @@ def test_a_used_descriptor_does_not_change_any_more(packed):
     let_pass()
 
     last = list(PACKED_DESC.iter_unpack(ring(disk)))
-    assert len(first_seen) > 1, "no used descriptor was seen before the last one"
+    assert len(first_seen) > 1, "all used descriptors were already there at the first look"
     assert {at: last[at] for at in first_seen} == first_seen
 
 
@@ -198,7 +198,7 @@ def test_the_used_length_covers_only_bytes_that_were_written(packed, request_):
 
     gap = completion.data.find(CANARY)
     written = len(completion.data) + 1 if gap < 0 else gap
-    # A device that wrote the status byte alone may count that one byte.
+    # A device that wrote only the status byte may report a length of 1.
     assert completion.used_len <= max(written, 1), (
         f"used length {completion.used_len}, but only {written} bytes written from the start"
     )
@@ -267,8 +267,10 @@ def test_with_event_idx_the_interrupt_comes_at_the_descriptor_asked_for(packed):
 
 
 def plug_after_first_wrap(packed):
-    """A disk that has used the first half of its ring once, and is asked for the second half
-    of its next round; what it has interrupted so far."""
+    """Return a disk that has used its ring half, and its interrupts so far.
+
+    An interrupt is then asked for at the second half of the ring, in the next round.
+    """
     disk = packed(extra=[Feature.EVENT_IDX], driver_queue_size=2 * DESCRIPTORS)
     suppress(disk, RING_EVENT_FLAGS_ENABLE)
     assert disk.read(0).status is Status.OK

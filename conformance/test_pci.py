@@ -12,7 +12,7 @@ from conformance.pcispace import (
     SUBSYSTEM,
 )
 from conformance.raw import RawRead
-from conformance.waiting import eventually, let_pass, resize
+from conformance.waiting import SOON, eventually, let_pass, resize, values_until_zero
 from harness.driver.interface import Request
 from harness.report import clause, on, reads_only
 from harness.virtio.blk import CONFIG_FIELDS, RequestType, Status
@@ -30,7 +30,7 @@ from harness.virtio.pci import (
 from harness.virtio.ring import used_size
 
 NEEDED = (Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM)
-"""What a device may insist on (6.2-D-02, D-04, D-06)."""
+"""Features without which a device may refuse to work (6.2-D-02, D-04, D-06)."""
 
 
 def capability(driver, kind):
@@ -38,7 +38,7 @@ def capability(driver, kind):
 
 
 def interrupt_pending(driver):
-    """The interrupt status bit of PCI's status register."""
+    """Return the interrupt status bit of the PCI status register."""
     return bool(driver.pci_read(STATUS, 1)[0] & STATUS_INTERRUPT)
 
 
@@ -53,7 +53,7 @@ def test_pci_ids(plug):
 
 
 def modern_only(plug):
-    """A driver of a device without a legacy interface: without an I/O BAR 0."""
+    """Return the driver of a device without a legacy interface: without an I/O BAR 0."""
     driver = plug(start=False).driver
     if driver.pci_read(BAR_0, 1)[0] & IN_PORTS:
         pytest.skip("the device has a legacy interface")
@@ -90,7 +90,7 @@ def test_cap_len_covers_what_a_type_adds_and_no_other_capability(plug):
         CapType.NOTIFY_CFG: CAP.size + 4,
         CapType.PCI_CFG: CAP.size + 4,
         CapType.SHARED_MEMORY_CFG: CAP.size + 8,
-        CapType.VENDOR_CFG: 6,  # up to vendor_id: it has no BAR and no offset
+        CapType.VENDOR_CFG: 6,  # it ends with vendor_id and has no BAR or offset
     }
 
     for one in found:
@@ -125,10 +125,10 @@ def test_structures_are_aligned(plug):
 
 
 def notification(plug, with_data, features=None):
-    """A device's notification structure, its multiplier, and the offsets of its queues.
+    """Return the notification structure, its multiplier, and the offsets of the queues.
 
-    `features` are negotiated of those offered, all if None. Skips a device that does not
-    offer NOTIFICATION_DATA, or does, where that is not wanted.
+    Of `features` (None: all) the offered ones are negotiated. Skip unless the device offers
+    NOTIFICATION_DATA exactly when `with_data` is true.
     """
     driver = plug(start=False, queues=4).driver
     if bool(driver.offered() & Feature.NOTIFICATION_DATA.mask) != with_data:
@@ -150,7 +150,7 @@ def test_every_queue_has_room_for_its_notifications(plug):
     structure, multiplier, offsets = notification(plug, with_data=False)
 
     assert structure.offset % 2 == 0
-    # "Even power of 2" may be read in two ways; what is one in neither is wrong.
+    # "Even power of 2" has two readings. A value that fits neither is wrong.
     assert multiplier & (multiplier - 1) == 0
     assert structure.length >= max(offset * multiplier for offset in offsets) + 2
 
@@ -232,7 +232,7 @@ def test_queue_size_is_a_power_of_two(plug, size):
 
 
 def quiet(driver):
-    """From now on interrupts are left pending; none is. A device may announce a new queue."""
+    """Stop acknowledging interrupts, after those that a new queue may have raised."""
     driver.service_interrupts(False)
     let_pass()
     driver.isr()
@@ -275,7 +275,7 @@ def test_a_resize_sets_isr_and_reading_it_clears_it(plug):
 
 
 def point(driver, structure, offset, length):
-    """Point the window at `length` bytes of a structure; where its data is."""
+    """Point the window at `length` bytes of a structure, and return where its data is."""
     window = capability(driver, CapType.PCI_CFG)
     driver.pci_write(window.at + 4, bytes([structure.bar]))
     driver.pci_write(window.at + 8, (structure.offset + offset).to_bytes(4, "little"))
@@ -284,7 +284,7 @@ def point(driver, structure, offset, length):
 
 
 def aim(driver, register):
-    """Point the window at a register of the common configuration; its length, the data's place."""
+    """Point the window at a common register; return its length and where its data is."""
     offset, length = COMMON_REGISTERS[register]
     return length, point(driver, capability(driver, CapType.COMMON_CFG), offset, length)
 
@@ -417,13 +417,12 @@ def test_queue_reset_stays_1_until_the_queue_is_left_alone(plug):
 
     driver.register_write("queue_select", 0)
     driver.register_write("queue_reset", 1)
-    shown = {driver.register_read("queue_reset")}
-    ended = eventually(lambda: not shown.add(driver.register_read("queue_reset")) and 0 in shown)
+    shown = values_until_zero(lambda: driver.register_read("queue_reset"))
     before = driver.memory_read(queue.device, used_size(queue.size))
-    let_pass()  # five operations' worth
+    let_pass()  # long enough for five operations
 
-    assert ended, "the queue's reset does not end"
-    assert shown <= {0, 1}
+    assert 0 in shown, f"queue_reset did not read 0 within {SOON:g} s"
+    assert set(shown) <= {0, 1}
     after = driver.memory_read(queue.device, used_size(queue.size))
     assert after == before, "queue_reset is 0, and the used ring still changes"
 

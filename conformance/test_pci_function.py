@@ -1,4 +1,4 @@
-"""The device as a PCI function, and capabilities that few have (virtio 4.1.1, 4.1.4, 6.2, 7.4)."""
+"""The device as a PCI function, and rare capabilities (virtio 4.1.1, 4.1.4, 6.2, 7.4)."""
 
 import pytest
 
@@ -29,7 +29,7 @@ from harness.virtio.pci import CAP_VENDOR, VENDOR_ID, CapType
 pytestmark = on("pci")
 
 REACHED = {CapType.COMMON_CFG, CapType.NOTIFY_CFG, CapType.ISR_CFG, CapType.DEVICE_CFG}
-"""The structures that lie in a BAR and are not 64 bits wide."""
+"""The structures in a BAR whose offset and length are not 64 bits wide."""
 
 
 @clause("4.1.1-D-01")
@@ -51,7 +51,7 @@ def test_the_list_of_capabilities_is_aligned_and_ends(plug):
 
     *places, end = pointers(driver)
 
-    assert end == 0, f"the list goes on at {end:#x}"
+    assert end == 0, f"the capability list does not end: the pointer after the last is {end:#x}"
     assert [place for place in places if place % 4] == []
 
 
@@ -100,7 +100,7 @@ def test_a_device_that_looks_transitional_has_both_interfaces(plug):
     modern = {one.type for one in driver.capabilities()} >= REACHED
     has_bar_0 = bars(driver).get(0)
 
-    assert modern, "there is a legacy interface at most"
+    assert modern, "only a legacy interface, or none"
     if looks:
         assert has_bar_0, "the ids are those of a transitional device, but there is no BAR 0"
         assert has_bar_0.ports, "the ids are those of a transitional device, but BAR 0 is memory"
@@ -130,7 +130,7 @@ def test_sr_iov_is_offered_with_the_capability(plug):
 
 
 def vendor_data(driver):
-    """Where vendor data stands, and how long it is; skips a device that has none."""
+    """Return the offset and length of each vendor data capability; skip a device without any."""
     found = [
         (at, driver.pci_read(at + 2, 1)[0])
         for ident, at in capabilities(driver)
@@ -153,12 +153,32 @@ def test_vendor_data_is_not_in_virtios_name(plug):
 def test_vendor_data_is_a_multiple_of_4_bytes_long(plug):
     for _, length in vendor_data(plug(start=False).driver):
         assert length % 4 == 0
-        assert length >= 8  # with vendor_id, which ends at 6
+        assert length >= 8  # vendor_id ends at byte 6
 
 
-def steady(driver, at, length):
-    """Whether two reads in turn may be the same: what changes by itself is not due to them."""
+def can_read_the_same_twice(driver, at, length):
+    """Return True when two reads in a row can be equal: the data does not change by itself."""
     return any(driver.pci_read(at, length) == driver.pci_read(at, length) for _ in range(5))
+
+
+def observe(driver):
+    """Return the state of a device that reading vendor data must not change, by name."""
+    return {
+        "status": driver.status(),
+        "accepted features": driver.accepted(),
+        "config generation": driver.config_generation(),
+        "queue 0": driver.queue_state(0),
+        "interrupt status": driver.pci_read(STATUS, 1)[0] & STATUS_INTERRUPT,
+        "interrupts": driver.interrupts().raised,
+        "capabilities": [driver.pci_read(at, 3) for _, at in capabilities(driver)],
+    }
+
+
+def read_with_every_width(driver, at, length):
+    """Read vendor data in accesses of 1, 2 and 4 bytes."""
+    for width in (1, 2, 4):
+        for offset in range(0, length - length % 4, width):
+            driver.pci_read(at + offset, width)
 
 
 @clause("4.1.4.8-T-01", "4.1.4.8.1-D-03")
@@ -169,28 +189,16 @@ def test_reading_vendor_data_changes_nothing(plug):
     driver = disk.driver
     places = vendor_data(driver)
     driver.service_interrupts(False)
-    assert disk.read(0).status is Status.OK  # so that an interrupt is pending
+    assert disk.read(0).status is Status.OK  # leaves an interrupt pending
+    before = observe(driver)
 
-    def seen():
-        return (
-            driver.status(),
-            driver.accepted(),
-            driver.config_generation(),
-            driver.queue_state(0),
-            driver.pci_read(STATUS, 1)[0] & STATUS_INTERRUPT,
-            driver.interrupts().raised,
-            [driver.pci_read(at, 3) for _, at in capabilities(driver)],
-        )
-
-    before = seen()
     for at, length in places:
-        assert steady(driver, at, length), f"vendor data at {at:#x} changes with each read"
+        same = can_read_the_same_twice(driver, at, length)
+        assert same, f"vendor data at {at:#x} changes with each read"
     for at, length in places:
-        for width in (1, 2, 4):
-            for offset in range(0, length - length % 4, width):
-                driver.pci_read(at + offset, width)
+        read_with_every_width(driver, at, length)
     let_pass()
 
-    assert seen() == before
+    assert observe(driver) == before
     assert driver.isr() & 1
     assert disk.read(1).status is Status.OK

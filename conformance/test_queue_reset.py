@@ -1,4 +1,4 @@
-"""The reset of one virtqueue, and its second life (virtio 2.6.1)."""
+"""The reset of one virtqueue, and its use after that (virtio 2.6.1)."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -16,15 +16,15 @@ from harness.virtio.blk import RequestType, Status
 from harness.virtio.features import Feature
 
 ENABLED = ("queue_enable", "QueueReady")
-"""What a transport calls the register that says whether the selected queue is enabled."""
+"""The names of the register that enables the selected queue, on PCI and on MMIO."""
 
 READ = Request(RequestType.IN, 0, receive=512)
 
 
 def reset(driver):
-    """Reset queue 0; a skip if that leaves it enabled, which other tests judge.
+    """Reset queue 0. Skip if it is still enabled after that, which other tests check.
 
-    Nobody knows what a device does to which the driver gives other rings for a running queue.
+    The effect of new ring addresses on a running queue is not defined.
     """
     driver.queue_reset(0)
     for register in ENABLED:
@@ -93,7 +93,7 @@ def test_a_queue_that_was_reset_may_have_another_vector(plug):
 
 
 def reset_in_flight(driver):
-    """Reset a queue with twenty reads in flight, of which 25 are done in a second; the reads."""
+    """Reset a queue with 20 reads in flight on a disk of 25 reads a second; return the reads."""
     requests = [RawRead.of(driver, 8 * n) for n in range(20)]
     driver.queue_publish(0, [driver.queue_add(0, request.buffers) for request in requests])
     driver.queue_kick(0)
@@ -110,8 +110,8 @@ def test_a_queue_that_was_reset_with_requests_in_flight_is_silent(plug, packed):
 
     requests = reset_in_flight(disk.driver)
     before = [request.data for request in requests]
-    assert untouched(512) in before, "nothing was in flight"
-    let_pass()  # five operations' worth
+    assert untouched(512) in before, "all requests completed before the reset"
+    let_pass()  # long enough for five operations
     after = [request.data for request in requests]
 
     executed = sum(now != then for now, then in zip(after, before, strict=True))
@@ -126,7 +126,7 @@ def test_a_queue_that_was_reset_with_requests_in_flight_raises_no_interrupt(plug
 
     reset_in_flight(disk.driver)
     before = disk.driver.interrupts().raised
-    let_pass()  # five operations' worth
+    let_pass()  # long enough for five operations
 
     raised = disk.driver.interrupts().raised - before
     assert raised == 0, f"{raised} interrupts after the queue's reset"

@@ -1,4 +1,4 @@
-"""Several request virtqueues side by side (virtio 2.6, 5.2.2)."""
+"""Several request virtqueues in use at the same time (virtio 2.6, 5.2.2)."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def read(sector):
 
 
 def on_every_queue(disk, queues=range(QUEUES), each=6):
-    """Reads of sectors of their own, on all the queues before any is waited for."""
+    """Submit reads of different sectors on all queues, then wait for all of them."""
     places = [(queue, each * queue + n) for n in range(each) for queue in queues]
     tokens = []
     for queue, sector in places:

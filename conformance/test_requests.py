@@ -1,4 +1,4 @@
-"""Requests and the status they end with (virtio 5.2.6)."""
+"""Requests and their status (virtio 5.2.6)."""
 
 import errno
 
@@ -152,7 +152,7 @@ def test_a_request_beyond_the_end_ends_with_ioerr_and_changes_nothing(plug):
     end = disk.driver.config().capacity
     disk.backing.write(end - 1, sectors(1))
     before = disk.backing.read(0, end)
-    # At the end, across it, and where 32 bits, bytes of 64 bits and sectors of 64 bits overflow.
+    # At the end, across the end, and where 32 bits, 64-bit bytes and 64-bit sectors overflow.
     places = [(end, 1), (end - 1, 2), (2**32, 1), (2**55, 1), (2**63, 2), (2**64 - 1, 2)]
 
     for sector, count in places:
@@ -293,7 +293,7 @@ def test_more_segments_than_the_device_takes_do_not_succeed(plug, kind):
     discard = kind is RequestType.DISCARD
     most = config.max_discard_seg if discard else config.max_write_zeroes_seg
     if most > 64:
-        pytest.skip(f"the device takes {most} segments: too many to pass")
+        pytest.skip(f"the device takes {most} segments, and a test cannot send more than that")
     disk.backing.write(4096, sectors(8))
 
     completion = disk.request(kind, data=b"".join(segment(8 * n, 8) for n in range(most + 1)))
@@ -309,7 +309,7 @@ def test_a_reserved_flag_in_the_last_of_several_segments_ends_with_unsupp(plug):
     disk = plug(needs=[Feature.BLK_WRITE_ZEROES])
     most = disk.driver.config().max_write_zeroes_seg
     if most < 2:
-        pytest.skip("the device takes one segment a request (max_write_zeroes_seg)")
+        pytest.skip("max_write_zeroes_seg is 1: there is no request of several segments")
 
     completion = disk.write_zeroes(segment(0, 8), segment(8, 8, 1 << 5))
 

@@ -1,4 +1,4 @@
-"""Two devices on one interrupt line: each shows its own interrupts only (virtio 4.1.4.5)."""
+"""Two devices on one interrupt line: each shows only its own interrupts (virtio 4.1.4.5)."""
 
 import pytest
 
@@ -11,12 +11,12 @@ INTERRUPT_LINE = 0x3C
 PCI_STATUS = 0x06
 INTERRUPT_PENDING = 1 << 3
 MOST = 5
-"""Disks to look for a shared line among: PCI has four lines, and a board may have more."""
+"""The number of disks to search for a shared line. PCI has four lines, some boards have more."""
 
 
 @pytest.fixture
 def neighbours(plug):
-    """Two disks on one interrupt line, started, with nothing pending."""
+    """Two started disks on one interrupt line, without a pending interrupt."""
     by_line = {}
     for _ in range(MOST):
         disk = plug()
@@ -25,7 +25,7 @@ def neighbours(plug):
             pair = by_line[line], disk
             let_pass()
             for one in pair:
-                one.driver.interrupts()  # a device may announce a queue that just started
+                one.driver.interrupts()  # a device may raise an interrupt for a new queue
             return pair
         by_line[line] = disk
     pytest.skip(f"no two of {MOST} disks share an interrupt line")

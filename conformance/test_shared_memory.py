@@ -1,4 +1,4 @@
-"""Shared memory regions, of which a block device needs none (virtio 2.10, 4.1.4.7)."""
+"""Shared memory regions; a block device needs none (virtio 2.10, 4.1.4.7)."""
 
 import pytest
 
@@ -10,7 +10,7 @@ pytestmark = on("pci")
 
 
 def extent(driver, one):
-    """A structure's BAR, its offset there and its end; 64 bits wide for shared memory."""
+    """Return the BAR, start and end of a structure; 64 bits wide for shared memory."""
     offset, length = one.offset, one.length
     if one.type == CapType.SHARED_MEMORY_CFG:
         upper = driver.pci_read(one.at + CAP.size, 8)
@@ -20,7 +20,7 @@ def extent(driver, one):
 
 
 def regions(driver):
-    """The capabilities of shared memory regions; skips a device that has none."""
+    """Return the capabilities of shared memory regions; skip a device without any."""
     found = [one for one in driver.capabilities() if one.type == CapType.SHARED_MEMORY_CFG]
     if not found:
         pytest.skip("the device has no shared memory region")

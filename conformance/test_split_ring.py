@@ -115,26 +115,35 @@ def test_the_write_flag_of_an_indirect_descriptor_is_ignored(plug):
     assert request.data == sectors(1)
 
 
-@pytest.mark.parametrize("direct", [1, 2], ids=["header", "header-and-data"])
-@clause("2.7.5.3.2-D-02")
-def test_direct_descriptors_may_come_before_an_indirect_one(plug, direct):
-    disk = plug(needs=[Feature.INDIRECT_DESC])
+def add_direct_then_indirect(disk, buffers, direct):
+    """Add a chain of `direct` direct descriptors and an indirect one; return its head.
+
+    The last descriptor refers to a table of the other buffers, which are device-writable.
+    """
     driver, queue = disk.driver, disk.queues[0]
-    disk.backing.write(5, sectors(1))
-    request = RawRead.of(driver, sector=5)
-    rest = request.buffers[direct:]
+    rest = buffers[direct:]
     table = driver.alloc(DESC_SIZE * len(rest))
     for slot, buffer in enumerate(rest):
         flags = DESC_F_WRITE | (DESC_F_NEXT if slot + 1 < len(rest) else 0)
-        packed = DESC.pack(buffer.address, buffer.length, flags, slot + 1)
-        driver.memory_write(table + DESC_SIZE * slot, packed)
-    # A chain whose last descriptor holds the table, made to refer to it afterwards.
-    chain = [*request.buffers[:direct], Buffer(table, DESC_SIZE * len(rest))]
-    head = driver.queue_add(0, chain)
+        entry = DESC.pack(buffer.address, buffer.length, flags, slot + 1)
+        driver.memory_write(table + DESC_SIZE * slot, entry)
+    head = driver.queue_add(0, [*buffers[:direct], Buffer(table, DESC_SIZE * len(rest))])
+    # The driver adds direct descriptors only: make the last one of the chain indirect.
     last = head
     for _ in range(direct):
         last = int.from_bytes(driver.memory_read(queue.desc + DESC_SIZE * last + 14, 2), "little")
     driver.memory_write(queue.desc + DESC_SIZE * last + 12, DESC_F_INDIRECT.to_bytes(2, "little"))
+    return head
+
+
+@pytest.mark.parametrize("direct", [1, 2], ids=["header", "header-and-data"])
+@clause("2.7.5.3.2-D-02")
+def test_direct_descriptors_may_come_before_an_indirect_one(plug, direct):
+    disk = plug(needs=[Feature.INDIRECT_DESC])
+    driver = disk.driver
+    disk.backing.write(5, sectors(1))
+    request = RawRead.of(driver, sector=5)
+    head = add_direct_then_indirect(disk, request.buffers, direct)
 
     driver.queue_publish(0, [head])
     driver.queue_kick(0)
@@ -175,7 +184,7 @@ def test_the_used_length_covers_only_bytes_that_were_written(plug, requests):
         completion = disk.send(request)
         gap = completion.data.find(CANARY)
         written = len(completion.data) + 1 if gap < 0 else gap
-        # A device that wrote the status byte alone may count that one byte.
+        # A device that wrote only the status byte may report a length of 1.
         assert completion.used_len <= max(written, 1), (
             f"used length {completion.used_len}, but only {written} bytes written from the start"
         )
@@ -188,12 +197,12 @@ def test_the_used_length_is_there_when_the_used_index_moves(plug):
     driver, queue = disk.driver, disk.queues[0]
     requests = [Request(RequestType.IN, n, receive=512) for n in range(queue.size // 3)]
 
-    # The driver looks at the index all the time, and at an element as soon as that has moved.
+    # The driver polls the index, and reads an element as soon as the index has moved.
     for _ in range(8):
         driver.memory_write(queue.device + 4, b"\xff" * 8 * queue.size)
         completions = driver.complete(driver.submit(requests))
         lengths = {completion.used_len for completion in completions}
-        assert lengths == {513}, "an element of the used ring was not whole"
+        assert lengths == {513}, "the used index moved before its used element was complete"
 
 
 @described("2.7.13", "chains published together are each used once")
@@ -236,7 +245,7 @@ def test_notifications_that_announce_nothing_do_no_harm(plug, extra):
 
     for _ in range(50):
         disk.driver.queue_kick(0)
-    let_pass()  # so that the device has seen them before there is something to see
+    let_pass()  # the device sees these notifications before a request is available
     idle = disk.driver.queue_state(0).used_idx, disk.driver.interrupts().queue
     completion = disk.read(0)
 
@@ -277,7 +286,7 @@ def test_with_event_idx_the_used_flags_are_0(plug):
 def test_each_completion_interrupts_while_the_flags_are_0(plug):
     disk = plug()
     let_pass()
-    before = disk.driver.interrupts().queue  # a device may announce a queue that just started
+    before = disk.driver.interrupts().queue  # a device may raise an interrupt for a new queue
 
     for count in range(5):
         assert disk.read(count).status is Status.OK

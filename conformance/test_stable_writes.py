@@ -1,7 +1,7 @@
-"""Writes that have to last: what is stable is on persistent storage (virtio 5.2.5, 5.2.6.2).
+"""Stable writes: their data is on persistent storage (virtio 5.2.5, 5.2.6.2).
 
-The backing store fails to commit: its flush fails. So a device that reports a
-stable write as done has not waited for that, or has not asked for it.
+The backing store cannot commit data: its flush fails. A device that reports success for a
+stable write has not asked for the commit or has not waited for it.
 """
 
 import pytest
@@ -38,7 +38,7 @@ def test_without_flush_and_config_wce_a_write_succeeds_only_if_it_was_committed(
 
     completion = disk.write(8, sectors(8))
 
-    assert completion.status is Status.IOERR, "a write was not committed, and succeeded"
+    assert completion.status is Status.IOERR, "a write was not committed, and its status is OK"
     assert completion.damage == ()
 
 
@@ -51,7 +51,7 @@ def test_once_writeback_was_set_to_0_a_write_succeeds_only_if_it_was_committed(p
 
     completion = disk.write(8, sectors(8))
 
-    assert completion.status is Status.IOERR, "a write was not committed, and succeeded"
+    assert completion.status is Status.IOERR, "a write was not committed, and its status is OK"
     assert completion.damage == ()
 
 
@@ -66,7 +66,7 @@ def test_where_writeback_is_0_from_the_start_a_write_succeeds_only_if_it_was_com
 
     completion = disk.write(8, sectors(8))
 
-    assert completion.status is Status.IOERR, "a write was not committed, and succeeded"
+    assert completion.status is Status.IOERR, "a write was not committed, and its status is OK"
     assert completion.damage == ()
 
 

@@ -14,9 +14,9 @@ from harness.virtio.ring import DESC
 
 
 def shared_memory(disk, packed):
-    """The rings of a queue, and every buffer that its descriptors point to."""
+    """Return the contents of a queue's rings, and of each buffer its descriptors point to."""
     rings = areas(disk, packed, disk.queues[0])
-    # Address and length come first in the descriptors of either ring.
+    # Descriptors of both formats begin with address and length.
     places = [(address, length) for address, length, _, _ in DESC.iter_unpack(rings[0]) if length]
     return [*rings, *(disk.driver.memory_read(address, length) for address, length in places)]
 
@@ -71,13 +71,15 @@ def test_after_a_reset_with_requests_in_flight_the_device_is_silent(plug, packed
     driver = disk.driver
     requests = [Request(RequestType.IN, 8 * n, receive=512) for n in range(20)]
     tokens = driver.submit(requests)
-    assert eventually(lambda: bool(driver.completed())), "the device has not begun"
-    assert len(driver.completed()) < len(tokens), "nothing was in flight"
+    assert eventually(lambda: bool(driver.completed())), (
+        "the device has not completed any request yet"
+    )
+    assert len(driver.completed()) < len(tokens), "all requests completed before the reset"
 
     driver.set_status(0)
     assert eventually(lambda: driver.status() == 0)
     before, interrupts = shared_memory(disk, packed), driver.interrupts()
-    let_pass()  # five operations' worth
+    let_pass()  # long enough for five operations
 
     assert shared_memory(disk, packed) == before
     assert driver.interrupts() == interrupts
@@ -110,7 +112,7 @@ def test_buffers_made_available_before_driver_ok_wait_for_it(plug, kick):
 
 
 def break_the_ring(disk):
-    """Claim more available chains than the queue can hold."""
+    """Set an available index that announces more chains than the queue can hold."""
     queue = disk.queues[0]
     disk.driver.memory_write(queue.driver + 2, (queue.size + 1).to_bytes(2, "little"))
     disk.driver.queue_kick(0)
@@ -139,7 +141,7 @@ def test_needs_reset_is_announced_as_a_configuration_change(plug):
 def test_a_reset_brings_a_device_back_that_needs_it(plug):
     disk = plug()
     break_the_ring(disk)
-    let_pass()  # reset before it has looked, a device never needed that
+    let_pass()  # lets the device see the bad index before the reset
 
     disk.driver.reset()
     disk.start()

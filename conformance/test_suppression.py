@@ -1,4 +1,4 @@
-"""Notification suppression with a driver that takes part in it (virtio 2.7.7, 2.7.10, 2.8.10)."""
+"""Notification suppression by device and driver (virtio 2.7.7, 2.7.10, 2.8.10)."""
 
 import pytest
 
@@ -12,14 +12,17 @@ EXTRA = pytest.mark.parametrize("extra", [[], [Feature.EVENT_IDX]], ids=["flags"
 
 
 def plug_suppressed(plug, extra, packed=None):
-    """A disk whose driver notifies only when it is asked to, and asks for what it wants."""
+    """Return a disk whose driver notifies only on demand, and asks only for needed interrupts."""
     disk = plug(packed=packed, extra=[*extra, Feature.RING_PACKED] if packed else extra)
     disk.driver.suppress_notifications(True)
     return disk
 
 
-def assert_each_completion_interrupts(disk):
-    """The interrupt is waited for first: a driver that has looked asks for the one after that."""
+def check_each_completion_interrupts(disk):
+    """Wait for the interrupt of each read before its completion is looked at.
+
+    Looking at the completion asks for the next interrupt instead.
+    """
     before = disk.driver.interrupts().queue
     for n in range(20):
         tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512)])
@@ -28,10 +31,10 @@ def assert_each_completion_interrupts(disk):
         assert completion.status == Status.OK
 
 
-def assert_all_are_served(disk):
-    """Requests come faster than they are looked at, and so without a notification each.
+def check_all_are_served(disk):
+    """Send requests faster than the device handles them, so that not each is notified.
 
-    Then once more, to a device that had nothing to do meanwhile.
+    Then repeat this after a time in which the device was idle.
     """
     disk.backing.write(0, sectors(20))
     for first in (0, 10):
@@ -48,21 +51,21 @@ def assert_all_are_served(disk):
 
 @clause("2.7.7.2-D-05")
 def test_each_completion_interrupts_if_the_driver_asks_for_the_next(plug):
-    assert_each_completion_interrupts(plug_suppressed(plug, [Feature.EVENT_IDX]))
+    check_each_completion_interrupts(plug_suppressed(plug, [Feature.EVENT_IDX]))
 
 
 @described("2.8.10", "an event for one descriptor comes when that one is used")
 def test_each_completion_of_a_packed_ring_interrupts_if_the_driver_asks_for_the_next(plug):
-    assert_each_completion_interrupts(plug_suppressed(plug, [Feature.EVENT_IDX], packed=True))
+    check_each_completion_interrupts(plug_suppressed(plug, [Feature.EVENT_IDX], packed=True))
 
 
 @EXTRA
 @described("2.7.10", "a device that asks for no notification finds what becomes available")
 def test_requests_that_are_only_notified_of_when_asked_for_are_served(plug, extra):
-    assert_all_are_served(plug_suppressed(plug, extra))
+    check_all_are_served(plug_suppressed(plug, extra))
 
 
 @EXTRA
 @described("2.8.10", "a device that asks for no notification finds what becomes available")
 def test_requests_of_a_packed_ring_are_served_likewise(plug, extra):
-    assert_all_are_served(plug_suppressed(plug, extra, packed=True))
+    check_all_are_served(plug_suppressed(plug, extra, packed=True))

@@ -1,4 +1,4 @@
-"""Suspending a device, and what it may do meanwhile (virtio 3.4)."""
+"""Suspending a device, and its behaviour while it is suspended (virtio 3.4)."""
 
 import pytest
 
@@ -13,8 +13,6 @@ from harness.virtio.ring import used_size
 
 pytestmark = on("modern")
 
-"""Sectors of a mebibyte."""
-
 WRITEBACK = CONFIG_FIELD["writeback"]
 RUNNING = DeviceStatus.DRIVER_OK
 SUSPENDED = DeviceStatus.SUSPEND
@@ -22,19 +20,19 @@ DEAD = DeviceStatus.NEEDS_RESET
 
 
 def settles(driver, wanted):
-    """Whether of DRIVER_OK, SUSPEND and NEEDS_RESET `wanted` comes to be set, and no other."""
+    """Wait until only `wanted` of DRIVER_OK, SUSPEND and NEEDS_RESET is set; True on success."""
     return eventually(lambda: driver.status() & (RUNNING | SUSPENDED | DEAD) == wanted)
 
 
 def suspend(driver):
-    """Suspend the device; a skip if it does not, which is for the test of 3.4.2-D-06 to judge."""
+    """Suspend the device. Skip if that fails; the test of 3.4.2-D-06 checks it."""
     driver.set_status(driver.status() | SUSPENDED)
     if not settles(driver, SUSPENDED):
         pytest.skip(f"the device is not suspended: its status is {driver.status():#04x}")
 
 
 def resume(driver):
-    """Resume the device; a skip if it does not, which is for the test of 3.4.2-D-07 to judge."""
+    """Resume the device. Skip if that fails; the test of 3.4.2-D-07 checks it."""
     driver.set_status(driver.status() | RUNNING)
     if not settles(driver, RUNNING):
         pytest.skip(f"the device does not resume: its status is {driver.status():#04x}")
@@ -178,14 +176,14 @@ def test_a_resize_meanwhile_is_announced_when_the_device_resumes(plug):
 
 
 def suspended_under_load(disk):
-    """Suspend the device while it is at work on twelve reads; the reads."""
+    """Suspend the device while it executes twelve reads, and return the reads."""
     driver = disk.driver
     requests = [RawRead.of(driver, 8 * n) for n in range(12)]
     raised = driver.interrupts().raised
     driver.queue_publish(0, [driver.queue_add(0, request.buffers) for request in requests])
     driver.queue_kick(0)
     if trouble(lambda: driver.wait_interrupt("raised", above=raised, timeout=3)):
-        pytest.skip("the device has not begun with the requests")
+        pytest.skip("the device completed none of the requests before it was suspended")
     suspend(driver)
     return requests
 
@@ -215,7 +213,7 @@ def test_a_device_that_was_suspended_at_work_is_silent(plug):
 
     requests = suspended_under_load(disk)
     before = used_ring(disk), driver.interrupts().raised
-    let_pass(0.5)  # five operations' worth
+    let_pass(0.5)  # long enough for five operations
     after = used_ring(disk), driver.interrupts().raised
 
     assert after == before

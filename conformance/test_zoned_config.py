@@ -1,4 +1,4 @@
-"""What a zoned device offers, and what its configuration space says (virtio 5.2.5)."""
+"""Features and configuration space of a zoned device (virtio 5.2.5)."""
 
 import pytest
 
@@ -22,10 +22,10 @@ MODEL = {
     "host-managed": (ZonedModel.HOST_MANAGED, ZoneType.SWP),
     "host-aware": (ZonedModel.HOST_AWARE, ZoneType.SWR),
 }
-"""What `model` is, and the type that no zone of such a disk has."""
+"""The value of `model`, and the zone type that such a disk must not have."""
 
 ZONED_FIELDS = CONFIG_FIELD["zone_sectors"].offset, 24
-"""Where struct virtio_blk_zoned_characteristics lies: offset and bytes."""
+"""Offset and length (bytes) of struct virtio_blk_zoned_characteristics."""
 
 
 @clause("5.2.5.2-D-05")
@@ -69,7 +69,7 @@ def test_a_host_managed_disk_is_not_to_be_had_without_zoned(plug):
         status = driver.status()
 
     assert not status & DeviceStatus.FEATURES_OK
-    # With ZONED it is.
+    # With ZONED the same write is refused.
     assert driver.negotiate().status & DeviceStatus.FEATURES_OK
 
 
@@ -131,7 +131,9 @@ def test_max_append_sectors_can_be_appended_at_once(plug):
     (zone,) = zoned.empty()
     most = zoned.config.max_append_sectors
     if most > zone.capacity:
-        pytest.skip(f"max_append_sectors is {most}, more than a zone takes ({zone.capacity})")
+        pytest.skip(
+            f"max_append_sectors is {most}, more than the capacity of a zone ({zone.capacity})"
+        )
     if most * SECTOR > 1 << 20:
         pytest.skip(f"max_append_sectors is {most}: too much for a test's memory")
     data = sectors(most)
@@ -205,7 +207,7 @@ def test_the_fields_of_zoned_cannot_be_written(plug):
     before = driver.config_read(*ZONED_FIELDS)
 
     for name in ("zone_sectors", "max_open_zones", "max_append_sectors", "write_granularity"):
-        # A device may take the write for an error, or pay it no heed.
+        # A device may report the write as an error, or ignore it.
         trouble(lambda name=name: driver.config_write(CONFIG_FIELD[name].offset, b"\x08\0\0\0"))
     trouble(lambda: driver.config_write(CONFIG_FIELD["model"].offset, b"\0"))
 

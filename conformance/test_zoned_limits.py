@@ -1,4 +1,4 @@
-"""How many zones can be open or active at a time (virtio 5.2.4, 5.2.6)."""
+"""Limits of the numbers of open and active zones (virtio 5.2.4, 5.2.6)."""
 
 import pytest
 
@@ -9,23 +9,23 @@ from harness.virtio.blk import Status, ZoneState
 ACTIVE = {*OPEN, ZoneState.CLOSED}
 
 OPEN_FIRST = {"max_open_zones": 2, "max_active_zones": 5}
-"""Of such a disk the open zones run out first."""
+"""Limits of a disk that reaches max_open_zones first."""
 
 BOTH_AT_ONCE = {"max_open_zones": 3, "max_active_zones": 3}
-"""Of such a disk the open and the active zones run out together."""
+"""Limits of a disk that reaches both limits at the same time."""
 
 
 def count(zoned, states):
-    """How many zones are in one of these states."""
+    """Return the number of zones in one of these states."""
     return sum(zone.state in states for zone in zoned.zones())
 
 
 def use_up_open(zoned):
-    """Open explicitly as many zones as can be open; they, and an empty one."""
+    """Explicitly open as many zones as possible; return them, and an empty zone."""
     most = zoned.limit("max_open_zones")
     active = zoned.config.max_active_zones
     if active and active <= most:
-        pytest.skip(f"max_active_zones is {active}: the open zones do not run out first")
+        pytest.skip(f"max_active_zones is {active}: max_open_zones is not reached first")
     *zones, other = zoned.empty(most + 1)
     for zone in zones:
         done(zoned.open(zone))
@@ -33,7 +33,7 @@ def use_up_open(zoned):
 
 
 def use_up_active(zoned):
-    """Make as many zones as can be active CLOSED; they, and an empty one."""
+    """Make as many zones CLOSED as can be active; return them, and an empty zone."""
     most = zoned.limit("max_active_zones")
     *zones, other = zoned.empty(most + 1)
     for zone in zones:
@@ -124,13 +124,26 @@ def test_the_status_names_the_active_zones_where_both_have_run_out(plug):
     check_refused(zoned.open(other), Status.ZONE_ACTIVE_RESOURCE)
 
 
+def check_one_granule(zoned, zone, salt):
+    """Assert that a zone holds one granule of data, and that its write pointer is after it."""
+    assert zoned.zone(zone).wp == zone.start + zoned.granule
+    assert zoned.disk.read(zone.start, zoned.granule).data == zoned.data(salt=salt)
+
+
+def check_implicitly_opened(zoned, zone, active):
+    """Assert that a write has opened the zone, and that `active` zones are active now."""
+    assert zoned.zone(zone).state is ZoneState.IOPEN
+    assert zoned.disk.read(zone.start, zoned.granule).data == zoned.data(salt=99)
+    assert count(zoned, ACTIVE) == active
+
+
 @described("5.2.6", "a zone that is open implicitly may be closed to make room for another")
 def test_implicitly_open_zones_make_room_or_are_in_the_way_but_never_too_many(plug):
     zoned = plug_zoned(plug, **OPEN_FIRST)
     most = zoned.limit("max_open_zones")
     active = zoned.config.max_active_zones
     if active and active <= most:
-        pytest.skip(f"max_active_zones is {active}: the open zones do not run out first")
+        pytest.skip(f"max_active_zones is {active}: max_open_zones is not reached first")
     *zones, other = zoned.empty(most + 1)
     for number, zone in enumerate(zones):
         done(zoned.disk.write(zone.start, zoned.data(salt=number)))
@@ -140,15 +153,12 @@ def test_implicitly_open_zones_make_room_or_are_in_the_way_but_never_too_many(pl
 
     check_refused(completion, Status.OK, Status.ZONE_OPEN_RESOURCE)
     if completion.status is Status.OK:
-        assert zoned.zone(other).state is ZoneState.IOPEN
-        assert zoned.disk.read(other.start, zoned.granule).data == zoned.data(salt=99)
-        assert count(zoned, ACTIVE) == most + 1
+        check_implicitly_opened(zoned, other, active=most + 1)
     else:
         assert zoned.zones() == before
     assert count(zoned, OPEN) == most
     for number, zone in enumerate(zones):
-        assert zoned.zone(zone).wp == zone.start + zoned.granule
-        assert zoned.disk.read(zone.start, zoned.granule).data == zoned.data(salt=number)
+        check_one_granule(zoned, zone, salt=number)
 
 
 @pytest.mark.parametrize("how", ["close", "finish", "reset", "fill"])

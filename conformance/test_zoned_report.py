@@ -18,7 +18,7 @@ SEQUENTIAL = (ZoneType.SWR, ZoneType.SWP)
 
 
 def room(zones, more=0):
-    """Bytes of a report with so many zones, and more."""
+    """Return the length of a report of `zones` zones plus `more` bytes."""
     return ZONE_REPORT_HEADER.size + zones * ZONE_DESCRIPTOR.size + more
 
 
@@ -104,7 +104,7 @@ def test_a_report_without_room_for_a_zone_claims_none(plug):
     for receive in (room(0), room(1) - 1):
         completion = zoned.disk.request(RequestType.ZONE_REPORT, 0, receive=receive)
         assert completion.damage == ()
-        # Whether this is an error is left open.
+        # The specification does not say whether this is an error.
         if completion.status is Status.OK:
             assert zones_of(completion.data)[0] == 0
             assert completion.used_len <= receive + 1

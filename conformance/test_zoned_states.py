@@ -1,4 +1,4 @@
-"""The states of zones, and the requests that lead from one to another (virtio 5.2.6)."""
+"""The states of zones, and the requests that change them (virtio 5.2.6)."""
 
 import pytest
 
@@ -123,7 +123,7 @@ def test_finish_of_a_zone_that_is_not_open_makes_it_full_or_changes_nothing(plug
     completion = zoned.finish(zone)
     after = zoned.zone(zone)
 
-    # Whether it can be done is left open: the state machine does not list it, and forbids it not.
+    # The state machine neither lists nor forbids this.
     check_refused(completion, Status.OK, Status.ZONE_INVALID_CMD)
     if completion.status is Status.OK:
         assert after.state is ZoneState.FULL
@@ -210,7 +210,7 @@ def test_secure_erase_of_zones_resets_them(plug):
     assert zoned.zone(third) == beyond
 
 
-# --- zones that are not like that
+# --- conventional, read-only and offline zones
 
 
 @pytest.mark.parametrize("kind", MANAGEMENT, ids=by_name)

@@ -10,12 +10,12 @@ from harness.virtio.blk import APPEND_SECTOR, SECTOR, RequestType, Status, ZoneS
 
 
 def unchanged(zoned, before):
-    """Whether a zone is as it was."""
+    """Return True when state and write pointer of a zone are as in `before`."""
     return zoned.zone(before) == before
 
 
 def shows_through(old, new):
-    """Whether any 16 bytes of what a place held before are there again."""
+    """Return True when any aligned 16 bytes of `old` are at the same place in `new`."""
     return any(old[n : n + 16] == new[n : n + 16] for n in range(0, len(old) - 15, 16))
 
 
@@ -85,7 +85,7 @@ def test_a_full_zone_is_not_written(plug, kind):
         check_refused(zoned.append(zone.start, zoned.data(salt=80)), Status.ZONE_INVALID_CMD)
     else:
         completion = zoned.disk.write(zone.start, zoned.data(salt=80))
-        # It is past the capacity, and at no write pointer either.
+        # It is beyond the capacity, and not at a write pointer.
         check_refused(completion, Status.ZONE_INVALID_CMD, Status.ZONE_UNALIGNED_WP)
     assert zoned.zone(zone).state is ZoneState.FULL
     assert zoned.disk.read(zone.start, zoned.granule).data == zoned.data(salt=11)
@@ -134,7 +134,7 @@ def test_more_than_a_zone_has_room_for_is_refused(plug, kind):
     zoned = plug_zoned(plug, zone_sectors=256, zone_capacity=192, max_append_sectors=256)
     (zone,) = zoned.empty()
     if zone.capacity == zoned.config.zone_sectors:
-        pytest.skip("z_cap is zone_sectors: what exceeds the capacity leaves the zone as well")
+        pytest.skip("z_cap is zone_sectors: a write beyond the capacity also leaves the zone")
     left = 3 * zoned.granule
     if zone.capacity > 1 << 12:
         pytest.skip(f"a zone takes {zone.capacity} sectors: too many to write in a test")
@@ -154,7 +154,7 @@ def test_more_than_a_zone_has_room_for_is_refused(plug, kind):
     check_refused(completion, Status.ZONE_INVALID_CMD)
     assert unchanged(zoned, written)
 
-    # What fits still fits.
+    # A write that fits still succeeds.
     done(zoned.disk.write(written.wp, data[: left * SECTOR]))
     assert zoned.zone(zone).state is ZoneState.FULL
 
@@ -299,7 +299,7 @@ def test_an_append_of_more_than_max_append_sectors_is_refused(plug):
     (zone,) = zoned.empty()
     more = zoned.config.max_append_sectors + zoned.granule
     if more > zone.capacity or more > 1 << 12:
-        pytest.skip(f"max_append_sectors is {more - zoned.granule}: more is too much anyway")
+        pytest.skip(f"max_append_sectors is {more - zoned.granule}: a test cannot exceed it")
 
     check_refused(zoned.append(zone.start, sectors(more)), Status.ZONE_INVALID_CMD)
     assert unchanged(zoned, zone)
@@ -321,7 +321,7 @@ def test_what_was_in_a_zone_before_its_reset_is_not_read_again(plug):
     assert completion.damage == ()
     assert not shows_through(zoned.data(4), completion.data)
     if completion.status is Status.OK:
-        # A pattern of the device's, and the same again.
+        # The device may return a pattern of its own, the same for both reads.
         assert completion.data == zoned.disk.read(zone.start, count).data
 
 

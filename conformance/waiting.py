@@ -1,4 +1,4 @@
-"""Waiting, in the two ways a test needs beside the driver's own."""
+"""Waits that the driver's interface does not have."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from harness.targets import Disk
 
 QUIET = 0.2
-"""Seconds in which something that ought not to happen would have happened."""
+"""Seconds to wait for something that must not happen."""
 
 SOON = 3.0
-"""Seconds in which something that ought to happen does happen, on a busy machine too."""
+"""Seconds within which something that must happen does happen, also on a busy machine."""
 
 
 PATIENCE = 10.0
-"""Seconds in which a few requests complete, on slow storage too."""
+"""Seconds within which a few requests complete, also on slow storage."""
 
 
 def eventually(condition: Callable[[], bool], timeout: float = SOON) -> bool:
-    """Whether `condition` comes true within `timeout` seconds."""
+    """Wait up to `timeout` seconds for `condition`, and return True when it came true."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -35,9 +35,9 @@ def eventually(condition: Callable[[], bool], timeout: float = SOON) -> bool:
 
 
 def until_completed(disk: Disk, tokens: Sequence[int]) -> Iterator[list[int]]:
-    """The requests that have completed, again and again, up to when all have.
+    """Yield the completed requests repeatedly, until all have completed.
 
-    For a test that looks at something meanwhile. It fails if they take too long.
+    A test uses it to observe the device in between. AssertionError after PATIENCE seconds.
     """
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -46,18 +46,33 @@ def until_completed(disk: Disk, tokens: Sequence[int]) -> Iterator[list[int]]:
         if len(done) >= len(tokens):
             return
         missing = len(tokens) - len(done)
-        assert time.monotonic() < deadline, f"{missing} of {len(tokens)} requests never completed"
+        assert time.monotonic() < deadline, (
+            f"{missing} of {len(tokens)} requests did not complete in time"
+        )
+
+
+def values_until_zero(read: Callable[[], int], timeout: float = SOON) -> list[int]:
+    """Call `read` until it returns 0 or `timeout` seconds have passed; return all values."""
+    values = [read()]
+
+    def is_zero() -> bool:
+        values.append(read())
+        return values[-1] == 0
+
+    if values[-1] != 0:
+        eventually(is_zero, timeout)
+    return values
 
 
 def let_pass(seconds: float = QUIET) -> None:
-    """Give a device that would do something wrong the time to do it."""
+    """Wait, so that a faulty device has time to show its fault."""
     time.sleep(seconds)
 
 
 def trouble(act: Callable[[], object]) -> str | None:
-    """The error that the driver reports of `act`, None if there is none.
+    """Call `act`; return the message of its DriverError, or None without an error.
 
-    For where the wrong answer of a device may be to hang up as well as to be silent.
+    For a device whose wrong answer may be a closed connection or no answer at all.
     """
     try:
         act()
@@ -67,10 +82,10 @@ def trouble(act: Callable[[], object]) -> str | None:
 
 
 def resize(disk: Disk, capacity: int) -> None:
-    """Resize a disk, for a test of what that leads to beside the capacity.
+    """Resize a disk, for a test of other effects than the new capacity.
 
-    A device that never shows the new capacity is for the tests of capacity: here it is a skip.
+    Skip if the device never shows the new capacity; the tests of the capacity check that.
     """
     disk.resize(capacity)
     if not eventually(lambda: disk.driver.config().capacity == capacity):
-        pytest.skip("the device does not show that it was resized")
+        pytest.skip("the device does not show the new capacity after a resize")

@@ -1,7 +1,7 @@
-"""A zoned disk as the tests of zones see it (virtio 5.2.4, 5.2.6).
+"""A zoned disk for the tests of zones (virtio 5.2.4, 5.2.6).
 
-Geometry and limits are the device's own, read from its configuration space and
-its reports: what a test asks of `plug_zoned` only makes a model fit to be tested.
+Geometry and limits are read from the device's configuration space and reports. The fields that
+a test gives to `plug_zoned` only ask for a suitable disk.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from harness.targets import Disk
 
 AT_ONCE = 32
-"""Zones asked for in one report."""
+"""The most zones in one report."""
 
 MOST = 64
-"""Zones that a test is willing to fill, open or write, one after the other."""
+"""The most zones that a test fills, opens or writes one after the other."""
 
 MODELS = ["host-managed", "host-aware"]
 
@@ -54,18 +54,18 @@ class ZonedDisk:
 
     @property
     def granule(self) -> int:
-        """What writes to sequential zones are aligned to."""
+        """The alignment of writes to sequential zones, in sectors (512 bytes)."""
         assert self.config.write_granularity and self.config.write_granularity % SECTOR == 0
         return self.config.write_granularity // SECTOR
 
     def data(self, granules: int = 1, salt: int = 1) -> bytes:
-        """So many granules of data, each sector different."""
+        """Return `granules` granules of data in which each sector is different."""
         return sectors(granules * self.granule, salt)
 
     # --- reports
 
     def report(self, sector: int, most: int) -> list[Zone]:
-        """The zones that one report with room for `most` of them has, from `sector` on."""
+        """Return the zones of one report that starts at `sector` and has room for `most` zones."""
         room = ZONE_REPORT_HEADER.size + most * ZONE_DESCRIPTOR.size
         completion = self.disk.request(RequestType.ZONE_REPORT, sector, receive=room)
         assert completion.status is Status.OK, f"a zone report from sector {sector:#x}"
@@ -75,13 +75,13 @@ class ZonedDisk:
         return zones
 
     def zones(self) -> list[Zone]:
-        """Every zone as it is now."""
+        """Return the current descriptors of all zones."""
         found: list[Zone] = []
         while len(found) * self._size < self.config.capacity:
             sector = len(found) * self._size
             more = self.report(sector, AT_ONCE)
             starts = [zone.start for zone in more]
-            # A device that reports otherwise would be asked for ever.
+            # Without progress this loop would not end.
             assert starts, f"the report from sector {sector} has no zone"
             expected = range(sector, sector + len(more) * self._size, self._size)
             assert starts == list(expected), f"a report from sector {sector}"
@@ -89,13 +89,13 @@ class ZonedDisk:
         return found
 
     def zone(self, zone: Zone) -> Zone:
-        """That zone as it is now."""
+        """Return the current descriptor of `zone`."""
         (now,) = self.report(zone.start, 1)
         assert now.start == zone.start
         return now
 
     def states(self) -> Counter[ZoneState]:
-        """How many zones are in which state."""
+        """Return the number of zones in each state."""
         return Counter(zone.state for zone in self.zones())
 
     @property
@@ -103,10 +103,10 @@ class ZonedDisk:
         assert self.config.zone_sectors, "zone_sectors is 0"
         return self.config.zone_sectors
 
-    # --- zones fit for a test
+    # --- zones that fit a test
 
     def of_type(self, *types: ZoneType) -> list[Zone]:
-        """The zones of these types; a skip if there is none."""
+        """Return the zones of these types; skip if there is none."""
         found = [zone for zone in self.zones() if zone.type in types]
         if not found:
             names = " or ".join(kind.name for kind in types)
@@ -114,14 +114,14 @@ class ZonedDisk:
         return found
 
     def in_state(self, state: ZoneState) -> Zone:
-        """A zone in this state; a skip if there is none."""
+        """Return a zone in this state; skip if there is none."""
         found = next((zone for zone in self.zones() if zone.state is state), None)
         if found is None:
             pytest.skip(f"the disk has no zone in the state {state.name}")
         return found
 
     def empty(self, count: int = 1) -> list[Zone]:
-        """So many sequential zones, empty now, as all others are; a skip if there are fewer."""
+        """Empty all zones, and return `count` sequential zones; skip if there are fewer."""
         self.reset_all()
         found = [zone for zone in self.zones() if zone.state is ZoneState.EMPTY]
         if len(found) < count:
@@ -129,54 +129,54 @@ class ZonedDisk:
         return found[:count]
 
     def limit(self, name: str) -> int:
-        """`max_open_zones` or `max_active_zones`; a skip if there is none or it is too high."""
+        """Return `max_open_zones` or `max_active_zones`; skip if it is no limit or too high."""
         limit: int = getattr(self.config, name)
         if not limit:
             pytest.skip(f"{name} is 0: the device has no such limit")
         if limit > MOST:
-            pytest.skip(f"{name} is {limit}: too many to use up")
+            pytest.skip(f"{name} is {limit}: a test cannot reach this limit")
         return limit
 
     # --- requests
 
     def open(self, zone: Zone) -> Completion:
-        """ZONE_OPEN."""
+        """Send ZONE_OPEN."""
         return self.disk.request(RequestType.ZONE_OPEN, zone.start)
 
     def close(self, zone: Zone) -> Completion:
-        """ZONE_CLOSE."""
+        """Send ZONE_CLOSE."""
         return self.disk.request(RequestType.ZONE_CLOSE, zone.start)
 
     def finish(self, zone: Zone) -> Completion:
-        """ZONE_FINISH."""
+        """Send ZONE_FINISH."""
         return self.disk.request(RequestType.ZONE_FINISH, zone.start)
 
     def reset(self, zone: Zone) -> Completion:
-        """ZONE_RESET."""
+        """Send ZONE_RESET."""
         return self.disk.request(RequestType.ZONE_RESET, zone.start)
 
     def reset_all(self) -> None:
-        """ZONE_RESET_ALL, which has to succeed."""
+        """Send ZONE_RESET_ALL, and assert its success."""
         done(self.disk.request(RequestType.ZONE_RESET_ALL))
 
     def append(self, sector: int, data: bytes) -> Completion:
-        """ZONE_APPEND to the zone at `sector`; the completion's data is append_sector."""
+        """Send ZONE_APPEND to the zone at `sector`; the completion's data is append_sector."""
         return self.disk.request(RequestType.ZONE_APPEND, sector, data, receive=APPEND_SECTOR.size)
 
     def appended(self, zone: Zone, data: bytes) -> int:
-        """Where a ZONE_APPEND that has to succeed has put its data."""
+        """Send ZONE_APPEND, assert its success, and return the sector where the data is."""
         (sector,) = APPEND_SECTOR.unpack(done(self.append(zone.start, data)).data)
         return int(sector)
 
     def need_append(self, count: int) -> None:
-        """Skip unless so many sectors can be appended at once."""
+        """Skip unless `count` sectors can be appended at once."""
         most = self.config.max_append_sectors
         assert most is not None
         if most < count:
             pytest.skip(f"max_append_sectors is {most}: {count} sectors cannot be appended")
 
     def brought_to(self, state: ZoneState, zone: Zone) -> Zone:
-        """An empty zone, brought to another state with one granule of data in it but for EMPTY."""
+        """Bring an empty zone to `state`, with one granule of data unless `state` is EMPTY."""
         if state is ZoneState.EOPEN:
             done(self.open(zone))
         if state is not ZoneState.EMPTY:
@@ -190,7 +190,7 @@ class ZonedDisk:
         return now
 
     def fill(self, zone: Zone, append: bool = False) -> bytes:
-        """Write an empty zone to its capacity, in requests of up to 64 sectors; what it holds."""
+        """Fill an empty zone in requests of up to 64 sectors, and return its contents."""
         share = max(self.granule, 64 // self.granule * self.granule)
         if append:
             self.need_append(share)
@@ -205,13 +205,13 @@ class ZonedDisk:
 
 
 def plug_zoned(plug: Plug, model: str = "host-managed", **fields: Any) -> ZonedDisk:
-    """A zoned disk of that model, its driver started; `fields` as for `DiskSpec`."""
+    """Return a zoned disk of `model` with its driver started; `fields` as for `DiskSpec`."""
     disk = plug(zoned=model, needs=[Feature.BLK_ZONED], **fields)
     return ZonedDisk(disk, disk.driver.config())
 
 
 def done(completion: Completion) -> Completion:
-    """The completion, after a look at it: OK, and nothing harmed."""
+    """Assert that a completion has status OK and no damage, and return it."""
     assert completion.status is Status.OK
     assert completion.damage == ()
     return completion

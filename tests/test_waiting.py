@@ -24,6 +24,6 @@ def test_each_look_at_what_has_completed_is_had_the_last_one_too() -> None:
 
 def test_requests_that_never_complete_fail_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "PATIENCE", 0.01)
-    with pytest.raises(AssertionError, match="2 of 3 requests never completed"):
+    with pytest.raises(AssertionError, match="2 of 3 requests did not complete in time"):
         for _ in waiting.until_completed(disk([], [4]), [4, 5, 6]):
             pass

@@ -1,7 +1,7 @@
-"""Devices whose drivers break the rules: what becomes of them, and of all around them.
+"""Hardening tests: the driver breaks the rules, and the device must not do harm.
 
-The specification says little of what a device does then. It may serve the request,
-refuse it, ignore it, or ask for a reset. It must not end, spin, grow, write to memory it
-was not given, or stay dead after a reset. So a failure here is no violation of the
-specification; docs/hardening.md has the verdicts.
+The specification does not say much about a device in this situation. It may serve, refuse or
+ignore the request, or ask for a reset. It must not crash, spin, use ever more memory, write to
+memory that it was not given, or stay unusable after a reset. A failure here is not a violation
+of the specification. docs/hardening.md has the verdicts.
 """

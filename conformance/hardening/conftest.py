@@ -12,14 +12,14 @@ from harness.robustness.process_watch import Judgement
 from harness.virtio.features import Feature
 
 QUEUE_SIZE = 64
-"""Descriptors of both queues, where the driver may choose."""
+"""Size of both queues (descriptors), if the driver may choose it."""
 
 RINGS = ("split", "packed")
 
 
 @pytest.fixture(params=RINGS)
 def kind(request: pytest.FixtureRequest) -> str:
-    """The kind of the rings: every test runs on both, unless it is about one."""
+    """The format of the rings. Each test runs on both formats, unless it overrides this fixture."""
     return str(request.param)
 
 
@@ -29,13 +29,13 @@ class MakeVictim(Protocol):
     def __call__(
         self, *, needs: Iterable[Feature] = (), size: int | None = QUEUE_SIZE, **fields: Any
     ) -> Victim:
-        """A disk as `DiskSpec(**fields)` says, in use, with its first ring in the test's hands."""
+        """Return a started disk with these fields of `DiskSpec`; the test writes its first ring."""
         ...
 
 
 @pytest.fixture
 def victim(plug: Callable[..., Any], kind: str, request: pytest.FixtureRequest) -> MakeVictim:
-    """Makes a disk that the test may mistreat; the verdict goes into the report."""
+    """Factory of disks for a test that breaks the rules; the verdict goes into the report."""
 
     def record(judgement: Judgement) -> None:
         request.node.user_properties += [
@@ -52,7 +52,7 @@ def victim(plug: Callable[..., Any], kind: str, request: pytest.FixtureRequest) 
         fields = {"queues": QUEUES, **({"packed": True} if packed else {}), **fields}
         disk = plug(start=False, needs=needs, **fields)
         if not disk.driver.offered() & Feature.VERSION_1.mask:
-            size = None  # a legacy queue's size is the device's
+            size = None  # the driver cannot choose the size of a legacy queue
         return Victim(disk, packed, record, size)
 
     return make
@@ -60,7 +60,7 @@ def victim(plug: Callable[..., Any], kind: str, request: pytest.FixtureRequest) 
 
 @pytest.fixture
 def registers(victim: MakeVictim) -> MakeVictim:
-    """Makes a victim as `victim` does, of a device with registers."""
+    """Factory like `victim`; skips a device without registers."""
 
     def make(**wanted: Any) -> Victim:
         made = victim(**wanted)

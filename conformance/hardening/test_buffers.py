@@ -1,4 +1,4 @@
-"""Buffers that no driver may give: of impossible places and lengths, and of the wrong direction."""
+"""Invalid buffers: bad addresses, bad lengths, and the wrong direction."""
 
 import pytest
 
@@ -13,7 +13,7 @@ HUGE = 0xFFFF_FFFF
 
 
 def replaced(buffer, address=None, length=None):
-    """The same buffer at another place or of another length."""
+    """Return the same buffer with another address or length."""
     address = buffer.address if address is None else address
     return Buffer(address, buffer.length if length is None else length, buffer.writable)
 
@@ -22,7 +22,7 @@ ROLES = ["header", "data-in", "data-out", "status"]
 
 
 def request_with(disk, role, **changed):
-    """A request with one of its buffers changed."""
+    """Return the buffers of a read with one of them changed."""
     buffers = disk.write() if role == "data-out" else disk.read()
     index = {"header": 0, "data-in": 1, "data-out": 1, "status": 2}[role]
     buffers[index] = replaced(buffers[index], **changed)
@@ -37,7 +37,7 @@ def request_with(disk, role, **changed):
 def test_a_buffer_in_an_impossible_place(victim, where, role):
     disk = victim()
     if (where, role) == ("own-registers", "data-in"):
-        pytest.skip("what a device writes to its own registers has tests of its own")
+        pytest.skip("other tests cover writes of a device to its own registers")
     buffers = request_with(disk, role, address=place(disk.driver, where))
 
     with disk.must_survive():
@@ -71,7 +71,9 @@ def test_an_indirect_buffer_in_an_impossible_place(victim, where):
 def test_data_that_the_device_writes_to_its_own_registers(victim, register):
     disk = victim()
     header, area, status = disk.read(sector=5)
-    target = Buffer(register(disk.driver), 4, writable=True)  # virtio-mmio takes no less
+    target = Buffer(
+        register(disk.driver), 4, writable=True
+    )  # the smallest access that virtio-mmio allows
 
     with disk.must_survive():
         disk.send(header, target, replaced(area, length=SECTOR - 4), status)
@@ -192,7 +194,7 @@ def test_an_indirect_table_that_contains_itself(victim):
 def test_indirect_that_was_not_agreed(victim):
     disk = victim(indirect_desc=False)
     if disk.agreed_indirect():
-        pytest.skip("the device offers INDIRECT_DESC whether it is wanted or not")
+        pytest.skip("the device offers INDIRECT_DESC although the test asked it not to")
 
     with disk.must_survive():
         table = disk.table(*disk.read())
@@ -276,7 +278,7 @@ def test_data_over_its_own_indirect_table(victim):
 
 
 def turned(buffer):
-    """The same buffer in the other direction."""
+    """Return the same buffer with the other direction."""
     return Buffer(buffer.address, buffer.length, not buffer.writable)
 
 

@@ -1,4 +1,4 @@
-"""Chains and available rings that no driver may write, in split virtqueues (virtio 2.7)."""
+"""Invalid chains and available rings in split virtqueues (virtio 2.7)."""
 
 import pytest
 
@@ -13,7 +13,7 @@ RESERVED_FLAGS = 0xFFF8
 
 @pytest.fixture
 def kind():
-    """These are about the split ring."""
+    """The format of the rings: split only."""
     return "split"
 
 

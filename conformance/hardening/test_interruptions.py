@@ -1,4 +1,4 @@
-"""Resets, resets of a queue, resizes and more in the middle of requests."""
+"""Resets, queue resets, resizes and other changes while requests are in flight."""
 
 import pytest
 
@@ -10,17 +10,17 @@ from harness.virtio.blk import SECTOR, RequestType
 from harness.virtio.features import Feature
 
 SLOW = 100
-"""Operations a second of the backing store: a batch takes long enough to be met under way."""
+"""Operations per second of the backing store. A batch lasts long enough to be interrupted."""
 
 SLOWER = 20
-"""The same, for what takes several steps."""
+"""The same, for an interruption of several steps."""
 
 BATCH = 12
-"""Requests, of three descriptors each: fewer than any queue has room for."""
+"""Number of requests, three descriptors each. They fit into any queue."""
 
 
 def batch(disk, queue=1, type=RequestType.IN):
-    """Many requests at once on the other queue."""
+    """Submit BATCH requests on `queue`."""
     receive = SECTOR if type == RequestType.IN else 0
     data = b"" if receive else bytes(SECTOR)
     return disk.driver.submit([Request(type, 8 * n, data, receive) for n in range(BATCH)], queue)
@@ -111,7 +111,7 @@ def test_a_queue_reset_behind_a_malformed_chain(registers):
 def test_a_queue_in_use_set_up_again(registers, size, reset):
     disk = registers(needs=[Feature.RING_RESET] if reset else [])
     if not disk.driver.offered() & Feature.VERSION_1.mask:
-        pytest.skip("a legacy queue has the device's size")
+        pytest.skip("the driver cannot choose the size of a legacy queue")
 
     with disk.must_survive():
         for _ in range(4):

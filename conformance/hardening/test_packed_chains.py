@@ -1,4 +1,4 @@
-"""Chains that no driver may write, in packed virtqueues (virtio 2.8)."""
+"""Invalid chains in packed virtqueues (virtio 2.8)."""
 
 import pytest
 
@@ -21,7 +21,7 @@ RESERVED_FLAGS = 0x7F78
 
 @pytest.fixture
 def kind():
-    """These are about the packed ring."""
+    """The format of the rings: packed only."""
     return "packed"
 
 

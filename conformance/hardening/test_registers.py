@@ -1,4 +1,4 @@
-"""Registers used as no driver may: other widths, reserved bits, what is only to be read."""
+"""Invalid register accesses: wrong widths, reserved bits, writes to read-only registers."""
 
 from contextlib import suppress
 
@@ -37,12 +37,12 @@ NAMES = list(
 
 @pytest.fixture(params=["split"])
 def kind(request):
-    """Registers do not care for the kind of ring, unless a test says otherwise."""
+    """The format of the rings: split, as most register tests do not depend on it."""
     return request.param
 
 
 def there(driver, names):
-    """Which of these registers the device's transport has, by name."""
+    """Return those of the named registers that the device's transport has."""
     found = []
     for name in names:
         try:
@@ -54,7 +54,7 @@ def there(driver, names):
 
 
 def one_of(driver, names):
-    """The register that goes by one of these names. Skips the test if there is none."""
+    """Return the first register with one of these names; skip if there is none."""
     found = there(driver, names)
     if not found:
         pytest.skip(f"the transport has no {names[0]}")
@@ -94,7 +94,7 @@ def test_reads_of_another_width(registers, width):
 
     with disk.must_survive():
         for name in names:
-            with suppress(BadArgumentError):  # where a way has no unaligned accesses
+            with suppress(BadArgumentError):  # a transport may have no unaligned accesses
                 disk.driver.register_read(name, width)
 
 
@@ -107,7 +107,7 @@ def test_writes_of_another_width(registers, width, value):
 
     with disk.must_survive():
         for name in names:
-            with suppress(BadArgumentError):  # where a way has no unaligned accesses
+            with suppress(BadArgumentError):  # a transport may have no unaligned accesses
                 disk.driver.register_write(name, value & ((1 << 8 * width) - 1), width)
 
 
@@ -310,7 +310,7 @@ def test_legacy_queue_registers(registers, value):
         disk.driver, ["GuestPageSize", "QueueAlign", "QueueNum", "QueuePFN", "queue_address"]
     )
     if not names:
-        pytest.skip("no legacy interface")
+        pytest.skip("the device has no legacy interface")
 
     with disk.must_survive():
         select(disk.driver, 0)
@@ -319,11 +319,11 @@ def test_legacy_queue_registers(registers, value):
             disk.kick()
 
 
-# --- rings in places where none may be
+# --- rings at bad addresses
 
 
 def put_rings(disk, queue=0, **areas):
-    """Set the device up once more, with a queue's areas where they are asked for."""
+    """Set the device up again, with a queue's areas at the given addresses."""
     driver = disk.driver
 
     def change():

@@ -1,4 +1,4 @@
-"""Requests that no driver may send: of every type and every wrong length, headers in pieces."""
+"""Invalid requests: unknown types, wrong lengths, headers in pieces."""
 
 import pytest
 
@@ -18,11 +18,11 @@ TYPES = [
     0x7FFF_FFFF,
     0xFFFF_FFFF,
 ]
-"""All types that the specification has, and some that it has not."""
+"""All types of the specification, and some undefined ones."""
 
 READABLE = [0, 1, 16, 17, 511, 4096 + 16]
 WRITABLE = [0, 1, 19, 513]
-"""Lengths of what follows the header, and of what precedes the status byte; 0 is no buffer."""
+"""Lengths of the data after the header, and before the status byte; 0 means no buffer."""
 
 
 def name(type):

@@ -1,4 +1,4 @@
-"""A device that a test is about to mistreat, and the judgement on it afterwards."""
+"""A device under a hardening test, and the judgement of the harm afterwards."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ if TYPE_CHECKING:
     from harness.targets import Disk
 
 ARENA = 32 << 10
-"""Bytes of memory that a test has for its buffers; what it leaves there is canaries."""
+"""Bytes of memory for a test's buffers; unused bytes hold canaries."""
 
 QUEUES = 2
-"""The first is mistreated, the second shows whether the device still serves others."""
+"""A test breaks the rules on the first queue; the second shows if the device still works."""
 
 WITNESS = 100
 """A sector (512 bytes) with known data, which no test writes to."""
 
 LEAVES = 0.3
-"""Seconds after which a device that has done nothing is taken to do nothing."""
+"""Seconds to wait for a reaction of the device. Without one, it is taken to ignore the act."""
 
 ANSWERS = 1.0
-"""Seconds that a request may take on the queue that was left alone."""
+"""Seconds that a request may take on the second queue."""
 
 REVIVES = 8.0
-"""Seconds in which a device has to be brought back by resets; those in a test may each take it."""
+"""Seconds within which resets must make the device usable; also the limit of one reset."""
 
 Record = Callable[[Judgement], None]
 
 
 class Victim:
-    """A disk with two virtqueues, the first of them written by hand (`ring`)."""
+    """A disk with two virtqueues; the test writes the first one itself (`ring`)."""
 
     ring: Ring
     canaries: GuardedMemory
 
     def __init__(self, disk: Disk, packed: bool, record: Record, queue_size: int | None) -> None:
-        """`packed` is the kind of both rings; `queue_size` in descriptors, None for the largest."""
+        """Set up both rings, packed or split; `queue_size` in descriptors, None for the largest."""
         self.disk = disk
         self.driver = disk.driver
         self.packed = packed
@@ -61,7 +61,7 @@ class Victim:
         self._marker = sectors(1, salt=7)
         self._set_up()
         marked = self.driver.request(Request(RequestType.OUT, WITNESS, self._marker), queue=1)
-        assert marked.status == Status.OK, "the device was not well to begin with"
+        assert marked.status == Status.OK, "the device failed a legal request before the test"
 
     def _set_up(self, change: Callable[[], None] = lambda: None) -> None:
         self._status: int | None = None
@@ -72,7 +72,7 @@ class Victim:
         self.driver.set_status(self.driver.status() | DeviceStatus.DRIVER_OK)
 
     def _negotiate(self) -> None:
-        """What the driver usually takes, and the kind of ring."""
+        """Negotiate the driver's usual features and the format of the rings."""
         usual = self.driver.negotiate()
         extra = Feature.RING_PACKED.mask if self.packed else 0
         extra |= usual.offered & Feature.RING_RESET.mask
@@ -80,7 +80,7 @@ class Victim:
             self.driver.negotiate(usual.accepted | extra)
 
     def _lay_out(self) -> None:
-        """Rings and an arena for buffers, with canaries before, between and behind them."""
+        """Allocate rings and an arena for buffers, with canaries before, between and after them."""
         self.canaries = canaries = GuardedMemory(self.driver)
         canaries.fence("the memory before the first ring")
         self._first(self.driver.queue_setup(0, self._queue_size))
@@ -97,46 +97,48 @@ class Victim:
     # --- buffers
 
     def memory(self, data: bytes, align: int = 16) -> int:
-        """Memory with these bytes in it, canaries around it; its address."""
+        """Allocate memory with these contents and canaries around it, and return its address."""
         address = -(-self._next // align) * align
-        assert address + len(data) + GUARD <= self._arena + ARENA, "the arena is full"
+        assert address + len(data) + GUARD <= self._arena + ARENA, (
+            f"the arena ({ARENA} bytes) has no room for {len(data)} bytes"
+        )
         self._next = address + len(data) + GUARD
         self.canaries.write(address, data)
         return address
 
     def header(self, type: int = RequestType.IN, sector: int = 0, reserved: int = 0) -> Buffer:
-        """A request's header."""
+        """Return a buffer with a request header."""
         packed = REQUEST_HEADER.pack(type, reserved, sector)
         return Buffer(self.memory(packed), len(packed))
 
     def data(self, length: int = SECTOR) -> Buffer:
-        """A device-readable buffer."""
+        """Return a device-readable buffer."""
         return Buffer(self.memory((sectors(length // SECTOR + 1))[:length]), length)
 
     def area(self, length: int = SECTOR) -> Buffer:
-        """A device-writable buffer."""
+        """Return a device-writable buffer."""
         return Buffer(self.memory(bytes([CANARY]) * length), length, writable=True)
 
     def status(self, at: int | None = None) -> Buffer:
-        """A request's status byte, the one that the judgement looks at; `at` an address, or new."""
+        """Return the status byte that the judgement reads: at address `at`, or newly allocated."""
         self._status = self.memory(bytes([STATUS_UNWRITTEN])) if at is None else at
         return Buffer(self._status, 1, writable=True)
 
     def unseen_status(self, address: int) -> Buffer:
-        """A status byte where nobody can look."""
+        """Return a status byte at an address that the test cannot read."""
         self._status = None
         return Buffer(address, 1, writable=True)
 
     def read(self, sector: int = 0) -> list[Buffer]:
-        """The buffers of a legal read of one sector: header, data, status."""
+        """Return the buffers of a legal read of one sector: header, data, status."""
         return [self.header(RequestType.IN, sector), self.area(), self.status()]
 
     def write(self, sector: int = 0) -> list[Buffer]:
-        """The buffers of a legal write of one sector: header, data, status."""
+        """Return the buffers of a legal write of one sector: header, data, status."""
         return [self.header(RequestType.OUT, sector), self.data(), self.status()]
 
     def table(self, *buffers: Buffer) -> Buffer:
-        """An indirect table of these buffers, in memory."""
+        """Write an indirect table of these buffers, and return it as a buffer."""
         address = self.memory(bytes(DESC_SIZE * len(buffers)))
         self.ring.table(address, *buffers)
         return Buffer(address, DESC_SIZE * len(buffers))
@@ -144,7 +146,7 @@ class Victim:
     # --- the ring
 
     def lay(self, *buffers: Buffer, indirect: bool = False) -> None:
-        """Write a well-formed chain of these buffers, or of a table of them."""
+        """Write a well-formed chain of these buffers, direct or in an indirect table."""
         if not indirect:
             self.ring.lay(*buffers)
         else:
@@ -153,40 +155,40 @@ class Victim:
     def refer(self, table: Buffer, flags: int = DESC_F_INDIRECT) -> None:
         """Write a chain of one descriptor that refers to an indirect table.
 
-        Skips the test if the device knows no such thing.
+        Skip the test if INDIRECT_DESC was not negotiated.
         """
         if not self.agreed_indirect():
             pytest.skip("the device does not offer INDIRECT_DESC")
         self.ring.lay(table, flags=flags)
 
     def agreed_indirect(self) -> bool:
-        """Whether indirect tables may be used."""
+        """Return True when INDIRECT_DESC was negotiated."""
         return bool(self.driver.accepted() & Feature.INDIRECT_DESC.mask)
 
     def go(self) -> None:
-        """Make the chain available that was laid, and notify the device."""
+        """Make the written chain available, and notify the device."""
         self.ring.offer()
         self.kick()
 
     def kick(self) -> None:
-        """Notify the device of the first queue."""
+        """Notify the device about the first queue."""
         self._offered = True
         self.driver.queue_kick(0)
 
     def send(self, *buffers: Buffer, indirect: bool = False) -> None:
-        """Lay a chain, make it available, notify."""
+        """Write a chain, make it available, and notify the device."""
         self.lay(*buffers, indirect=indirect)
         self.go()
 
     def settle(self) -> bool:
-        """Whether the device does something about what was sent last, within a moment."""
+        """Wait up to LEAVES seconds, and return True when the device reacted to the last chain."""
         return self._vitals.wait(lambda: self.ring.used() or self._needs_reset(), LEAVES)
 
     def attempt(self, *buffers: Buffer) -> None:
-        """Send one of several requests, and let the device settle; it is reset if it asks for it.
+        """Send a request and wait for a reaction; reset the device if it needs a reset.
 
-        The buffers' memory serves the next one. AssertionError if the device
-        wrote elsewhere.
+        The memory of the buffers is used again by the next call. AssertionError if the device
+        wrote outside of them.
         """
         self.send(*buffers)
         if self.settle() and not self._needs_reset():
@@ -195,29 +197,29 @@ class Victim:
             self._next = self._arena + GUARD
             return
         if self._vitals.crash() or self._vitals.spin():
-            raise DriverError("the device is gone")  # whereto, the judgement says
+            raise DriverError("the device is gone")  # the judgement has the cause
         self.reset()
 
     # --- the device
 
     def reset(self) -> None:
-        """Reset the device and set it up once more."""
+        """Reset the device and set it up again."""
         self.driver.reset(REVIVES)
         self._set_up()
 
     def reset_queue(self, index: int) -> None:
-        """Reset a queue, and set it up once more."""
+        """Reset a queue, and set it up again."""
         self.driver.queue_reset(index, REVIVES)
         self.set_up_queue(index, self._queue_size)
 
     def set_up_queue(self, index: int, size: int | None) -> None:
-        """Set a queue up, in use or not; `size` in descriptors, None for the largest."""
+        """Set up a queue, also one in use; `size` in descriptors, None for the largest."""
         layout = self.driver.queue_setup(index, size)
         if index == 0:
             self._first(layout)
 
     def repeat_after(self, change: Callable[[], None]) -> None:
-        """Reset the device and set it up once more, with a `change` before DRIVER_OK."""
+        """Reset the device and set it up again, with a `change` before DRIVER_OK."""
         self.driver.reset(REVIVES)
         self._set_up(change)
 
@@ -225,9 +227,9 @@ class Victim:
 
     @contextmanager
     def must_survive(self, mend: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Judge what becomes of the device by what is done inside.
+        """Judge the harm that the device takes or does inside the `with` block.
 
-        `mend` undoes what a reset does not, before the device is reset.
+        `mend` is called before the device is reset; it undoes effects that a reset keeps.
         """
         __tracebackhide__ = True
         self._vitals = ProcessWatch(self.disk.processes())
@@ -237,7 +239,7 @@ class Victim:
                 yield
         except AssertionError:
             raise
-        except Exception as error:  # of whatever kind a dead device's transport raises
+        except Exception as error:  # a dead device's transport may raise any type
             trouble = error
         judgement = self._judge(trouble, mend)
         self._record(judgement)
@@ -271,9 +273,9 @@ class Victim:
         return worst(found)
 
     def _dead(self, trouble: Exception | None) -> Judgement | None:
-        """The verdict on a device that does nothing any more, None if it may yet be reset.
+        """Return the judgement of a device that no longer runs, None if a reset may help.
 
-        Trouble that says nothing about the device is raised again.
+        An exception that is not about the device is raised again.
         """
         found = self._vitals.crash(DYING if trouble else 0.0) or self._vitals.spin()
         if trouble is None or found:
@@ -286,7 +288,7 @@ class Victim:
         return found
 
     def _look(self) -> list[Judgement]:
-        """What the device did, while it has not been reset yet."""
+        """Return the judgements of the device before its reset."""
         if self._offered:
             self._vitals.wait(lambda: self.ring.used() or self._needs_reset(), LEAVES)
         found = [self._answer()]
@@ -299,14 +301,14 @@ class Victim:
             return Judgement(Fate.NEEDS_RESET, f"status {self.driver.status():#04x}")
         witness = self._witness()
         if witness:
-            # What is wrong may show only when the device looks at a queue again.
+            # The fault may show only when the device looks at a queue again.
             asks = Fate.NEEDS_RESET if self._needs_reset() else Fate.RECOVERED
             return Judgement(asks, f"before the reset: {witness}")
         if not (self._offered and self.ring.used()):
             return Judgement(Fate.REJECTED, "nothing was used, and the other queue is served")
         status = self._status_byte()
         if status is None:
-            return Judgement(Fate.SERVED, "used; its status is not to be seen")
+            return Judgement(Fate.SERVED, "used; its status cannot be read")
         if status == Status.OK:
             return Judgement(Fate.SERVED, "used, with status OK")
         return Judgement(Fate.FAILED_REQUEST, f"used, with status {status:#04x}")
@@ -318,14 +320,14 @@ class Victim:
         return bool(self.driver.status() & DeviceStatus.NEEDS_RESET)
 
     def _witness(self) -> str:
-        """What is wrong with the queue that was left alone, "" if nothing is."""
+        """Return the trouble with the second queue, "" if there is none."""
         try:
             return self._check(1, ANSWERS)
         except DeviceTimeoutError as error:
             return error.message
 
     def _check(self, queue: int, timeout: float) -> str:
-        """Read the known sector; what is wrong with that, "" if nothing is."""
+        """Read the sector WITNESS on a queue, and return the trouble, "" if there is none."""
         request = Request(RequestType.IN, WITNESS, receive=SECTOR)
         completion = self.driver.request(request, queue, timeout)
         if completion.status != Status.OK:
@@ -335,9 +337,9 @@ class Victim:
         return ""
 
     def _revive(self) -> None:
-        """Reset the device, and use it as a driver should. DriverError if it does not serve.
+        """Reset the device, and use it as a driver should. DriverError if it does not work.
 
-        It gets several resets: what is behind it may take a moment to be there again.
+        It is reset several times: its back-end may need a moment to come back.
         """
         deadline = time.monotonic() + REVIVES
         while True:

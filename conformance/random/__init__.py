@@ -1,1 +1,1 @@
-"""Operations in random order, checked against a model: see docs/random.md."""
+"""Random operations, checked against a model of the disk: see docs/random.md."""

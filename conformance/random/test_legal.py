@@ -1,4 +1,4 @@
-"""Legal operations in any order (virtio 5.2.6, and all that it rests on)."""
+"""Legal operations in random order (virtio 5.2.6, and the sections it depends on)."""
 
 import pytest
 
