@@ -54,7 +54,7 @@ def template(
         return {**facts, "seconds": seconds}
 
     # What tells the variants on a board from each other is in the disks, which it has not got.
-    board_s_own = next(one for one in VARIANTS.values() if one.board == variant.board)
+    board_s_own = next(other for other in VARIANTS.values() if other.board == variant.board)
     key = key_of(_parts(means, channel, board_s_own))
     return ensure(directory or images.cache_dir() / "templates", key, make, progress)
 
