@@ -30,7 +30,6 @@ WORDS_NOT_YET = (
     "harness/machine/",
     "harness/defects/",
     "harness/report/",
-    "harness/random/",
     "harness/proof/",
     "harness/cli/",
     "images/",

@@ -1,4 +1,4 @@
-"""Scripts as text: an operation a line, as Python would write it; `#` begins a comment."""
+"""Scripts as text: one operation per line, in Python's syntax; `#` begins a comment."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ KINDS: dict[str, type[Any]] = {
 
 
 class ScriptError(Exception):
-    """A script that cannot be read; one line with the place."""
+    """Error of a script that cannot be read. The message is one line with the place."""
 
 
 def line_of(operation: Operation | Ask) -> str:
-    """The operation as text, what is usual left out."""
-    said = [
+    """Return an operation as text, without fields that have their default value."""
+    arguments = [
         f"{field.name}={_text(getattr(operation, field.name))}"
-        for field in sorted(fields(operation), key=lambda one: one.name in _LAST)
+        for field in sorted(fields(operation), key=lambda field: field.name in _LAST)
         if getattr(operation, field.name) != field.default
     ]
-    return f"{type(operation).__name__}({', '.join(said)})"
+    return f"{type(operation).__name__}({', '.join(arguments)})"
 
 
 _LAST = ("readable", "writable", "indirect")
@@ -46,25 +46,27 @@ def _text(value: object) -> str:
 
 
 def text_of(script: Iterable[Operation], notes: Sequence[str] = ()) -> str:
-    """A whole script, with notes above it."""
+    """Return a whole script as text, with notes as comments at the top."""
     lines = [f"# {line}".rstrip() for note in notes for line in note.splitlines()]
     return "\n".join([*lines, *map(line_of, script), ""])
 
 
 def parse(text: str, name: str = "script") -> list[Operation]:
-    """The operations of a script. ScriptError, with the line, if it is none."""
+    """Return the operations of a script. Raise ScriptError, with the line, for a bad script."""
     script: list[Operation] = []
     for number, line in enumerate(text.splitlines(), 1):
         bare = line.strip()
         if not bare or bare.startswith("#"):
             continue
         try:
-            made = _made(ast.parse(bare, mode="eval").body)
+            operation = _made(ast.parse(bare, mode="eval").body)
         except (SyntaxError, TypeError, ValueError) as error:
             raise ScriptError(f"{name}, line {number}: {error}") from None
-        if not isinstance(made, Operation) or isinstance(made, Plug) == bool(script):
-            raise ScriptError(f"{name}, line {number}: a script is Plug(...), then operations")
-        script.append(made)
+        if not isinstance(operation, Operation) or isinstance(operation, Plug) == bool(script):
+            raise ScriptError(
+                f"{name}, line {number}: a script is one Plug(...), followed by other operations"
+            )
+        script.append(operation)
     if not script:
         raise ScriptError(f"{name} has no operations")
     return script
@@ -74,7 +76,7 @@ def _made(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
         kind = KINDS.get(node.func.id)
         if kind is None:
-            raise ValueError(f"there is no operation {node.func.id}")
+            raise ValueError(f"unknown operation {node.func.id}")
         return kind(**{word.arg or "**": _made(word.value) for word in node.keywords})
     if isinstance(node, ast.Tuple):
         return tuple(map(_made, node.elts))
@@ -82,7 +84,7 @@ def _made(node: ast.expr) -> Any:
 
 
 def load(path: Path) -> list[Operation]:
-    """The operations of a file. ScriptError if it cannot be read."""
+    """Return the operations of a file. Raise ScriptError if it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
