@@ -100,7 +100,7 @@ def test_the_verdicts_of_runs_are_kept_and_shown(checkout: Path) -> None:
     ("name", "text", "said"),
     [
         (coverage.PAGE, "no tables", "docs/coverage.md has no place between <!-- statements"),
-        (coverage.SUMMARY, "[{}]", "docs/coverage.json is damaged: 'target'; vblk matrix counts"),
+        (coverage.SUMMARY, "[{}]", "docs/coverage.json is damaged: [0]: needs target; vblk matrix"),
     ],
     ids=["page", "summary"],
 )

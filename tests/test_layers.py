@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ORDER = (
+    "inputs",
+    "outputs",
     "images",
     "virtio",
     "diskspec",

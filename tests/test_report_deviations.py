@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,12 +84,18 @@ def test_no_file_is_no_deviation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ('clause = "2.1.2-D-01"', "", "the keys are"),
-        ('clause = "2.1.2-D-01"', 'claus = "2.1.2-D-01"', "the keys are"),
-        ('">=7.2, <9"', '"7.2"', "'7.2' is no comparison"),
-        ('"used index is', '"used (index is', "deviation 1"),
-        ("[[deviation]]", "[[deviation]", "qemu.toml"),
-        ("[[deviation]]", '[[deviation]]\nsometimes = "often"', "sometimes is true or false"),
+        ('clause = "2.1.2-D-01"', "", ":2: deviation[0]: needs clause"),
+        ('clause = "2.1.2-D-01"', 'claus = "2.1.2-D-01"', ":3: deviation[0].claus: no such key"),
+        ("[[deviation]]", '[[deviation]]\nimplementation = "x"', ":3: "),
+        ("[[deviation]]", "x = 1\n[[deviation]]", ":2: x: only [[deviation]] tables"),
+        ('">=7.2, <9"', '"7.2"', ":5: deviation[0].versions: expected comparisons"),
+        ('">=7.2, <9"', f'">={"9" * 5000}"', ":5: deviation[0].versions: expected comparisons"),
+        ('">=7.2, <9"', "7", ":5: deviation[0].versions: expected text in quotation marks"),
+        ('"used index is', '"used (index is', ":6: deviation[0].seen: expected a regular"),
+        ("[[deviation]]", "[[deviation]", ":2: "),
+        ("[[deviation]]", '[[deviation]]\nsometimes = "often"', "expected true or false"),
+        ("[[deviation]]", "deviation = 1\n[deviations]", "deviation: expected a list, not 1"),
+        ("[[deviation]]", f"x = {'[' * 5000}", "nested too deeply"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_place(
@@ -98,4 +105,13 @@ def test_a_bad_file_is_refused_with_its_place(
         load(written(tmp_path, GOOD.replace(old, new)))
 
     assert complaint in str(refused.value)
-    assert str(tmp_path) in str(refused.value)
+    assert str(refused.value).startswith(str(tmp_path))
+    assert str(refused.value).isprintable()
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.toml")
+
+    for name, words in {".": "is a directory", "fifo.toml": "is a FIFO"}.items():
+        with pytest.raises(DeviationFileError, match=words):
+            load(tmp_path / name)

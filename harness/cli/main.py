@@ -13,6 +13,7 @@ from harness.cli import bench, boot, doctor, image, live, matrix, random, soak, 
 from harness.cli.errors import UsageError
 from harness.driver.errors import DriverError
 from harness.guest.client import AgentError
+from harness.inputs import printable
 from harness.machine import MachineError, cleanup
 from harness.targets import TargetError
 from images import ImageError
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except EXPECTED as error:
-        print(f"vblk: {error}", file=sys.stderr)
+        print(f"vblk: {printable(str(error))}", file=sys.stderr)
         return 2
     except cleanup.Terminated as ending:
         return 128 + ending.signum

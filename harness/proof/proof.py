@@ -15,12 +15,19 @@ import subprocess
 import sys
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.defects.catalogue import defects
+from harness.inputs import (
+    InputError,
+    MissingFileError,
+    WrongValueError,
+    build,
+    json_of,
+    text_of,
+)
 from harness.report.deviations import load as load_deviations
 from harness.report.results import bare_name
 from harness.virtio.catalogue import clauses, section_order
@@ -55,12 +62,6 @@ class Proof:
     red: tuple[str, ...]
     elsewhere: tuple[str, ...]
 
-    @classmethod
-    def parsed(cls, kept: Mapping[str, Any]) -> Proof:
-        """One that was kept as JSON."""
-        lists = {name: tuple(kept[name]) for name in ("keyed", "red", "elsewhere")}
-        return cls(**{**kept, **lists})
-
 
 def save(directory: Path, proof: Proof) -> None:
     """Keep a proof in a directory, for the page."""
@@ -73,10 +74,12 @@ def saved(directory: Path) -> list[Proof]:
     proofs = []
     for name in defects():
         try:
-            kept = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
-        except OSError:
+            path = directory / f"{name}.json"
+            proofs.append(build(Proof, json_of(path, text_of(path))))
+        except MissingFileError:
             raise ProofError(f"{directory} has no proof for {name}: run tox -e proof") from None
-        proofs.append(Proof.parsed(kept))
+        except (InputError, WrongValueError) as error:
+            raise ProofError(f"the proof for {name} is damaged: {error}") from None
     return proofs
 
 

@@ -33,6 +33,7 @@ from typing import Any, Literal, NoReturn
 import pytest
 
 from harness.defects.catalogue import Defect, defects
+from harness.inputs import build
 from harness.proof.proof import BESIDE, PER_MODULE, Proof, ProofError
 from harness.pytestplugin.bench import BENCHES, TargetRun, bench_of
 from harness.report import statement_of
@@ -237,7 +238,7 @@ class Prover:
         found: dict[str, Any] = json.loads(line)
         if "error" in found:
             raise ProofError(f"{defect.name}: {found['error']}")
-        return Proof.parsed(found)
+        return build(Proof, found)
 
     def close(self) -> None:
         """Hang up, and see the process end."""

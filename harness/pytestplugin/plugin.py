@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.inputs import printable
 from harness.pytestplugin.bench import BENCHES, USER_TARGETS, TargetRun, bench_of
 from harness.pytestplugin.summary import by_target
 from harness.report import Statement, statement_of
@@ -131,7 +132,7 @@ def _targets(config: pytest.Config) -> list[str]:
             for name in wanted:
                 maker(name, user)
         except TargetError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise pytest.UsageError(printable(str(error))) from None
     return list(dict.fromkeys(wanted)) or ["guest-pci"]
 
 
@@ -143,12 +144,12 @@ def _user_targets(config: pytest.Config) -> dict[str, UserTarget]:
     if config.option.targets is None:
         return {}
     from harness.targets import TargetError
-    from harness.targets.userfile import load
+    from harness.targets.registry import load_targets
 
     try:
-        return load(config.option.targets)
+        return load_targets(config.option.targets)
     except TargetError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(printable(str(error))) from None
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
@@ -193,7 +194,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         try:
             item.stash[DEVIATIONS] = tuple(_recorded(item, statement))
         except DeviationFileError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise pytest.UsageError(printable(str(error))) from None
 
 
 def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:

@@ -14,8 +14,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.inputs import (
+    InputError,
+    MissingFileError,
+    WrongValueError,
+    build,
+    json_of,
+    text_of,
+)
 from harness.report.merge import merged
-from harness.report.results import ORDER, Column, Results, Verdict, made_of
+from harness.report.results import (
+    LIMIT,
+    ORDER,
+    Column,
+    Results,
+    Seconds,
+    Section,
+    Verdict,
+    made_of,
+)
 from harness.virtio.catalogue import clauses, section_order
 
 PAGE, SUMMARY, README = Path("docs/coverage.md"), Path("docs/coverage.json"), Path("README.md")
@@ -171,28 +188,37 @@ def _words(counts: Mapping[Verdict, int]) -> dict[str, int]:
     return {verdict.value: counts[verdict] for verdict in ORDER if counts.get(verdict)}
 
 
-def _counts(words: Mapping[str, int]) -> Counter[Verdict]:
-    return Counter({Verdict(name): count for name, count in words.items()})
+@dataclass
+class _Kept:
+    """An entry of the summary, as it is written there."""
+
+    target: str
+    implementations: dict[str, str]
+    sections: dict[Section, dict[Verdict, int]]
+    tests: dict[Verdict, int]
+    seconds: Seconds
 
 
 def loaded(path: Path) -> list[Verdicts]:
     """The verdicts in a file, none if there is no such file. CoverageError for a damaged one."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        return [
-            Verdicts(
-                one["target"],
-                dict(one["implementations"]),
-                {section: _counts(counts) for section, counts in one["sections"].items()},
-                _counts(one["tests"]),
-                float(one["seconds"]),
-            )
-            for one in document
-        ]
-    except FileNotFoundError:
+        kept = build(list[_Kept], json_of(path, text_of(path, LIMIT)))
+    except MissingFileError:
         return []
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except InputError as error:
+        raise CoverageError(f"{error}; {MAKE} RESULTS.json makes it") from None
+    except WrongValueError as error:
         raise CoverageError(f"{path} is damaged: {error}; {MAKE} RESULTS.json makes it") from None
+    return [
+        Verdicts(
+            one.target,
+            one.implementations,
+            {section: Counter(counts) for section, counts in one.sections.items()},
+            Counter(one.tests),
+            one.seconds,
+        )
+        for one in kept
+    ]
 
 
 # --- tables

@@ -20,12 +20,23 @@ from __future__ import annotations
 
 import operator
 import re
-import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
+from typing import Annotated, Any
+
+from harness.inputs import (
+    Check,
+    InputError,
+    MissingFileError,
+    WrongValueError,
+    build,
+    line_in_toml,
+    text_of,
+    toml_of,
+)
 
 Version = tuple[int, ...]
 
@@ -42,6 +53,33 @@ class DeviationFileError(Exception):
     """A file of deviations makes no sense; one line that says where."""
 
 
+def _holds(parse: Callable[[str], object]) -> Callable[[str], bool]:
+    """Return a check that is true for a text that can be parsed."""
+
+    def holds(text: str) -> bool:
+        try:
+            parse(text)
+        except (ValueError, re.error, RecursionError, OverflowError):
+            return False
+        return True
+
+    return holds
+
+
+def _bounds(text: str) -> list[tuple[Callable[[Version, Version], bool], Version]]:
+    bounds = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(>=|<=|==|>|<)\s*(\d{1,9}(?:\.\d{1,9})*)\s*", part)
+        if match is None:
+            raise ValueError(f"{part!r} is no comparison with a version, like >=7.2")
+        bounds.append((_COMPARISONS[match[1]], tuple(map(int, match[2].split(".")))))
+    return bounds
+
+
+Versions = Annotated[str, Check("comparisons with a version, like >=7.2, <9", _holds(_bounds))]
+Expression = Annotated[str, Check("a regular expression", _holds(re.compile))]
+
+
 @dataclass(frozen=True)
 class Deviation:
     """One recorded deviation; `implementation` is the file's name, for the rest see above."""
@@ -49,8 +87,8 @@ class Deviation:
     implementation: str
     clause: str
     tests: tuple[str, ...]
-    versions: str
-    seen: str
+    versions: Versions
+    seen: Expression
     why: str
     targets: tuple[str, ...] = ("*",)
     sometimes: bool = False
@@ -78,39 +116,29 @@ class Deviation:
 def load(path: Path) -> tuple[Deviation, ...]:
     """The deviations in a file, none if there is no such file. Raises DeviationFileError."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("deviation", [])
-    except FileNotFoundError:
+        text = text_of(path)
+        document = toml_of(path, text)
+    except MissingFileError:
         return ()
-    except ValueError as error:
-        raise DeviationFileError(f"{path}: {error}") from None
-    found = []
-    known = {field.name for field in fields(Deviation)} - {"implementation"}
-    wanted = known - {"targets", "sometimes"}
-    for number, table in enumerate(tables, 1):
-        where = f"{path}, deviation {number}"
-        if not wanted <= set(table) <= known:
-            raise DeviationFileError(f"{where}: the keys are {sorted(wanted)}, not {sorted(table)}")
-        lists = {key: tuple(table[key]) for key in ("tests", "targets") if key in table}
-        deviation = Deviation(path.stem, **{**table, **lists})
-        if not isinstance(deviation.sometimes, bool):
-            raise DeviationFileError(f"{where}: sometimes is true or false")
-        try:
-            _bounds(deviation.versions)
-            re.compile(deviation.seen)
-        except (ValueError, re.error) as error:
-            raise DeviationFileError(f"{where}: {error}") from None
-        found.append(deviation)
-    return tuple(found)
+    except InputError as error:
+        raise DeviationFileError(str(error)) from None
+    try:
+        return _deviations(document, path.stem)
+    except WrongValueError as error:
+        raise DeviationFileError(f"{path}:{line_in_toml(text, error.at)}: {error}") from None
 
 
-def _bounds(text: str) -> list[tuple[Callable[[Version, Version], bool], Version]]:
-    bounds = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(>=|<=|==|>|<)\s*(\d+(?:\.\d+)*)\s*", part)
-        if match is None:
-            raise ValueError(f"{part!r} is no comparison with a version, like >=7.2")
-        bounds.append((_COMPARISONS[match[1]], tuple(map(int, match[2].split(".")))))
-    return bounds
+def _deviations(document: dict[str, Any], implementation: str) -> tuple[Deviation, ...]:
+    tables = build(list[dict[str, Any]], document.pop("deviation", []), ("deviation",))
+    for key in document:
+        raise WrongValueError((key,), "only [[deviation]] tables are known here")
+    for number, table in enumerate(tables):
+        if "implementation" in table:
+            raise WrongValueError(("deviation", number, "implementation"), "it is the file's name")
+    return tuple(
+        build(Deviation, {**table, "implementation": implementation}, ("deviation", number))
+        for number, table in enumerate(tables)
+    )
 
 
 def _literal(node: str) -> str:

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.inputs import InputError, WrongValueError, build, json_of, text_of
 from harness.report.coverage import CoverageError, replaced
 from harness.report.hardened_table import RINGS, found_on
 from harness.report.merge import merged
-from harness.report.results import Column, Results, Verdict, bare_name, made_of
+from harness.report.results import LIMIT, Column, Results, Verdict, bare_name, made_of
 from harness.robustness.fate import Fate
 
 PAGE, SUMMARY = Path("docs/hardening.md"), Path("docs/hardening.json")
@@ -84,10 +85,10 @@ def loaded(root: Path) -> list[Fates]:
     """The numbers in the summary. CoverageError if it is not there, or damaged."""
     path = root / SUMMARY
     try:
-        return [Fates(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
-    except OSError as error:
-        raise CoverageError(f"{path}: {error.strerror}; {MAKE} RESULTS.json makes it") from None
-    except (ValueError, TypeError) as error:
+        return build(list[Fates], json_of(path, text_of(path, LIMIT)))
+    except InputError as error:
+        raise CoverageError(f"{error}; {MAKE} RESULTS.json makes it") from None
+    except WrongValueError as error:
         raise CoverageError(f"{path} is damaged: {error}; {MAKE} RESULTS.json makes it") from None
 
 

@@ -10,15 +10,32 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from harness.inputs import (
+    MIB,
+    Check,
+    InputError,
+    WrongValueError,
+    build,
+    json_of,
+    matching,
+    printable,
+    shown,
+    text_of,
+    within,
+)
+from harness.robustness.fate import Fate
 from harness.virtio.catalogue import ADVISORY, Level, section_order
 
 FORMAT = "virtio-blk-conformance results"
 VERSION = 1
+
+LIMIT = 256 * MIB
+"""Bytes of a file that is read."""
 
 TARGET_ID = "@"
 """What marks the target among a test's parameters: it comes last."""
@@ -62,6 +79,10 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
     return min(verdicts, key=ORDER.index, default=Verdict.NOT_RUN)
 
 
+Seconds = Annotated[float, within(0, 1e9)]
+Section = Annotated[str, matching(r"\d{1,4}(\.\d{1,4}){0,9}", "a section's number")]
+
+
 @dataclass(frozen=True)
 class Run:
     """One session of pytest. Times are UTC, ISO 8601; `seconds` is how long it took.
@@ -71,7 +92,7 @@ class Run:
     """
 
     started: str
-    seconds: float
+    seconds: Seconds
     complete: bool
     specification: str
     suite: str
@@ -96,7 +117,7 @@ class Column:
     name: str
     implementations: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
-    runs: list[int] = field(default_factory=lambda: [0])
+    runs: list[Annotated[int, within(0, 1 << 20)]] = field(default_factory=lambda: [0])
 
     @property
     def id(self) -> str:
@@ -113,12 +134,23 @@ class Row:
     """
 
     id: str
-    section: str
+    section: Section
     level: Level
     party: str
     text: str
     kind: str = "catalogue"
     untested: str = ""
+
+
+def _is_hardening(table: dict[str, str]) -> bool:
+    """Return whether a table is empty, or says what became of a device."""
+    keys = {"verdict", "evidence", "ring"}
+    return not table or (keys <= table.keys() and table["verdict"] in set(Fate))
+
+
+Hardening = Annotated[
+    dict[str, str], Check("a verdict of hardening, its evidence and the ring", _is_hardening)
+]
 
 
 @dataclass(frozen=True)
@@ -134,14 +166,14 @@ class Result:
     """
 
     verdict: Verdict
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
     expected: str = ""
     seen: str = ""
     reason: str = ""
     deviation: dict[str, str] = field(default_factory=dict)
     evidence: str = ""
     artifacts: str = ""
-    hardening: dict[str, str] = field(default_factory=dict)
+    hardening: Hardening = field(default_factory=dict)
 
 
 @dataclass
@@ -266,46 +298,60 @@ def dumped(results: Results) -> str:
 
 
 def load(path: Path) -> Results:
-    """The results in a file. Raises ResultsError for one that cannot be read or has others."""
+    """Return the results in a file. Raises ResultsError for one that cannot be read or has others.
+
+    The error is one line.
+    """
     try:
-        results = parsed(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ResultsError(f"{path}: {error.strerror}") from None
+        results = parsed(json_of(path, text_of(path, LIMIT)))
+    except InputError as error:
+        raise ResultsError(str(error)) from None
     except ValueError as error:
-        raise ResultsError(f"{path}: {error}") from None
+        raise ResultsError(f"{path}: {printable(str(error))}") from None
     return relocated(results, lambda place: os.path.normpath(path.absolute().parent / place))
 
 
-def parsed(text: str) -> Results:
-    """The results in a JSON document; ValueError, in one line, for anything else."""
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"no JSON: {error}") from None
+def parsed(document: Any) -> Results:
+    """Return the results in a JSON document; ValueError, in one line, for anything else."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ValueError("no results of a conformance run; --matrix FILE.json writes them")
     if document.get("version") != VERSION:
-        raise ValueError(f"version {document.get('version')} of the format; this reads {VERSION}")
-    try:
-        return Results(
-            runs=[Run(**_known(Run, one)) for one in document["runs"]],
-            columns=[Column(**_known(Column, one)) for one in document["targets"]],
-            rows={one["id"]: Row(**_known(Row, one)) for one in document["statements"]},
-            tests={one["id"]: _test(one) for one in document["tests"]},
+        raise ValueError(
+            f"version {shown(document.get('version'))} of the format; this reads {VERSION}"
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"damaged: {type(error).__name__}: {error}") from None
+    try:
+        # A later version of the same number may add keys.
+        parts = build(_Document, document, extra=True)
+        results = Results(
+            runs=parts.runs,
+            columns=parts.targets,
+            rows={row.id: row for row in parts.statements},
+            tests={test.id: test for test in parts.tests},
+        )
+        _check_references(results)
+    except WrongValueError as error:
+        raise ValueError(f"damaged: {error}") from None
+    return results
 
 
-def _test(table: Mapping[str, Any]) -> Test:
-    results = {
-        name: Result(**{**_known(Result, one), "verdict": Verdict(one["verdict"])})
-        for name, one in table["results"].items()
-    }
-    return Test(**{**_known(Test, table), "results": results})
+@dataclass
+class _Document:
+    """The lists of a file, as they are named there."""
+
+    runs: list[Run]
+    targets: list[Column]
+    statements: list[Row]
+    tests: list[Test]
 
 
-def _known(kind: type[Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    """What a version of ours knows: a later one of the same number may only add."""
-    names = {one.name for one in fields(kind)}
-    return {name: value for name, value in table.items() if name in names}
+def _check_references(results: Results) -> None:
+    """Raise WrongValueError for a reference to what the file does not have."""
+    for number, column in enumerate(results.columns):
+        if any(run >= len(results.runs) for run in column.runs):
+            message = f"there are {len(results.runs)} runs, not {shown(column.runs)}"
+            raise WrongValueError(("targets", number, "runs"), message)
+    columns = {column.id for column in results.columns}
+    for number, test in enumerate(results.tests.values()):
+        for name in test.results:
+            if name not in columns:
+                raise WrongValueError(("tests", number, "results", name), "no such target")

@@ -17,7 +17,7 @@ from harness.targets.guest.variants import Channel
 from harness.targets.host_pci import HostPci, checked_address
 from harness.targets.model import Model
 from harness.targets.qtest import QtestTarget
-from harness.targets.userfile import UserTarget
+from harness.targets.userfile import UserTarget, load
 from harness.targets.vhost_user import VhostUserDaemon, VhostUserSocket
 
 SOCKET_PREFIX = "vhost-user:"
@@ -85,6 +85,11 @@ def descriptions() -> dict[str, str]:
         f"{SOCKET_PREFIX}PATH": "the vhost-user back-end that listens on the socket PATH",
         f"{FUNCTION_PREFIX}ADDRESS": HostPci.description,
     }
+
+
+def load_targets(path: Path) -> dict[str, UserTarget]:
+    """Return what a targets file defines. TargetError, also for a name that is ours."""
+    return load(path, _MAKERS)
 
 
 def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Target]:

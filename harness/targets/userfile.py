@@ -16,29 +16,66 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from harness.diskspec import SECTOR
+from harness.inputs import (
+    Check,
+    InputError,
+    WrongValueError,
+    build,
+    line_in_toml,
+    matching,
+    shown,
+    text_of,
+    toml_of,
+)
 from harness.targets.base import DeviceIdentity, TargetError
 
 COMMAND_TIMEOUT = 30.0
 """Longest time for a user's command, in seconds."""
+
+MOST_TARGETS = 1000
+"""Tables in a file."""
+
+NAME = matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "")
+"""Names of targets: they are parts of test ids, file names and `--target NAME+DEFECT`."""
+
+PLACEHOLDER = re.compile(r"\{\{|\}\}|\{\w*\}|[{}]")
+
+
+def _is_command(text: str) -> bool:
+    """Return whether a command can be split into words and has known placeholders only."""
+    try:
+        shlex.split(text)
+    except ValueError:
+        return False
+    known = {"{{", "}}", "{bytes}", "{sectors}"}
+    return "\0" not in text and known.issuperset(PLACEHOLDER.findall(text))
+
+
+Text = Annotated[str, matching(r"[^\0-\x1f\x7f]*", "text in one line")]
+Version = Annotated[
+    str, matching(r"(\d{1,9}(\.\d{1,9}){0,7})?", 'numbers with dots between them, like "1.4.2"')
+]
+Command = Annotated[
+    str, Check("a command with balanced quotes, and {bytes} or {sectors} in it", _is_command)
+]
 
 
 @dataclass(frozen=True)
 class UserTarget:
     """One table of the file, as it is written there."""
 
-    device: str
+    device: Text
     destructive: bool = False
-    implementation: str = "unknown"
-    version: str = ""
-    backing: str = ""
-    resize: str = ""
+    implementation: Text = "unknown"
+    version: Version = ""
+    backing: Text = ""
+    resize: Command = ""
 
     @property
     def identity(self) -> DeviceIdentity:
@@ -59,7 +96,10 @@ class UserTarget:
 
 def _run(command: str, capacity: int) -> None:
     """Run a command without a shell. Raise TargetError, with its last line, if it fails."""
-    line = [word.format(sectors=capacity, bytes=capacity * SECTOR) for word in shlex.split(command)]
+    values = {"{sectors}": capacity, "{bytes}": capacity * SECTOR, "{{": "{", "}}": "}"}
+    line = [
+        PLACEHOLDER.sub(lambda match: str(values[match[0]]), word) for word in shlex.split(command)
+    ]
     try:
         done = subprocess.run(
             line, capture_output=True, text=True, timeout=COMMAND_TIMEOUT, check=False
@@ -71,65 +111,35 @@ def _run(command: str, capacity: int) -> None:
         raise TargetError(f"{shlex.join(line)} ended with {done.returncode}: {output[-1]}")
 
 
-def load(path: Path) -> dict[str, UserTarget]:
-    """Return the targets of a file by name.
+def load(path: Path, taken: Collection[str] = ()) -> dict[str, UserTarget]:
+    """Return the targets of a file by name. Raise TargetError, with file and line, for a bad one.
 
-    Raise TargetError, with file and line, for a bad one.
+    `taken` are names that a target must not have.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TargetError(f"{path}: {error}") from None
+        text = text_of(path)
+        document = toml_of(path, text)
+    except InputError as error:
+        raise TargetError(str(error)) from None
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        line = re.search(r"at line (\d+)", str(error))
-        raise TargetError(f"{path}:{line[1] if line else 1}: {error}") from None
+        return _targets(document, taken)
+    except WrongValueError as error:
+        raise TargetError(f"{path}:{line_in_toml(text, error.at)}: {error}") from None
+
+
+def _targets(document: dict[str, Any], taken: Collection[str]) -> dict[str, UserTarget]:
     tables = document.pop("target", {})
     if document or not isinstance(tables, dict) or not tables:
-        unknown = next(iter(document), "target")
-        raise TargetError(
-            f"{path}:{_line(text, unknown)}: only tables [target.NAME] are allowed here"
-        )
-    return {name: _target(path, text, name, table) for name, table in tables.items()}
-
-
-def _target(path: Path, text: str, name: str, table: Any) -> UserTarget:
-    where = f"{path}:{_line(text, name)}: target {name}"
-    if not isinstance(table, dict) or "device" not in table:
-        raise TargetError(f'{where} needs device = "vhost-user:PATH" or "pci:ADDRESS"')
-    known = {field.name: field.type for field in fields(UserTarget)}
-    for key, value in table.items():
-        if key not in known:
-            line = _line(text, key, name)
-            raise TargetError(f"{path}:{line}: unknown key {key!r}; known: {', '.join(known)}")
-        if type(value).__name__ != known[key]:
-            line = _line(text, key, name)
-            raise TargetError(f"{path}:{line}: {key} must be {known[key]}, not {value!r}")
-    target = UserTarget(**table)
-    if not re.fullmatch(r"(\d+(\.\d+)*)?", target.version):
-        line = _line(text, "version", name)
-        raise TargetError(
-            f"{path}:{line}: version must be numbers separated by dots, not {target.version!r}"
-        )
-    try:
-        target.resize.format(sectors=0, bytes=0)
-        shlex.split(target.resize)
-    except (ValueError, LookupError) as error:
-        line = _line(text, "resize", name)
-        raise TargetError(
-            f"{path}:{line}: resize may contain only {{sectors}} and {{bytes}}: {error}"
-        ) from None
-    return target
-
-
-def _line(text: str, word: str, table: str = "") -> int:
-    """Return the line number of a key or a table, searched after the header of `table` if given."""
-    inside = not table
-    for number, line in enumerate(text.splitlines(), 1):
-        header = line.strip().startswith("[")
-        if header and table:
-            inside = table in line
-        if inside and re.search(rf"\b{re.escape(word)}\b", line.split("#")[0]):
-            return number
-    return 1
+        key = next(iter(document), "target")
+        raise WrongValueError((key,), "only tables [target.NAME] are allowed here")
+    if len(tables) > MOST_TARGETS:
+        raise WrongValueError((), f"{len(tables)} targets; {MOST_TARGETS} is the limit")
+    for name in tables:
+        if not NAME.holds(name):
+            words = "up to 64 letters, digits, dots, - and _"
+            raise WrongValueError(
+                ("target", name), f"{shown(name)} is not a valid name; use {words}"
+            )
+        if name in taken:
+            raise WrongValueError(("target", name), "this suite already has a target of that name")
+    return {name: build(UserTarget, table, ("target", name)) for name, table in tables.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from harness.diskspec import DiskSpec
 from harness.driver.interface import Request
 from harness.machine.storage_daemon import Export, StorageDaemon, find_storage_daemon
 from harness.targets import DeviceIdentity, LacksError, TargetError
-from harness.targets.registry import Settings, maker
+from harness.targets.registry import Settings, load_targets, maker
 from harness.targets.userfile import load
 from harness.virtio.blk import RequestType, Status
 
@@ -44,12 +45,30 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         ("x = 1\n", 1, "only"),
         ("", 1, "only"),
         ("\n[targets.a]\ndevice = 'pci:0000:00:05.0'\n", 2, "only"),
-        ("# a\n[target.b]\npath = 'x'\n", 2, "needs device"),
-        ("[target.a]\ndevice = 'x'\n[target.b]\ndevice = 'x'\nspeed = 3\n", 5, "'speed'"),
-        ("[target.a]\ndevice = 'x'\ndestructive = 1\n", 3, "must be bool, not 1"),
-        ("[target.a]\ndevice = 'x'\nversion = 'new'\n", 3, "separated by dots"),
+        ("# a\n[target.b]\npath = 'x'\n", 3, "target.b.path: no such key"),
+        (
+            "[target.a]\ndevice = 'x'\n[target.b]\ndevice = 'x'\nspeed = 3\n",
+            5,
+            "speed: no such key",
+        ),
+        (
+            "[target.a]\ndevice = 'x'\ndestructive = 1\n",
+            3,
+            "expected true or false, not 1",
+        ),
+        ("[target.a]\ndevice = 'x'\nversion = 'new'\n", 3, "numbers with dots"),
         ("[target.a]\ndevice = 'x'\nresize = 'r {size}'\n", 3, "{sectors}"),
-        ("[target.a]\ndevice = 'x'\nresize = 'r \"'\n", 3, "quot"),
+        ("[target.a]\ndevice = 'x'\nresize = 'r \"'\n", 3, "balanced quotes"),
+        ("[target.a]\nbacking = 'x'\n", 1, "target.a: needs device"),
+        ("[target.a]\ndevice = 'x'\nresize = 'r {bytes.__class__}'\n", 3, "{sectors}"),
+        ("[target.a]\ndevice = 'x'\nresize = 'r {bytes:99999999999}'\n", 3, "{sectors}"),
+        (f"[target.a]\ndevice = 'x'\nversion = '{'9' * 5000}'\n", 3, "numbers with dots"),
+        (f"[target.a]\ndevice = {'9' * 5000}\n", 1, "too many digits"),
+        (f"[target.a]\ndevice = {'[' * 5000}{']' * 5000}\n", 1, "nested too deeply"),
+        ('[target.a]\ndevice = "vhost-user:a\\u001b[2J"\n', 2, "text in one line"),
+        ("[target.'']\ndevice = 'x'\n", 1, "is no name"),
+        ('[target."a\\u001b[2J"]\ndevice = "x"\n', 1, "is no name"),
+        ("[target.ours]\ndevice = 'x'\n", 1, "this suite has a target of that name"),
     ],
 )
 def test_a_bad_file_is_one_line_with_its_place(
@@ -58,12 +77,42 @@ def test_a_bad_file_is_one_line_with_its_place(
     path = written(tmp_path, text)
 
     with pytest.raises(TargetError) as caught:
-        load(path)
+        load(path, taken={"ours"})
 
     message = str(caught.value)
-    assert message.startswith(f"{path}:{line}: ")
+    assert message.startswith((f"{path}:{line}: ", f"{path}: "))
     assert told in message
-    assert "\n" not in message
+    assert message.isprintable()
+    assert len(message) < 500
+
+
+def test_a_file_with_many_targets_is_refused_at_once(tmp_path: Path) -> None:
+    tables = "".join(f"[target.t{number}]\ndevice = 'x'\n" for number in range(20_000))
+
+    with pytest.raises(TargetError, match="20000 targets; 1000 is the limit"):
+        load(written(tmp_path, tables))
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "long").write_bytes(b"#" * (2 << 20))
+    (tmp_path / "latin").write_bytes(b"# \xe4")
+
+    for name, words in {
+        "fifo": "is a FIFO, not a regular file",
+        ".": "is a directory, not a regular file",
+        "long": "longer than",
+        "latin": "latin:1: not UTF-8",
+    }.items():
+        with pytest.raises(TargetError, match=words):
+            load(tmp_path / name)
+
+
+def test_a_target_of_ours_cannot_be_defined_again(tmp_path: Path) -> None:
+    path = written(tmp_path, "[target.qtest-pci]\ndevice = 'vhost-user:/x'\n")
+
+    with pytest.raises(TargetError, match="this suite has a target of that name"):
+        load_targets(path)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
