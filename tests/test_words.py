@@ -29,7 +29,6 @@ WORDS_NOT_YET = (
     "harness/guest/",
     "harness/machine/",
     "harness/defects/",
-    "harness/report/",
     "harness/proof/",
     "harness/cli/",
     "images/",

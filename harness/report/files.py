@@ -1,4 +1,4 @@
-"""Reports as files: a suffix says which."""
+"""Report files. The suffix of a file selects its format."""
 
 from __future__ import annotations
 
@@ -10,35 +10,37 @@ from harness.report.page import rendered
 from harness.report.results import Results, dumped, relocated
 
 WRITERS = {".json": dumped, ".html": rendered}
-"""What a file's suffix asks for."""
+"""File suffix -> function that makes the file's text."""
 
 
 def report_file(text: str) -> Path:
-    """A file that a report can be written to, its directory made if need be.
+    """Return the path for a report, and make its directory if needed.
 
-    argparse.ArgumentTypeError for any other.
+    Raise argparse.ArgumentTypeError if the path cannot be used.
     """
     path = Path(text)
     if path.suffix not in WRITERS:
-        raise argparse.ArgumentTypeError(f"{text!r} ends in none of {', '.join(WRITERS)}")
+        raise argparse.ArgumentTypeError(f"{text!r} has to end with {' or '.join(WRITERS)}")
     make_directory(path.parent)
     return path
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory, unless it is there; argparse.ArgumentTypeError if it cannot be."""
+    """Make a directory if it does not exist. Raise argparse.ArgumentTypeError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         why = error.strerror
-        raise argparse.ArgumentTypeError(f"{str(path)!r} can be no directory: {why}") from None
+        raise argparse.ArgumentTypeError(
+            f"{str(path)!r} cannot be made a directory: {why}"
+        ) from None
 
 
 def write(path: Path, results: Results) -> None:
-    """Write a report in the form that its suffix names, whole or not at all."""
+    """Write a report in the format of its suffix, completely or not at all."""
     top = path.absolute().parent
     beside = path.with_name(path.name + ".part")
-    # Moved together, a report and the artifacts of its failures find each other.
+    # The paths of artifacts are relative to the report, so that both can be moved together.
     results = relocated(results, lambda place: os.path.relpath(place, top))
     beside.write_text(WRITERS[path.suffix](results), encoding="utf-8")
     beside.replace(path)

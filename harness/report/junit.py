@@ -1,11 +1,9 @@
-"""The file of --junitxml: pytest writes it, and here it gets suites by section.
+"""Change of the file that pytest writes for --junitxml: it gets suites by section.
 
-What else is in it depends on pytest's `junit_family`. With xunit2, pytest's
-default, it is as Jenkins' schema (junit-10.xsd) has it, which knows no
-properties of a test case: they are lines of its output, as
-`[[PROPERTY|name=value]]`. With xunit1 they are elements, which many readers
-know and no schema allows. What was kept of a failure is named as GitLab and
-Jenkins find it: `[[ATTACHMENT|path]]`.
+The format depends on pytest's `junit_family`. With xunit2, pytest's default, it follows Jenkins'
+schema (junit-10.xsd), which has no properties of a test case: they become lines of its output, as
+`[[PROPERTY|name=value]]`. With xunit1 they are elements, which many readers know and no schema
+allows. Artifacts of a failure are named as GitLab and Jenkins expect: `[[ATTACHMENT|path]]`.
 """
 
 from __future__ import annotations
@@ -22,7 +20,10 @@ STATEMENTS = ("clause", "described", "hardening")
 
 
 def reshape(path: Path, family: str) -> None:
-    """Put the test cases of a file into suites by section; one without conformance tests stays."""
+    """Put the test cases of a file into suites by section.
+
+    Leave a file without conformance tests unchanged.
+    """
     tree = ElementTree.parse(path)
     root = tree.getroot()
     written = root.find("testsuite")
@@ -41,10 +42,10 @@ def reshape(path: Path, family: str) -> None:
         if family != "xunit1":
             _properties_to_output(case)
     root.remove(written)
-    for section in sorted(suites, key=lambda one: section_order(one) if one else []):
+    for section in sorted(suites, key=lambda name: section_order(name) if name else []):
         root.append(_suite(section, suites[section], written))
     for name, value in _counts(cases).items():
-        if name != "skipped":  # the schema has it of a suite only
+        if name != "skipped":  # the schema allows it only in a suite
             root.set(name, value)
     tree.write(path, encoding="utf-8", xml_declaration=True)
 
@@ -54,18 +55,18 @@ def _key(case: ElementTree.Element) -> tuple[str, str]:
 
 
 def _section(case: ElementTree.Element) -> str:
-    """The section of the first statement that a test case is about; empty if there is none."""
-    for one in case.iterfind("properties/property"):
-        value = one.get("value", "")
-        if one.get("name") in STATEMENTS:
-            return value.partition("-" if one.get("name") == "clause" else ":")[0]
+    """Return the section of a test case's first statement; "" if there is none."""
+    for element in case.iterfind("properties/property"):
+        value = element.get("value", "")
+        if element.get("name") in STATEMENTS:
+            return value.partition("-" if element.get("name") == "clause" else ":")[0]
     return ""
 
 
 def _suite(
     section: str, cases: list[ElementTree.Element], written: ElementTree.Element
 ) -> ElementTree.Element:
-    """A suite with what pytest says of the whole run."""
+    """Return a suite with pytest's attributes and properties of the whole run."""
     name = f"{section} {section_name(section)}" if section else written.get("name", "")
     suite = ElementTree.Element("testsuite", {"name": name, **_counts(cases)})
     for attribute in ("timestamp", "hostname"):
@@ -89,11 +90,11 @@ def _counts(cases: list[ElementTree.Element]) -> dict[str, str]:
 
 def _properties_to_output(case: ElementTree.Element) -> None:
     for properties in case.findall("properties"):
-        for one in properties:
-            value = " ".join(one.get("value", "").split())
-            _say(case, f"[[PROPERTY|{one.get('name')}={value}]]")
-            if one.get("name") == "artifacts":
-                for file in sorted(Path(one.get("value", "")).glob("*")):
+        for element in properties:
+            value = " ".join(element.get("value", "").split())
+            _say(case, f"[[PROPERTY|{element.get('name')}={value}]]")
+            if element.get("name") == "artifacts":
+                for file in sorted(Path(element.get("value", "")).glob("*")):
                     _say(case, f"[[ATTACHMENT|{file}]]")
         case.remove(properties)
 

@@ -1,4 +1,4 @@
-"""Which statements of the specification a test is about."""
+"""Markers that name the statements of the specification that a test checks."""
 
 from __future__ import annotations
 
@@ -14,40 +14,38 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 
 
 def clause(*ids: str) -> pytest.MarkDecorator:
-    """This test checks these statements, by their ids in the catalogue."""
+    """Mark a test with the statements that it checks, by their ids in the catalogue."""
     return pytest.mark.clause(*ids)
 
 
 def described(section: str, text: str) -> pytest.MarkDecorator:
-    """This test checks behaviour that a section describes without a keyword; `text` is ours."""
+    """Mark a test of behaviour that a section describes without a keyword, in our own words."""
     return pytest.mark.described(section, text)
 
 
 def hardening(section: str, text: str) -> pytest.MarkDecorator:
-    """This test drives the device against the rules of a section; `text`, ours, says how."""
+    """Mark a test whose driver breaks the rules of a section; `text` says how, in our own words."""
     return pytest.mark.hardening(section, text)
 
 
 def on(*traits: str) -> pytest.MarkDecorator:
-    """This test is about targets with all of these traits; on others it is skipped."""
+    """Mark a test for targets with all of these traits; on others it is skipped."""
     return pytest.mark.on(*traits)
 
 
 def reads_only(test: Test) -> Test:
-    """This test changes nothing on the disk, so it may run on one that somebody needs."""
+    """Mark a test that does not change the disk, so that it may run on a disk that is only read."""
     pytest.mark.reads_only(test)
     return test
 
 
 @dataclass(frozen=True)
 class Statement:
-    """What a test is about: clause ids, described behaviour as (section, text), and its level.
+    """Statement of a test: clause ids, described behaviour as (section, text), and the level.
 
-    `hardening` are rules that the test's driver breaks, likewise as (section, text).
-
-    The level is the weakest of all that is bound: a failure of a test that
-    binds a MUST and a SHOULD may be of the SHOULD, so it proves no more. A
-    test that should fail as a MUST does binds nothing weaker.
+    `hardening` are rules that the test's driver breaks, also as (section, text). The level is the
+    weakest of all: a failure of a test of a MUST and a SHOULD may be about the SHOULD, so it proves
+    no more. A test that should fail as a MUST does not name anything weaker.
     """
 
     clauses: tuple[str, ...]
@@ -57,17 +55,17 @@ class Statement:
 
     @property
     def advisory(self) -> bool:
-        """Whether a device may have a good reason to fail it (SHOULD)."""
+        """Return True if a device may have a good reason to fail the test (SHOULD)."""
         return self.level in ADVISORY
 
     @property
     def sections(self) -> frozenset[str]:
-        """The sections of the specification that it stands in."""
+        """Return the sections of the specification that contain the statements."""
         named = (lookup(name).section for name in self.clauses)
         return frozenset((*named, *(section for section, _ in self.described + self.hardening)))
 
     def properties(self) -> list[tuple[str, str]]:
-        """Properties of the test case in a JUnit report."""
+        """Return the properties of the test case in a JUnit report."""
         return [
             *(("clause", name) for name in self.clauses),
             *(("described", f"{section}: {text}") for section, text in self.described),
@@ -77,10 +75,10 @@ class Statement:
 
 
 def statement_of(item: pytest.Item) -> Statement | None:
-    """What an item's markers say; None for a test that is about no statement.
+    """Return the statement in an item's markers, or None if it has no such markers.
 
-    Raises pytest.UsageError, naming the test, for an id that the catalogue
-    does not have and for a marker without arguments.
+    Raise pytest.UsageError, with the test's name, for an id that the catalogue does not have and
+    for a marker without arguments.
     """
     marks = list(item.iter_markers("clause"))
     clauses: list[str] = []
@@ -103,7 +101,7 @@ def statement_of(item: pytest.Item) -> Statement | None:
 
 
 def _prose(item: pytest.Item, marker: str) -> tuple[tuple[str, str], ...]:
-    """What markers of that name say, as (section, text)."""
+    """Return the arguments of markers with this name, as (section, text)."""
     prose: list[tuple[str, str]] = []
     for mark in item.iter_markers(marker):
         try:
