@@ -28,7 +28,6 @@ WORDS_NOT_YET = (
     "harness/channel/",
     "harness/guest/",
     "harness/machine/",
-    "harness/defects/",
     "harness/proof/",
     "harness/cli/",
     "images/",

@@ -1,4 +1,4 @@
-"""Defects of the legacy interfaces, and of what a queue's reset leaves (virtio 2.6.1, 4.2.4)."""
+"""Defects of the legacy interfaces, and of the reset of a queue (virtio 2.6.1, 4.2.4)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ConfigBigEndian(AlteredPci):
 @defect(
     "legacy-writeback-follows-driver-features",
     "5.2.5.3-L-04",
-    text="what the driver accepts changes writeback through the legacy interface",
+    text="legacy: writeback changes when the driver writes its features",
     target=LEGACY,
 )
 class WritebackFollows(AlteredPci):
@@ -40,7 +40,7 @@ class WritebackFollows(AlteredPci):
 @defect(
     "legacy-interrupts-lost",
     "6.3-L-02",
-    text="the line is never raised",
+    text="the interrupt line is never raised",
     target=LEGACY,
 )
 class InterruptsLost(AlteredPci):
@@ -51,7 +51,7 @@ class InterruptsLost(AlteredPci):
 @defect(
     "pci-structure-beyond-its-bar",
     "4.1.4: a structure lies within the BAR that its capability names",
-    text="the notification structure ends beyond its BAR",
+    text="the notification structure ends after the end of its BAR",
     target=LEGACY,
 )
 class StructureBeyond(NotifyLength):
@@ -61,7 +61,7 @@ class StructureBeyond(NotifyLength):
 @defect(
     "queue-reset-keeps-vector",
     "2.6.1.2.1-D-01",
-    text="a queue that was reset goes on with its old vector, and shows the new one",
+    text="a queue that was reset keeps its old vector, but shows the new one",
 )
 class VectorKept(AlteredPci):
     def alter_write(self, name: str, value: int) -> int | None:
@@ -76,7 +76,7 @@ class VectorKept(AlteredPci):
 @defect(
     "queue-reset-stops-the-others",
     "2.6.1: the reset of one virtqueue leaves the others in use",
-    text="as long as one queue is reset, notifications of the others are lost",
+    text="notifications of the other queues are lost while one queue is reset",
 )
 class OthersStopped(AlteredPci):
     stopped = False
@@ -103,7 +103,7 @@ class FeatureOfPci(AlteredMmio):
 @defect(
     "mmio-legacy-magic-value",
     "4.2.4: a legacy device has the magic value, and version 1",
-    text="MagicValue of a legacy device is another one",
+    text="MagicValue of a legacy device is wrong",
     target=MMIO_LEGACY,
     unusable=True,
 )

@@ -34,7 +34,7 @@ class NoVersion1(Offer):
 @defect(
     "feature-23-offered",
     "2.2.2-D-03",
-    text="feature bit 23, which nobody has defined for a block device, is offered",
+    text="feature bit 23, which is not defined for a block device, is offered",
 )
 class UndefinedFeature(Offer):
     added = 1 << 23
@@ -74,7 +74,7 @@ class DriverFeatureReads0(AlteredPci):
 
 
 class _Refuses(AlteredPci):
-    """Refuses FEATURES_OK for some of what the driver accepts."""
+    """Refuses FEATURES_OK for some sets of features."""
 
     def __init__(self, real: AlteredPci) -> None:
         super().__init__(real)
@@ -82,7 +82,7 @@ class _Refuses(AlteredPci):
         self.refused = False
 
     def refuses(self, accepted: int) -> bool:
-        """Whether this set of features is refused."""
+        """Return True if this set of features is refused."""
         raise NotImplementedError
 
     def alter_write(self, name: str, value: int) -> int | None:
@@ -99,7 +99,7 @@ class _Refuses(AlteredPci):
 @defect(
     "features-all-or-nothing",
     "2.2.2-D-02a",
-    text="features are refused unless SEG_MAX is among them",
+    text="features are refused if they do not include SEG_MAX",
 )
 class AllOrNothing(_Refuses):
     def refuses(self, accepted: int) -> bool:
@@ -126,7 +126,7 @@ class AcceptedOnce(_Refuses):
     "status-stays-after-reset",
     "2.4.1-D-01",
     "4.1.4.3.1-D-07",
-    text="a reset leaves ACKNOWLEDGE in device status",
+    text="device status keeps ACKNOWLEDGE after a reset",
 )
 class StatusStays(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
@@ -136,7 +136,7 @@ class StatusStays(AlteredPci):
 @defect(
     "needs-reset-hidden",
     "2.1.2-D-02",
-    text="a device that has stopped working does not show NEEDS_RESET",
+    text="a device that has stopped working does not set DEVICE_NEEDS_RESET",
 )
 class NeedsResetHidden(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
@@ -146,7 +146,7 @@ class NeedsResetHidden(AlteredPci):
 @defect(
     "needs-reset-silent",
     "2.1.2-D-03",
-    text="NEEDS_RESET comes without a configuration change notification",
+    text="DEVICE_NEEDS_RESET is set without a configuration change notification",
 )
 class NeedsResetSilent(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
@@ -156,9 +156,9 @@ class NeedsResetSilent(AlteredPci):
         return 0 if raised and self._needs_reset() else raised
 
     def _needs_reset(self) -> bool:
-        for one in self._capabilities:
-            if one.type == 1:
-                status = self.real.bar_read(one.bar, one.offset + 0x14, 1)
+        for cap in self._capabilities:
+            if cap.type == 1:
+                status = self.real.bar_read(cap.bar, cap.offset + 0x14, 1)
                 return bool(status & DeviceStatus.NEEDS_RESET)
         return False
 
@@ -180,7 +180,7 @@ class ConfigEarly(AlteredPci):
 @defect(
     "config-high-half-needs-low",
     "4.1.3.2-D-01",
-    text="the high half of capacity reads what the low half does",
+    text="the high half of capacity reads the same as the low half",
 )
 class HighHalf(AlteredPci):
     low = 0
@@ -209,7 +209,7 @@ class GenerationFixed(AlteredPci):
 @defect(
     "queue-enable-after-reset",
     "4.1.4.3.1-D-08",
-    text="queue_enable shows 1 still after a reset",
+    text="queue_enable still reads 1 after a reset",
 )
 class EnableAfterReset(AlteredPci):
     def __init__(self, real: AlteredPci) -> None:
@@ -237,7 +237,7 @@ class QueueResetAfterReset(AlteredPci):
     "queue-reset-1-for-ever",
     "4.1.4.3.1-D-10",
     "4.1.4.3.1-D-13",
-    text="queue_reset reads 1 ever after a queue's reset",
+    text="queue_reset always reads 1 after a queue's reset",
 )
 class QueueResetForEver(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
@@ -253,7 +253,7 @@ class QueueResetIgnored(AlteredPci):
 @defect(
     "queue-enable-after-queue-reset",
     "4.1.4.3.1-D-13",
-    text="queue_enable shows 1 still after the queue's reset",
+    text="queue_enable still reads 1 after the queue's reset",
 )
 class EnableAfterQueueReset(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
@@ -325,7 +325,7 @@ class IsrNotCleared(AlteredPci):
 @defect(
     "legacy-config-width",
     "4.1.4.10-L-03b",
-    text="configuration space reads otherwise in bytes than in words",
+    text="a read of 2 bytes of configuration space differs from two reads of 1 byte",
     target=LEGACY,
 )
 class LegacyConfigWidth(AlteredPci):
@@ -336,7 +336,7 @@ class LegacyConfigWidth(AlteredPci):
 @defect(
     "legacy-config-fixed-place",
     "4.1.4.10-L-05",
-    text="configuration space stays where it is when MSI-X is enabled",
+    text="configuration space does not move when MSI-X is enabled",
     target=LEGACY,
 )
 class LegacyConfigPlace(AlteredPci):
@@ -349,7 +349,7 @@ class LegacyConfigPlace(AlteredPci):
 @defect(
     "legacy-early-config-write-lost",
     "3.1.2-L-02",
-    text="a configuration field written before the features were read is lost",
+    text="a write to a configuration field before feature negotiation is lost",
     target=LEGACY,
 )
 class LegacyEarlyWrite(AlteredPci):
@@ -395,7 +395,7 @@ class LegacyNoAnyLayout(AlteredPci):
 @defect(
     "legacy-writeback-follows-features",
     "5.2.5.3-L-03",
-    text="device status and driver features change writeback through the legacy interface",
+    text="legacy: writeback changes when the driver writes its features or DRIVER_OK",
     target=LEGACY,
 )
 class LegacyWriteback(AlteredPci):
@@ -409,7 +409,7 @@ class LegacyWriteback(AlteredPci):
 @defect(
     "legacy-used-ring-at-once",
     "2.7.2-L-02",
-    text="the legacy used ring follows the available ring without the gap",
+    text="the rings of a legacy device begin one page after the queue address",
     target=LEGACY,
 )
 class LegacyUsedRing(AlteredPci):
