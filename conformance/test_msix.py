@@ -8,6 +8,7 @@ from harness.driver.errors import DriverError
 from harness.driver.interface import Request
 from harness.report import clause, on, reads_only
 from harness.virtio.blk import RequestType, Status
+from harness.virtio.device import DeviceStatus
 from harness.virtio.pci import NO_VECTOR
 
 pytestmark = on("pci")
@@ -27,13 +28,12 @@ def vectors_of(driver):
 
 @pytest.fixture
 def msix(plug):
-    """A disk with two queues and all vectors enabled; vector 0 is for the configuration."""
+    """A disk with two queues and all vectors enabled; the driver is not started."""
     disk = plug(start=False, queues=QUEUES)
     try:
         disk.driver.use_msix(vectors_of(disk.driver))
     except DriverError as error:
         pytest.skip(f"no MSI-X for this driver: {error.message}")
-    disk.start(queues=QUEUES)
     return disk
 
 
@@ -44,10 +44,26 @@ def map_config(driver, vector):
 
 
 def map_queue(driver, index, vector):
-    """Map a queue to a vector, and return the register's value after that."""
+    """Map a queue that is not enabled to a vector, and return the register's value."""
     driver.register_write("queue_select", index)
     driver.register_write("queue_msix_vector", vector)
     return driver.register_read("queue_msix_vector")
+
+
+def start(disk, vectors):
+    """Reset the device and start it with its queues mapped to `vectors`; what they show.
+
+    A vector is written before its queue is enabled, as 4.1.4.3.2 asks: a device may take it then.
+    """
+    driver = disk.driver
+    agreed = driver.negotiate()
+    shown = []
+    for index, vector in enumerate(vectors):
+        driver.queue_setup(index, vector=vector)
+        shown.append(driver.register_read("queue_msix_vector"))
+    driver.set_status(agreed.status | DeviceStatus.DRIVER_OK)
+    let_pass()  # a device may announce a queue that was enabled
+    return shown
 
 
 def line_raised(driver):
@@ -73,7 +89,7 @@ def test_a_queue_can_be_mapped_to_every_vector_and_its_messages_go_there(msix):
     driver = msix.driver
 
     for vector in range(vectors_of(driver)):
-        assert map_queue(driver, 1, vector) == vector
+        assert start(msix, [0, vector])[1] == vector
         before = driver.interrupts()
         assert driver.request(READ, queue=1).status == Status.OK
         after = driver.wait_interrupt("raised", above=before.raised)
@@ -83,6 +99,7 @@ def test_a_queue_can_be_mapped_to_every_vector_and_its_messages_go_there(msix):
 @clause("4.1.5.1.2.1-D-02", "4.1.5.1.2.1-D-04", "4.1.5.1.2.1-D-06")
 def test_config_changes_can_be_mapped_to_every_vector_and_their_messages_go_there(msix):
     driver = msix.driver
+    start(msix, [NO_VECTOR] * QUEUES)
 
     for vector in range(vectors_of(driver)):
         assert map_config(driver, vector) == vector
@@ -95,8 +112,9 @@ def test_config_changes_can_be_mapped_to_every_vector_and_their_messages_go_ther
 @clause("4.1.5.1.2.1-D-04")
 def test_the_messages_of_each_queue_go_to_its_own_vector(msix):
     driver = msix.driver
-    assert map_queue(driver, 0, 2) == 2
-    assert map_queue(driver, 1, 1) == 1
+    if vectors_of(driver) < 3:
+        pytest.skip(f"the device has {vectors_of(driver)} vectors; this test uses 3")
+    assert start(msix, [2, 1]) == [2, 1]
 
     for queue, vector in ((0, 2), (1, 1), (0, 2)):
         before = driver.interrupts()
@@ -109,6 +127,7 @@ def test_the_messages_of_each_queue_go_to_its_own_vector(msix):
 @reads_only
 def test_every_event_can_be_unmapped(msix):
     driver = msix.driver
+    driver.negotiate()
     assert map_config(driver, 1) == 1
     assert [map_queue(driver, index, 1) for index in range(QUEUES)] == [1] * QUEUES
 
@@ -122,8 +141,8 @@ def test_every_event_can_be_unmapped(msix):
 @clause("4.1.5.1.2.1-D-07")
 def test_no_event_is_mapped_after_a_reset(msix):
     driver = msix.driver
+    assert start(msix, [1] * QUEUES) == [1] * QUEUES
     assert map_config(driver, 1) == 1
-    assert [map_queue(driver, index, 1) for index in range(QUEUES)] == [1] * QUEUES
 
     driver.reset()
 
@@ -139,6 +158,7 @@ def test_no_event_is_mapped_after_a_reset(msix):
 @reads_only
 def test_all_events_can_share_each_vector(msix):
     driver = msix.driver
+    driver.negotiate()
 
     for vector in range(vectors_of(driver)):
         shown = [map_config(driver, vector)]
@@ -150,6 +170,7 @@ def test_all_events_can_share_each_vector(msix):
 @reads_only
 def test_a_mapping_to_a_vector_that_does_not_exist_shows_no_vector(msix):
     driver = msix.driver
+    driver.negotiate()
 
     for vector in (vectors_of(driver), 0x7FF, 0xFFFE):
         assert map_config(driver, vector) == NO_VECTOR, vector
@@ -159,7 +180,7 @@ def test_a_mapping_to_a_vector_that_does_not_exist_shows_no_vector(msix):
 @clause("4.1.5.3.1-D-01")
 def test_a_queue_without_a_vector_raises_no_interrupt(msix):
     driver = msix.driver
-    assert map_queue(driver, 0, NO_VECTOR) == NO_VECTOR
+    assert start(msix, [NO_VECTOR, 1])[0] == NO_VECTOR
     before = driver.interrupts()
 
     assert [driver.request(READ).status for _ in range(3)] == [Status.OK] * 3
@@ -172,6 +193,7 @@ def test_a_queue_without_a_vector_raises_no_interrupt(msix):
 @clause("4.1.5.4.1-D-01")
 def test_config_changes_without_a_vector_raise_no_interrupt(msix):
     driver = msix.driver
+    start(msix, [1, 1])
     assert map_config(driver, NO_VECTOR) == NO_VECTOR
     before = driver.interrupts()
 

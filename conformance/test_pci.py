@@ -14,7 +14,7 @@ from conformance.pcispace import (
 from conformance.raw import RawRead
 from conformance.waiting import SOON, eventually, let_pass, resize, values_until_zero
 from harness.driver.interface import Request
-from harness.report import clause, on, reads_only
+from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import CONFIG_FIELDS, RequestType, Status
 from harness.virtio.features import Feature, mask
 from harness.virtio.pci import (
@@ -124,30 +124,45 @@ def test_structures_are_aligned(plug):
     assert capability(driver, CapType.DEVICE_CFG).offset % 4 == 0
 
 
-def notification(plug, with_data, features=None):
+def notification(plug, with_data, features=None, **fields):
     """Return the notification structure, its multiplier, and the offsets of the queues.
 
-    Of `features` (None: all) the offered ones are negotiated. Skip unless the device offers
-    NOTIFICATION_DATA exactly when `with_data` is true.
+    `features` are negotiated of those offered, all if None. With ADMIN_VQ, the administration
+    virtqueues are queues, too. Skips a device that does not offer NOTIFICATION_DATA, or does,
+    where that is not wanted.
     """
-    driver = plug(start=False, queues=4).driver
+    driver = plug(start=False, **fields).driver
     if bool(driver.offered() & Feature.NOTIFICATION_DATA.mask) != with_data:
         pytest.skip(f"the device {'does not offer' if with_data else 'offers'} NOTIFICATION_DATA")
-    driver.negotiate(driver.offered() if features is None else driver.offered() & mask(*features))
+    accepted = driver.offered() & (~0 if features is None else mask(*features))
+    driver.negotiate(accepted)
     structure = capability(driver, CapType.NOTIFY_CFG)
     multiplier = int.from_bytes(driver.pci_read(structure.at + CAP.size, 4), "little")
+    indices = [*range(driver.register_read("num_queues"))]
+    if accepted & Feature.ADMIN_VQ.mask:
+        indices += administration(driver)
     offsets = []
-    for index in range(driver.register_read("num_queues")):
+    for index in indices:
         driver.register_write("queue_select", index)
         offsets.append(driver.register_read("queue_notify_off"))
     return structure, multiplier, offsets
 
 
+def administration(driver):
+    """The indices of the administration virtqueues, where ADMIN_VQ was negotiated."""
+    first = driver.register_read("admin_queue_index")
+    return range(first, first + driver.register_read("admin_queue_num"))
+
+
+QUEUES = pytest.mark.parametrize("fields", [{}, {"queues": 4}], ids=["as-it-comes", "4-queues"])
+
+
+@QUEUES
 @clause("4.1.4.4.1-D-02", "4.1.4.4.1-D-03", "4.1.4.4.1-D-04a", "4.1.4.4.1-D-05")
 @on("pci", "modern")
 @reads_only
-def test_every_queue_has_room_for_its_notifications(plug):
-    structure, multiplier, offsets = notification(plug, with_data=False)
+def test_every_queue_has_room_for_its_notifications(plug, fields):
+    structure, multiplier, offsets = notification(plug, False, **fields)
 
     assert structure.offset % 2 == 0
     # "Even power of 2" has two readings. A value that fits neither is wrong.
@@ -155,11 +170,12 @@ def test_every_queue_has_room_for_its_notifications(plug):
     assert structure.length >= max(offset * multiplier for offset in offsets) + 2
 
 
+@QUEUES
 @clause("4.1.4.4.1-D-06", "4.1.4.4.1-D-07", "4.1.4.4.1-D-08a", "4.1.4.4.1-D-09")
 @on("pci", "modern")
 @reads_only
-def test_every_queue_has_room_for_its_notifications_with_data(plug):
-    structure, multiplier, offsets = notification(plug, with_data=True)
+def test_every_queue_has_room_for_its_notifications_with_data(plug, fields):
+    structure, multiplier, offsets = notification(plug, True, **fields)
 
     assert structure.offset % 4 == 0
     assert multiplier & (multiplier - 1) == 0
@@ -175,41 +191,50 @@ CONFIGURATIONS = pytest.mark.parametrize(
         pytest.param([*NEEDED, Feature.BLK_MQ, Feature.RING_PACKED], id="MQ-packed"),
         pytest.param([*NEEDED, Feature.BLK_MQ, Feature.NOTIF_CONFIG_DATA], id="MQ-own-data"),
         pytest.param([*NEEDED, Feature.BLK_MQ, Feature.BLK_FLUSH], id="MQ-flush"),
+        pytest.param([*NEEDED, Feature.BLK_MQ, Feature.ADMIN_VQ], id="MQ-administration"),
     ],
 )
 
 
+@QUEUES
 @CONFIGURATIONS
 @clause("4.1.4.4.1-D-04b")
 @on("pci", "modern")
 @reads_only
-def test_there_is_room_for_notifications_whatever_is_negotiated(plug, features):
-    structure, multiplier, offsets = notification(plug, False, features)
+def test_there_is_room_for_notifications_whatever_is_negotiated(plug, features, fields):
+    structure, multiplier, offsets = notification(plug, False, features, **fields)
 
     assert structure.length >= max(offset * multiplier for offset in offsets) + 2
 
 
+@QUEUES
 @CONFIGURATIONS
 @clause("4.1.4.4.1-D-08b")
 @on("pci", "modern")
 @reads_only
-def test_there_is_room_for_notifications_with_data_whatever_is_negotiated(plug, features):
-    structure, multiplier, offsets = notification(
-        plug, True, [*features, Feature.NOTIFICATION_DATA]
-    )
+def test_there_is_room_for_notifications_with_data_whatever_is_negotiated(plug, features, fields):
+    wanted = [*features, Feature.NOTIFICATION_DATA]
+    structure, multiplier, offsets = notification(plug, True, wanted, **fields)
 
     assert structure.length >= max(offset * multiplier for offset in offsets) + 4
 
 
-@pytest.mark.parametrize("indices", [(2, 3, 64, 1023), (1024, 0xFFFF)], ids=["near", "far"])
+@pytest.mark.parametrize("indices", [(1, 2, 64, 1023), (1024, 0xFFFF)], ids=["near", "far"])
 @clause("4.1.4.3.1-D-14")
 @on("pci", "modern")
 def test_queue_size_is_zero_for_a_queue_that_does_not_exist(plug, indices):
-    driver = plug(start=False, queues=2).driver
-    driver.reset()
-    assert driver.register_read("num_queues") == 2
+    driver = plug(start=False).driver
+    accepted = driver.offered() & mask(*NEEDED, Feature.ADMIN_VQ)
+    driver.negotiate(accepted)
+    queues = driver.register_read("num_queues")
+    there = [*range(queues)]
+    if accepted & Feature.ADMIN_VQ.mask:
+        there += administration(driver)
+    absent = [index for index in indices if index not in there]
+    if not absent:
+        pytest.skip(f"the device has all of the queues {indices}")
 
-    for index in indices:
+    for index in absent:
         driver.register_write("queue_select", 0)
         assert driver.register_read("queue_size") > 0
         driver.register_write("queue_select", index)
@@ -217,18 +242,35 @@ def test_queue_size_is_zero_for_a_queue_that_does_not_exist(plug, indices):
         assert size == 0, f"queue {index} shows a queue_size of {size}"
 
 
-@pytest.mark.parametrize("size", [4, 256, 1024])
+SIZES = pytest.mark.parametrize("size", [4, 256, 1024])
+
+
+def queue_sizes(driver):
+    """The size of every queue, as it is after a reset."""
+    driver.reset()
+    for index in range(driver.register_read("num_queues")):
+        driver.register_write("queue_select", index)
+        yield driver.register_read("queue_size")
+
+
+@SIZES
 @clause("4.1.4.3.1-D-15")
 @on("pci", "modern")
 def test_queue_size_is_a_power_of_two(plug, size):
-    driver = plug(start=False, queues=2, queue_size=size, seg_max_adjust=True).driver
-    driver.reset()
+    driver = plug(start=False, queue_size=size, seg_max_adjust=True).driver
 
-    for index in range(driver.register_read("num_queues")):
-        driver.register_write("queue_select", index)
-        shown = driver.register_read("queue_size")
+    for shown in queue_sizes(driver):
         assert shown & (shown - 1) == 0
-        assert shown == size
+
+
+@SIZES
+@described("4.1.4.3", "queue_size is the largest size of a queue that the device has")
+@on("pci", "modern")
+def test_queue_size_is_the_size_that_the_device_was_made_with(plug, size):
+    disk = plug(start=False, queue_size=size, seg_max_adjust=True)
+    disk.needs_known_storage()
+
+    assert set(queue_sizes(disk.driver)) == {size}
 
 
 def quiet(driver):
@@ -339,7 +381,8 @@ def test_reading_isr_through_the_window_clears_it(plug):
 @clause("4.1.4.9.1-D-02")
 @on("pci", "modern")
 def test_writing_the_notification_address_through_the_window_notifies(plug):
-    disk = plug()
+    # Without these the value is the queue's index, and has 16 bits (4.1.5.2).
+    disk = plug(without=[Feature.NOTIFICATION_DATA, Feature.NOTIF_CONFIG_DATA])
     driver = disk.driver
     disk.backing.write(5, sectors(1))
     request = RawRead.of(driver, sector=5)

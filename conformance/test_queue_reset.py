@@ -78,9 +78,7 @@ def test_a_queue_that_was_reset_may_have_another_vector(plug):
     disk.start(features)
     assert disk.read(0).status is Status.OK
     reset(driver)
-    driver.queue_setup(0)
-    driver.register_write("queue_select", 0)
-    driver.register_write("queue_msix_vector", 0)
+    driver.queue_setup(0, vector=0)
     assert driver.register_read("queue_msix_vector") == 0
     let_pass()
     before = driver.interrupts().vectors

@@ -2,7 +2,8 @@
 
 import pytest
 
-from conformance.data import sectors
+from conformance.answers import ANSWERS
+from conformance.data import sectors, shortest
 from conformance.raw import RawRead
 from conformance.rings import RingWrapper
 from conformance.waiting import let_pass, trouble, until_completed
@@ -19,6 +20,13 @@ from harness.virtio.ring import (
     DESC_F_WRITE,
     DESC_SIZE,
 )
+
+FAULTS = [
+    pytest.param((), id="healthy"),
+    pytest.param((Fault("read", 64),), id="read-error"),
+]
+
+IN_ITS_TIME = pytest.mark.parametrize("iops", [None, 20], ids=["as-it-comes", "slow"])
 
 
 def set_avail_flags(disk, flags):
@@ -71,20 +79,23 @@ def test_a_write_may_be_cut_anywhere(plug, indirect):
 @clause("2.7.4.1-D-01")
 def test_the_segment_of_a_request_may_be_cut_anywhere(plug):
     disk = plug(needs=[Feature.BLK_WRITE_ZEROES])
-    expected = sectors(8) + bytes(8 * 512) + sectors(24)[16 * 512 :]
+    count = shortest(disk.driver.config().max_write_zeroes_sectors, 8)
+    whole = sectors(8 + count + 8)
+    expected = whole[: 8 * 512] + bytes(count * 512) + whole[(8 + count) * 512 :]
 
     for cut in ((32,), (1, 31), (17, 15), (1,) * 32):
-        disk.backing.write(0, sectors(24))
-        completion = disk.request(RequestType.WRITE_ZEROES, data=segment(8, 8), readable=cut)
+        disk.backing.write(0, whole)
+        completion = disk.request(RequestType.WRITE_ZEROES, data=segment(8, count), readable=cut)
         assert completion.status is Status.OK, cut
         assert completion.damage == (), cut
-        assert disk.backing.read(0, 24) == expected, cut
+        assert disk.backing.read(0, 8 + count + 8) == expected, cut
 
 
+@pytest.mark.parametrize("faults", FAULTS)
 @pytest.mark.parametrize("indirect", [False, True], ids=["direct", "indirect"])
 @clause("2.7.5.1-D-01a", "2.7.5.1-D-02")
-def test_descriptors_and_readable_buffers_are_never_written(plug, indirect):
-    disk = plug(needs=[Feature.INDIRECT_DESC] if indirect else [], faults=(Fault("read", 64),))
+def test_descriptors_and_readable_buffers_are_never_written(plug, indirect, faults):
+    disk = plug(needs=[Feature.INDIRECT_DESC] if indirect else [], faults=faults)
 
     completions = [
         disk.read(0, 4, indirect=indirect),
@@ -153,41 +164,27 @@ def test_direct_descriptors_may_come_before_an_indirect_one(plug, direct):
     assert request.data == sectors(1)
 
 
-@pytest.mark.parametrize(
-    "requests",
-    [
-        pytest.param(
-            [
-                Request(RequestType.IN, 8, receive=512),
-                Request(RequestType.OUT, 8, sectors(1)),
-                Request(RequestType.FLUSH),
-            ],
-            id="successes",
-        ),
-        pytest.param([Request(RequestType.IN, 64, receive=512)], id="read-error"),
-        pytest.param([Request(RequestType.IN, 60, receive=8 * 512)], id="read-error-in-the-middle"),
-        pytest.param([Request(RequestType.OUT, 65, sectors(1))], id="write-error"),
-        pytest.param([Request(RequestType.IN, 2**40, receive=512)], id="beyond-the-end"),
-        pytest.param(
-            [Request(99, receive=512), Request(RequestType.ZONE_REPORT, receive=512)],
-            id="unsupported",
-        ),
-        pytest.param([Request(RequestType.GET_ID, receive=20)], id="id"),
-    ],
-)
-@clause("2.7.8.2-D-02")
-def test_the_used_length_covers_only_bytes_that_were_written(plug, requests):
-    disk = plug(serial="a", faults=(Fault("read", 64), Fault("write", 65)))
-    disk.backing.write(8, sectors(1))
+def assert_used_length(completion):
+    """Assert that a used length counts no byte that was not written (2.7.8.2-D-02).
 
-    for request in requests:
-        completion = disk.send(request)
-        gap = completion.data.find(CANARY)
-        written = len(completion.data) + 1 if gap < 0 else gap
-        # A device that wrote only the status byte may report a length of 1.
-        assert completion.used_len <= max(written, 1), (
-            f"used length {completion.used_len}, but only {written} bytes written from the start"
-        )
+    A device may count fewer than it has written, and the status byte alone.
+    """
+    gap = completion.data.find(CANARY)
+    written = len(completion.data) + 1 if gap < 0 else gap
+    assert completion.used_len <= max(written, 1), (
+        f"used length {completion.used_len}, but only {written} bytes written from the start"
+    )
+
+
+@ANSWERS
+@clause("2.7.8.2-D-02")
+def test_the_used_length_covers_only_bytes_that_were_written(plug, answer):
+    disk = plug(needs=answer.needs, faults=answer.faults)
+    if answer.reads:
+        disk.backing.write(0, sectors(70))
+
+    for request in answer.requests:
+        assert_used_length(disk.send(request))
 
 
 @clause("2.7.8.2-D-01")
@@ -195,14 +192,16 @@ def test_the_used_length_covers_only_bytes_that_were_written(plug, requests):
 def test_the_used_length_is_there_when_the_used_index_moves(plug):
     disk = plug()
     driver, queue = disk.driver, disk.queues[0]
-    requests = [Request(RequestType.IN, n, receive=512) for n in range(queue.size // 3)]
+    count = min(queue.size // 3, disk.spec.capacity)
+    requests = [Request(RequestType.IN, n, receive=512) for n in range(count)]
+    unwritten = 0xFFFF_FFFF
 
     # The driver polls the index, and reads an element as soon as the index has moved.
     for _ in range(8):
         driver.memory_write(queue.device + 4, b"\xff" * 8 * queue.size)
         completions = driver.complete(driver.submit(requests))
-        lengths = {completion.used_len for completion in completions}
-        assert lengths == {513}, "the used index moved before its used element was complete"
+        lengths = [completion.used_len for completion in completions]
+        assert unwritten not in lengths, "the used index moved, and len was not there"
 
 
 @described("2.7.13", "chains published together are each used once")
@@ -240,24 +239,24 @@ def test_a_small_queue_wraps_around(plug):
 def test_notifications_that_announce_nothing_do_no_harm(plug, extra):
     disk = plug(extra=extra)
     disk.backing.write(0, sectors(1))
-    let_pass()
-    before = disk.driver.interrupts().queue
 
     for _ in range(50):
         disk.driver.queue_kick(0)
     let_pass()  # the device sees these notifications before a request is available
-    idle = disk.driver.queue_state(0).used_idx, disk.driver.interrupts().queue
+    idle = disk.driver.queue_state(0).used_idx
     completion = disk.read(0)
 
-    assert idle == (0, before)
+    assert idle == 0
     assert completion.status is Status.OK
     assert completion.data == sectors(1)
     assert disk.driver.queue_state(0).used_idx == 1
 
 
+@IN_ITS_TIME
 @clause("2.7.10.2-D-01")
-def test_without_event_idx_the_used_flags_are_0_or_1(plug):
-    disk = plug(iops=20)
+def test_without_event_idx_the_used_flags_are_0_or_1(plug, iops):
+    disk = plug(iops=iops)
+    disk.needs_sectors(8)
     tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512) for n in range(8)])
 
     seen = {used_flags(disk)}
@@ -268,9 +267,11 @@ def test_without_event_idx_the_used_flags_are_0_or_1(plug):
     assert seen <= {0, 1}
 
 
+@IN_ITS_TIME
 @clause("2.7.10.2-D-03")
-def test_with_event_idx_the_used_flags_are_0(plug):
-    disk = plug(iops=20, extra=[Feature.EVENT_IDX])
+def test_with_event_idx_the_used_flags_are_0(plug, iops):
+    disk = plug(iops=iops, extra=[Feature.EVENT_IDX])
+    disk.needs_sectors(8)
     tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512) for n in range(8)])
 
     seen = {used_flags(disk)}
@@ -285,27 +286,29 @@ def test_with_event_idx_the_used_flags_are_0(plug):
 @reads_only
 def test_each_completion_interrupts_while_the_flags_are_0(plug):
     disk = plug()
-    let_pass()
-    before = disk.driver.interrupts().queue  # a device may raise an interrupt for a new queue
+    disk.needs_sectors(5)
 
     for count in range(5):
+        let_pass()  # a device may signal when a queue starts, and twice for one completion
+        before = disk.driver.interrupts().queue
         assert disk.read(count).status is Status.OK
-        disk.driver.wait_interrupt("queue", above=before + count)
-
-    assert disk.driver.interrupts().queue == before + 5
+        disk.driver.wait_interrupt("queue", above=before)
 
 
 @clause("2.7.7.2-D-02")
 @reads_only
 def test_no_completion_interrupts_while_the_flags_are_1(plug):
     disk = plug()
+    disk.needs_sectors(5)
     set_avail_flags(disk, AVAIL_F_NO_INTERRUPT)
+    let_pass()
+    before = disk.driver.interrupts().raised  # a device may announce a queue that just started
 
     for n in range(5):
         assert disk.read(n).status is Status.OK
     let_pass()
 
-    assert disk.driver.interrupts().raised == 0
+    assert disk.driver.interrupts().raised == before
 
 
 @clause("2.7.7.2-D-03")
@@ -316,6 +319,7 @@ def test_interrupts_come_again_when_the_flags_are_0_again(plug):
     assert disk.read(0).status is Status.OK
 
     set_avail_flags(disk, 0)
+    let_pass()
     before = disk.driver.interrupts().queue
     assert disk.read(0).status is Status.OK
 
@@ -326,29 +330,36 @@ def test_interrupts_come_again_when_the_flags_are_0_again(plug):
 @reads_only
 def test_without_event_idx_a_stale_used_event_is_ignored(plug):
     disk = plug()
+    disk.needs_sectors(4)
 
     for count, used_event in enumerate((0xFFFF, 0x8000, 0, 100)):
         set_used_event(disk, used_event)
+        let_pass()
+        before = disk.driver.interrupts().queue
         assert disk.read(count).status is Status.OK
-        disk.driver.wait_interrupt("queue", above=count)
+        disk.driver.wait_interrupt("queue", above=before)
 
 
 @clause("2.7.7.2-D-04")
 @reads_only
 def test_with_event_idx_the_flags_are_ignored(plug):
     disk = plug(extra=[Feature.EVENT_IDX])
+    disk.needs_sectors(3)
     set_avail_flags(disk, AVAIL_F_NO_INTERRUPT)
 
     for count in range(3):
         set_used_event(disk, count)
+        let_pass()
+        before = disk.driver.interrupts().queue
         assert disk.read(count).status is Status.OK
-        disk.driver.wait_interrupt("queue", above=count)
+        disk.driver.wait_interrupt("queue", above=before)
 
 
 @clause("2.7.7.2-D-05")
 @reads_only
 def test_with_event_idx_the_interrupt_comes_at_used_event(plug):
     disk = plug(extra=[Feature.EVENT_IDX])
+    disk.needs_sectors(5)
     set_used_event(disk, 4)
     for n in range(4):
         assert disk.read(n).status is Status.OK
@@ -363,10 +374,11 @@ def test_with_event_idx_the_interrupt_comes_at_used_event(plug):
 @clause("2.7.7.2-D-05")
 def test_with_event_idx_used_event_may_be_in_the_middle_of_a_batch(plug):
     disk = plug(extra=[Feature.EVENT_IDX])
-    set_used_event(disk, 0)
-    assert disk.read(0).status is Status.OK
-    before = disk.driver.wait_interrupt("queue", above=0).queue
+    disk.needs_sectors(10)
     set_used_event(disk, 5)
+    assert disk.read(0).status is Status.OK
+    let_pass()
+    before = disk.driver.interrupts().queue
 
     tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512) for n in range(10)])
     disk.driver.complete(tokens)
@@ -386,6 +398,7 @@ def test_with_event_idx_the_interrupt_comes_where_the_index_wraps_around(plug):
 
     for used_event in (0xFFFF, 0):
         set_used_event(disk, used_event)
+        let_pass()
         before = driver.interrupts().queue
         requests.turn(1)
         driver.wait_interrupt("queue", above=before, timeout=3)
@@ -395,10 +408,12 @@ def test_with_event_idx_the_interrupt_comes_where_the_index_wraps_around(plug):
 @reads_only
 def test_with_event_idx_no_interrupt_comes_elsewhere(plug):
     disk = plug(extra=[Feature.EVENT_IDX])
+    disk.needs_sectors(5)
     set_used_event(disk, 0)
     assert disk.read(0).status is Status.OK
-    before = disk.driver.wait_interrupt("queue", above=0).raised
     set_used_event(disk, 100)
+    let_pass()
+    before = disk.driver.interrupts().raised
 
     for n in range(5):
         assert disk.read(n).status is Status.OK
@@ -411,11 +426,14 @@ def test_with_event_idx_no_interrupt_comes_elsewhere(plug):
 @reads_only
 def test_with_event_idx_no_interrupt_comes_before_the_first_used_event(plug):
     disk = plug(extra=[Feature.EVENT_IDX])
+    disk.needs_sectors(5)
     set_used_event(disk, 100)
+    let_pass()
+    before = disk.driver.interrupts().raised  # a device may announce a queue that just started
 
     for n in range(5):
         assert disk.read(n).status is Status.OK
     let_pass()
 
-    raised = disk.driver.interrupts().raised
+    raised = disk.driver.interrupts().raised - before
     assert raised == 0, f"{raised} interrupts before used_event"

@@ -1,8 +1,8 @@
-"""What a disk under test looks like, in words that no device owns.
+"""Description of a disk under test, independent of the kind of device.
 
-A test says what it wants (`DiskSpec`); the machine that carries the device
-turns that into its own options. This module imports nothing of ours, so that
-the suite and the machines can share it without knowing each other.
+A test asks for a `DiskSpec`. The machine that has the device turns it into its
+own options. This module imports no other module of ours, so that the suite and
+the machines can both use it.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 SECTOR = 512
-"""Bytes of a sector: the unit of `capacity` and of every request (virtio 5.2.4)."""
+"""Bytes of a sector, the unit of `capacity` and of all requests (virtio 5.2.4)."""
 
 Operation = Literal["read", "write", "flush", "discard", "write-zeroes"]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """The backing store fails an operation.
+    """A fault of the backing store: an operation that fails there.
 
-    `sector` (512 bytes) limits it to operations that touch this sector; None
-    fails them all. `errno` is the host's error, by number (5 is EIO). With
-    `once`, only the first such operation fails. A flush has no sector, and
-    reaches the backing store only if something was written since the last one. A
-    write that has to be stable when it completes ends with a flush, too. A disk of QEMU's
-    whose flushes fail cannot be resized.
+    With `sector` (512 bytes), only operations that touch this sector fail; with
+    None, all operations of this kind. `errno` is the number of the host's error
+    (5 is EIO). With `once`, only the first such operation fails. A flush has no
+    sector, and reaches the backing store only if data was written since the
+    last flush. A write that has to be stable when it completes also ends with a
+    flush. QEMU cannot resize a disk whose flushes fail.
     """
 
     on: Operation
@@ -38,28 +38,28 @@ class Fault:
 class DiskSpec:
     """A disk and the device in front of it.
 
-    `capacity` is in sectors of 512 bytes, the block sizes in bytes. None means
-    "whatever the device does by itself". `backing` is "file" (a raw file made
-    for this disk, zero-filled, deleted with it) or "null" (reads give zeroes,
-    writes go nowhere; it cannot be resized). `iops` throttles the backing store to that many
-    operations a second.
-    Without `unmap` it never gives back blocks of the host's. `geometry` is cylinders, heads and
-    sectors of a track.
+    `capacity` is in sectors of 512 bytes, the block sizes are in bytes. None means
+    the device's default. `backing` is "file" (a raw file, created for this disk,
+    filled with zeroes and deleted with the disk) or "null" (reads return zeroes,
+    writes are dropped; the disk cannot be resized). `iops` limits the backing
+    store to this number of operations per second. Without `unmap` the backing
+    store never deallocates blocks. `geometry` is cylinders, heads and sectors
+    per track.
 
-    `zoned` makes it a zoned disk (virtio 5.2.4), and the fields from there to
-    `zones_offline` are for such a disk alone. Its first `conventional_zones`
-    zones are conventional, the rest sequential: write required where
-    "host-managed", write preferred where "host-aware". `zone_sectors` is the size
-    of every zone but a shorter last one, `zone_capacity` how much of each
-    sequential zone can be written, both in sectors, as is `max_append_sectors`. A
-    limit of 0 for `max_open_zones` and `max_active_zones` is none, a
-    `max_append_sectors` of 0 means no zone append. `write_granularity` is in
-    bytes. `zones_read_only` and `zones_offline` are zones, counted from 0, that
-    the device finds in these states from the start.
+    `zoned` makes the disk a zoned disk (virtio 5.2.4). The fields after it, up to
+    `zones_offline`, are for zoned disks only. The first `conventional_zones` zones
+    are conventional. The others are sequential: write required if "host-managed",
+    write preferred if "host-aware". `zone_sectors` is the size of each zone; the
+    last zone may be smaller. `zone_capacity` is the writable part of each
+    sequential zone. Both are in sectors, as is `max_append_sectors`. 0 means no
+    limit in `max_open_zones` and `max_active_zones`, and no zone append in
+    `max_append_sectors`. `write_granularity` is in bytes. `zones_read_only` and
+    `zones_offline` are numbers of zones, counted from 0, that have these states
+    from the start.
 
-    With `secure_erase` the device can erase securely. `lifetime` is what the
-    backing store says of its wear: pre_eol_info and the estimates of types A and
-    B, as GET_LIFETIME has them (virtio 5.2.6); None is a store without metrics.
+    With `secure_erase` the device supports secure erase. `lifetime` is the wear
+    that the backing store reports: pre_eol_info and the estimates of types A and
+    B, as in GET_LIFETIME (virtio 5.2.6). None is a store without such metrics.
     """
 
     capacity: int = 8 * 1024 * 1024 // SECTOR

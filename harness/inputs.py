@@ -63,6 +63,11 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def printable_lines(text: str) -> str:
+    """Return a text of several lines that cannot act on a terminal."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 # --- files
 
 
@@ -234,7 +239,7 @@ def _build(kind: Any, value: Any, at: At, extra: bool) -> Any:
     if origin in (Union, types.UnionType):
         return _one_of(get_args(kind), value, at, extra)
     if origin is Literal:
-        if not any(value == one and type(value) is type(one) for one in get_args(kind)):
+        if not any(value == choice and type(value) is type(choice) for choice in get_args(kind)):
             raise _wrong(at, f"one of {', '.join(map(str, get_args(kind)))}", value)
         return value
     if origin in (list, tuple):
@@ -247,7 +252,9 @@ def _build(kind: Any, value: Any, at: At, extra: bool) -> Any:
         try:
             return kind(value)
         except ValueError:
-            raise _wrong(at, f"one of {', '.join(str(one.value) for one in kind)}", value) from None
+            raise _wrong(
+                at, f"one of {', '.join(str(member.value) for member in kind)}", value
+            ) from None
     return _plain(kind, value, at)
 
 
@@ -295,8 +302,8 @@ def _sequence(kind: Any, origin: Any, value: Any, at: At, extra: bool) -> Any:
     else:
         kinds = kinds[:1] * len(value)
     return origin(
-        _build(one, item, (*at, index), extra)
-        for index, (one, item) in enumerate(zip(kinds, value, strict=True))
+        _build(element, item, (*at, index), extra)
+        for index, (element, item) in enumerate(zip(kinds, value, strict=True))
     )
 
 

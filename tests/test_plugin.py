@@ -23,7 +23,7 @@ def test_an_unknown_clause_ends_the_run_at_collection(run) -> None:
     )
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*test_it.py::test_it: no clause '9.9-D-99' in *clauses/"])
+    result.stderr.fnmatch_lines(["*test_it.py::test_it: no statement '9.9-D-99' in *clauses/"])
 
 
 @pytest.mark.parametrize("marker", ["@clause()", '@pytest.mark.described("5.2")'])

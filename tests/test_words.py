@@ -21,8 +21,6 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("harness", "images", "conformance", "tests")
 
 WORDS_NOT_YET = (
-    "harness/virtio/",
-    "harness/diskspec.py",
     "harness/driver/",
     "harness/haiku/",
     "harness/channel/",

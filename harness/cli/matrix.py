@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from harness.cli.errors import UsageError
+from harness.outputs import replace_text
 
 if TYPE_CHECKING:
     from harness.report.results import Results
@@ -112,16 +115,14 @@ def _output(text: str) -> Path:
 
 def merge(arguments: argparse.Namespace) -> int:
     """Write what several files have into one."""
-    from harness.report.files import write
+    from harness.report.files import complaint, write
     from harness.report.merge import merged
 
     results = merged(map(_load, arguments.files))
-    for path in arguments.output:
-        try:
-            write(path, results)
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}") from None
-    return 0
+    complaints = [complaint(path, partial(write, path, results)) for path in arguments.output]
+    for line in filter(None, complaints):
+        print(f"vblk: {line}", file=sys.stderr)
+    return 2 if any(complaints) else 0
 
 
 def diff(arguments: argparse.Namespace) -> int:
@@ -159,7 +160,7 @@ def counts(arguments: argparse.Namespace) -> int:
         if arguments.files:
             coverage.keep(root, map(_load, arguments.files))
         for path, text in coverage.made(root).items():
-            path.write_text(text, encoding="utf-8")
+            replace_text(path, text)
     except (coverage.CoverageError, OSError) as error:
         raise UsageError(str(error)) from None
     return 0
@@ -186,7 +187,7 @@ def hardening(arguments: argparse.Namespace) -> int:
             return 0
         if parts:
             hardened_docs.keep(root, parts)
-        (root / hardened_docs.PAGE).write_text(hardened_docs.made(root), encoding="utf-8")
+        replace_text(root / hardened_docs.PAGE, hardened_docs.made(root))
     except (CoverageError, OSError) as error:
         raise UsageError(str(error)) from None
     return 0

@@ -8,7 +8,6 @@ from harness.defects.bus import AlteredPci
 from harness.defects.registers import defect
 from harness.driver.bus.base import PciFunction
 from harness.driver.bus.msix import msix_table
-from harness.virtio.device import DeviceStatus
 from harness.virtio.pci import NO_VECTOR
 
 CONFIG_VECTOR, QUEUE_VECTOR = "config_msix_vector", "queue_msix_vector"
@@ -46,19 +45,10 @@ class TableTooLarge(_TableSize):
         return real + 1
 
 
-class _WhenRunning(AlteredPci):
-    """A defect that begins with DRIVER_OK: before it, the driver would refuse the device."""
-
-    @property
-    def running(self) -> bool:
-        """Return True if DRIVER_OK has been set."""
-        return bool(self.written["device_status"] & DeviceStatus.DRIVER_OK)
-
-
 @defect("msix-only-vector-0", "4.1.5.1.2.1-D-04", text="only vector 0 can be mapped")
-class OnlyVector0(_WhenRunning):
+class OnlyVector0(AlteredPci):
     def alter_write(self, name: str, value: int) -> int | None:
-        return NO_VECTOR if name in VECTORS and value and self.running else value
+        return NO_VECTOR if name in VECTORS and value else value
 
 
 @defect(
@@ -78,9 +68,9 @@ class CannotUnmap(AlteredPci):
 
 
 @defect("msix-vector-reads-0", "4.1.5.1.2.1-D-06", text="the vector registers read 0")
-class VectorReads0(_WhenRunning):
+class VectorReads0(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
-        return 0 if name in VECTORS and self.running else value
+        return 0 if name in VECTORS else value
 
 
 @defect(

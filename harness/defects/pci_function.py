@@ -127,6 +127,35 @@ class AdministrationBeyond(_Administration):
     count = 0xFFFF
 
 
+class _AdministrationOutside(_Administration):
+    """The administration virtqueue notifies beyond the notification structure."""
+
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        if name == "queue_notify_off" and self.written["queue_select"] >= self._queues():
+            return 0x4000
+        return super().alter_read(name, offset, width, value)
+
+
+@defect(
+    "admin-queue-notifies-outside",
+    "4.1.4.4.1-D-05",
+    "4.1.4.4.1-D-04b",
+    text="the notification structure has no room for the administration virtqueue",
+)
+class AdministrationOutside(_AdministrationOutside):
+    pass
+
+
+@defect(
+    "admin-queue-notifies-with-data-outside",
+    "4.1.4.4.1-D-09",
+    "4.1.4.4.1-D-08b",
+    text="with NOTIFICATION_DATA there is no room for the administration virtqueue",
+)
+class AdministrationWithDataOutside(_AdministrationOutside):
+    added = mask(Feature.ADMIN_VQ, Feature.NOTIFICATION_DATA)
+
+
 @defect(
     "queue-reset-in-name",
     "4.1.4.3.1-D-12",

@@ -32,12 +32,10 @@ class NoVersion1(Offer):
 
 
 @defect(
-    "feature-23-offered",
-    "2.2.2-D-03",
-    text="feature bit 23, which is not defined for a block device, is offered",
+    "reserved-feature-offered", "2.2.2-D-03", text="feature bit 45, which is reserved, is offered"
 )
-class UndefinedFeature(Offer):
-    added = 1 << 23
+class ReservedFeature(Offer):
+    added = 1 << 45
 
 
 @defect(
@@ -71,6 +69,17 @@ class FeaturesRepeat(AlteredPci):
 class DriverFeatureReads0(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
         return 0 if name == "driver_feature" else value
+
+
+@defect(
+    "driver-feature-repeats",
+    "4.1.4.3.1-D-04",
+    text="driver_feature shows the low 32 bits for every selector beyond 1",
+)
+class DriverFeatureRepeats(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        beyond = name == "driver_feature" and self.written["driver_feature_select"] > 1
+        return self.written["driver_feature"] | 1 if beyond else value
 
 
 class _Refuses(AlteredPci):

@@ -54,6 +54,7 @@ SUPPORTED = mask(
     Feature.INDIRECT_DESC,
     Feature.VERSION_1,
     Feature.IN_ORDER,
+    Feature.ORDER_PLATFORM,
     Feature.NOTIFICATION_DATA,
     Feature.NOTIF_CONFIG_DATA,
 )

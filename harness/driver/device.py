@@ -23,12 +23,13 @@ from harness.driver.interface import (
     Used,
 )
 from harness.driver.transport.base import Transport
-from harness.driver.virtqueue.base import Virtqueue, fence
+from harness.driver.virtqueue.base import Virtqueue
 from harness.driver.virtqueue.packed import PackedQueue
 from harness.driver.virtqueue.split import SplitQueue
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, names
 from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
+from harness.virtio.shared import fence, load, store
 
 RESET_LOOK = 0.1
 """Seconds between two looks at whether the device needs a reset, while its virtqueues stand."""
@@ -162,14 +163,16 @@ class DeviceDriver(Driver):
         return self.memory.alloc(length, align)
 
     def memory_read(self, address: int, length: int) -> bytes:
-        return bytes(self.memory.view(address, length))
+        return load(self.memory.view(address, length))
 
     def memory_write(self, address: int, data: bytes) -> None:
-        self.memory.view(address, len(data))[:] = data
+        store(self.memory.view(address, len(data)), data)
 
     # --- virtqueues
 
-    def queue_setup(self, index: int, size: int | None = None) -> QueueLayout:
+    def queue_setup(
+        self, index: int, size: int | None = None, vector: int | None = None
+    ) -> QueueLayout:
         largest = self.transport.queue_max_size(index)
         if not largest:
             raise BadArgumentError(f"the device has no queue {index}")
@@ -187,6 +190,7 @@ class DeviceDriver(Driver):
             queue = PackedQueue(self.memory, index, size, in_order, event_idx)
         else:
             queue = SplitQueue(self.memory, index, size, None, in_order, event_idx)
+        self.transport.queue_vector = vector
         self.transport.queue_enable(queue.layout)
         self._notification_data = bool(accepted & Feature.NOTIFICATION_DATA.mask)
         self.queues[index] = queue

@@ -291,10 +291,14 @@ class Driver(ABC):
     # --- virtqueues (virtio 2.6, 2.7)
 
     @abstractmethod
-    def queue_setup(self, index: int, size: int | None = None) -> QueueLayout:
+    def queue_setup(
+        self, index: int, size: int | None = None, vector: int | None = None
+    ) -> QueueLayout:
         """Lay a virtqueue out in fresh memory and enable it.
 
-        `size` in descriptors, None for the device's largest.
+        `size` in descriptors, None for the device's largest. With MSI-X `vector` is
+        written to queue_msix_vector before the queue is enabled (virtio 4.1.4.3.2),
+        whatever the register shows then; None is the vector that `use_msix` says.
         """
 
     @abstractmethod

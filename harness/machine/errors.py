@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from harness.inputs import printable_lines
+
 
 class MachineError(Exception):
     """The machine, or a command to it, failed.
@@ -12,7 +14,9 @@ class MachineError(Exception):
     """
 
     def __init__(self, message: str, details: str = "") -> None:
-        super().__init__(message)
+        super().__init__(printable_lines(message))
+        # QEMU's stderr is in them, which may hold sequences for a terminal.
+        details = printable_lines(details)
         self.details = details
         if details:
             self.add_note(details)

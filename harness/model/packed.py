@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 from harness.model.memory import BrokenError, Memory
 from harness.model.ring import Addresses, Chain, Ring, descriptors
 from harness.virtio.ring import (
@@ -19,12 +17,10 @@ from harness.virtio.ring import (
     RING_EVENT_FLAGS_DISABLE,
     RING_EVENT_FLAGS_ENABLE,
 )
+from harness.virtio.shared import Descriptors, fence, load_fence, store_fence
 
 WRAP = 1 << 15
 """Wrap counter next to an offset, in vhost-user's base and in event suppression areas."""
-
-USED = struct.Struct("<IH")
-"""Length and buffer id of a used descriptor; they follow the address, which has no meaning then."""
 
 
 class PackedRing(Ring):
@@ -53,9 +49,11 @@ class PackedRing(Ring):
     def map(self, memory: Memory, addresses: Addresses) -> None:
         self._memory = memory
         self._ring = memory.user(addresses.desc, DESC_SIZE * self.size)
-        self._halves = self._ring.cast("H")
-        self._driver = memory.user(addresses.driver, EVENT_SUPPRESSION.size)
-        self._device = memory.user(addresses.device, EVENT_SUPPRESSION.size)
+        self.table = Descriptors(self._ring)
+        # The driver may change both fields at any time, so they are read by one load.
+        self._driver = memory.user(addresses.driver, EVENT_SUPPRESSION.size).cast("I")
+        # desc_event_off_wrap and desc_event_flags
+        self._device = memory.user(addresses.device, EVENT_SUPPRESSION.size).cast("H")
 
     @property
     def base(self) -> int:
@@ -66,6 +64,7 @@ class PackedRing(Ring):
     def take(self) -> Chain | None:
         if not self.available(self._next):
             return None
+        load_fence()
         chain = Chain(0, self._next, 0)
         self._read_chain(chain)
         self._next += chain.slots
@@ -76,7 +75,7 @@ class PackedRing(Ring):
 
     def available(self, position: int) -> bool:
         """Return True if the driver has made the descriptor at a position available."""
-        flags = self._halves[8 * (position % self.size) + 7]
+        flags = self.table.last(position % self.size)
         wrap = self._wrap(position)
         return (
             bool(flags & PACKED_DESC_F_AVAIL) == wrap and bool(flags & PACKED_DESC_F_USED) != wrap
@@ -109,17 +108,19 @@ class PackedRing(Ring):
     def use(self, chain: Chain, length: int) -> None:
         at = self._used % self.size
         flags = PACKED_DESC_F_AVAIL | PACKED_DESC_F_USED if self._wrap(self._used) else 0
-        USED.pack_into(self._ring, DESC_SIZE * at + 8, length, chain.id)
-        self._halves[8 * at + 7] = flags | (DESC_F_WRITE if length else 0)
+        self.table.write_used(at, length, chain.id)
+        store_fence()
+        self.table.set_last(at, flags | (DESC_F_WRITE if length else 0))
         self._used += chain.slots
 
     def notification_due(self) -> bool:
+        fence()
         old, self._announced = self._announced, self._used
         return old != self._used and self.wanted(old, self._used)
 
     def wanted(self, old: int, new: int) -> bool:
         """Return True if the driver wants a notification for the use of `old` to `new`."""
-        off_wrap, flags = EVENT_SUPPRESSION.unpack(self._driver)
+        flags, off_wrap = divmod(self._driver[0], 1 << 16)
         if flags == RING_EVENT_FLAGS_DISABLE:
             return False
         if flags != RING_EVENT_FLAGS_DESC or not self.event_idx:
@@ -131,4 +132,5 @@ class PackedRing(Ring):
         )
 
     def want_kicks(self) -> None:
-        EVENT_SUPPRESSION.pack_into(self._device, 0, 0, RING_EVENT_FLAGS_ENABLE)
+        self._device[1] = RING_EVENT_FLAGS_ENABLE
+        fence()

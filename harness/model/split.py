@@ -13,6 +13,7 @@ from harness.virtio.ring import (
     avail_size,
     used_size,
 )
+from harness.virtio.shared import fence, load_fence, store_fence
 
 
 class SplitRing(Ring):
@@ -48,6 +49,7 @@ class SplitRing(Ring):
             raise BrokenError(f"{waiting} chains available in a queue of {self.size}")
         if not waiting:
             return None
+        load_fence()
         chain = Chain(self._avail[2 + self._next % self.size], self._next)
         self._read_chain(chain)
         self._next = (self._next + 1) & 0xFFFF
@@ -99,9 +101,11 @@ class SplitRing(Ring):
         index = self._used[1]
         slot = index % self.size
         self._elements[2 * slot], self._elements[2 * slot + 1] = chain.id, length
+        store_fence()
         self._used[1] = (index + 1) & 0xFFFF
 
     def notification_due(self) -> bool:
+        fence()
         new, old = self._used[1], self._announced or 0
         self._announced = new
         return new != old and self.wanted(old, new)
@@ -117,6 +121,7 @@ class SplitRing(Ring):
         self._used[0] = self.flags()
         if self.event_idx:
             self._used[2 + 4 * self.size] = self._next
+        fence()
 
     def flags(self) -> int:
         """Return the used ring's flags (virtio 2.7.10.2)."""

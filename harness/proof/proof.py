@@ -28,6 +28,7 @@ from harness.inputs import (
     json_of,
     text_of,
 )
+from harness.outputs import replace_text
 from harness.report.deviations import load as load_deviations
 from harness.report.results import bare_name
 from harness.virtio.catalogue import clauses, section_order
@@ -66,7 +67,7 @@ class Proof:
 def save(directory: Path, proof: Proof) -> None:
     """Keep a proof in a directory, for the page."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / f"{proof.defect}.json").write_text(json.dumps(asdict(proof)), encoding="utf-8")
+    replace_text(directory / f"{proof.defect}.json", json.dumps(asdict(proof)))
 
 
 def saved(directory: Path) -> list[Proof]:
@@ -184,7 +185,7 @@ def main() -> int:
         return 2
     tests = all_tests(asked.suite)
     if asked.write:
-        asked.write.write_text(page(proofs, tests, asked.suite), encoding="utf-8")
+        replace_text(asked.write, page(proofs, tests, asked.suite))
     without = unproven(proofs, tests, asked.suite)
     unexplained = [name for name in without if name not in reasons()]
     stale = [name for name in reasons() if name not in without]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import argparse
+import os
+from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from harness.inputs import printable
+from harness.outputs import reason
 from harness.report.collect import Collector
-from harness.report.files import make_directory, report_file, write
+from harness.report.files import complaint, directory, report_file, writable, write
 from harness.report.junit import reshape
 from harness.report.tree import failures, tree
 
@@ -39,9 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _directory(text: str) -> Path:
-    path = Path(text).absolute()
-    make_directory(path)
-    return path
+    return directory(Path(text).absolute())
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -51,28 +54,64 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[COLLECTOR] = collector = Collector(
             config.rootpath, config.invocation_params.args
         )
-        config.pluginmanager.register(_Listener(collector, config.option.matrix))
+        junit = _junit_file(config)
+        config.pluginmanager.register(_Listener(collector, config.option.matrix, junit))
+
+
+def _junit_file(config: pytest.Config) -> Path | None:
+    """Return the file of --junitxml. pytest.UsageError if it cannot be written."""
+    text: str | None = config.option.xmlpath
+    if not text:
+        return None
+    try:
+        # This is how pytest finds the file.
+        return writable(Path(os.path.expandvars(text)).expanduser().absolute())
+    except argparse.ArgumentTypeError as error:
+        raise pytest.UsageError(f"--junitxml: {error}") from None
 
 
 class _Listener:
     """Collect pytest's reports, and write the files when the run is done or was stopped."""
 
-    def __init__(self, collector: Collector, files: list[Path]) -> None:
+    def __init__(self, collector: Collector, files: list[Path], junit: Path | None) -> None:
         self._collector = collector
         self._files = files
+        self._junit = junit
+        self._complaints: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._collector.add(report)
 
-    @pytest.hookimpl(trylast=True)  # runs after pytest has written its own report
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+    # The innermost wrapper: around the plugin that writes pytest's own report, and inside the one
+    # that prints the summary.
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(
+        self, session: pytest.Session, exitstatus: int
+    ) -> Generator[None, object, object]:
+        """Write each report by itself: one that fails is a line of the summary."""
+        done: object = None
+        try:
+            done = yield
+        except OSError as error:
+            if self._junit is None or error.filename not in (None, str(self._junit)):
+                raise
+            self._complaints.append(printable(f"{self._junit} is not written: {reason(error)}"))
+        else:
+            if self._junit and self._junit.exists():
+                junit, family = self._junit, session.config.getini("junit_family")
+                self._write(junit, lambda: reshape(junit, family))
         ran = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         cut_short = session.shouldfail or session.shouldstop
         results = self._collector.results(complete=ran and not cut_short)
         for path in self._files:
-            write(path, results)
-        if session.config.option.xmlpath:
-            reshape(Path(session.config.option.xmlpath), session.config.getini("junit_family"))
+            self._write(path, partial(write, path, results))
+        if self._complaints and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        return done
+
+    def _write(self, path: Path, write: Callable[[], None]) -> None:
+        if line := complaint(path, write):
+            self._complaints.append(line)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(
@@ -80,6 +119,8 @@ class _Listener:
     ) -> Generator[None, None, None]:
         """Print the table of statements last, where the reader looks first."""
         yield
+        for line in self._complaints:
+            terminalreporter.write_line(line, red=True)
         results = self._collector.results(complete=True)
         verbosity = terminalreporter.verbosity
         if not results.tests or verbosity < 0:

@@ -3,17 +3,21 @@
 failure.txt          the report's text: traceback and evidence
 disk0.txt ...        each disk of the test: properties asked for, registers and rings
 replay.sh            runs this test alone, with the options of this run
-*.log, *.command     console, stderr and command line of the processes
+*.log, *.command     of what carries the device: console, stderr, command line
+.vblk-artifacts      the names of these files
+
+A later run replaces the files that are named there, and no other. A directory that has somebody
+else's file of such a name is left alone: the artifacts go into one with a number.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import os
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +25,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.inputs import InputError, text_of
+from harness.outputs import replace_text
 from harness.report.failure import printable, state_of, words_of
 from harness.report.results import plain_node
 
@@ -29,8 +35,13 @@ if TYPE_CHECKING:
 
 SELECTING = ("-k", "-m", "-n", "--deselect", "--ignore", "--ignore-glob", "--maxfail", "--target")
 REPORTING = ("--matrix", "--artifacts", "--junitxml", "--junit-xml", "--basetemp", "--tb")
-OURS = ("--level", "--section", "--clause")
+OTHER = ("--level", "--section", "--clause")
 """Options with a value that a replay leaves out: it runs one test on one target."""
+
+MARKER = ".vblk-artifacts"
+"""The file that names what we wrote into a directory, a name a line."""
+
+_INTO = pytest.StashKey[Path]()
 
 FLAGS = ("--lf", "--last-failed", "--ff", "--failed-first", "--nf", "--new-first", "--sw", "-x")
 MORE_FLAGS = ("--stepwise", "--exitfirst", "--pyargs", "-q", "--quiet", "-v", "--verbose")
@@ -54,8 +65,8 @@ def keep(
     top: Path | None = item.config.option.artifacts
     if top is None:
         return ""
-    into = top / _slug(target_name) / _slug(plain_node(item.nodeid))
-    first = "artifacts" not in dict(item.user_properties)
+    base = top / _slug(target_name) / _slug(plain_node(item.nodeid))
+    first = _INTO not in item.stash
     name = "failure.txt" if report.when == "call" else f"failure-in-{report.when}.txt"
     files = {name: report.longreprtext}
     if first:
@@ -64,24 +75,50 @@ def keep(
         files |= target.logs()
         files["replay.sh"] = f"#!/bin/sh\n{replay(item, target_name)}"
     try:
-        if first and into.exists():
-            shutil.rmtree(into)  # from an earlier run
-        _write(into, files)
+        into = _place(base, files) if first else item.stash[_INTO]
+        _write(into, files, first)
     except OSError as error:
+        into = base
         report.sections.append(("artifacts", f"some files are missing in {into}: {error}"))
     if first:
+        item.stash[_INTO] = into
         item.user_properties.append(("artifacts", os.path.relpath(into)))
     return str(into)
 
 
-def _write(into: Path, files: Mapping[str, str]) -> None:
+def _place(base: Path, names: Iterable[str]) -> Path:
+    """Return a directory without a file of these names that is not ours. OSError if all have."""
+    for number in range(1, 100):
+        into = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        ours = _ours(into)
+        if not any(os.path.lexists(into / name) for name in names if name not in ours):
+            return into
+    raise FileExistsError(errno.EEXIST, "all such directories have files of yours", str(base))
+
+
+def _ours(into: Path) -> set[str]:
+    """Return the names of the files in a directory that an earlier run wrote."""
+    try:
+        names = text_of(into / MARKER).splitlines()
+    except InputError:
+        return set()
+    return {name for name in names if re.fullmatch(r"[\w.-]*\w[\w.-]*", name)}
+
+
+def _write(into: Path, files: Mapping[str, str], fresh: bool) -> None:
+    """Write files, and before that their names; if `fresh`, remove an earlier run's files."""
     into.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        if text := printable(text).rstrip():
-            (into / name).write_text(f"{text}\n", encoding="utf-8")
-    replay = into / "replay.sh"
-    if replay.exists():
-        replay.chmod(0o755)
+    ours = _ours(into)
+    if fresh:
+        for name in ours:
+            (into / name).unlink(missing_ok=True)
+        ours = set()
+    texts = {name: f"{text}\n" for name in files if (text := printable(files[name]).rstrip())}
+    replace_text(into / MARKER, "".join(f"{name}\n" for name in sorted(ours | texts.keys())))
+    for name, text in texts.items():
+        replace_text(into / name, text)
+    if "replay.sh" in texts:
+        (into / "replay.sh").chmod(0o755)
 
 
 def _slug(name: str) -> str:
@@ -95,7 +132,7 @@ def replay(item: pytest.Item, target: str) -> str:
     config = item.config
     start = config.invocation_params.dir
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for option in (*SELECTING, *REPORTING, *OURS):
+    for option in (*SELECTING, *REPORTING, *OTHER):
         parser.add_argument(option, action="append")
     for option in (*FLAGS, *MORE_FLAGS):
         parser.add_argument(option, action="count")

@@ -22,6 +22,7 @@ from harness.inputs import (
     json_of,
     text_of,
 )
+from harness.outputs import replace_text
 from harness.report.merge import merged
 from harness.report.results import (
     LIMIT,
@@ -320,7 +321,7 @@ def keep(root: Path, parts: Iterable[Results]) -> None:
     """Write the verdicts of these results, and no others, to the summary."""
     results = merged(parts)
     verdicts = [Verdicts.of(results, column) for column in results.columns]
-    (root / SUMMARY).write_text(dumped(verdicts), encoding="utf-8")
+    replace_text(root / SUMMARY, dumped(verdicts))
 
 
 def made(root: Path) -> dict[Path, str]:

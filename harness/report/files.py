@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from harness.inputs import printable
+from harness.outputs import check_directory, check_writable, reason, replace_text
 from harness.report.page import rendered
 from harness.report.results import Results, dumped, relocated
 
@@ -14,33 +17,55 @@ WRITERS = {".json": dumped, ".html": rendered}
 
 
 def report_file(text: str) -> Path:
-    """Return the path for a report, and make its directory if needed.
+    """Return a path that a report can be written to; its directory is made if need be.
 
-    Raise argparse.ArgumentTypeError if the path cannot be used.
+    Raises argparse.ArgumentTypeError, in one line, for any other: a run of an hour must not end
+    with a report that cannot be written.
     """
     path = Path(text)
     if path.suffix not in WRITERS:
         raise argparse.ArgumentTypeError(f"{text!r} has to end with {' or '.join(WRITERS)}")
-    make_directory(path.parent)
+    return writable(path)
+
+
+def writable(path: Path) -> Path:
+    """Return a path that a file can be written to; argparse.ArgumentTypeError for any other."""
+    directory(path.parent)
+    try:
+        check_writable(path)
+    except OSError as error:
+        why = printable(reason(error))
+        raise argparse.ArgumentTypeError(f"{str(path)!r} cannot be written: {why}") from None
     return path
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory if it does not exist. Raise argparse.ArgumentTypeError if that fails."""
+def directory(path: Path) -> Path:
+    """Return a directory that files can be made in, made if need be.
+
+    Raises argparse.ArgumentTypeError if there can be none.
+    """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        check_directory(path)
     except OSError as error:
-        why = error.strerror
+        why = printable(reason(error))
         raise argparse.ArgumentTypeError(
             f"{str(path)!r} cannot be made a directory: {why}"
         ) from None
+    return path
 
 
 def write(path: Path, results: Results) -> None:
-    """Write a report in the format of its suffix, completely or not at all."""
+    """Write a report in the form that its suffix names, whole or not at all. Raises OSError."""
     top = path.absolute().parent
-    beside = path.with_name(path.name + ".part")
     # The paths of artifacts are relative to the report, so that both can be moved together.
     results = relocated(results, lambda place: os.path.relpath(place, top))
-    beside.write_text(WRITERS[path.suffix](results), encoding="utf-8")
-    beside.replace(path)
+    replace_text(path, WRITERS[path.suffix](results))
+
+
+def complaint(path: Path, write: Callable[[], None]) -> str:
+    """Write a report; return "", or why it could not be written, in one line."""
+    try:
+        write()
+    except OSError as error:
+        return printable(f"{path} is not written: {reason(error)}")
+    return ""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.inputs import InputError, WrongValueError, build, json_of, text_of
+from harness.outputs import replace_text
 from harness.report.coverage import CoverageError, replaced
 from harness.report.hardened_table import RINGS, found_on
 from harness.report.merge import merged
@@ -74,7 +75,7 @@ def keep(root: Path, parts: Iterable[Results]) -> None:
         for target in fates
         if target.verdicts
     ]
-    (root / SUMMARY).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    replace_text(root / SUMMARY, json.dumps(document, indent=1) + "\n")
 
 
 def _ordered(counts: Mapping[str, int]) -> dict[str, int]:

@@ -12,6 +12,7 @@ import copy
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from harness.outputs import replace_text
 from harness.virtio.catalogue import section_order
 from harness.virtio.sections import section_name
 
@@ -47,7 +48,8 @@ def reshape(path: Path, family: str) -> None:
     for name, value in _counts(cases).items():
         if name != "skipped":  # the schema allows it only in a suite
             root.set(name, value)
-    tree.write(path, encoding="utf-8", xml_declaration=True)
+    text = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    replace_text(path, text.decode("utf-8"))
 
 
 def _key(case: ElementTree.Element) -> tuple[str, str]:

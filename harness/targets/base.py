@@ -10,6 +10,7 @@ from typing import Protocol
 
 from harness.diskspec import DiskSpec
 from harness.driver.interface import Driver
+from harness.inputs import printable_lines
 from harness.robustness.device_process import DeviceProcess
 
 Progress = Callable[[str], None]
@@ -17,7 +18,10 @@ Progress = Callable[[str], None]
 
 
 class TargetError(Exception):
-    """Error of a target that cannot do what was asked. The message is one line with the reason."""
+    """The target cannot do what it was asked; one line, printable, that says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable_lines(message))
 
 
 class LacksError(TargetError):
@@ -68,6 +72,8 @@ class Plugged(ABC):
 
     driver: Driver
     spec: DiskSpec
+    storage_known: bool = True
+    """True if the target made the storage of the blocks: a file, or what `spec` says."""
     killed: bool = False
     """True after `kill`: then it is no error that the device is gone."""
 

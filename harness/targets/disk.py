@@ -8,9 +8,45 @@ from typing import Any
 from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.interface import Completion, Driver, Negotiation, QueueLayout, Request
 from harness.robustness.device_process import DeviceProcess
-from harness.targets.base import Backing, Plugged
+from harness.targets.base import Backing, LacksError, Plugged
 from harness.virtio.blk import ID_LENGTH, LIFETIME, RequestType, Status
 from harness.virtio.device import DeviceStatus
+
+
+class RangedBacking:
+    """A disk's backing store. A range beyond the disk that was made is a LacksError."""
+
+    def __init__(self, backing: Backing, capacity: int) -> None:
+        self._backing = backing
+        self._capacity = capacity
+
+    @property
+    def size(self) -> int:
+        """Bytes, now."""
+        return self._backing.size
+
+    @property
+    def allocated(self) -> int:
+        """Bytes that they take of the host's storage, now; holes take none."""
+        return self._backing.allocated
+
+    def read(self, sector: int, count: int) -> bytes:
+        """`count` sectors from `sector` on."""
+        self._check(sector + count)
+        return self._backing.read(sector, count)
+
+    def write(self, sector: int, data: bytes) -> None:
+        """Write whole sectors."""
+        self._check(sector + len(data) // SECTOR)
+        self._backing.write(sector, data)
+
+    def _check(self, end: int) -> None:
+        if end > max(self._capacity, self.size // SECTOR):
+            raise _too_small(self._capacity, end)
+
+
+def _too_small(capacity: int, needed: int) -> LacksError:
+    return LacksError(f"the disk has {capacity} sectors, and this test uses {needed}")
 
 
 class Disk:
@@ -36,8 +72,18 @@ class Disk:
 
     @property
     def backing(self) -> Backing:
-        """Return the bytes behind the device, accessed on the host."""
-        return self._plugged.backing
+        """The bytes behind the device, from the host's side. LacksError where there are none."""
+        return RangedBacking(self._plugged.backing, self.spec.capacity)
+
+    def needs_sectors(self, count: int) -> None:
+        """Raise LacksError, which skips a test, if the disk was made with fewer sectors."""
+        if self.spec.capacity < count:
+            raise _too_small(self.spec.capacity, count)
+
+    def needs_known_storage(self) -> None:
+        """Raise LacksError, which skips a test, if nobody here knows what the blocks lie on."""
+        if not self._plugged.storage_known:
+            raise LacksError("nothing is known about the storage of this device")
 
     def resize(self, capacity: int) -> None:
         """Change the capacity, in sectors, while the device runs."""

@@ -131,6 +131,8 @@ class HostSide:
 class OwnedDisk(Plugged):
     """An external device with a driver on it."""
 
+    storage_known = False
+
     def __init__(
         self, owner: str, transport: Transport, spec: DiskSpec, writes: bool, host: HostSide
     ) -> None:

@@ -13,37 +13,37 @@ SECTOR = 512
 """Bytes of a sector, the unit of `capacity` and of a request's `sector` field."""
 
 REQUEST_HEADER = struct.Struct("<IIQ")
-"""type, ioprio (reserved in virtio 1.x), sector."""
+"""Header of a request: type, ioprio (reserved in virtio 1.x), sector."""
 
 SEGMENT = struct.Struct("<QII")
 """A discard, secure erase or write zeroes segment: sector, num_sectors, flags."""
 
 SEGMENT_UNMAP = 1
-"""The one defined flag of a segment (bit 0)."""
+"""Flag `unmap` of a segment (bit 0), the only flag that is defined."""
 
 ID_LENGTH = 20
 """Bytes of the device id string that GET_ID returns."""
 
 LIFETIME = struct.Struct("<HHH")
-"""What GET_LIFETIME returns: pre_eol_info, the estimates for cells of type A and of type B."""
+"""Data of GET_LIFETIME: pre_eol_info, lifetime estimate of cell type A, the same of type B."""
 
 PRE_EOL_INFO_MOST = 3
 """The largest pre_eol_info that is not reserved."""
 
 LIFETIME_EST_MOST = 11
-"""The largest estimate of lifetime that is not reserved."""
+"""The largest lifetime estimate that is not reserved."""
 
 APPEND_SECTOR = struct.Struct("<Q")
-"""append_sector, between the data and the status of ZONE_APPEND."""
+"""Field append_sector, between the data and the status of ZONE_APPEND."""
 
 ZONE_REPORT_HEADER = struct.Struct("<Q56x")
-"""The head of a zone report: nr_zones."""
+"""Header of a zone report: nr_zones."""
 
 ZONE_DESCRIPTOR = struct.Struct("<QQQBB38x")
 """A zone in a report: z_cap, z_start, z_wp (sectors of 512 bytes), z_type, z_state."""
 
 STATUS_UNWRITTEN = 0xFF
-"""What the driver puts in the status byte beforehand: no device writes it."""
+"""Value of the status byte before a request is sent. No device writes this value."""
 
 
 class RequestType(IntEnum):
@@ -115,7 +115,7 @@ class Field:
     """One field of the configuration space.
 
     `offset` and `size` are in bytes. `feature` is the bit that makes the field
-    valid, None for a field that always is.
+    valid, or None for a field that is always valid.
     """
 
     name: str
@@ -157,15 +157,15 @@ CONFIG_FIELDS: tuple[Field, ...] = (
     Field("model", 92, 1, Feature.BLK_ZONED),
     Field("unused2", 93, 3, Feature.BLK_ZONED),
 )
-"""struct virtio_blk_config, in order."""
+"""All fields of `struct virtio_blk_config`, in its order (virtio 5.2.4)."""
 
 
 def config_accesses(offset: int, length: int) -> Iterator[tuple[int, int]]:
-    """The accesses (offset, width in bytes) that cover a stretch of configuration space.
+    """Yield the accesses (offset, width in bytes) that cover a range of configuration space.
 
-    A field of 8 or 16 bits is read with its own width, a wider one in aligned
-    halves of 32 bits, padding and what lies behind the last field byte by byte
-    (virtio 4.1.3.1). A stretch that cuts through a field gets narrower ones.
+    A field of 8 or 16 bits is read with its own width, a wider field in aligned
+    parts of 32 bits. Padding and bytes after the last field are read one by one
+    (virtio 4.1.3.1). A range that cuts through a field gets narrower accesses.
     """
     widths = [min(field.size, 4) for field in CONFIG_FIELDS for _ in range(field.size)]
     end = offset + length
@@ -179,15 +179,15 @@ def config_accesses(offset: int, length: int) -> Iterator[tuple[int, int]]:
 
 CONFIG_FIELD: dict[str, Field] = {field.name: field for field in CONFIG_FIELDS}
 CONFIG_SIZE = 96
-"""Bytes of the whole configuration space; a device without the last fields has fewer."""
+"""Bytes of the whole configuration space. A device without the last fields has fewer."""
 
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """The configuration space as one snapshot.
+    """A snapshot of the configuration space (virtio 5.2.4).
 
-    `capacity` is in sectors of 512 bytes. A field is None where its feature was
-    not asked for or the device's space ends before it.
+    `capacity` is in sectors of 512 bytes. A field is None if its feature was
+    not accepted or the device's configuration space ends before the field.
     """
 
     capacity: int
@@ -221,7 +221,7 @@ class BlockConfig:
 
     @classmethod
     def parse(cls, raw: bytes, features: int) -> BlockConfig:
-        """The fields of `raw` (from offset 0) that `features` make valid."""
+        """Decode the fields of `raw` (from offset 0) that the bits in `features` make valid."""
         values: dict[str, int] = {}
         wanted = {field.name for field in fields(cls)}
         for field in CONFIG_FIELDS:
@@ -233,15 +233,15 @@ class BlockConfig:
 
 
 def segment(sector: int, count: int, flags: int = 0) -> bytes:
-    """One segment of a discard, secure erase or write zeroes request (sectors of 512 bytes)."""
+    """Pack a segment of a discard, secure erase or write zeroes request (sectors of 512 bytes)."""
     return SEGMENT.pack(sector, count, flags)
 
 
 @dataclass(frozen=True)
 class Zone:
-    """A zone as a report has it; `capacity`, `start` and `wp` are in sectors of 512 bytes.
+    """A zone as a report describes it; `capacity`, `start` and `wp` are in sectors of 512 bytes.
 
-    `wp` means something only in the states EMPTY, IOPEN, EOPEN and CLOSED.
+    `wp` has a meaning only in the states EMPTY, IOPEN, EOPEN and CLOSED.
     """
 
     capacity: int
@@ -252,13 +252,13 @@ class Zone:
 
 
 def zones_of(report: bytes) -> tuple[int, list[Zone]]:
-    """nr_zones of a zone report, and the whole descriptors behind its header that it counts.
+    """Return nr_zones of a zone report, and the zones whose whole descriptors follow its header.
 
-    ValueError for a report that is shorter than its header, or has a type or a
-    state that is not defined.
+    At most nr_zones descriptors are decoded. Raises ValueError if the report is
+    shorter than its header, or has a type or a state that is not defined.
     """
     if len(report) < ZONE_REPORT_HEADER.size:
-        raise ValueError(f"{len(report)} bytes are no zone report")
+        raise ValueError(f"{len(report)} bytes are too few for a zone report")
     (count,) = ZONE_REPORT_HEADER.unpack_from(report)
     body = report[ZONE_REPORT_HEADER.size :]
     whole = min(count, len(body) // ZONE_DESCRIPTOR.size)

@@ -1,4 +1,4 @@
-"""The statements of virtio 1.4 that the suite tests, by id, in our own words."""
+"""Catalogue of the statements of virtio 1.4 that the suite tests, by id, in our own words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal
 SPECIFICATION = "virtio 1.4"
 
 CATALOGUE = Path(__file__).with_name("clauses")
-"""A TOML file for each chapter or, of the long chapters, section."""
+"""Folder of the catalogue: one TOML file for each chapter, or for each section of a long one."""
 
 TESTABLE = Path(__file__).with_name("testable.toml")
 
@@ -27,9 +27,12 @@ STRENGTH: tuple[Level, ...] = (
     "MAY",
     "hardening",
 )
-"""From the strongest on. `described` is behaviour that the text states without a keyword;
-`hardening` what the text says nothing about: how a device fares with a driver that breaks the
-rules. A failure of that is no violation of the specification."""
+"""Levels from the strongest to the weakest.
+
+`described` is behaviour that the specification states without a keyword. `hardening` is how a
+device reacts to a driver that breaks the rules, which the specification does not say: a failure
+at this level is not a violation of the specification.
+"""
 
 ADVISORY: frozenset[Level] = frozenset({"SHOULD", "SHOULD NOT"})
 """Levels at which a device may have a good reason to differ (RFC 2119)."""
@@ -37,10 +40,10 @@ ADVISORY: frozenset[Level] = frozenset({"SHOULD", "SHOULD NOT"})
 
 @dataclass(frozen=True)
 class Clause:
-    """One statement: `party` is whom it binds, `text` what it asks, in our words.
+    """A statement: `party` is who has to follow it, `text` is what it demands, in our words.
 
-    `untested` says, of a statement that no test is bound to, why none is
-    possible on any target there is and what it would take.
+    `untested` is for a statement without a test. It says why no target allows
+    one, and what a test would need.
     """
 
     id: str
@@ -51,7 +54,7 @@ class Clause:
 
     @property
     def section(self) -> str:
-        """The section of the specification that states it."""
+        """Number of the section of the specification that contains the statement."""
         return self.id.split("-", 1)[0]
 
 
@@ -61,10 +64,10 @@ class UnknownClauseError(LookupError):
 
 @cache
 def clauses() -> dict[str, Clause]:
-    """The whole catalogue, in the specification's order.
+    """Return the whole catalogue by id, in the order of the specification.
 
-    ValueError, naming the file and the id, for an entry of another shape, an
-    unknown level, or an id that is there twice.
+    Raises ValueError, with file and id, if an entry has missing or unknown
+    keys or an unknown level, or if an id occurs twice.
     """
     found: dict[str, Clause] = {}
     for path in sorted(CATALOGUE.glob("*.toml")):
@@ -81,10 +84,11 @@ def clauses() -> dict[str, Clause]:
 
 @cache
 def testable() -> dict[str, str]:
-    """Every statement that a device can be seen to break: id -> "blackbox" or "host".
+    """Return the statements whose violation by a device is observable: id -> kind of test.
 
-    On "host" it takes an act or a look there, beside a driver. Without the
-    administration virtqueue (virtio 2.12, 2.13).
+    "blackbox": a driver is enough. "host": the test also has to do something on
+    the host, or look at something there. The statements on administration
+    virtqueues (virtio 2.12, 2.13) are left out.
     """
     kinds = tomllib.loads(TESTABLE.read_text(encoding="utf-8"))
     return {
@@ -101,18 +105,18 @@ def _order(name: str) -> tuple[list[int], str]:
 
 
 def section_order(section: str) -> list[int]:
-    """Sorts sections as the specification has them: 2.10 comes after 2.9."""
+    """Return a sort key for sections in the order of the specification: 2.10 follows 2.9."""
     return [int(number) for number in section.split(".")]
 
 
 def lookup(name: str) -> Clause:
-    """The statement of this id; UnknownClauseError if there is none."""
+    """Return the statement with this id. Raises UnknownClauseError if there is none."""
     try:
         return clauses()[name]
     except KeyError:
-        raise UnknownClauseError(f"no clause {name!r} in harness/virtio/clauses/") from None
+        raise UnknownClauseError(f"no statement {name!r} in harness/virtio/clauses/") from None
 
 
 def weakest(levels: Iterable[Level]) -> Level:
-    """The weakest of some levels: a test that binds several proves no more than that."""
+    """Return the weakest of these levels: a test of several statements proves no more than it."""
     return max(levels, key=STRENGTH.index)

@@ -1,4 +1,4 @@
-"""What every virtio device shares: the device status field (virtio 2.1)."""
+"""The device status field, which every virtio device has (virtio 2.1)."""
 
 from __future__ import annotations
 

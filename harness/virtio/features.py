@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class Feature(IntEnum):
-    """A feature, by its bit number."""
+    """Feature bits, by number."""
 
     BLK_BARRIER = 0
     BLK_SIZE_MAX = 1
@@ -44,28 +44,28 @@ class Feature(IntEnum):
 
     @property
     def mask(self) -> int:
-        """The feature as a one-bit mask."""
+        """Mask with the bit of this feature."""
         return 1 << self.value
 
 
 LEGACY_ONLY = frozenset(
     {Feature.BLK_BARRIER, Feature.BLK_SCSI, Feature.NOTIFY_ON_EMPTY, Feature.ANY_LAYOUT}
 )
-"""Bits that only a legacy interface gives a meaning to (virtio 5.2.3.1, 6.3)."""
+"""Feature bits that have a meaning on a legacy interface only (virtio 5.2.3.1, 6.3)."""
 
 REQUIRES: dict[Feature, frozenset[Feature]] = {
     Feature.BLK_CONFIG_WCE: frozenset({Feature.BLK_FLUSH}),
 }
-"""What each feature needs beside it when a device offers it (virtio 2.2.2, 5.2.5.2, 6)."""
+"""Feature -> features that a device has to offer together with it (virtio 2.2.2, 5.2.5.2, 6)."""
 
 
 def mask(*features: Feature) -> int:
-    """The bit mask of some features."""
+    """Return the mask with the bits of all these features."""
     return sum(feature.mask for feature in set(features))
 
 
 def members(bits: int) -> Iterator[Feature | int]:
-    """Every set bit, lowest first: a `Feature` where the bit has a name, else its number."""
+    """Yield every set bit, lowest first: its `Feature` if it has a name, else its number."""
     number = 0
     while bits:
         if bits & 1:
@@ -75,7 +75,7 @@ def members(bits: int) -> Iterator[Feature | int]:
 
 
 def names(bits: int) -> list[str]:
-    """The names of the set bits, `bit N` for one without a name."""
+    """Return the names of the set bits, `bit N` for a bit without a name."""
     return [
         member.name if isinstance(member, Feature) else f"bit {member}" for member in members(bits)
     ]

@@ -39,7 +39,7 @@ REGISTERS: dict[str, int] = {
     "QueueReset": 0x0C0,
     "ConfigGeneration": 0x0FC,
 }
-"""Name -> offset in bytes; every register has 32 bits."""
+"""Registers: name -> offset in bytes; each has 32 bits."""
 
 LEGACY_REGISTERS: dict[str, int] = {
     "MagicValue": 0x000,
@@ -61,11 +61,11 @@ LEGACY_REGISTERS: dict[str, int] = {
     "InterruptACK": 0x064,
     "Status": 0x070,
 }
-"""The same of a legacy device (virtio 4.2.4)."""
+"""Registers of a legacy device: name -> offset in bytes; each has 32 bits (virtio 4.2.4)."""
 
 INTERRUPT_USED = 1
 INTERRUPT_CONFIG = 2
 """Bits of InterruptStatus and InterruptACK."""
 
 LEGACY_PAGE = 4096
-"""The page size that our driver tells a legacy device, in bytes."""
+"""Page size that our driver sets on a legacy device, in bytes."""

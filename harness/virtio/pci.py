@@ -1,4 +1,4 @@
-"""Virtio over PCI: identities, capabilities, registers (virtio 4.1)."""
+"""Virtio over PCI: device ids, capabilities, registers (virtio 4.1)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ MODERN_DEVICE_ID = 0x1042
 TRANSITIONAL_DEVICE_ID = 0x1001
 
 CAP_VENDOR = 0x09
-"""PCI capability id of a vendor-specific capability, which virtio uses."""
+"""PCI capability id "vendor-specific", the id of all virtio capabilities."""
 
 CAP = struct.Struct("<BBBBBB2xII")
-"""cap_vndr, cap_next, cap_len, cfg_type, bar, id, (padding), offset, length."""
+"""Virtio capability: cap_vndr, cap_next, cap_len, cfg_type, bar, id, (padding), offset, length."""
 
 NO_VECTOR = 0xFFFF
 ISR_QUEUE = 1
@@ -21,7 +21,7 @@ ISR_CONFIG = 2
 
 
 class CapType(IntEnum):
-    """cfg_type of a virtio PCI capability."""
+    """Values of cfg_type in a virtio PCI capability."""
 
     COMMON_CFG = 1
     NOTIFY_CFG = 2
@@ -70,12 +70,12 @@ LEGACY_REGISTERS: dict[str, tuple[int, int]] = {
 }
 """The legacy header in BAR 0: name -> offset and size in bytes (virtio 4.1.4.10).
 
-The vectors are there only while MSI-X is enabled.
+The vector registers exist only while MSI-X is enabled.
 """
 
 LEGACY_CONFIG = 0x14
 LEGACY_CONFIG_MSIX = 0x18
-"""Where the device configuration follows: without MSI-X enabled, and with it."""
+"""Offsets in BAR 0 of the device configuration: with MSI-X disabled, and enabled."""
 
 LEGACY_PAGE = 4096
-"""Unit of queue_address, and what the legacy rings are aligned to, in bytes."""
+"""Unit of queue_address and alignment of the legacy rings, in bytes."""

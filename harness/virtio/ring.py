@@ -19,12 +19,12 @@ MAX_QUEUE_SIZE = 32768
 
 
 def avail_size(queue_size: int) -> int:
-    """Bytes of the driver area (avail ring with used_event)."""
+    """Return the bytes of the driver area (available ring with used_event)."""
     return 6 + 2 * queue_size
 
 
 def used_size(queue_size: int) -> int:
-    """Bytes of the device area (used ring with avail_event)."""
+    """Return the bytes of the device area (used ring with avail_event)."""
     return 6 + 8 * queue_size
 
 

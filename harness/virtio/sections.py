@@ -1,4 +1,4 @@
-"""What the sections of virtio 1.4 are about, in short words of ours."""
+"""Short titles of the sections of virtio 1.4, in our own words."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ NAMES = {
     "7": "Conformance",
     "7.4": "Transitional or not",
 }
-"""Section -> what it is about. A section that only says whom it binds has its parent's words."""
+"""Section -> title. A section with only "Device Requirements" in its name uses its parent's."""
 
 
 def section_name(section: str) -> str:
-    """What a section is about: its own words, or of the nearest section around it."""
+    """Return the title of a section, or of the nearest section that contains it."""
     while section:
         if section in NAMES:
             return NAMES[section]

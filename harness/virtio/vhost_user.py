@@ -1,6 +1,6 @@
 """The vhost-user protocol as data: messages between a front-end and a back-end.
 
-Numbers are in the machine's byte order. See QEMU's docs/interop/vhost-user.rst.
+Numbers are in the byte order of the host. See QEMU's docs/interop/vhost-user.rst.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import struct
 from enum import IntEnum
 
 HEADER = struct.Struct("=III")
-"""request, flags, size of the payload in bytes."""
+"""Header of a message: request, flags, size of the payload in bytes."""
 
 VERSION = 1
 VERSION_MASK = 3
@@ -19,27 +19,28 @@ NEED_REPLY = 8
 
 U64 = struct.Struct("=Q")
 VRING_STATE = struct.Struct("=II")
-"""index of the virtqueue, and a number."""
+"""Payload of messages with a number for a virtqueue: index of the virtqueue, number."""
 
 VRING_ADDR = struct.Struct("=IIQQQQ")
-"""index, flags, descriptor area, device area (used), driver area (available), log."""
+"""Payload of SET_VRING_ADDR: index, flags, addresses of descriptor area, device area (used),
+driver area (available) and log."""
 
 MEMORY = struct.Struct("=I4xQQQQ")
-"""A memory table of one region: count, bus address, bytes, user address, offset in the file."""
+"""Memory table of a single region: count, bus address, bytes, user address, offset in the file."""
 
 CONFIG = struct.Struct("=III")
-"""offset and size (bytes) in the configuration space, flags; the bytes follow."""
+"""Payload of GET_CONFIG and SET_CONFIG: offset and size (bytes), flags; then the bytes."""
 
 FEATURE_LOG_ALL = 1 << 26
 FEATURE_PROTOCOL = 1 << 30
-"""Bits among the device's features that vhost took for itself; no driver gets to see them."""
+"""Feature bits that vhost uses for itself. A driver never sees them."""
 
 MAX_QUEUES = 256
 """A virtqueue's index has to fit the low 8 bits of SET_VRING_KICK's payload."""
 
 
 class FrontEndRequest(IntEnum):
-    """What a front-end asks or tells."""
+    """Requests that a front-end sends."""
 
     GET_FEATURES = 1
     SET_FEATURES = 2
@@ -65,13 +66,13 @@ class FrontEndRequest(IntEnum):
 
 
 class BackEndRequest(IntEnum):
-    """What a back-end says by itself, on a channel of its own."""
+    """Requests that a back-end sends, on a separate channel."""
 
     CONFIG_CHANGE = 2
 
 
 class ProtocolFeature(IntEnum):
-    """A protocol feature that this project uses, by its bit number."""
+    """Protocol features that this project uses, by bit number."""
 
     MQ = 0
     REPLY_ACK = 3
@@ -82,5 +83,5 @@ class ProtocolFeature(IntEnum):
 
     @property
     def mask(self) -> int:
-        """The feature as a one-bit mask."""
+        """Mask with the bit of this feature."""
         return 1 << self.value

@@ -212,7 +212,9 @@ class DeviceModel(Driver):
         area, start = self._area(address, len(data))
         area[start : start + len(data)] = data
 
-    def queue_setup(self, index: int, size: int | None = None) -> QueueLayout:
+    def queue_setup(
+        self, index: int, size: int | None = None, vector: int | None = None
+    ) -> QueueLayout:
         self.ready = True
         return QueueLayout(index, self.queue_size, 0, 0, 0)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.report.artifacts import MARKER
+
 pytest_plugins = ["pytester"]
 
 SUITE = """
@@ -30,7 +32,7 @@ def test_stuck(plug): plug(start=False, serial="stuck"); assert 0
 def files(top: Path) -> dict[str, list[str]]:
     """Directories below, with the names of what is in them."""
     return {
-        str(path.relative_to(top)): sorted(one.name for one in path.iterdir())
+        str(path.relative_to(top)): sorted(one.name for one in path.iterdir() if one.name != MARKER)
         for path in sorted(top.rglob("*"))
         if path.is_dir() and any(one.is_file() for one in path.iterdir())
     }
@@ -116,14 +118,33 @@ def test_a_second_failure_of_a_test_adds_to_the_first(run, top: Path) -> None:
     assert (one(top, "stuck") / "replay.sh").exists()
 
 
-def test_what_an_earlier_run_left_of_the_same_test_goes(run, top: Path) -> None:
+def test_files_of_an_earlier_run_are_replaced_and_other_files_stay(run, top: Path) -> None:
     run(SUITE, "--artifacts=kept/here", "-k", "513")
-    old = one(top, "513") / "old.txt"
-    old.write_text("old")
+    kept = one(top, "513")
+    (kept / "notes.txt").write_text("mine")
+    (kept / "disk7.txt").write_text("of an earlier run")
+    with (kept / MARKER).open("a") as file:
+        file.write("disk7.txt\n../../precious.txt\n")
+    (top / "precious.txt").write_text("mine")
 
     run(SUITE, "--artifacts=kept/here", "-k", "513")
 
-    assert not old.exists()
+    assert one(top, "513") == kept
+    assert not (kept / "disk7.txt").exists()
+    assert (kept / "notes.txt").read_text() == "mine"
+    assert (top / "precious.txt").read_text() == "mine"
+
+
+def test_a_directory_with_files_that_are_not_ours_is_left_alone(run, top: Path) -> None:
+    run(SUITE, "--artifacts=kept/here", "-k", "513")
+    theirs = one(top, "513")
+    (theirs / MARKER).unlink()
+    (theirs / "failure.txt").write_text("mine")
+
+    run(SUITE, "--artifacts=kept/here", "-k", "513")
+
+    assert (theirs / "failure.txt").read_text() == "mine"
+    assert "vblk# panic" in (theirs.with_name(f"{theirs.name}-2") / "failure.txt").read_text()
 
 
 def test_reports_point_there_from_where_they_are(run, top: Path, pytester: pytest.Pytester) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from harness.outputs import replace_text
 from harness.report.collect import source_url
 from harness.report.results import (
     Column,
@@ -205,13 +206,73 @@ def test_a_run_cut_short_by_ctrl_c_writes_what_it_has(run, pytester: pytest.Pyte
     [
         ("r.txt", "'r.txt' has to end with .json or .html"),
         ("/dev/null/r.json", "'/dev/null' cannot be made a directory"),
+        ("directory.json", "'directory.json' cannot be written: Is a directory"),
+        ("fifo.json", "'fifo.json' cannot be written: It is not a regular file"),
+        ("/proc/r.json", "'/proc' can be no directory: No such file"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_refused_at_once(run, name, complaint) -> None:
+def test_a_file_that_cannot_be_written_is_refused_at_once(
+    run, pytester: pytest.Pytester, name, complaint
+) -> None:
+    (pytester.path / "directory.json").mkdir()
+    os.mkfifo(pytester.path / "fifo.json")
+
     result = run(SUITE, "--matrix", name)
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"*--matrix: {complaint}*"])
+
+
+def test_a_junit_file_that_cannot_be_written_is_refused_at_once(run) -> None:
+    result = run(SUITE, "--junitxml=/dev/null/out.xml")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--junitxml: '/dev/null' cannot be made a directory: *"])
+
+
+@pytest.mark.parametrize("lost", ["a.json", "b.html", "out.xml"])
+def test_a_report_that_fails_is_one_line_and_the_others_are_written(
+    run, pytester: pytest.Pytester, lost: str
+) -> None:
+    options = ["--matrix=a.json", "--matrix=b.html", "--junitxml=out.xml"]
+    suite = (
+        "@clause('2.1.2-D-01')\n"
+        f"def test_it(plug): plug(start=False); __import__('os').mkdir({lost!r})\n"
+    )
+
+    result = run(suite, *options)
+
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+    result.stdout.fnmatch_lines([f"*{lost} is not written: Is a directory", "*1 passed*"])
+    result.stdout.fnmatch_lines(["*= statements, each *=*"])
+    written = {path.name for path in pytester.path.iterdir() if path.is_file()}
+    assert {"a.json", "b.html", "out.xml"} - {lost} <= written
+    assert not [name for name in written if name.startswith((".a", ".b"))]
+
+
+def test_what_was_there_is_there_still_if_a_report_fails(tmp_path: Path) -> None:
+    path = tmp_path / "r.txt"
+    path.write_text("old")
+
+    with pytest.raises(UnicodeEncodeError):
+        replace_text(path, "\ud800")
+
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_report_keeps_the_mode_and_the_link_of_the_file_that_it_replaces(tmp_path: Path) -> None:
+    path, link = tmp_path / "r.txt", tmp_path / "link.txt"
+    path.write_text("old")
+    path.chmod(0o640)
+    link.symlink_to(path)
+
+    replace_text(link, "new")
+
+    assert link.is_symlink()
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 def some() -> Results:

@@ -88,4 +88,4 @@ def test_a_statement_without_a_test_says_why(run) -> None:
     result = run(SUITE, "--clause", "4.1.4.11.0.1-D-01")
 
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
-    result.stdout.fnmatch_lines(["4.1.4.11.0.1-D-01 has no test: Only a device that *"])
+    result.stdout.fnmatch_lines(["4.1.4.11.0.1-D-01 has no test: This binds only a device *"])

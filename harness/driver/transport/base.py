@@ -123,6 +123,9 @@ class Transport(ABC):
     vectors: int = 0
     """MSI-X vectors in use; 0 without MSI-X."""
 
+    queue_vector: int | None = None
+    """Vector for the virtqueue that is enabled next; None maps each queue to its own."""
+
     def use_msix(self, vectors: int) -> None:
         """Switch to MSI-X with so many vectors, or with 0 back. DriverError without MSI-X."""
         if vectors:
@@ -135,7 +138,9 @@ class Transport(ABC):
 
     def map_queue_vector(self, index: int) -> None:
         """Map the selected virtqueue to its vector, if MSI-X is in use."""
-        if self.vectors:
+        if self.vectors and self.queue_vector is not None:
+            self.register_write("queue_msix_vector", self.queue_vector)
+        elif self.vectors:
             others = self.vectors - 1
             self._map("queue_msix_vector", 1 + index % others if others else 0)
 

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Sequence
 
 from harness.driver.interface import Buffer, QueueLayout, QueueState, Used
 from harness.driver.memory import DmaMemory
-
-_FENCE = threading.Lock()
-
-
-def fence() -> None:
-    """Let what was written be visible before anything is read after it.
-
-    A processor may read ahead of its own writes, so that both sides would miss
-    what the other one has just told. Taking a lock is Python's way to say no.
-    """
-    with _FENCE:
-        pass
 
 
 class Virtqueue(ABC):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from harness.driver.errors import BadArgumentError
 from harness.driver.interface import Buffer, QueueLayout, QueueState, Used
 from harness.driver.memory import DmaMemory
-from harness.driver.virtqueue.base import Virtqueue, fence
+from harness.driver.virtqueue.base import Virtqueue
 from harness.virtio.ring import (
     DESC_F_INDIRECT,
     DESC_F_NEXT,
@@ -23,6 +23,7 @@ from harness.virtio.ring import (
     RING_EVENT_FLAGS_DISABLE,
     RING_EVENT_FLAGS_ENABLE,
 )
+from harness.virtio.shared import Descriptors, fence, load_fence, store_fence
 
 
 @dataclass
@@ -43,9 +44,11 @@ class _Chain:
 class PackedQueue(Virtqueue):
     """Descriptor ring and the two event suppression areas. A chain's "head" is its buffer id.
 
-    The ring's flags go through a cast view, so that each is written in one
-    access, after all else of its descriptor. A place in `_available` and `_told`
-    is a descriptor in two rounds of the ring, the first one with a wrap counter of 1.
+    Fields that the other side may look at or change meanwhile are read by one load and written by
+    one store, the flags of a descriptor after all the rest of it: see `harness.virtio.shared`.
+
+    A place in `_available` and `_told` is a descriptor in two rounds of the ring, the first one
+    with a wrap counter of 1.
     """
 
     def __init__(
@@ -67,10 +70,11 @@ class PackedQueue(Virtqueue):
             device=memory.alloc(EVENT_SUPPRESSION.size, 4),
         )
         self._ring = memory.view(self.layout.desc, DESC_SIZE * size)
-        self._halves = self._ring.cast("H")
+        self._table = Descriptors(self._ring)
         # Each area is two fields: desc_event_off_wrap and desc_event_flags.
         self._driver = memory.view(self.layout.driver, EVENT_SUPPRESSION.size).cast("H")
-        self._device = memory.view(self.layout.device, EVENT_SUPPRESSION.size).cast("H")
+        # The device may change both at any time, so they are read by one load.
+        self._device = memory.view(self.layout.device, EVENT_SUPPRESSION.size).cast("I")
         self._ids = list(range(size - 1, -1, -1))
         self._chains: dict[int, _Chain] = {}
         self._unpublished: list[int] = []
@@ -98,8 +102,10 @@ class PackedQueue(Virtqueue):
         if indirect:
             table = self.memory.alloc(DESC_SIZE * len(entries), DESC_SIZE)
             view = self.memory.view(table, DESC_SIZE * len(entries))
+            descriptors = Descriptors(view)
             for position, (address, length, flags) in enumerate(entries):
-                PACKED_DESC.pack_into(view, DESC_SIZE * position, address, length, 0, flags)
+                descriptors.write(position, address, length, 0)
+                descriptors.set_last(position, flags)
             entries = [(table, len(view), DESC_F_INDIRECT)]
         ident = self._ids.pop()
         writable = sum(buffer.length for buffer in buffers if buffer.writable)
@@ -116,11 +122,11 @@ class PackedQueue(Virtqueue):
             if position < len(chain.entries) - 1:
                 flags |= DESC_F_NEXT
             flags |= PACKED_DESC_F_AVAIL if self._avail_wrap else PACKED_DESC_F_USED
-            old = self._halves[8 * at + 7]
-            chain.before.append(old)
-            PACKED_DESC.pack_into(self._ring, DESC_SIZE * at, address, length, ident, old)
+            chain.before.append(self._table.last(at))
+            self._table.write(at, address, length, ident)
             if position:
-                self._halves[8 * at + 7] = flags
+                store_fence()
+                self._table.set_last(at, flags)
             else:
                 chain.flags = flags
             self._next += 1
@@ -147,7 +153,8 @@ class PackedQueue(Virtqueue):
         self._available = (last.place + len(last.entries)) % (2 * self.size)
         for ident in reversed(wanted):
             chain = self._chains[ident]
-            self._halves[8 * (chain.place % self.size) + 7] = chain.flags
+            store_fence()
+            self._table.set_last(chain.place % self.size, chain.flags)
 
     def republish(self, head: int) -> None:
         """Put a chain that was used, and not released, into the ring once more."""
@@ -167,6 +174,7 @@ class PackedQueue(Virtqueue):
         if wanted and self.event_idx:
             # The place first: the device goes by it as soon as the flags say so.
             self._driver[0] = self._used | self._used_wrap << 15
+            store_fence()
             self._driver[1] = RING_EVENT_FLAGS_DESC
         else:
             self._driver[1] = RING_EVENT_FLAGS_ENABLE if wanted else RING_EVENT_FLAGS_DISABLE
@@ -175,7 +183,7 @@ class PackedQueue(Virtqueue):
         """Whether the device's event suppression area asks for a notification (virtio 2.8.10)."""
         fence()
         told, self._told = self._told, self._available
-        off_wrap, flags = self._device
+        flags, off_wrap = divmod(self._device[0], 1 << 16)
         if flags != RING_EVENT_FLAGS_DESC:
             return bool(flags != RING_EVENT_FLAGS_DISABLE)
         place = (off_wrap & 0x7FFF) + (0 if off_wrap & 1 << 15 else self.size)
@@ -186,7 +194,7 @@ class PackedQueue(Virtqueue):
 
     def used_pending(self) -> bool:
         """Whether the descriptor that the device uses next is used."""
-        flags = self._halves[8 * self._used + 7]
+        flags = self._table.last(self._used)
         available = bool(flags & PACKED_DESC_F_AVAIL)
         return available == bool(flags & PACKED_DESC_F_USED) == self._used_wrap
 
@@ -194,6 +202,7 @@ class PackedQueue(Virtqueue):
         """New used descriptors, in the ring's order. The chains keep their buffer ids."""
         taken: list[Used] = []
         while self.used_pending():
+            load_fence()
             _, length, ident, _ = PACKED_DESC.unpack_from(self._ring, DESC_SIZE * self._used)
             for head in self._implied_by_in_order(ident, self.size):
                 taken.append(Used(head, self._chains[head].writable))
@@ -229,7 +238,7 @@ class PackedQueue(Virtqueue):
             self._next -= 1
             if self._next < 0:
                 self._next, self._avail_wrap = self.size - 1, not self._avail_wrap
-            self._halves[8 * self._next + 7] = flags
+            self._table.set_last(self._next, flags)
 
     def chain(self, head: int) -> bytes:
         """A chain's indirect table: the ring itself is the device's to write (virtio 2.8.1)."""
@@ -246,7 +255,7 @@ class PackedQueue(Virtqueue):
             size=self.size,
             avail_flags=self._driver[1],
             avail_idx=self._next | self._avail_wrap << 15,
-            used_flags=self._device[1],
+            used_flags=self._device[0] >> 16,
             used_idx=used,
             last_used=used,
             free_descriptors=self._free,

@@ -1,7 +1,7 @@
 """The split virtqueue, from the driver's side (virtio 2.7).
 
-Rings are little-endian and so are the machines this runs on: 16- and 32-bit
-fields go through cast views, so that each is read or written in one access.
+Fields that the other side may look at or change meanwhile are read by one load and written by
+one store: see `harness.virtio.shared`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from harness.driver.errors import BadArgumentError
 from harness.driver.interface import Buffer, QueueLayout, QueueState, Used
 from harness.driver.memory import DmaMemory
-from harness.driver.virtqueue.base import Virtqueue, fence
+from harness.driver.virtqueue.base import Virtqueue
 from harness.virtio.ring import (
     AVAIL_F_NO_INTERRUPT,
-    DESC,
     DESC_F_INDIRECT,
     DESC_F_NEXT,
     DESC_F_WRITE,
@@ -25,6 +24,7 @@ from harness.virtio.ring import (
     avail_size,
     used_size,
 )
+from harness.virtio.shared import Descriptors, fence, load_fence, store_fence
 
 
 @dataclass
@@ -66,6 +66,7 @@ class SplitQueue(Virtqueue):
             driver, device = desc + DESC_SIZE * size, desc + used_at
         self.layout = QueueLayout(index, size, desc, driver, device)
         self._desc = memory.view(self.layout.desc, DESC_SIZE * size)
+        self._table = Descriptors(self._desc)
         self._avail = memory.view(self.layout.driver, avail_size(size)).cast("H")
         self._used = memory.view(self.layout.device, used_size(size)).cast("H")
         self._elements = memory.view(self.layout.device + 4, 8 * size).cast("I")
@@ -91,10 +92,11 @@ class SplitQueue(Virtqueue):
         table = self.memory.alloc(DESC_SIZE * len(buffers), DESC_SIZE) if indirect else None
         if table is not None:
             view = self.memory.view(table, DESC_SIZE * len(buffers))
-            self._write_chain(view, range(len(buffers)), buffers)
-            DESC.pack_into(self._desc, DESC_SIZE * slots[0], table, len(view), DESC_F_INDIRECT, 0)
+            self._write_chain(Descriptors(view), range(len(buffers)), buffers)
+            self._table.write(slots[0], table, len(view), DESC_F_INDIRECT)
+            self._table.set_last(slots[0], 0)
         else:
-            self._write_chain(self._desc, slots, buffers)
+            self._write_chain(self._table, slots, buffers)
         if self.in_order:
             self._free = [slot for slot in self._free if slot not in slots]
         else:
@@ -117,12 +119,12 @@ class SplitQueue(Virtqueue):
         return slots
 
     @staticmethod
-    def _write_chain(table: memoryview, slots: Sequence[int], buffers: Sequence[Buffer]) -> None:
+    def _write_chain(table: Descriptors, slots: Sequence[int], buffers: Sequence[Buffer]) -> None:
         for position, (slot, buffer) in enumerate(zip(slots, buffers, strict=True)):
             last = position == len(buffers) - 1
             flags = (DESC_F_WRITE if buffer.writable else 0) | (0 if last else DESC_F_NEXT)
-            following = 0 if last else slots[position + 1]
-            DESC.pack_into(table, DESC_SIZE * slot, buffer.address, buffer.length, flags, following)
+            table.write(slot, buffer.address, buffer.length, flags)
+            table.set_last(slot, 0 if last else slots[position + 1])
 
     def publish(self, heads: Iterable[int]) -> None:
         """Put chains into the available ring, then move its index once (virtio 2.7.13)."""
@@ -134,6 +136,7 @@ class SplitQueue(Virtqueue):
         for head in known:
             self._chains[head].available = True
         self._made_available(known)
+        store_fence()
         self._avail[1] = self._avail_idx
 
     def republish(self, head: int) -> None:
@@ -173,6 +176,7 @@ class SplitQueue(Virtqueue):
         """New elements of the used ring, in its order. Their chains stay as they are."""
         taken: list[Used] = []
         end = self._used[1]
+        load_fence()
         while self._last_used != end:
             slot = self._last_used % self.size
             used = Used(self._elements[2 * slot], self._elements[2 * slot + 1])

@@ -17,9 +17,18 @@ def version_1_not_offered(original: Original, block: Block) -> int:
     return int(original(block)) & ~Feature.VERSION_1.mask
 
 
-@defect(Block.offered, "2.2.2-D-03", text="bit 50, which is not defined, is offered")
+@defect(Block.offered, "2.2.2-D-03", text="bit 48, which is reserved, is offered")
 def undefined_feature_offered(original: Original, block: Block) -> int:
-    return int(original(block)) | 1 << 50
+    return int(original(block)) | 1 << 48
+
+
+@defect(
+    Block.acceptable,
+    "2.2.2-D-02b",
+    text="features that were not offered are accepted, and used",
+)
+def unoffered_features_taken(original: Original, block: Block, features: int) -> bool:
+    return bool(original(block, features & block.offered()))
 
 
 @defect(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.model.defects.registry import Original, defect
-from harness.model.packed import USED, PackedRing
+from harness.model.packed import PackedRing
 from harness.model.ring import Chain
 from harness.virtio.ring import (
     DESC_SIZE,
@@ -56,7 +56,7 @@ def used_descriptor_changed(
 ) -> None:
     original(ring, chain, length)
     if (last := vars(ring).get("last")) is not None:
-        USED.pack_into(ring._ring, DESC_SIZE * last[0] + 8, 0, last[1])
+        ring.table.write_used(last[0], 0, last[1])
     vars(ring)["last"] = (ring._used - chain.slots) % ring.size, chain.id
 
 
@@ -176,4 +176,4 @@ def packed_event_never(original: Original, ring: PackedRing, old: int, new: int)
     text="packed: the device disables notifications, and then misses available descriptors",
 )
 def packed_kicks_not_wanted(original: Original, ring: PackedRing) -> None:
-    EVENT_SUPPRESSION.pack_into(ring._device, 0, 0, RING_EVENT_FLAGS_DISABLE)
+    ring._device[1] = RING_EVENT_FLAGS_DISABLE

@@ -1,0 +1,74 @@
+"""Requests of every kind, each with what a device has to offer to answer it (virtio 5.2.6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from conformance.data import sectors
+from harness.diskspec import Fault
+from harness.driver.interface import Request
+from harness.virtio.blk import ID_LENGTH, LIFETIME, RequestType, segment
+from harness.virtio.features import Feature
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Requests that go together, and what a disk needs for them.
+
+    With `reads` the disk holds `sectors(70)` at its start.
+    """
+
+    requests: tuple[Request, ...]
+    needs: tuple[Feature, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    reads: bool = False
+
+
+READ = Request(RequestType.IN, 8, receive=512)
+
+BY_NAME = {
+    "read": Answer((READ, Request(RequestType.IN, 8, receive=16 * 512)), reads=True),
+    "write": Answer((Request(RequestType.OUT, 8, sectors(1)), Request(RequestType.OUT, 0))),
+    "flush": Answer((Request(RequestType.FLUSH),), (Feature.BLK_FLUSH,)),
+    "id": Answer((Request(RequestType.GET_ID, receive=ID_LENGTH),)),
+    "lifetime": Answer(
+        (Request(RequestType.GET_LIFETIME, receive=LIFETIME.size),), (Feature.BLK_LIFETIME,)
+    ),
+    "discard": Answer((Request(RequestType.DISCARD, data=segment(8, 1)),), (Feature.BLK_DISCARD,)),
+    "write-zeroes": Answer(
+        (Request(RequestType.WRITE_ZEROES, data=segment(8, 1)),), (Feature.BLK_WRITE_ZEROES,)
+    ),
+    "secure-erase": Answer(
+        (Request(RequestType.SECURE_ERASE, data=segment(8, 1)),), (Feature.BLK_SECURE_ERASE,)
+    ),
+    "reserved-flag": Answer(
+        (Request(RequestType.WRITE_ZEROES, data=segment(8, 1, 1 << 31)),),
+        (Feature.BLK_WRITE_ZEROES,),
+    ),
+    "read-error": Answer((Request(RequestType.IN, 64, receive=512),), faults=(Fault("read", 64),)),
+    "read-error-in-the-middle": Answer(
+        (Request(RequestType.IN, 60, receive=8 * 512),), faults=(Fault("read", 64),), reads=True
+    ),
+    "write-error": Answer(
+        (Request(RequestType.OUT, 65, sectors(1)),), faults=(Fault("write", 65),)
+    ),
+    "beyond-the-end": Answer((Request(RequestType.IN, 2**40, receive=512),)),
+    "beyond-the-end-write": Answer((Request(RequestType.OUT, 2**40, sectors(1)),)),
+    "no-whole-sectors": Answer(
+        (Request(RequestType.OUT, 40, sectors(1)[:100]), Request(RequestType.IN, 40, receive=100))
+    ),
+    "unsupported": Answer(
+        (
+            Request(99, receive=512),
+            Request(99, data=sectors(1)),
+            Request(RequestType.ZONE_REPORT, receive=512),
+        )
+    ),
+}
+
+ANSWERS = pytest.mark.parametrize(
+    "answer", [pytest.param(answer, id=name) for name, answer in BY_NAME.items()]
+)
+"""Runs a test with each of these."""
