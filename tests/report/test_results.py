@@ -208,7 +208,7 @@ def test_a_run_cut_short_by_ctrl_c_writes_what_it_has(run, pytester: pytest.Pyte
         ("/dev/null/r.json", "'/dev/null' cannot be made a directory"),
         ("directory.json", "'directory.json' cannot be written: Is a directory"),
         ("fifo.json", "'fifo.json' cannot be written: It is not a regular file"),
-        ("/proc/r.json", "'/proc' can be no directory: No such file"),
+        ("/proc/r.json", "'/proc' cannot be made a directory: No such file"),
     ],
 )
 def test_a_file_that_cannot_be_written_is_refused_at_once(

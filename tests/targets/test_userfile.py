@@ -66,9 +66,9 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         (f"[target.a]\ndevice = {'9' * 5000}\n", 1, "too many digits"),
         (f"[target.a]\ndevice = {'[' * 5000}{']' * 5000}\n", 1, "nested too deeply"),
         ('[target.a]\ndevice = "vhost-user:a\\u001b[2J"\n', 2, "text in one line"),
-        ("[target.'']\ndevice = 'x'\n", 1, "is no name"),
-        ('[target."a\\u001b[2J"]\ndevice = "x"\n', 1, "is no name"),
-        ("[target.ours]\ndevice = 'x'\n", 1, "this suite has a target of that name"),
+        ("[target.'']\ndevice = 'x'\n", 1, "is not a valid name"),
+        ('[target."a\\u001b[2J"]\ndevice = "x"\n', 1, "is not a valid name"),
+        ("[target.ours]\ndevice = 'x'\n", 1, "this suite already has a target of that name"),
     ],
 )
 def test_a_bad_file_is_one_line_with_its_place(
@@ -111,7 +111,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
 def test_a_target_of_ours_cannot_be_defined_again(tmp_path: Path) -> None:
     path = written(tmp_path, "[target.qtest-pci]\ndevice = 'vhost-user:/x'\n")
 
-    with pytest.raises(TargetError, match="this suite has a target of that name"):
+    with pytest.raises(TargetError, match="this suite already has a target of that name"):
         load_targets(path)
 
 
