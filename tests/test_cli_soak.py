@@ -22,7 +22,7 @@ def test_clones_leave_nothing(
 
     said = capsys.readouterr().out
     assert "4 of 4 clones served, 2 of them at once" in said
-    left = [line for line in said.splitlines() if " of ours: " in line]
+    left = [line for line in said.splitlines() if " before, " in line]
     assert [line.split()[0] for line in left] == [
         "processes",
         "directories",

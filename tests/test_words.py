@@ -26,8 +26,6 @@ WORDS_NOT_YET = (
     "harness/channel/",
     "harness/guest/",
     "harness/machine/",
-    "harness/proof/",
-    "harness/cli/",
     "images/",
     "conformance/",
     "tests/",

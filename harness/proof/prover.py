@@ -1,13 +1,12 @@
-"""Runs tests of the suite on one defect after the other, from a process that has collected it once.
+"""Runs of the suite's tests on one defect after the other, from a process that has collected once.
 
-A session of pytest spends seconds on imports and collection before its first
-test. Here it comes as far as its run loop once, and then lives on as a fork for
-each defect that is asked for over a socket: a session of its own, on a device
-of its own, whose end it does not survive.
+A session of pytest needs seconds for imports and collection before its first test. Here one session
+reaches its run loop once, and is then forked for each defect that a socket asks for. Each fork is a
+session of its own, on a device of its own, and exits at the end of the session.
 
     python -m harness.proof.prover SUITE FD
 
-is that process; `Prover` is the other side of its socket.
+is that process; `Prover` is the other end of its socket.
 """
 
 from __future__ import annotations
@@ -41,17 +40,17 @@ from harness.report.collect import Collector
 from harness.report.results import Results, Verdict, bare_name, plain_node
 
 DEADLINE = 600.0
-"""Seconds that the tests of one defect may take."""
+"""Longest time for the tests of one defect, in seconds."""
 
 START_DEADLINE = 60.0
 ENOUGH = "enough is known"
-"""Why the session of a fork is stopped before its end, if it is by us."""
+"""Reason of a fork's session that we have stopped before its end."""
 
 END_DEADLINE = 10.0
 
 
 def statements(item: pytest.Item) -> frozenset[str]:
-    """What a test is about: clause ids, and "section: text" of what is only described."""
+    """Return the statements of a test: clause ids, and "section: text" of described behaviour."""
     statement = statement_of(item)
     if statement is None:
         return frozenset()
@@ -60,9 +59,9 @@ def statements(item: pytest.Item) -> frozenset[str]:
 
 
 def sample(items: Iterable[pytest.Item], defect: Defect, suite: Path) -> list[pytest.Item]:
-    """Some tests of each module, the same for the same defect whatever else there is.
+    """Return some tests of each module, always the same for the same defect.
 
-    None of those that do anything at random: these are about every statement there is.
+    Tests of random operations are left out: they are about all statements.
     """
     modules: defaultdict[str, list[tuple[int, str, pytest.Item]]] = defaultdict(list)
     for item in items:
@@ -74,7 +73,7 @@ def sample(items: Iterable[pytest.Item], defect: Defect, suite: Path) -> list[py
 
 
 class Session:
-    """A plugin for the session that forks; in a fork, for the one defect of it."""
+    """Plugin of the session that is forked, and of the forks, each for one defect."""
 
     def __init__(self, control: socket.socket, suite: Path) -> None:
         self._control = control
@@ -87,8 +86,11 @@ class Session:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Literal[True] | None:
-        """Fork for each name that comes. A fork goes on to pytest's own loop, with its tests."""
-        gc.freeze()  # what the collection left is shared with every fork
+        """Fork for each name that arrives.
+
+        A fork continues to pytest's own loop, with its tests.
+        """
+        gc.freeze()  # forks share what the collection has allocated
         with self._control.makefile("r") as names:
             for name in names:
                 defect = defects()[name.strip()]
@@ -100,29 +102,35 @@ class Session:
                     return None
                 os.close(theirs)
                 answer = self._wait(child, ours)
-                self._control.sendall(answer or b'{"error": "the fork died without a word"}\n')
+                self._control.sendall(answer or b'{"error": "the fork ended without an answer"}\n')
         return True
 
     def _wait(self, child: int, ours: int) -> bytes:
-        """What a fork says until its end, or until nobody wants to know or its time is over."""
-        said, deadline = b"", time.monotonic() + DEADLINE
+        """Return what a fork writes until its end.
+
+        The wait also ends when the other side disconnects, and after DEADLINE.
+        """
+        output, deadline = b"", time.monotonic() + DEADLINE
         while left := max(deadline - time.monotonic(), 0):
             ready, _, _ = select.select([ours, self._control.fileno()], [], [], left)
             if ours in ready:
                 piece = os.read(ours, 65536)
-                said += piece
+                output += piece
                 if not piece:
                     break
-            elif ready:  # the other side hung up: it sends nothing before it has its answer
+            elif ready:  # the other side disconnected: it sends nothing before it has its answer
                 break
         else:
-            said = json.dumps({"error": f"no end within {DEADLINE:g} s"}).encode() + b"\n"
+            output = (
+                json.dumps({"error": f"the tests did not end within {DEADLINE:g} s"}).encode()
+                + b"\n"
+            )
         os.close(ours)
         _end(child)
-        return said
+        return output
 
     def _become(self, session: pytest.Session, defect: Defect, answer: int) -> None:
-        """In a fork: make the session one about this defect."""
+        """Change the session in a fork into a session for this defect."""
         self.defect, self._answer, self._session = defect, answer, session
         config = session.config
         items = [item for item in session.items if _target(item) == defect.target]
@@ -139,11 +147,14 @@ class Session:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """A SHOULD that is no statement of the defect's may be one that the real device breaks."""
+        """Make SHOULDs strict for the defect's own statements only.
+
+        The real device may break others.
+        """
         item.config.option.strict_should = plain_node(item.nodeid) in self._own
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take note. What goes wrong elsewhere is enough to know that something does."""
+        """Collect the report. One failure of a test of other statements is enough to stop."""
         self._collector.add(report)
         assert self.defect
         if self.defect.statements and plain_node(report.nodeid) not in self._own:
@@ -152,17 +163,17 @@ class Session:
                 self._session.shouldstop = ENOUGH
 
     def answer(self, code: int) -> NoReturn:
-        """At the end of a fork: say what was found, and end without what its parent does."""
+        """Write the result at the end of a fork, and exit without the cleanup of its parent."""
         assert self.defect
         stopped = self.defect.unusable or self._session.shouldstop == ENOUGH
-        usual = (0, 1, 2) if stopped else (0, 1)
+        expected = (0, 1, 2) if stopped else (0, 1)
         if self._untested:
-            found = {"error": f"no test on {self.defect.target} is about {self._untested}"}
-        elif code in usual:
-            found = asdict(judged(self.defect, self._collector.results(True), self._own))
+            result = {"error": f"no test on {self.defect.target} checks {self._untested}"}
+        elif code in expected:
+            result = asdict(judged(self.defect, self._collector.results(True), self._own))
         else:
-            found = {"error": f"pytest ended with {code}: {self._session.shouldstop}"}
-        os.write(self._answer, json.dumps(found).encode() + b"\n")
+            result = {"error": f"pytest ended with {code}: {self._session.shouldstop}"}
+        os.write(self._answer, json.dumps(result).encode() + b"\n")
         os._exit(0)
 
 
@@ -172,7 +183,7 @@ def _target(item: pytest.Item) -> str:
 
 
 def _end(child: int) -> None:
-    """Wait for a fork that should be at its end, and see to it."""
+    """Wait for a fork that should be about to end; kill it if it does not."""
     for number in (0, signal.SIGTERM, signal.SIGKILL):
         os.kill(child, number)
         deadline = time.monotonic() + END_DEADLINE
@@ -183,7 +194,7 @@ def _end(child: int) -> None:
 
 
 def judged(defect: Defect, results: Results, own: set[str]) -> Proof:
-    """What a run on a defect shows; `own` are the ids of the tests about its statements."""
+    """Return the result of a run on a defect; `own` are the ids of its statements' tests."""
     seen_red = {Verdict.BROKEN, *([Verdict.ERROR] if defect.unusable else [])}
     keyed, red, elsewhere = {}, {}, {}
     others = 0
@@ -204,7 +215,7 @@ def judged(defect: Defect, results: Results, own: set[str]) -> Proof:
 
 
 class Prover:
-    """The process, from the first defect that it is asked about until `close`."""
+    """The process, from the first defect that is asked for until `close`."""
 
     def __init__(self, suite: Path) -> None:
         self._words = tempfile.TemporaryFile()  # noqa: SIM115  (`close` does)
@@ -221,27 +232,27 @@ class Prover:
         self._answers = self._socket.makefile("r")
 
     def prove(self, defect: Defect) -> Proof:
-        """Run the tests of a defect's statements on it, and beside them a sample of the others.
+        """Run the tests of a defect's statements on it, and in addition a sample of the others.
 
-        On a harmless one, the whole suite. ProofError if that comes to no end
-        within `DEADLINE` seconds, or to no results.
+        A harmless defect gets the whole suite. Raise ProofError if there is no end within
+        `DEADLINE` seconds, or no result.
         """
         try:
             self._socket.sendall(defect.name.encode() + b"\n")
             line = self._answers.readline()
         except OSError as error:
-            raise ProofError(f"{defect.name}: no answer: {error}") from None
+            raise ProofError(f"{defect.name}: the prover does not answer: {error}") from None
         if not line:
             self._words.seek(0)
             words = self._words.read().decode(errors="replace").strip().splitlines()
-            raise ProofError(f"{defect.name}: {words[-1] if words else 'no word of pytest'}")
-        found: dict[str, Any] = json.loads(line)
-        if "error" in found:
-            raise ProofError(f"{defect.name}: {found['error']}")
-        return build(Proof, found)
+            raise ProofError(f"{defect.name}: {words[-1] if words else 'pytest printed nothing'}")
+        result: dict[str, Any] = json.loads(line)
+        if "error" in result:
+            raise ProofError(f"{defect.name}: {result['error']}")
+        return build(Proof, result)
 
     def close(self) -> None:
-        """Hang up, and see the process end."""
+        """Close the connection, and wait for the process to end."""
         self._answers.close()
         self._socket.close()
         with suppress(subprocess.TimeoutExpired):

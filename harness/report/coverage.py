@@ -297,7 +297,7 @@ def sections_tables(verdicts: Iterable[Verdicts]) -> list[str]:
         }
         names = sorted({name for target in columns for name in target.sections}, key=section_order)
         lines += ["", f"### {made_of(parts)}", ""]
-        lines.append(f"| section | {' | '.join(f'`{target.target}`' for one in columns)} |")
+        lines.append(f"| section | {' | '.join(f'`{target.target}`' for target in columns)} |")
         lines.append(f"| --- |{' --- |' * len(columns)}")
         for name in names:
             cells = " | ".join(_cell(Counter(target.sections.get(name, {}))) for target in columns)
