@@ -209,9 +209,8 @@ class Session:
             return
         try:
             seen = self.driver.wait_config_change(above=changes, timeout=self.deadline)
-            while (
-                seen[-1].capacity != capacity
-            ):  # an interrupt from before the resize, or one for a used buffer
+            # The last interrupt may be from before the resize, or for a used buffer.
+            while seen[-1].capacity != capacity:
                 seen = self.driver.wait_config_change(above=len(seen), timeout=self.deadline)
         except DeviceTimeoutError as error:
             what = f"the capacity is {self.driver.config().capacity}, not {capacity}"
