@@ -10,7 +10,7 @@ from harness.virtio.blk import RequestType, Status
 
 
 @pytest.mark.parametrize("capacity", [1, mib(8) + 1, 2**32 + 5], ids=["1", "8M+1", "2T+5"])
-@described("5.2.4", "capacity is the size of the disk in sectors")
+@described("5.2.4-P-04")
 def test_capacity_is_the_size_of_the_backing_file(plug, capacity):
     disk = plug(capacity=capacity)
 
@@ -82,7 +82,7 @@ def test_a_resize_while_requests_run_is_announced_and_they_complete(plug):
     assert all(disk.backing.read(16 * n, 1) == data for n in range(8))
 
 
-@described("5.2.5", "capacity is read at initialisation")
+@described("5.2.5-P-05")
 def test_a_resize_before_driver_ok_is_the_capacity_after_it(plug):
     disk = plug(start=False, capacity=mib(8))
     disk.driver.negotiate()
@@ -95,7 +95,7 @@ def test_a_resize_before_driver_ok_is_the_capacity_after_it(plug):
     assert disk.read(mib(24) - 1).status is Status.OK
 
 
-@described("5.2.4", "the disk ends at capacity")
+@described("5.2.4-P-06")
 def test_after_a_growth_the_new_sectors_can_be_used_and_the_old_are_as_they_were(plug):
     disk = plug(capacity=mib(8))
     old, new = sectors(2, salt=1), sectors(2, salt=77)
@@ -116,7 +116,7 @@ def test_after_a_growth_the_new_sectors_can_be_used_and_the_old_are_as_they_were
     assert (fresh.damage, written.damage, across.damage) == ((), (), ())
 
 
-@described("5.2.4", "the disk ends at capacity")
+@described("5.2.4-P-06")
 def test_after_a_shrink_the_sectors_beyond_the_end_are_gone_and_the_rest_is_as_it_was(plug):
     disk = plug(capacity=mib(8))
     kept = sectors(2)

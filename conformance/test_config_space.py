@@ -59,7 +59,7 @@ def test_the_halves_of_capacity_can_be_read_in_either_order(plug):
     assert high_first == low_first[::-1]
 
 
-@described("5.2.5", "blk_size and topology are the block sizes of the disk")
+@described("5.2.5-P-03")
 @reads_only
 def test_block_sizes_and_topology(plug):
     disk = plug(
@@ -79,7 +79,7 @@ def test_block_sizes_and_topology(plug):
     assert config.opt_io_size == 64
 
 
-@described("5.2.4", "num_queues is the number of request queues")
+@described("5.2.4-P-05")
 def test_num_queues(plug):
     disk = plug(queues=3, driver_queues=3, needs=[Feature.BLK_MQ])
     disk.backing.write(0, sectors(3))
@@ -92,7 +92,7 @@ def test_num_queues(plug):
         assert completion.data == sectors(3)[512 * queue : 512 * (queue + 1)]
 
 
-@described("5.2.5", "the limits of discard and write zeroes are in their fields")
+@described("5.2.5-P-11")
 def test_limits_of_discard_and_write_zeroes(plug):
     disk = plug(
         max_discard_sectors=384,
@@ -109,7 +109,7 @@ def test_limits_of_discard_and_write_zeroes(plug):
 
 
 @pytest.mark.parametrize("mode", [0, 1])
-@described("5.2.5", "writeback reads as the cache mode, and the driver sets it")
+@described("5.2.5-P-12")
 def test_writeback_can_be_switched(plug, mode):
     disk = plug(write_cache=not mode, config_wce=True, needs=[Feature.BLK_CONFIG_WCE])
     assert disk.driver.config().writeback == 1 - mode

@@ -23,7 +23,7 @@ def check_failed(completion, case=""):
 
 
 @pytest.mark.parametrize("kind", BOTH, ids=by_name)
-@described("5.2.5", "max_discard_sectors and max_write_zeroes_sectors are what a segment may have")
+@described("5.2.5-P-07")
 def test_a_segment_can_be_as_long_as_the_device_says_and_no_longer(plug, kind):
     disk = plug(max_discard_sectors=384, max_write_zeroes_sectors=384, needs=NEEDS)
     disk.backing.write(0, sectors(1024))
@@ -44,7 +44,7 @@ def test_a_segment_can_be_as_long_as_the_device_says_and_no_longer(plug, kind):
 
 
 @pytest.mark.parametrize("kind", BOTH, ids=by_name)
-@described("5.2.4", "the disk ends at capacity")
+@described("5.2.4-P-06")
 def test_a_segment_beyond_the_end_fails_and_changes_nothing(plug, kind):
     disk = plug(needs=NEEDS)
     end = disk.driver.config().capacity
@@ -62,7 +62,7 @@ def test_a_segment_beyond_the_end_fails_and_changes_nothing(plug, kind):
 
 
 @pytest.mark.parametrize("kind", BOTH, ids=by_name)
-@described("5.2.5", "discard_sector_alignment is for splitting requests, not for refusing them")
+@described("5.2.5-P-06")
 def test_a_segment_need_not_be_aligned(plug, kind):
     disk = plug(physical_block_size=4096, needs=NEEDS)
     disk.backing.write(0, sectors(64))
@@ -77,7 +77,7 @@ def test_a_segment_need_not_be_aligned(plug, kind):
 
 
 @pytest.mark.parametrize("kind", BOTH, ids=by_name)
-@described("5.2.5", "requests that write fail on a read-only device")
+@described("5.2.5-P-09")
 def test_a_read_only_disk_is_neither_discarded_nor_zeroed(plug, kind):
     disk = plug(read_only=True, needs=[Feature.BLK_RO])
     before = disk.backing.allocated

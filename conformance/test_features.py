@@ -122,7 +122,7 @@ def test_zoned_is_not_offered_over_a_plain_file(plug):
         ),
     ],
 )
-@described("5.2.3", "a feature bit says what the device can do")
+@described("5.2.3-P-02")
 @reads_only
 def test_a_feature_is_offered_exactly_if_the_device_has_it(plug, feature, off, on):
     without = plug(start=False, **off).driver.offered()
@@ -132,7 +132,7 @@ def test_a_feature_is_offered_exactly_if_the_device_has_it(plug, feature, off, o
     assert having & feature.mask
 
 
-@described("5.2.3", "MQ says that the device can have several queues")
+@described("5.2.3-P-01")
 @reads_only
 def test_a_device_with_several_queues_offers_mq(plug):
     disk = plug(start=False, queues=2)

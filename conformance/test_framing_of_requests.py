@@ -16,7 +16,7 @@ MOST = 1 << 20
 
 
 @pytest.mark.parametrize("length", [1, 100, 511, 513, 1000])
-@described("5.2.6", "IOERR says that the driver made an error")
+@described("5.2.6-P-08")
 def test_a_read_of_no_whole_sectors_fails(plug, length):
     disk = plug()
     disk.backing.write(40, sectors(2))
@@ -28,7 +28,7 @@ def test_a_read_of_no_whole_sectors_fails(plug, length):
 
 
 @pytest.mark.parametrize("length", [1, 100, 511, 513, 1000])
-@described("5.2.6", "IOERR says that the driver made an error")
+@described("5.2.6-P-08")
 def test_a_write_of_no_whole_sectors_fails_and_changes_nothing(plug, length):
     disk = plug()
     disk.backing.write(40, sectors(2))
@@ -42,7 +42,7 @@ def test_a_write_of_no_whole_sectors_fails_and_changes_nothing(plug, length):
 
 
 @pytest.mark.parametrize("length", [1, 10, 19, 21, 64])
-@described("5.2.6", "GET_ID fills its data with the id string, and nothing else")
+@described("5.2.6-P-03")
 def test_get_id_into_another_length_than_20_stays_within_it(plug, length):
     serial = "vblk-0123456789abcde"
     disk = plug(serial=serial)
@@ -60,7 +60,7 @@ def test_get_id_into_another_length_than_20_stays_within_it(plug, length):
 # --- the largest requests
 
 
-@described("5.2.3", "seg_max is the most segments that a request has")
+@described("5.2.3-P-04")
 @reads_only
 def test_a_request_can_have_seg_max_segments(plug):
     disk = plug(needs=[Feature.BLK_SEG_MAX])
@@ -76,7 +76,7 @@ def test_a_request_can_have_seg_max_segments(plug):
     assert completion.damage == ()
 
 
-@described("5.2.3", "size_max is the most that a segment of a request has")
+@described("5.2.3-P-05")
 @reads_only
 def test_a_segment_can_have_size_max_bytes(plug):
     disk = plug(needs=[Feature.BLK_SIZE_MAX])
@@ -99,7 +99,7 @@ def test_a_segment_can_have_size_max_bytes(plug):
 # --- block size and geometry
 
 
-@described("5.2.5", "blk_size is a hint: the unit of requests is 512 bytes")
+@described("5.2.5-P-04")
 def test_a_disk_of_larger_blocks_is_read_and_written_by_the_sector(plug):
     disk = plug(logical_block_size=4096, needs=[Feature.BLK_BLK_SIZE])
     disk.backing.write(0, sectors(16))
@@ -116,7 +116,7 @@ def test_a_disk_of_larger_blocks_is_read_and_written_by_the_sector(plug):
     assert (reading.damage, writing.damage) == ((), ())
 
 
-@described("5.2.3", "geometry is the disk's, where GEOMETRY is offered")
+@described("5.2.3-P-03")
 @reads_only
 def test_geometry_is_that_of_the_disk(plug):
     disk = plug(geometry=(130, 12, 10), needs=[Feature.BLK_GEOMETRY])
@@ -148,7 +148,7 @@ def test_geometry_is_that_of_the_disk(plug):
         ),
     ],
 )
-@described("5.2.6", "UNSUPP says that the device does not know the request")
+@described("5.2.6-P-10")
 def test_a_request_that_the_device_does_not_offer_ends_with_unsupp(
     plug, feature, kind, data, receive
 ):

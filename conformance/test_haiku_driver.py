@@ -55,7 +55,7 @@ def changed(handle):
 # --- size, geometry and media
 
 
-@described("3.1.1", "a device takes a subset of the features that it offers")
+@described("3.1.1-P-01")
 def test_the_driver_comes_up_with_its_own_features(plug):
     disk = plug(start=False)
     offered = disk.driver.offered()
@@ -82,7 +82,7 @@ def test_the_driver_comes_up_with_its_own_features(plug):
     ],
     ids=["1-sector", "odd", "4k", "1k-8k", "2T-1", "2T+5", "8T-of-4k", "16T"],
 )
-@described("5.2.4", "capacity, blk_size and topology say how large the disk and its blocks are")
+@described("5.2.4-P-04", "5.2.5-P-03")
 def test_geometry(plug, capacity, logical, physical):
     disk = plug(
         start=False,
@@ -111,7 +111,7 @@ def test_geometry(plug, capacity, logical, physical):
         assert handle.read((blocks - 1) * logical, logical)[0] is StatusT.B_OK
 
 
-@described("5.2.6", "IN and OUT reach the whole of the disk")
+@described("5.2.6-P-05")
 def test_both_ends_of_a_disk_of_more_than_2_tib_can_be_written_and_read(plug):
     capacity = 2**32 + 16
     disk = plug(start=False, capacity=capacity)
@@ -135,7 +135,7 @@ def test_a_read_only_disk_is_seen_as_one_and_refuses_writes(plug):
     assert disk.backing.read(40, 8) == bytes(8 * SECTOR)
 
 
-@described("5.2.6", "each device serves its own disk")
+@described("5.2.6-P-11")
 def test_several_disks_at_once(plug):
     manager = DeviceManager()
     disks = [plug(start=False), plug(start=False)]
@@ -157,7 +157,7 @@ def test_several_disks_at_once(plug):
 # --- requests of any shape
 
 
-@described("5.2.6", "a request moves the bytes of its sectors")
+@described("5.2.6-P-06", "5.2.6-P-07")
 def test_unaligned_ranges_of_a_disk_of_4k_blocks(plug):
     disk = plug(start=False, logical_block_size=4096, physical_block_size=4096)
     around = sectors(64, salt=9)
@@ -178,7 +178,7 @@ def test_unaligned_ranges_of_a_disk_of_4k_blocks(plug):
     [(300, {}), (40, {"queue_size": 16}), (40, {"queue_size": 16, "seg_max_adjust": False})],
     ids=["as-it-comes", "queue-of-16", "seg_max-beyond-the-queue"],
 )
-@described("5.2.4", "seg_max is the number of segments that a request may have")
+@described("5.2.3-P-04")
 def test_a_scatter_list_longer_than_seg_max_is_split(plug, count, queue):
     disk = plug(start=False, needs=[Feature.BLK_SEG_MAX], **queue)
     data = sectors(count)
@@ -214,7 +214,7 @@ def test_a_scatter_list_longer_than_seg_max_is_split(plug, count, queue):
 # --- status
 
 
-@described("5.2.6", "IOERR tells of an error of the device or the driver")
+@described("5.2.6-P-08")
 def test_a_failing_sector_ends_a_read_with_the_bytes_before_it(plug):
     bad = 2 * CHUNK // SECTOR + 5
     disk = plug(start=False, faults=(Fault("read", sector=bad, errno=errno.EIO),))
@@ -229,7 +229,7 @@ def test_a_failing_sector_ends_a_read_with_the_bytes_before_it(plug):
     assert got == data[: 2 * CHUNK]
 
 
-@described("5.2.6", "IOERR tells of an error of the device or the driver")
+@described("5.2.6-P-08")
 def test_a_failing_write_is_an_io_error(plug):
     disk = plug(start=False, faults=(Fault("write", sector=8, errno=errno.EIO),))
 
@@ -238,7 +238,7 @@ def test_a_failing_write_is_an_io_error(plug):
         assert handle.write(9 * SECTOR, sectors(1)) == (StatusT.B_OK, SECTOR)
 
 
-@described("5.2.6", "FLUSH ends with OK once writes are stable")
+@described("5.2.6-P-02")
 def test_the_drive_cache_is_flushed(plug):
     disk = plug(start=False, needs=[Feature.BLK_FLUSH])
 
@@ -248,7 +248,7 @@ def test_the_drive_cache_is_flushed(plug):
         assert handle.info.statistics.flushes == 1
 
 
-@described("5.2.6", "FLUSH ends with IOERR if the writes cannot be made stable")
+@described("5.2.6-P-08")
 def test_a_flush_that_fails_is_an_io_error(plug):
     fault = Fault("flush", errno=errno.EIO)
     disk = plug(start=False, needs=[Feature.BLK_FLUSH], write_cache=True, faults=(fault,))
@@ -370,7 +370,7 @@ def read_in_vain(handle, position, length):
     raise AssertionError("no read timed out")
 
 
-@described("2.7.8", "a chain is the device's until it is in the used ring")
+@described("2.7.8-P-01")
 def test_a_late_completion_is_not_taken_for_another_request(plug):
     disk = plug(start=False, iops=2)
     old, new = sectors(1, salt=3), sectors(1, salt=120)

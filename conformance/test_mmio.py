@@ -42,7 +42,7 @@ def test_magic_value_and_version(plug):
 
 
 @on("legacy")
-@described("4.2.4", "a legacy device has the magic value, and version 1")
+@described("4.2.4-P-02")
 @reads_only
 def test_magic_value_and_version_of_a_legacy_device(plug):
     driver = plug(start=False).driver
@@ -117,7 +117,7 @@ def test_a_reset_clears_the_interrupt_and_every_queue_ready(plug):
 
 
 @on("legacy")
-@described("4.2.4", "QueuePFN is 0 for a queue that is not in use, and so after a reset")
+@described("4.2.4-P-01")
 def test_queue_pfn_shows_a_queue_in_use_and_a_reset_clears_it(plug):
     driver = plug().driver
     driver.register_write("QueueSel", 0)
@@ -246,7 +246,7 @@ def test_device_features_is_zero_where_no_bit_is_described(plug, select):
 
 @on("modern")
 @pytest.mark.parametrize("indices", [(1, 2, 64, 1023), (1024, 0xFFFF)], ids=["near", "far"])
-@described("4.2.2", "QueueSizeMax is 0 for a queue that is not there")
+@described("4.2.2-P-01")
 def test_queue_size_max_is_zero_for_a_queue_that_does_not_exist(plug, indices):
     driver = plug(start=False).driver
     driver.negotiate()
@@ -265,7 +265,7 @@ def test_queue_size_max_is_zero_for_a_queue_that_does_not_exist(plug, indices):
 
 @on("modern")
 @pytest.mark.parametrize("registers", ["SHMLen", "SHMBase"])
-@described("4.2.2", "a shared memory region that is not there shows nothing but ones")
+@described("4.2.2-P-02")
 def test_a_shared_memory_region_that_does_not_exist(plug, registers):
     driver = plug(start=False).driver
 

@@ -155,8 +155,7 @@ def test_a_used_descriptor_does_not_change_any_more(packed):
 
 
 @pytest.mark.parametrize("size", [3, 4, 7, 12, 13])
-@described("2.8.1", "each side's wrap counter flips at the end of the ring")
-@described("2.8.10.1", "a packed queue's size need be no power of 2")
+@described("2.8.1-P-01", "2.8.10.1-P-01")
 def test_a_small_queue_wraps_around_many_times(packed, size):
     disk = packed(driver_queue_size=size)
     disk.backing.write(0, sectors(40))
@@ -167,7 +166,7 @@ def test_a_small_queue_wraps_around_many_times(packed, size):
     assert b"".join(completion.data for completion in completions) == sectors(40)
 
 
-@described("2.8.1", "each side's wrap counter flips at the end of the ring")
+@described("2.8.1-P-01")
 def test_the_largest_queue_wraps_around_many_times(packed):
     disk = packed()
     disk.backing.write(9, sectors(1))
@@ -189,7 +188,7 @@ def test_the_largest_queue_wraps_around_many_times(packed):
         pytest.param(Request(99, receive=512), id="unsupported"),
     ],
 )
-@described("2.8.4", "the length of a used descriptor is what the device has written")
+@described("2.8.4-P-01")
 def test_the_used_length_covers_only_bytes_that_were_written(packed, request_):
     disk = packed(faults=(Fault("read", 64),))
     disk.backing.write(8, sectors(1))
@@ -204,7 +203,7 @@ def test_the_used_length_covers_only_bytes_that_were_written(packed, request_):
     )
 
 
-@described("2.8.21", "chains published together are each used once")
+@described("2.8.21-P-01")
 def test_a_batch_is_used_chain_by_chain(packed):
     disk = packed()
     requests = [Request(RequestType.OUT, 2 * n, sectors(1, salt=n)) for n in range(16)]
@@ -217,7 +216,7 @@ def test_a_batch_is_used_chain_by_chain(packed):
     assert all(disk.backing.read(2 * n, 1) == sectors(1, salt=n) for n in range(16))
 
 
-@described("2.8.10", "the driver's event suppression area says which completions interrupt")
+@described("2.8.10-P-03")
 @reads_only
 def test_each_completion_interrupts_while_events_are_enabled(packed):
     disk = packed()
@@ -230,7 +229,7 @@ def test_each_completion_interrupts_while_events_are_enabled(packed):
     assert disk.driver.interrupts().queue == 5
 
 
-@described("2.8.10", "the driver's event suppression area says which completions interrupt")
+@described("2.8.10-P-03")
 @reads_only
 def test_no_completion_interrupts_while_events_are_disabled(packed):
     disk = packed()
@@ -247,7 +246,7 @@ def test_no_completion_interrupts_while_events_are_disabled(packed):
     disk.driver.wait_interrupt("queue", above=0)
 
 
-@described("2.8.10", "an event for one descriptor comes when that one is used")
+@described("2.8.10-P-02")
 @reads_only
 def test_with_event_idx_the_interrupt_comes_at_the_descriptor_asked_for(packed):
     disk = packed(extra=[Feature.EVENT_IDX])
@@ -279,7 +278,7 @@ def plug_after_first_wrap(packed):
     return disk, before
 
 
-@described("2.8.10", "an event for one descriptor comes when that one is used")
+@described("2.8.10-P-02")
 @reads_only
 def test_with_event_idx_the_interrupt_comes_in_the_round_asked_for(packed):
     disk, _ = plug_after_first_wrap(packed)
@@ -293,7 +292,7 @@ def test_with_event_idx_the_interrupt_comes_in_the_round_asked_for(packed):
     disk.driver.wait_interrupt("queue", above=before.queue)
 
 
-@described("2.8.10", "an event for one descriptor comes when that one is used")
+@described("2.8.10-P-02")
 @reads_only
 def test_with_event_idx_no_interrupt_comes_at_the_end_of_the_round_before(packed):
     disk, before = plug_after_first_wrap(packed)

@@ -264,7 +264,7 @@ def test_queue_size_is_a_power_of_two(plug, size):
 
 
 @SIZES
-@described("4.1.4.3", "queue_size is the largest size of a queue that the device has")
+@described("4.1.4.3-P-01")
 @on("pci", "modern")
 def test_queue_size_is_the_size_that_the_device_was_made_with(plug, size):
     disk = plug(start=False, queue_size=size, seg_max_adjust=True)

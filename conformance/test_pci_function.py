@@ -75,7 +75,7 @@ def test_bars_have_sizes_that_are_powers_of_two(plug):
     assert driver.pci_read(0, 64) == before
 
 
-@described("4.1.4", "a structure lies within the BAR that its capability names")
+@described("4.1.4-P-01")
 @reads_only
 def test_structures_lie_within_their_bars(plug):
     driver = plug(start=False).driver

@@ -34,7 +34,7 @@ def on_every_queue(disk, queues=range(QUEUES), each=6):
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
-@described("5.2.2", "each of the request virtqueues serves requests, whatever the others do")
+@described("5.2.2-P-01")
 def test_requests_on_all_queues_at_once_are_each_answered_on_their_own(plug, packed):
     disk = several(plug, [Feature.RING_PACKED], packed=True) if packed else several(plug)
     disk.backing.write(0, sectors(6 * QUEUES))
@@ -46,7 +46,7 @@ def test_requests_on_all_queues_at_once_are_each_answered_on_their_own(plug, pac
     assert [disk.driver.queue_state(queue).in_flight for queue in range(QUEUES)] == [0] * QUEUES
 
 
-@described("5.2.2", "each of the request virtqueues serves requests, whatever the others do")
+@described("5.2.2-P-01")
 def test_a_write_on_one_queue_is_read_on_the_others(plug):
     disk = several(plug)
 
@@ -58,7 +58,7 @@ def test_a_write_on_one_queue_is_read_on_the_others(plug):
 
 
 @on("pci")
-@described("2.6.1", "the reset of one virtqueue leaves the others in use")
+@described("2.6.1-P-01")
 def test_the_reset_of_a_queue_leaves_the_others_alone(plug):
     disk = several(plug, [Feature.RING_RESET])
     disk.backing.write(0, sectors(6 * QUEUES))

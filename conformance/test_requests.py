@@ -14,7 +14,7 @@ UNMAP = 1
 ZONE_REQUESTS = [kind for kind in RequestType if kind.name.startswith("ZONE_")]
 
 
-@described("5.2.6", "IN gives the contents of the sectors")
+@described("5.2.6-P-06")
 def test_read_gives_the_contents(plug):
     disk = plug()
     disk.backing.write(40, sectors(64))
@@ -27,7 +27,7 @@ def test_read_gives_the_contents(plug):
         assert completion.damage == ()
 
 
-@described("5.2.6", "OUT changes these sectors and no others")
+@described("5.2.6-P-07")
 def test_write_changes_these_sectors_and_no_others(plug):
     disk = plug()
 
@@ -42,7 +42,7 @@ def test_write_changes_these_sectors_and_no_others(plug):
         assert disk.backing.read(39, count + 2) == expected
 
 
-@described("5.2.6", "FLUSH ends with OK once writes are stable")
+@described("5.2.6-P-02")
 def test_flush_after_a_write_succeeds(plug):
     disk = plug(needs=[Feature.BLK_FLUSH])
     assert disk.write(8, sectors(1)).status is Status.OK
@@ -78,7 +78,7 @@ def test_write_of_nothing_to_a_read_only_disk_is_refused(plug):
     assert completion.damage == ()
 
 
-@described("5.2.6", "IOERR says that the device failed")
+@described("5.2.6-P-08")
 def test_a_read_that_the_device_cannot_do_ends_with_ioerr(plug):
     disk = plug(faults=(Fault("read", sector=42),))
     disk.backing.write(40, sectors(3))
@@ -92,7 +92,7 @@ def test_a_read_that_the_device_cannot_do_ends_with_ioerr(plug):
     assert good.data == sectors(2)
 
 
-@described("5.2.6", "IOERR says that the device failed")
+@described("5.2.6-P-08")
 def test_a_write_that_the_device_cannot_do_ends_with_ioerr(plug):
     disk = plug(faults=(Fault("write", sector=42, once=True),))
 
@@ -106,7 +106,7 @@ def test_a_write_that_the_device_cannot_do_ends_with_ioerr(plug):
     assert disk.backing.read(42, 1) == sectors(1)
 
 
-@described("5.2.6", "IOERR says that the device failed")
+@described("5.2.6-P-08")
 def test_a_full_host_disk_ends_a_write_with_ioerr(plug):
     disk = plug(faults=(Fault("write", errno=errno.ENOSPC),))
 
@@ -117,7 +117,7 @@ def test_a_full_host_disk_ends_a_write_with_ioerr(plug):
     assert disk.read(0).status is Status.OK
 
 
-@described("5.2.6", "IOERR says that the device failed")
+@described("5.2.6-P-08")
 def test_a_flush_that_the_device_cannot_do_ends_with_ioerr(plug):
     disk = plug(faults=(Fault("flush", once=True),), needs=[Feature.BLK_FLUSH])
     assert disk.write(0, sectors(1)).status is Status.OK
@@ -131,7 +131,7 @@ def test_a_flush_that_the_device_cannot_do_ends_with_ioerr(plug):
 
 
 @pytest.mark.parametrize("kind", ["discard", "write-zeroes"])
-@described("5.2.6", "IOERR says that the device failed")
+@described("5.2.6-P-08")
 def test_a_discard_that_the_device_cannot_do_ends_with_ioerr(plug, kind):
     disk = plug(
         faults=(Fault(kind, once=True),), needs=[Feature.BLK_DISCARD, Feature.BLK_WRITE_ZEROES]
@@ -146,7 +146,7 @@ def test_a_discard_that_the_device_cannot_do_ends_with_ioerr(plug, kind):
     assert again.status is Status.OK
 
 
-@described("5.2.4", "the disk ends at capacity")
+@described("5.2.4-P-06")
 def test_a_request_beyond_the_end_ends_with_ioerr_and_changes_nothing(plug):
     disk = plug()
     end = disk.driver.config().capacity
@@ -176,7 +176,7 @@ def test_a_request_beyond_the_end_ends_with_ioerr_and_changes_nothing(plug):
         pytest.param([0x80000000, 0x80000001], id="legacy-barrier"),
     ],
 )
-@described("5.2.6", "UNSUPP says that the device does not know the request")
+@described("5.2.6-P-10")
 def test_a_request_of_unknown_type_ends_with_unsupp_and_changes_nothing(plug, kinds):
     disk = plug()
     disk.backing.write(0, sectors(8))
@@ -240,7 +240,7 @@ def test_unmap_on_a_discard_ends_with_unsupp_and_changes_nothing(plug):
     assert disk.backing.read(0, 16) == sectors(16)
 
 
-@described("5.2.6", "DISCARD touches no sector outside its segment")
+@described("5.2.6-P-01")
 def test_discard_leaves_the_sectors_around_it_alone(plug):
     disk = plug(needs=[Feature.BLK_DISCARD])
     disk.backing.write(0, sectors(64))
@@ -286,7 +286,7 @@ def test_discarded_sectors_read_as_zeroes_after_write_zeroes(plug):
 
 
 @pytest.mark.parametrize("kind", [RequestType.DISCARD, RequestType.WRITE_ZEROES])
-@described("5.2.6", "a request has at most as many segments as the device says")
+@described("5.2.5-P-07")
 def test_more_segments_than_the_device_takes_do_not_succeed(plug, kind):
     disk = plug(needs=[Feature.BLK_DISCARD, Feature.BLK_WRITE_ZEROES])
     config = disk.driver.config()
@@ -319,7 +319,7 @@ def test_a_reserved_flag_in_the_last_of_several_segments_ends_with_unsupp(plug):
 @pytest.mark.parametrize(
     "serial", ["vblk-0123456789abcde", "short", ""], ids=["full", "short", "none"]
 )
-@described("5.2.6", "GET_ID gives the id string, padded with NUL to 20 bytes")
+@described("5.2.6-P-03")
 @reads_only
 def test_get_id_gives_the_id_padded_with_nul(plug, serial):
     disk = plug(serial=serial)

@@ -204,7 +204,7 @@ def test_the_used_length_is_there_when_the_used_index_moves(plug):
         assert unwritten not in lengths, "the used index moved, and len was not there"
 
 
-@described("2.7.13", "chains published together are each used once")
+@described("2.7.13-P-01")
 def test_a_batch_is_used_chain_by_chain(plug):
     disk = plug()
     requests = [Request(RequestType.OUT, 2 * n, sectors(1, salt=n)) for n in range(16)]
@@ -218,7 +218,7 @@ def test_a_batch_is_used_chain_by_chain(plug):
     assert disk.driver.queue_state(0).used_idx == 16
 
 
-@described("2.7", "the driver may use a smaller queue than the device has room for")
+@described("2.7-P-01")
 @on("modern")
 def test_a_small_queue_wraps_around(plug):
     disk = plug(driver_queue_size=4)

@@ -50,7 +50,7 @@ def test_no_queue_is_enabled_after_a_reset(plug):
     assert enabled() == [0, 0, 0]
 
 
-@described("2.4", "a reset device can be used as if it were new")
+@described("2.4-P-01")
 def test_a_device_works_again_after_a_reset(plug):
     disk = plug()
     assert disk.write(3, sectors(1)).status is Status.OK
@@ -86,6 +86,7 @@ def test_after_a_reset_with_requests_in_flight_the_device_is_silent(plug, packed
 
 
 @pytest.mark.parametrize("kick", [False, True], ids=["silent", "notified"])
+@on("modern")  # a legacy driver may use the device before DRIVER_OK (3.1.2-L-03)
 @clause("2.1.2-D-01")
 def test_buffers_made_available_before_driver_ok_wait_for_it(plug, kick):
     disk = plug(start=False)
@@ -137,7 +138,7 @@ def test_needs_reset_is_announced_as_a_configuration_change(plug):
     assert eventually(lambda: disk.driver.interrupts().config > 0)
 
 
-@described("2.4", "a reset device can be used as if it were new")
+@described("2.4-P-01")
 def test_a_reset_brings_a_device_back_that_needs_it(plug):
     disk = plug()
     break_the_ring(disk)

@@ -54,18 +54,18 @@ def test_each_completion_interrupts_if_the_driver_asks_for_the_next(plug):
     check_each_completion_interrupts(plug_suppressed(plug, [Feature.EVENT_IDX]))
 
 
-@described("2.8.10", "an event for one descriptor comes when that one is used")
+@described("2.8.10-P-02")
 def test_each_completion_of_a_packed_ring_interrupts_if_the_driver_asks_for_the_next(plug):
     check_each_completion_interrupts(plug_suppressed(plug, [Feature.EVENT_IDX], packed=True))
 
 
 @EXTRA
-@described("2.7.10", "a device that asks for no notification finds what becomes available")
+@described("2.7.10-P-01")
 def test_requests_that_are_only_notified_of_when_asked_for_are_served(plug, extra):
     check_all_are_served(plug_suppressed(plug, extra))
 
 
 @EXTRA
-@described("2.8.10", "a device that asks for no notification finds what becomes available")
+@described("2.8.10-P-01")
 def test_requests_of_a_packed_ring_are_served_likewise(plug, extra):
     check_all_are_served(plug_suppressed(plug, extra, packed=True))

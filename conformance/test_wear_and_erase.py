@@ -35,7 +35,7 @@ def test_lifetime_is_offered_over_storage_that_tells_of_its_wear(plug):
 
 
 @pytest.mark.parametrize("wear", [(0, 0, 0), (1, 3, 7), (3, 11, 11)], ids=by_values)
-@described("5.2.6", "GET_LIFETIME returns what the storage tells of its wear")
+@described("5.2.6-P-04")
 def test_get_lifetime_gives_the_wear_of_the_storage(plug, wear):
     disk = plug(lifetime=wear, needs=[Feature.BLK_LIFETIME])
 
@@ -66,7 +66,7 @@ def test_reserved_values_of_the_storage_are_not_passed_on(plug, wear):
 # --- secure erase
 
 
-@described("5.2.6", "SECURE_ERASE erases its segment, and no sector outside it")
+@described("5.2.6-P-09")
 def test_secure_erase_leaves_nothing_of_its_segment_and_the_rest_alone(plug):
     disk = plug(**ERASES)
     config = disk.driver.config()
@@ -101,7 +101,7 @@ def test_every_reserved_flag_of_a_secure_erase_ends_with_unsupp(plug):
     assert disk.backing.read(0, 16) == sectors(16)
 
 
-@described("5.2.5", "max_secure_erase_sectors and max_secure_erase_seg limit what is erased")
+@described("5.2.5-P-08")
 def test_more_than_the_device_erases_at_once_does_not_succeed(plug):
     disk = plug(**ERASES)
     config = disk.driver.config()
@@ -123,7 +123,7 @@ def test_more_than_the_device_erases_at_once_does_not_succeed(plug):
     assert disk.backing.read(0, 16) == sectors(16)
 
 
-@described("5.2.4", "the disk ends at capacity")
+@described("5.2.4-P-06")
 def test_a_secure_erase_beyond_the_end_fails_and_changes_nothing(plug):
     disk = plug(**ERASES)
     disk.backing.write(CAPACITY - 8, sectors(8))
@@ -135,7 +135,7 @@ def test_a_secure_erase_beyond_the_end_fails_and_changes_nothing(plug):
     assert disk.backing.read(CAPACITY - 8, 8) == sectors(8)
 
 
-@described("5.2.5", "requests that write fail on a read-only device")
+@described("5.2.5-P-09")
 def test_a_read_only_disk_is_not_erased(plug):
     disk = plug(read_only=True, secure_erase=True, needs=[Feature.BLK_RO])
 

@@ -46,7 +46,7 @@ def test_a_host_aware_disk_can_be_had_without_zoned_and_shows_no_zones_then(plug
     assert disk.driver.config_read(*ZONED_FIELDS) == bytes(24)
 
 
-@described("5.2.5", "a host-aware disk without ZONED is a disk like any other")
+@described("5.2.5-P-01")
 def test_a_host_aware_disk_without_zoned_is_written_anywhere(plug):
     disk = plug(zoned="host-aware", needs=[Feature.BLK_ZONED], without=[Feature.BLK_ZONED])
 
@@ -200,7 +200,7 @@ def test_the_padding_behind_model_is_zero(plug, model):
     assert zoned.disk.driver.config_read(field.offset, field.size) == bytes(3)
 
 
-@described("5.2.5", "the fields of zoned are read-only")
+@described("5.2.5-P-10")
 def test_the_fields_of_zoned_cannot_be_written(plug):
     zoned = plug_zoned(plug)
     driver = zoned.disk.driver

@@ -93,7 +93,7 @@ def test_a_write_that_cannot_open_its_zone_is_refused(plug, use_up, kind):
     assert zoned.zones() == before
 
 
-@described("5.2.6", "ZONE_OPEN_RESOURCE says that max_open_zones was reached")
+@described("5.2.6-P-14")
 def test_the_status_names_the_open_zones_where_they_have_run_out(plug):
     zoned = plug_zoned(plug, **OPEN_FIRST)
     _, other = use_up_open(zoned)
@@ -102,7 +102,7 @@ def test_the_status_names_the_open_zones_where_they_have_run_out(plug):
     check_refused(zoned.disk.write(other.start, zoned.data()), Status.ZONE_OPEN_RESOURCE)
 
 
-@described("5.2.6", "ZONE_ACTIVE_RESOURCE says that max_active_zones was reached")
+@described("5.2.6-P-13")
 def test_the_status_names_the_active_zones_where_they_have_run_out(plug):
     zoned = plug_zoned(plug, **OPEN_FIRST)
     _, other = use_up_active(zoned)
@@ -111,7 +111,7 @@ def test_the_status_names_the_active_zones_where_they_have_run_out(plug):
     check_refused(zoned.disk.write(other.start, zoned.data()), Status.ZONE_ACTIVE_RESOURCE)
 
 
-@described("5.2.6", "where both limits are reached the status is ZONE_ACTIVE_RESOURCE")
+@described("5.2.6-P-15")
 def test_the_status_names_the_active_zones_where_both_have_run_out(plug):
     zoned = plug_zoned(plug, **BOTH_AT_ONCE)
     most = zoned.limit("max_open_zones")
@@ -137,7 +137,7 @@ def check_implicitly_opened(zoned, zone, active):
     assert count(zoned, ACTIVE) == active
 
 
-@described("5.2.6", "a zone that is open implicitly may be closed to make room for another")
+@described("5.2.6-P-33")
 def test_implicitly_open_zones_make_room_or_are_in_the_way_but_never_too_many(plug):
     zoned = plug_zoned(plug, **OPEN_FIRST)
     most = zoned.limit("max_open_zones")
@@ -162,7 +162,7 @@ def test_implicitly_open_zones_make_room_or_are_in_the_way_but_never_too_many(pl
 
 
 @pytest.mark.parametrize("how", ["close", "finish", "reset", "fill"])
-@described("5.2.4", "a zone that is no longer open does not count as one")
+@described("5.2.4-P-02")
 def test_an_open_zone_gives_its_place_to_another(plug, how):
     zoned = plug_zoned(plug, zone_sectors=256, **OPEN_FIRST)
     zones, other = use_up_open(zoned)
@@ -180,7 +180,7 @@ def test_an_open_zone_gives_its_place_to_another(plug, how):
 
 
 @pytest.mark.parametrize("how", ["finish", "reset"])
-@described("5.2.4", "a zone that is no longer active does not count as one")
+@described("5.2.4-P-01")
 def test_an_active_zone_gives_its_place_to_another(plug, how):
     zoned = plug_zoned(plug, **OPEN_FIRST)
     zones, other = use_up_active(zoned)
@@ -193,7 +193,7 @@ def test_an_active_zone_gives_its_place_to_another(plug, how):
     assert count(zoned, ACTIVE) == len(zones)
 
 
-@described("5.2.4", "reset of all zones gives every place back")
+@described("5.2.4-P-03")
 def test_after_a_reset_of_all_zones_as_many_can_be_opened_as_before(plug):
     zoned = plug_zoned(plug, **OPEN_FIRST)
     zones, _ = use_up_open(zoned)
@@ -205,7 +205,7 @@ def test_after_a_reset_of_all_zones_as_many_can_be_opened_as_before(plug):
     assert count(zoned, OPEN) == len(zones)
 
 
-@described("5.2.5", "a limit of zero is no limit")
+@described("5.2.5-P-02")
 def test_without_limits_every_zone_can_be_open(plug):
     zoned = plug_zoned(plug, max_open_zones=0, max_active_zones=0)
     if zoned.config.max_open_zones or zoned.config.max_active_zones:

@@ -23,7 +23,7 @@ def room(zones, more=0):
 
 
 @pytest.mark.parametrize("model", MODELS)
-@described("5.2.6", "a report has every zone once, in order, each with what it can hold")
+@described("5.2.6-P-25")
 @reads_only
 def test_every_zone_is_reported_with_a_capacity_within_its_size(plug, model):
     zoned = plug_zoned(plug, model, zone_sectors=512, zone_capacity=448, conventional_zones=2)
@@ -35,7 +35,7 @@ def test_every_zone_is_reported_with_a_capacity_within_its_size(plug, model):
     assert all(0 < zone.capacity <= min(size, end - zone.start) for zone in zones)
 
 
-@described("5.2.6", "conventional zones are in the state NOT_WP, and no others are")
+@described("5.2.6-P-37")
 @reads_only
 def test_conventional_zones_and_no_others_are_without_a_write_pointer(plug):
     zoned = plug_zoned(plug, conventional_zones=2)
@@ -46,7 +46,7 @@ def test_conventional_zones_and_no_others_are_without_a_write_pointer(plug):
         assert zone.state is not ZoneState.NOT_WP
 
 
-@described("5.2.6", "the write pointer of an empty zone is its first sector")
+@described("5.2.6-P-39")
 @reads_only
 def test_an_empty_zone_has_its_write_pointer_at_its_start(plug):
     zoned = plug_zoned(plug)
@@ -56,7 +56,7 @@ def test_an_empty_zone_has_its_write_pointer_at_its_start(plug):
         assert zone.state is not ZoneState.EMPTY or zone.wp == zone.start
 
 
-@described("5.2.6", "a report starts with the zone that its sector lies in")
+@described("5.2.6-P-27")
 @reads_only
 def test_a_report_from_the_middle_of_a_zone_starts_with_that_zone(plug):
     zoned = plug_zoned(plug, zone_sectors=512)
@@ -70,7 +70,7 @@ def test_a_report_from_the_middle_of_a_zone_starts_with_that_zone(plug):
 
 
 @pytest.mark.parametrize("more", [0, 1, 63], ids=["exact", "one-byte-more", "a-byte-short-of-one"])
-@described("5.2.6", "nr_zones counts the descriptors that were transferred whole")
+@described("5.2.6-P-28")
 @reads_only
 def test_nr_zones_counts_only_whole_descriptors(plug, more):
     zoned = plug_zoned(plug)
@@ -85,7 +85,7 @@ def test_nr_zones_counts_only_whole_descriptors(plug, more):
         assert completion.used_len <= receive + 1
 
 
-@described("5.2.6", "a report ends with the last zone, however much room there is")
+@described("5.2.6-P-24")
 @reads_only
 def test_a_report_with_more_room_than_zones_ends_with_the_last(plug):
     zoned = plug_zoned(plug)
@@ -96,7 +96,7 @@ def test_a_report_with_more_room_than_zones_ends_with_the_last(plug):
         assert zoned.report(start, most) == expected
 
 
-@described("5.2.6", "a report has zero or more descriptors: room for none is none transferred")
+@described("5.2.6-P-26")
 @reads_only
 def test_a_report_without_room_for_a_zone_claims_none(plug):
     zoned = plug_zoned(plug)
@@ -110,7 +110,7 @@ def test_a_report_without_room_for_a_zone_claims_none(plug):
             assert completion.used_len <= receive + 1
 
 
-@described("2.7.4", "how a request is cut into descriptors makes no difference")
+@described("2.7.4-P-01")
 @reads_only
 def test_a_report_can_be_cut_into_any_descriptors(plug):
     zoned = plug_zoned(plug)
@@ -121,7 +121,7 @@ def test_a_report_can_be_cut_into_any_descriptors(plug):
         assert zones_of(cut.data) == zones_of(usual.data), f"cut into {pieces}"
 
 
-@described("5.2.6", "an error around zones is ZONE_INVALID_CMD, one of the driver's IOERR")
+@described("5.2.6-P-36")
 @reads_only
 def test_a_report_from_beyond_the_last_zone_is_an_error(plug):
     zoned = plug_zoned(plug)

@@ -29,7 +29,7 @@ def by_name(value):
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("state", [ZoneState.EMPTY, *WRITTEN], ids=by_name)
-@described("5.2.6", "ZONE_OPEN makes an empty, open or closed zone EOPEN")
+@described("5.2.6-P-19")
 def test_open_leads_to_eopen_and_leaves_the_write_pointer(plug, state, model):
     zoned = plug_zoned(plug, model)
     (zone,) = zoned.empty()
@@ -58,7 +58,7 @@ def test_a_full_zone_is_not_opened(plug):
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("state", WRITTEN, ids=by_name)
-@described("5.2.6", "ZONE_CLOSE makes an open or closed zone with data in it CLOSED")
+@described("5.2.6-P-17")
 def test_close_leads_to_closed_and_leaves_the_write_pointer(plug, state, model):
     zoned = plug_zoned(plug, model)
     (zone,) = zoned.empty()
@@ -73,7 +73,7 @@ def test_close_leads_to_closed_and_leaves_the_write_pointer(plug, state, model):
     assert zoned.disk.read(zone.start, zoned.granule).data == zoned.data(salt=11)
 
 
-@described("5.2.6", "ZONE_CLOSE makes an explicitly open zone without data EMPTY")
+@described("5.2.6-P-16")
 def test_close_of_an_open_zone_without_data_leads_to_empty(plug):
     zoned = plug_zoned(plug)
     (zone,) = zoned.empty()
@@ -100,7 +100,7 @@ def test_an_empty_or_full_zone_is_not_closed(plug, state):
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("state", [*OPENED, ZoneState.FULL], ids=by_name)
-@described("5.2.6", "ZONE_FINISH makes an open or full zone FULL")
+@described("5.2.6-P-18")
 def test_finish_leads_to_full_and_leaves_the_data(plug, state, model):
     zoned = plug_zoned(plug, model)
     (zone,) = zoned.empty()
@@ -136,7 +136,7 @@ def test_finish_of_a_zone_that_is_not_open_makes_it_full_or_changes_nothing(plug
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("state", ALL, ids=by_name)
-@described("5.2.6", "ZONE_RESET makes a zone EMPTY, whatever it was")
+@described("5.2.6-P-20")
 def test_reset_leads_to_empty_with_the_write_pointer_at_the_start(plug, state, model):
     zoned = plug_zoned(plug, model)
     (zone,) = zoned.empty()
@@ -148,7 +148,7 @@ def test_reset_leads_to_empty_with_the_write_pointer_at_the_start(plug, state, m
     assert zoned.zone(zone) == zone
 
 
-@described("5.2.6", "a zone that was reset is written again from its start")
+@described("5.2.6-P-35")
 def test_a_zone_that_was_reset_takes_other_data(plug):
     zoned = plug_zoned(plug)
     (zone,) = zoned.empty()
@@ -161,7 +161,7 @@ def test_a_zone_that_was_reset_takes_other_data(plug):
     assert zoned.disk.read(zone.start, 2 * zoned.granule).data == zoned.data(2, salt=90)
 
 
-@described("5.2.6", "a request acts on the zone that it names")
+@described("5.2.6-P-29")
 def test_management_of_a_zone_leaves_its_neighbours_alone(plug):
     zoned = plug_zoned(plug)
     before, zone, behind = zoned.empty(3)
@@ -175,7 +175,7 @@ def test_management_of_a_zone_leaves_its_neighbours_alone(plug):
         assert [zoned.zone(before), zoned.zone(behind)] == neighbours, act.__name__
 
 
-@described("5.2.6", "ZONE_RESET_ALL makes every open, closed and full zone EMPTY")
+@described("5.2.6-P-22")
 def test_reset_all_empties_every_sequential_zone(plug):
     zoned = plug_zoned(plug, conventional_zones=1)
     conventional = zoned.of_type(ZoneType.CONV)[0]
@@ -244,7 +244,7 @@ def test_a_read_only_or_offline_zone_keeps_its_state(plug, kind, state):
     assert zoned.zone(zone).state is state
 
 
-@described("5.2.6", "ZONE_RESET_ALL is about the zones that it applies to")
+@described("5.2.6-P-21")
 def test_reset_all_leaves_read_only_and_offline_zones_as_they_are(plug):
     zoned = plug_zoned(plug, zones_read_only=(2,), zones_offline=(3,))
     read_only, offline = zoned.in_state(ZoneState.RDONLY), zoned.in_state(ZoneState.OFFLINE)
@@ -292,7 +292,7 @@ def test_an_offline_zone_takes_no_request(plug, kind):
     assert zoned.zone(zone).state is ZoneState.OFFLINE
 
 
-@described("5.2.6", "an error around zones is ZONE_INVALID_CMD, one of the driver's IOERR")
+@described("5.2.6-P-36")
 def test_management_of_a_zone_beyond_the_last_is_an_error(plug):
     zoned = plug_zoned(plug)
     zoned.reset_all()

@@ -1,6 +1,6 @@
 """Read files that a user or an earlier run wrote: with limits, and into types.
 
-`text_of` reads a regular file, `toml_of` and `json_of` parse it, `build` makes a value of a type.
+`read_text` reads a regular file, `toml_of` and `json_of` parse it, `build` makes a value of a type.
 All errors are one line: the file, the line where it is known, what was found, what was expected.
 A field with a limit of its own has it in its type: `Annotated[int, within(1, 64)]`.
 """
@@ -71,7 +71,7 @@ def printable_lines(text: str) -> str:
 # --- files
 
 
-def text_of(path: Path, limit: int = MIB) -> str:
+def read_text(path: Path, limit: int = MIB) -> str:
     """Return the text of a regular file of at most `limit` bytes.
 
     Raises MissingFileError, or InputError for a directory, a FIFO, a file that is too long or
@@ -193,6 +193,11 @@ class Check:
 def within(least: float, most: float) -> Check:
     """Limit a number, both ends included."""
     return Check(f"{least} to {most}", lambda value: least <= value <= most)
+
+
+def one_of(*values: object) -> Check:
+    """Limit a value to some."""
+    return Check(f"one of {', '.join(map(str, values))}", lambda value: value in values)
 
 
 def matching(pattern: str, words: str) -> Check:

@@ -37,6 +37,15 @@ def check_directory(path: Path) -> None:
         pass
 
 
+def check_directory_can_be(path: Path) -> None:
+    """Raise OSError unless a directory is there to make files in, or can be made. Makes nothing."""
+    there = next(
+        folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists()
+    )
+    with tempfile.TemporaryFile(dir=there):
+        pass
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a file, whole or not at all. Raises OSError; then what was there is there still."""
     where = path.resolve()

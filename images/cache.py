@@ -29,6 +29,7 @@ from typing import Literal
 from images import lock, recipe, ssh
 from images.apt import Apt, Package
 from images.errors import ImageError, no_space
+from images.private import private_directory
 
 Progress = Callable[[str], None]
 
@@ -98,7 +99,7 @@ def ensure(progress: Progress | None = None) -> Image:
             return _load(cache, key)
         except (_DamagedError, FileNotFoundError):
             pass
-        cache.mkdir(parents=True, exist_ok=True)
+        private_directory(cache)
         with _exclusive(cache, say):
             try:
                 return _load(cache, key)  # another process may have built it meanwhile
@@ -118,7 +119,7 @@ def update(progress: Progress | None = None) -> None:
     say = progress or _silent
     cache = cache_dir()
     with _one_line_errors(cache):
-        cache.mkdir(parents=True, exist_ok=True)
+        private_directory(cache)
         with _exclusive(cache, say):
             apt = Apt(cache / "apt")
             say("fetching package lists")
@@ -186,7 +187,7 @@ def _load(cache: Path, key: str) -> Image:
 def _build(cache: Path, key: str, say: Progress) -> None:
     """Build the image under a temporary name and move it into place. The lock is held."""
     images = cache / "images"
-    images.mkdir(exist_ok=True)
+    private_directory(images)
     for leftover in images.glob(".build-*"):  # of a killed process: nobody else has the lock
         shutil.rmtree(leftover, ignore_errors=True)
     debs = fetch(cache, lock.read(lock.PATH), say)
@@ -194,7 +195,7 @@ def _build(cache: Path, key: str, say: Progress) -> None:
     target = images / key
     with tempfile.TemporaryDirectory(prefix=".build-", dir=images) as name:
         ready = Path(name) / "ready"
-        ready.mkdir()
+        ready.mkdir(0o700)
         release = recipe.build(debs, ready, say)
         overlay = ssh.overlay(cache / "keys")
         with (ready / "base.cpio").open("ab") as file:
@@ -219,7 +220,7 @@ def _build(cache: Path, key: str, say: Progress) -> None:
 def fetch(cache: Path, packages: list[Package], say: Progress) -> dict[str, Path]:
     """The locked packages as files, from the cache or else from the archive, hashes checked."""
     store = cache / "debs"
-    store.mkdir(parents=True, exist_ok=True)
+    private_directory(store)
     files = {package: store / f"{package.sha256}.deb" for package in packages}
     missing = [package for package in packages if not _is_intact(files[package], package)]
     if missing:

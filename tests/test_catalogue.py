@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.defects.catalogue import defects
 from harness.report.deviations import load
 from harness.virtio.catalogue import UnknownClauseError, clauses, lookup, weakest
 
@@ -18,14 +19,21 @@ SUITE = ROOT / "conformance"
 
 def test_ids_say_their_section() -> None:
     for clause in clauses().values():
-        assert re.fullmatch(r"[0-9.]+-[DRLT]-\d\d[ab]?", clause.id)
+        assert re.fullmatch(r"[0-9.]+-[DRLTP]-\d\d[ab]?", clause.id)
         assert clause.id.startswith(f"{clause.section}-")
         assert clause.text.endswith(".")
+        assert ("-P-" in clause.id) == (clause.level == "described")
 
 
 def test_an_unknown_id_is_named() -> None:
     with pytest.raises(UnknownClauseError, match=r"9\.9\.9-D-01"):
         lookup("9.9.9-D-01")
+
+
+def test_defects_name_statements_of_the_catalogue() -> None:
+    named = {name for defect in defects().values() for name in defect.statements}
+
+    assert named - set(clauses()) == set()
 
 
 def test_the_weakest_level_is_found() -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from harness import interrupt
 from harness.cli import doctor, main, running
 from harness.diskspec import DiskSpec
-from harness.machine import Machine, MachineConfig, cleanup, find_qemu
+from harness.machine import Machine, MachineConfig, find_qemu
 from harness.machine.accel import DEVICE
 
 MIB = 2**20
@@ -22,7 +23,7 @@ MIB = 2**20
 @pytest.fixture(autouse=True)
 def _no_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
     """`main` is called in the process of the tests, whose handlers stay as they are."""
-    monkeypatch.setattr(cleanup, "install_signal_handlers", lambda: None)
+    monkeypatch.setattr(interrupt, "install", lambda: None)
 
 
 @pytest.fixture

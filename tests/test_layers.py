@@ -18,6 +18,7 @@ ORDER = (
     "images",
     "virtio",
     "diskspec",
+    "interrupt",
     "driver",
     "haiku",
     "channel",

@@ -26,12 +26,29 @@ def test_an_unknown_clause_ends_the_run_at_collection(run) -> None:
     result.stderr.fnmatch_lines(["*test_it.py::test_it: no statement '9.9-D-99' in *clauses/"])
 
 
-@pytest.mark.parametrize("marker", ["@clause()", '@pytest.mark.described("5.2")'])
+@pytest.mark.parametrize("marker", ["@clause()", "@described()", '@pytest.mark.hardening("5.2")'])
 def test_a_marker_that_says_nothing_is_refused(run, marker: str) -> None:
     result = run(f"{marker}\ndef test_it(): pass\n")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*test_it.py::test_it: @*"])
+
+
+@pytest.mark.parametrize(
+    ("marker", "line"),
+    [
+        ('@described("5.2.6-P-99")', "no clause '5.2.6-P-99' in *clauses/"),
+        ('@described("5.2.6", "IN reads")', "no clause '5.2.6' in *clauses/"),
+        ('@described("2.4.1-D-01")', "2.4.1-D-01 is a statement of level MUST; use @clause"),
+        ('@clause("5.2.6-P-07")', "5.2.6-P-07 is a statement of level described; use @described"),
+    ],
+)
+def test_an_id_that_its_marker_cannot_have_ends_the_collection(run, marker, line) -> None:
+    result = run(f"{marker}\ndef test_it(): pass\n")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*test_it.py::test_it: {line}"])
+    assert len([line for line in result.errlines if line]) == 1
 
 
 LEVELS = """
@@ -44,7 +61,7 @@ def test_should(plug): plug(start=False); assert 1 == 2, "no needs_reset"
 @clause("2.1.2-D-01", "2.1.2-D-02")
 def test_both(plug): plug(start=False); assert 1 == 2
 
-@described("5.2.6", "prose")
+@described("5.2.6-P-07")
 def test_prose(plug): plug(start=False); assert 1 == 2
 
 @clause("2.1.2-D-02")

@@ -9,7 +9,7 @@ pytest.importorskip(
 )
 
 
-@described("5.2.6", "legal operations in any order end as each of them says")
+@described("5.2.6-P-12")
 def test_legal_operations_in_random_order(random_run):
     found = random_run()
 

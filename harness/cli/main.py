@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from harness import interrupt
 from harness.channel.stream import ChannelError
 from harness.cli import bench, boot, doctor, image, live, matrix, random, soak, watch
 from harness.cli.errors import UsageError
 from harness.driver.errors import DriverError
 from harness.guest.client import AgentError
 from harness.inputs import printable
-from harness.machine import MachineError, cleanup
+from harness.machine import MachineError
 from harness.targets import TargetError
 from images import ImageError
 
@@ -65,16 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `vblk`; return its exit status (2 for an error, 130 for Ctrl-C)."""
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(_shielded(words))
-    cleanup.install_signal_handlers()
+    interrupt.install()
     try:
         return int(arguments.run(arguments))
     except EXPECTED as error:
         print(f"vblk: {printable(str(error))}", file=sys.stderr)
         return 2
-    except cleanup.Terminated as ending:
-        return 128 + ending.signum
     except KeyboardInterrupt:
-        return 130
+        interrupt.finish()
+        return 128 + (interrupt.received() or signal.SIGINT)
     except BrokenPipeError:
         # The reader of our output has left. Avoid a second error when the interpreter flushes
         # stdout.

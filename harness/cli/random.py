@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from harness import interrupt
 from harness.cli.errors import UsageError
-from harness.random.hunt import Found, Hunt
+from harness.outputs import check_directory_can_be, reason
+from harness.random.hunt import Found, Hunt, IllegalError
 from harness.random.saved import made_of, save
 from harness.random.script import ScriptError, load, text_of
 from harness.targets import Target
@@ -99,8 +101,14 @@ def random(arguments: argparse.Namespace) -> int:
         if (error.name or "").partition(".")[0] != "hypothesis":
             raise
         raise UsageError(INSTALL) from None
-    if arguments.minutes <= 0:
-        raise UsageError("--minutes has to be more than 0")
+    if not 0 < arguments.minutes < float("inf"):
+        raise UsageError(f"--minutes {arguments.minutes:g}: a number greater than 0")
+    if arguments.rounds is not None and arguments.rounds < 1:
+        raise UsageError(f"--rounds {arguments.rounds}: 1 or more")
+    try:
+        check_directory_can_be(arguments.artifacts)
+    except OSError as error:
+        raise UsageError(f"--artifacts {arguments.artifacts}: {reason(error)}") from None
     number = arguments.seed if arguments.seed is not None else chance.randrange(10**6)
     target = _target(arguments)
     if arguments.hostile and "guest" in target.traits:
@@ -116,6 +124,7 @@ def random(arguments: argparse.Namespace) -> int:
         print(f"{made_of(target)}, seed {number}", flush=True)
         printed, done = begun, 0
         while time.monotonic() - begun < 60 * arguments.minutes and done != arguments.rounds:
+            interrupt.check()
             plug = disks[number % len(disks)]
             for found in rounds.run(hunt, plug, number, EXAMPLES, STEPS, arguments.hostile):
                 _report(found, hunt, arguments.artifacts, f"found by vblk random, seed {number}")
@@ -124,15 +133,26 @@ def random(arguments: argparse.Namespace) -> int:
                 printed = time.monotonic()
                 print(f"{_rate(hunt, printed - begun)}; the next seed is {number}", flush=True)
     finally:
-        _sum_up(hunt, time.monotonic() - begun)
-        hunt.drop()
-        target.close()
+        with interrupt.shielded():
+            _end(hunt, target)
+            _sum_up(hunt, time.monotonic() - begun)
     return 1 if hunt.found else 0
 
 
+def _end(hunt: Hunt, target: Target) -> None:
+    """Give the disk back, and end what carries it."""
+    try:
+        hunt.drop()
+    finally:
+        target.close()
+
+
 def _report(found: Found, hunt: Hunt, directory: Path, origin: str) -> None:
-    path = save(found, hunt, directory, origin)
-    print(f"FOUND {found.finding}\n{text_of(found.script)}saved as {path}", flush=True)
+    try:
+        where = f"saved as {save(found, hunt, directory, origin)}"
+    except OSError as error:
+        where = f"not saved in {directory}: {reason(error)}"
+    print(f"FOUND {found.finding}\n{text_of(found.script)}{where}", flush=True)
 
 
 def _rate(hunt: Hunt, seconds: float) -> str:
@@ -155,6 +175,8 @@ def _sum_up(hunt: Hunt, seconds: float) -> None:
 
 def replay(arguments: argparse.Namespace) -> int:
     """Play a script on a new disk; return 1 if the device violates the specification."""
+    if arguments.times < 1:
+        raise UsageError(f"--times {arguments.times}: 1 or more")
     try:
         script = load(arguments.script)
     except ScriptError as error:
@@ -165,10 +187,8 @@ def replay(arguments: argparse.Namespace) -> int:
         for _ in range(arguments.times):
             try:
                 finding = hunt.replay(script)
-            except IndexError:
-                raise UsageError(
-                    f"{arguments.script}: it uses a queue that no Start has set up"
-                ) from None
+            except IllegalError as error:
+                raise UsageError(f"{arguments.script}: {error}") from None
             hunt.drop()
             if finding:
                 print(f"FOUND {finding}")
@@ -176,5 +196,5 @@ def replay(arguments: argparse.Namespace) -> int:
         print(f"{len(script) - 1} operations, {arguments.times} times: no finding")
         return 0
     finally:
-        hunt.drop()
-        target.close()
+        with interrupt.shielded():
+            _end(hunt, target)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from harness import interrupt
+from harness.cli.errors import UsageError
 from harness.diskspec import SECTOR, DiskSpec
 from harness.haiku.constants import Ioctl, StatusT
 from harness.haiku.features import feature_names
@@ -55,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     from harness.cli import means, sizes
     from harness.targets import GuestPci
 
+    if arguments.changes is not None and arguments.changes < 1:
+        raise UsageError(f"--changes {arguments.changes}: 1 or more")
     spec = DiskSpec(
         capacity=sizes.parse(arguments.size) // SECTOR,
         logical_block_size=arguments.block_size,
@@ -68,20 +72,29 @@ def run(arguments: argparse.Namespace) -> int:
         name = machine.drives[-1].name
         command = ["vblk", "resize", name, "+64M", "--qmp", str(machine.qmp_path)]
         print(f"to resize it, in another terminal:  {shlex.join(command)}\n")
+
+        def pause() -> None:
+            time.sleep(INTERVAL)
+            target.check()  # a guest that has ended has nothing to show any more
+
         with open_disk(plugged.driver) as handle:
-            watch(handle, lambda text: print(text, flush=True), arguments.changes)
+            watch(handle, lambda text: print(text, flush=True), arguments.changes, pause)
     finally:
-        target.close()
+        with interrupt.shielded():
+            target.close()
     return 0
 
 
 def watch(
     handle: Handle,
     show: Callable[[str], None],
-    changes: int | None = None,
-    pause: Callable[[], None] = lambda: time.sleep(INTERVAL),
+    changes: int | None,
+    pause: Callable[[], None],
 ) -> None:
-    """Show the disk, and again at every change of its media; return after `changes` of them."""
+    """`show` the disk, and again at every change of its media; return after `changes` of them.
+
+    `pause` is called before every look. It ends the watch by an exception.
+    """
     show(view(handle, media_status(handle)))
     seen = 0
     while changes is None or seen < changes:

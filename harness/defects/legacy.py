@@ -50,7 +50,7 @@ class InterruptsLost(AlteredPci):
 
 @defect(
     "pci-structure-beyond-its-bar",
-    "4.1.4: a structure lies within the BAR that its capability names",
+    "4.1.4-P-01",
     text="the notification structure ends after the end of its BAR",
     target=LEGACY,
 )
@@ -75,7 +75,7 @@ class VectorKept(AlteredPci):
 
 @defect(
     "queue-reset-stops-the-others",
-    "2.6.1: the reset of one virtqueue leaves the others in use",
+    "2.6.1-P-01",
     text="notifications of the other queues are lost while one queue is reset",
 )
 class OthersStopped(AlteredPci):
@@ -102,7 +102,7 @@ class FeatureOfPci(AlteredMmio):
 
 @defect(
     "mmio-legacy-magic-value",
-    "4.2.4: a legacy device has the magic value, and version 1",
+    "4.2.4-P-02",
     text="MagicValue of a legacy device is wrong",
     target=MMIO_LEGACY,
     unusable=True,
@@ -114,7 +114,7 @@ class LegacyMagic(AlteredMmio):
 
 @defect(
     "mmio-queue-pfn-survives-reset",
-    "4.2.4: QueuePFN is 0 for a queue that is not in use, and so after a reset",
+    "4.2.4-P-01",
     text="QueuePFN keeps its value through a reset",
     target=MMIO_LEGACY,
 )

@@ -27,11 +27,11 @@ def as_asked(spec: DiskSpec) -> DiskSpec:
 class RegisterDefect:
     """One changed behaviour of a device, altered on the way to its driver.
 
-    `statements` are those that it breaks, as a test names them. `text` describes the change, and
-    `target` is a target on which it shows. With `unusable` the driver refuses the device, so that a
-    test ends with that error and not with its own failed assertion. `spec` returns another disk for
-    the disk that a test asks for. A defect without statements is harmless: no test may fail because
-    of it.
+    `statements` are the catalogue ids of what it breaks. `text` says how, `target` is
+    a target on which it shows. With `unusable` the driver turns the device down, so that
+    a test ends in that error and not at its own expectation. `spec` makes another disk of
+    the one that a test asks for. What breaks no statement is harmless: it must turn no
+    test red.
     """
 
     name: str

@@ -112,6 +112,8 @@ class DeviceDriver(Driver):
     def reset(self, timeout: float = 5.0) -> None:
         self.set_status(0)
         self._wait(lambda: self.status() == 0, timeout, "device status to read 0 after a reset")
+        # What raised the line is gone, and nobody will read its cause.
+        self.transport.unmask_interrupts()
         self.queues.clear()
         self._loose.clear()
         self.memory.free_all()

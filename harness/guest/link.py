@@ -6,7 +6,7 @@ import secrets
 import time
 
 from harness.channel.stream import POLL, ChannelError, Check, Stream
-from harness.guest.wire import Frame, Kind, Parser, join, split
+from harness.guest.wire import MAX_PARTS, Frame, Kind, Parser, join, split
 
 MARGIN = 10.0
 """Seconds that the line may take for a frame and its answer, above what is done in between."""
@@ -16,6 +16,10 @@ FIRST_PROBE = 1.0
 
 DYING = 0.5
 """Seconds between the break of a stream and the end of its machine, if that was why."""
+
+
+PARTS_TIME = 120.0
+"""Seconds that the parts of one result may take together, after the first."""
 
 
 class LinkTimeoutError(Exception):
@@ -44,7 +48,13 @@ class Link:
             self._exchange(Kind.PART, part, MARGIN)
         answer = self._exchange(Kind.CALL, last, timeout + MARGIN)
         result = [answer.payload]
+        deadline = time.monotonic() + PARTS_TIME
         while answer.kind is Kind.RESULT_PART:
+            if len(result) > MAX_PARTS or time.monotonic() > deadline:
+                raise LinkTimeoutError(
+                    f"no end of a result after {len(result)} parts, {MAX_PARTS} at most"
+                    f" in {PARTS_TIME:g} s"
+                )
             answer = self._exchange(Kind.MORE, b"", MARGIN)
             result.append(answer.payload)
         return join(result)

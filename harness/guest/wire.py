@@ -34,6 +34,9 @@ MAX_PAYLOAD = 32 * 1024
 MAX_MESSAGE = 64 * 1024 * 1024
 """Bytes of a message, so that a few compressed ones cannot fill the memory."""
 
+MAX_PARTS = -(-MAX_MESSAGE // MAX_PAYLOAD) * 4 // 3 + 1
+"""Parts of a message: as many as the longest makes, in base 64."""
+
 WORTH_PACKING = 512
 """Bytes of an answer; to compress a shorter one takes a guest longer than to send it."""
 

@@ -12,17 +12,20 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TextIO
 
 from harness.machine.command import MachineConfig
 from harness.machine.errors import MachineError
-from harness.machine.machine import Machine
+from harness.machine.machine import START_DEADLINE, Machine
 from harness.machine.qemu import Qemu
+from images.private import private_directory
 
 PROMPT = "vblk# "
 DEVICE = Path("/dev/kvm")
+MAX_SIZE = 1 << 16  # bytes of the file with verdicts; there is one in it
 
 
 @dataclass(frozen=True)
@@ -57,22 +60,51 @@ def choose_accel(
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return Accel("tcg", f"{DEVICE} may not be opened by this user")
 
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    key = _key(qemu)
-    with (cache_dir / "accel.json").open("a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        verdicts = _load(Path(file.name))
-        if key not in verdicts:
-            if progress:
-                progress(f"trying KVM (up to {deadline:g} s, once for this host)")
-            config = MachineConfig(
-                qemu, kernel, initrd, kernel_args, accel="kvm", name="accelerator trial"
-            )
-            # Only the newest verdict is kept: a changed host never changes back to this boot.
-            verdicts = {key: asdict(_try(config, deadline))}
-            file.truncate(0)
-            json.dump(verdicts, file, indent=2)
-        return Accel(**verdicts[key])
+    def trial() -> Accel:
+        if progress:
+            progress(f"trying KVM (up to {deadline:g} s, once for this host)")
+        config = MachineConfig(
+            qemu, kernel, initrd, kernel_args, accel="kvm", name="accelerator trial"
+        )
+        return _try(config, deadline)
+
+    return _kept(cache_dir, _key(qemu), trial, deadline)
+
+
+_tried: dict[str, Accel] = {}
+"""What this process has found where a cache keeps nothing."""
+
+
+def _kept(cache_dir: Path, key: str, trial: Callable[[], Accel], deadline: float) -> Accel:
+    """Return the verdict in the cache, or that of a trial, which is then kept if it can be."""
+    path = cache_dir / "accel.json"
+    found: Accel | None = None
+    try:
+        private_directory(cache_dir)
+        with path.open("a+", encoding="utf-8") as file:
+            _lock(file, 2 * deadline + START_DEADLINE)
+            found = _load(path).get(key) or _tried.get(key)
+            if found is None:
+                found = trial()
+                # Only the newest verdict: a changed host never changes back to this boot.
+                file.truncate(0)
+                json.dump({key: asdict(found)}, file, indent=2)
+                file.flush()
+        return found
+    except OSError:  # a cache that is read-only, full, or not there
+        kept = found or _load(path).get(key) or _tried.get(key) or trial()
+        _tried[key] = kept
+        return kept
+
+
+def _lock(file: TextIO, patience: float) -> None:
+    """Lock a file, or give up, after so many seconds, to be the only one that tries KVM."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.1)
 
 
 def _key(qemu: Qemu) -> str:
@@ -80,11 +112,20 @@ def _key(qemu: Qemu) -> str:
     return f"{platform.release()} {boot} {qemu.path} {qemu.version_text}"
 
 
-def _load(path: Path) -> dict[str, dict[str, Any]]:
+def _load(path: Path) -> dict[str, Accel]:
+    """Return the verdicts in a file by key, without those that are none."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        return {}  # empty, or damaged: try again
+        with path.open(encoding="utf-8") as file:
+            verdicts = json.loads(file.read(MAX_SIZE))
+    except (OSError, ValueError, RecursionError):
+        return {}  # empty, damaged, or not to be read: try again
+    return {
+        key: Accel(one["name"], one["reason"])
+        for key, one in (verdicts.items() if isinstance(verdicts, dict) else ())
+        if isinstance(one, dict)
+        and one.get("name") in ("tcg", "kvm")
+        and isinstance(one.get("reason"), str)
+    }
 
 
 def _try(config: MachineConfig, deadline: float) -> Accel:

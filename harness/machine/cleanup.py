@@ -1,8 +1,7 @@
-"""What is still running ends with this process.
+"""End what is still running when this process ends.
 
-`with Machine(...)` and fixtures end a machine in the ordinary way. This is for
-the other ways out: a machine nobody stopped, and SIGTERM or SIGHUP, which by
-default end Python without running a single `finally`.
+`with Machine(...)` and fixtures end a machine in the ordinary way. This is for a machine that
+nobody stopped.
 """
 
 from __future__ import annotations
@@ -10,28 +9,13 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import sys
+import traceback
 from collections.abc import Callable
-from types import FrameType
+
+from harness import interrupt
 
 _pending: dict[Callable[[], None], int] = {}
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP came. Unwinds like Ctrl-C, which pytest reports and ends on."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
-
-
-def install_signal_handlers() -> None:
-    """Turn SIGTERM and SIGHUP into `Terminated`. Call it in the main thread.
-
-    A signal that the process was started with ignored (nohup) stays ignored.
-    """
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(signum) is not signal.SIG_IGN:
-            signal.signal(signum, _terminate)
 
 
 def at_exit(stop: Callable[[], None]) -> None:
@@ -44,12 +28,15 @@ def forget(stop: Callable[[], None]) -> None:
     _pending.pop(stop, None)
 
 
-def _terminate(signum: int, _frame: FrameType | None) -> None:
-    raise Terminated(signum)
-
-
 @atexit.register
 def _stop_all() -> None:
-    for stop, owner in list(_pending.items()):
+    if interrupt.installed():
+        # Python gives its own handlers back to the system before it has ended.
+        for signum in interrupt.SIGNALS:
+            signal.signal(signum, signal.SIG_IGN)
+    for stop, owner in reversed(list(_pending.items())):
         if owner == os.getpid():  # a forked child must not end its parent's machines
-            stop()
+            try:
+                stop()
+            except Exception:  # one that does not end must not keep the others
+                traceback.print_exc(file=sys.stderr)

@@ -104,10 +104,6 @@ class Paths:
         return self.directory / "qtest"
 
     @property
-    def ram(self) -> Path:
-        return self.directory / "ram"
-
-    @property
     def firmware(self) -> Path:
         return self.directory / "firmware"
 
@@ -146,7 +142,7 @@ def command_line(
         *_socket("visitor", paths.qmp),
         *("-mon", "chardev=visitor,mode=control"),
     ]
-    if file := paths.ram if config.parked else ram or config.ram:
+    if file := ram or config.ram:
         share = "off" if config.saved and not config.shared_memory else "on"
         ram_options = f"size={config.memory}M,share={share},mem-path={_escape(file)}"
         line += ["-object", f"memory-backend-file,id=ram,{ram_options}"]

@@ -12,6 +12,7 @@ from shlex import quote
 from types import TracebackType
 from typing import Any, TypeVar
 
+from harness import interrupt
 from harness.diskspec import SECTOR, DiskSpec
 from harness.machine import cleanup
 from harness.machine.blockgraph import BlockGraph, Format, build, build_vhost_user
@@ -27,6 +28,7 @@ from harness.machine.command import (
 )
 from harness.machine.drive import Drive
 from harness.machine.errors import DisconnectedError, MachineError
+from harness.machine.logs import end_of, tail
 from harness.machine.monitor import Event, LoopThread, Monitor
 from harness.machine.process import Process
 from harness.machine.ramfile import private_copy
@@ -56,14 +58,16 @@ class Machine:
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
         self.ssh_port: int | None = None
-        self._dir = RunDir()
-        cleanup.at_exit(self.stop)
+        with interrupt.shielded():
+            self._dir = RunDir()
+            cleanup.at_exit(self.stop)
         self._paths = Paths(self._dir.path)
         self._drives: list[Drive] = []
         self._drives_made = 0
         self._loop: LoopThread | None = None
         self._process: Process | None = None
         self._monitor: Monitor | None = None
+        self._ram = -1
         self._last_words = "QEMU was not started"
         self._console = ""
         self._stopped = False
@@ -106,8 +110,8 @@ class Machine:
 
     @property
     def ram_path(self) -> Path:
-        """The file behind guest RAM, shared with QEMU, if the machine is parked."""
-        return self._paths.ram
+        """The file behind guest RAM, for this process, if the machine is parked and runs."""
+        return Path(f"/proc/self/fd/{self._ram}")
 
     @property
     def qmp_path(self) -> Path:
@@ -125,10 +129,16 @@ class Machine:
             raise MachineError("a machine can be started only once")
         try:
             if self.config.parked:
+                # Not in the run directory: what is written where a file system is full is SIGBUS.
+                with interrupt.shielded():
+                    self._ram = os.memfd_create("ram")
+                os.ftruncate(self._ram, self.config.memory << 20)
                 self._paths.firmware.write_bytes(parked_firmware())
             self._loop = LoopThread(f"qmp {self.config.name}")
             with ExitStack() as opened:
                 state, ram = self._open_saved(opened) if self.config.saved else (None, None)
+                if self.config.parked:
+                    ram = self._ram
                 self._spawn([descriptor for descriptor in (state, ram) if descriptor], ram)
                 if self.config.ssh:
                     self.ssh_port = self._forwarded_port()
@@ -185,12 +195,9 @@ class Machine:
         assert self._loop
         path = Path(f"/proc/self/fd/{ram}") if ram else None
         graphs = [drive.graph for drive in self._drives]
-        self._process = Process(
-            command_line(self.config, self._paths, graphs, path),
-            self._paths.stderr,
-            self._loop,
-            inherited,
-        )
+        line = command_line(self.config, self._paths, graphs, path)
+        with interrupt.shielded():
+            self._process = Process(line, self._paths.stderr, self._loop, inherited)
         try:
             self._monitor = Monitor(self._loop, self._process.qmp_socket, START_DEADLINE)
         except DisconnectedError as error:
@@ -198,8 +205,11 @@ class Machine:
 
     def stop(self) -> None:
         """End QEMU by QMP, or SIGTERM, or SIGKILL, and remove all it left. Idempotent."""
-        if self._stopped:
-            return
+        with interrupt.shielded():
+            if not self._stopped:
+                self._stop()
+
+    def _stop(self) -> None:
         try:
             if self._process and self._monitor and self._process.alive():
                 try:
@@ -215,6 +225,8 @@ class Machine:
                 self._last_words, self._console = self.last_words(), self.console_tail(CONSOLE_KEPT)
                 self._stopped = True
                 self._dir.remove()
+                if self._ram >= 0:
+                    os.close(self._ram)
                 if self._loop:
                     if self._monitor:
                         self._monitor.close()
@@ -234,14 +246,14 @@ class Machine:
         """How QEMU ended, in words, and the end of its stderr. Also after `stop`."""
         if self._stopped or self._process is None:
             return self._last_words
-        stderr = _tail(self._paths.stderr, 20)
+        stderr = tail(self._paths.stderr, 20)
         return f"{self._fate()}\n{stderr}" if stderr else self._fate()
 
     def console_tail(self, lines: int = 40) -> str:
         """The last lines of the guest's console (after `stop`, at most 80)."""
         if self._stopped:
             return "\n".join(self._console.splitlines()[-lines:])
-        return _tail(self._paths.console_log, lines)
+        return tail(self._paths.console_log, lines)
 
     def logs(self) -> dict[str, str]:
         """File name -> the console, QEMU's stderr and its command line; of a log its last 4 MiB.
@@ -251,8 +263,8 @@ class Machine:
         command = {"qemu.command": self._process.command} if self._process else {}
         if self._stopped:
             return command | {"console.log": self._console, "qemu.log": self._last_words}
-        console = _end(self._paths.console_log, LOG_KEPT)
-        stderr = f"{_end(self._paths.stderr, LOG_KEPT)}{self._fate()}\n" if self._process else ""
+        console = end_of(self._paths.console_log, LOG_KEPT)
+        stderr = f"{end_of(self._paths.stderr, LOG_KEPT)}{self._fate()}\n" if self._process else ""
         return command | {"console.log": console, "qemu.log": stderr}
 
     def qmp(self, command: str, timeout: float = 10.0, **arguments: Any) -> Any:
@@ -426,9 +438,7 @@ class Machine:
 
     def _fate(self) -> str:
         assert self._process
-        panic = re.findall(
-            r"Kernel panic - not syncing: *(.*)", _tail(self._paths.console_log, 400)
-        )
+        panic = re.findall(r"Kernel panic - not syncing: *(.*)", tail(self._paths.console_log, 400))
         if panic:
             return f"the guest's kernel panicked ({panic[-1]}); {self._process.fate()}"
         reason = self._monitor.shutdown_reason if self._monitor else None
@@ -459,18 +469,3 @@ def _make_raw(path: Path, capacity: int) -> None:
     except (OSError, ValueError, OverflowError) as error:
         path.unlink(missing_ok=True)
         raise MachineError(f"no disk of {capacity} sectors could be made: {error}") from error
-
-
-def _tail(path: Path, lines: int) -> str:
-    """The last lines of a log, of at most its last 64 KiB."""
-    return "\n".join(_end(path, 65536).splitlines()[-lines:])
-
-
-def _end(path: Path, size: int) -> str:
-    """The last `size` bytes of a log; empty if there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - size))
-            return file.read().decode(errors="replace").replace("\r", "")
-    except FileNotFoundError:
-        return ""

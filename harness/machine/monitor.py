@@ -12,6 +12,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
@@ -28,6 +29,9 @@ T = TypeVar("T")
 Event = dict[str, Any]
 
 EVENTS_KEPT = 1000
+
+CLOSE_DEADLINE = 5.0
+"""Seconds that the end of a session, or of a loop, may take."""
 
 
 class LoopThread:
@@ -49,10 +53,21 @@ class LoopThread:
             raise
 
     def close(self) -> None:
-        """End the loop and its thread."""
+        """End the loop and its thread, with what was left undone on it."""
+        with suppress(TimeoutError, FutureTimeoutError):
+            asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result(CLOSE_DEADLINE)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.join(CLOSE_DEADLINE)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+
+async def _cancel_all() -> None:
+    """Cancel what still runs on this loop: work that was given up, and its helpers."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), CLOSE_DEADLINE / 2)
 
 
 class Monitor:
@@ -102,8 +117,9 @@ class Monitor:
 
     async def _close(self) -> None:
         with suppress(Exception):  # how the session ended is of no interest any more
-            await self._client.disconnect()
-        await self._watcher
+            async with asyncio.timeout(CLOSE_DEADLINE):
+                await self._client.disconnect()
+                await self._watcher
 
     async def _collect(self) -> None:
         async for event in self._client.events:

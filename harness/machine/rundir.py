@@ -19,21 +19,45 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from harness import interrupt
+from harness.machine import cleanup
+from harness.machine.errors import MachineError
+
 PREFIX = "vblk-"
 MARKER = ".vblk-run-directory"
 # sun_path holds 108 bytes with its NUL; the longest name made here is well under 20.
 _LONGEST = 107 - 20
+ROOM = 16 << 20
+"""Bytes that must be free for a run directory: its logs, and what tests write to disks."""
+
 _MARKER_LIMIT = 512  # bytes; a name has at most 255
 
 
 class RunDir:
-    """A fresh directory of mode 0700 with a short path, removed by `remove`."""
+    """A fresh directory of mode 0700 with a short path, removed by `remove`.
+
+    MachineError if the file system has less than ROOM left, or takes no directory.
+    """
 
     def __init__(self) -> None:
         base = _base()
         _sweep(base)
+        check_room()
+        self._fd = -1
+        with interrupt.shielded():
+            try:
+                self._make(base)
+            except OSError as error:
+                self.remove()
+                raise MachineError(
+                    f"no directory can be made in {base} ({error.strerror}): put that right, or"
+                    " set TMPDIR to another directory"
+                ) from error
+
+    def _make(self, base: Path) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
         self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        cleanup.at_exit(self.remove)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         # Last, so that a directory with a marker is locked for as long as its owner lives.
         (self.path / MARKER).write_bytes(_marker(self._fd, self.path.name))
@@ -42,9 +66,30 @@ class RunDir:
         """Remove the directory and its contents. A second call does nothing."""
         if self._fd < 0:
             return
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._fd)
-        self._fd = -1
+        with interrupt.shielded():
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._fd)
+            self._fd = -1
+            cleanup.forget(self.remove)
+
+
+def check_room(directory: Path | None = None, needed: int | None = None) -> None:
+    """Raise MachineError if a file system has fewer than `needed` bytes left (None: ROOM).
+
+    `directory` is on it; None is for that of run directories.
+    """
+    base, needed = directory or _base(), needed or ROOM
+    try:
+        found = os.statvfs(base)
+    except OSError as error:
+        raise MachineError(f"{base} cannot be used for temporary files: {error.strerror}") from None
+    free = found.f_bavail * found.f_frsize
+    if free < needed:
+        advice = "" if directory else ", or set TMPDIR to a directory on another file system"
+        raise MachineError(
+            f"{base} has {free >> 20} MiB left, and {needed >> 20} MiB are needed: free some"
+            f"{advice}"
+        )
 
 
 def _base() -> Path:

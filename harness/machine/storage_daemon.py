@@ -12,11 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from harness import interrupt
 from harness.diskspec import SECTOR, DiskSpec
 from harness.machine import cleanup
 from harness.machine.blockgraph import BlockGraph, build
 from harness.machine.drive import Volume
 from harness.machine.errors import DisconnectedError, MachineError
+from harness.machine.logs import end_of, tail
 from harness.machine.monitor import LoopThread, Monitor
 from harness.machine.process import Process
 from harness.machine.qemu import Qemu
@@ -27,6 +29,7 @@ INSTALL = "apt-get install qemu-system-common"
 START_DEADLINE = 20.0
 ANSWER_DEADLINE = 10.0
 QUIT_DEADLINE = 3.0
+LOG_KEPT = 4 << 20  # bytes
 
 HONOURED = frozenset(
     {"capacity", "backing", "read_only", "logical_block_size", "queues", "unmap", "iops", "faults"}
@@ -94,8 +97,9 @@ class StorageDaemon:
 
     def __init__(self, program: Qemu) -> None:
         self.program = program
-        self._dir = RunDir()
-        cleanup.at_exit(self.stop)
+        with interrupt.shielded():
+            self._dir = RunDir()
+            cleanup.at_exit(self.stop)
         self._stderr = self._dir.path / "stderr.log"
         self._exports: list[Export] = []
         self._made = 0
@@ -128,7 +132,8 @@ class StorageDaemon:
             raise MachineError(f"a {PROGRAM} can be started only once")
         try:
             self._loop = LoopThread(PROGRAM)
-            self._process = _Daemon([str(self.program.path)], self._stderr, self._loop)
+            with interrupt.shielded():
+                self._process = _Daemon([str(self.program.path)], self._stderr, self._loop)
             try:
                 self._monitor = Monitor(self._loop, self._process.qmp_socket, START_DEADLINE)
             except DisconnectedError as error:
@@ -139,8 +144,11 @@ class StorageDaemon:
 
     def stop(self) -> None:
         """End the daemon by QMP, or SIGTERM, or SIGKILL, and remove all it left. Idempotent."""
-        if self._stopped:
-            return
+        with interrupt.shielded():
+            if not self._stopped:
+                self._stop()
+
+    def _stop(self) -> None:
         try:
             if self._process and self._monitor and self._process.alive():
                 with suppress(MachineError):  # it takes a signal, then
@@ -173,8 +181,8 @@ class StorageDaemon:
         """How the daemon ended, in words, and the end of its stderr. Also after `stop`."""
         if self._stopped or self._process is None:
             return self._last_words
-        lines = self._stderr.read_text(errors="replace").splitlines()[-20:]
-        return "\n".join([self._process.fate(), *lines])
+        stderr = tail(self._stderr, 20)
+        return f"{self._process.fate()}\n{stderr}" if stderr else self._process.fate()
 
     def logs(self) -> dict[str, str]:
         """File name -> its stderr and its command line; after `stop`, the end of stderr only."""
@@ -182,7 +190,7 @@ class StorageDaemon:
             return {f"{PROGRAM}.log": self._last_words}
         return {
             f"{PROGRAM}.command": self._process.command,
-            f"{PROGRAM}.log": f"{self._stderr.read_text(errors='replace')}{self._process.fate()}\n",
+            f"{PROGRAM}.log": f"{end_of(self._stderr, LOG_KEPT)}{self._process.fate()}\n",
         }
 
     def qmp(self, command: str, timeout: float = ANSWER_DEADLINE, **arguments: Any) -> Any:

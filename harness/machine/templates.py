@@ -25,6 +25,7 @@ from typing import Any
 from harness.machine.command import Saved
 from harness.machine.errors import MachineError
 from harness.machine.ramfile import extents
+from images.private import private_directory
 
 KEPT = 12
 """How many templates stay when one more is made: those used last."""
@@ -82,7 +83,7 @@ def ensure(directory: Path, key: str, make: Make, progress: Progress) -> Templat
     try:
         with contextlib.suppress(_DamagedError, FileNotFoundError):
             return _load(directory / key)
-        directory.mkdir(parents=True, exist_ok=True)
+        private_directory(directory)
         with _exclusive(directory, progress):
             try:
                 return _load(directory / key)  # another process may have made it meanwhile
@@ -106,8 +107,11 @@ def _make(directory: Path, key: str, make: Make) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".make-", dir=directory) as name:
         ready = Path(name) / "ready"
-        ready.mkdir()
+        ready.mkdir(0o700)
         saved = _saved(ready)
+        # The guest's memory has its private keys. QEMU would make the files as the umask says.
+        for path in _files(saved):
+            path.touch(0o600)
         facts = make(saved)
         for path in (saved.ram, saved.state):
             # Dirty pages of a file count as memory of whoever maps them.

@@ -56,6 +56,7 @@ class Block:
     def reset(self) -> None:
         """Forget everything that the driver has set."""
         self.features = 0
+        self.legacy = False
         self.writeback = self.spec.write_cache is not False
 
     # --- features (virtio 2.2, 5.2.3)
@@ -92,9 +93,12 @@ class Block:
         offered = self.offered()
         return not features & ~offered and not offered & ~features & Feature.VERSION_1.mask
 
-    def accept(self, features: int) -> None:
-        """Take the driver's choice of features (virtio 5.2.5.2)."""
+    def accept(self, features: int, legacy: bool = False) -> None:
+        """Take the driver's choice (virtio 5.2.5.2), which a legacy interface acts on later."""
         self.features = features
+        self.legacy = legacy
+        if legacy:
+            return
         if self.has(Feature.BLK_CONFIG_WCE) and not self.has(Feature.BLK_FLUSH):
             self.writeback = False
 
@@ -145,11 +149,15 @@ class Block:
                 space[at] = value.to_bytes(field.size, "little")
         return bytes(space)
 
-    def configure(self, offset: int, data: bytes) -> bool:
-        """Write a field. Return False if there is no such field that the driver may write now."""
+    def configure(self, offset: int, data: bytes, legacy: bool = False) -> bool:
+        """Write a field. Return whether there is such a field that a driver may write.
+
+        A legacy driver may write before it chooses features (virtio 3.1.2).
+        """
         if offset != WRITEBACK.offset or data not in (b"\0", b"\1"):
             return False
-        if not self.has(Feature.BLK_CONFIG_WCE):
+        features = self.offered() if legacy else self.features
+        if not features & Feature.BLK_CONFIG_WCE.mask:
             return False
         self.writeback = bool(data[0])
         return True
@@ -199,6 +207,8 @@ class Block:
             RequestType.FLUSH: self.flush,
             RequestType.GET_ID: self.get_id,
         }
+        if self.legacy:
+            handlers[RequestType.FLUSH_OUT] = self.flush
         if self.has(Feature.BLK_DISCARD):
             handlers[RequestType.DISCARD] = self.discard
         if self.has(Feature.BLK_WRITE_ZEROES):

@@ -37,8 +37,13 @@ class Transport(ABC):
 class Device:
     """Device status, features, virtqueues and configuration changes of one driver's session."""
 
-    def __init__(self, block: Block, loop: Loop, transport: Transport) -> None:
+    def __init__(
+        self, block: Block, loop: Loop, transport: Transport, transport_features: int = 0
+    ) -> None:
+        """`transport_features` are offered in addition to those of the block device."""
         self.block = block
+        self.features = 0
+        self._transport_features = transport_features
         self.memory = Memory()
         self.status = 0
         self.generation = 0
@@ -57,14 +62,24 @@ class Device:
 
     def offered(self) -> int:
         """Return the feature bits that the device offers."""
-        return self.block.offered()
+        return self.block.offered() | self._transport_features
 
-    def choose(self, features: int) -> bool:
-        """Take the driver's choice of features. Return whether the device can work with it."""
-        self._accepted = self.block.acceptable(features)
+    def choose(self, features: int, legacy: bool = False) -> bool:
+        """Take the driver's choice of features. Return whether the device can work with it.
+
+        A `legacy` interface has no VERSION_1, so its driver cannot accept it (virtio 6.3).
+        """
+        own = features & ~self._transport_features
+        required = own | (Feature.VERSION_1.mask if legacy else 0)
+        self._accepted = self.block.acceptable(required)
         if self._accepted:
-            self.block.accept(features)
+            self.block.accept(own, legacy)
+            self.features = features
         return self._accepted
+
+    def has(self, feature: Feature) -> bool:
+        """Return whether a feature was negotiated."""
+        return bool(self.features & feature.mask)
 
     def set_status(self, value: int) -> None:
         """Take what the driver writes to the device status; 0 resets the device."""
@@ -91,6 +106,7 @@ class Device:
             self.stop(queue)
             queue.enabled = False
         self.status = 0
+        self.features = 0
         self._accepted = False
         self._change_pending = False
         self.block.reset()
@@ -132,9 +148,9 @@ class Device:
         """Return the whole configuration space."""
         return self.block.config()
 
-    def write_config(self, offset: int, data: bytes) -> bool:
+    def write_config(self, offset: int, data: bytes, legacy: bool = False) -> bool:
         """Write a field of the configuration space. Return whether the device took it."""
-        return not self.suspended and self.block.configure(offset, data)
+        return not self.suspended and self.block.configure(offset, data, legacy)
 
     def read_generation(self) -> int:
         """Return the config generation; the next change of the configuration alters it."""

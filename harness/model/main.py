@@ -11,7 +11,9 @@ import argparse
 import json
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +21,30 @@ from harness.diskspec import DiskSpec, Fault
 from harness.model.block import Block
 from harness.model.defects import DEFECTS
 from harness.model.loop import Loop
+from harness.model.pci.server import Connection as VfioUserConnection
 from harness.model.storage import Storage
-from harness.model.vhost import Connection
+from harness.model.vhost import Connection as VhostUserConnection
 from harness.model.zoned import ZonedBlock
+
+Connection = VhostUserConnection | VfioUserConnection
+Connect = Callable[[socket.socket, Block, Loop, Callable[[], None]], Connection]
+
+CONNECT: dict[str, Connect] = {
+    "vhost-user": VhostUserConnection,
+    "pci": partial(VfioUserConnection, layout="modern"),
+    "pci-transitional": partial(VfioUserConnection, layout="transitional"),
+}
+"""Ways to reach a disk: a vhost-user back-end, or a PCI function over vfio-user."""
 
 
 class Export:
-    """A disk on a UNIX socket of its own, for one front-end at a time."""
+    """A disk on a UNIX socket of its own, for one front-end or client at a time."""
 
-    def __init__(self, loop: Loop, path: str, block: Block) -> None:
+    def __init__(self, loop: Loop, path: str, block: Block, connect: Connect) -> None:
         self._loop = loop
         self._path = Path(path)
         self._block = block
+        self._connect = connect
         self._connection: Connection | None = None
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
@@ -44,7 +58,7 @@ class Export:
     def _accept(self) -> None:
         link, _ = self._listener.accept()
         self._loop.forget(self._listener.fileno())
-        self._connection = Connection(link, self._block, self._loop, self._wait)
+        self._connection = self._connect(link, self._block, self._loop, self._wait)
 
     def resize(self, capacity: int) -> None:
         """Set the capacity in sectors and announce it. Raise OSError if that is impossible."""
@@ -109,7 +123,7 @@ class Control:
         storage = Storage(command["file"], spec.read_only, spec.faults, spec.unmap)
         try:
             block = ZonedBlock(spec, storage) if spec.zoned else Block(spec, storage)
-            return Export(self._loop, command["socket"], block)
+            return Export(self._loop, command["socket"], block, CONNECT[command["way"]])
         except BaseException:
             storage.close()
             raise

@@ -64,6 +64,7 @@ class Queue:
         self.enabled = False
         self.kicked = False
         self.kick = self.call = self.error = -1
+        self.signal: Callable[[], None] = self._signal_call
         self._broken: Callable[[BrokenError], None] | None = None
         self._ring: Ring | None = None
         self._jobs: list[Job] = []
@@ -177,6 +178,10 @@ class Queue:
             self.notify()
 
     def notify(self) -> None:
-        """Signal the call descriptor, if there is one."""
+        """Send a used buffer notification."""
+        self.signal()
+
+    def _signal_call(self) -> None:
+        """Signal the call descriptor of vhost-user, if there is one."""
         if self.call >= 0:
             os.eventfd_write(self.call, 1)

@@ -26,7 +26,7 @@ from harness.inputs import (
     WrongValueError,
     build,
     json_of,
-    text_of,
+    read_text,
 )
 from harness.outputs import replace_text
 from harness.report.deviations import load as load_deviations
@@ -78,7 +78,7 @@ def saved(directory: Path) -> list[Proof]:
     for name in defects():
         try:
             path = directory / f"{name}.json"
-            proofs.append(build(Proof, json_of(path, text_of(path))))
+            proofs.append(build(Proof, json_of(path, read_text(path))))
         except MissingFileError:
             raise ProofError(f"{directory} has no proof for {name}: run tox -e proof") from None
         except (InputError, WrongValueError) as error:
@@ -171,8 +171,7 @@ def page(proofs: Sequence[Proof], tests: Iterable[str], suite: Path) -> str:
 
 
 def _order(name: str) -> tuple[list[int], str]:
-    section = clauses()[name].section if name in clauses() else name.partition(": ")[0]
-    return section_order(section), name
+    return section_order(clauses()[name].section), name
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from harness import interrupt
 from harness.diskspec import DiskSpec
 from harness.pytestplugin.bench import BENCHES, SPENT, USER_TARGETS, TargetRun, bench_of
 from harness.pytestplugin.workers import progress_of
@@ -78,10 +79,8 @@ def _bench(
 ) -> Iterator[TargetRun]:
     """Give the target of the test. It starts with the first disk."""
     # Import here: a run without disks does not need QEMU's libraries.
-    from harness.machine.cleanup import install_signal_handlers
     from harness.targets.registry import Settings, maker
 
-    install_signal_handlers()
     option = request.config.option
     benches = request.config.stash[BENCHES]
     bench = benches[request.param]
@@ -105,8 +104,9 @@ def _bench(
     try:
         yield bench
     finally:
-        bench.target.close()
-        bench.target = None
+        with interrupt.shielded():
+            target, bench.target = bench.target, None
+            target.close()
 
 
 def _guest_scope(fixture_name: str, config: pytest.Config) -> Any:
@@ -119,13 +119,14 @@ def _guest(_bench: TargetRun) -> Iterator[None]:
     """End what the target has started only for these tests."""
     yield
     if _bench.target:
-        _bench.target.release()
+        with interrupt.shielded():
+            _bench.target.release()
 
 
 @pytest.fixture
 def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Iterator[Plug]:
     """Make disks for this test, and unplug them after it."""
-    from harness.targets import Disk, TargetError
+    from harness.targets import Disk
 
     bench = _bench
     bench.failed = False
@@ -161,8 +162,16 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
 
     yield make
 
-    errors = []
-    guest_ends = request.config.option.guest_per == "test"
+    with interrupt.shielded():
+        errors = _take_out(bench, request.config.option.guest_per == "test")
+    # After a failure or a signal, errors here are a consequence of it.
+    if errors and not bench.failed and interrupt.received() is None:
+        raise errors[0]
+
+
+def _take_out(bench: TargetRun, guest_ends: bool) -> list[Exception]:
+    """Unplug all disks of a test, also after an error with one; return the errors."""
+    errors: list[Exception] = []
     while bench.disks:
         disk = bench.disks.pop()
         try:
@@ -170,11 +179,9 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
                 disk.leave()
             else:
                 disk.unplug()
-        except TargetError as error:
+        except Exception as error:
             errors.append(error)
-    # After a failure, errors here are a consequence of it and it is already reported.
-    if errors and not bench.failed:
-        raise errors[0]
+    return errors
 
 
 def _need(offered: int, features: Iterable[Feature]) -> None:

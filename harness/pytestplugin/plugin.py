@@ -5,7 +5,6 @@ Nothing starts before a test asks for a disk.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.inputs import printable
+from harness.pytestplugin.arguments import seconds
 from harness.pytestplugin.bench import BENCHES, USER_TARGETS, TargetRun, bench_of
 from harness.pytestplugin.summary import by_target
 from harness.report import Statement, statement_of
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from harness.targets.userfile import UserTarget
 
 pytest_plugins = [
+    "harness.pytestplugin.interruption",
     "harness.pytestplugin.xdist",
     "harness.pytestplugin.fixtures",
     "harness.pytestplugin.reports",
@@ -83,21 +84,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--boot-timeout",
-        type=_seconds,
+        type=seconds,
         default=60.0,
         metavar="SECONDS",
         help="longest time until a guest's agent answers, in seconds (default: 60)",
     )
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds greater than 0")
-    return seconds
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -107,7 +98,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line(
         "markers",
-        "described(section, text): behaviour that the specification describes without a keyword",
+        "described(*ids): behaviour that the specification describes without a keyword",
     )
     config.addinivalue_line("markers", "on(*traits): traits that a target needs for this test")
     config.addinivalue_line("markers", "reads_only: the test does not change the disk's contents")
@@ -200,10 +191,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
     """Yield the recorded deviations of this test, for every implementation and version."""
     node = item.path.name + plain_node(item.nodeid[item.nodeid.index("::") :])
-    bound = {
-        *statement.clauses,
-        *(section for section, _ in statement.described + statement.hardening),
-    }
+    bound = {*statement.clauses, *(section for section, _ in statement.hardening)}
     for path in sorted((item.path.parent / "deviations").glob("*.toml")):
         for deviation in load(path):
             if deviation.covers(node):
@@ -225,12 +213,18 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     """Skip a test if its target turns out, in the middle of the test, to lack something."""
     if bench_of(pyfuncitem) is None:
         return (yield)
+    from harness.driver.errors import DriverError
+    from harness.machine.rundir import check_room
     from harness.targets import LacksError
 
     try:
         return (yield)
     except LacksError as error:
         pytest.skip(str(error))
+    except (AssertionError, DriverError):
+        # A device that finds no room for what it writes fails requests, and has no defect.
+        check_room()
+        raise
 
 
 def pytest_terminal_summary(

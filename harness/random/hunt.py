@@ -11,6 +11,7 @@ from functools import partial
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
+from harness import interrupt
 from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.errors import DriverError
 from harness.driver.interface import REQUEST_TIMEOUT
@@ -64,6 +65,10 @@ class Tally:
     seconds: float = 0.0
     known: Counter[str] = field(default_factory=Counter)
     """Signature -> number of findings that were recorded, or found in an earlier round."""
+
+
+class IllegalError(Exception):
+    """A legal driver may not do an operation of a script; one line."""
 
 
 class Hunt:
@@ -229,9 +234,22 @@ class Hunt:
         return True
 
     def replay(self, script: Sequence[Operation]) -> Finding | None:
-        """Play a whole script, and return its finding, known or not."""
+        """Play a whole script and return its finding, also a recorded one.
+
+        Raises IllegalError at an operation of a legal script that is not legal there.
+        """
+        plug = script[0]
+        assert isinstance(plug, Plug)
+        # What a recorded deviation makes useless is legal all the same.
+        shape = shape_of(self._take(plug), "legacy" in self.target.traits, Known())
         example = self._begin(script)
-        for operation in script[1:]:
+        for number, operation in enumerate(script[1:], 2):
+            if (
+                example.finding is None
+                and isinstance(example.session, Session)
+                and (why := objection(operation, example.session, shape))
+            ):
+                raise IllegalError(f"operation {number}, {type(operation).__name__}: {why}")
             example.play(operation)
         example.end()
         return example.finding
@@ -285,6 +303,7 @@ class Example(Generic[S]):
         self.script: list[Operation] = [plug]
         self.finding: Finding | None = None
         self._news = news
+        self._given_up = False
         self._begun = time.monotonic()
         self._guard = ExitStack()
         self._guard.enter_context(session.guarded())
@@ -299,6 +318,11 @@ class Example(Generic[S]):
 
     def end(self) -> None:
         """Do the final checks, and return the disk."""
+        if self._given_up or interrupt.received() is not None:
+            # An exchange with the device may be half done, which is no fault of the device.
+            self.hunt.drop()
+            self._guard.close()
+            return
         try:
             if not self.finding and not self.hunt.impatient:
                 self._guarded(self.session.finish)
@@ -315,12 +339,17 @@ class Example(Generic[S]):
             self._guard.close()
 
     def _guarded(self, act: Callable[[], None]) -> None:
+        interrupt.check()
         try:
             act()
         except Finding as finding:
             self._failed(finding)
         except TROUBLE as error:
+            interrupt.check()
             self._failed(self.hunt.trouble(error))
+        except BaseException:  # Ctrl-C, or a deadline
+            self._given_up = True
+            raise
 
     def _failed(self, finding: Finding) -> None:
         self.finding = finding

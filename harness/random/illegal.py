@@ -8,12 +8,22 @@ registers), "low", "beyond" and "top" (bus addresses outside our memory).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from harness.random.operations import Operation
+from harness.inputs import at_most, one_of, within
+from harness.random.operations import Operation, Queue
 
-Place = tuple[str, int]
+U16 = Annotated[int, within(0, (1 << 16) - 1)]
+U32 = Annotated[int, within(0, (1 << 32) - 1)]
+U64 = Annotated[int, within(0, (1 << 64) - 1)]
+Offset = Annotated[int, within(-(1 << 63), (1 << 63) - 1)]
+AREAS = ("arena", "table", "desc", "driver", "device")
+Area = Annotated[str, one_of(*AREAS)]
+Name = Annotated[str, one_of(*AREAS, "own", "low", "beyond", "top")]
 
-Piece = tuple[str, int, int, int]
+Place = tuple[Name, Offset]
+
+Piece = tuple[Name, Offset, U32, U16]
 """A descriptor: a place, a length in bytes, and the flags of the ring (WRITE is 2)."""
 
 
@@ -31,24 +41,24 @@ class Chain(Mischief):
     bytes.
     """
 
-    pieces: tuple[Piece, ...] = ()
-    header: tuple[int, int] | None = None
+    pieces: Annotated[tuple[Piece, ...], at_most(1024)] = ()
+    header: tuple[U32, U64] | None = None
     status: bool = True
-    table: int | None = None
-    spare: int = 0
-    queue: int = 0
+    table: U32 | None = None
+    spare: Annotated[int, within(-(1 << 31), (1 << 31) - 1)] = 0
+    queue: Queue = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Describe(Mischief):
     """Overwrite one descriptor of the ring. `last` is `next` (split) or the buffer id (packed)."""
 
-    slot: int
+    slot: U16
     place: Place
-    length: int
-    flags: int
-    last: int = 0
-    queue: int = 0
+    length: U32
+    flags: U16
+    last: U16 = 0
+    queue: Queue = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,24 +68,24 @@ class Offer(Mischief):
     The index advances by the number of heads plus `jump`.
     """
 
-    heads: tuple[int, ...] = ()
-    jump: int = 0
-    queue: int = 0
+    heads: Annotated[tuple[U16, ...], at_most(256)] = ()
+    jump: U16 = 0
+    queue: Queue = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scribble(Mischief):
     """Write 2 bytes to one of our areas, at an offset modulo its length."""
 
-    place: Place
-    value: int
+    place: tuple[Area, Offset]
+    value: U16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kick(Mischief):
     """Notify the device of a virtqueue."""
 
-    queue: int = 0
+    queue: Queue = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +93,7 @@ class Poke(Mischief):
     """Write a register of the transport."""
 
     register: str
-    value: int
+    value: U16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +108,14 @@ class PokeAddress(Mischief):
 class PokeConfig(Mischief):
     """Write the device configuration space, in one access of 1, 2 or 4 bytes."""
 
-    offset: int
-    width: int
-    value: int
+    offset: Annotated[int, within(0, 4095)]
+    width: Annotated[int, one_of(1, 2, 4)]
+    value: U32
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a value that the access has no room for."""
+        if self.value >> 8 * self.width:
+            raise ValueError(f"{self.value} does not fit into {self.width} bytes")
 
 
 @dataclass(frozen=True, kw_only=True)

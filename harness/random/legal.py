@@ -124,6 +124,12 @@ def _to_type(ask: Ask, session: Session, shape: Shape) -> str:
 def _to_framing(ask: Ask, queue: int, session: Session, shape: Shape) -> str:
     if shape.legacy and (ask.readable or ask.writable or ask.indirect):
         return "a legacy interface has one framing for each type of request"
+    for name, lengths, wanted in (
+        ("readable", ask.readable, ask.sent),
+        ("writable", ask.writable, ask.received + 1),
+    ):
+        if lengths and sum(lengths) != wanted:
+            return f"{name} has {sum(lengths)} bytes in all, not {wanted}"
     if ask.indirect and not session.negotiated(Feature.INDIRECT_DESC):
         return "INDIRECT_DESC is not negotiated"
     most = session.lanes[queue].layout.size

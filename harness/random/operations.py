@@ -7,16 +7,34 @@ write's place in the script (see `contents`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from harness.inputs import Check, at_most, matching, within
 from harness.virtio.blk import ID_LENGTH, REQUEST_HEADER, SECTOR, SEGMENT
+from harness.virtio.features import Feature
+
+MOST_SECTORS = 1 << 18
+"""Sectors of a disk: a session compares all of them."""
+
+Capacity = Annotated[int, within(1, MOST_SECTORS)]
+Sector = Annotated[int, within(0, (1 << 64) - 1)]
+Count = Annotated[int, within(1, MOST_SECTORS)]
+Length = Annotated[int, within(1, (1 << 32) - 1)]
+Lengths = Annotated[tuple[Length, ...], at_most(1024)]
+Segments = Annotated[tuple[tuple[Sector, Count], ...], at_most(256)]
+Size = Annotated[int, within(1, 1 << 15)]
+Queue = Annotated[int, within(0, (1 << 16) - 1)]
+FeatureName = Annotated[
+    str, Check("the name of a feature, like BLK_FLUSH", lambda name: name in Feature.__members__)
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
     """A request. `readable` and `writable` divide it into descriptors as in `driver.Request`."""
 
-    readable: tuple[int, ...] = ()
-    writable: tuple[int, ...] = ()
+    readable: Lengths = ()
+    writable: Lengths = ()
     indirect: bool = False
 
     @property
@@ -50,8 +68,8 @@ class Ask:
 class Read(Ask):
     """A read (IN)."""
 
-    sector: int
-    count: int
+    sector: Sector
+    count: Count
 
     @property
     def received(self) -> int:
@@ -68,8 +86,8 @@ class Read(Ask):
 class Write(Ask):
     """A write (OUT)."""
 
-    sector: int
-    count: int
+    sector: Sector
+    count: Count
 
     @property
     def sent(self) -> int:
@@ -101,7 +119,7 @@ class GetId(Ask):
 class Discard(Ask):
     """A DISCARD of segments: first sector, number of sectors."""
 
-    segments: tuple[tuple[int, int], ...]
+    segments: Segments
 
     @property
     def sent(self) -> int:
@@ -118,7 +136,7 @@ class Discard(Ask):
 class WriteZeroes(Ask):
     """A WRITE_ZEROES of segments, all with the UNMAP flag or none."""
 
-    segments: tuple[tuple[int, int], ...]
+    segments: Segments
     unmap: bool = False
 
     @property
@@ -141,12 +159,12 @@ class Operation:
 class Plug(Operation):
     """Plug a new disk; always the first operation. The fields are those of `DiskSpec`."""
 
-    capacity: int
-    queues: int | None = None
-    queue_size: int | None = None
+    capacity: Capacity
+    queues: Annotated[int, within(1, 256)] | None = None
+    queue_size: Size | None = None
     packed: bool | None = None
-    iops: int | None = None
-    serial: str | None = None
+    iops: Annotated[int, within(1, 10**9)] | None = None
+    serial: Annotated[str, matching(r"[ -~]{0,20}", "up to 20 ASCII characters")] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,31 +175,31 @@ class Start(Operation):
     MSI-X vectors, 0 for INTx, None to leave it as it is.
     """
 
-    features: tuple[str, ...]
-    sizes: tuple[int, ...]
-    vectors: int | None = None
+    features: Annotated[tuple[FeatureName, ...], at_most(64)]
+    sizes: Annotated[tuple[Size, ...], Check("1 to 256 sizes", lambda sizes: 0 < len(sizes) <= 256)]
+    vectors: Annotated[int, within(0, 2048)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Send(Operation):
     """Make requests available together, with one notification."""
 
-    asks: tuple[Ask, ...]
-    queue: int = 0
+    asks: Annotated[tuple[Ask, ...], at_most(256)]
+    queue: Queue = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collect(Operation):
     """Wait for the oldest requests that were sent and not collected, and check them."""
 
-    count: int
+    count: Annotated[int, within(0, 1 << 16)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resize(Operation):
     """Change the capacity, in sectors, while the device runs."""
 
-    capacity: int
+    capacity: Capacity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +214,7 @@ class WantInterrupts(Operation):
     """Enable or disable used buffer notifications of a virtqueue from the next request on."""
 
     wanted: bool
-    queue: int = 0
+    queue: Queue = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,5 +226,5 @@ class ReadConfig(Operation):
 class QueueReset(Operation):
     """Reset one virtqueue, whatever is in flight there, and set it up again (virtio 2.6.1)."""
 
-    size: int
-    queue: int = 0
+    size: Size
+    queue: Queue = 0

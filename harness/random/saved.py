@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import count
 from pathlib import Path
 
 from harness.random.hunt import Found, Hunt
@@ -19,12 +20,17 @@ def save(found: Found, hunt: Hunt, directory: Path, origin: str) -> Path:
     """
     directory.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^a-z0-9]+", "-", f"{hunt.target.name}-{found.finding.signature}".lower())
-    path, number = directory / f"{stem[:60].strip('-')}.script", 1
-    while path.exists():
-        number += 1
-        path = directory / f"{stem[:60].strip('-')}-{number}.script"
-    path.write_text(text_of(found.script, notes(found, hunt, path, origin)), encoding="utf-8")
-    return path
+    for number in count(1):
+        more = f"-{number}" if number > 1 else ""
+        path = directory / f"{stem[:60].strip('-')}{more}.script"
+        try:
+            file = path.open("x", encoding="utf-8")
+        except FileExistsError:
+            continue
+        with file:
+            file.write(text_of(found.script, notes(found, hunt, path, origin)))
+        return path
+    raise AssertionError("unreachable")
 
 
 def notes(found: Found, hunt: Hunt, path: Path, origin: str) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from harness.inputs import InputError, build, printable, read_text, shown
 from harness.random import illegal, operations
 from harness.random.operations import Ask, Operation, Plug
 
@@ -18,6 +19,11 @@ KINDS: dict[str, type[Any]] = {
     and issubclass(kind, (Operation, Ask))
     and kind not in (Operation, Ask, illegal.Mischief)
 }
+
+
+MOST_OPERATIONS = 10_000
+HOSTILE = (Plug, operations.Start, operations.Resize, illegal.Mischief)
+"""Operations of a script that breaks rules."""
 
 
 class ScriptError(Exception):
@@ -52,21 +58,30 @@ def text_of(script: Iterable[Operation], notes: Sequence[str] = ()) -> str:
 
 
 def parse(text: str, name: str = "script") -> list[Operation]:
-    """Return the operations of a script. Raise ScriptError, with the line, for a bad script."""
+    """Return the operations of a script. ScriptError, in one line with the place, if it is none."""
     script: list[Operation] = []
+    hostile = False
     for number, line in enumerate(text.splitlines(), 1):
         bare = line.strip()
         if not bare or bare.startswith("#"):
             continue
+        where = f"{name}, line {number}"
         try:
             operation = _made(ast.parse(bare, mode="eval").body)
-        except (SyntaxError, TypeError, ValueError) as error:
-            raise ScriptError(f"{name}, line {number}: {error}") from None
+        except SyntaxError as error:
+            raise ScriptError(f"{where}: {printable(error.msg)}") from None
+        except (RecursionError, MemoryError):
+            raise ScriptError(f"{where}: nested too deeply") from None
+        except ValueError as error:
+            raise ScriptError(f"{where}: {printable(str(error))}") from None
         if not isinstance(operation, Operation) or isinstance(operation, Plug) == bool(script):
-            raise ScriptError(
-                f"{name}, line {number}: a script is one Plug(...), followed by other operations"
-            )
+            raise ScriptError(f"{where}: a script is one Plug(...), followed by other operations")
+        hostile = hostile or isinstance(operation, illegal.Mischief)
         script.append(operation)
+        if len(script) > MOST_OPERATIONS:
+            raise ScriptError(f"{where}: more than {MOST_OPERATIONS} operations")
+        if hostile and not all(isinstance(played, HOSTILE) for played in script):
+            raise ScriptError(f"{where}: a script with {type(operation).__name__} has no requests")
     if not script:
         raise ScriptError(f"{name} has no operations")
     return script
@@ -77,16 +92,18 @@ def _made(node: ast.expr) -> Any:
         kind = KINDS.get(node.func.id)
         if kind is None:
             raise ValueError(f"unknown operation {node.func.id}")
-        return kind(**{word.arg or "**": _made(word.value) for word in node.keywords})
+        return build(kind, {word.arg or "**": _made(word.value) for word in node.keywords})
     if isinstance(node, ast.Tuple):
         return tuple(map(_made, node.elts))
-    return ast.literal_eval(node)
+    value = ast.literal_eval(node)
+    if not isinstance(value, (int, str, type(None))):
+        raise ValueError(f"{shown(value)} is no number, text, True, False, None or (...)")
+    return value
 
 
 def load(path: Path) -> list[Operation]:
-    """Return the operations of a file. Raise ScriptError if it cannot be read."""
+    """Return the operations of a file. ScriptError if it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScriptError(f"{path}: {error}") from None
-    return parse(text, str(path))
+        return parse(read_text(path), str(path))
+    except InputError as error:
+        raise ScriptError(str(error)) from None

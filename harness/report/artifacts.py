@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.inputs import InputError, text_of
+from harness.inputs import InputError, read_text
 from harness.outputs import replace_text
 from harness.report.failure import printable, state_of, words_of
 from harness.report.results import plain_node
@@ -99,7 +99,7 @@ def _place(base: Path, names: Iterable[str]) -> Path:
 def _ours(into: Path) -> set[str]:
     """Return the names of the files in a directory that an earlier run wrote."""
     try:
-        names = text_of(into / MARKER).splitlines()
+        names = read_text(into / MARKER).splitlines()
     except InputError:
         return set()
     return {name for name in names if re.fullmatch(r"[\w.-]*\w[\w.-]*", name)}

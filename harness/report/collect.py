@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from harness.report.hardened import LEVEL
 from harness.report.outcome import ATTRIBUTE
 from harness.report.results import (
     Column,
@@ -26,13 +27,9 @@ from harness.report.results import (
     plain_node,
     worst,
 )
-from harness.virtio.catalogue import SPECIFICATION, Clause, Level, clauses
+from harness.virtio.catalogue import SPECIFICATION, Clause, clauses
 
 SUITE = "virtio-blk-conformance"
-
-PROSE: dict[str, Level] = {"described": "described", "hardening": "hardening"}
-"""Properties of a test that name a statement without an id, as "section: text", and their level."""
-
 
 HARDENING = "hardening-"
 """Prefix of the properties about the fate of a device."""
@@ -151,9 +148,9 @@ def _rows(report: pytest.TestReport) -> Iterator[Row]:
     for name, value in report.user_properties:
         if name == "clause":
             yield _row(clauses()[str(value)])
-        elif name in PROSE:
+        elif name == LEVEL:
             section, _, text = str(value).partition(": ")
-            yield Row(str(value), section, PROSE[name], "device", text, kind=name)
+            yield Row(str(value), section, LEVEL, "device", text, kind=LEVEL)
 
 
 def _attributes(report: pytest.TestReport) -> dict[str, Any]:

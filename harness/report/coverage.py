@@ -20,7 +20,7 @@ from harness.inputs import (
     WrongValueError,
     build,
     json_of,
-    text_of,
+    read_text,
 )
 from harness.outputs import replace_text
 from harness.report.merge import merged
@@ -58,28 +58,21 @@ class CoverageError(Exception):
 
 @dataclass(frozen=True)
 class Bound:
-    """Names in a suite's markers: ids of the catalogue, and (section, text) without an id."""
+    """The ids that the markers in a suite name."""
 
     clauses: frozenset[str]
-    prose: frozenset[tuple[str, str]]
 
     @classmethod
     def by(cls, suite: Path) -> Bound:
         """Read the markers from the test modules in a directory, without running the modules."""
         named: set[str] = set()
-        prose: set[tuple[str, str]] = set()
-        for path in sorted(suite.glob("test_*.py")):
+        for path in sorted(suite.rglob("test_*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
                     continue
-                words = [
-                    argument.value for argument in node.args if isinstance(argument, ast.Constant)
-                ]
-                if node.func.id == "clause":
-                    named |= {str(word) for word in words}
-                elif node.func.id == "described" and len(words) == 2:
-                    prose.add((str(words[0]), str(words[1])))
-        return cls(frozenset(named), frozenset(prose))
+                if node.func.id in ("clause", "described"):
+                    named |= {str(arg.value) for arg in node.args if isinstance(arg, ast.Constant)}
+        return cls(frozenset(named))
 
 
 @dataclass(frozen=True)
@@ -104,12 +97,13 @@ def group(name: str, bound: Bound, below: bool = True) -> Group:
         return _within(section, name) if below else section == name
 
     within = [clause for clause in clauses().values() if inside(clause.section)]
+    stated = [clause for clause in within if clause.level != "described"]
     return Group(
         name,
-        len(within),
-        sum(clause.id in bound.clauses for clause in within),
-        sum(bool(clause.untested) for clause in within),
-        sum(inside(section) for section, _ in bound.prose),
+        len(stated),
+        sum(clause.id in bound.clauses for clause in stated),
+        sum(bool(clause.untested) for clause in stated),
+        sum(clause.id in bound.clauses for clause in within if clause.level == "described"),
     )
 
 
@@ -117,12 +111,9 @@ def _within(section: str, wanted: str) -> bool:
     return not wanted or section == wanted or section.startswith(wanted + ".")
 
 
-def sections(bound: Bound) -> list[str]:
+def sections() -> list[str]:
     """Return all sections with a statement or a description, in the specification's order."""
-    known = {clause.section for clause in clauses().values()} | {
-        section for section, _ in bound.prose
-    }
-    return sorted(known, key=section_order)
+    return sorted({clause.section for clause in clauses().values()}, key=section_order)
 
 
 Counts = Mapping[str, Mapping[Verdict, int]]
@@ -131,7 +122,7 @@ Counts = Mapping[str, Mapping[Verdict, int]]
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Verdicts of a target's runs by section, for statements of the catalogue only.
+    """Verdicts of a target's runs by section, for statements with a keyword only.
 
     `implementations` make up the device: name -> version. `tests` counts tests; `seconds` is their
     total duration.
@@ -149,9 +140,9 @@ class Verdicts:
         verdicts = results.verdicts()
         counts: dict[str, Counter[Verdict]] = {}
         for row in results.rows.values():
-            if row.kind == "catalogue":
-                counter = counts.setdefault(row.section, Counter())
-                counter[verdicts[row.id][column.id]] += 1
+            if row.kind == "catalogue" and row.level != "described":
+                found = counts.setdefault(row.section, Counter())
+                found[verdicts[row.id][column.id]] += 1
         ran = [
             test.results[column.id] for test in results.tests.values() if column.id in test.results
         ]
@@ -181,7 +172,7 @@ def dumped(verdicts: Iterable[Verdicts]) -> str:
             "sections": {
                 section: _words(counts)
                 for section, counts in sorted(
-                    entry.sections.items(), key=lambda entry: section_order(entry[0])
+                    entry.sections.items(), key=lambda item: section_order(item[0])
                 )
             },
             "tests": _words(entry.tests),
@@ -213,7 +204,7 @@ def loaded(path: Path) -> list[Verdicts]:
     Raise CoverageError for a damaged file.
     """
     try:
-        kept = build(list[_Kept], json_of(path, text_of(path, LIMIT)))
+        kept = build(list[_Kept], json_of(path, read_text(path, LIMIT)))
     except MissingFileError:
         return []
     except InputError as error:
@@ -330,7 +321,7 @@ def made(root: Path) -> dict[Path, str]:
     verdicts = loaded(root / SUMMARY)
     blocks = {
         PAGE: {
-            "statements": statements_table(bound, sections(bound), below=False),
+            "statements": statements_table(bound, sections(), below=False),
             "reasons": [
                 f"- {clause.id}: {clause.untested}"
                 for clause in clauses().values()

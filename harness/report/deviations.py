@@ -34,7 +34,7 @@ from harness.inputs import (
     WrongValueError,
     build,
     line_in_toml,
-    text_of,
+    read_text,
     toml_of,
 )
 
@@ -119,7 +119,7 @@ class Deviation:
 def load(path: Path) -> tuple[Deviation, ...]:
     """Return the deviations in a file, none if there is no such file. Raise DeviationFileError."""
     try:
-        text = text_of(path)
+        text = read_text(path)
         document = toml_of(path, text)
     except MissingFileError:
         return ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-LEVEL = "hardening"
+from typing import Literal
+
+LEVEL: Literal["hardening"] = "hardening"
 
 VERDICT = "hardening-verdict"
 EVIDENCE = "hardening-evidence"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.inputs import InputError, WrongValueError, build, json_of, text_of
+from harness.inputs import InputError, WrongValueError, build, json_of, read_text
 from harness.outputs import replace_text
 from harness.report.coverage import CoverageError, replaced
 from harness.report.hardened_table import RINGS, found_on
@@ -86,7 +86,7 @@ def loaded(root: Path) -> list[Fates]:
     """Return the numbers in the summary. Raise CoverageError if it is missing or damaged."""
     path = root / SUMMARY
     try:
-        return build(list[Fates], json_of(path, text_of(path, LIMIT)))
+        return build(list[Fates], json_of(path, read_text(path, LIMIT)))
     except InputError as error:
         raise CoverageError(f"{error}; {MAKE} RESULTS.json makes it") from None
     except WrongValueError as error:

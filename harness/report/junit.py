@@ -16,7 +16,7 @@ from harness.outputs import replace_text
 from harness.virtio.catalogue import section_order
 from harness.virtio.sections import section_name
 
-STATEMENTS = ("clause", "described", "hardening")
+STATEMENTS = ("clause", "hardening")
 """Properties that name a statement: by its id, or as "section: text"."""
 
 

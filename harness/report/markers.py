@@ -18,9 +18,9 @@ def clause(*ids: str) -> pytest.MarkDecorator:
     return pytest.mark.clause(*ids)
 
 
-def described(section: str, text: str) -> pytest.MarkDecorator:
-    """Mark a test of behaviour that a section describes without a keyword, in our own words."""
-    return pytest.mark.described(section, text)
+def described(*ids: str) -> pytest.MarkDecorator:
+    """This test checks behaviour that the text describes without a keyword, by catalogue ids."""
+    return pytest.mark.described(*ids)
 
 
 def hardening(section: str, text: str) -> pytest.MarkDecorator:
@@ -41,15 +41,15 @@ def reads_only(test: Test) -> Test:
 
 @dataclass(frozen=True)
 class Statement:
-    """Statement of a test: clause ids, described behaviour as (section, text), and the level.
+    """Statement of a test: ids in the catalogue, and the level.
 
-    `hardening` are rules that the test's driver breaks, also as (section, text). The level is the
-    weakest of all: a failure of a test of a MUST and a SHOULD may be about the SHOULD, so it proves
-    no more. A test that should fail as a MUST does not name anything weaker.
+    `hardening` are rules that the test's driver breaks, as (section, text).
+
+    The level is the weakest of all: a failure of a test of a MUST and a SHOULD may be about the
+    SHOULD, so it proves no more. A test that should fail as a MUST does not name anything weaker.
     """
 
     clauses: tuple[str, ...]
-    described: tuple[tuple[str, str], ...]
     level: Level
     hardening: tuple[tuple[str, str], ...] = ()
 
@@ -62,13 +62,12 @@ class Statement:
     def sections(self) -> frozenset[str]:
         """Return the sections of the specification that contain the statements."""
         named = (lookup(name).section for name in self.clauses)
-        return frozenset((*named, *(section for section, _ in self.described + self.hardening)))
+        return frozenset((*named, *(section for section, _ in self.hardening)))
 
     def properties(self) -> list[tuple[str, str]]:
         """Return the properties of the test case in a JUnit report."""
         return [
             *(("clause", name) for name in self.clauses),
-            *(("described", f"{section}: {text}") for section, text in self.described),
             *(("hardening", f"{section}: {text}") for section, text in self.hardening),
             ("level", self.level),
         ]
@@ -77,38 +76,48 @@ class Statement:
 def statement_of(item: pytest.Item) -> Statement | None:
     """Return the statement in an item's markers, or None if it has no such markers.
 
-    Raise pytest.UsageError, with the test's name, for an id that the catalogue does not have and
-    for a marker without arguments.
+    Raises pytest.UsageError, naming the test, for an id that the catalogue
+    does not have, for one of the other marker, and for a marker without arguments.
     """
-    marks = list(item.iter_markers("clause"))
-    clauses: list[str] = []
-    for mark in marks:
-        if not mark.args:
-            raise pytest.UsageError(f"{item.nodeid}: @clause() names no statement")
-        clauses += mark.args
-    described, hardening = _prose(item, "described"), _prose(item, "hardening")
-    try:
-        levels: list[Level] = [lookup(name).level for name in clauses]
-    except UnknownClauseError as error:
-        raise pytest.UsageError(f"{item.nodeid}: {error}") from None
-    if described:
-        levels.append("described")
+    clauses = (*_ids(item, "clause"), *_ids(item, "described"))
+    hardening = _broken_rules(item)
+    levels: list[Level] = [lookup(name).level for name in clauses]
     if hardening:
         levels.append("hardening")
     if not levels:
         return None
-    return Statement(tuple(clauses), described, weakest(levels), hardening)
+    return Statement(clauses, weakest(levels), hardening)
 
 
-def _prose(item: pytest.Item, marker: str) -> tuple[tuple[str, str], ...]:
-    """Return the arguments of markers with this name, as (section, text)."""
-    prose: list[tuple[str, str]] = []
+def _ids(item: pytest.Item, marker: str) -> list[str]:
+    """The ids that the markers of this name give: `described` those of that level only."""
+    ids: list[str] = []
     for mark in item.iter_markers(marker):
+        if not mark.args:
+            raise pytest.UsageError(f"{item.nodeid}: @{marker}() names no statement")
+        for name in mark.args:
+            try:
+                level = lookup(name).level
+            except UnknownClauseError as error:
+                raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+            wanted = "described" if level == "described" else "clause"
+            if marker != wanted:
+                raise pytest.UsageError(
+                    f"{item.nodeid}: {name} is a statement of level {level}; use @{wanted}"
+                )
+            ids.append(name)
+    return ids
+
+
+def _broken_rules(item: pytest.Item) -> tuple[tuple[str, str], ...]:
+    """Return the arguments of hardening markers, as (section, text)."""
+    rules: list[tuple[str, str]] = []
+    for mark in item.iter_markers("hardening"):
         try:
             section, text = mark.args
         except ValueError:
             raise pytest.UsageError(
-                f"{item.nodeid}: @{marker} takes a section and a text, not {mark.args}"
+                f"{item.nodeid}: @hardening takes a section and a text, not {mark.args}"
             ) from None
-        prose.append((section, text))
-    return tuple(prose)
+        rules.append((section, text))
+    return tuple(rules)

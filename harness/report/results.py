@@ -24,8 +24,8 @@ from harness.inputs import (
     json_of,
     matching,
     printable,
+    read_text,
     shown,
-    text_of,
     within,
 )
 from harness.robustness.fate import Fate
@@ -242,7 +242,7 @@ def proves(result: Result, row: Row) -> Verdict:
 
 
 def _place(row: Row) -> str:
-    """Return the name in deviation records: the id, or the section of a statement without one."""
+    """Return the name in deviation records: the id, or the section of a row without one."""
     return row.id if row.kind == "catalogue" else row.section
 
 
@@ -303,7 +303,7 @@ def dumped(results: Results) -> str:
 def load(path: Path) -> Results:
     """Return the results in a file. Raise ResultsError, in one line, if that fails."""
     try:
-        results = parsed(json_of(path, text_of(path, LIMIT)))
+        results = parsed(json_of(path, read_text(path, LIMIT)))
     except InputError as error:
         raise ResultsError(str(error)) from None
     except ValueError as error:

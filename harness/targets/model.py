@@ -3,31 +3,50 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import interrupt
 from harness.diskspec import DiskSpec
 from harness.driver.block import BlockDriver
+from harness.driver.bus.vfio_user import VfioUser
 from harness.driver.errors import DriverError
+from harness.driver.transport.base import Transport
+from harness.driver.transport.pci import PciModern
+from harness.driver.transport.pci_legacy import PciLegacy
 from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
 from harness.machine import cleanup
 from harness.machine.drive import MAX_CAPACITY
 from harness.machine.drive import Backing as FileBacking
 from harness.machine.errors import MachineError
+from harness.machine.logs import tail
 from harness.machine.monitor import LoopThread
 from harness.machine.process import Process
 from harness.machine.rundir import RunDir
 from harness.machine.storage_daemon import make_raw
-from harness.targets.base import Backing, DeviceIdentity, Plugged, Target, TargetError, translated
+from harness.targets.base import (
+    Backing,
+    DeviceIdentity,
+    LacksError,
+    Plugged,
+    Target,
+    TargetError,
+    translated,
+)
 
 ANSWER_DEADLINE = 10.0
 """Longest time for an answer of the model, in seconds, counted from its start on."""
 
 END_DEADLINE = 3.0
+MAX_ANSWER = 1 << 20
+"""Bytes of an answer; those of the model have some hundred."""
+
 VERSION = (1, 0)
 
 
@@ -48,8 +67,9 @@ class ModelProcess:
 
     def __init__(self, defects: Sequence[str] = ()) -> None:
         """Start the process with these planted defects, given by name."""
-        self._dir = RunDir()
-        cleanup.at_exit(self.stop)
+        with interrupt.shielded():
+            self._dir = RunDir()
+            cleanup.at_exit(self.stop)
         self._stderr = self._dir.path / "stderr.log"
         self._thread: LoopThread | None = None
         self._child: _Child | None = None
@@ -61,7 +81,8 @@ class ModelProcess:
             self._thread = LoopThread("model")
             line = [sys.executable, "-m", "harness.model"]
             line += [word for name in defects for word in ("--defect", name)]
-            self._child = _Child(line, self._stderr, self._thread)
+            with interrupt.shielded():
+                self._child = _Child(line, self._stderr, self._thread)
             self._child.qmp_socket.settimeout(ANSWER_DEADLINE)
         except BaseException:
             self.stop()
@@ -77,8 +98,11 @@ class ModelProcess:
 
         A second call does nothing.
         """
-        if self._stopped:
-            return
+        with interrupt.shielded():
+            if not self._stopped:
+                self._stop()
+
+    def _stop(self) -> None:
         try:
             if self._child:
                 self._child.qmp_socket.close()
@@ -105,10 +129,9 @@ class ModelProcess:
         """Return the process's state and the end of its stderr. Also works after `stop`."""
         if self._stopped or self._child is None:
             return self._last_words
-        lines = self._stderr.read_text(errors="replace").splitlines()[-20:]
-        return "\n".join([self._child.fate(), *lines])
+        return "\n".join([self._child.fate(), *tail(self._stderr, 20).splitlines()])
 
-    def add(self, spec: DiskSpec) -> tuple[str, Path, Path | None]:
+    def add(self, spec: DiskSpec, way: str = "vhost-user") -> tuple[str, Path, Path | None]:
         """Add a disk. Return its name, its socket, and the raw file made for it, if any."""
         name = f"disk{self._made}"
         self._made += 1
@@ -118,7 +141,7 @@ class ModelProcess:
             make_raw(file, spec.capacity)
         try:
             where = {"socket": str(link), "file": str(file) if file else None}
-            self.tell("add", name, spec=asdict(spec), **where)
+            self.tell("add", name, spec=asdict(spec), way=way, **where)
         except MachineError:
             if file:
                 file.unlink(missing_ok=True)
@@ -146,31 +169,83 @@ class ModelProcess:
         channel = self._child.qmp_socket
         try:
             channel.sendall(line)
-            while b"\n" not in self._answers:
-                piece = channel.recv(65536)
-                if not piece:
-                    raise ConnectionError
-                self._answers += piece
+            answer = self._answer(channel)
         except TimeoutError:
             self._child.end()
             raise MachineError(f"the model did not answer within {ANSWER_DEADLINE:g} s") from None
         except OSError:
             self._child.wait(END_DEADLINE)
             raise MachineError(f"the model is gone: {self.last_words()}") from None
-        answer, _, self._answers = self._answers.partition(b"\n")
-        if error := json.loads(answer).get("error"):
+        except BaseException:  # Ctrl-C too: its answer would be taken for the next command's
+            self._child.end()
+            raise
+        if error := answer.get("error"):
             raise MachineError(f"{name}: {error}")
+
+    def _answer(self, channel: socket.socket) -> dict[str, Any]:
+        """Return the next answer. TimeoutError for one that is too late or too long."""
+        deadline = time.monotonic() + ANSWER_DEADLINE
+        while b"\n" not in self._answers:
+            left = deadline - time.monotonic()
+            if left <= 0 or len(self._answers) > MAX_ANSWER:
+                raise TimeoutError
+            channel.settimeout(left)
+            piece = channel.recv(65536)
+            if not piece:
+                raise ConnectionError
+            self._answers += piece
+        channel.settimeout(ANSWER_DEADLINE)
+        line, _, self._answers = self._answers.partition(b"\n")
+        return dict(json.loads(line))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to the model: `way` as the model's process names it, and the driver's transport."""
+
+    description: str
+    traits: frozenset[str]
+    way: str
+    attach: Callable[[Path, DiskSpec], Transport]
+
+
+VARIANTS: dict[str, Variant] = {
+    "model": Variant(
+        "our own device in Python, over vhost-user, driven from the host",
+        frozenset({"vhost-user", "modern"}),
+        "vhost-user",
+        lambda path, spec: VhostUser(str(path), spec.queue_size or QUEUE_SIZE),
+    ),
+    "model-pci": Variant(
+        "our own device in Python, a PCI function over vfio-user, driven from the host",
+        frozenset({"pci", "modern"}),
+        "pci",
+        lambda path, spec: PciModern(VfioUser(str(path))),
+    ),
+    "model-pci-transitional": Variant(
+        "our own device in Python, a transitional PCI function through its modern interface",
+        frozenset({"pci", "modern"}),
+        "pci-transitional",
+        lambda path, spec: PciModern(VfioUser(str(path))),
+    ),
+    "model-pci-legacy": Variant(
+        "our own device in Python, a transitional PCI function through its legacy interface",
+        frozenset({"pci", "legacy"}),
+        "pci-transitional",
+        lambda path, spec: PciLegacy(VfioUser(str(path))),
+    ),
+}
 
 
 class ModelDisk(Plugged):
     """A disk of the model, with a driver on it."""
 
-    def __init__(self, process: ModelProcess, spec: DiskSpec) -> None:
+    def __init__(self, process: ModelProcess, spec: DiskSpec, variant: Variant) -> None:
         self._process = process
         self.spec = spec
-        self._name, link, self._file = process.add(spec)
+        self._name, link, self._file = process.add(spec, variant.way)
         try:
-            self.driver = BlockDriver(VhostUser(str(link), spec.queue_size or QUEUE_SIZE))
+            self.driver = BlockDriver(variant.attach(link, spec))
         except BaseException:
             with suppress(MachineError):
                 process.remove(self._name)
@@ -205,23 +280,25 @@ class Model(Target):
     One process serves the whole run; if it dies, the next disk starts a new one.
     """
 
-    name = "model"
-    description = "our own device in Python, over vhost-user, driven from the host"
-    traits = frozenset({"vhost-user", "modern"})
-
-    def __init__(self, defects: Sequence[str] = ()) -> None:
-        """Store the names of the defects to plant in the device (`harness.model.defects`)."""
+    def __init__(self, defects: Sequence[str] = (), name: str = "model") -> None:
+        """`defects` are planted in the device, by name; `name` is one of `VARIANTS`."""
+        self.name = name
+        self._variant = VARIANTS[name]
+        self.description = self._variant.description
+        self.traits = self._variant.traits
         self._defects = defects
         self._process: ModelProcess | None = None
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
-        """Return a disk with a driver on it."""
+        """Plug in a disk with a driver on it. LacksError for a zoned disk of a legacy interface."""
+        if spec.zoned and "legacy" in self.traits:
+            raise LacksError("a legacy interface has no zoned disks")
         try:
             if self._process and not self._process.alive():
                 self.close()
             if self._process is None:
                 self._process = ModelProcess(self._defects)
-            return ModelDisk(self._process, spec)
+            return ModelDisk(self._process, spec, self._variant)
         except (MachineError, DriverError) as error:
             raise translated(error) from None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.defects.catalogue import defects
 from harness.defects.registers import REGISTER_DEFECTS
-from harness.targets import qtest
+from harness.targets import model, qtest
 from harness.targets.base import Progress, Target, TargetError
 from harness.targets.external import HostSide
 from harness.targets.guest import variants as guest_variants
@@ -18,10 +18,12 @@ from harness.targets.host_pci import HostPci, checked_address
 from harness.targets.model import Model
 from harness.targets.qtest import QtestTarget
 from harness.targets.userfile import UserTarget, load
+from harness.targets.vfio_user import VfioUserSocket
 from harness.targets.vhost_user import VhostUserDaemon, VhostUserSocket
 
 SOCKET_PREFIX = "vhost-user:"
 FUNCTION_PREFIX = "pci:"
+VFIO_USER_PREFIX = "vfio-user:"
 PLANTED = "+"
 """Separator between the name of a target and the names of defects planted in its device."""
 
@@ -67,6 +69,10 @@ def _qtest(name: str) -> Callable[[Settings], Target]:
     )
 
 
+def _model(name: str) -> Callable[[Settings], Target]:
+    return lambda settings: Model(settings.defects, name)
+
+
 _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {
     **{
         name: (variant.description, _guest(name))
@@ -74,7 +80,7 @@ _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {
     },
     **{name: (variant.description, _qtest(name)) for name, variant in qtest.VARIANTS.items()},
     "vhost-user": (VhostUserDaemon.description, lambda settings: VhostUserDaemon()),
-    "model": (Model.description, lambda settings: Model(settings.defects)),
+    **{name: (variant.description, _model(name)) for name, variant in model.VARIANTS.items()},
 }
 
 
@@ -84,6 +90,7 @@ def descriptions() -> dict[str, str]:
         **{name: description for name, (description, _) in _MAKERS.items()},
         f"{SOCKET_PREFIX}PATH": "the vhost-user back-end that listens on the socket PATH",
         f"{FUNCTION_PREFIX}ADDRESS": HostPci.description,
+        f"{VFIO_USER_PREFIX}PATH": VfioUserSocket.description,
     }
 
 
@@ -105,7 +112,7 @@ def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Tar
         return _defective(base, planted)
     if name in user:
         return _owned(user[name].device, name, user[name])
-    if name.startswith((SOCKET_PREFIX, FUNCTION_PREFIX)):
+    if name.startswith((SOCKET_PREFIX, FUNCTION_PREFIX, VFIO_USER_PREFIX)):
         return _owned(name, name, UserTarget(name))
     if name not in _MAKERS:
         there = ", ".join([*user, *descriptions()])
@@ -150,6 +157,7 @@ def _owned(device: str, name: str, definition: UserTarget) -> Callable[[Settings
     kinds: dict[str, Callable[[str, bool, HostSide], Target]] = {
         "vhost-user": VhostUserSocket,
         "pci": HostPci,
+        "vfio-user": VfioUserSocket,
     }
     if kind not in kinds or not place:
         raise TargetError(f"{name}: {device!r} is not a device; use vhost-user:PATH or pci:ADDRESS")

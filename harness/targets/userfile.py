@@ -29,8 +29,8 @@ from harness.inputs import (
     build,
     line_in_toml,
     matching,
+    read_text,
     shown,
-    text_of,
     toml_of,
 )
 from harness.targets.base import DeviceIdentity, TargetError
@@ -117,7 +117,7 @@ def load(path: Path, taken: Collection[str] = ()) -> dict[str, UserTarget]:
     `taken` are names that a target must not have.
     """
     try:
-        text = text_of(path)
+        text = read_text(path)
         document = toml_of(path, text)
     except InputError as error:
         raise TargetError(str(error)) from None

@@ -15,6 +15,44 @@ CAP_VENDOR = 0x09
 CAP = struct.Struct("<BBBBBB2xII")
 """Virtio capability: cap_vndr, cap_next, cap_len, cfg_type, bar, id, (padding), offset, length."""
 
+COMMAND = 0x04
+COMMAND_IO = 0x1
+COMMAND_MEMORY = 0x2
+COMMAND_MASTER = 0x4
+COMMAND_INTX_DISABLE = 0x400
+STATUS = 0x06
+STATUS_INTERRUPT = 0x8
+STATUS_CAPABILITIES = 0x10
+REVISION = 0x08
+HEADER_TYPE = 0x0E
+BAR_0 = 0x10
+BARS = 6
+SUBSYSTEM_VENDOR = 0x2C
+SUBSYSTEM = 0x2E
+CAPABILITIES = 0x34
+INTERRUPT_LINE = 0x3C
+INTERRUPT_PIN = 0x3D
+HEADER_SIZE = 0x40
+"""Registers of a function's configuration space, and their bits (PCI Local Bus 3.0, 6.1)."""
+
+CAP_POWER = 0x01
+CAP_EXPRESS = 0x10
+CAP_MSIX = 0x11
+"""PCI capability ids."""
+
+MSIX_ENABLE = 1 << 15
+MSIX_FUNCTION_MASK = 1 << 14
+"""Bits of MSI-X Message Control (PCI Local Bus 3.0, 6.8.2)."""
+
+MSIX_ENTRY = struct.Struct("<QII")
+"""An MSI-X table entry: message address, message data, vector control."""
+
+MSIX_ENTRY_MASKED = 1
+"""The mask bit of vector control."""
+
+EXPRESS_RESET = 1 << 15
+"""The bit of PCI Express Device Control that starts a function level reset."""
+
 NO_VECTOR = 0xFFFF
 ISR_QUEUE = 1
 ISR_CONFIG = 2

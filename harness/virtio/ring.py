@@ -28,6 +28,16 @@ def used_size(queue_size: int) -> int:
     return 6 + 8 * queue_size
 
 
+def legacy_areas(queue_size: int, align: int) -> tuple[int, int, int]:
+    """Return where driver and device area begin in a legacy virtqueue, and its size in bytes.
+
+    The descriptor table comes first; the device area is aligned to `align` bytes (virtio 2.7.2).
+    """
+    driver = DESC_SIZE * queue_size
+    device = -(-(driver + avail_size(queue_size)) // align) * align
+    return driver, device, device + used_size(queue_size)
+
+
 PACKED_DESC = struct.Struct("<QIHH")
 """A descriptor of a packed virtqueue: addr, len, id, flags (virtio 2.8.13)."""
 

@@ -6,6 +6,7 @@ and TCG for KVM, so that these tests do not depend on the host's KVM.
 
 from __future__ import annotations
 
+import json
 import shlex
 import threading
 from collections.abc import Callable
@@ -158,3 +159,38 @@ def test_progress_hears_of_a_trial(new_host: NewHost) -> None:
         choose_accel("auto", host.qemu, host.kernel, host.kernel, host.cache, progress=heard.append)
     assert len(heard) == 1
     assert "KVM" in heard[0]
+
+
+@pytest.mark.parametrize("odd", ["a directory", "a file for its folder", "full"])
+def test_a_cache_that_keeps_nothing_costs_one_trial_for_each_process(
+    new_host: NewHost, odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = new_host("vblk# ")
+    if odd == "a directory":
+        (host.cache / "accel.json").mkdir(parents=True)
+    elif odd == "a file for its folder":
+        host.cache.touch()
+    else:
+        host.cache.mkdir()
+        (host.cache / "accel.json").symlink_to("/dev/full")
+
+    assert host.choose().name == "kvm"
+    assert host.choose().name == "kvm"
+
+    assert host.trials == 1
+
+
+@pytest.mark.parametrize(
+    "verdict", ["[]", "7", '{"name": "kvm"}', '{"name": "warp", "reason": "fast"}', "null"]
+)
+def test_an_odd_verdict_in_the_cache_is_replaced(new_host: NewHost, verdict: str) -> None:
+    host = new_host("vblk# ")
+    host.choose()
+    path = host.cache / "accel.json"
+    key = next(iter(json.loads(path.read_text())))
+    path.write_text(f"{{{json.dumps(key)}: {verdict}}}")
+
+    assert host.choose().name == "kvm"
+
+    assert host.trials == 2
+    assert json.loads(path.read_text())[key]["name"] == "kvm"

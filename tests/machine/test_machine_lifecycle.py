@@ -30,8 +30,8 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from harness.machine import Machine, MachineConfig, find_qemu
-from harness.machine.cleanup import install_signal_handlers
-install_signal_handlers()
+from harness.interrupt import install
+install()
 with Machine(MachineConfig(find_qemu(), bios=Path(sys.argv[1]), memory=32)) as machine:
     print(machine.pid, machine.qmp_path.parent, flush=True)
     {then}

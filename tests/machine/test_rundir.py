@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.machine import rundir
+from harness.machine import cleanup, rundir
 from harness.machine.rundir import MARKER, PREFIX, RunDir
 
 DIE_WITH_A_RUN_DIRECTORY = """
@@ -97,6 +97,7 @@ def test_a_directory_without_a_lock_and_without_a_marker_stays(
     monkeypatch.setattr(rundir, "_marker", lambda *_: b"")
     directory = RunDir()
     os.close(directory._fd)
+    cleanup.forget(directory.remove)
     monkeypatch.undo()
     rundir._sweep(directory.path.parent)
     assert directory.path.exists()

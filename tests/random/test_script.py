@@ -1,5 +1,7 @@
 """Scripts: what is written is what is read, and a mistake is one line."""
 
+import os
+
 import pytest
 
 from harness.random.operations import (
@@ -59,11 +61,37 @@ def test_what_is_usual_is_left_out_of_a_script():
         ("Collect(count=1)", "line 1: a script is Plug"),
         ("Plug(capacity=8)\nPlug(capacity=8)", "line 2: a script is Plug"),
         ("# nothing", "bad has no operations"),
+        ("Plug(capacity='8')", "line 1: capacity: expected a whole number, not '8'"),
+        ("Plug(capacity=True)", "line 1: capacity: expected a whole number, not True"),
+        ("Plug(capacity=0)", "line 1: capacity: expected 1 to 262144, not 0"),
+        (f"Plug(capacity={1 << 60})", "line 1: capacity: expected 1 to 262144"),
+        (f"Plug(capacity={'9' * 5000})", "line 1: "),
+        (f"Plug(capacity=8)\nCollect(count={'(' * 5000}", "line 2: "),
+        (f"Plug(capacity=8)\nCollect(count={'-' * 50_000}1)", "line 2: nested too deeply"),
+        ("Plug(capacity=8, serial='\\x1b[2J')", "line 1: serial: expected up to 20"),
+        ("Plug(capacity=8)\nStart(features=('NONE',), sizes=(8,))", "name of a feature"),
+        ("Plug(capacity=8)\nStart(features=(), sizes=())", "sizes: expected 1 to 256 sizes"),
+        ("Plug(capacity=8)\nStart(features=(), sizes=(8,), vectors='x')", "line 2: vectors: "),
+        ("Plug(capacity=8)\nSend(asks=(Read(sector=-1, count=1),))", "sector: expected 0 to"),
+        ("Plug(capacity=8)\nSend(asks=(Read(sector=0, count=99999999999),))", "count: expected 1"),
+        ("Plug(capacity=8)\nSend(asks=(3,))", r"asks\[0\]: expected"),
+        ("Plug(capacity=8)\nSend(asks=({},))", "line 2: {} is no number"),
+        ("Plug(capacity=8)\nPokeConfig(offset=0, width=1, value=256)", "does not fit into 1 byte"),
+        ("Plug(capacity=8)\nScribble(place=('own', 0), value=1)", r"place\[0\]: expected one of"),
+        ("Plug(capacity=8)\nKick()\nCollect(count=1)", "line 3: .* has no requests"),
+        ("Plug(capacity=8)\n" + "Collect(count=0)\n" * 10_000, "more than 10000 operations"),
     ],
 )
 def test_a_mistake_in_a_script_is_named_with_its_line(text, message):
     with pytest.raises(ScriptError, match=message):
         parse(text, "bad")
+
+
+def test_a_script_that_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for name, words in {"fifo": "is a FIFO", ".": "is a directory"}.items():
+        with pytest.raises(ScriptError, match=words):
+            load(tmp_path / name)
 
 
 def test_a_script_that_is_not_there_is_one_line(tmp_path):

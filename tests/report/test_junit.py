@@ -36,7 +36,7 @@ def test_should(plug): plug(start=False); assert 1 == 2, "no needs_reset"
 @clause("2.4.1-D-01")
 def test_deviates(plug): plug(start=False); assert 1 == 2, "known"
 
-@described("5.2.6", "prose: with ]] a colon")
+@described("5.2.6-P-07")
 def test_lacking(plug): plug(needs=[Feature.BLK_DISCARD])
 
 @clause("2.5.2-D-01")

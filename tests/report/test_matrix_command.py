@@ -50,7 +50,7 @@ def test_merge_writes_a_page_and_a_file(old: Path, new: Path, tmp_path: Path) ->
 def test_diff_says_what_is_worse(old: Path, new: Path, capsys) -> None:
     assert main(["matrix", "diff", str(old), str(new)]) == 1
 
-    assert "5.2.6: prose <i>, described, " in capsys.readouterr().out
+    assert "5.2.6-P-07, described, " in capsys.readouterr().out
 
 
 def test_diff_is_content_with_what_is_better_or_the_same(old: Path, new: Path, capsys) -> None:

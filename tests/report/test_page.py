@@ -60,7 +60,7 @@ def test_a_row_says_what_each_target_comes_to(results: Results) -> None:
         "2.4.1-D-03": "skn",  # its test ended at the other statement's deviation
         "2.7.4.1-D-01": "aks",
         "2.10.2-D-01": "esn",
-        "s5": "kkk",
+        "5.2.6-P-07": "kkk",
         "5.2.6.2-D-01": "nnn",
     }
 

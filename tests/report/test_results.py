@@ -56,7 +56,7 @@ def test_should(plug): plug(start=False); assert 1 == 2, "no needs_reset"
 @clause("2.4.1-D-01", "2.4.1-D-02")
 def test_deviates(plug): plug(start=False); assert 1 == 2, "known"
 
-@described("5.2.6", "prose: with a colon")
+@described("5.2.6-P-07")
 def test_lacking(plug): plug(needs=[Feature.BLK_DISCARD])
 
 @clause("2.5.2-D-01")
@@ -109,7 +109,7 @@ def test_every_outcome_becomes_a_verdict_of_its_statements(found) -> None:
         "2.1.2-D-02": "advisory",
         "2.4.1-D-01": "known deviation",
         "2.4.1-D-02": "skipped",  # the test ended at the other statement's deviation
-        "5.2.6: prose: with a colon": "skipped",
+        "5.2.6-P-07": "skipped",
         "2.5.2-D-01": "error",
     }
 

@@ -17,7 +17,7 @@ def test_must_not(plug): plug(start=False)
 def test_should(plug): plug(start=False); assert 1 == 2
 
 @clause("2.7.7.2-D-01")
-@described("2.10", "prose")
+@described("2.7.10-P-01")
 def test_prose(plug): plug(start=False)
 
 def test_about_nothing(plug): plug(start=False)
@@ -42,12 +42,12 @@ def passed(result: pytest.RunResult) -> list[str]:
         (["--section", "2.1"], ["test_must", "test_should"]),
         (["--section", "2.1", "--level", "must"], ["test_must"]),
         (["--section", "2.7"], ["test_prose"]),
-        (["--section", "2.10"], ["test_prose"]),
+        (["--section", "2.7.10"], ["test_prose"]),
         (["--section", "2"], ["test_must", "test_prose", "test_should"]),
         (["--clause", "5.2.6.2-D-03b"], ["test_must_not"]),
         (["--clause", "5.2.6.2-D-03"], ["test_must_not"]),
         (["--clause", "5.2.6.2-D-03a"], []),
-        (["--clause", "2.1.2-D-01", "--section", "2.10"], ["test_must", "test_prose"]),
+        (["--clause", "2.1.2-D-01", "--section", "2.7.10"], ["test_must", "test_prose"]),
     ],
     ids=" ".join,
 )

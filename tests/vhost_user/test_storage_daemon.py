@@ -30,9 +30,9 @@ Attach = Callable[..., BlockDriver]
 CHILD = """
 import sys, time
 from harness.machine.storage_daemon import StorageDaemon, find_storage_daemon
-from harness.machine.cleanup import install_signal_handlers
+from harness.interrupt import install
 from harness.diskspec import DiskSpec
-install_signal_handlers()
+install()
 with StorageDaemon(find_storage_daemon()) as daemon:
     print(daemon.pid, daemon.add_export(DiskSpec()).path.parent, flush=True)
     time.sleep(60)

@@ -26,6 +26,12 @@ from harness.driver.memory import DmaMemory, Region
 ANSWER_TIMEOUT = 10.0
 """Seconds QEMU may take to answer a register access."""
 
+MAX_LINE = 1 << 16
+"""Bytes of an answer; those to register accesses have some twenty."""
+
+MAX_TAKEN = 1 << 16
+"""Interrupts taken in one look: a line that QEMU raises for ever must not hold up the driver."""
+
 CONFIG_ADDRESS = 0xCF8
 CONFIG_DATA = 0xCFC
 BAR_WINDOW = 0xE000_0000
@@ -64,6 +70,7 @@ class Qtest:
     """QEMU's qtest protocol: one line a command, one line an answer, interrupts in between."""
 
     def __init__(self, connection: socket.socket) -> None:
+        self._broken = ""
         self._socket = connection
         self._socket.settimeout(ANSWER_TIMEOUT)
         self._buffer = b""
@@ -71,47 +78,81 @@ class Qtest:
         self.command("irq_intercept_in ioapic")
 
     def command(self, line: str) -> int:
-        """Send a command and wait for its answer, 0 if it has no value. DriverError if refused."""
+        """Send a command and wait for its answer, 0 if it has no value.
+
+        DriverError if it is refused, or if QEMU is gone. After an exchange that was broken off
+        nobody knows what the next line would answer: every later command is a DriverError.
+        """
+        self._check()
         try:
-            self._socket.sendall(line.encode() + b"\n")
-            while True:
-                answer = self._line()
-                if not self._interrupt(answer):
-                    break
+            answer = self._exchange(line)
         except TimeoutError:
-            raise DriverError(f"QEMU did not answer {line!r} in {ANSWER_TIMEOUT:g} s") from None
+            self._broken = f"QEMU did not answer {line!r} in {ANSWER_TIMEOUT:g} s"
+            raise DriverError(self._broken) from None
         except OSError as error:
-            raise DriverError(f"QEMU is gone during {line!r}: {error}") from error
+            self._broken = f"QEMU is gone during {line!r}: {error}"
+            raise DriverError(self._broken) from error
+        except BaseException as error:  # Ctrl-C too
+            self._broken = f"{line!r} was given up: {error!r}"
+            raise
         if answer[0] != "OK":
             raise DriverError(f"QEMU refused {line!r}: {' '.join(answer)}")
         return int(answer[1], 0) if len(answer) > 1 else 0
 
+    def _check(self) -> None:
+        if self._broken:
+            raise DriverError(f"the qtest socket is not used any more: {self._broken}")
+
+    def _exchange(self, line: str) -> list[str]:
+        deadline = time.monotonic() + ANSWER_TIMEOUT
+        self._socket.sendall(line.encode() + b"\n")
+        while self._interrupt(answer := self._line()):
+            if time.monotonic() > deadline:
+                raise TimeoutError
+        return answer
+
     def _line(self) -> list[str]:
+        deadline = time.monotonic() + ANSWER_TIMEOUT
         while b"\n" not in self._buffer:
+            if len(self._buffer) > MAX_LINE or time.monotonic() > deadline:
+                raise TimeoutError
             received = self._socket.recv(4096)
             if not received:
                 raise ConnectionResetError("it closed the qtest socket")
             self._buffer += received
         line, _, self._buffer = self._buffer.partition(b"\n")
-        return line.decode().split()
+        return line.decode(errors="replace").split() or [""]
 
     def _interrupt(self, words: list[str]) -> bool:
         if words[0] != "IRQ":
             return False
-        if words[1] == "raise":
-            self.raised[int(words[2])] += 1
+        try:
+            if words[1] == "raise":
+                self.raised[int(words[2])] += 1
+        except (IndexError, ValueError):
+            raise ConnectionError(f"it said {' '.join(words)[:80]!r}") from None
         return True
 
     def poll(self, timeout: float) -> None:
-        """Read what QEMU says unasked: interrupts. Waits up to `timeout` s for the first."""
+        """Read what QEMU says unasked: interrupts. Waits up to `timeout` s for the first.
+
+        At most MAX_TAKEN of them: those that are left are for the next call.
+        """
+        self._check()
         try:
-            while self._pending(timeout):
+            for _ in range(MAX_TAKEN):
+                if not self._pending(timeout):
+                    break
                 words = self._line()
                 if not self._interrupt(words):
                     raise DriverError(f"QEMU said {' '.join(words)!r} without being asked")
                 timeout = 0
         except OSError as error:
-            raise DriverError(f"QEMU is gone: {error}") from error
+            self._broken = f"QEMU is gone: {error}"
+            raise DriverError(self._broken) from error
+        except BaseException as error:
+            self._broken = f"a look at interrupts was given up: {error!r}"
+            raise
 
     def _pending(self, timeout: float) -> bool:
         return b"\n" in self._buffer or bool(select.select([self._socket], [], [], timeout)[0])

@@ -83,8 +83,7 @@ class Channel:
 
     def ask(self, request: FrontEndRequest, payload: bytes = b"") -> bytes:
         """Send a message that has an answer of its own; that answer's payload."""
-        self._send(request, VERSION, payload, ())
-        return self._answer(request)
+        return self._exchange(request, VERSION, payload)
 
     def ask_number(self, request: FrontEndRequest) -> int:
         """An answer of 64 bits."""
@@ -97,10 +96,9 @@ class Channel:
     def tell(self, request: FrontEndRequest, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         """Send a message without an answer. RefusedError if it is acknowledged as a failure."""
         if not self.acknowledged:
-            self._send(request, VERSION, payload, fds)
+            self._exchange(request, VERSION, payload, fds, answered=False)
             return
-        self._send(request, VERSION | NEED_REPLY, payload, fds)
-        answer = self._answer(request)
+        answer = self._exchange(request, VERSION | NEED_REPLY, payload, fds)
         if any(answer):
             raise RefusedError(f"{self.path} refused {request.name}", {"answer": answer.hex()})
 
@@ -127,11 +125,29 @@ class Channel:
             f"the vhost-user back-end at {self.path} closed the connection at {request.name}"
         )
 
+    def _exchange(
+        self,
+        request: FrontEndRequest,
+        flags: int,
+        payload: bytes,
+        fds: Sequence[int] = (),
+        answered: bool = True,
+    ) -> bytes:
+        try:
+            self._send(request, flags, payload, fds)
+            return self._answer(request) if answered else b""
+        except DriverError:
+            raise
+        except BaseException:  # Ctrl-C too: the answer would be taken for the next message's
+            self.close()
+            raise
+
     def _send(
         self, request: FrontEndRequest, flags: int, payload: bytes, fds: Sequence[int]
     ) -> None:
         message = HEADER.pack(request, flags, len(payload)) + payload
         try:
+            # One deadline for all of it: sendall() has one, and send_fds() sends once.
             self._socket.settimeout(self._timeout)
             sent = socket.send_fds(self._socket, [message], list(fds))
             self._socket.sendall(message[sent:])
@@ -179,6 +195,10 @@ class Channel:
         )
 
 
+MAX_TAKEN = 1 << 16
+"""Bytes that are taken in one look at what a back-end says by itself: some 5000 messages."""
+
+
 class BackEndChannel:
     """The channel on which a back-end speaks by itself. `theirs` is the end to hand over."""
 
@@ -193,22 +213,33 @@ class BackEndChannel:
         return self._socket.fileno()
 
     def take_config_changes(self) -> int:
-        """How many times the back-end has said that its configuration space changed."""
+        """Return how many times the back-end has said that its configuration space changed.
+
+        One look takes at most MAX_TAKEN bytes; what is left is for the next. DriverError for a
+        message that is longer than any.
+        """
         with suppress(BlockingIOError):
-            while self.open:
+            while self.open and len(self._buffer) < MAX_TAKEN:
                 piece = self._receive()
                 self._buffer += piece
                 self.open = bool(piece)
-        changes = 0
-        while len(self._buffer) >= HEADER.size:
-            request, flags, size = HEADER.unpack_from(self._buffer)
-            if len(self._buffer) < HEADER.size + size:
+        changes = at = 0
+        while len(self._buffer) - at >= HEADER.size:
+            request, flags, size = HEADER.unpack_from(self._buffer, at)
+            if size > MAX_PAYLOAD:
+                self.close()
+                raise DriverError(
+                    f"the vhost-user back-end sent a message of {size} bytes on its own channel,"
+                    f" where {MAX_PAYLOAD} are enough for any"
+                )
+            if len(self._buffer) - at < HEADER.size + size:
                 break
-            self._buffer = self._buffer[HEADER.size + size :]
+            at += HEADER.size + size
             known = request == BackEndRequest.CONFIG_CHANGE
             changes += known
             if flags & NEED_REPLY:
                 self._reply(request, 0 if known else 1)
+        self._buffer = self._buffer[at:]
         return changes
 
     def _receive(self) -> bytes:
@@ -224,5 +255,6 @@ class BackEndChannel:
 
     def close(self) -> None:
         """Close both ends, as far as they are ours."""
+        self.open = False
         self._socket.close()
         self.theirs.close()

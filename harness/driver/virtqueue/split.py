@@ -22,6 +22,7 @@ from harness.virtio.ring import (
     MAX_QUEUE_SIZE,
     USED_F_NO_NOTIFY,
     avail_size,
+    legacy_areas,
     used_size,
 )
 from harness.virtio.shared import Descriptors, fence, load_fence, store_fence
@@ -61,9 +62,9 @@ class SplitQueue(Virtqueue):
             driver = memory.alloc(avail_size(size), 2)
             device = memory.alloc(used_size(size), 4)
         else:
-            used_at = -(-(DESC_SIZE * size + avail_size(size)) // align) * align
-            desc = memory.alloc(used_at + used_size(size), align)
-            driver, device = desc + DESC_SIZE * size, desc + used_at
+            driver_at, device_at, length = legacy_areas(size, align)
+            desc = memory.alloc(length, align)
+            driver, device = desc + driver_at, desc + device_at
         self.layout = QueueLayout(index, size, desc, driver, device)
         self._desc = memory.view(self.layout.desc, DESC_SIZE * size)
         self._table = Descriptors(self._desc)

@@ -59,7 +59,7 @@ def lifetime_not_offered(original: Original, block: Block) -> int:
 
 @defect(
     Block.offered,
-    "5.2.3: a feature bit says what the device can do",
+    "5.2.3-P-02",
     text="RO is offered by every disk",
 )
 def read_only_always_offered(original: Original, block: Block) -> int:
@@ -68,7 +68,7 @@ def read_only_always_offered(original: Original, block: Block) -> int:
 
 @defect(
     Block.offered,
-    "5.2.3: a feature bit says what the device can do",
+    "5.2.3-P-02",
     text="DISCARD and WRITE_ZEROES are offered although they are switched off",
 )
 def discard_always_offered(original: Original, block: Block) -> int:
@@ -78,7 +78,7 @@ def discard_always_offered(original: Original, block: Block) -> int:
 
 @defect(
     Block.offered,
-    "5.2.3: MQ says that the device can have several queues",
+    "5.2.3-P-01",
     text="MQ is not offered by a device with several queues",
 )
 def multiqueue_not_offered(original: Original, block: Block) -> int:
@@ -107,7 +107,7 @@ def features_refused_after_a_while(original: Original, block: Block, features: i
 
 @defect(
     Block.acceptable,
-    "3.1.1: a device takes a subset of the features that it offers",
+    "3.1.1-P-01",
     text="a driver has to accept all features that are offered",
     unusable=True,
 )
@@ -144,7 +144,7 @@ def writeback_without_flush(original: Original, block: Block, features: int) -> 
 
 @defect(
     Block.configure,
-    "5.2.5: writeback reads as the cache mode, and the driver sets it",
+    "5.2.5-P-12",
     text="the driver's writes to writeback are ignored",
 )
 def writeback_cannot_be_switched(
@@ -164,9 +164,8 @@ def may_unmap_denied(original: Original, block: Block) -> dict[str, int]:
 
 @defect(
     Block.fields,
-    "5.2.4: capacity is the size of the disk in sectors",
-    "5.2.4: the disk ends at capacity",
-    "5.2.4: capacity, blk_size and topology say how large the disk and its blocks are",
+    "5.2.4-P-04",
+    "5.2.4-P-06",
     text="capacity is one sector too small",
 )
 def capacity_one_too_small(original: Original, block: Block) -> dict[str, int]:
@@ -175,8 +174,7 @@ def capacity_one_too_small(original: Original, block: Block) -> dict[str, int]:
 
 @defect(
     Block.fields,
-    "5.2.4: capacity is the size of the disk in sectors",
-    "5.2.4: capacity, blk_size and topology say how large the disk and its blocks are",
+    "5.2.4-P-04",
     "4.1.3.2-D-01",
     text="only the low 32 bits of capacity are shown",
 )
@@ -186,7 +184,7 @@ def capacity_of_32_bits(original: Original, block: Block) -> dict[str, int]:
 
 @defect(
     Block.fields,
-    "5.2.4: capacity, blk_size and topology say how large the disk and its blocks are",
+    "5.2.4-P-04",
     text="capacity is in blocks of the disk's own size",
 )
 def capacity_in_blocks(original: Original, block: Block) -> dict[str, int]:
@@ -195,8 +193,7 @@ def capacity_in_blocks(original: Original, block: Block) -> dict[str, int]:
 
 @defect(
     Block.execute,
-    "5.2.4: seg_max is the number of segments that a request may have",
-    "5.2.3: seg_max is the most segments that a request has",
+    "5.2.3-P-04",
     text="a request of more than 64 elements fails, below seg_max",
 )
 def seg_max_not_served(original: Original, block: Block, request: Request) -> Status:
@@ -206,7 +203,7 @@ def seg_max_not_served(original: Original, block: Block, request: Request) -> St
 
 @defect(
     Block.fields,
-    "5.2.4: num_queues is the number of request queues",
+    "5.2.4-P-05",
     text="num_queues is always 1",
 )
 def num_queues_always_1(original: Original, block: Block) -> dict[str, int]:
@@ -215,8 +212,8 @@ def num_queues_always_1(original: Original, block: Block) -> dict[str, int]:
 
 @defect(
     Block.fields,
-    "5.2.5: blk_size and topology are the block sizes of the disk",
-    "5.2.5: blk_size is a hint: the unit of requests is 512 bytes",
+    "5.2.5-P-03",
+    "5.2.5-P-04",
     text="blk_size is always 512",
 )
 def blk_size_always_512(original: Original, block: Block) -> dict[str, int]:
@@ -225,7 +222,7 @@ def blk_size_always_512(original: Original, block: Block) -> dict[str, int]:
 
 @defect(
     Block.fields,
-    "5.2.5: blk_size and topology are the block sizes of the disk",
+    "5.2.5-P-03",
     text="physical_block_exp is relative to 512 bytes",
 )
 def physical_block_of_sectors(original: Original, block: Block) -> dict[str, int]:
@@ -235,7 +232,7 @@ def physical_block_of_sectors(original: Original, block: Block) -> dict[str, int
 
 @defect(
     Block.fields,
-    "5.2.5: the limits of discard and write zeroes are in their fields",
+    "5.2.5-P-11",
     text="the limits of discard and write zeroes are swapped",
 )
 def limits_swapped(original: Original, block: Block) -> dict[str, int]:
@@ -246,7 +243,7 @@ def limits_swapped(original: Original, block: Block) -> dict[str, int]:
 
 @defect(
     Block.fields,
-    "5.2.3: geometry is the disk's, where GEOMETRY is offered",
+    "5.2.3-P-03",
     text="heads and sectors of the geometry are swapped",
 )
 def geometry_swapped(original: Original, block: Block) -> dict[str, int]:

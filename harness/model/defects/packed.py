@@ -39,7 +39,7 @@ def flags_of_a_descriptor_ignored(original: Original, ring: PackedRing, position
 @defect(
     PackedRing.available,
     "2.8.15-D-02",
-    "2.8.1: each side's wrap counter flips at the end of the ring",
+    "2.8.1-P-01",
     text="packed: the device ignores the wrap counter when it looks for available descriptors",
 )
 def wrap_counter_ignored(original: Original, ring: PackedRing, position: int) -> bool:
@@ -86,7 +86,7 @@ def writable_elements_out_of_order(original: Original, ring: PackedRing) -> Chai
 
 @defect(
     PackedRing.take,
-    "2.8.1: each side's wrap counter flips at the end of the ring",
+    "2.8.1-P-01",
     text="packed: a chain across the ring's end loses its device-readable elements",
 )
 def chain_across_the_rings_end(original: Original, ring: PackedRing) -> Chain | None:
@@ -98,7 +98,7 @@ def chain_across_the_rings_end(original: Original, ring: PackedRing) -> Chain | 
 
 @defect(
     PackedRing.take,
-    "2.8.10.1: a packed queue's size need be no power of 2",
+    "2.8.10.1-P-01",
     text="packed: a queue whose size is not a power of 2 serves nothing",
 )
 def size_has_to_be_a_power_of_2(original: Original, ring: PackedRing) -> Chain | None:
@@ -110,7 +110,7 @@ def size_has_to_be_a_power_of_2(original: Original, ring: PackedRing) -> Chain |
 
 @defect(
     PackedRing.use,
-    "2.8.4: the length of a used descriptor is what the device has written",
+    "2.8.4-P-01",
     text="packed: the used length of every request is 512 too high",
 )
 def packed_used_length_too_long(
@@ -121,7 +121,7 @@ def packed_used_length_too_long(
 
 @defect(
     PackedRing.use,
-    "2.8.21: chains published together are each used once",
+    "2.8.21-P-01",
     text="packed: every 8th chain is never used",
 )
 def packed_chain_lost(original: Original, ring: PackedRing, chain: Chain, length: int) -> None:
@@ -132,7 +132,7 @@ def packed_chain_lost(original: Original, ring: PackedRing, chain: Chain, length
 
 @defect(
     PackedRing.wanted,
-    "2.8.10: the driver's event suppression area says which completions interrupt",
+    "2.8.10-P-03",
     text="packed: interrupts are sent although the driver disabled them",
 )
 def packed_disable_ignored(original: Original, ring: PackedRing, old: int, new: int) -> bool:
@@ -142,8 +142,8 @@ def packed_disable_ignored(original: Original, ring: PackedRing, old: int, new: 
 
 @defect(
     PackedRing.wanted,
-    "2.8.10: the driver's event suppression area says which completions interrupt",
-    "2.8.10: an event for one descriptor comes when that one is used",
+    "2.8.10-P-03",
+    "2.8.10-P-02",
     text="packed: every 4th interrupt is lost",
 )
 def packed_interrupt_lost(original: Original, ring: PackedRing, old: int, new: int) -> bool:
@@ -153,7 +153,7 @@ def packed_interrupt_lost(original: Original, ring: PackedRing, old: int, new: i
 
 @defect(
     PackedRing.wanted,
-    "2.8.10: an event for one descriptor comes when that one is used",
+    "2.8.10-P-02",
     text="packed: the event for one descriptor comes in any round of the ring",
 )
 def packed_event_in_any_round(original: Original, ring: PackedRing, old: int, new: int) -> bool:
@@ -162,7 +162,7 @@ def packed_event_in_any_round(original: Original, ring: PackedRing, old: int, ne
 
 @defect(
     PackedRing.wanted,
-    "2.8.10: an event for one descriptor comes when that one is used",
+    "2.8.10-P-02",
     text="packed: the event for one descriptor never comes",
 )
 def packed_event_never(original: Original, ring: PackedRing, old: int, new: int) -> bool:
@@ -172,7 +172,7 @@ def packed_event_never(original: Original, ring: PackedRing, old: int, new: int)
 
 @defect(
     PackedRing.want_kicks,
-    "2.8.10: a device that asks for no notification finds what becomes available",
+    "2.8.10-P-01",
     text="packed: the device disables notifications, and then misses available descriptors",
 )
 def packed_kicks_not_wanted(original: Original, ring: PackedRing) -> None:

@@ -44,7 +44,7 @@ def read_only_written(original: Original, block: Block, request: Request) -> Sta
 
 @defect(
     Block.handlers,
-    "5.2.6: UNSUPP says that the device does not know the request",
+    "5.2.6-P-10",
     text="requests of features that are not offered are served",
 )
 def requests_not_offered_served(original: Original, block: Block) -> Handlers:
@@ -58,8 +58,8 @@ def requests_not_offered_served(original: Original, block: Block) -> Handlers:
 
 @defect(
     Block.flush,
-    "5.2.6: FLUSH ends with OK once writes are stable",
-    "5.2.6: FLUSH ends with IOERR if the writes cannot be made stable",
+    "5.2.6-P-02",
+    "5.2.6-P-08",
     text="a flush ends with UNSUPP",
 )
 def flush_unsupported(original: Original, block: Block, request: Request) -> Status:
@@ -102,7 +102,7 @@ def reset_all_without_zones(original: Original, block: Block, request: Request) 
 
 @defect(
     Block.execute,
-    "5.2.6: UNSUPP says that the device does not know the request",
+    "5.2.6-P-10",
     text="a request of unknown type ends with IOERR",
 )
 def unknown_type_is_ioerr(original: Original, block: Block, request: Request) -> Status:
@@ -113,7 +113,7 @@ def unknown_type_is_ioerr(original: Original, block: Block, request: Request) ->
 
 @defect(
     Block.execute,
-    "5.2.6: UNSUPP says that the device does not know the request",
+    "5.2.6-P-10",
     text="the high bit of a request's type is ignored",
 )
 def barrier_bit_ignored(original: Original, block: Block, request: Request) -> Status:
@@ -124,7 +124,7 @@ def barrier_bit_ignored(original: Original, block: Block, request: Request) -> S
 
 @defect(
     Block.execute,
-    "5.2.6: UNSUPP says that the device does not know the request",
+    "5.2.6-P-10",
     text="legacy SCSI commands end with OK",
 )
 def scsi_command_succeeds(original: Original, block: Block, request: Request) -> Status:
@@ -135,7 +135,7 @@ def scsi_command_succeeds(original: Original, block: Block, request: Request) ->
 
 @defect(
     Block.get_id,
-    "5.2.6: GET_ID gives the id string, padded with NUL to 20 bytes",
+    "5.2.6-P-03",
     text="the id string is padded with spaces",
 )
 def id_padded_with_blanks(original: Original, block: Block, request: Request) -> Status:
@@ -147,7 +147,7 @@ def id_padded_with_blanks(original: Original, block: Block, request: Request) ->
 
 @defect(
     Block.get_id,
-    "5.2.6: GET_ID gives the id string, padded with NUL to 20 bytes",
+    "5.2.6-P-03",
     text="the last byte of the id string is always NUL",
 )
 def id_without_its_last_byte(original: Original, block: Block, request: Request) -> Status:
@@ -159,7 +159,7 @@ def id_without_its_last_byte(original: Original, block: Block, request: Request)
 
 @defect(
     Block.get_id,
-    "5.2.6: GET_ID fills its data with the id string, and nothing else",
+    "5.2.6-P-03",
     text="the id string is repeated if there is room after it",
 )
 def id_repeated(original: Original, block: Block, request: Request) -> Status:
@@ -177,7 +177,7 @@ def lifetime_reserved(original: Original, block: Block, request: Request) -> Sta
 
 @defect(
     Block.get_lifetime,
-    "5.2.6: GET_LIFETIME returns what the storage tells of its wear",
+    "5.2.6-P-04",
     text="the two lifetime estimates are swapped",
 )
 def lifetime_estimates_swapped(original: Original, block: Block, request: Request) -> Status:
@@ -192,7 +192,7 @@ def lifetime_estimates_swapped(original: Original, block: Block, request: Reques
 
 @defect(
     Block.within,
-    "5.2.4: the disk ends at capacity",
+    "5.2.4-P-06",
     text="a request that starts on the disk may go beyond the disk's end",
 )
 def end_of_disk_unchecked(original: Original, block: Block, sector: int, count: int) -> bool:
@@ -201,7 +201,7 @@ def end_of_disk_unchecked(original: Original, block: Block, sector: int, count: 
 
 @defect(
     Block.execute,
-    "5.2.4: the disk ends at capacity",
+    "5.2.4-P-06",
     text="the byte offset of a request overflows 64 bits",
 )
 def sector_of_55_bits(original: Original, block: Block, request: Request) -> Status:
@@ -211,7 +211,7 @@ def sector_of_55_bits(original: Original, block: Block, request: Request) -> Sta
 
 @defect(
     Block.within,
-    "5.2.6: IN and OUT reach the whole of the disk",
+    "5.2.6-P-05",
     text="only requests whose sector fits into 32 bits are served",
 )
 def sector_of_32_bits(original: Original, block: Block, sector: int, count: int) -> bool:
@@ -220,8 +220,7 @@ def sector_of_32_bits(original: Original, block: Block, sector: int, count: int)
 
 @defect(
     Storage.read,
-    "5.2.6: IOERR tells of an error of the device or the driver",
-    "5.2.6: IOERR says that the device failed",
+    "5.2.6-P-08",
     text="a read that fails ends with OK",
 )
 def read_error_hidden(
@@ -232,8 +231,7 @@ def read_error_hidden(
 
 @defect(
     Storage.write,
-    "5.2.6: IOERR tells of an error of the device or the driver",
-    "5.2.6: IOERR says that the device failed",
+    "5.2.6-P-08",
     text="a write that fails ends with OK",
 )
 def write_error_hidden(
@@ -244,8 +242,7 @@ def write_error_hidden(
 
 @defect(
     Storage.flush,
-    "5.2.6: FLUSH ends with IOERR if the writes cannot be made stable",
-    "5.2.6: IOERR says that the device failed",
+    "5.2.6-P-08",
     text="a flush that fails ends with OK",
 )
 def flush_error_hidden(original: Original, storage: Storage) -> None:
@@ -254,7 +251,7 @@ def flush_error_hidden(original: Original, storage: Storage) -> None:
 
 @defect(
     Storage.deallocate,
-    "5.2.6: IOERR says that the device failed",
+    "5.2.6-P-08",
     text="a discard that fails ends with OK",
 )
 def discard_error_hidden(
@@ -265,7 +262,7 @@ def discard_error_hidden(
 
 @defect(
     Storage.zero,
-    "5.2.6: IOERR says that the device failed",
+    "5.2.6-P-08",
     text="a write of zeroes that fails ends with OK",
 )
 def zeroing_error_hidden(original: Original, storage: Storage, sector: int, count: int) -> None:
@@ -279,9 +276,8 @@ def _hidden(original: Original, *arguments: object) -> None:
 
 @defect(
     Storage._fail,
-    "5.2.6: IOERR tells of an error of the device or the driver",
-    "5.2.6: IOERR says that the device failed",
-    text="once an operation has failed, all later ones of its kind fail",
+    "5.2.6-P-08",
+    text="once an operation has failed, all later ones fail",
 )
 def failure_for_good(
     original: Original,
@@ -300,8 +296,7 @@ def failure_for_good(
 
 @defect(
     Storage.write,
-    "5.2.6: a request moves the bytes of its sectors",
-    "5.2.6: OUT changes these sectors and no others",
+    "5.2.6-P-07",
     text="a write changes one sector beyond its data",
 )
 def write_of_a_sector_too_many(
@@ -312,7 +307,7 @@ def write_of_a_sector_too_many(
 
 @defect(
     Block.read,
-    "5.2.6: IOERR says that the driver made an error",
+    "5.2.6-P-08",
     text="a read whose length is not a multiple of the sector size ends with OK",
 )
 def odd_read_succeeds(original: Original, block: Block, request: Request) -> Status:
@@ -321,7 +316,7 @@ def odd_read_succeeds(original: Original, block: Block, request: Request) -> Sta
 
 @defect(
     Block.read,
-    "5.2.3: size_max is the most that a segment of a request has",
+    "5.2.3-P-05",
     text="an element of more than 64 KiB fails, below size_max",
 )
 def size_max_not_served(original: Original, block: Block, request: Request) -> Status:
@@ -331,7 +326,7 @@ def size_max_not_served(original: Original, block: Block, request: Request) -> S
 
 @defect(
     Storage.read,
-    "5.2.6: IN gives the contents of the sectors",
+    "5.2.6-P-06",
     text="a read gives zeroes after its first 16 KiB",
 )
 def long_reads_cut_short(
@@ -347,8 +342,8 @@ def long_reads_cut_short(
 
 @defect(
     Request.end,
-    "5.2.6: legal operations in any order end as each of them says",
-    "5.2.6: OUT changes these sectors and no others",
+    "5.2.6-P-12",
+    "5.2.6-P-07",
     text="the used length of a write includes the data",
 )
 def used_length_of_a_write_counts_its_data(
@@ -360,7 +355,7 @@ def used_length_of_a_write_counts_its_data(
 
 @defect(
     Storage.__init__,
-    "5.2.6: each device serves its own disk",
+    "5.2.6-P-11",
     text="all disks share the contents of the first disk",
 )
 def disks_share_their_storage(

@@ -89,7 +89,7 @@ def queue_reset_keeps_size(original: Original, device: Device, queue: Queue, siz
 
 @defect(
     Device.reset,
-    "2.4: a reset device can be used as if it were new",
+    "2.4-P-01",
     text="every request fails on a device that was reset while it ran",
 )
 def useless_after_reset(original: Original, device: Device) -> None:
@@ -103,7 +103,7 @@ def useless_after_reset(original: Original, device: Device) -> None:
 
 @defect(
     Device.__init__,
-    "5.2.2: each of the request virtqueues serves requests, whatever the others do",
+    "5.2.2-P-01",
     text="all queues but the first access the sector after the requested one",
 )
 def queues_differ(original: Original, device: Device, *arguments: object) -> None:
@@ -138,10 +138,10 @@ def suspended_before_driver_ok(original: Original, device: Device, value: int) -
     text="a suspended device takes writes to its configuration space",
 )
 def suspended_device_is_configured(
-    original: Original, device: Device, offset: int, data: bytes
+    original: Original, device: Device, offset: int, data: bytes, legacy: bool = False
 ) -> bool:
     with during(device, status=device.status & ~DeviceStatus.SUSPEND):
-        return bool(original(device, offset, data))
+        return bool(original(device, offset, data, legacy))
 
 
 @defect(
@@ -237,7 +237,7 @@ def every_second_resize_not_announced(original: Original, device: Device) -> Non
 
 @defect(
     Block.within,
-    "5.2.4: the disk ends at capacity",
+    "5.2.4-P-06",
     text="a disk that has shrunk still serves sectors beyond its new end",
 )
 def shrunk_disk_ends_where_it_did(
@@ -248,7 +248,7 @@ def shrunk_disk_ends_where_it_did(
 
 @defect(
     Block.within,
-    "5.2.4: the disk ends at capacity",
+    "5.2.4-P-06",
     text="a disk that has grown does not serve sectors beyond its old end",
 )
 def grown_disk_ends_where_it_did(original: Original, block: Block, sector: int, count: int) -> bool:
@@ -257,7 +257,7 @@ def grown_disk_ends_where_it_did(original: Original, block: Block, sector: int, 
 
 @defect(
     Device.config_changed,
-    "5.2.5: capacity is read at initialisation",
+    "5.2.5-P-05",
     text="a resize before DRIVER_OK is not shown",
 )
 def early_resize_not_shown(original: Original, device: Device) -> None:

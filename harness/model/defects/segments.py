@@ -82,7 +82,7 @@ def zeroes_in_whole_pages(
 
 @defect(
     Storage.deallocate,
-    "5.2.6: DISCARD touches no sector outside its segment",
+    "5.2.6-P-01",
     text="discard deallocates whole pages, beyond its segment",
 )
 def discard_rounded_outwards(
@@ -94,8 +94,8 @@ def discard_rounded_outwards(
 
 @defect(
     Block.each_segment,
-    "5.2.5: max_secure_erase_sectors and max_secure_erase_seg limit what is erased",
-    "5.2.6: a request has at most as many segments as the device says",
+    "5.2.5-P-08",
+    "5.2.5-P-07",
     text="a request with too many segments is served for the first segments",
 )
 def surplus_segments_dropped(
@@ -111,7 +111,7 @@ def surplus_segments_dropped(
 
 @defect(
     Block.each_segment,
-    "5.2.5: max_discard_sectors and max_write_zeroes_sectors are what a segment may have",
+    "5.2.5-P-07",
     text="a segment may have twice as many sectors as the limit",
 )
 def segment_limit_doubled(
@@ -122,7 +122,7 @@ def segment_limit_doubled(
 
 @defect(
     Block.each_segment,
-    "5.2.5: discard_sector_alignment is for splitting requests, not for refusing them",
+    "5.2.5-P-06",
     text="a segment has to be aligned to 8 sectors",
 )
 def segments_have_to_be_aligned(
@@ -138,7 +138,7 @@ def segments_have_to_be_aligned(
 
 @defect(
     Block.each_segment,
-    "5.2.5: requests that write fail on a read-only device",
+    "5.2.5-P-09",
     text="a read-only disk answers a discard with OK",
 )
 def read_only_discard_succeeds(
@@ -149,7 +149,7 @@ def read_only_discard_succeeds(
 
 @defect(
     Block.secure_erase,
-    "5.2.6: SECURE_ERASE erases its segment, and no sector outside it",
+    "5.2.6-P-09",
     text="secure erase erases nothing",
 )
 def secure_erase_does_nothing(original: Original, block: Block, request: Request) -> Status:

@@ -93,7 +93,7 @@ def indirect_only_at_first(original: Original, ring: SplitRing, flags: int, seen
 @defect(
     Request.end,
     "2.7.8.2-D-02",
-    "2.8.4: the length of a used descriptor is what the device has written",
+    "2.8.4-P-01",
     text="the used length is that of the whole chain",
 )
 def used_length_too_long(original: Original, request: Request, status: Status) -> int:
@@ -116,7 +116,7 @@ def used_index_early(original: Original, ring: SplitRing, chain: Chain, length: 
 
 @defect(
     SplitRing.use,
-    "2.7.13: chains published together are each used once",
+    "2.7.13-P-01",
     text="every 8th chain is never used",
 )
 def every_eighth_chain_lost(original: Original, ring: SplitRing, chain: Chain, length: int) -> None:
@@ -126,7 +126,7 @@ def every_eighth_chain_lost(original: Original, ring: SplitRing, chain: Chain, l
 
 @defect(
     SplitRing.take,
-    "2.7: the driver may use a smaller queue than the device has room for",
+    "2.7-P-01",
     text="a queue of less than 16 descriptors breaks in its second round",
 )
 def small_queue_breaks(original: Original, ring: SplitRing) -> Chain | None:
@@ -151,7 +151,7 @@ def used_flags_1_with_event_idx(original: Original, ring: SplitRing) -> int:
 
 @defect(
     SplitRing.flags,
-    "2.7.10: a device that asks for no notification finds what becomes available",
+    "2.7.10-P-01",
     text="without EVENT_IDX, the device disables notifications, and then misses available buffers",
 )
 def kicks_not_wanted(original: Original, ring: SplitRing) -> int:
@@ -160,7 +160,7 @@ def kicks_not_wanted(original: Original, ring: SplitRing) -> int:
 
 @defect(
     SplitRing.want_kicks,
-    "2.7.10: a device that asks for no notification finds what becomes available",
+    "2.7.10-P-01",
     text="with EVENT_IDX, avail_event is never advanced",
 )
 def avail_event_stays(original: Original, ring: SplitRing) -> None:
@@ -291,7 +291,7 @@ def in_order_backwards_in_later_rounds(original: Original, queue: Queue) -> None
 
 @defect(
     Queue._late,
-    "2.7.8: a chain is the device's until it is in the used ring",
+    "2.7.8-P-01",
     text="the first of several delayed requests is used with the last one's id",
 )
 def late_completion_for_another(original: Original, queue: Queue, ring: Ring, job: Job) -> None:

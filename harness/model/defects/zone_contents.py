@@ -78,7 +78,7 @@ def granularity_ignored(original: Original, zones: Zones, sector: int) -> bool:
 
 @defect(
     Zones.check_write,
-    "5.2.6: a write that ends amid a granule is ZONE_UNALIGNED_WP",
+    "5.2.6-P-31",
     text="a write from the write pointer to the middle of a granule ends with ZONE_INVALID_CMD",
 )
 def write_amid_a_granule_is_invalid_cmd(
@@ -91,12 +91,12 @@ def write_amid_a_granule_is_invalid_cmd(
 
 @defect(
     Zones.written,
-    "5.2.6: ZONE_ACTIVE_RESOURCE says that max_active_zones was reached",
-    "5.2.6: a zone that is open implicitly may be closed to make room for another",
-    "5.2.6: a request acts on the zone that it names",
-    "5.2.6: a write opens a zone and moves its write pointer by the sectors written",
-    "5.2.6: sequential zones are read at random",
-    "5.2.6: a write-preferred zone takes writes elsewhere than at its write pointer",
+    "5.2.6-P-13",
+    "5.2.6-P-33",
+    "5.2.6-P-29",
+    "5.2.6-P-30",
+    "5.2.6-P-38",
+    "5.2.6-P-32",
     text="a write does not advance the write pointer",
 )
 def write_pointer_stays(original: Original, zones: Zones, sector: int, count: int) -> None:
@@ -105,7 +105,7 @@ def write_pointer_stays(original: Original, zones: Zones, sector: int, count: in
 
 @defect(
     Zones.written,
-    "5.2.6: a zone that is written up to its capacity is FULL",
+    "5.2.6-P-34",
     text="a zone written to its capacity stays open",
 )
 def full_zone_stays_open(original: Original, zones: Zones, sector: int, count: int) -> None:
@@ -217,9 +217,9 @@ def old_data_behind_the_write_pointer(
 
 @defect(
     ZonedBlock.reported,
-    "5.2.6: a report has every zone once, in order, each with what it can hold",
-    "5.2.6: a report starts with the zone that its sector lies in",
-    "5.2.6: a report has zero or more descriptors: room for none is none transferred",
+    "5.2.6-P-25",
+    "5.2.6-P-27",
+    "5.2.6-P-26",
     text="nr_zones of a report is one too high",
 )
 def report_counts_too_much(original: Original, block: ZonedBlock, count: int) -> int:
@@ -228,7 +228,7 @@ def report_counts_too_much(original: Original, block: ZonedBlock, count: int) ->
 
 @defect(
     ZonedBlock.descriptor,
-    "5.2.6: a zone that is written up to its capacity is FULL",
+    "5.2.6-P-34",
     text="z_cap in a report is the zone's size",
 )
 def report_capacity_is_the_size(original: Original, block: ZonedBlock, zone: Zone) -> bytes:
@@ -238,8 +238,8 @@ def report_capacity_is_the_size(original: Original, block: ZonedBlock, zone: Zon
 
 @defect(
     ZonedBlock.descriptor,
-    "5.2.6: conventional zones are in the state NOT_WP, and no others are",
-    "5.2.6: a conventional zone is written and read like any disk",
+    "5.2.6-P-37",
+    "5.2.6-P-23",
     text="conventional zones are reported as EMPTY",
 )
 def report_conventional_empty(original: Original, block: ZonedBlock, zone: Zone) -> bytes:
@@ -249,7 +249,7 @@ def report_conventional_empty(original: Original, block: ZonedBlock, zone: Zone)
 
 @defect(
     ZonedBlock.descriptor,
-    "5.2.6: the write pointer of an empty zone is its first sector",
+    "5.2.6-P-39",
     text="the write pointer of an empty zone is reported as 0",
 )
 def report_empty_at_0(original: Original, block: ZonedBlock, zone: Zone) -> bytes:
@@ -259,8 +259,8 @@ def report_empty_at_0(original: Original, block: ZonedBlock, zone: Zone) -> byte
 
 @defect(
     ZonedBlock.report,
-    "5.2.6: nr_zones counts the descriptors that were transferred whole",
-    "5.2.6: a report has zero or more descriptors: room for none is none transferred",
+    "5.2.6-P-28",
+    "5.2.6-P-26",
     text="nr_zones includes a descriptor that was cut off",
 )
 def report_counts_what_is_cut_off(
@@ -275,7 +275,7 @@ def report_counts_what_is_cut_off(
 
 @defect(
     ZonedBlock.report,
-    "5.2.6: a report ends with the last zone, however much room there is",
+    "5.2.6-P-24",
     text="a report that starts after the first zone continues with the first zones after the last",
 )
 def report_goes_around(original: Original, block: ZonedBlock, request: Request) -> Status:
@@ -286,7 +286,7 @@ def report_goes_around(original: Original, block: ZonedBlock, request: Request) 
 
 @defect(
     ZonedBlock.report,
-    "5.2.6: a report starts with the zone that its sector lies in",
+    "5.2.6-P-27",
     text="a report begins with the zone after the one of its sector",
 )
 def report_from_the_next_zone(original: Original, block: ZonedBlock, request: Request) -> Status:
@@ -299,7 +299,7 @@ Act = Callable[[Zone], None]
 
 @defect(
     ZonedBlock.manage,
-    "5.2.6: a request acts on the zone that it names",
+    "5.2.6-P-29",
     text="a request also acts on the zone before the one that it names",
 )
 def neighbour_managed_too(
@@ -317,7 +317,7 @@ def neighbour_managed_too(
 
 @defect(
     ZonedBlock.report,
-    "2.7.4: how a request is cut into descriptors makes no difference",
+    "2.7.4-P-01",
     text="the header of a report has to be in one descriptor",
 )
 def report_header_in_one_descriptor(
@@ -329,7 +329,7 @@ def report_header_in_one_descriptor(
 
 @defect(
     ZonedBlock.report,
-    "5.2.6: an error around zones is ZONE_INVALID_CMD, one of the driver's IOERR",
+    "5.2.6-P-36",
     text="a report from a sector beyond the last zone shows the last zone",
 )
 def report_beyond_the_last_zone(original: Original, block: ZonedBlock, request: Request) -> Status:
@@ -339,7 +339,7 @@ def report_beyond_the_last_zone(original: Original, block: ZonedBlock, request: 
 
 @defect(
     ZonedBlock.write,
-    "5.2.5: a host-aware disk without ZONED is a disk like any other",
+    "5.2.5-P-01",
     text="without ZONED, a host-aware disk cannot be written",
 )
 def host_aware_read_only_without_zoned(
@@ -351,7 +351,7 @@ def host_aware_read_only_without_zoned(
 
 @defect(
     ZonedBlock.configure,
-    "5.2.5: the fields of zoned are read-only",
+    "5.2.5-P-10",
     text="the driver can write max_append_sectors",
 )
 def max_append_writable(original: Original, block: ZonedBlock, offset: int, data: bytes) -> bool:

@@ -143,7 +143,7 @@ def resources_are_invalid_cmd(original: Original, zones: Zones) -> None:
 
 @defect(
     Zones.make_room,
-    "5.2.6: ZONE_OPEN_RESOURCE says that max_open_zones was reached",
+    "5.2.6-P-14",
     text="opening one zone too many ends with ZONE_ACTIVE_RESOURCE",
 )
 def open_limit_named_active(original: Original, zones: Zones) -> None:
@@ -176,7 +176,7 @@ def active_limit_ignored(
 
 @defect(
     Zones.enter,
-    "5.2.6: where both limits are reached the status is ZONE_ACTIVE_RESOURCE",
+    "5.2.6-P-15",
     text="if both limits are reached, the limit of open zones is reported",
 )
 def open_limit_named_first(original: Original, zones: Zones, zone: Zone, state: ZoneState) -> None:
@@ -197,7 +197,7 @@ def implicit_open_beyond_limits(original: Original, zones: Zones, zone: Zone) ->
 
 @defect(
     Zones.closed,
-    "5.2.6: ZONE_CLOSE makes an explicitly open zone without data EMPTY",
+    "5.2.6-P-16",
     text="a zone opened and closed without a write is CLOSED",
 )
 def closed_without_data(original: Original, zones: Zones, zone: Zone) -> ZoneState:
@@ -206,7 +206,7 @@ def closed_without_data(original: Original, zones: Zones, zone: Zone) -> ZoneSta
 
 @defect(
     Zones.open,
-    "5.2.6: ZONE_OPEN makes an empty, open or closed zone EOPEN",
+    "5.2.6-P-19",
     text="an implicitly open zone stays implicitly open after ZONE_OPEN",
 )
 def implicitly_open_stays(original: Original, zones: Zones, zone: Zone) -> None:
@@ -218,7 +218,7 @@ def implicitly_open_stays(original: Original, zones: Zones, zone: Zone) -> None:
 
 @defect(
     Zones.close,
-    "5.2.6: ZONE_CLOSE makes an open or closed zone with data in it CLOSED",
+    "5.2.6-P-17",
     text="an open zone with data stays open after ZONE_CLOSE",
 )
 def close_does_nothing(original: Original, zones: Zones, zone: Zone) -> None:
@@ -230,8 +230,8 @@ def close_does_nothing(original: Original, zones: Zones, zone: Zone) -> None:
 
 @defect(
     Zones.reset,
-    "5.2.6: ZONE_RESET makes a zone EMPTY, whatever it was",
-    "5.2.6: a zone that was reset is written again from its start",
+    "5.2.6-P-20",
+    "5.2.6-P-35",
     text="a full zone stays FULL after ZONE_RESET",
 )
 def reset_leaves_full_zone(original: Original, zones: Zones, zone: Zone) -> None:
@@ -243,7 +243,7 @@ def reset_leaves_full_zone(original: Original, zones: Zones, zone: Zone) -> None
 
 @defect(
     Zones.finish,
-    "5.2.6: ZONE_FINISH makes an open or full zone FULL",
+    "5.2.6-P-18",
     text="a zone keeps its state after ZONE_FINISH",
 )
 def finish_does_nothing(original: Original, zones: Zones, zone: Zone) -> None:
@@ -264,7 +264,7 @@ def finish_closes(original: Original, zones: Zones, zone: Zone) -> None:
 
 @defect(
     Zones.resettable,
-    "5.2.6: ZONE_RESET_ALL makes every open, closed and full zone EMPTY",
+    "5.2.6-P-22",
     text="a reset of all zones leaves full zones full",
 )
 def reset_all_leaves_full_zones(original: Original, zones: Zones) -> list[Zone]:
@@ -273,7 +273,7 @@ def reset_all_leaves_full_zones(original: Original, zones: Zones) -> list[Zone]:
 
 @defect(
     Zones.resettable,
-    "5.2.6: ZONE_RESET_ALL is about the zones that it applies to",
+    "5.2.6-P-21",
     text="a reset of all zones resets read-only and offline zones, too",
 )
 def reset_all_revives_zones(original: Original, zones: Zones) -> list[Zone]:
@@ -285,7 +285,7 @@ def reset_all_revives_zones(original: Original, zones: Zones) -> list[Zone]:
 
 @defect(
     Zones.at,
-    "5.2.6: an error around zones is ZONE_INVALID_CMD, one of the driver's IOERR",
+    "5.2.6-P-36",
     text="a request for a zone beyond the last acts on the last zone",
 )
 def zone_beyond_the_last(original: Original, zones: Zones, sector: int) -> Zone:
@@ -306,7 +306,7 @@ def secure_erase_keeps_states(
 
 @defect(
     Zones.exhausted,
-    "5.2.4: a zone that is no longer active does not count as one",
+    "5.2.4-P-01",
     text="a closed zone still counts as open",
 )
 def closed_zones_count_as_open(
@@ -317,8 +317,8 @@ def closed_zones_count_as_open(
 
 @defect(
     Zones.exhausted,
-    "5.2.4: a zone that is no longer open does not count as one",
-    "5.2.4: a zone that is no longer active does not count as one",
+    "5.2.4-P-02",
+    "5.2.4-P-01",
     text="a full zone still counts as open and active",
 )
 def full_zones_count(
@@ -329,7 +329,7 @@ def full_zones_count(
 
 @defect(
     ZonedBlock.reset_all,
-    "5.2.4: reset of all zones gives every place back",
+    "5.2.4-P-03",
     text="zones reset by a reset of all zones still count as open and active",
 )
 def reset_all_gives_no_place_back(
@@ -342,7 +342,7 @@ def reset_all_gives_no_place_back(
 
 @defect(
     Zones.resettable,
-    "5.2.6: ZONE_RESET_ALL makes every open, closed and full zone EMPTY",
+    "5.2.6-P-22",
     text="a reset of all zones leaves open zones open",
 )
 def reset_all_leaves_open_zones(original: Original, zones: Zones) -> list[Zone]:
@@ -351,7 +351,7 @@ def reset_all_leaves_open_zones(original: Original, zones: Zones) -> list[Zone]:
 
 @defect(
     Zones.exhausted,
-    "5.2.5: a limit of zero is no limit",
+    "5.2.5-P-02",
     text="a limit of 0 allows no zones, instead of any number",
 )
 def limit_0_is_a_limit(

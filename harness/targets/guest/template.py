@@ -17,14 +17,18 @@ from harness.diskspec import DiskSpec
 from harness.driver.errors import NoDeviceError
 from harness.driver.interface import Driver, Request
 from harness.guest.client import payload
-from harness.machine import Machine, MachineConfig
+from harness.machine import Machine, MachineConfig, MachineError
 from harness.machine.command import Paths, Saved, command_line
+from harness.machine.rundir import check_room
 from harness.machine.templates import Facts, Template, TemplateError, ensure, key_of
 from harness.targets.base import Progress
 from harness.targets.guest.disk import GuestDisk, StartedDisk, window
 from harness.targets.guest.guest import Guest, Means, Trouble, open_agent
 from harness.targets.guest.variants import VARIANTS, Channel, Variant
 from harness.virtio.blk import RequestType, Status
+
+STATE_ROOM = 8 << 20
+"""Bytes for a template's files besides the guest's memory."""
 
 READ = Request(RequestType.IN, receive=512)
 
@@ -91,7 +95,9 @@ def _make(
     timeout: float,
     progress: Progress,
 ) -> Facts:
-    machine = Machine(_config(means, channel, variant, saved.ram))
+    config = _config(means, channel, variant, saved.ram)
+    _check_room(config, saved)
+    machine = Machine(config)
     try:
         machine.start()
         agent = open_agent(machine, "serial", means.image, timeout)
@@ -109,6 +115,9 @@ def _make(
         except Trouble as error:
             raise TemplateError(f"the guest cannot be saved: {error}") from error
         facts = {"hello": guest.hello}
+    except MachineError:
+        _check_room(config, saved, spent=True)  # QEMU dies where its memory finds no room
+        raise
     finally:
         machine.stop()
     progress("the template is saved")
@@ -117,6 +126,14 @@ def _make(
     except Trouble as error:
         raise TemplateError(f"the guest cannot be cloned: {error}") from error
     return facts
+
+
+def _check_room(config: MachineConfig, saved: Saved, spent: bool = False) -> None:
+    """TemplateError if the cache has no room for a guest's memory, or has none left."""
+    try:
+        check_room(saved.ram.parent, STATE_ROOM + (0 if spent else config.memory << 20))
+    except MachineError as error:
+        raise TemplateError(str(error)) from None
 
 
 def _warm(guest: Guest) -> None:

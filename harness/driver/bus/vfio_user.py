@@ -1,0 +1,453 @@
+"""A PCI function behind a vfio-user server: registers by messages, memory as shared files.
+
+The driver runs in this process. There is no QEMU and no kernel in between: configuration
+space and BARs are regions of the server, interrupts come as eventfds.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import select
+import socket
+import struct
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from harness.driver.bus.base import PciFunction
+from harness.driver.bus.msix import msix_table
+from harness.driver.errors import BadArgumentError, DriverError, NoDeviceError
+from harness.driver.memory import DmaMemory, Region
+from harness.virtio.pci import (
+    BARS,
+    COMMAND,
+    COMMAND_IO,
+    COMMAND_MASTER,
+    COMMAND_MEMORY,
+    MSIX_ENABLE,
+    MSIX_ENTRY,
+)
+from harness.virtio.vfio_user import (
+    ACCESS,
+    ACTION_TRIGGER,
+    ACTION_UNMASK,
+    AREA,
+    CONFIG_REGION,
+    DATA_EVENTFD,
+    DATA_NONE,
+    DEVICE_INFO,
+    DEVICE_PCI,
+    DMA_ACCESS,
+    DMA_MAP,
+    DMA_READ_ALLOWED,
+    DMA_WRITE_ALLOWED,
+    ERROR,
+    HEADER,
+    INTX,
+    IRQ_INFO,
+    IRQ_SET,
+    MAJOR,
+    MAX_FDS,
+    MAX_MESSAGE,
+    MINOR,
+    MSIX,
+    NO_REPLY,
+    REGION_CAPABILITIES,
+    REGION_CAPABILITY,
+    REGION_INFO,
+    REGION_MMAP,
+    REPLY,
+    SPARSE_MMAP,
+    VERSION,
+    Command,
+)
+
+ANSWER_TIMEOUT = 10.0
+"""Seconds that a server may take to answer a message."""
+
+BUS_ADDRESS = 1 << 32
+MEMORY_SIZE = 64 << 20
+"""Where shared memory lies for the device, and its bytes; untouched pages cost nothing."""
+
+INFO_ROOM = 4096
+"""Bytes that a region's description may take with its capabilities."""
+
+MAX_DMA_MESSAGES = 100_000
+"""Messages of the server's own that are served while one answer is awaited."""
+
+CAPABILITIES = {"max_msg_fds": MAX_FDS, "max_data_xfer_size": MAX_MESSAGE - 4096}
+
+MESSAGE_ADDRESS = 0xFEE0_0000
+"""The address in MSI-X table entries; the server signals an eventfd instead of writing there."""
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """An area of a region that is reached as memory: its offset, and the memory."""
+
+    offset: int
+    memory: mmap.mmap
+
+    def holds(self, offset: int, length: int) -> bool:
+        """Return whether an access lies in the area."""
+        return self.offset <= offset and offset + length <= self.offset + len(self.memory)
+
+
+class VfioUser(PciFunction):
+    """The function that is served on the UNIX socket `path`.
+
+    `timeout` is in seconds, for every answer. NoDeviceError if no PCI function is to be
+    reached there. Any other call raises DriverError once the server has hung up.
+    """
+
+    def __init__(self, path: str, timeout: float = ANSWER_TIMEOUT) -> None:
+        self.path = path
+        self._timeout = timeout
+        self._ident = 0
+        self._vectors = 0
+        self._max_fds = 1
+        self._sizes: dict[int, int] = {}
+        self._mapped: dict[int, list[Mapped]] = {}
+        self._events: list[int] = []
+        self._epoll = select.epoll()
+        self._link = socket.socket(socket.AF_UNIX)
+        self._link.settimeout(timeout)
+        self._file = os.memfd_create("vfio-user-dma")
+        try:
+            os.truncate(self._file, MEMORY_SIZE)
+            self.memory = DmaMemory(
+                [Region(BUS_ADDRESS, memoryview(mmap.mmap(self._file, MEMORY_SIZE)))]
+            )
+            self._connect()
+        except BaseException:
+            self._release()
+            raise
+
+    def _connect(self) -> None:
+        try:
+            self._link.connect(self.path)
+        except OSError as error:
+            raise NoDeviceError(f"nobody serves {self.path}: {error.strerror}") from None
+        try:
+            self._agree_on_version()
+            info = DEVICE_INFO.pack(DEVICE_INFO.size, 0, 0, 0)
+            _, flags, regions, _ = self._unpack(
+                DEVICE_INFO, self._ask(Command.DEVICE_GET_INFO, info)
+            )
+            if not flags & DEVICE_PCI:
+                raise NoDeviceError(f"{self.path} serves no PCI function")
+            for index in (*range(min(BARS, regions)), CONFIG_REGION):
+                self._sizes[index] = self._describe_region(index)
+            allowed = DMA_READ_ALLOWED | DMA_WRITE_ALLOWED
+            whole = DMA_MAP.pack(DMA_MAP.size, allowed, 0, BUS_ADDRESS, MEMORY_SIZE)
+            self._ask(Command.DMA_MAP, whole, [self._file])
+            command = int.from_bytes(self.pci_read(COMMAND, 2), "little")
+            command |= COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER
+            self.pci_write(COMMAND, command.to_bytes(2, "little"))
+            self.enable_msix(0)
+        except NoDeviceError:
+            raise
+        except DriverError as error:
+            raise NoDeviceError(error.message) from None
+
+    def _agree_on_version(self) -> None:
+        offer = json.dumps({"capabilities": CAPABILITIES}).encode() + b"\0"
+        answer = self._ask(Command.VERSION, VERSION.pack(MAJOR, MINOR) + offer)
+        major, _ = self._unpack(VERSION, answer)
+        if major != MAJOR:
+            raise NoDeviceError(f"{self.path} speaks version {major} of vfio-user, not {MAJOR}")
+        try:
+            answered = json.loads(answer[VERSION.size :].rstrip(b"\0") or b"{}")
+            self._max_fds = int(answered.get("capabilities", {}).get("max_msg_fds", 1))
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise NoDeviceError(f"{self.path} sends capabilities that are not JSON") from None
+
+    # --- messages
+
+    def _ask(self, command: Command, body: bytes, fds: list[int] | None = None) -> bytes:
+        """Send a command and return its answer. DriverError if it is refused or never comes.
+
+        Memory accesses by message, which the server sends meanwhile, are served.
+        """
+        answer, received = self._exchange(command, body, fds or [])
+        for fd in received:
+            os.close(fd)
+        return answer
+
+    def _exchange(self, command: Command, body: bytes, fds: list[int]) -> tuple[bytes, list[int]]:
+        self._ident = (self._ident + 1) & 0xFFFF
+        head = HEADER.pack(self._ident, command, HEADER.size + len(body), 0, 0)
+        deadline = time.monotonic() + self._timeout
+        try:
+            self._send(head + body, fds)
+            for _ in range(MAX_DMA_MESSAGES):
+                ident, kind, flags, error, answer, received = self._receive_message(deadline)
+                if flags & REPLY:
+                    break
+                for fd in received:
+                    os.close(fd)
+                self._serve(ident, kind, answer, flags)
+            else:
+                raise DriverError(
+                    f"{self.path} sent {MAX_DMA_MESSAGES} messages and no answer to {command.name}"
+                )
+        except TimeoutError:
+            self._link.close()
+            raise DriverError(
+                f"no answer to {command.name} from {self.path} within {self._timeout:g} s"
+            ) from None
+        except (OSError, ValueError) as problem:
+            self._link.close()
+            raise DriverError(
+                f"the vfio-user server at {self.path} is gone at {command.name}: {problem}"
+            ) from None
+        except BaseException:
+            # The exchange was broken off: the next answer would be taken for another's.
+            self._link.close()
+            raise
+        if ident != self._ident:
+            self._link.close()
+            raise DriverError(f"{self.path} answered message {ident}, not {self._ident}")
+        if flags & ERROR:
+            for fd in received:
+                os.close(fd)
+            raise DriverError(f"{self.path} refuses {command.name}: {os.strerror(error)}")
+        return answer, received
+
+    def _send(self, message: bytes, fds: list[int]) -> None:
+        sent = socket.send_fds(self._link, [message], fds) if fds else 0
+        if sent < len(message):
+            self._link.sendall(message[sent:])
+
+    def _receive_message(self, deadline: float) -> tuple[int, int, int, int, bytes, list[int]]:
+        head, fds = self._receive(HEADER.size, deadline)
+        ident, kind, size, flags, error = HEADER.unpack(head)
+        if not HEADER.size <= size <= MAX_MESSAGE:
+            raise ConnectionError(f"a message of {size} bytes")
+        body, more = self._receive(size - HEADER.size, deadline)
+        return ident, kind, flags, error, body, fds + more
+
+    def _receive(self, length: int, deadline: float) -> tuple[bytes, list[int]]:
+        data, fds = b"", list[int]()
+        while len(data) < length:
+            self._link.settimeout(max(deadline - time.monotonic(), 0.001))
+            piece, more, _, _ = socket.recv_fds(self._link, length - len(data), MAX_FDS)
+            fds += more
+            if not piece:
+                raise ConnectionError("it hung up")
+            data += piece
+        return data, fds
+
+    def _serve(self, ident: int, command: int, body: bytes, flags: int) -> None:
+        """Do a memory access that the server asks for by message."""
+        if command not in (Command.DMA_READ, Command.DMA_WRITE) or len(body) < DMA_ACCESS.size:
+            raise ConnectionError(f"a message with command {command} that nobody asked for")
+        address, count = DMA_ACCESS.unpack_from(body)
+        answer, kind = DMA_ACCESS.pack(address, count), REPLY
+        try:
+            view = self.memory.view(address, count)
+            if command == Command.DMA_READ:
+                answer += bytes(view)
+            else:
+                view[:] = body[DMA_ACCESS.size :]
+        except (BadArgumentError, ValueError):
+            kind |= ERROR
+        if not flags & NO_REPLY:
+            size = HEADER.size + len(answer)
+            self._link.sendall(HEADER.pack(ident, command, size, kind, 0) + answer)
+
+    def _unpack(self, layout: struct.Struct, answer: bytes) -> tuple[Any, ...]:
+        if len(answer) < layout.size:
+            raise DriverError(f"{self.path} answers with {len(answer)} bytes, not {layout.size}")
+        return layout.unpack_from(answer)
+
+    # --- regions
+
+    def _describe_region(self, index: int) -> int:
+        """Return a region's size in bytes, and map the areas that can be mapped."""
+        asked = REGION_INFO.pack(INFO_ROOM, 0, index, 0, 0, 0)
+        answer, fds = self._exchange(Command.DEVICE_GET_REGION_INFO, asked, [])
+        try:
+            _, flags, _, at, size, offset = self._unpack(REGION_INFO, answer)
+            if fds and flags & REGION_MMAP:
+                areas = [(0, size)]
+                if flags & REGION_CAPABILITIES:
+                    areas = self._sparse_areas(answer, at) or areas
+                self._mapped[index] = [
+                    Mapped(start, mmap.mmap(fds[0], length, offset=offset + start))
+                    for start, length in areas
+                ]
+        except (OSError, ValueError, OverflowError) as error:
+            raise DriverError(f"region {index} of {self.path} is not mapped: {error}") from None
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return int(size)
+
+    @staticmethod
+    def _sparse_areas(answer: bytes, at: int) -> list[tuple[int, int]]:
+        """Return the areas of a region's sparse mmap capability, none without one."""
+        seen = set[int]()
+        while at and at not in seen and at + REGION_CAPABILITY.size <= len(answer):
+            seen.add(at)
+            ident, _, following, count = REGION_CAPABILITY.unpack_from(answer, at)
+            first = at + REGION_CAPABILITY.size
+            last = first + AREA.size * count
+            if ident == SPARSE_MMAP and last <= len(answer):
+                return list(AREA.iter_unpack(answer[first:last]))
+            at = following
+        return []
+
+    def _read(self, region: int, offset: int, length: int) -> bytes:
+        for area in self._mapped.get(region, ()):
+            if area.holds(offset, length):
+                start = offset - area.offset
+                return bytes(area.memory[start : start + length])
+        answer = self._ask(Command.REGION_READ, ACCESS.pack(offset, region, length))
+        data = answer[ACCESS.size :]
+        if len(data) != length:
+            raise DriverError(f"{self.path} reads {len(data)} bytes at {offset:#x}, not {length}")
+        return data
+
+    def _write(self, region: int, offset: int, data: bytes) -> None:
+        for area in self._mapped.get(region, ()):
+            if area.holds(offset, len(data)):
+                start = offset - area.offset
+                area.memory[start : start + len(data)] = data
+                return
+        self._ask(Command.REGION_WRITE, ACCESS.pack(offset, region, len(data)) + data)
+
+    def description(self) -> dict[str, Any]:
+        """Return address and identity, for reports."""
+        vendor, device = struct.unpack("<HH", self.pci_read(0, 4))
+        return {
+            "bus": "pci through vfio-user",
+            "address": self.path,
+            "id": f"{vendor:04x}:{device:04x}",
+            "revision": self.pci_read(8, 1)[0],
+            "interrupt": f"MSI-X, {self._vectors} vectors" if self._vectors else "INTx",
+        }
+
+    def pci_read(self, offset: int, length: int) -> bytes:
+        """Return bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
+        data = b""
+        while len(data) < length:
+            at = offset + len(data)
+            width = 4
+            while at % width or len(data) + width > length:
+                width //= 2
+            data += self._read(CONFIG_REGION, at, width)
+        return data
+
+    def pci_write(self, offset: int, data: bytes) -> None:
+        """Write 1, 2 or 4 bytes of configuration space in one access."""
+        self._write(CONFIG_REGION, offset, data)
+
+    def bar_size(self, bar: int) -> int:
+        """Return the bytes of a BAR, 0 if it has none."""
+        return self._sizes.get(bar, 0) if bar < BARS else 0
+
+    def bar_read(self, bar: int, offset: int, width: int) -> int:
+        """Read `width` (1, 2 or 4) bytes of a BAR in one access."""
+        return int.from_bytes(self._read(bar, offset, width), "little")
+
+    def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
+        """Write `width` (1, 2 or 4) bytes of a BAR in one access."""
+        self._write(bar, offset, value.to_bytes(width, "little"))
+
+    # --- interrupts
+
+    def enable_msix(self, vectors: int) -> None:
+        """Lead every vector to an eventfd of its own, or with 0 the interrupt line to one."""
+        asked = IRQ_INFO.pack(IRQ_INFO.size, 0, MSIX, 0)
+        _, _, _, present = self._unpack(IRQ_INFO, self._ask(Command.DEVICE_GET_IRQ_INFO, asked))
+        if vectors > present:
+            raise DriverError(f"the device has {present} MSI-X vectors, not {vectors}")
+        if self._events:
+            self._set_irqs(DATA_NONE | ACTION_TRIGGER, MSIX if self._vectors else INTX, 0, 0)
+            for event in self._events:
+                self._epoll.unregister(event)
+                os.close(event)
+            self._events.clear()
+        index = MSIX if vectors else INTX
+        for _ in range(vectors or 1):
+            event = os.eventfd(0, os.EFD_NONBLOCK)
+            self._events.append(event)
+            self._epoll.register(event, select.EPOLLIN)
+        step = max(self._max_fds, 1)
+        for start in range(0, len(self._events), step):
+            some = self._events[start : start + step]
+            self._set_irqs(DATA_EVENTFD | ACTION_TRIGGER, index, start, len(some), some)
+        self._vectors = vectors
+        if present:
+            self._enable_table(vectors)
+
+    def _enable_table(self, vectors: int) -> None:
+        """Unmask the table entries, as a platform does, and enable or disable MSI-X."""
+        table = msix_table(self)
+        for vector in range(vectors):
+            entry = table.offset + MSIX_ENTRY.size * vector
+            words = struct.unpack("<4I", MSIX_ENTRY.pack(MESSAGE_ADDRESS, vector, 0))
+            for position, word in enumerate(words):
+                self.bar_write(table.bar, entry + 4 * position, 4, word)
+        control = MSIX_ENABLE if vectors else 0
+        self.pci_write(table.control, control.to_bytes(2, "little"))
+
+    def _set_irqs(
+        self, flags: int, index: int, start: int, count: int, fds: list[int] | None = None
+    ) -> None:
+        body = IRQ_SET.pack(IRQ_SET.size, flags, index, start, count)
+        self._ask(Command.DEVICE_SET_IRQS, body, fds)
+
+    def fileno(self) -> int | None:
+        """Return a descriptor that is readable while an interrupt is pending."""
+        return self._epoll.fileno()
+
+    def _take(self, timeout: float) -> Counter[int]:
+        taken: Counter[int] = Counter()
+        if self._epoll.poll(timeout):
+            for number, event in enumerate(self._events):
+                with suppress(BlockingIOError):
+                    taken[number] = os.eventfd_read(event)
+        return taken
+
+    def take_interrupts(self, timeout: float) -> int:
+        """Return how often an interrupt was raised since the last call; wait up to `timeout` s."""
+        return self._take(timeout).total()
+
+    def take_messages(self, timeout: float) -> Counter[int]:
+        """Return the messages since the last call, by vector; wait up to `timeout` s for one."""
+        return self._take(timeout)
+
+    def unmask_interrupts(self) -> None:
+        """Let the interrupt line through again; the server masked it when it was raised."""
+        if not self._vectors:
+            self._set_irqs(DATA_NONE | ACTION_UNMASK, INTX, 0, 1)
+
+    # --- the end
+
+    def reset(self) -> None:
+        """Reset the function, as a reset of its bus does."""
+        self._ask(Command.DEVICE_RESET, b"")
+
+    def close(self) -> None:
+        """Reset the function and hang up. A second call does nothing."""
+        if self._link.fileno() >= 0:
+            with suppress(DriverError):
+                self.reset()
+        self._release()
+
+    def _release(self) -> None:
+        self._link.close()
+        for event in self._events:
+            os.close(event)
+        self._events.clear()
+        if not self._epoll.closed:
+            self._epoll.close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1

@@ -1,0 +1,540 @@
+"""The PCI function of the model device: BARs, registers and resets (virtio 4.1).
+
+Nothing here knows how the function is carried. A client reads and writes configuration
+space and BARs, maps memory, and gets interrupts from `Interrupts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.model.block import Block
+from harness.model.device import Device, Transport
+from harness.model.loop import Loop
+from harness.model.memory import BrokenError, Memory
+from harness.model.pci.interrupts import BAR_SIZE as MSIX_BAR_SIZE
+from harness.model.pci.interrupts import MAX_VECTORS, Interrupts
+from harness.model.pci.registers import Register, Registers
+from harness.model.pci.space import EXPRESS_SIZE, IN_PORTS, MEMORY_64, PREFETCHABLE, ConfigSpace
+from harness.model.queue import Queue
+from harness.model.ring import Addresses
+from harness.virtio.blk import CONFIG_SIZE
+from harness.virtio.device import BLOCK_DEVICE, DeviceStatus
+from harness.virtio.features import Feature, mask
+from harness.virtio.pci import (
+    CAP,
+    CAP_EXPRESS,
+    CAP_POWER,
+    CAP_VENDOR,
+    COMMAND,
+    COMMAND_INTX_DISABLE,
+    COMMAND_IO,
+    COMMAND_MASTER,
+    COMMAND_MEMORY,
+    COMMON_REGISTERS,
+    EXPRESS_RESET,
+    INTERRUPT_LINE,
+    INTERRUPT_PIN,
+    ISR_CONFIG,
+    ISR_QUEUE,
+    LEGACY_CONFIG,
+    LEGACY_CONFIG_MSIX,
+    LEGACY_PAGE,
+    LEGACY_REGISTERS,
+    MODERN_DEVICE_ID,
+    NO_VECTOR,
+    REVISION,
+    SUBSYSTEM,
+    SUBSYSTEM_VENDOR,
+    TRANSITIONAL_DEVICE_ID,
+    VENDOR_ID,
+    CapType,
+)
+from harness.virtio.ring import legacy_areas
+
+Layout = Literal["modern", "transitional"]
+
+LEGACY_BAR, MSIX_BAR, REGISTER_BAR = 0, 1, 4
+LEGACY_BAR_SIZE = 128
+COMMON, ISR, DEVICE, NOTIFY = 0x0000, 0x1000, 0x2000, 0x3000
+REGISTER_BAR_SIZE = 0x4000
+NOTIFY_LENGTH = 0x1000
+COMMON_LENGTH = 0x40
+"""Offsets and lengths of the structures in the register BAR, in bytes."""
+
+NOTIFY_MULTIPLIER = 4
+MAX_QUEUES = NOTIFY_LENGTH // NOTIFY_MULTIPLIER
+QUEUE_SIZE = 256
+"""Descriptors of a virtqueue, unless the disk says otherwise."""
+
+CLASS_STORAGE = bytes([0x00, 0x00, 0x01])
+"""Programming interface, subclass (SCSI controller), base class (mass storage)."""
+
+POWER_STATE = 0x3
+NO_SOFT_RESET = 0x8
+"""Bits of Power Management Control/Status: the state (0 is D0), and that D3 forgets nothing."""
+
+WINDOW_WIDTHS = (1, 2, 4)
+
+TRANSPORT_FEATURES = mask(Feature.NOTIFICATION_DATA, Feature.NOTIF_CONFIG_DATA)
+"""Features of the transport, which every function of ours offers."""
+
+NOTIF_CONFIG_BASE = 0x100
+"""Added to a queue's index for its queue_notif_config_data, so that the two differ."""
+
+
+@dataclass
+class QueueRegisters:
+    """The registers of one virtqueue that the driver writes."""
+
+    vector: int = NO_VECTOR
+    desc: int = 0
+    driver: int = 0
+    device: int = 0
+    page: int = 0
+
+
+class Function(Transport):
+    """One function, from power-on. `send_message` and `send_line` are its interrupts."""
+
+    def __init__(
+        self,
+        block: Block,
+        loop: Loop,
+        layout: Layout,
+        send_message: Callable[[int], None],
+        send_line: Callable[[], None],
+    ) -> None:
+        """`layout` "transitional" adds the legacy interface. ValueError for too many queues."""
+        if block.queues > MAX_QUEUES:
+            raise ValueError(f"{block.queues} virtqueues; a function has at most {MAX_QUEUES}")
+        self.layout = layout
+        self._send_message = send_message
+        self._send_line = send_line
+        self.device = Device(block, loop, self, TRANSPORT_FEATURES)
+        for index, queue in enumerate(self.device.queues):
+            queue.signal = self._queue_signal(index)
+        self._common = Registers(self._common_registers())
+        self._legacy = Registers(self._legacy_registers())
+        self._power_on()
+
+    def _power_on(self) -> None:
+        self.space = ConfigSpace(EXPRESS_SIZE)
+        self._define_header()
+        vectors = min(self.device.block.queues + 1, MAX_VECTORS)
+        self.interrupts = Interrupts(
+            self.space, MSIX_BAR, vectors, self._send_message, self._send_line
+        )
+        self._define_capabilities()
+        self._reset_registers()
+
+    # --- configuration space
+
+    @property
+    def bars(self) -> dict[int, int]:
+        """Return the sizes of the BARs in bytes, by number."""
+        sizes = {MSIX_BAR: MSIX_BAR_SIZE, REGISTER_BAR: REGISTER_BAR_SIZE}
+        return sizes | ({LEGACY_BAR: LEGACY_BAR_SIZE} if self.layout == "transitional" else {})
+
+    def _define_header(self) -> None:
+        transitional = self.layout == "transitional"
+        ident = TRANSITIONAL_DEVICE_ID if transitional else MODERN_DEVICE_ID
+        subsystem = BLOCK_DEVICE if transitional else MODERN_DEVICE_ID
+        command = COMMAND_MEMORY | COMMAND_MASTER | COMMAND_INTX_DISABLE
+        command |= COMMAND_IO if transitional else 0
+        define = self.space.define
+        define(0x00, VENDOR_ID.to_bytes(2, "little") + ident.to_bytes(2, "little"))
+        define(COMMAND, bytes(2), command.to_bytes(2, "little"))
+        define(REVISION, bytes([0 if transitional else 1]) + CLASS_STORAGE)
+        define(0x0C, bytes(2), b"\xff\xff")  # cache line size and latency timer
+        define(SUBSYSTEM_VENDOR, VENDOR_ID.to_bytes(2, "little"))
+        define(SUBSYSTEM, subsystem.to_bytes(2, "little"))
+        define(INTERRUPT_LINE, b"\0", b"\xff")
+        define(INTERRUPT_PIN, b"\1")
+        if transitional:
+            self.space.define_bar(LEGACY_BAR, LEGACY_BAR_SIZE, IN_PORTS)
+        self.space.define_bar(MSIX_BAR, MSIX_BAR_SIZE, 0)
+        self.space.define_bar(REGISTER_BAR, REGISTER_BAR_SIZE, MEMORY_64 | PREFETCHABLE)
+
+    def _define_capabilities(self) -> None:
+        # Version 3, no D1 and D2; what a driver can write is the power state.
+        power = (3).to_bytes(2, "little") + NO_SOFT_RESET.to_bytes(2, "little") + bytes(2)
+        self._power = self.space.add_capability(CAP_POWER, power, bytes([0, 0, POWER_STATE])) + 4
+        # Version 2, an endpoint; function level reset; a link of 1 lane at 2.5 GT/s.
+        express = bytearray(58)
+        express[0:2] = (0x0002).to_bytes(2, "little")
+        express[2:6] = (1 << 28 | 1 << 15).to_bytes(4, "little")
+        express[6:8] = (0x2810).to_bytes(2, "little")
+        express[10:14] = (0x11).to_bytes(4, "little")
+        express[16:18] = (0x11).to_bytes(2, "little")
+        control = bytes(6) + (0x7FFF).to_bytes(2, "little")
+        self._express_control = self.space.add_capability(CAP_EXPRESS, bytes(express), control) + 8
+        for kind, offset, length in (
+            (CapType.COMMON_CFG, COMMON, COMMON_LENGTH),
+            (CapType.ISR_CFG, ISR, 1),
+            (CapType.DEVICE_CFG, DEVICE, CONFIG_SIZE),
+        ):
+            self._define_structure(kind, REGISTER_BAR, offset, length)
+        multiplier = NOTIFY_MULTIPLIER.to_bytes(4, "little")
+        self._define_structure(CapType.NOTIFY_CFG, REGISTER_BAR, NOTIFY, NOTIFY_LENGTH, multiplier)
+        self._window = self._define_structure(CapType.PCI_CFG, 0, 0, 0, bytes(4))
+
+    def _define_structure(
+        self, kind: CapType, bar: int, offset: int, length: int, more: bytes = b""
+    ) -> int:
+        size = CAP.size + len(more)
+        whole = CAP.pack(CAP_VENDOR, 0, size, kind, bar, 0, offset, length) + more
+        writable = bytearray(size)
+        if kind == CapType.PCI_CFG:
+            writable[4] = 0xFF  # the BAR
+            writable[8:] = b"\xff" * (size - 8)  # offset, length, data
+        return self.space.add_capability(CAP_VENDOR, whole[2:], bytes(writable[2:]))
+
+    def config_read(self, offset: int, length: int) -> bytes:
+        """Return bytes of configuration space; reading the window's data reads the device."""
+        data = self._window + CAP.size
+        if offset < data + 4 and data < offset + length and (access := self._window_access()):
+            bar, at, width = access
+            self.space.define(data, self.bar_read(bar, at, width))
+        return self.space.read(offset, length)
+
+    def config_write(self, offset: int, data: bytes) -> None:
+        """Write configuration space; writing the window's data writes the device."""
+        at = self._express_control
+        written = data[at + 1 - offset] if offset <= at + 1 < offset + len(data) else 0
+        if written << 8 & EXPRESS_RESET:
+            self.reset()
+            return
+        self.space.write(offset, data)
+        self.interrupts.control_written(offset, len(data))
+        window = self._window + CAP.size
+        touched = offset < window + 4 and window < offset + len(data)
+        if touched and (access := self._window_access()):
+            bar, at, width = access
+            self.bar_write(bar, at, self.space.read(window, width))
+        if offset < COMMAND + 2 and offset + len(data) > COMMAND:
+            self.device.run_all()
+
+    def _window_access(self) -> tuple[int, int, int] | None:
+        """Return BAR, offset and width of the PCI_CFG window (virtio 4.1.4.9)."""
+        _, _, _, _, bar, _, offset, width = CAP.unpack(self.space.read(self._window, CAP.size))
+        usable = bar in self.bars and width in WINDOW_WIDTHS and offset % width == 0
+        return (bar, offset, width) if usable else None
+
+    # --- BARs
+
+    @property
+    def _powered(self) -> bool:
+        return not self.space.field(self._power, 2) & POWER_STATE
+
+    def bar_read(self, bar: int, offset: int, length: int) -> bytes:
+        """Return bytes of a BAR by one access; ones in the power state D3."""
+        if not self._powered:
+            return b"\xff" * length
+        if bar == MSIX_BAR:
+            return self.interrupts.read_bar(offset, length)
+        if bar == LEGACY_BAR:
+            return self._legacy_read(offset, length)
+        if offset < ISR:
+            return self._common.read(offset, length)
+        if offset < DEVICE:
+            isr = self.interrupts.read_isr() if offset == ISR else 0
+            return isr.to_bytes(length, "little")
+        if offset < NOTIFY:
+            return self._config_bytes(offset - DEVICE, length)
+        return bytes(length)
+
+    def bar_write(self, bar: int, offset: int, data: bytes) -> None:
+        """Write bytes of a BAR by one access."""
+        if not self._powered:
+            return
+        if bar == MSIX_BAR:
+            self.interrupts.write_bar(offset, data)
+        elif bar == LEGACY_BAR:
+            self._legacy_write(offset, data)
+        elif offset < ISR:
+            self._common.write(offset, data)
+        elif DEVICE <= offset < NOTIFY:
+            self.device.write_config(offset - DEVICE, data)
+        elif offset >= NOTIFY:
+            self._notify(offset - NOTIFY, int.from_bytes(data, "little"))
+
+    def _config_bytes(self, offset: int, length: int) -> bytes:
+        return self.device.read_config()[offset : offset + length].ljust(length, b"\0")
+
+    # --- the common configuration (virtio 4.1.4.3)
+
+    def _common_registers(self) -> dict[str, Register]:
+        def plain(name: str) -> tuple[Callable[[], int], Callable[[int], None]]:
+            return lambda: int(getattr(self, "_" + name)), lambda v: setattr(self, "_" + name, v)
+
+        accesses: dict[str, tuple[Callable[[], int], Callable[[int], None] | None]] = {
+            "device_feature_select": plain("device_feature_select"),
+            "device_feature": (self._device_feature, None),
+            "driver_feature_select": plain("driver_feature_select"),
+            "driver_feature": (
+                lambda: self._driver_feature.get(self._driver_feature_select, 0),
+                self._write_driver_feature,
+            ),
+            "config_msix_vector": (lambda: self._config_vector, self._write_config_vector),
+            "num_queues": (lambda: len(self.device.queues), None),
+            "device_status": (lambda: self.device.status, self.write_status),
+            "config_generation": (self.device.read_generation, None),
+            "queue_select": plain("queue_select"),
+            "queue_size": (lambda: self._selected(lambda q, r: q.size), self._write_queue_size),
+            "queue_msix_vector": (
+                lambda: self._selected(lambda q, r: r.vector, NO_VECTOR),
+                self._write_queue_vector,
+            ),
+            "queue_enable": (
+                lambda: self._selected(lambda q, r: int(q.enabled)),
+                self._write_queue_enable,
+            ),
+            "queue_notify_off": (lambda: self._selected(lambda q, r: self._queue_select), None),
+            "queue_desc": (
+                lambda: self._selected(lambda q, r: r.desc),
+                lambda value: self._write_area("desc", value),
+            ),
+            "queue_driver": (
+                lambda: self._selected(lambda q, r: r.driver),
+                lambda value: self._write_area("driver", value),
+            ),
+            "queue_device": (
+                lambda: self._selected(lambda q, r: r.device),
+                lambda value: self._write_area("device", value),
+            ),
+            "queue_notif_config_data": (
+                lambda: self._selected(lambda q, r: NOTIF_CONFIG_BASE + self._queue_select),
+                None,
+            ),
+            "queue_reset": (lambda: 0, self._write_queue_reset),
+            "admin_queue_index": (lambda: 0, None),
+            "admin_queue_num": (lambda: 0, None),
+        }
+        return {
+            name: Register(offset, width, *accesses[name])
+            for name, (offset, width) in COMMON_REGISTERS.items()
+        }
+
+    def _reset_registers(self) -> None:
+        """Give every register that a reset touches its initial value (virtio 2.4, 4.1.4.3.1)."""
+        self._device_feature_select = 0
+        self._driver_feature_select = 0
+        self._driver_feature: dict[int, int] = {}
+        self._config_vector = NO_VECTOR
+        self._queue_select = 0
+        self._legacy_driver = False
+        self._queue_registers = [QueueRegisters() for _ in self.device.queues]
+        for queue in self.device.queues:
+            queue.size = self._largest_queue
+        self.interrupts.isr = 0
+        self.interrupts.update_line()
+
+    @property
+    def _largest_queue(self) -> int:
+        return self.device.block.spec.queue_size or QUEUE_SIZE
+
+    def _selected(self, read: Callable[[Queue, QueueRegisters], int], absent: int = 0) -> int:
+        """Return what a register of the selected virtqueue reads; `absent` if there is none."""
+        if self._queue_select >= len(self.device.queues):
+            return absent
+        index = self._queue_select
+        return read(self.device.queues[index], self._queue_registers[index])
+
+    def _device_feature(self) -> int:
+        return self.device.offered() >> 32 * self._device_feature_select & 0xFFFF_FFFF
+
+    def _write_driver_feature(self, value: int) -> None:
+        self._driver_feature[self._driver_feature_select] = value
+
+    def write_status(self, value: int) -> None:
+        """Take a write to the device status; 0 resets the device and these registers."""
+        if value & DeviceStatus.FEATURES_OK and not self.device.status & DeviceStatus.FEATURES_OK:
+            words = self._driver_feature.items()
+            self.device.choose(sum(bits << 32 * select for select, bits in words))
+        self.device.set_status(value)
+        if value == 0:
+            self._reset_registers()
+
+    def _vector(self, value: int) -> int:
+        return value if value < self.interrupts.vectors else NO_VECTOR
+
+    def _write_config_vector(self, value: int) -> None:
+        self._config_vector = self._vector(value)
+
+    def _queue(self) -> tuple[Queue, QueueRegisters] | None:
+        if self._queue_select >= len(self.device.queues):
+            return None
+        return self.device.queues[self._queue_select], self._queue_registers[self._queue_select]
+
+    def _write_queue_size(self, value: int) -> None:
+        if (found := self._queue()) and not found[0].enabled:
+            self.device.set_queue_size(found[0], value)
+
+    def _write_queue_vector(self, value: int) -> None:
+        if found := self._queue():
+            found[1].vector = self._vector(value)
+
+    def _write_area(self, name: str, value: int) -> None:
+        if (found := self._queue()) and not found[0].enabled:
+            setattr(found[1], name, value)
+
+    def _write_queue_enable(self, value: int) -> None:
+        if (found := self._queue()) and value == 1 and not found[0].enabled:
+            queue, registers = found
+            queue.addresses = Addresses(registers.desc, registers.driver, registers.device)
+            packed = self.device.block.has(Feature.RING_PACKED)
+            # Both wrap counters of a packed ring start at 1 (virtio 2.8.1).
+            self.device.set_queue_base(queue, 1 << 15 | 1 << 31 if packed else 0)
+            queue.enabled = True
+
+    def _write_queue_reset(self, value: int) -> None:
+        if (found := self._queue()) and value == 1 and self.device.block.has(Feature.RING_RESET):
+            queue, _ = found
+            self.device.stop(queue)
+            queue.enabled = False
+            self.device.set_queue_size(queue, self._largest_queue)
+            self._queue_registers[self._queue_select] = QueueRegisters()
+
+    # --- notifications and interrupts
+
+    def _notify(self, offset: int, value: int) -> None:
+        """Take a write to the notification structure (virtio 4.1.5.2).
+
+        The address tells the virtqueue. Data that does not belong to it is ignored.
+        """
+        index = offset // NOTIFY_MULTIPLIER
+        own_data = self.device.has(Feature.NOTIF_CONFIG_DATA)
+        expected = NOTIF_CONFIG_BASE + index if own_data else index
+        if index < len(self.device.queues) and value & 0xFFFF == expected:
+            self.device.notified(self.device.queues[index])
+
+    def serves(self, queue: Queue) -> bool:
+        """Return whether the driver has set DRIVER_OK, and the function can reach memory."""
+        master = self.space.field(COMMAND, 2) & COMMAND_MASTER
+        # A legacy driver may use the device before DRIVER_OK (virtio 3.1.2).
+        running = self._legacy_driver or self.device.status & DeviceStatus.DRIVER_OK
+        return bool(master and running and self._powered)
+
+    def _queue_signal(self, index: int) -> Callable[[], None]:
+        return lambda: self.interrupts.raise_interrupt(
+            self._queue_registers[index].vector, ISR_QUEUE
+        )
+
+    def announce_config_change(self) -> None:
+        """Send a configuration change notification to a driver that has set DRIVER_OK."""
+        if self.device.status & DeviceStatus.DRIVER_OK:
+            self.interrupts.raise_interrupt(self._config_vector, ISR_CONFIG)
+
+    def announce_needs_reset(self, queue: Queue) -> None:
+        """Send a configuration change notification because of DEVICE_NEEDS_RESET."""
+        self.announce_config_change()
+
+    # --- the legacy interface (virtio 4.1.4.10)
+
+    def _legacy_registers(self) -> dict[str, Register]:
+        accesses: dict[str, tuple[Callable[[], int], Callable[[int], None] | None]] = {
+            "device_features": (lambda: self._legacy_offered & 0xFFFF_FFFF, None),
+            "driver_features": (
+                lambda: self._driver_feature.get(0, 0),
+                self._write_legacy_features,
+            ),
+            "queue_address": (
+                lambda: self._selected(lambda q, r: r.page),
+                self._write_queue_page,
+            ),
+            "queue_size": (lambda: self._selected(lambda q, r: self._largest_queue), None),
+            "queue_select": (
+                lambda: self._queue_select,
+                lambda value: setattr(self, "_queue_select", value),
+            ),
+            "queue_notify": (lambda: 0, self._legacy_notify),
+            "device_status": (lambda: self.device.status, self._write_legacy_status),
+            "isr_status": (lambda: self.interrupts.read_isr(), None),
+            "config_msix_vector": (lambda: self._config_vector, self._write_config_vector),
+            "queue_msix_vector": (
+                lambda: self._selected(lambda q, r: r.vector, NO_VECTOR),
+                self._write_queue_vector,
+            ),
+        }
+        return {
+            name: Register(offset, width, *accesses[name])
+            for name, (offset, width) in LEGACY_REGISTERS.items()
+        }
+
+    @property
+    def _legacy_offered(self) -> int:
+        return self.device.offered() | Feature.ANY_LAYOUT.mask
+
+    @property
+    def _legacy_config(self) -> int:
+        return LEGACY_CONFIG_MSIX if self.interrupts.messages_enabled else LEGACY_CONFIG
+
+    def _legacy_read(self, offset: int, length: int) -> bytes:
+        header = min(max(self._legacy_config - offset, 0), length)
+        data = self._legacy.read(offset, header) if header else b""
+        if header < length:
+            data += self._config_bytes(offset + header - self._legacy_config, length - header)
+        return data
+
+    def _legacy_write(self, offset: int, data: bytes) -> None:
+        start = self._legacy_config
+        header = data[: max(start - offset, 0)]
+        if header:
+            self._legacy.write(offset, header)
+        elif offset + len(data) <= start + CONFIG_SIZE:
+            self.device.write_config(offset - start, data, legacy=True)
+
+    def _write_legacy_features(self, value: int) -> None:
+        self._driver_feature = {0: value}
+        self.device.choose(value & ~Feature.ANY_LAYOUT.mask, legacy=True)
+
+    def _write_legacy_status(self, value: int) -> None:
+        # There is no FEATURES_OK: the features that were written count (virtio 3.1.2).
+        if not self._driver_feature:
+            self.device.choose(0, legacy=True)
+        self.device.set_status(value)
+        if value == 0:
+            self._reset_registers()
+        self._legacy_driver = value != 0
+
+    def _write_queue_page(self, page: int) -> None:
+        if not (found := self._queue()):
+            return
+        queue, registers = found
+        registers.page = page
+        if page == 0:
+            self.device.stop(queue)
+            queue.enabled = False
+        elif not queue.enabled:
+            queue.size = self._largest_queue
+            desc = page * LEGACY_PAGE
+            driver, device, _ = legacy_areas(queue.size, LEGACY_PAGE)
+            queue.addresses = Addresses(desc, desc + driver, desc + device)
+            self.device.set_queue_base(queue, 0)
+            queue.enabled = True
+
+    def _legacy_notify(self, index: int) -> None:
+        if index < len(self.device.queues):
+            self.device.notified(self.device.queues[index])
+
+    # --- resets and memory
+
+    def reset(self) -> None:
+        """Reset the function: a function level reset, or a reset of its bus."""
+        self.device.reset()
+        self._power_on()
+
+    def set_memory(self, memory: Memory) -> None:
+        """Use another view of the client's memory.
+
+        A client takes memory away and gives it back in pieces, also under a virtqueue that
+        runs. A virtqueue whose rings are not there finds them when they are given back.
+        """
+        self.device.memory = memory
+        for queue in self.device.queues:
+            with suppress(BrokenError):
+                queue.remap(memory)
