@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from conformance.data import sectors
 from harness.diskspec import Fault
-from harness.driver.interface import Request
-from harness.virtio.blk import ID_LENGTH, LIFETIME, RequestType, segment
+from harness.driver.interface import CANARY, Completion, Request
+from harness.virtio.blk import (
+    APPEND_SECTOR,
+    ID_LENGTH,
+    LIFETIME,
+    ZONE_DESCRIPTOR,
+    ZONE_REPORT_HEADER,
+    RequestType,
+    segment,
+)
 from harness.virtio.features import Feature
 
 
@@ -17,13 +26,14 @@ from harness.virtio.features import Feature
 class Answer:
     """Requests that go together, and what a disk needs for them.
 
-    With `reads` the disk holds `sectors(70)` at its start.
+    With `reads` the disk holds `sectors(70)` at its start. `fields` are those of `DiskSpec`.
     """
 
     requests: tuple[Request, ...]
     needs: tuple[Feature, ...] = ()
     faults: tuple[Fault, ...] = ()
     reads: bool = False
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 READ = Request(RequestType.IN, 8, receive=512)
@@ -68,7 +78,59 @@ BY_NAME = {
     ),
 }
 
+ZONED: dict[str, Any] = {"needs": (Feature.BLK_ZONED,), "fields": {"zoned": "host-managed"}}
+
+BY_NAME |= {
+    "zone-report": Answer(
+        (
+            Request(
+                RequestType.ZONE_REPORT,
+                receive=ZONE_REPORT_HEADER.size + 4 * ZONE_DESCRIPTOR.size,
+            ),
+        ),
+        **ZONED,
+    ),
+    "zone-append": Answer(
+        (
+            Request(RequestType.ZONE_RESET, 0),
+            Request(RequestType.ZONE_APPEND, 0, sectors(8), receive=APPEND_SECTOR.size),
+        ),
+        **ZONED,
+    ),
+    "zone-management": Answer(
+        tuple(
+            Request(kind, 0)
+            for kind in (
+                RequestType.ZONE_RESET,
+                RequestType.ZONE_OPEN,
+                RequestType.ZONE_CLOSE,
+                RequestType.ZONE_FINISH,
+                RequestType.ZONE_RESET_ALL,
+            )
+        ),
+        **ZONED,
+    ),
+}
+
 ANSWERS = pytest.mark.parametrize(
     "answer", [pytest.param(answer, id=name) for name, answer in BY_NAME.items()]
 )
 """Runs a test with each of these."""
+
+FAULTS = pytest.mark.parametrize(
+    "faults",
+    [pytest.param((), id="healthy"), pytest.param((Fault("read", 64),), id="read-error")],
+)
+"""Runs a test on a disk without a fault, and on one whose sector 64 cannot be read."""
+
+
+def check_used_length(completion: Completion) -> None:
+    """Assert that a used length counts no byte that was not written (2.7.8.2-D-02).
+
+    A device may count fewer than it has written, and the status byte alone.
+    """
+    gap = completion.data.find(CANARY)
+    written = len(completion.data) + 1 if gap < 0 else gap
+    assert completion.used_len <= max(written, 1), (
+        f"used length {completion.used_len}, but only {written} bytes written from the start"
+    )

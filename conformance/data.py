@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from harness.driver.interface import CANARY
-from harness.virtio.blk import SECTOR
+import pytest
+
+from harness.driver.interface import CANARY, Completion
+from harness.virtio.blk import SECTOR, Status
 
 
 def mib(count: int) -> int:
@@ -19,6 +21,16 @@ def sectors(count: int, salt: int = 1) -> bytes:
     """Return `count` different sectors (512 bytes each); no byte is 0 or CANARY."""
     begins = ((salt + n * (31 + SECTOR)) % SPAN for n in range(count))
     return b"".join(COUNTING[begin : begin + SECTOR] for begin in begins)
+
+
+def needed(completion: Completion, what: str) -> Completion:
+    """Return a completion that is OK; skip the test if it is not.
+
+    For a request that a test uses as a tool: whether it has to succeed is for other tests.
+    """
+    if completion.status != Status.OK:
+        pytest.skip(f"{what} ended with status {completion.status!r}: there is nothing to look at")
+    return completion
 
 
 def shortest(limit: int | None, wanted: int) -> int:

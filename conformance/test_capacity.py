@@ -2,8 +2,8 @@
 
 import pytest
 
-from conformance.data import mib, sectors, untouched
-from conformance.waiting import SOON
+from conformance.data import mib, sectors
+from conformance.waiting import eventually, resize
 from harness.driver.interface import Request
 from harness.report import clause, described
 from harness.virtio.blk import RequestType, Status
@@ -18,68 +18,89 @@ def test_capacity_is_the_size_of_the_backing_file(plug, capacity):
     assert disk.backing.size == capacity * 512
 
 
-@pytest.mark.parametrize("capacity", [mib(16), mib(4)], ids=["grown", "shrunk"])
+def check_announced(disk, capacity):
+    """Assert that the last change that the driver hears of is the one to `capacity` sectors.
+
+    How often a change is announced is the device's to choose.
+    """
+    driver = disk.driver
+
+    def heard():
+        changes = driver.config_changes()
+        return bool(changes) and changes[-1].capacity == capacity
+
+    assert eventually(heard), (
+        f"a change to {capacity} sectors: {len(driver.config_changes())} changes announced, "
+        f"and the capacity is {driver.config().capacity}"
+    )
+
+
+GROWN_OR_SHRUNK = pytest.mark.parametrize("factor", [2, 0.5], ids=["grown", "shrunk"])
+
+
+@GROWN_OR_SHRUNK
 @clause("5.2.6.2-D-02")
-def test_one_resize_is_announced_once_with_the_new_capacity(plug, capacity):
-    disk = plug(capacity=mib(8))
+def test_a_resize_is_announced_with_the_new_capacity(plug, factor):
+    disk = plug()
+    capacity = int(disk.spec.capacity * factor)
 
     disk.resize(capacity)
-    changes = disk.driver.wait_config_change(above=0, timeout=SOON)
 
-    assert [change.capacity for change in changes] == [capacity]
+    check_announced(disk, capacity)
     assert disk.driver.config().capacity == capacity
-    assert disk.driver.interrupts().config == 1
 
 
 @clause("5.2.6.2-D-02")
 def test_each_of_several_resizes_is_announced_in_turn(plug):
-    disk = plug(capacity=mib(8))
-    steps = [
-        mib(9),
-        mib(32),
-        mib(2),
-        mib(2) + 1,
-        mib(8),
-    ]
+    disk = plug()
+    usual = disk.spec.capacity
 
-    for count, capacity in enumerate(steps):
+    for capacity in (usual + 8, usual * 4, usual // 4 or 1, usual // 4 + 1, usual):
         disk.resize(capacity)
-        disk.driver.wait_config_change(above=count, timeout=SOON)
-
-    assert [change.capacity for change in disk.driver.config_changes()] == steps
+        check_announced(disk, capacity)
 
 
 @clause("5.2.6.2-D-02")
 def test_a_burst_of_resizes_ends_with_the_last_capacity_announced(plug):
-    disk = plug(capacity=mib(8))
+    disk = plug()
+    usual = disk.spec.capacity
 
     for step in range(1, 21):
-        disk.resize(mib(8) + step)
-    heard = []
-    while not heard or heard[-1].capacity != mib(8) + 20:
-        heard = disk.driver.wait_config_change(above=len(heard), timeout=SOON)
+        disk.resize(usual + step)
 
-    assert len(heard) <= 20
-    capacities = [change.capacity for change in heard]
-    assert capacities == sorted(capacities), "an older capacity was announced after a newer one"
+    check_announced(disk, usual + 20)
+
+
+def resized_under_load(disk):
+    """Double the disk's capacity while eight writes of one sector run; return the tokens."""
+    disk.needs_sectors(128)
+    requests = [Request(RequestType.OUT, 16 * n, sectors(1)) for n in range(8)]
+    tokens = disk.driver.submit(requests)
+    if len(disk.driver.completed()) == len(tokens):
+        pytest.skip("nothing was in flight when the disk was resized")
+    disk.resize(2 * disk.spec.capacity)
+    return tokens
 
 
 @clause("5.2.6.2-D-02")
-def test_a_resize_while_requests_run_is_announced_and_they_complete(plug):
-    disk = plug(capacity=mib(8), iops=10)
-    data = sectors(1)
-    requests = [Request(RequestType.OUT, 16 * n, data) for n in range(8)]
-    tokens = disk.driver.submit(requests)
-    assert len(disk.driver.completed()) < len(tokens), "all requests completed before the resize"
+def test_a_resize_while_requests_run_is_announced(plug):
+    disk = plug(iops=10)
 
-    disk.resize(mib(16))
-    changes = disk.driver.wait_config_change(above=0, timeout=SOON)
-    completions = disk.driver.complete(tokens)
+    tokens = resized_under_load(disk)
 
-    assert [change.capacity for change in changes] == [mib(16)]
+    check_announced(disk, 2 * disk.spec.capacity)
+    disk.driver.complete(tokens)
+
+
+@described("5.2.6-P-07")
+def test_writes_that_run_while_the_disk_is_resized_are_done(plug):
+    disk = plug(iops=10)
+
+    completions = disk.driver.complete(resized_under_load(disk))
+
     assert [completion.status for completion in completions] == [Status.OK] * 8
     assert all(completion.damage == () for completion in completions)
-    assert all(disk.backing.read(16 * n, 1) == data for n in range(8))
+    assert all(disk.backing.read(16 * n, 1) == sectors(1) for n in range(8))
 
 
 @described("5.2.5-P-05")
@@ -101,8 +122,7 @@ def test_after_a_growth_the_new_sectors_can_be_used_and_the_old_are_as_they_were
     old, new = sectors(2, salt=1), sectors(2, salt=77)
     disk.backing.write(mib(8) - 2, old)
 
-    disk.resize(mib(16))
-    disk.driver.wait_config_change(above=0, timeout=SOON)
+    resize(disk, mib(16))
     fresh = disk.read(mib(8), 1)
     written = disk.write(mib(16) - 2, new)
     across = disk.read(mib(8) - 2, 3)
@@ -122,8 +142,7 @@ def test_after_a_shrink_the_sectors_beyond_the_end_are_gone_and_the_rest_is_as_i
     kept = sectors(2)
     disk.backing.write(mib(4) - 2, kept)
 
-    disk.resize(mib(4))
-    disk.driver.wait_config_change(above=0, timeout=SOON)
+    resize(disk, mib(4))
     last = disk.read(mib(4) - 2, 2)
     reading = disk.read(mib(4), 1)
     writing = disk.write(mib(4) - 1, sectors(2, salt=99))
@@ -131,7 +150,6 @@ def test_after_a_shrink_the_sectors_beyond_the_end_are_gone_and_the_rest_is_as_i
     assert last.status is Status.OK
     assert last.data == kept
     assert reading.status is Status.IOERR
-    assert reading.data == untouched(512)
     assert writing.status is Status.IOERR
     assert disk.backing.size == mib(4) * 512
     assert disk.backing.read(mib(4) - 2, 2) == kept

@@ -8,7 +8,16 @@ from harness.virtio.blk import SEGMENT_UNMAP, RequestType, Status, segment
 from harness.virtio.features import Feature
 
 BOTH = [RequestType.DISCARD, RequestType.WRITE_ZEROES]
-NEEDS = [Feature.BLK_DISCARD, Feature.BLK_WRITE_ZEROES]
+NEEDS = {
+    RequestType.DISCARD: [Feature.BLK_DISCARD],
+    RequestType.WRITE_ZEROES: [Feature.BLK_WRITE_ZEROES],
+}
+
+
+LIMITS = {
+    RequestType.DISCARD: {"max_discard_sectors": 384},
+    RequestType.WRITE_ZEROES: {"max_write_zeroes_sectors": 384},
+}
 
 
 def by_name(value):
@@ -18,14 +27,13 @@ def by_name(value):
 def check_failed(completion, case=""):
     """Assert that a request failed and changed nothing else."""
     assert completion.status in (Status.IOERR, Status.UNSUPP), case
-    assert completion.used_len <= 1, case
     assert completion.damage == (), case
 
 
 @pytest.mark.parametrize("kind", BOTH, ids=by_name)
 @described("5.2.5-P-07")
 def test_a_segment_can_be_as_long_as_the_device_says_and_no_longer(plug, kind):
-    disk = plug(max_discard_sectors=384, max_write_zeroes_sectors=384, needs=NEEDS)
+    disk = plug(needs=NEEDS[kind], **LIMITS[kind])
     disk.backing.write(0, sectors(1024))
     config = disk.driver.config()
     discard = kind is RequestType.DISCARD
@@ -46,8 +54,9 @@ def test_a_segment_can_be_as_long_as_the_device_says_and_no_longer(plug, kind):
 @pytest.mark.parametrize("kind", BOTH, ids=by_name)
 @described("5.2.4-P-06")
 def test_a_segment_beyond_the_end_fails_and_changes_nothing(plug, kind):
-    disk = plug(needs=NEEDS)
+    disk = plug(needs=NEEDS[kind])
     end = disk.driver.config().capacity
+    size = disk.backing.size
     disk.backing.write(0, sectors(8))
     disk.backing.write(end - 8, sectors(8, salt=9))
     # At the end, across the end, and where 64-bit byte counts and sector numbers overflow.
@@ -56,7 +65,7 @@ def test_a_segment_beyond_the_end_fails_and_changes_nothing(plug, kind):
     for sector, count in places:
         check_failed(disk.request(kind, data=segment(sector, count)), case=f"{sector:#x}, {count}")
 
-    assert disk.backing.size == end * 512
+    assert disk.backing.size == size
     assert disk.backing.read(0, 8) == sectors(8)
     assert disk.backing.read(end - 8, 8) == sectors(8, salt=9)
 
@@ -64,7 +73,7 @@ def test_a_segment_beyond_the_end_fails_and_changes_nothing(plug, kind):
 @pytest.mark.parametrize("kind", BOTH, ids=by_name)
 @described("5.2.5-P-06")
 def test_a_segment_need_not_be_aligned(plug, kind):
-    disk = plug(physical_block_size=4096, needs=NEEDS)
+    disk = plug(physical_block_size=4096, needs=NEEDS[kind])
     disk.backing.write(0, sectors(64))
 
     for sector, count in ((3, 5), (9, 1), (17, 30)):

@@ -2,11 +2,14 @@
 
 import pytest
 
-from conformance.data import sectors, untouched
+from conformance.data import sectors
 from harness.driver.interface import CANARY
 from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import CONFIG_FIELD, ID_LENGTH, LIFETIME, RequestType, Status, segment
 from harness.virtio.features import Feature
+
+FAILED = (Status.IOERR, Status.UNSUPP)
+"""Statuses of a request that breaks a rule, where the text prescribes none of the two."""
 
 MOST = 1 << 20
 """The most bytes of data that a test puts into one request."""
@@ -23,7 +26,7 @@ def test_a_read_of_no_whole_sectors_fails(plug, length):
 
     completion = disk.request(RequestType.IN, 40, receive=length)
 
-    assert completion.status is Status.IOERR
+    assert completion.status in FAILED
     assert completion.damage == ()
 
 
@@ -35,8 +38,7 @@ def test_a_write_of_no_whole_sectors_fails_and_changes_nothing(plug, length):
 
     completion = disk.request(RequestType.OUT, 40, sectors(2, salt=99)[:length])
 
-    assert completion.status is Status.IOERR
-    assert completion.used_len <= 1
+    assert completion.status in FAILED
     assert completion.damage == ()
     assert disk.backing.read(40, 2) == sectors(2)
 
@@ -50,7 +52,6 @@ def test_get_id_into_another_length_than_20_stays_within_it(plug, length):
     completion = disk.request(RequestType.GET_ID, receive=length)
 
     assert completion.damage == ()
-    assert completion.used_len <= length + 1
     if completion.status is Status.OK:
         known = min(length, ID_LENGTH)
         written = completion.data[:known].rstrip(bytes([CANARY]))
@@ -69,6 +70,8 @@ def test_a_request_can_have_seg_max_segments(plug):
     if seg_max > room:
         pytest.skip(f"seg_max is {seg_max}, and the queue has room for {room} segments")
 
+    disk.needs_sectors(seg_max)
+
     completion = disk.read(0, seg_max, writable=(*[512] * seg_max, 1))
 
     assert completion.status is Status.OK
@@ -82,7 +85,9 @@ def test_a_segment_can_have_size_max_bytes(plug):
     disk = plug(needs=[Feature.BLK_SIZE_MAX])
     size_max = disk.driver.config().size_max
     assert size_max, "size_max is 0"
-    length = min(size_max, MOST) // 512 * 512
+    config = disk.driver.config()
+    room = min(config.capacity, config.zone_sectors or config.capacity) * 512
+    length = min(size_max, MOST, room) // 512 * 512
     if not length:
         pytest.skip(f"size_max is {size_max}: less than a sector")
 
@@ -160,7 +165,6 @@ def test_a_request_that_the_device_does_not_offer_ends_with_unsupp(
     completion = disk.request(kind, 0, data, receive)
 
     assert completion.status is Status.UNSUPP
-    assert completion.data == untouched(receive)
     assert completion.damage == ()
     assert disk.backing.read(0, 8) == sectors(8)
 

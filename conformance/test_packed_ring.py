@@ -2,11 +2,11 @@
 
 import pytest
 
+from conformance.answers import ANSWERS, FAULTS, check_used_length
 from conformance.data import sectors, untouched
 from conformance.raw import RawRead
 from conformance.waiting import let_pass, until_completed
-from harness.diskspec import Fault
-from harness.driver.interface import CANARY, Request
+from harness.driver.interface import Request
 from harness.report import clause, described, reads_only
 from harness.virtio.blk import RequestType, Status
 from harness.virtio.features import Feature
@@ -72,20 +72,22 @@ def test_a_read_may_be_cut_anywhere(packed, indirect):
 @clause("2.8.18-D-01")
 def test_a_write_may_be_cut_anywhere(packed, indirect):
     disk = packed(needs=[Feature.INDIRECT_DESC] if indirect else [])
+    before, after = disk.backing.read(39, 1), disk.backing.read(42, 1)
 
     cuts = [(1040,), (15, 1025), (17, 1023), (1,) * 16 + (1024,), (16, 511, 513), (13,) * 80]
     for salt, cut in enumerate(cuts):
         completion = disk.write(40, sectors(2, salt), readable=cut, indirect=indirect)
         assert completion.status is Status.OK, cut
         assert completion.damage == (), cut
-        assert disk.backing.read(39, 4) == bytes(512) + sectors(2, salt) + bytes(512), cut
+        assert disk.backing.read(39, 4) == before + sectors(2, salt) + after, cut
 
 
+@FAULTS
 @pytest.mark.parametrize("indirect", [False, True], ids=["direct", "indirect"])
 @clause("2.8.15-D-01a")
-def test_readable_buffers_are_never_written(packed, indirect):
+def test_readable_buffers_are_never_written(packed, indirect, faults):
     needs = [Feature.INDIRECT_DESC] if indirect else []
-    disk = packed(needs=needs, faults=(Fault("read", 64),))
+    disk = packed(needs=needs, faults=faults)
 
     completions = [
         disk.read(0, 4, indirect=indirect),
@@ -150,7 +152,8 @@ def test_a_used_descriptor_does_not_change_any_more(packed):
     let_pass()
 
     last = list(PACKED_DESC.iter_unpack(ring(disk)))
-    assert len(first_seen) > 1, "all used descriptors were already there at the first look"
+    if len(first_seen) < 2:
+        pytest.skip("the device used all requests at once: no used descriptor was seen before")
     assert {at: last[at] for at in first_seen} == first_seen
 
 
@@ -178,29 +181,15 @@ def test_the_largest_queue_wraps_around_many_times(packed):
     assert disk.read(9).data == sectors(1)
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        pytest.param(Request(RequestType.IN, 8, receive=512), id="read"),
-        pytest.param(Request(RequestType.OUT, 8, sectors(1)), id="write"),
-        pytest.param(Request(RequestType.FLUSH), id="flush"),
-        pytest.param(Request(RequestType.IN, 64, receive=512), id="read-error"),
-        pytest.param(Request(99, receive=512), id="unsupported"),
-    ],
-)
+@ANSWERS
 @described("2.8.4-P-01")
-def test_the_used_length_covers_only_bytes_that_were_written(packed, request_):
-    disk = packed(faults=(Fault("read", 64),))
-    disk.backing.write(8, sectors(1))
+def test_the_used_length_covers_only_bytes_that_were_written(packed, answer):
+    disk = packed(needs=answer.needs, faults=answer.faults, **answer.fields)
+    if answer.reads:
+        disk.backing.write(0, sectors(70))
 
-    completion = disk.send(request_)
-
-    gap = completion.data.find(CANARY)
-    written = len(completion.data) + 1 if gap < 0 else gap
-    # A device that wrote only the status byte may report a length of 1.
-    assert completion.used_len <= max(written, 1), (
-        f"used length {completion.used_len}, but only {written} bytes written from the start"
-    )
+    for request in answer.requests:
+        check_used_length(disk.send(request))
 
 
 @described("2.8.21-P-01")
@@ -220,39 +209,46 @@ def test_a_batch_is_used_chain_by_chain(packed):
 @reads_only
 def test_each_completion_interrupts_while_events_are_enabled(packed):
     disk = packed()
+    disk.needs_sectors(5)
     suppress(disk, RING_EVENT_FLAGS_ENABLE)
 
     for count in range(5):
+        let_pass()  # a device may signal when a queue starts, and twice for one completion
+        before = disk.driver.interrupts().queue
         assert disk.read(count).status is Status.OK
-        disk.driver.wait_interrupt("queue", above=count)
-
-    assert disk.driver.interrupts().queue == 5
+        disk.driver.wait_interrupt("queue", above=before)
 
 
 @described("2.8.10-P-03")
 @reads_only
 def test_no_completion_interrupts_while_events_are_disabled(packed):
     disk = packed()
+    disk.needs_sectors(6)
     suppress(disk, RING_EVENT_FLAGS_DISABLE)
+    let_pass()
+    before = disk.driver.interrupts()  # a device may announce a queue that just started
 
     for n in range(5):
         assert disk.read(n).status is Status.OK
     let_pass()
-    silent = disk.driver.interrupts().raised
+    raised = disk.driver.interrupts().raised - before.raised
     suppress(disk, RING_EVENT_FLAGS_ENABLE)
     assert disk.read(5).status is Status.OK
 
-    assert silent == 0
-    disk.driver.wait_interrupt("queue", above=0)
+    assert raised == 0, f"{raised} interrupts while events are disabled"
+    disk.driver.wait_interrupt("queue", above=before.queue)
 
 
 @described("2.8.10-P-02")
 @reads_only
 def test_with_event_idx_the_interrupt_comes_at_the_descriptor_asked_for(packed):
     disk = packed(extra=[Feature.EVENT_IDX])
+    disk.needs_sectors(5)
     suppress(disk, RING_EVENT_FLAGS_ENABLE)
     assert disk.read(0).status is Status.OK
-    before = disk.driver.wait_interrupt("queue", above=0)
+    disk.driver.wait_interrupt("queue", above=0)
+    let_pass()
+    before = disk.driver.interrupts()
     suppress(disk, RING_EVENT_FLAGS_DESC, 4 * DESCRIPTORS | WRAP)
 
     for n in range(1, 4):
@@ -271,9 +267,12 @@ def plug_after_first_wrap(packed):
     An interrupt is then asked for at the second half of the ring, in the next round.
     """
     disk = packed(extra=[Feature.EVENT_IDX], driver_queue_size=2 * DESCRIPTORS)
+    disk.needs_sectors(4)
     suppress(disk, RING_EVENT_FLAGS_ENABLE)
     assert disk.read(0).status is Status.OK
-    before = disk.driver.wait_interrupt("queue", above=0)
+    disk.driver.wait_interrupt("queue", above=0)
+    let_pass()
+    before = disk.driver.interrupts()
     suppress(disk, RING_EVENT_FLAGS_DESC, DESCRIPTORS)
     return disk, before
 

@@ -34,7 +34,7 @@ NEEDED = (Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM)
 
 
 def capability(driver, kind):
-    return next(one for one in driver.capabilities() if one.type == kind)
+    return next(item for item in driver.capabilities() if item.type == kind)
 
 
 def interrupt_pending(driver):
@@ -93,17 +93,17 @@ def test_cap_len_covers_what_a_type_adds_and_no_other_capability(plug):
         CapType.VENDOR_CFG: 6,  # it ends with vendor_id and has no BAR or offset
     }
 
-    for one in found:
-        assert one.cap_len >= wanted.get(one.type, CAP.size), one
-        inside = [other for other in found if one.at < other.at < one.at + one.cap_len]
-        assert inside == [], one
+    for item in found:
+        assert item.cap_len >= wanted.get(item.type, CAP.size), item
+        inside = [other for other in found if item.at < other.at < item.at + item.cap_len]
+        assert inside == [], item
 
 
 @clause("4.1.4.3.1-D-02", "4.1.4.4.1-D-01", "4.1.4.5.1-D-01", "4.1.4.6-T-01", "4.1.4.9.1-D-01")
 @on("pci")
 @reads_only
 def test_the_structures_that_every_device_has_are_there(plug):
-    found = {one.type for one in plug(start=False).driver.capabilities()}
+    found = {item.type for item in plug(start=False).driver.capabilities()}
 
     assert found >= {
         CapType.COMMON_CFG,

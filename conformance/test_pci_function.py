@@ -81,10 +81,10 @@ def test_structures_lie_within_their_bars(plug):
     driver = plug(start=False).driver
     sizes = {number: bar.size for number, bar in bars(driver).items()}
 
-    for one in driver.capabilities():
-        if one.type in REACHED:
-            assert one.bar in sizes, one
-            assert one.offset + one.length <= sizes[one.bar], one
+    for structure in driver.capabilities():
+        if structure.type in REACHED:
+            assert structure.bar in sizes, structure
+            assert structure.offset + structure.length <= sizes[structure.bar], structure
 
 
 @clause("7.4-T-01")
@@ -97,7 +97,7 @@ def test_a_device_that_looks_transitional_has_both_interfaces(plug):
         and driver.pci_read(REVISION, 1) == b"\0"
         and int.from_bytes(driver.pci_read(SUBSYSTEM, 2), "little") == BLOCK_DEVICE
     )
-    modern = {one.type for one in driver.capabilities()} >= REACHED
+    modern = {structure.type for structure in driver.capabilities()} >= REACHED
     has_bar_0 = bars(driver).get(0)
 
     assert modern, "only a legacy interface, or none"

@@ -24,8 +24,8 @@ def neighbours(plug):
         if line in by_line:
             pair = by_line[line], disk
             let_pass()
-            for one in pair:
-                one.driver.interrupts()  # a device may raise an interrupt for a new queue
+            for neighbour in pair:
+                neighbour.driver.interrupts()  # a device may raise an interrupt for a new queue
             return pair
         by_line[line] = disk
     pytest.skip(f"no two of {MOST} disks share an interrupt line")

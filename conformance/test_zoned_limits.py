@@ -2,11 +2,9 @@
 
 import pytest
 
-from conformance.zones import MOST, OPEN, RESOURCES, check_refused, done, plug_zoned
+from conformance.zones import ACTIVE, MOST, OPEN, RESOURCES, check_refused, done, plug_zoned
 from harness.report import clause, described
 from harness.virtio.blk import Status, ZoneState
-
-ACTIVE = {*OPEN, ZoneState.CLOSED}
 
 OPEN_FIRST = {"max_open_zones": 2, "max_active_zones": 5}
 """Limits of a disk that reaches max_open_zones first."""

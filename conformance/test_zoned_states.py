@@ -35,10 +35,9 @@ def test_open_leads_to_eopen_and_leaves_the_write_pointer(plug, state, model):
     (zone,) = zoned.empty()
     before = zoned.brought_to(state, zone)
 
-    completion = done(zoned.open(zone))
+    done(zoned.open(zone))
     after = zoned.zone(zone)
 
-    assert completion.used_len <= 1
     assert after.state is ZoneState.EOPEN
     assert after.wp == before.wp
 
@@ -64,10 +63,9 @@ def test_close_leads_to_closed_and_leaves_the_write_pointer(plug, state, model):
     (zone,) = zoned.empty()
     before = zoned.brought_to(state, zone)
 
-    completion = done(zoned.close(zone))
+    done(zoned.close(zone))
     after = zoned.zone(zone)
 
-    assert completion.used_len <= 1
     assert after.state is ZoneState.CLOSED
     assert after.wp == before.wp
     assert zoned.disk.read(zone.start, zoned.granule).data == zoned.data(salt=11)
@@ -106,9 +104,8 @@ def test_finish_leads_to_full_and_leaves_the_data(plug, state, model):
     (zone,) = zoned.empty()
     zoned.brought_to(state, zone)
 
-    completion = done(zoned.finish(zone))
+    done(zoned.finish(zone))
 
-    assert completion.used_len <= 1
     assert zoned.zone(zone).state is ZoneState.FULL
     assert zoned.disk.read(zone.start, zoned.granule).data == zoned.data(salt=11)
 
@@ -142,9 +139,8 @@ def test_reset_leads_to_empty_with_the_write_pointer_at_the_start(plug, state, m
     (zone,) = zoned.empty()
     zoned.brought_to(state, zone)
 
-    completion = done(zoned.reset(zone))
+    done(zoned.reset(zone))
 
-    assert completion.used_len <= 1
     assert zoned.zone(zone) == zone
 
 
@@ -184,9 +180,8 @@ def test_reset_all_empties_every_sequential_zone(plug):
     for state, zone in zip(ALL, zones, strict=True):
         zoned.brought_to(state, zone)
 
-    completion = done(zoned.disk.request(RequestType.ZONE_RESET_ALL))
+    done(zoned.disk.request(RequestType.ZONE_RESET_ALL))
 
-    assert completion.used_len <= 1
     assert [zoned.zone(zone) for zone in zones] == zones
     assert zoned.zone(conventional).state is ZoneState.NOT_WP
     assert zoned.disk.read(conventional.start, 4).data == sectors(4, salt=33)

@@ -43,11 +43,9 @@ def test_a_write_moves_the_write_pointer(plug, kind, before, after):
     data = zoned.data(2, salt=60)
 
     if kind == "write":
-        completion = done(zoned.disk.write(was.wp, data))
-        assert completion.used_len <= 1
+        done(zoned.disk.write(was.wp, data))
     else:
-        completion = done(zoned.append(zone.start, data))
-        assert completion.used_len <= APPEND_SECTOR.size + 1
+        done(zoned.append(zone.start, data))
     now = zoned.zone(zone)
 
     assert now.state is after
@@ -108,7 +106,6 @@ def test_a_write_before_or_behind_the_write_pointer_is_refused(plug):
     for steps in (-3, -1, 1, 2):
         completion = zoned.disk.write(written.wp + steps * zoned.granule, zoned.data(salt=80))
         check_refused(completion, Status.ZONE_UNALIGNED_WP, case=f"{steps} granules from it")
-        assert completion.used_len <= 1
 
     assert unchanged(zoned, written)
     assert zoned.disk.read(zone.start, 3 * zoned.granule).data == zoned.data(3)

@@ -42,6 +42,7 @@ MOST = 64
 MODELS = ["host-managed", "host-aware"]
 
 OPEN = {ZoneState.IOPEN, ZoneState.EOPEN}
+ACTIVE = {*OPEN, ZoneState.CLOSED}
 RESOURCES = {Status.ZONE_OPEN_RESOURCE, Status.ZONE_ACTIVE_RESOURCE}
 
 

@@ -1,4 +1,4 @@
-"""A run of the plugin on a target that is not there: no QEMU, no guest."""
+"""Runs of the plugin on a fake target, without QEMU and guest."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ from harness.virtio.features import Feature
 
 
 def pytest_configure() -> None:
-    """What a shell starts in the background ignores Ctrl-C, and so would all that a test starts."""
+    """Restore the default action for Ctrl-C, which a shell sets to "ignore" in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
-    """Run a test module on the fake target, in a process of its own."""
+    """Function that runs a test module on the fake target, in its own process."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makeconftest((ROOT / "conftest.py").read_text() + FAKE_TARGET)
 

@@ -1,6 +1,6 @@
-"""What can go wrong under a test: it fails with the reason, the next one works, nothing is left.
+"""Failures of the environment during a test: it fails with the reason, and the next test works.
 
-The inner tests run on a real guest, in a process of their own.
+Nothing is left behind. The inner tests run on a real guest, in their own process.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def type_on_console(machine, line):
 
 
 class Run:
-    """A pytest run of one module, with a directory of its own for everything temporary."""
+    """A pytest run of one module, with its own directory for all temporary files."""
 
     def __init__(self, directory: Path, source: str, *options: str) -> None:
         self.scratch = directory / "t"
@@ -65,14 +65,14 @@ class Run:
         )
 
     def finish(self, deadline: float = RUN_DEADLINE) -> str:
-        """Its output, once it has ended."""
+        """Wait for the end of the run, and return its output."""
         try:
             return self.process.communicate(timeout=deadline)[0]
         finally:
             self.process.kill()
 
     def verdicts(self) -> dict[str, str]:
-        """Test -> "" if it passed, else the text of its failure."""
+        """Return for each test "" if it passed, else the text of its failure."""
         found = {}
         for case in ElementTree.parse(self._xml).iter("testcase"):
             bad = [child.text or "" for child in case if child.tag in ("failure", "error")]
@@ -80,7 +80,7 @@ class Run:
         return found
 
     def leftovers(self) -> list[str]:
-        """Files of the run, and processes that name its directory."""
+        """Return files of the run, and processes that name its directory."""
         files = [str(path) for path in self.scratch.rglob("*")]
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -94,7 +94,7 @@ class Run:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A short path: UNIX sockets go into it."""
+    """A directory with a short path, for UNIX sockets."""
     with TemporaryDirectory(prefix="bd-", dir="/tmp") as name:
         yield Path(name)
 

@@ -1,4 +1,4 @@
-"""The catalogue of statements, and that the suite and the deviations keep to it."""
+"""The catalogue of statements; the suite and the deviations use only its entries."""
 
 from __future__ import annotations
 
@@ -66,5 +66,5 @@ def test_every_recorded_deviation_is_of_tests_that_exist(suite: str) -> None:
     for path in (ROOT / suite / "deviations").glob("*.toml"):
         for deviation in load(path):
             for pattern in deviation.tests:
-                one = type(deviation)(**{**vars(deviation), "tests": (pattern,)})
-                assert any(one.covers(node) for node in nodes), f"{path.name}: {pattern}"
+                changed = type(deviation)(**{**vars(deviation), "tests": (pattern,)})
+                assert any(changed.covers(node) for node in nodes), f"{path.name}: {pattern}"

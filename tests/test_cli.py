@@ -22,13 +22,13 @@ MIB = 2**20
 
 @pytest.fixture(autouse=True)
 def _no_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`main` is called in the process of the tests, whose handlers stay as they are."""
+    """Keep the signal handlers of this process, in which the tests call `main`."""
     monkeypatch.setattr(interrupt, "install", lambda: None)
 
 
 @pytest.fixture
 def no_guests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A directory for run directories that nobody else uses."""
+    """Return a directory for run directories that only this test uses."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(running, "_SHORT", tmp_path)
     return tmp_path
@@ -36,7 +36,7 @@ def no_guests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    """A running machine that has nothing to boot, with a disk of 1 MiB and a read-only one."""
+    """A running machine without a boot disk, with a disk of 1 MiB and a read-only disk."""
     with_disks = Machine(MachineConfig(find_qemu(), memory=32))
     with_disks.add_disk(DiskSpec(capacity=MIB // 512))
     with_disks.add_disk(DiskSpec(capacity=MIB // 512, read_only=True))
@@ -45,12 +45,12 @@ def machine() -> Iterator[Machine]:
 
 
 def failure(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -> str:
-    """What `vblk` with these arguments says as it fails: one line, on stderr only."""
+    """Run `vblk`, assert that it fails with one line on stderr only, and return that line."""
     assert main(arguments) == status
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert re.fullmatch(r"vblk: [^\n]+\n", said.err), said.err
-    return said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert re.fullmatch(r"vblk: [^\n]+\n", output.err), output.err
+    return output.err
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_without_a_guest_it_says_how_to_start_one(
 
 
 def announce(base: Path, name: str) -> tuple[Path, int]:
-    """A run directory as a living owner has it: locked, with a note. The lock ends with the fd."""
+    """Make a run directory with a note and a lock, as a running owner has; the fd is the lock."""
     directory = base / f"vblk-{name}"
     directory.mkdir()
     fd = os.open(directory, os.O_RDONLY)
@@ -165,8 +165,8 @@ def test_of_several_guests_one_has_to_be_named(
     first, first_fd = announce(no_guests, "first")
     second, second_fd = announce(no_guests, "second")
     try:
-        said = failure(capsys, "resize", "disk0", "1G")
-        assert f"2 guests are running; name one with --qmp: {first}, {second}" in said
+        output = failure(capsys, "resize", "disk0", "1G")
+        assert f"2 guests are running; name one with --qmp: {first}, {second}" in output
         assert running.find(str(second)).qmp == str(second)
     finally:
         os.close(first_fd)
@@ -210,24 +210,24 @@ def test_a_resize_that_cannot_be_changes_nothing_and_says_why(
         ("disk0", "-1M", "-1M makes 0 bytes"),
         ("disk1", "2M", "disk1 was not resized to 2097152 bytes: .*read-only"),
     ):
-        said = failure(capsys, "resize", "--qmp", str(machine.qmp_path), disk, size)
-        assert re.search(reason, said)
+        output = failure(capsys, "resize", "--qmp", str(machine.qmp_path), disk, size)
+        assert re.search(reason, output)
     assert [drive.backing.size for drive in machine.drives] == [MIB, MIB]
 
 
 def test_resize_at_a_socket_where_nobody_listens(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    said = failure(capsys, "resize", "disk0", "1G", "--qmp", str(tmp_path / "qmp"))
-    assert f"no machine answers at {tmp_path / 'qmp'}" in said
+    output = failure(capsys, "resize", "disk0", "1G", "--qmp", str(tmp_path / "qmp"))
+    assert f"no machine answers at {tmp_path / 'qmp'}" in output
 
 
 def test_image_path_without_an_image_says_how_to_build_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("VBLK_CACHE", str(tmp_path))
-    said = failure(capsys, "image", "path")
-    assert said == "vblk: the guest image is missing; build it: vblk image build\n"
+    output = failure(capsys, "image", "path")
+    assert output == "vblk: the guest image is missing; build it: vblk image build\n"
 
 
 def test_doctor_names_what_is_missing_and_what_installs_it(

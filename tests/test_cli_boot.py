@@ -1,4 +1,4 @@
-"""`vblk boot` in a terminal of its own, with `resize` and `ssh` from beside it."""
+"""The command `vblk boot` in a terminal, with `resize` and `ssh` from another one."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ MIB = 2**20
 
 @pytest.fixture(scope="module", autouse=True)
 def _image() -> None:
-    """Built outside any test's own deadline."""
+    """Build the image before the deadline of a test begins."""
     images.ensure(print)
 
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where run directories go, and nobody else's; `tmp_path` is too long for sockets."""
+    """A directory for run directories of this test; `tmp_path` is too long for sockets."""
     with tempfile.TemporaryDirectory(prefix="cli-") as directory:
         monkeypatch.setenv("TMPDIR", directory)
         yield Path(directory)
@@ -40,7 +40,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @contextmanager
 def booting(*arguments: str) -> Iterator[pexpect.spawn[str]]:
-    """`vblk boot` in a pseudo-terminal, TCG, as far as its own last line."""
+    """Run `vblk boot` with TCG in a pseudo-terminal, up to its last own line."""
     command = [*VBLK, "boot", "--accel", "tcg", *arguments]
     terminal = pexpect.spawn(
         sys.executable, command, encoding="utf-8", timeout=DEADLINE, dimensions=(24, 400)
@@ -72,10 +72,10 @@ def test_boot_resize_ssh_and_leave(place: Path) -> None:
     image.write_bytes(b"x" * MIB)
 
     with booting("--disk", "4M", "--disk", str(image)) as terminal:
-        said = terminal.before or ""
-        assert re.search(r"disk0  4194304 bytes, \S+/disk0\.raw, PCI 0000:00:04\.0", said)
-        assert re.search(rf"disk1  {image}, read-only, PCI 0000:00:05\.0", said)
-        found = re.search(r"qmp    (\S+)\r", said)
+        output = terminal.before or ""
+        assert re.search(r"disk0  4194304 bytes, \S+/disk0\.raw, PCI 0000:00:04\.0", output)
+        assert re.search(rf"disk1  {image}, read-only, PCI 0000:00:05\.0", output)
+        found = re.search(r"qmp    (\S+)\r", output)
         assert found
         qmp = Path(found[1])
         assert qmp.is_socket()
@@ -89,7 +89,10 @@ def test_boot_resize_ssh_and_leave(place: Path) -> None:
         assert resized.stdout == "disk0: 4194304 -> 8388608 bytes\n"
         assert qmp.with_name("disk0.raw").stat().st_size == 8 * MIB
 
-        for path in (os.environ["PATH"], "/nonexistent"):  # with the ssh client, if any; without
+        for path in (
+            os.environ["PATH"],
+            "/nonexistent",
+        ):  # with the ssh client, if installed, and without
             there = vblk("ssh", "--", "sh", "-c", "echo 'two  words'; exit 7", PATH=path)
             assert (there.returncode, there.stdout) == (7, "two  words\n"), there.stderr
             line = vblk("ssh", "--", "echo one >&2; printf x | wc -c", PATH=path)
@@ -107,7 +110,7 @@ def test_a_terminated_boot_leaves_nothing_and_gives_the_terminal_back(place: Pat
     with booting("--disk", "1M") as terminal:
         before = time.monotonic()
         while not is_raw(terminal):
-            assert time.monotonic() < before + DEADLINE, "the terminal never went raw"
+            assert time.monotonic() < before + DEADLINE, "the terminal did not switch to raw mode"
             time.sleep(0.05)
         terminal.kill(signal.SIGTERM)
         terminal.expect(pexpect.EOF)

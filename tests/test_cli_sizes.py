@@ -1,4 +1,4 @@
-"""Sizes as people write them."""
+"""Sizes on the command line: 64M, 2G, +512M."""
 
 from __future__ import annotations
 

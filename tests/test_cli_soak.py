@@ -1,4 +1,4 @@
-"""`vblk soak` with few clones: it says what it has seen, and a leak is a failure."""
+"""The command `vblk soak` with few clones: its report, and its failure on a leak."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def test_clones_leave_nothing(
 
     assert main(FEW) == 0
 
-    said = capsys.readouterr().out
-    assert "4 of 4 clones served, 2 of them at once" in said
-    left = [line for line in said.splitlines() if " before, " in line]
+    output = capsys.readouterr().out
+    assert "4 of 4 clones served, 2 of them at once" in output
+    left = [line for line in output.splitlines() if " before, " in line]
     assert [line.split()[0] for line in left] == [
         "processes",
         "directories",
@@ -65,6 +65,6 @@ def test_a_clone_that_fails_is_told(
 
     assert main(FEW) == 1
 
-    said = capsys.readouterr().out
-    assert "failed: no answer" in said
-    assert "3 of 4 clones served" in said
+    output = capsys.readouterr().out
+    assert "failed: no answer" in output
+    assert "3 of 4 clones served" in output

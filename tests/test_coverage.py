@@ -1,4 +1,4 @@
-"""Every testable statement has a test or a reason, and the tables that say so are current."""
+"""Coverage: each testable statement has a test or a reason, and the tables are current."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_what_is_named_in_the_suite_is_found_without_running_it(tmp_path: Path) 
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with an empty suite and documents without tables."""
+    """A checkout with an empty suite and documents with empty tables."""
     (tmp_path / "docs").mkdir()
     (tmp_path / "conformance").mkdir()
     for name in (coverage.PAGE, coverage.README):
@@ -62,7 +62,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def results(version: str) -> Results:
-    """A run in which one of two statements is kept, and the other is not."""
+    """Return results of a run in which one statement is kept and one is broken."""
     column = Column("qtest-pci", {"qemu": version})
     kept, broken = (Row(name, "2.4.1", "MUST", "device", ".") for name in ("one", "two"))
     prose = Row("2.4-P-01", "2.4", "described", "device", "works")
@@ -86,7 +86,7 @@ def test_the_verdicts_of_runs_are_kept_and_shown(checkout: Path) -> None:
 
     page = (checkout / coverage.PAGE).read_text()
     kept = json.loads((checkout / coverage.SUMMARY).read_text())
-    assert [one["sections"] for one in kept] == [{"2.4.1": {"broken": 1, "kept": 1}}] * 2
+    assert [entry["sections"] for entry in kept] == [{"2.4.1": {"broken": 1, "kept": 1}}] * 2
     assert "| `qtest-pci` | qemu 10.0.2 | 1 | 0 | 0 | 0 | 1 | 0 |" in page
     assert "### qemu 7.2.22\n\n| section | `qtest-pci` |" in page
     assert "| 2.4.1 | 1/2 1b |" in page
@@ -96,7 +96,7 @@ def test_the_verdicts_of_runs_are_kept_and_shown(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         (coverage.PAGE, "no tables", "docs/coverage.md has no place between <!-- statements"),
         (coverage.SUMMARY, "[{}]", "docs/coverage.json is damaged: [0]: needs target; vblk matrix"),
@@ -104,9 +104,9 @@ def test_the_verdicts_of_runs_are_kept_and_shown(checkout: Path) -> None:
     ids=["page", "summary"],
 )
 def test_a_file_that_is_not_as_it_has_to_be_is_one_line(
-    checkout: Path, capsys: pytest.CaptureFixture[str], name: Path, text: str, said: str
+    checkout: Path, capsys: pytest.CaptureFixture[str], name: Path, text: str, message: str
 ) -> None:
     (checkout / name).write_text(text)
 
     assert main(["matrix", "counts"]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The documentation: links that lead somewhere, commands that still exist."""
+"""The documentation: links have a destination, and commands exist."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def page(path: Path) -> str:
 
 
 def prose(path: Path) -> str:
-    """A page without its blocks of code."""
+    """Return the text of a page without its code blocks."""
     return re.sub(r"^```.*?^```$", "", page(path), flags=re.S | re.M)
 
 
 def anchors(path: Path) -> set[str]:
-    """What a link may name in a page: its headings, as GitHub and GitLab spell them."""
+    """Return the anchors of a page: its headings as GitHub and GitLab spell them."""
     titles = re.findall(r"^#+ +(.*)$", prose(path), re.M)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def links(path: Path) -> Iterator[str]:
-    """Where a page's links and pictures lead, but for the web."""
+    """Yield the destinations of a page's links and pictures, except web addresses."""
     for place in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
         if not re.match(r"[a-z]+:", place):
             yield place
@@ -70,7 +70,7 @@ def test_every_page_is_linked_from_another() -> None:
 
 
 def commands(path: Path) -> Iterator[list[str]]:
-    """The words of every command of ours in a page's blocks or in a pipeline."""
+    """Yield the words of each pytest, vblk and tox command in code blocks and pipelines."""
     text = page(path)
     blocks = (
         [text] if path.suffix == ".yml" else re.findall(r"^```.*?\n(.*?)^```$", text, re.S | re.M)
@@ -85,25 +85,25 @@ def commands(path: Path) -> Iterator[list[str]]:
 
 
 def named(path: Path) -> Iterator[list[str]]:
-    """The words between ticks in a page's sentences that name a command of ours."""
+    """Yield the words of each command between backticks in a page's sentences."""
     for words in map(_words, re.findall(r"`([^`\n]+)`", prose(path))):
         if words and words[0] in PROGRAMS and path.suffix == ".md":
-            yield [word.partition("|")[0] for word in words]  # of alternatives, the first
+            yield [word.partition("|")[0] for word in words]  # the first of several alternatives
 
 
 def _words(line: str) -> list[str]:
     try:
         words = shlex.split(line, comments=True)
     except ValueError:
-        return []  # no command
+        return []  # not a command
     while words and re.fullmatch(r"\w+=.*", words[0]):
-        words.pop(0)  # of the environment
+        words.pop(0)  # an environment variable
     return words
 
 
 @cache
 def options() -> set[str]:
-    """All that pytest takes, with our plugin."""
+    """Return all options of pytest with our plugin."""
     answer = subprocess.run(
         [sys.executable, "-m", "pytest", "--help"],
         cwd=ROOT,
@@ -112,12 +112,12 @@ def options() -> set[str]:
         check=True,
         timeout=120,
     )
-    # Its help does not have the older spelling, by which everybody knows it.
+    # The help does not show the older, better known spelling.
     return {"--junitxml", *re.findall(r"(?<![\w-])-{1,2}[a-zA-Z][\w-]*", answer.stdout)}
 
 
 def check_pytest(words: list[str]) -> None:
-    """Options exist; paths of tests do, where they are ours; targets do, where they have a name."""
+    """Assert that options, paths of our tests, and named targets exist."""
     for number, word in enumerate(words):
         if word.startswith("--"):
             assert word.partition("=")[0] in options(), f"pytest has no {word}"
@@ -157,7 +157,7 @@ CHECKS = {"pytest": check_pytest, "vblk": check_vblk, "tox": check_tox}
 
 @pytest.mark.parametrize("path", [*PAGES, *PIPELINES], ids=ids)
 def test_commands_exist(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # where a report's directory may be made
+    monkeypatch.chdir(tmp_path)  # a report's directory may be created here
     for program, *words in commands(path):
         CHECKS[program](words)
     for program, *words in named(path):
@@ -175,5 +175,5 @@ def test_files_that_blocks_run_exist() -> None:
     for path in PAGES:
         for script in re.findall(r"(?<![\w/])\.ci/[\w.-]*\w", page(path)):
             if "." in Path(script).name:
-                continue  # of a reader's repository: ours have no suffix
+                continue  # a script of the reader's repository: ours have no suffix
             assert (ROOT / script).is_file(), f"{ids(path)}: there is no {script}"

@@ -18,7 +18,7 @@ from images.guest import bootstrap
 
 
 def read_cpio(archive: bytes) -> list[tuple[str, int, bytes]]:
-    """(path, mode, content) of each entry of a newc archive, the trailer left out."""
+    """Return (path, mode, content) of each entry of a newc archive, without the trailer."""
     entries: list[tuple[str, int, bytes]] = []
     at = 0
     while True:
@@ -30,7 +30,7 @@ def read_cpio(archive: bytes) -> list[tuple[str, int, bytes]]:
         if name == "TRAILER!!!":
             return entries
         assert fields[2:4] == [0, 0], "owner is root"
-        assert fields[5] == 0, "no time"
+        assert fields[5] == 0, "the time is 0"
         entries.append((name, fields[1], archive[data_at : data_at + fields[6]]))
         at = (data_at + fields[6] + 3) & ~3
 
@@ -57,14 +57,14 @@ def test_an_archive_holds_each_entry_with_its_parents_before_it() -> None:
 
 
 def test_an_archive_is_the_same_whatever_the_order_of_making_it() -> None:
-    one, other = cpio.Tree(), cpio.Tree()
-    one.file("a/b", b"1")
-    one.file("c", b"2")
-    other.file("c", b"2")
-    other.file("a/b", b"1")
+    first, second = cpio.Tree(), cpio.Tree()
+    first.file("a/b", b"1")
+    first.file("c", b"2")
+    second.file("c", b"2")
+    second.file("a/b", b"1")
 
-    assert archive_of(one) == archive_of(other)
-    assert len(archive_of(one)) % 512 == 0
+    assert archive_of(first) == archive_of(second)
+    assert len(archive_of(first)) % 512 == 0
 
 
 def module(*depends: str) -> bytes:
@@ -119,8 +119,8 @@ def test_the_overlay_has_the_pinned_host_key_in_the_format_of_dropbear(tmp_path:
     assert key[:15] == struct.pack(">I", 11) + b"ssh-ed25519"
     assert key[15:19] == struct.pack(">I", 64)
     private, public = key[19:51], key[51:]
-    made = Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
-    assert made == public
+    derived_key = Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    assert derived_key == public
     kind, pinned = ssh.host_key_line(tmp_path).split()
     assert kind == "ssh-ed25519"
     assert base64.b64decode(pinned).endswith(public)
@@ -146,7 +146,7 @@ def test_the_bootstrap_finds_the_code_behind_noise_and_a_damaged_copy(tmp_path: 
     answers_fd, write_fd = os.pipe()
     try:
         assert bootstrap.receive_code(read_fd, write_fd) == code
-        assert os.read(read_fd, 10) == b"next", "what follows the code is left for the agent"
+        assert os.read(read_fd, 10) == b"next", "the bytes after the code are left for the agent"
         got = b"VBLK-GOT 4096\nVBLK-GOT 8192\nVBLK-GOT 10000\n"
         assert os.read(answers_fd, 4096) == got + b"VBLK-BAD\n" + got
     finally:

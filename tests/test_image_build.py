@@ -1,4 +1,4 @@
-"""The real recipe, from the locked packages: the same bytes every time, and a disk that is full.
+"""The real recipe with the locked packages: identical images, and a full disk.
 
 The packages come from the user's own cache, or are downloaded into it once.
 """
@@ -38,7 +38,7 @@ DEADLINE = 120.0  # seconds
 
 @pytest.fixture(scope="module")
 def store() -> Path:
-    """A cache directory that has all locked packages."""
+    """Return a cache directory that has all locked packages."""
     images.ensure(print)
     cache.fetch(images.cache_dir(), lock.read(lock.PATH), print)
     return images.cache_dir()
@@ -62,19 +62,19 @@ def test_the_same_inputs_give_the_same_bytes(store: Path, tmp_path: Path) -> Non
         )
 
     for name in ("base.cpio", "vmlinuz"):
-        one, other = ((tmp_path / number / name).read_bytes() for number in "01")
-        assert len(one) > 1 << 20
-        assert one == other
+        first, second = ((tmp_path / number / name).read_bytes() for number in "01")
+        assert len(first) > 1 << 20
+        assert first == second
     assert sorted(path.name for path in (tmp_path / "0").iterdir()) == ["base.cpio", "vmlinuz"]
 
 
-# The sizes end the build while the kernel, the staged files and the bytecode are written.
+# With these sizes the disk is full while the kernel, the files or the bytecode is written.
 @pytest.mark.parametrize("size", ["8m", "20m", "42m"])
 def test_a_full_disk_ends_in_one_line_and_leaves_nothing(
     size: str, store: Path, tmp_path: Path
 ) -> None:
     if subprocess.run([*IN_A_NAMESPACE, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("this machine allows no user namespace, so no small disk to fill")
+        pytest.skip("this host does not allow user namespaces, so there is no small disk to fill")
     arguments: list[str | Path] = [size, tmp_path, store / "debs", sys.executable, ENSURE]
 
     done = subprocess.run(

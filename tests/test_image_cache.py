@@ -1,4 +1,4 @@
-"""The image cache: built once, checked always, and nothing half-made left behind.
+"""The image cache: each image is built once, always checked, and never left half-built.
 
 The recipe is replaced by one that writes two small files, so that these tests need no archive.
 """
@@ -36,7 +36,7 @@ def small_build(_debs: Mapping[str, Path], out: Path, progress: Callable[[str], 
 
 @pytest.fixture(autouse=True)
 def small_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache and a recipe that builds in no time; returns the cache's path."""
+    """Install an empty cache and a fast recipe, and return the path of the cache."""
     monkeypatch.setenv("VBLK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(lock, "read", lambda path: [])
     monkeypatch.setattr(recipe, "build", small_build)
@@ -44,7 +44,7 @@ def small_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def leftovers(cache_path: Path) -> list[str]:
-    """What is in the images directory besides finished images."""
+    """Return the entries of the images directory that are not finished images."""
     return [path.name for path in (cache_path / "images").iterdir() if path.name.startswith(".")]
 
 
@@ -170,17 +170,17 @@ def test_processes_that_ask_together_get_one_build(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(recipe, "build", blocking_build(started, go_on))
     lines: multiprocessing.Queue[tuple[int, str]] = FORK.Queue()
     first, *others = [FORK.Process(target=ensure_in_child, args=(lines,)) for _ in range(3)]
-    said: list[tuple[int, str]] = []
+    messages: list[tuple[int, str]] = []
     try:
         first.start()
         assert started.wait(DEADLINE)
         for process in others:
             process.start()
-        while sum("waiting" in line for _, line in said) < 2:
-            said.append(lines.get(timeout=DEADLINE))
+        while sum("waiting" in line for _, line in messages) < 2:
+            messages.append(lines.get(timeout=DEADLINE))
         go_on.set()
-        while sum(line.startswith("got ") for _, line in said) < 3:
-            said.append(lines.get(timeout=DEADLINE))
+        while sum(line.startswith("got ") for _, line in messages) < 3:
+            messages.append(lines.get(timeout=DEADLINE))
         for process in (first, *others):
             process.join(DEADLINE)
             assert process.exitcode == 0
@@ -190,11 +190,11 @@ def test_processes_that_ask_together_get_one_build(monkeypatch: pytest.MonkeyPat
                 process.kill()
                 process.join()
 
-    assert [pid for pid, line in said if line == "building something small"] == [first.pid]
+    assert [pid for pid, line in messages if line == "building something small"] == [first.pid]
     for process in others:
         waiting = f"waiting for process {first.pid} to build the guest image"
-        assert (process.pid, waiting) in said
-    assert len({line for _, line in said if line.startswith("got ")}) == 1
+        assert (process.pid, waiting) in messages
+    assert len({line for _, line in messages if line.startswith("got ")}) == 1
 
 
 def test_a_killed_build_leaves_nothing_in_the_way(

@@ -1,4 +1,4 @@
-"""The built image, booted once: what the harness counts on in the guest."""
+"""The built image, booted once: properties of the guest that the harness relies on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DEADLINE = 30.0
 PROMPT = rb"vblk# "
 HOT_PLUG_SLOT = "0000:00:05.0"
 DISK_SLOT = "0000:00:06.0"
-# What the driver and its agent may import (standard library only).
+# The modules that the driver and its agent may import (standard library only).
 IMPORTS = (
     "ctypes, dataclasses, enum, fcntl, functools, hashlib, json, logging, mmap, os, queue, select, "
     "socket, struct, subprocess, termios, threading, traceback, tty, typing, zipimport, zlib"
@@ -55,7 +55,7 @@ class Guest:
     qmp: Callable[..., dict[str, Any]]
 
     def run(self, command: str) -> str:
-        """What a command prints on the console."""
+        """Run a command on the console, and return its output."""
         self.console.sendline(command)
         self.console.expect(PROMPT)
         return bytes(self.console.before).decode(errors="replace").replace("\r", "")
@@ -126,7 +126,7 @@ def guest() -> Iterator[Guest]:
         qmp = qmp_client(top / "qmp", stack)
         spawn.expect(PROMPT, timeout=BOOT_DEADLINE)
         guest = Guest(image, spawn, agent, port, qmp)
-        guest.run("stty -echo")  # the shell's line editor, and its escape sequences, end with it
+        guest.run("stty -echo")  # this also ends the shell's line editor and its escape sequences
         yield guest
 
 
@@ -212,7 +212,7 @@ def test_the_agent_starts_on_the_second_serial_port_and_any_byte_passes(guest: G
 
 
 def log_in(guest: Guest, **credentials: Any) -> paramiko.SSHClient:
-    """Log in as root. Until dropbear listens connections fail, which is no answer yet."""
+    """Log in as root. Retry connections that fail because dropbear does not listen yet."""
     kind, key = guest.image.ssh_host_key.split()
     deadline = time.monotonic() + BOOT_DEADLINE
     while True:

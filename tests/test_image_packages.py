@@ -1,4 +1,4 @@
-"""The lock file and apt: the machine's real apt, on an archive of two packages made here."""
+"""The lock file and apt: the host's real apt, on a test archive of two packages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from images.apt import Package
 
 
 class Archive:
-    """A package archive in a directory, the only one that apt knows of in these tests."""
+    """A package archive in a directory; apt uses only this archive in these tests."""
 
     def __init__(self, top: Path) -> None:
         self._top = top
@@ -24,7 +24,7 @@ class Archive:
         self.publish([])
 
     def add(self, name: str, version: str, depends: str = "") -> Package:
-        """Publish one version of a package, in place of any other of its name."""
+        """Publish one version of a package, and replace any other version of it."""
         tree = self._top / "tree" / f"{name}-{version}"
         (tree / "DEBIAN").mkdir(parents=True)
         control = f"Package: {name}\nVersion: {version}\nArchitecture: amd64\n"
@@ -49,7 +49,7 @@ class Archive:
 
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
-    """An empty archive, an apt that has no other, and an empty cache."""
+    """An empty archive, an apt that uses only this archive, and an empty cache."""
     top = tmp_path / "archive"
     top.mkdir()
     (tmp_path / "sources.list").write_text(f"deb [trusted=yes] file:{top} ./\n")

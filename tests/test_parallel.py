@@ -1,4 +1,4 @@
-"""Runs spread over workers of pytest-xdist, on a target that is not there (conftest.py)."""
+"""Runs on workers of pytest-xdist, on the fake target of conftest.py."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def test_should(plug): plug(start=False); assert 1 == 2
 
 def properties(path) -> dict[str, str]:
     suite = ElementTree.parse(path).getroot()[0]
-    return {one.get("name"): one.get("value") for one in suite.findall("properties/property")}
+    return {
+        run_one.get("name"): run_one.get("value")
+        for run_one in suite.findall("properties/property")
+    }
 
 
 def test_the_reports_are_those_of_one_process(run, pytester: pytest.Pytester) -> None:
@@ -42,13 +45,18 @@ def test_the_reports_are_those_of_one_process(run, pytester: pytest.Pytester) ->
 
     result.assert_outcomes(passed=8, xfailed=1)
     result.stdout.fnmatch_lines(["median (sum)*tests*once*start*plug*test*after", "guest-pci *9 *"])
-    one, two = (json.loads((pytester.path / f"{name}.json").read_text()) for name in ("one", "two"))
+    run_one, run_two = (
+        json.loads((pytester.path / f"{name}.json").read_text()) for name in ("one", "two")
+    )
     assert properties(pytester.path / "two.xml") == properties(pytester.path / "one.xml")
     assert properties(pytester.path / "two.xml")["qemu"] == "a fake"
-    assert two["targets"] == one["targets"]
+    assert run_two["targets"] == run_one["targets"]
     verdicts = [
-        {test["id"]: test["results"]["guest-pci (fake 2.1)"]["verdict"] for test in made["tests"]}
-        for made in (one, two)
+        {
+            test["id"]: test["results"]["guest-pci (fake 2.1)"]["verdict"]
+            for test in results["tests"]
+        }
+        for results in (run_one, run_two)
     ]
     assert len(verdicts[0]) == 9
     assert verdicts[0] == verdicts[1]

@@ -1,4 +1,4 @@
-"""The pytest plugin, on a target that is not there (conftest.py): no QEMU, no guest."""
+"""The pytest plugin, on the fake target of conftest.py, without QEMU and guest."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_without_disk(): pass
     ]
     assert list(without.iter("property")) == []
     failure = with_disk.findtext("failure") or ""
-    assert "vblk# panic" in failure  # without what would have moved the terminal
+    assert "vblk# panic" in failure  # without control sequences of the terminal
     assert "QEMU, last words" in failure
     assert "status: 0x0f" in failure
     assert "queues: queue 0" in failure

@@ -1,4 +1,4 @@
-"""Files of deviations: what they say, and what is wrong with a bad one."""
+"""Files of deviations: their contents, and the messages for a bad file."""
 
 from __future__ import annotations
 

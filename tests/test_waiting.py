@@ -1,4 +1,4 @@
-"""What tests of the suite wait with: it ends, whatever the device does."""
+"""Waits of the suite: they end, whatever the device does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from conformance import waiting
 
 
 def disk(*completed: list[int]) -> SimpleNamespace:
-    """A disk whose requests complete like this, look by look; the last one stays."""
+    """Return a disk whose completions at each look are these; the last repeats."""
     looks = list(completed)
     return SimpleNamespace(
         driver=SimpleNamespace(completed=lambda: looks.pop(0) if len(looks) > 1 else looks[0])

@@ -27,8 +27,6 @@ WORDS_NOT_YET = (
     "harness/guest/",
     "harness/machine/",
     "images/",
-    "conformance/",
-    "tests/",
 )
 """Paths, as prefixes, whose docstrings, comments and messages are not checked yet."""
 

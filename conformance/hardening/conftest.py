@@ -63,12 +63,12 @@ def registers(victim: MakeVictim) -> MakeVictim:
     """Factory like `victim`; skips a device without registers."""
 
     def make(**wanted: Any) -> Victim:
-        made = victim(**wanted)
+        new_victim = victim(**wanted)
         try:
-            made.driver.register_read("no such register")
+            new_victim.driver.register_read("no such register")
         except BadArgumentError as error:
             if "no registers" in error.message:
                 pytest.skip(error.message)
-        return made
+        return new_victim
 
     return make

@@ -44,9 +44,9 @@ def test_a_head_that_loops(victim):
 def test_a_chain_that_loops_through_the_whole_ring(victim, writable):
     disk = victim()
     disk.lay(*disk.read())
-    one = disk.area(16) if writable else disk.data(16)
+    shared = disk.area(16) if writable else disk.data(16)
     for slot in range(1, disk.ring.size):
-        disk.ring.put(slot, one, DESC_F_NEXT, (slot + 1) % disk.ring.size)
+        disk.ring.put(slot, shared, DESC_F_NEXT, (slot + 1) % disk.ring.size)
 
     with disk.must_survive():
         disk.go()

@@ -30,9 +30,9 @@ def kind():
 def test_a_chain_without_an_end(victim, writable):
     disk = victim()
     disk.lay(*disk.read())
-    one = disk.area(16) if writable else disk.data(16)
+    shared = disk.area(16) if writable else disk.data(16)
     for slot in range(1, disk.ring.size):
-        disk.ring.put(slot, one, DESC_F_NEXT | AVAILABLE)
+        disk.ring.put(slot, shared, DESC_F_NEXT | AVAILABLE)
 
     with disk.must_survive():
         disk.go()

@@ -232,7 +232,7 @@ def test_notifications_for_absent_queues(registers, queue):
 
 
 def capability(driver, kind):
-    return next(one for one in driver.capabilities() if one.type == kind)
+    return next(candidate for candidate in driver.capabilities() if candidate.type == kind)
 
 
 def through_window(driver, structure, offset, data):
@@ -269,9 +269,9 @@ def test_every_byte_of_the_virtio_capabilities(registers):
     disk = registers()
 
     with disk.must_survive():
-        for one in disk.driver.capabilities():
-            for offset in range(0, one.cap_len, 4):
-                disk.driver.pci_write(one.at + offset, b"\xff\xff\xff\xff")
+        for candidate in disk.driver.capabilities():
+            for offset in range(0, candidate.cap_len, 4):
+                disk.driver.pci_write(candidate.at + offset, b"\xff\xff\xff\xff")
 
 
 @pytest.mark.parametrize("vector", [0, 1, 0x7FF, 0xFFFE])
@@ -347,8 +347,8 @@ def put_rings(disk, queue=0, **areas):
 def test_a_ring_in_an_impossible_place(registers, area, where):
     disk = registers()
     one_of(disk.driver, ENABLE)
-    odd = getattr(disk.ring.layout, area) + 1
-    address = odd if where == "odd" else place(disk.driver, where)
+    unaligned = getattr(disk.ring.layout, area) + 1
+    address = unaligned if where == "odd" else place(disk.driver, where)
 
     with disk.must_survive():
         put_rings(disk, **{area: address})

@@ -73,11 +73,11 @@ class Victim:
 
     def _negotiate(self) -> None:
         """Negotiate the driver's usual features and the format of the rings."""
-        usual = self.driver.negotiate()
+        negotiation = self.driver.negotiate()
         extra = Feature.RING_PACKED.mask if self.packed else 0
-        extra |= usual.offered & Feature.RING_RESET.mask
+        extra |= negotiation.offered & Feature.RING_RESET.mask
         if extra:
-            self.driver.negotiate(usual.accepted | extra)
+            self.driver.negotiate(negotiation.accepted | extra)
 
     def _lay_out(self) -> None:
         """Allocate rings and an arena for buffers, with canaries before, between and after them."""
@@ -352,7 +352,7 @@ class Victim:
 
     def _use(self) -> None:
         self.driver.reset(ANSWERS)
-        usual = self.driver.start(queues=QUEUES)
+        negotiation = self.driver.start(queues=QUEUES)
         for queue in range(QUEUES):
             if trouble := self._check(queue, ANSWERS):
-                raise DriverError(f"{trouble} (features {usual.accepted:#x})")
+                raise DriverError(f"{trouble} (features {negotiation.accepted:#x})")

@@ -7,6 +7,7 @@ from harness.defects.pci_capabilities import NotifyLength
 from harness.defects.registers import LEGACY, defect
 from harness.virtio.blk import CONFIG_FIELD
 from harness.virtio.features import Feature
+from harness.virtio.pci import LEGACY_CONFIG
 
 WRITEBACK = CONFIG_FIELD["writeback"].offset
 MMIO_LEGACY = "qtest-mmio-legacy"
@@ -35,6 +36,52 @@ class WritebackFollows(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
         touched = name == CONFIG and offset == WRITEBACK and self.written["driver_features"]
         return value ^ 1 if touched else value
+
+
+@defect(
+    "legacy-cache-mode-follows-driver-features",
+    "5.2.5.3-L-04",
+    text="CONFIG_WCE without FLUSH makes the cache volatile, and writeback shows the old mode",
+    target=LEGACY,
+)
+class CacheModeFollows(AlteredPci):
+    shown: int | None = None
+
+    def alter_write(self, name: str, value: int) -> int | None:
+        alone = value & (Feature.BLK_CONFIG_WCE.mask | Feature.BLK_FLUSH.mask)
+        if name == "driver_features" and alone == Feature.BLK_CONFIG_WCE.mask:
+            self.shown = self.real.bar_read(0, LEGACY_CONFIG + WRITEBACK, 1)
+            self.real.bar_write(0, LEGACY_CONFIG + WRITEBACK, 1, 1)
+        return value
+
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        hidden = name == CONFIG and offset == WRITEBACK and width == 1 and self.shown is not None
+        return self.shown or 0 if hidden else value
+
+
+@defect(
+    "legacy-wide-config-write-lost",
+    "4.1.4.10-L-03b",
+    text="a write of two bytes to the configuration space is lost",
+    target=LEGACY,
+)
+class WideConfigWriteLost(AlteredPci):
+    def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
+        name, _ = self._named(bar, offset)
+        if name != CONFIG or width == 1:
+            super().bar_write(bar, offset, width, value)
+
+
+@defect(
+    "legacy-config-4-bytes-at-once",
+    "4.1.4.10-L-03b",
+    text="configuration space reads differently in accesses of four bytes",
+    target=LEGACY,
+)
+class FourBytesAtOnce(AlteredPci):
+    def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
+        altered = name == CONFIG and width == 4 and offset >= CONFIG_FIELD["cylinders"].offset
+        return value ^ 0x1100 if altered else value
 
 
 @defect(

@@ -11,6 +11,7 @@ from harness import interrupt
 from harness.diskspec import DiskSpec
 from harness.pytestplugin.bench import BENCHES, SPENT, USER_TARGETS, TargetRun, bench_of
 from harness.pytestplugin.workers import progress_of
+from harness.virtio.blk import ZonedModel
 from harness.virtio.catalogue import SPECIFICATION
 from harness.virtio.features import Feature, mask
 
@@ -152,10 +153,15 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
         __tracebackhide__ = True
         disk = Disk(bench.plug(DiskSpec(**fields), writes, request.session))
         bench.disks.append(disk)
-        _need(disk.driver.offered(), (*needs, *extra))
+        offered = disk.driver.offered()
+        _need(offered, (*needs, *extra))
         if start:
-            if extra or without:
+            about_zones = bool(disk.spec.zoned) or Feature.BLK_ZONED in {*needs, *extra}
+            maybe_aware = bool(offered & Feature.BLK_ZONED.mask) and not about_zones
+            if extra or without or maybe_aware:
                 accepted = disk.driver.negotiate(features).accepted
+                if features is None and maybe_aware and _host_aware(disk):
+                    accepted &= ~Feature.BLK_ZONED.mask
                 features = (accepted | mask(*extra)) & ~mask(*without)
             disk.start(features, driver_queues, driver_queue_size)
         return disk
@@ -182,6 +188,15 @@ def _take_out(bench: TargetRun, guest_ends: bool) -> list[Exception]:
         except Exception as error:
             errors.append(error)
     return errors
+
+
+def _host_aware(disk: Disk) -> bool:
+    """Return True for a disk whose zones a driver may ignore.
+
+    Without ZONED it is a disk like any other. With ZONED, what was never written may read as
+    anything (virtio 5.2.6.2), and a test of other things does not expect that.
+    """
+    return disk.driver.config().model == ZonedModel.HOST_AWARE
 
 
 def _need(offered: int, features: Iterable[Feature]) -> None:

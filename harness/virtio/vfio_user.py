@@ -77,7 +77,7 @@ UNMAP_ALL = 1 << 1
 """A flag of DMA_UNMAP: everything, whatever address and size say."""
 
 ACCESS = struct.Struct("<QII")
-"""Fields: offset in the region, region, number of bytes, which follow in a write and in the answer."""
+"""Fields: offset in the region, region, number of bytes of a read or a write."""
 
 DMA_ACCESS = struct.Struct("<QQ")
 """Fields: bus address and number of bytes of a DMA_READ or DMA_WRITE message."""

@@ -23,7 +23,7 @@ def bootstrap(tmp_path: Path) -> Iterator[Bootstrap]:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., None]]:
-    """Hands the connections to a listening socket to these handlers, one after the other."""
+    """Factory of listening sockets whose n-th connection goes to the n-th handler."""
     with ExitStack() as stack:
 
         def start(listener: socket.socket, *handlers: Handler) -> None:

@@ -1,4 +1,4 @@
-"""The guest's side of a channel without a guest: the image's own bootstrap, as a process here."""
+"""The guest's side of a channel: the image's own bootstrap as a process of the host."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(read_fd, write_fd):
         os.write(write_fd, data)
 """
 
-# The bootstrap writes the code to a fixed path, which is the guest's, not ours.
+# The bootstrap writes the code to a fixed path of the guest; use another path here.
 _PROGRAM = """
 import runpy, sys
 names = runpy.run_path(sys.argv[1])
@@ -36,7 +36,7 @@ Change = Callable[[bytes], bytes]
 
 
 def code(agent: str = ECHO) -> bytes:
-    """A zip file with this text as harness/guest/agent.py, several blocks long."""
+    """Return a zip file of several blocks with this text as harness/guest/agent.py."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("harness/__init__.py", "# filler\n" * 3000)
@@ -46,7 +46,7 @@ def code(agent: str = ECHO) -> bytes:
 
 
 class Bootstrap:
-    """The bootstrap as a process, at the far end of `line`, a socket."""
+    """The bootstrap as a process, at the other end of the socket `line`."""
 
     def __init__(self, directory: Path) -> None:
         self.line, far_end = socket.socketpair()
@@ -60,7 +60,7 @@ class Bootstrap:
             )
 
     def close(self) -> None:
-        """End the line, and see the process end."""
+        """Close the line, and wait until the process ends."""
         with suppress(OSError):
             self.line.shutdown(socket.SHUT_RDWR)
         self.line.close()
@@ -70,7 +70,7 @@ class Bootstrap:
 def relay(
     receive: Callable[[int], bytes], send: Callable[[bytes], object], line: socket.socket
 ) -> None:
-    """Copy both ways between a connection (by its functions) and a line, until one ends."""
+    """Copy in both directions between a connection and a line, until one of them ends."""
 
     def outwards() -> None:
         with suppress(OSError):

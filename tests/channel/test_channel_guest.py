@@ -35,7 +35,7 @@ def open_channel(machine: Machine, image: images.Image, channel: str) -> Stream:
 
 
 def kill_the_agent(machine: Machine) -> None:
-    """Through the console, which the channel has left to others."""
+    """Kill the agent through the console, which the channel does not use."""
     with socket.socket(socket.AF_UNIX) as console:
         console.settimeout(END_DEADLINE)
         console.connect(str(machine.console_path))

@@ -1,4 +1,4 @@
-"""The agent's code reaches the image's bootstrap, whatever the line does to it."""
+"""Transfer of the agent's code to the image's bootstrap, over good and bad lines."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def hand(line: Line, seconds: float = 20.0, check: Callable[[], None] = lambda: 
 
 
 def echoes(line: Line) -> bool:
-    """Whether the code that was handed over runs."""
+    """Return True when the transferred code runs and echoes."""
     line.to_guest = line.from_guest = bytes
     line.send(b"are you there?")
     return line.recv(10.0) == b"are you there?"
 
 
 def nth(number: int, change: Change) -> Change:
-    """A change of the n-th piece only (the first is the offer)."""
+    """Return a change of only the n-th piece (the first piece is the offer)."""
     count = 0
 
     def apply(data: bytes) -> bytes:

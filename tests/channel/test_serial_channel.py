@@ -1,4 +1,4 @@
-"""The serial channel against sockets that speak like a guest's console and second port."""
+"""The serial channel, on sockets that act as a guest's console and second serial port."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROMPT = b"vblk# \x1b[6n"
 
 
 class FakeConsole:
-    """Boots, prompts when asked, echoes a command, answers with `answer`, and reads to the end."""
+    """A console that boots, prompts, echoes a command, sends `answer`, and reads to the end."""
 
     def __init__(self, boot: bytes = b"[    0.0] Linux\r\n", answer: bytes = b"") -> None:
         self._boot = boot

@@ -1,4 +1,4 @@
-"""The SSH channel against paramiko's own server, in this process."""
+"""The SSH channel, with a server of paramiko in this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Serve = Callable[..., None]
 
 
 class Login(paramiko.ServerInterface):
-    """Lets in root with one key, to run one command."""
+    """Server that accepts root with one key, for one command."""
 
     def __init__(self, key: paramiko.PKey, exec_allowed: bool = True) -> None:
         self._key = key
@@ -60,14 +60,14 @@ class Server:
             if channel and self.login.started.wait(DEADLINE):
                 self.run(channel)
         except (paramiko.SSHException, EOFError, OSError):
-            pass  # the client did not like the key
+            pass  # the client refused the host key
         finally:
             transport.close()
 
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, paramiko.PKey, paramiko.PKey]:
-    """The client's key as a file and as a key, and the host's key."""
+    """The client's key file, the client's key and the host's key."""
     client, host = paramiko.ECDSAKey.generate(), paramiko.ECDSAKey.generate()
     path = tmp_path_factory.mktemp("keys") / "id"
     client.write_private_key_file(str(path))

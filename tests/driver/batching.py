@@ -1,4 +1,4 @@
-"""Devices that keep the order of buffers (IN_ORDER), on either kind of virtqueue."""
+"""Devices that use buffers in order (IN_ORDER), on split and packed virtqueues."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.virtio.ring import (
 
 
 class SplitDevice:
-    """Takes chains from the available ring; tells of several with one used element."""
+    """A device on a split virtqueue; one used element may stand for several chains."""
 
     def __init__(self, queue: SplitQueue) -> None:
         self.queue = queue
@@ -26,16 +26,16 @@ class SplitDevice:
         self._used_idx = 0
 
     def available(self) -> list[int]:
-        """Heads that became available and were not used yet."""
+        """Return the heads that are available and not used yet."""
         count = (self._avail[1] - self._next) & 0xFFFF
         return [self._avail[2 + (self._next + n) % self.queue.size] for n in range(count)]
 
     def idle(self) -> bool:
-        """Whether nothing is available."""
+        """True when no chain is available."""
         return not self.available()
 
     def use(self, count: int, length: int) -> None:
-        """Use the next chains, all told by one element for the last of them."""
+        """Use the next `count` chains with one used element, for the last of them."""
         self.tell(self.available()[count - 1], length, count)
         self._next = (self._next + count) & 0xFFFF
 
@@ -47,7 +47,7 @@ class SplitDevice:
         struct.pack_into("<H", self._used, 2, self._used_idx)
 
     def slots(self, head: int) -> list[int]:
-        """The descriptors of a chain, by where they lie in the table."""
+        """Return the indices of a chain's descriptors in the table."""
         found = [head]
         while True:
             at = self.queue.layout.desc + DESC.size * found[-1]
@@ -58,7 +58,7 @@ class SplitDevice:
 
 
 class PackedDevice:
-    """Takes chains from the ring; tells of several with one used descriptor."""
+    """A device on a packed virtqueue; one used descriptor may stand for several chains."""
 
     def __init__(self, queue: PackedQueue) -> None:
         self.queue = queue
@@ -68,13 +68,13 @@ class PackedDevice:
         return self.queue.memory.view(self.queue.layout.desc + PACKED_DESC.size * at, 16)
 
     def idle(self) -> bool:
-        """Whether nothing is available."""
+        """True when no chain is available."""
         flags = PACKED_DESC.unpack(self._descriptor(self._next))[3]
         available = bool(flags & PACKED_DESC_F_AVAIL)
         return available == bool(flags & PACKED_DESC_F_USED) or available != self._wrap
 
     def use(self, count: int, length: int) -> None:
-        """Use the next chains, all told by one descriptor where the first of them lies."""
+        """Use the next `count` chains with one used descriptor, at the slot of the first."""
         at, wrap = self._next, self._wrap
         for _ in range(count):
             ident = self._take()

@@ -1,4 +1,4 @@
-"""The widths with which configuration space is read (virtio 4.1.3.1)."""
+"""Widths of reads of the configuration space (virtio 4.1.3.1)."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""A request in memory: how it is cut, and what of it may not change."""
+"""A request in memory: its framing, and the parts that a device must not change."""
 
 import pytest
 from hypothesis import given
@@ -81,14 +81,14 @@ def test_untouched_memory_shows_as_untouched() -> None:
 
 
 def landed_after(offset: int) -> Completion:
-    """A read whose device also changed the byte at an offset of the request's memory."""
+    """Return a completed read whose device also changed the byte at this offset."""
     shared, flight = prepare(Request(0, receive=16))
     shared.view(flight.block + offset, 1)[0] ^= 0xFF
     return flight.complete(17, shared)
 
 
 @pytest.mark.parametrize(
-    ("offset", "told"),
+    ("offset", "expected"),
     [
         (0, "guard byte 64 before buffer 0"),
         (64 + 5, "byte 5 of device-readable buffer 0"),
@@ -97,9 +97,9 @@ def landed_after(offset: int) -> Completion:
         (64 + 16 + 64 + 16 + 64 + 1, "guard byte 0 after buffer 2"),
     ],
 )
-def test_every_byte_that_must_stay_is_watched(offset: int, told: str) -> None:
+def test_every_byte_that_must_stay_is_watched(offset: int, expected: str) -> None:
     (damage,) = landed_after(offset).damage
-    assert damage.endswith(told)
+    assert damage.endswith(expected)
 
 
 @pytest.mark.parametrize("offset", [64 + 16 + 64, 64 + 16 + 64 + 16 + 64])
@@ -144,16 +144,16 @@ def test_the_pieces_are_those_that_were_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cut", "told"),
+    ("cut", "expected"),
     [
         ({"readable": (15,)}, "header and data is 16 bytes"),
         ({"writable": (512,)}, "data and status is 513 bytes"),
     ],
 )
-def test_a_refused_cut_is_named(cut: dict[str, tuple[int, ...]], told: str) -> None:
+def test_a_refused_cut_is_named(cut: dict[str, tuple[int, ...]], expected: str) -> None:
     with pytest.raises(BadArgumentError) as error:
         prepare(Request(0, receive=512, **cut))
-    assert error.value.message.startswith(told)
+    assert error.value.message.startswith(expected)
 
 
 def test_a_status_that_shares_its_piece_shows_as_untouched_too() -> None:

@@ -1,4 +1,4 @@
-"""Virtqueues of a device that uses buffers in the order they became available (virtio 2.7.9)."""
+"""Virtqueues of a device that uses buffers in order (IN_ORDER, virtio 2.7.9)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pair(request: pytest.FixtureRequest, memory: DmaMemory) -> Pair:
 
 
 def add(queue: SplitQueue | PackedQueue, *lengths: int) -> list[int]:
-    """Chains of so many buffers each, made available."""
+    """Make chains with these numbers of buffers available, and return their heads."""
     heads = [queue.add(BUFFERS[-length:]) for length in lengths]
     queue.publish(heads)
     return heads

@@ -83,7 +83,7 @@ def test_a_driver_that_is_not_loaded_is_one_line(sysfs: Path) -> None:
 def test_a_function_that_is_bound_while_it_is_plugged_in(
     sysfs: Path, monkeypatch: pytest.MonkeyPatch, winner: str
 ) -> None:
-    """The kernel binds a new function itself; then our own attempt finds it busy."""
+    """Accept that the kernel binds a new function first, so that our own attempt finds it busy."""
     attempts = []
     write_text = Path.write_text
 
@@ -109,7 +109,7 @@ def test_a_function_that_is_bound_while_it_is_plugged_in(
 
 
 def test_a_driver_that_does_not_take_the_function_is_one_line(sysfs: Path) -> None:
-    (sysfs / "drivers/ours/bind").mkdir()  # cannot be written
+    (sysfs / "drivers/ours/bind").mkdir()  # a directory, so that writing fails
     with pytest.raises(DriverError, match=f"ours does not take {ADDRESS}: Is a directory"):
         Binding(ADDRESS, "ours", 0.0)
     assert (sysfs / "devices" / ADDRESS / "driver_override").read_text() == "\n"
@@ -156,7 +156,7 @@ def test_bars_are_accessed_at_their_offset(tmp_path: Path) -> None:
 
 
 def test_device_visible_regions_are_found_where_they_are_mapped() -> None:
-    """Also while older ones are still about, above and below: each has a name of its own."""
+    """Find regions also while older regions exist above and below; each has its own name."""
     regions = [linux_vfio._Region() for _ in range(4)]
     for position in (0, 2):
         regions[position].map.close()

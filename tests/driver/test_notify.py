@@ -1,4 +1,4 @@
-"""What a notification carries, on each transport that can say more than a queue's index."""
+"""Data of a notification, on each transport that sends more than a queue's index."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ class FakePci(PciFunction):
 
 
 class Driver(DeviceDriver):
-    """The lower half is enough to kick; what it leaves to a device type is not called."""
+    """A driver without a device type: notifications need only the transport's methods."""
 
 
 Driver.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
 
 
 def kicks(driver: DeviceDriver) -> None:
-    """Notify twice: with nothing available, then with two chains."""
+    """Notify twice: without an available chain, then with two chains."""
     driver.queue_setup(QUEUE)
     driver.queue_kick(QUEUE)
     heads = [driver.queue_add(QUEUE, [Buffer(0x10000, 16)]) for _ in range(2)]
@@ -133,7 +133,7 @@ def test_a_pci_notification(accepted: list[Feature], width: int, values: list[in
 
 
 class FakeMmio(MmioWindow):
-    """A window whose registers hold what was written, but for the identity."""
+    """A window whose registers hold the written values, except the identity registers."""
 
     size = 0x200
 

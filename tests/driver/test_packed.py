@@ -1,4 +1,4 @@
-"""The driver's side of a packed virtqueue, with the device's side done by hand."""
+"""The driver's side of a packed virtqueue; the tests act as the device."""
 
 from itertools import pairwise
 
@@ -21,7 +21,7 @@ BUFFERS = [Buffer(0xA000, 16), Buffer(0xB000, 512, True), Buffer(0xC000, 1, True
 
 
 class Device:
-    """A device that walks the ring as the specification says, one chain at a time."""
+    """A device that uses one chain at a time, in ring order."""
 
     def __init__(self, queue: PackedQueue) -> None:
         self.queue = queue
@@ -38,7 +38,7 @@ class Device:
         return avail == self.wrap and avail != bool(flags & PACKED_DESC_F_USED)
 
     def use(self, length: int) -> list[tuple[int, int, int]]:
-        """Take the next chain and use it; its descriptors (address, length, own flags)."""
+        """Use the next chain, and return its descriptors (address, length, own flags)."""
         assert self.available()
         first, wrap = self.next, self.wrap
         taken = []

@@ -1,4 +1,4 @@
-"""What a virtqueue says of itself: its indices and flags as they stand in memory."""
+"""State of a virtqueue: its indices and flags as they are in memory."""
 
 from __future__ import annotations
 

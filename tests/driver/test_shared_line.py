@@ -1,4 +1,4 @@
-"""An interrupt line that other devices raise too, as uio_pci_generic counts it."""
+"""An interrupt line that other devices also raise, as uio_pci_generic counts it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.driver.bus.linux_pci import LinuxPci
 
 @pytest.fixture
 def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[LinuxPci, Callable[[], int]]]:
-    """A function without a device, and what makes the kernel's handler count."""
+    """A function without a device, and a callable that increments the kernel's count."""
     reading, writing = os.pipe()
     function = object.__new__(LinuxPci)
     function._uio, function._masked, function._owed = reading, False, False
@@ -30,7 +30,7 @@ def test_the_line_is_raised_once_until_it_is_unmasked(
     count()
     assert function.take_interrupts(0) == 1
 
-    count()  # another device's, while ours is pending
+    count()  # another device's interrupt, while ours is pending
     assert function.take_interrupts(0) == 0
     count()
     function.unmask_interrupts()

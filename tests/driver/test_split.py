@@ -1,4 +1,4 @@
-"""The driver's side of a split virtqueue, with the device's side done by hand."""
+"""The driver's side of a split virtqueue; the tests act as the device."""
 
 import struct
 from itertools import pairwise
@@ -25,7 +25,7 @@ def queue(memory: DmaMemory) -> SplitQueue:
 
 
 def use(queue: SplitQueue, head: int, length: int) -> None:
-    """What a device does when it is done with a chain."""
+    """Use a chain, as a device does after its request."""
     used = queue.memory.view(queue.layout.device, 6 + 8 * queue.size)
     (index,) = struct.unpack_from("<H", used, 2)
     struct.pack_into("<II", used, 4 + 8 * (index % queue.size), head, length)
@@ -139,7 +139,7 @@ def test_by_default_neither_feature_is_there(queue: SplitQueue) -> None:
 
 
 def parts(queue: SplitQueue) -> list[tuple[int, int]]:
-    """Where the three parts of the rings begin and end."""
+    """Return begin and end of the three parts of a virtqueue."""
     layout = queue.layout
     return [
         (layout.desc, layout.desc + 16 * queue.size),

@@ -1,4 +1,4 @@
-"""Notification suppression from the driver's side: flags, used_event, avail_event, and packed."""
+"""Notification suppression by the driver: flags, used_event, avail_event, packed areas."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def memory() -> DmaMemory:
 
 
 def add(queue: SplitQueue | PackedQueue, *lengths: int) -> None:
-    """Chains of so many descriptors each, made available together."""
+    """Make chains with these numbers of descriptors available together."""
     queue.publish([queue.add(BUFFER * length) for length in lengths])
 
 
 def turn(queue: SplitQueue, device: SplitDevice, count: int) -> None:
-    """So many chains, one after the other, there and back."""
+    """Make `count` chains available and used, one after the other."""
     for _ in range(count):
         add(queue, 1)
         device.use(1, 0)
@@ -42,7 +42,7 @@ def turn(queue: SplitQueue, device: SplitDevice, count: int) -> None:
 
 
 class Split:
-    """A split virtqueue whose device is asked and asks."""
+    """A split virtqueue with event suppression on both sides."""
 
     def __init__(self, memory: DmaMemory, event_idx: bool, before: int = 0) -> None:
         self.queue = SplitQueue(memory, 0, SIZE, event_idx=event_idx)
@@ -62,13 +62,13 @@ class Split:
         return self._driver[0]
 
     def ask(self, flags: int = 0, avail_event: int = 0) -> None:
-        """What the device says of notifications."""
+        """Write the device's suppression fields for notifications."""
         self._device[0] = flags
         self._device[2 + 4 * SIZE] = avail_event & 0xFFFF
 
 
 class Packed:
-    """A packed virtqueue whose device is asked and asks."""
+    """A packed virtqueue with event suppression on both sides."""
 
     def __init__(self, memory: DmaMemory, event_idx: bool) -> None:
         self.queue = PackedQueue(memory, 0, SIZE, event_idx=event_idx)
@@ -79,12 +79,12 @@ class Packed:
 
     @property
     def asked(self) -> tuple[int, int]:
-        """Place and flags of the driver's event suppression area."""
+        """Offset and flags in the driver's event suppression area."""
         place, flags = EVENT_SUPPRESSION.unpack(self._driver)
         return place, flags
 
     def ask(self, flags: int, offset: int = 0, wrap: int = 1) -> None:
-        """What the device says of notifications."""
+        """Write the device's suppression fields for notifications."""
         EVENT_SUPPRESSION.pack_into(self._device, 0, offset | wrap << 15, flags)
 
 
@@ -109,7 +109,7 @@ def test_a_kick_is_wanted_if_avail_event_was_passed(memory: DmaMemory, before: i
     split = Split(memory, event_idx=True, before=before)
     wanted = []
     for ahead in (-1, 0, 2, 3, 4):
-        split.ask(USED_F_NO_NOTIFY, before + ahead)  # a flag that is to be ignored then
+        split.ask(USED_F_NO_NOTIFY, before + ahead)  # with EVENT_IDX this flag is ignored
         add(split.queue, 1, 1, 1)
         wanted.append(split.queue.needs_notification())
         assert not split.queue.needs_notification(), "nothing became available since"
@@ -135,7 +135,7 @@ def test_used_event_is_the_next_element_or_the_last_one(memory: DmaMemory, befor
     assert split.used_event == (before + 3) & 0xFFFF
     split.queue.set_interrupts_enabled(False)
     assert split.used_event == (before + 2) & 0xFFFF
-    assert split.avail_flags == 0  # as it has to be with EVENT_IDX
+    assert split.avail_flags == 0  # required with EVENT_IDX
 
 
 @pytest.mark.parametrize("event_idx", [False, True])
@@ -163,7 +163,7 @@ def test_a_kick_is_wanted_if_the_descriptor_asked_for_became_available(memory: D
         assert not packed.queue.needs_notification(), "nothing became available since"
 
     # Descriptors 5, 6, 7 of the first round, 0 and 1 of the second.
-    assert [place for place, one in wanted.items() if one] == [5, 6, 7, 8, 9]
+    assert [place for place, needed in wanted.items() if needed] == [5, 6, 7, 8, 9]
 
 
 def test_what_was_added_and_not_made_available_is_not_told(memory: DmaMemory) -> None:

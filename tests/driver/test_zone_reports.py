@@ -33,7 +33,7 @@ def test_a_report_has_the_zones_that_it_counts() -> None:
             Zone(4096, 4096, 2**64 - 1, ZoneType.CONV, ZoneState.NOT_WP),
         ],
     )
-    # What lies behind the zones that are counted, as canaries do, is none.
+    # Bytes after the counted zones, such as canaries, are not a zone.
     assert zones_of(report(1, FIRST, b"\xc5" * 64))[1] == zones_of(report(1, FIRST))[1]
 
 

@@ -1,4 +1,4 @@
-"""An agent in a thread of this process, at the other end of a socket pair."""
+"""An agent in a thread of this process, connected by a socket pair."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JOIN_DEADLINE = 10.0  # seconds
 
 
 class PairStream:
-    """A `Stream` over a socket; `to_agent` and `from_agent` may change the bytes on the way."""
+    """A `Stream` over a socket; `to_agent` and `from_agent` may change the bytes."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
@@ -62,7 +62,7 @@ class Guest:
         self._thread.start()
 
     def join(self) -> None:
-        """End the stream, and wait until the server has returned."""
+        """Close the stream, and wait until the server has returned."""
         self.stream.close()
         self._thread.join(JOIN_DEADLINE)
         assert not self._thread.is_alive(), "the agent did not end with its stream"

@@ -1,4 +1,4 @@
-"""Agents to talk to; they end with the test."""
+"""Agents that end with their test."""
 
 from __future__ import annotations
 

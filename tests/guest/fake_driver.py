@@ -1,4 +1,4 @@
-"""A driver without a device: memory, and whatever a test puts into it."""
+"""A driver without a device: memory, and values that a test sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.driver.interface import Completion, ConfigChange, Driver, Request
 
 
 class FakeDriver(Driver):
-    """Keeps what it was asked; `interrupt` makes its file descriptor readable."""
+    """Driver that records its calls; `interrupt` makes its file descriptor readable."""
 
     def __init__(self, kind: str, address: str, timeout: float) -> None:
         self.attached = (kind, address, timeout)

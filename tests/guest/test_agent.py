@@ -1,4 +1,4 @@
-"""The agent and its client: calls, errors, interrupts, and a line on its bad days."""
+"""The agent and its client: calls, errors, interrupts, and bad lines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DEADLINE = 10.0  # seconds
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deadlines and probes of tenths of a second."""
+    """Set deadlines and probe intervals to tenths of a second."""
     monkeypatch.setattr(link, "MARGIN", 0.5)
     monkeypatch.setattr(link, "FIRST_PROBE", 0.1)
 
@@ -45,14 +45,14 @@ def driver(agent: Agent) -> Driver:
 
 @pytest.fixture
 def local(guest: Guest, driver: Driver) -> FakeDriver:
-    """The driver at the far end."""
+    """Return the driver at the agent's end."""
     found = guest.drivers[-1]
     assert isinstance(found, FakeDriver)
     return found
 
 
 class AFewTimes:
-    """Changes the bytes on the way a few times, then leaves them alone."""
+    """A change of the bytes that happens a few times and then stops."""
 
     def __init__(self, change: Callable[[bytes], bytes], times: int) -> None:
         self._change = change
@@ -118,10 +118,10 @@ def test_wrong_arguments_do_not_leave_the_host(driver: Driver, guest: Guest) -> 
 
 
 def test_two_drivers_are_two(agent: Agent) -> None:
-    one, two = agent.attach("fake", "1"), agent.attach("fake", "2")
-    one.memory_write(0, b"one")
-    two.memory_write(0, b"two")
-    assert (one.memory_read(0, 3), two.memory_read(0, 3)) == (b"one", b"two")
+    first, second = agent.attach("fake", "1"), agent.attach("fake", "2")
+    first.memory_write(0, b"one")
+    second.memory_write(0, b"two")
+    assert (first.memory_read(0, 3), second.memory_read(0, 3)) == (b"one", b"two")
 
 
 # --- errors
@@ -203,7 +203,7 @@ def test_an_interrupt_that_cannot_be_serviced_is_told(
     local.interrupt()
     deadline = time.monotonic() + DEADLINE
     with pytest.raises(AgentError, match="ISR is gone"):
-        while time.monotonic() < deadline:  # the interrupt may come after a call or two
+        while time.monotonic() < deadline:  # the interrupt may come after a few calls
             driver.config_changes()
     assert agent.hello()["protocol"] == PROTOCOL
     driver.close()
@@ -282,7 +282,7 @@ def test_a_probe_during_a_long_call_does_not_repeat_it(
     assert [call[0].type for call in local.calls] == [0, 4]
 
 
-# --- the end of a line, an agent, a machine
+# --- the end of the line, the agent or the machine
 
 
 @pytest.mark.usefixtures("impatient")

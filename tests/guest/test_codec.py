@@ -1,4 +1,4 @@
-"""Plain values come back as they went; nothing else gets through."""
+"""The codec: plain values arrive unchanged, and other values are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ VALUES = st.recursive(
 
 
 def shape(value: Any) -> Any:
-    """The value with its types, since 1 == True == 1.0."""
+    """Return the value with its types, since 1 == True == 1.0."""
     if isinstance(value, (list, tuple)):
         return type(value), [shape(item) for item in value]
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Frames survive noise, and what is damaged is never delivered."""
+"""Frames on a noisy line: they arrive, and a damaged frame is never delivered."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.guest.wire import (
 
 ASCII = st.text(st.characters(max_codepoint=127), max_size=200).map(str.encode)
 FRAMES = st.builds(Frame, st.sampled_from(Kind), st.integers(1, 0xFFFFFFFF), ASCII)
-# Noise that looks like frames, too: the magic, pieces of it, frames cut short.
+# Also noise that looks like frames: the magic, parts of it, incomplete frames.
 CUT = st.builds(lambda frame, at: frame.encode()[:at], FRAMES, st.integers(1, HEADER_LENGTH - 1))
 NOISE = st.lists(
     st.one_of(
@@ -47,7 +47,7 @@ def test_every_frame_is_found_among_noise(line: list[tuple[bytes, Frame]], cuts:
 
     found = [frame for piece in in_pieces(data, cuts) for frame in parser.feed(piece)]
 
-    # Noise may have made a cut frame whole, so there may be more; but all of these, in order.
+    # Noise may complete a cut frame, so more frames may arrive; all of these do, in order.
     rest = iter(found)
     assert all(frame in rest for _, frame in line)
 

@@ -1,8 +1,8 @@
 """A virtio block device in memory, behind the driver's interface.
 
-It executes the chains it is given, byte by byte as a device would, and notes in
-`violations` whatever no driver may send. Its memory is that of `alloc` alone:
-everything else, and all of it after a reset, is a BadArgumentError to touch.
+It executes chains byte by byte as a device would, and records in `violations` everything that a
+driver must not send. Only memory from `alloc` exists. An access to other memory, or to any
+memory after a reset, is a BadArgumentError.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OFFERED = mask(
 
 @dataclass
 class Sent:
-    """A request as the device found it; `segments` are the lengths of its data descriptors."""
+    """A request as the device received it; `segments` are the lengths of its data descriptors."""
 
     type: int
     ioprio: int
@@ -59,18 +59,17 @@ class Chain:
 
 
 def _unused(self: Driver, *args: Any, **kwargs: Any) -> Any:
-    raise NotImplementedError("the disk does not need this verb")
+    raise NotImplementedError("the disk does not need this method")
 
 
 @dataclass
 class DeviceModel(Driver):
     """Capacity in sectors; `None` for a limit means that its feature is not offered.
 
-    `answer` may choose the status of a request (None: execute it). While `held`
-    the device takes requests and does not execute them; `release` does. The
-    driver's waits fail at once: how long it would have waited (seconds) is in
-    `patience`. `during_poll` is called whenever it waits, `before_request` for
-    each request that is executed.
+    `answer` may choose the status of a request (None: execute it). While `held` is true the
+    device takes requests and does not execute them; `release` executes them. A wait of the
+    driver fails at once; `patience` records its timeouts (seconds). `during_poll` is called at
+    each wait, `before_request` for each request that is executed.
     """
 
     capacity: int = 2048
@@ -112,25 +111,25 @@ class DeviceModel(Driver):
     # --- the host's side
 
     def resize(self, capacity: int, **limits: int | None) -> None:
-        """Change the capacity (sectors), and other fields if named, and say so."""
+        """Change the capacity (sectors) and the given fields, and notify the driver."""
         self.capacity = capacity
         for name, value in limits.items():
             setattr(self, name, value)
         self.changes.append(ConfigChange(capacity, len(self.changes)))
 
     def read_contents(self, offset: int, length: int) -> bytes:
-        """Bytes of the disk, from the host's side."""
+        """Return bytes of the disk, from the host's side."""
         first, last = offset // SECTOR, -(-(offset + length) // SECTOR)
         raw = b"".join(self.contents.get(n, bytes(SECTOR)) for n in range(first, last))
         return raw[offset - first * SECTOR :][:length]
 
     def write_contents(self, offset: int, data: bytes) -> None:
-        """Whole sectors of the disk, from the host's side."""
+        """Write whole sectors of the disk, from the host's side."""
         for n in range(0, len(data), SECTOR):
             self.contents[(offset + n) // SECTOR] = data[n : n + SECTOR]
 
     def release(self, count: int | None = None) -> None:
-        """Execute requests that were held: the first `count`, or all, and hold no more."""
+        """Execute the first `count` held requests, or all, and stop holding."""
         if count is None:
             self.held = False
             count = len(self.published)
@@ -192,7 +191,7 @@ class DeviceModel(Driver):
     def alloc(self, length: int, align: int = 16) -> int:
         if sum(len(area) for area in self._areas.values()) + length > self.memory_limit:
             raise BadArgumentError("no device-visible memory left")
-        # A gap behind every area, so that running over its end is noticed.
+        # A gap after each area, so that an overrun is detected.
         address = -(-self._next // align) * align
         self._next = address + length + 64
         self._areas[address] = bytearray(length)
@@ -319,7 +318,7 @@ class DeviceModel(Driver):
         return Status.UNSUPP, 0
 
 
-# Verbs that the disk has no need of, also those that the interface gets later.
+# Methods that the disk does not need, also future methods of the interface.
 for _verb in DeviceModel.__abstractmethods__:
     setattr(DeviceModel, _verb, _unused)
 abc.update_abstractmethods(DeviceModel)

@@ -1,4 +1,4 @@
-"""Bringing the device up and down, features, and following its configuration."""
+"""Start and end of the device, features, and changes of its configuration."""
 
 import threading
 
@@ -82,7 +82,7 @@ def test_chains_are_indirect_if_that_was_negotiated(indirect):
     assert device.violations == []
 
 
-# --- up and down
+# --- start and end
 
 
 def test_a_device_is_up_while_it_is_open_and_reset_after_that():
@@ -93,7 +93,7 @@ def test_a_device_is_up_while_it_is_open_and_reset_after_that():
 
 
 def test_a_disk_can_be_opened_again():
-    """The seed deletes its I/O scheduler with the first device and uses it with the next."""
+    """Open a disk twice; Haiku's driver uses its I/O scheduler after it deleted it."""
     device = DeviceModel()
     info = DriverInfo(device)
     for _ in range(3):
@@ -164,7 +164,7 @@ def test_requests_that_wait_while_the_disk_is_taken_down_are_cancelled():
         def meanwhile():
             device.during_poll = lambda: None
             taking_down.start()
-            # It cannot be down before this operation is done, and it is asked for.
+            # The device cannot be stopped before this operation is done; ask for the stop now.
             while not disk.info.io_scheduler._terminating:
                 pass
             assert disk.info.initialized
@@ -216,7 +216,7 @@ def test_a_config_interrupt_from_before_the_disk_was_opened_is_not_a_change():
 
 
 def test_physical_block_size_alone_is_a_change_too():
-    """The seed compares capacity and block size only, and keeps the old physical one."""
+    """Report a changed physical block size; Haiku's driver keeps the old one."""
     device = DeviceModel(physical_block_exp=0)
     with open_disk(device) as disk:
         device.resize(2048, physical_block_exp=3)
@@ -235,7 +235,7 @@ def test_new_limits_hold_for_the_next_operation_and_are_no_change_of_the_media()
 
 
 def test_a_new_block_size_holds_for_the_next_request():
-    """Where the seed panics."""
+    """Use a new block size for the next request; Haiku's driver panics."""
     device = DeviceModel(blk_size=512)
     with open_disk(device) as disk:
         disk.read(512, 512)

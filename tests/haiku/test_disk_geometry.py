@@ -1,4 +1,4 @@
-"""Geometry and media: what the configuration space says, in blocks and as device_geometry."""
+"""Geometry and media from the configuration space, in blocks and as device_geometry."""
 
 import pytest
 from hypothesis import given

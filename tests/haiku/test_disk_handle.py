@@ -1,4 +1,4 @@
-"""Handles and ioctls, answer by answer."""
+"""Handles, and the answers to ioctls."""
 
 import pytest
 from device_model import DeviceModel
@@ -38,7 +38,7 @@ def test_media_status_is_read_and_cleared():
 
 @pytest.mark.parametrize("buffer", [None, bytearray(3)])
 def test_a_media_change_that_could_not_be_told_is_not_forgotten(buffer):
-    """The seed ignores that the copy failed, and clears the status."""
+    """Keep the status when the copy to the caller fails; Haiku's driver clears it."""
     device = DeviceModel()
     with open_disk(device) as disk:
         device.resize(4096)
@@ -165,13 +165,13 @@ def test_two_handles_share_a_disk_that_goes_down_with_the_last():
     info = first.info
     manager = DeviceManager()
     manager.publish_device("disk", info, "module")
-    one, two = manager.open("disk"), manager.open("disk")
-    assert one.write(0, b"x" * 512) == (StatusT.B_OK, 512)
-    assert one.close() is StatusT.B_OK
-    assert one.free() is StatusT.B_OK
-    assert two.read(0, 512) == (StatusT.B_OK, b"x" * 512)
+    handle_1, handle_2 = manager.open("disk"), manager.open("disk")
+    assert handle_1.write(0, b"x" * 512) == (StatusT.B_OK, 512)
+    assert handle_1.close() is StatusT.B_OK
+    assert handle_1.free() is StatusT.B_OK
+    assert handle_2.read(0, 512) == (StatusT.B_OK, b"x" * 512)
     assert device.status_field
-    assert two.free() is StatusT.B_OK
+    assert handle_2.free() is StatusT.B_OK
     assert device.status_field == 0
 
 

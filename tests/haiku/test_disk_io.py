@@ -1,4 +1,4 @@
-"""Requests of any shape become legal operations, and the bytes arrive."""
+"""Requests of any shape: they become legal operations, and the data arrives."""
 
 import threading
 
@@ -18,13 +18,13 @@ KIB = 1024
 
 
 def pattern(length, salt=0):
-    """Bytes without zero, that differ from those some sectors further on (251 is prime)."""
+    """Return non-zero bytes that differ from sector to sector (251 is prime)."""
     return (bytes(range(1, 252)) * (length // 251 + 2))[salt % 251 :][:length]
 
 
 @st.composite
 def disks(draw):
-    """A device of any shape whose operations can hold a block."""
+    """Draw a device with any limits whose operations can hold a block."""
     blk_size = draw(st.sampled_from([None, 512, 1024, 4096, 65536]))
     block = blk_size or 512
     seg_max = draw(st.one_of(st.none(), st.integers(1, 40)))
@@ -159,7 +159,7 @@ def test_sectors_are_512_bytes_whatever_the_block_size():
 
 
 def test_seg_max_is_not_trusted_beyond_the_queue_size():
-    """The seed would hand the queue a chain it cannot hold, and wait 10 s for nothing."""
+    """Limit a chain to the queue size; Haiku's driver would wait 10 s for a free slot."""
     device = DeviceModel(seg_max=254, size_max=512, queue_size=16)
     with open_disk(device) as disk:
         assert disk.write(0, pattern(64 * KIB)) == (StatusT.B_OK, 64 * KIB)

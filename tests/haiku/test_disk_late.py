@@ -1,4 +1,4 @@
-"""Requests that outlive their timeout: nobody mistakes them, nothing of theirs is reused."""
+"""Requests that complete after their timeout: none is taken for another, no buffer is reused."""
 
 import pytest
 from device_model import DeviceModel
@@ -23,7 +23,7 @@ def device():
 
 
 def time_out(device, act):
-    """Let the device sit on what `act` asks of it."""
+    """Call `act` on a device that holds its requests, and expect a timeout."""
     device.held = True
     result = act()
     device.held = False
@@ -58,7 +58,7 @@ def test_a_late_completion_does_not_touch_the_ack_of_the_next_request(device, la
 
 
 def test_a_late_completion_is_not_taken_for_the_next_request(device):
-    """Only the old request completes; the new one has to time out all the same."""
+    """Complete only the old request; the new one has to time out."""
     with open_disk(device) as disk:
         time_out(device, lambda: disk.read(512, 512))
         device.during_poll = lambda: device.release(1) if len(device.published) == 2 else None
@@ -89,7 +89,7 @@ def test_a_late_read_does_not_put_its_data_into_the_next_one(device):
     with open_disk(device) as disk:
         time_out(device, lambda: disk.read(512, 512))
         device.held = True
-        # The new request first, then the old one, before the driver looks.
+        # The new request completes first, then the old one, before the driver looks.
         device.during_poll = lambda: (device.published.reverse(), device.release())
         assert disk.read(1024, 512) == (StatusT.B_OK, NEW)
         assert [sent.sector for sent in device.sent] == [2, 1]

@@ -1,4 +1,4 @@
-"""Rows of the seed's table that ask nothing of a device, on a live one all the same."""
+"""Behaviour in docs/haiku.md that does not depend on the device, checked on a real device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a node on the virtio bus to a name in devfs, and back."""
+"""From a node on the virtio bus to a name in devfs, and its removal."""
 
 import pytest
 from device_model import DeviceModel
@@ -101,7 +101,7 @@ def test_ids_run_out_and_nothing_is_published_then():
 
 
 def test_an_id_whose_name_is_taken_is_given_back():
-    """The seed keeps it."""
+    """Give the id back; Haiku's driver keeps it."""
     manager = DeviceManager()
     other = drive(DeviceManager(), DeviceModel())
     manager.publish_device("disk/virtual/virtio_block/0/raw", other.info, "another driver")

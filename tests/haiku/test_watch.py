@@ -1,4 +1,4 @@
-"""What `vblk watch` shows, and when."""
+"""The output of `vblk watch`, and its times."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Memory that a device writes to without having been given it is found."""
+"""Guarded memory: writes outside the buffers of a device are detected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BASE = 0x10000
 
 
 class Memory:
-    """The memory verbs of a driver."""
+    """The memory methods of a driver."""
 
     def __init__(self) -> None:
         self.dma = DmaMemory([Region(BASE, memoryview(bytearray(4096)))])

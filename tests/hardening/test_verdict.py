@@ -1,4 +1,4 @@
-"""What a process does is seen, and judged: on processes made for the purpose."""
+"""Judgement of a device's process, on test processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHORT = "print('ready', flush=True)\nfor n in range(6 * 10**6): pass\nimport tim
 
 
 class Subject:
-    """A Python process that does what it is told, as a device's process."""
+    """A Python process that follows commands, in place of a device's process."""
 
     def __init__(self, source: str, answers: bool) -> None:
         self.child = subprocess.Popen(
@@ -55,16 +55,16 @@ class Subject:
 
 @pytest.fixture
 def subject() -> Iterator[list[Subject]]:
-    made: list[Subject] = []
-    yield made
-    for one in made:
-        one.child.kill()
-        one.child.communicate()
+    subjects: list[Subject] = []
+    yield subjects
+    for child in subjects:
+        child.child.kill()
+        child.child.communicate()
 
 
-def start(made: list[Subject], source: str, answers: bool = True) -> Subject:
-    made.append(Subject(source, answers))
-    return made[-1]
+def start(subjects: list[Subject], source: str, answers: bool = True) -> Subject:
+    subjects.append(Subject(source, answers))
+    return subjects[-1]
 
 
 def test_a_process_that_sleeps_is_well(subject: list[Subject]) -> None:
@@ -74,9 +74,9 @@ def test_a_process_that_sleeps_is_well(subject: list[Subject]) -> None:
 
 
 def test_a_process_that_spins_is_seen_however_busy_the_host(subject: list[Subject]) -> None:
-    spinners = [start(subject, SPINS) for _ in range(3)]  # more than it may have processors
-    for one in spinners:
-        one.hear()
+    spinners = [start(subject, SPINS) for _ in range(3)]  # more than this process has CPUs
+    for child in spinners:
+        child.hear()
 
     judgement = ProcessWatch([spinners[0].process]).spin()
 
@@ -132,19 +132,19 @@ def test_a_process_that_works_for_a_moment_does_not_spin(subject: list[Subject])
 
 
 def test_a_process_that_ends_has_crashed_and_has_last_words(subject: list[Subject]) -> None:
-    one = start(subject, SLEEPS)
-    vitals = ProcessWatch([one.process])
+    child = start(subject, SLEEPS)
+    vitals = ProcessWatch([child.process])
 
-    one.process.kill()
+    child.process.kill()
 
     judgement = vitals.crash(within=5.0)
     assert judgement == Judgement(Fate.CRASHED, f"ended with {-signal.SIGKILL} / last words")
 
 
 def test_one_that_answers_nobody_is_given_the_time_to_end(subject: list[Subject]) -> None:
-    one = start(subject, "import time; time.sleep(0.5); raise SystemExit(3)", answers=False)
+    child = start(subject, "import time; time.sleep(0.5); raise SystemExit(3)", answers=False)
 
-    judgement = ProcessWatch([one.process]).crash(within=20.0)
+    judgement = ProcessWatch([child.process]).crash(within=20.0)
 
     assert judgement == Judgement(Fate.CRASHED, "ended with 3 / last words")
 
@@ -161,22 +161,22 @@ def test_one_that_answers_is_not_waited_for(
 
 
 def test_a_stopped_process_is_killed_too(subject: list[Subject]) -> None:
-    one = start(subject, SLEEPS)
-    one.child.send_signal(signal.SIGSTOP)
+    child = start(subject, SLEEPS)
+    child.child.send_signal(signal.SIGSTOP)
 
-    one.process.kill()
+    child.process.kill()
 
-    assert one.child.wait(5) == -signal.SIGKILL
+    assert child.child.wait(5) == -signal.SIGKILL
 
 
 def test_a_process_that_takes_much_memory_has_grown(subject: list[Subject]) -> None:
-    one = start(subject, GROWS)
-    one.hear()
-    vitals = ProcessWatch([one.process])
+    child = start(subject, GROWS)
+    child.hear()
+    vitals = ProcessWatch([child.process])
     before = vitals.growth()
 
-    one.say()
-    one.hear()
+    child.say()
+    child.hear()
 
     judgement = vitals.growth()
     assert before is None

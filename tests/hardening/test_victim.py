@@ -1,6 +1,6 @@
-"""A device that dies, hangs or misbehaves in a test's hands gets the verdict, and is taken away.
+"""A device that dies, hangs or does harm: it gets a verdict and is removed.
 
-On a real QEMU, whose process is treated from outside as no device would treat itself.
+The device is a real QEMU; the tests stop, kill or change its process from outside.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
 
 
 class Case:
-    """A victim, and what was recorded of it."""
+    """A victim, and its recorded judgements."""
 
     def __init__(self, target: Target) -> None:
         self.judgements: list[Judgement] = []
@@ -49,7 +49,7 @@ class Case:
 
 
 def ended(pid: int) -> bool:
-    """Whether the process is gone, or waits to be reaped."""
+    """Return True when the process is gone or a zombie."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii") as stat:  # noqa: PTH123
             return stat.read().rpartition(")")[2].split()[0] == "Z"
@@ -136,7 +136,7 @@ def test_memory_that_was_not_given_is_written(target: Target) -> None:
     victim = case.victim
     header, area, status = victim.read()
     victim.lay(header, area, status)
-    # As the driver's own, behind the canaries' back: the device does what it is told.
+    # This request is not known to the guarded memory: the device obeys, and writes there.
     victim.driver.memory_write(
         victim.ring.layout.desc + 16,
         victim.ring.table_entry(Buffer(area.address + 8, SECTOR, True), 1, 2),

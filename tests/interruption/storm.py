@@ -72,7 +72,7 @@ SCENARIOS = (
 
 @dataclass
 class Outcome:
-    """What one try came to; `troubles` are the promises that were not kept."""
+    """The result of one try; `troubles` are the promises that were not kept."""
 
     scenario: str
     signals: str
@@ -227,7 +227,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
-    scenarios = [one for one in SCENARIOS if arguments.only in one.name]
+    scenarios = [scenario for scenario in SCENARIOS if arguments.only in scenario.name]
     statuses: Counter[str] = Counter()
     bad = 0
     for number in range(arguments.times):

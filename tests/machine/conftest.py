@@ -1,4 +1,4 @@
-"""Machines that boot nothing: QEMU's devices work, its CPU sleeps or says one line."""
+"""Machines without an operating system: QEMU's devices work, the CPU prints a line or halts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from harness.machine import Machine, MachineConfig, Qemu, find_qemu
 HALT = b"\xfa\xf4\xeb\xfd"  # cli; hlt; jmp to the hlt
 RESET = b"\xba\x64\x00\xb0\xfe\xee"  # the keyboard controller's pulse on the reset line
 COM1 = b"\xba\xf8\x03"  # mov dx, 0x3f8
-TO_START = b"\xea\x00\x00\x00\xf0"  # jmp f000:0000, which is where the file begins
+TO_START = b"\xea\x00\x00\x00\xf0"  # jmp f000:0000, the begin of the file
 
 
 @pytest.fixture
 def new_bios(tmp_path: Path) -> Callable[..., Path]:
-    """Makes firmware that writes `says` to the first serial port, then parks the CPU or resets."""
+    """Factory of firmware that writes `says` to the first serial port, then halts or resets."""
 
     def make(says: str = "", reset: bool = False) -> Path:
         image = bytearray(65536)
@@ -45,7 +45,7 @@ def config(qemu: Qemu, new_bios: Callable[..., Path]) -> MachineConfig:
 
 @pytest.fixture
 def new_machine(config: MachineConfig) -> Iterator[Callable[[], Machine]]:
-    """Makes machines, not yet started, that stop with the test."""
+    """Factory of machines that are not started; they stop at the end of the test."""
     with ExitStack() as stack:
 
         def make(machine_config: MachineConfig = config) -> Machine:
@@ -58,7 +58,7 @@ def new_machine(config: MachineConfig) -> Iterator[Callable[[], Machine]]:
 
 @pytest.fixture
 def machine(new_machine: Callable[[], Machine]) -> Machine:
-    """A started machine with a parked CPU."""
+    """A started machine with a halted CPU."""
     machine = new_machine()
     machine.start()
     return machine

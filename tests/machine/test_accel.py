@@ -1,7 +1,7 @@
-"""The accelerator's verdict: a guest's prompt is the only proof, and it is asked for once.
+"""The choice of accelerator: KVM is used only after a trial guest has shown its prompt.
 
-The trial's QEMU is real, behind a script that gives it a firmware for a kernel
-and TCG for KVM, so that these tests do not depend on the host's KVM.
+The trial runs a real QEMU through a script that replaces the kernel by a firmware and KVM by
+TCG. So these tests do not depend on the host's KVM.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ exec {qemu} -bios {bios} "$@"
 
 
 class Host:
-    """A host whose KVM does what the test says, and a count of the trials."""
+    """A host whose KVM behaves as the test says; it counts the trials."""
 
     def __init__(self, directory: Path, qemu: Qemu, bios: Path, act: str) -> None:
         self.log = directory / "trials"
@@ -161,14 +161,14 @@ def test_progress_hears_of_a_trial(new_host: NewHost) -> None:
     assert "KVM" in heard[0]
 
 
-@pytest.mark.parametrize("odd", ["a directory", "a file for its folder", "full"])
+@pytest.mark.parametrize("obstacle", ["a directory", "a file for its folder", "full"])
 def test_a_cache_that_keeps_nothing_costs_one_trial_for_each_process(
-    new_host: NewHost, odd: str, monkeypatch: pytest.MonkeyPatch
+    new_host: NewHost, obstacle: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = new_host("vblk# ")
-    if odd == "a directory":
+    if obstacle == "a directory":
         (host.cache / "accel.json").mkdir(parents=True)
-    elif odd == "a file for its folder":
+    elif obstacle == "a file for its folder":
         host.cache.touch()
     else:
         host.cache.mkdir()

@@ -1,4 +1,4 @@
-"""Boards other than `pc`: where their disks go."""
+"""Boards other than `pc`: the places of their disks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding QEMU: each thing that may stand in its place gets one line that says what to do."""
+"""The search for QEMU: each wrong file in its place gets one line that says what to do."""
 
 from __future__ import annotations
 

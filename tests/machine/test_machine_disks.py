@@ -1,4 +1,4 @@
-"""Disks: each word of a DiskSpec reaches QEMU, and the backing store does as told."""
+"""Disks: each field of a DiskSpec reaches QEMU, and the backing store follows it."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ PROPERTIES: dict[str, tuple[object, str, object]] = {
     "indirect_desc": (False, "indirect_desc", False),
     "packed": (True, "packed", True),
 }
-"""Field of DiskSpec: a value that is not QEMU's default, QEMU's property, and what it holds."""
+"""For each field of DiskSpec: a value that is not the default, and QEMU's property and value."""
 
 NOT_PROPERTIES = {"capacity", "backing", "read_only", "iops", "faults", "unmap"}
 ELSEWHERE = {"geometry", "in_order"}
-"""Three properties in one, and one that this QEMU may not have: they have tests of their own."""
+"""Fields with their own tests: one sets three properties, one may be missing in this QEMU."""
 LACKING = {
     *("zoned", "zone_sectors", "zone_capacity", "conventional_zones", "max_open_zones"),
     *("max_active_zones", "max_append_sectors", "write_granularity", "zones_read_only"),
     *("zones_offline", "secure_erase", "lifetime"),
 }
-"""What no QEMU has: asking for it is a skip (`harness.targets.backing_sides.check_board`)."""
+"""Fields that no QEMU supports: they are skips (`harness.targets.backing_sides.check_board`)."""
 
 
 def device(machine: Machine, drive: Drive, name: str) -> Any:
@@ -58,7 +58,7 @@ def node(machine: Machine, name: str) -> dict[str, Any]:
 
 
 def io(machine: Machine, drive: Drive, command: str) -> str:
-    """What QEMU says of an operation on the device's own backend."""
+    """Run a qemu-io command on the device's backend, and return its output."""
     before = machine.last_words()
     path = f"/machine/peripheral/{drive.name}/virtio-backend"
     arguments = {"command-line": f'qemu-io -d {path} "{command}"'}
@@ -77,7 +77,7 @@ def add(machine: Machine, spec: DiskSpec, live: bool) -> Drive:
 
 
 def make_qcow2(machine: Machine, path: Path, size: int) -> None:
-    """Have QEMU make an image, as qemu-img may not be installed."""
+    """Create an image with QEMU itself, since qemu-img may not be installed."""
     raw: dict[str, Any] = {"node-name": "raw", "driver": "file", "filename": str(path)}
     job: dict[str, Any] = {"job-id": "make"}
     machine.qmp("blockdev-add", **raw)
@@ -116,7 +116,7 @@ def test_every_property_reaches_the_device(new_machine: NewMachine, live: bool) 
 
     for _, name, expected in PROPERTIES.values():
         assert device(machine, drive, name) == expected, name
-        assert device(machine, plain, name) != expected, f"{name}: this is the default anyway"
+        assert device(machine, plain, name) != expected, f"{name}: the tested value is the default"
 
 
 @both_ways
@@ -361,14 +361,14 @@ def test_a_qcow2_image(machine: Machine, tmp_path: Path) -> None:
 
 
 def test_a_bad_image(machine: Machine, tmp_path: Path) -> None:
-    odd = tmp_path / "odd"
-    odd.write_bytes(b"x" * 1000)
+    bad_image = tmp_path / "odd"
+    bad_image.write_bytes(b"x" * 1000)
     with pytest.raises(MachineError, match="no disk image"):
         machine.add_image(tmp_path / "missing")
     with pytest.raises(MachineError, match="not whole sectors"):
-        machine.add_image(odd)
+        machine.add_image(bad_image)
     with pytest.raises(MachineError, match="not in qcow2 format"):
-        machine.add_image(odd, "qcow2")
+        machine.add_image(bad_image, "qcow2")
 
 
 def test_a_visitor_resizes(machine: Machine) -> None:

@@ -1,4 +1,4 @@
-"""What takes a guest's part: giving up a disk, and a kernel's panic."""
+"""Functions that need a guest: removal of a disk, and a kernel panic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BOOT_DEADLINE = 60.0  # seconds
 
 
 class Shell:
-    """The console's shell, spoken to a line at a time."""
+    """The shell on the guest's console, used line by line."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -24,11 +24,11 @@ class Shell:
         self._socket.connect(str(path))
 
     def until(self, text: str) -> str:
-        """What the console says up to `text`. TimeoutError after 60 s."""
+        """Return the console's output up to `text`. TimeoutError after 60 s."""
         heard = b""
         while text.encode() not in heard:
             data = self._socket.recv(4096)
-            assert data, f"the console closed before it said {text!r}: {heard!r}"
+            assert data, f"the console closed before {text!r} came: {heard!r}"
             heard += data
         return heard.decode(errors="replace")
 
@@ -65,7 +65,7 @@ def test_disks_come_and_go_and_a_panic_is_told(
 
     shell.say("echo c > /proc/sysrq-trigger")
     shell.until("Kernel panic - not syncing")
-    shell.close()  # unread, what else the kernel has to say would hold it back
+    shell.close()  # output that nobody reads would block the kernel
     with pytest.raises(MachineError, match=r"kernel panicked \(sysrq triggered crash\)") as caught:
         machine.wait_event("RESET", timeout=BOOT_DEADLINE)
     assert "Kernel panic - not syncing" in caught.value.details

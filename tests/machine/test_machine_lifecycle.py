@@ -1,4 +1,4 @@
-"""A machine starts, ends, and leaves nothing, whoever dies first."""
+"""A machine starts, ends, and leaves nothing behind, whichever process dies first."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ with Machine(MachineConfig(find_qemu(), bios=Path(sys.argv[1]), memory=32)) as m
 def until(condition: Callable[[], bool], what: str, deadline: float = 20.0) -> None:
     end = time.monotonic() + deadline
     while not condition():
-        assert time.monotonic() < end, f"{what} did not come true within {deadline:g} s"
+        assert time.monotonic() < end, f"{what} was not true within {deadline:g} s"
         time.sleep(0.02)
 
 
 def runs(pid: int) -> bool:
-    """Whether the process exists and is not a zombie that a lazy init has yet to reap."""
+    """Return True when the process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -54,7 +54,7 @@ def runs(pid: int) -> bool:
 
 
 def child(config: MachineConfig, then: str) -> tuple[subprocess.Popen[str], int, Path]:
-    """A Python process, in a process group of its own, that has started a machine."""
+    """Start a Python process, in its own process group, that starts a machine."""
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD.format(then=then), str(config.bios)],
         stdout=subprocess.PIPE,
@@ -143,7 +143,7 @@ def test_qemu_that_refuses_its_options_is_quoted(
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV])
 def test_qemu_dying_in_a_command_is_told_at_once(machine: Machine, signum: signal.Signals) -> None:
     assert machine.pid
-    os.kill(machine.pid, signal.SIGSTOP)  # so that the command is sent and never answered
+    os.kill(machine.pid, signal.SIGSTOP)  # the command is sent and never answered
     threading.Timer(0.2, os.kill, (machine.pid, signum)).start()
     if signum != signal.SIGKILL:
         threading.Timer(0.3, os.kill, (machine.pid, signal.SIGCONT)).start()
@@ -215,7 +215,7 @@ def test_console_is_logged_and_outlives_the_machine(
 def test_guest_panic_is_named(
     new_machine: NewMachine, config: MachineConfig, new_bios: NewBios
 ) -> None:
-    # What a panicking kernel with panic=-1 does, as far as QEMU is concerned: it says so and
+    # Do what QEMU sees of a kernel panic with panic=-1: the kernel reports the panic and
     # resets the machine.
     bios = new_bios(says="Kernel panic - not syncing: no init\r\n", reset=True)
     machine = new_machine(replace(config, bios=bios))
@@ -237,19 +237,19 @@ def test_ssh_port_of_two_machines(new_machine: NewMachine, config: MachineConfig
 
 
 def test_two_machines_share_nothing(new_machine: NewMachine) -> None:
-    one, two = new_machine(), new_machine()
-    disks = [machine.add_disk(DiskSpec()) for machine in (one, two)]
-    one.start()
-    two.start()
+    first, second = new_machine(), new_machine()
+    disks = [machine.add_disk(DiskSpec()) for machine in (first, second)]
+    first.start()
+    second.start()
 
     disks[0].backing.write(0, b"\x11" * 512)
     disks[0].resize(8)
-    one.stop()
+    first.stop()
 
-    assert two.alive()
+    assert second.alive()
     assert disks[1].backing.read(0, 1) == bytes(512)
     assert disks[1].backing.size == DiskSpec().capacity * 512
-    assert two.qmp("query-status")["status"] == "running"
+    assert second.qmp("query-status")["status"] == "running"
 
 
 def test_a_machine_outlives_the_thread_that_started_it(new_machine: NewMachine) -> None:
@@ -269,7 +269,7 @@ def test_killed_parent(config: MachineConfig) -> None:
     until(lambda: not runs(pid), "the end of QEMU")
     assert directory.exists()
 
-    RunDir().remove()  # as the next machine does
+    RunDir().remove()  # as the start of the next machine does
 
     assert not directory.exists()
 
@@ -277,7 +277,7 @@ def test_killed_parent(config: MachineConfig) -> None:
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_parent_with_a_signal_cleans_up(config: MachineConfig, signum: signal.Signals) -> None:
     process, pid, directory = child(config, "time.sleep(600)")
-    os.killpg(process.pid, signum)  # to the group: as a terminal's Ctrl-C
+    os.killpg(process.pid, signum)  # to the group, as for Ctrl-C in a terminal
     process.wait(20)
     until(lambda: not runs(pid), "the end of QEMU")
     assert not directory.exists()

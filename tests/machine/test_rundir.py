@@ -1,4 +1,4 @@
-"""The sweep of run directories removes directories of dead runs, and nothing else."""
+"""The sweep of run directories: it removes only directories of dead runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory for temporary files of this test alone."""
+    """A directory for temporary files that only this test uses."""
     path = tmp_path_factory.mktemp("t")
     monkeypatch.setenv("TMPDIR", str(path))
     monkeypatch.setattr("tempfile.tempdir", str(path))
@@ -93,7 +93,7 @@ def test_a_directory_whose_owner_lives_stays() -> None:
 def test_a_directory_without_a_lock_and_without_a_marker_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A process may die before it writes the marker; the empty directory harms nobody."""
+    """Keep an empty directory: its process may have died before it wrote the marker."""
     monkeypatch.setattr(rundir, "_marker", lambda *_: b"")
     directory = RunDir()
     os.close(directory._fd)

@@ -1,4 +1,4 @@
-"""Templates in their cache: made once, checked, made again, removed. No QEMU is in it."""
+"""The cache of templates: made once, checked, made again, removed. Runs without QEMU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Maker:
-    """Makes templates whose RAM is mostly a hole; counts them."""
+    """Maker of templates whose RAM file is mostly a hole; it counts them."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -83,7 +83,7 @@ def spoil_the_manifest(template: Template) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (flip_a_byte, "ram has changed"),
         (write_into_a_hole, "ram has changed"),
@@ -94,7 +94,7 @@ def spoil_the_manifest(template: Template) -> None:
     ],
 )
 def test_a_damaged_template_is_made_again(
-    tmp_path: Path, maker: Maker, damage: Callable[[Template], None], told: str
+    tmp_path: Path, maker: Maker, damage: Callable[[Template], None], message: str
 ) -> None:
     template = maker.ensure(tmp_path)
     damage(template)
@@ -104,12 +104,12 @@ def test_a_damaged_template_is_made_again(
 
     assert maker.made == 2
     assert again.facts == {"number": 2}
-    assert told in "".join(maker.said)
+    assert message in "".join(maker.said)
     assert maker.ensure(tmp_path) == again
 
 
 def test_zeroes_are_as_good_as_a_hole(tmp_path: Path, maker: Maker) -> None:
-    """A cache that was copied without its holes still holds."""
+    """Accept a cache whose files were copied without their holes."""
     template = maker.ensure(tmp_path)
     template.saved.ram.write_bytes(template.saved.ram.read_bytes())
 
@@ -141,7 +141,7 @@ def test_those_used_last_stay(
     for age, key in enumerate(["newer", "older", "oldest"]):
         maker.ensure(tmp_path, key)
         os.utime(tmp_path / key, (1000 - age, 1000 - age))
-    maker.ensure(tmp_path, "newer")  # this use counts
+    maker.ensure(tmp_path, "newer")  # this counts as a use
 
     maker.ensure(tmp_path, "new")
 

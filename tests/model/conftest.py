@@ -1,4 +1,4 @@
-"""The model's process for the tests that look at it from elsewhere than the target."""
+"""The model's process, for tests that do not use the target."""
 
 from __future__ import annotations
 

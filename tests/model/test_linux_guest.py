@@ -1,4 +1,4 @@
-"""The model as a disk of a booted Linux: its own driver, a file system, a resize, discard."""
+"""The model as a disk of a booted Linux: Linux's driver, a file system, a resize, discard."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CAPACITY = 64 * 2048
 
 
 class Shell:
-    """The console's shell."""
+    """The shell on the guest's console."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -38,20 +38,20 @@ class Shell:
         self.run("stty -echo")
 
     def run(self, command: str) -> str:
-        """The output of a command, which has to succeed."""
-        # The quotes keep the terminal's echo of the command from looking like its end.
+        """Run a command, assert its success, and return its output."""
+        # With the quotes, the echo of the command does not match the pattern of its end.
         self._socket.sendall(f"{command}; echo en''ded=$?=\n".encode())
-        said, status = self._until(r"ended=(\d+)=")
-        assert status == "0", f"{command}: {said}"
-        return said.rpartition("# ")[2].strip()
+        output, status = self._until(r"ended=(\d+)=")
+        assert status == "0", f"{command}: {output}"
+        return output.rpartition("# ")[2].strip()
 
     def wait_for(self, condition: str) -> None:
-        """Wait until a test(1) is true."""
+        """Wait until a condition of test(1) is true in the guest."""
         self.run(f"n=0; until [ {condition} ] || [ $n = 200 ]; do sleep 0.1; n=$((n+1)); done")
         self.run(f"[ {condition} ]")
 
     def _until(self, pattern: str) -> tuple[str, str]:
-        """What the console says up to a match, and the match's group."""
+        """Return the console's output up to a match, and the group of the match."""
         heard = ""
         while not (match := re.search(pattern, heard)):
             data = self._socket.recv(4096)
@@ -64,7 +64,7 @@ class Shell:
 
 
 def driver_modules() -> dict[str, bytes]:
-    """The kernel modules that the image leaves out by design, in the order of loading."""
+    """Return the virtio kernel modules, which the image does not have, in load order."""
     debs = cache.fetch(cache.cache_dir(), lock.read(lock.PATH), print)
     kernel = next(path for name, path in debs.items() if name.startswith("linux-image-"))
     unpacked = subprocess.run(
@@ -81,7 +81,7 @@ def driver_modules() -> dict[str, bytes]:
 
 @pytest.fixture
 def initrd(tmp_path: Path) -> Path:
-    """The guest image's initramfs, with the drivers of a virtio disk appended in /drivers."""
+    """The guest image's initramfs, with the drivers of a virtio disk added in /drivers."""
     tree = cpio.Tree()
     for number, (name, content) in enumerate(driver_modules().items()):
         tree.file(f"drivers/{number}-{name}", content)
@@ -94,7 +94,7 @@ def initrd(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def guest(model: ModelProcess, initrd: Path) -> Iterator[tuple[Machine, Shell, Path, str]]:
-    """A Linux that has the model as /dev/vda; its machine, shell, backing file, and disk's name."""
+    """A Linux with the model as /dev/vda: machine, shell, backing file, and name of the disk."""
     spec = DiskSpec(capacity=CAPACITY, serial="linux-and-model")
     image = images.ensure()
     config = MachineConfig(
@@ -123,7 +123,7 @@ def test_linux_uses_the_model_as_a_disk(
     assert shell.run("cat /sys/block/vda/serial") == "linux-and-model"
     assert shell.run("cat /sys/block/vda/queue/write_cache") == "write back"
 
-    # Raw bytes at both ends.
+    # Raw bytes at both ends of the disk.
     shell.run("head -c 65536 /dev/urandom > /tmp/data")
     for place in (0, CAPACITY // 128 - 1):
         shell.run(f"dd if=/tmp/data of=/dev/vda bs=65536 seek={place} conv=fsync 2>/dev/null")
@@ -133,7 +133,7 @@ def test_linux_uses_the_model_as_a_disk(
     shell.run("echo 3 > /proc/sys/vm/drop_caches")
     assert digest in shell.run("tail -c 65536 /dev/vda | sha256sum")
 
-    # A file system, which grows with nothing lost.
+    # A file system grows, and its files are unchanged.
     shell.run("mke2fs /dev/vda > /dev/null && mkdir -p /mnt && mount -t ext2 /dev/vda /mnt")
     shell.run("head -c 8388608 /dev/urandom > /mnt/file; cp /mnt/file /mnt/copy")
     digest = shell.run("sha256sum < /mnt/file").split()[0]
@@ -144,7 +144,7 @@ def test_linux_uses_the_model_as_a_disk(
     shell.run("echo 3 > /proc/sys/vm/drop_caches")
     assert digest in shell.run("sha256sum < /mnt/file")
 
-    # What is deleted and trimmed takes no place on the host any more.
+    # Deleted and trimmed data uses no storage on the host.
     before = file.stat().st_blocks
     shell.run("rm /mnt/copy && sync && fstrim /mnt")
     assert file.stat().st_blocks < before - 8388608 // 512 // 2

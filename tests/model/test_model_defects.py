@@ -1,4 +1,4 @@
-"""Planted defects of the model: found by name, put in by name, and they add up."""
+"""Planted defects of the model: they are selected by name and can be combined."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytest_plugins = ["pytester"]
 
 @pytest.fixture
 def new_disk() -> Iterator[Callable[..., Disk]]:
-    """Makes started disks of models with these defects."""
+    """Factory of started disks of models with these defects."""
     with ExitStack() as stack:
 
         def make(*defects: str) -> Disk:
@@ -34,15 +34,15 @@ def new_disk() -> Iterator[Callable[..., Disk]]:
 
 def test_a_defect_changes_one_behaviour_and_several_add_up(new_disk: Callable[..., Disk]) -> None:
     healthy = new_disk()
-    one = new_disk("id-padded-with-blanks")
+    first = new_disk("id-padded-with-blanks")
     both = new_disk("id-padded-with-blanks", "used-length-of-a-write-counts-its-data")
 
-    ids = [disk.get_id().data for disk in (healthy, one, both)]
-    lengths = [disk.write(0, bytes(512)).used_len for disk in (healthy, one, both)]
+    ids = [disk.get_id().data for disk in (healthy, first, both)]
+    lengths = [disk.write(0, bytes(512)).used_len for disk in (healthy, first, both)]
 
     assert ids == [b"healthy".ljust(20, pad) for pad in (b"\0", b" ", b" ")]
     assert lengths == [1, 1, 513]
-    assert all(disk.read(0).status is Status.OK for disk in (healthy, one, both))
+    assert all(disk.read(0).status is Status.OK for disk in (healthy, first, both))
 
 
 @pytest.mark.parametrize("defect", DEFECTS.values(), ids=lambda defect: defect.name)

@@ -1,4 +1,4 @@
-"""The target `model`: disks of one process, and what becomes of them when it ends."""
+"""The target `model`: disks of one process, and the end of that process."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_is_one_line(
     with pytest.raises(TargetError, match=reason) as caught:
         target.plug(spec).resize(act or 0)
     assert "\n" not in str(caught.value)
-    Disk(target.plug(DiskSpec())).start()  # it goes on
+    Disk(target.plug(DiskSpec())).start()  # the target still works
 
 
 def test_the_model_is_idle_while_nobody_asks_for_anything(target: Model) -> None:
@@ -117,7 +117,7 @@ def test_the_model_is_idle_while_nobody_asks_for_anything(target: Model) -> None
     stat = Path(f"/proc/{target._process.pid}/stat")
 
     def ticks() -> int:
-        """What it has had of the processor, in hundredths of a second."""
+        """Return the CPU time of the process, in hundredths of a second."""
         fields = stat.read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
 

@@ -1,10 +1,10 @@
-"""A test per planted defect: the suite, run on it, fails in a test keyed to its statement.
+"""One test for each planted defect: the suite fails in a test of its statement.
 
-A harmless one, which breaks no statement, must leave the whole suite as it is.
+With a harmless defect, which breaks no statement, no result of the suite changes.
 
-Minutes, so only where they are asked for (`tox -e proof`): VBLK_PROOF names the
-directory that keeps what was found, for `python -m harness.proof.proof`.
-VBLK_PROOF_SHARE, like "2/5", takes a share of the defects.
+This takes minutes and runs on request only (`tox -e proof`). VBLK_PROOF names the directory for
+the results, which `python -m harness.proof.proof` reads.
+VBLK_PROOF_SHARE, like "2/5", selects a share of the defects.
 """
 
 import os
@@ -22,7 +22,7 @@ KEPT = os.environ.get("VBLK_PROOF", "")
 
 
 def share():
-    """The defects to try: none, which is one skip, unless they are asked for."""
+    """Return the defects to try: none without VBLK_PROOF."""
     if not KEPT:
         return []
     number, _, of = os.environ.get("VBLK_PROOF_SHARE", "1/1").partition("/")

@@ -1,4 +1,4 @@
-"""The process that runs the suite on one defect after the other, and the page made of it."""
+"""The process that runs the suite on one defect after the other, and its page."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_page_counts_the_defects_that_are_red_nowhere_else(tmp_path: Path) -
         red = ("test_a.py::test_it",)
         save(tmp_path, Proof(name, 5, 3, red, red, red if number < 4 else ()))
     harmless = sum(not defect.statements for defect in defects().values())
-    alone = sum(bool(one.statements) for one in list(defects().values())[4:])
+    alone = sum(bool(defect.statements) for defect in list(defects().values())[4:])
 
     text = page(saved(tmp_path), ["test_a.py::test_it", "test_a.py::test_nothing"], SUITE)
 

@@ -1,4 +1,4 @@
-"""The model of a disk: what it lets a device return, and what not."""
+"""The model of a disk: the data that a device may return, and data that it may not."""
 
 from harness.random.contents import ANYTHING, ZEROES, Contents, mismatch, sectors_of
 
@@ -71,7 +71,7 @@ def test_what_a_resize_took_comes_back_with_anything_also_during_a_write():
     contents.write_ends(2, 6, 1, done=True)
     may = read(contents, 3, 0, 8)
     assert may[:4] == [{1}] * 4
-    assert all(ANYTHING in one for one in may[4:])
+    assert all(ANYTHING in allowed for allowed in may[4:])
 
 
 def test_data_in_the_wrong_sector_is_a_mismatch():

@@ -1,4 +1,4 @@
-"""Scripts are cut to what a finding needs, and no further than their bounds allow."""
+"""Scripts are cut to the operations that a finding needs, within the limits for cutting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_all_is_left_out_that_is_not_needed():
 
     def finds(shorter):
         assert shorter[0] == PLUG
-        return [one for one in shorter if one in NEEDED] == NEEDED
+        return [operation for operation in shorter if operation in NEEDED] == NEEDED
 
     assert cut(script, finds) == (PLUG, *NEEDED)
 
@@ -25,7 +25,7 @@ def test_requests_are_left_out_of_what_is_sent_together_but_one():
     script = [PLUG, Send(asks=asks), Send(asks=asks[:2])]
 
     def finds(shorter):
-        sends = [one for one in shorter if isinstance(one, Send)]
+        sends = [operation for operation in shorter if isinstance(operation, Send)]
         return len(sends) == 2 and asks[2] in sends[0].asks
 
     first, second = cut(script, finds)[1:]
@@ -38,7 +38,7 @@ def test_two_operations_alike_both_stay_if_both_are_needed():
     script = [PLUG, *OTHERS, *NEEDED, *OTHERS]
 
     def finds(shorter):
-        return len([one for one in shorter if one == OTHERS[3]]) == 2
+        return len([operation for operation in shorter if operation == OTHERS[3]]) == 2
 
     assert cut(script, finds) == (PLUG, OTHERS[3], OTHERS[3])
 

@@ -1,4 +1,4 @@
-"""Hostile sessions: what becomes of a device is told from what its driver does to it."""
+"""Hostile sessions: harm to a device is told apart from effects of its driver's actions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def hunt():
 
 @pytest.fixture
 def example(hunt):
-    """An example of a hostile driver that has started its device as it should."""
+    """An example of a hostile session whose driver has started its device correctly."""
     example = hunt.hostile(DISK)
     example.play(START)
     yield example
@@ -39,7 +39,7 @@ def example(hunt):
 
 
 def ended(example):
-    """What an example's end finds."""
+    """Return the finding at the end of an example."""
     with pytest.raises(Finding) as caught:
         example.end()
     return caught.value

@@ -1,4 +1,4 @@
-"""What a legal driver may not do where a script has got to, once something was left out of it."""
+"""Operations that become illegal when earlier operations of a script are left out."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_all_that_is_drawn_is_legal(hunt, monkeypatch):
 
 
 def test_a_finding_is_cut_to_what_is_still_legal(hunt):
-    """Without the resize a device would be right to fail a write beyond the first capacity."""
+    """Keep the resize in a cut script: without it the write beyond the first capacity may fail."""
 
     def spoil(driver):
         complete, submit = driver.complete, driver.submit
@@ -106,15 +106,15 @@ def test_a_finding_is_cut_to_what_is_still_legal(hunt):
             tokens = submit(requests, queue)
             beyond.update(
                 token
-                for token, one in zip(tokens, requests, strict=True)
-                if one.type == RequestType.OUT and one.sector >= 2048
+                for token, item in zip(tokens, requests, strict=True)
+                if item.type == RequestType.OUT and item.sector >= 2048
             )
             return tokens
 
         def failed(tokens, timeout=10.0):
             return [
-                replace(one, status=Status.IOERR) if token in beyond else one
-                for token, one in zip(tokens, complete(tokens, timeout), strict=True)
+                replace(item, status=Status.IOERR) if token in beyond else item
+                for token, item in zip(tokens, complete(tokens, timeout), strict=True)
             ]
 
         driver.submit, driver.complete = failing, failed

@@ -1,4 +1,4 @@
-"""The legal machine finds a defect that was put between it and a sound device, and shrinks it."""
+"""Legal random operations find a defect that a wrapper of the driver adds, and shrink it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DISK = Plug(capacity=2048)
 
 @pytest.fixture
 def hunt(monkeypatch):
-    # Shrinking is cut short by the clock; a busy machine must not make another script of it.
+    # The clock limits shrinking; a busy machine must not lead to another script.
     monkeypatch.setattr("harness.random.hunt.PATIENCE", 120.0)
     target = maker("qtest-pci", {})(Settings())
     hunt = Hunt(target, deadline=5.0)
@@ -32,7 +32,7 @@ def hunt(monkeypatch):
 
 
 def found(hunt, spoil, first=0):
-    """What a few rounds find on disks whose driver `spoil` has had in hand."""
+    """Return the findings of a few rounds on disks whose driver `spoil` has changed."""
 
     def wrap(disk):
         spoil(disk.driver)
@@ -56,22 +56,22 @@ def test_a_lost_write_is_found_and_shrunk_to_a_write(hunt):
 
         def losing(requests, queue=0):
             kept = [
-                replace(one, data=bytes(len(one.data)))
-                if one.type == RequestType.OUT and 5 <= one.sector < 8
-                else one
-                for one in requests
+                replace(item, data=bytes(len(item.data)))
+                if item.type == RequestType.OUT and 5 <= item.sector < 8
+                else item
+                for item in requests
             ]
             return submit(kept, queue)
 
         driver.submit = losing
 
-    (one, *_) = found(hunt, spoil)
+    (item, *_) = found(hunt, spoil)
 
-    assert one.finding.check == "contents"
-    kinds = [type(operation).__name__ for operation in one.script]
+    assert item.finding.check == "contents"
+    kinds = [type(operation).__name__ for operation in item.script]
     assert kinds[:2] == ["Plug", "Start"]
     assert len(kinds) <= 4
-    writes = [ask for step in one.script if isinstance(step, Send) for ask in step.asks]
+    writes = [ask for step in item.script if isinstance(step, Send) for ask in step.asks]
     assert any(isinstance(ask, Write) and 5 <= ask.sector < 8 for ask in writes)
 
 
@@ -81,41 +81,41 @@ def test_a_used_length_that_is_one_too_many_is_found(hunt):
 
         def more(tokens, timeout=10.0):
             return [
-                replace(one, used_len=one.used_len + (len(one.data) > 4096))
-                for one in complete(tokens, timeout)
+                replace(item, used_len=item.used_len + (len(item.data) > 4096))
+                for item in complete(tokens, timeout)
             ]
 
         driver.complete = more
 
-    (one, *_) = found(hunt, spoil)
+    (item, *_) = found(hunt, spoil)
 
-    assert one.finding.check == "used-length"
-    assert one.finding.statement == "2.7.8.2-D-02"
-    assert len(one.script) <= 4
+    assert item.finding.check == "used-length"
+    assert item.finding.statement == "2.7.8.2-D-02"
+    assert len(item.script) <= 4
 
 
 def test_interrupts_that_do_not_come_back_on_are_found(hunt):
-    hunt.deadline = 0.7  # each example waits it out
+    hunt.deadline = 0.7  # each example waits that long
 
     def spoil(driver):
         write = driver.memory_write
         driver.memory_write = lambda at, data: None if data == b"\0\0" else write(at, data)
 
-    (one, *_) = found(hunt, spoil)
+    (item, *_) = found(hunt, spoil)
 
-    assert one.finding.check == "interrupt"
-    assert [type(step).__name__ for step in one.script][2:4] == ["WantInterrupts"] * 2
-    assert len(one.script) <= 6
+    assert item.finding.check == "interrupt"
+    assert [type(step).__name__ for step in item.script][2:4] == ["WantInterrupts"] * 2
+    assert len(item.script) <= 6
 
 
 def test_a_generation_that_stays_is_found(hunt):
     def spoil(driver):
         driver.config_generation = lambda: 7
 
-    (one, *_) = found(hunt, spoil)
+    (item, *_) = found(hunt, spoil)
 
-    assert one.finding.check == "generation"
-    assert [type(step).__name__ for step in one.script] == ["Plug", "Start", "Resize"]
+    assert item.finding.check == "generation"
+    assert [type(step).__name__ for step in item.script] == ["Plug", "Start", "Resize"]
 
 
 def test_what_was_found_is_known_in_the_next_round_and_ends_nothing(hunt):
@@ -133,14 +133,14 @@ def test_a_seed_finds_the_same_script_again(hunt):
     def spoil(driver):
         driver.config_generation = lambda: 7
 
-    (one, *_) = found(hunt, spoil, first=3)
+    (item, *_) = found(hunt, spoil, first=3)
     again = Hunt(hunt.target, deadline=0.7)
     try:
         (other, *_) = found(again, spoil, first=3)
     finally:
         again.drop()
 
-    assert one.script == other.script
+    assert item.script == other.script
 
 
 def test_a_device_that_dies_is_a_finding_with_its_last_words(hunt):

@@ -1,4 +1,4 @@
-"""Scripts: what is written is what is read, and a mistake is one line."""
+"""Scripts: a written script is read back unchanged, and a mistake is one line."""
 
 import os
 

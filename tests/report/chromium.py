@@ -1,4 +1,4 @@
-"""Debian's Chromium without a window, as the tests of the page and its pictures in docs/ use it."""
+"""Debian's Chromium without a window, for the tests of the page and the pictures in docs/."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ MISSING = [
     )
     if not there
 ]
-"""What would install what is not there."""
+"""Commands that install the missing parts."""
 
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Any]:
-    """A browser that keeps its things in an empty directory, and ends with the block."""
+    """Start a browser with an empty profile directory, and end it with the block."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -56,6 +56,6 @@ def chromium(profile: Path) -> Iterator[Any]:
 
 
 def resize(browser: Any, width: int, height: int) -> None:
-    """Make the page so wide and high (CSS pixels), narrower too than a window can be."""
+    """Set width and height of the page (CSS pixels), also below the smallest window."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)

@@ -1,4 +1,4 @@
-"""Results of no run: two targets, one of them on two versions, every verdict, hostile words."""
+"""Invented results: two targets, one in two versions, every verdict, markup in all texts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ OTHER = Column('"}*{color:red}<b>', {}, {}, [0])
 
 
 def row(name: str, level: str = "MUST", **fields: str) -> Row:
-    """A statement of the catalogue."""
+    """Return a row as for a statement of the catalogue."""
     return Row(name, name.partition("-")[0], level, "device", f"About {name}.", **fields)  # type: ignore[arg-type]
 
 
 def a_test(name: str, *statements: str, **results: Result) -> Test:
-    """A test; its results are by target: old, new, other."""
+    """Return a test with results by target: old, new, other."""
     columns = {"old": PCI_OLD, "new": PCI_NEW, "other": OTHER}
     return Test(
         f"suite/test_a.py::{name}",
@@ -30,28 +30,28 @@ def a_test(name: str, *statements: str, **results: Result) -> Test:
 
 
 def kept() -> Result:
-    """A pass."""
+    """Return the result of a passed test."""
     return Result(Verdict.KEPT, 0.1)
 
 
 def broken(seen: str = "513", evidence: str = "the whole story") -> Result:
-    """A failure that nobody knew of."""
+    """Return the result of an unknown failure."""
     return Result(Verdict.BROKEN, 0.1, "used <= 1", seen, evidence=evidence)
 
 
 def deviates() -> Result:
-    """A failure that is on record."""
+    """Return the result of a recorded deviation."""
     why = {"statement": "2.4.1-D-02", "why": "it writes on after a reset"}
     return Result(Verdict.DEVIATION, 0.1, "silence", "a write", deviation=why, evidence="a trace")
 
 
 def skipped(reason: str) -> Result:
-    """A skip."""
+    """Return the result of a skipped test."""
     return Result(Verdict.SKIPPED, reason=reason)
 
 
 def made_up() -> Results:
-    """Every verdict, and words that must not be taken for markup."""
+    """Return results with every verdict, and with texts that look like markup."""
     rows = [
         row("2.1.2-D-01"),
         row("2.4.1-D-02", "MUST NOT"),
@@ -94,6 +94,6 @@ def made_up() -> Results:
     return Results(
         [run],
         [PCI_OLD, PCI_NEW, OTHER],
-        {one.id: one for one in rows},
+        {item.id: item for item in rows},
         {test.id: test for test in tests},
     )

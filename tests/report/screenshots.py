@@ -1,4 +1,4 @@
-"""Makes the pictures of the matrix in docs/: python tests/report/screenshots.py PAGE.html"""
+"""Take the pictures of the matrix in docs/: python tests/report/screenshots.py PAGE.html."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ const row = document.querySelector(".r[data-v*=b], .r[data-v*=d], .r[data-v*=a],
 row.querySelector("input").click();
 return row.id;
 """
-"""Opens the first statement that something is to be said of."""
+"""Script that opens the first statement with a failure or deviation."""
 
 
 def main(page: Path) -> None:
@@ -33,7 +33,7 @@ def main(page: Path) -> None:
 
 
 def take(browser: Any, name: str) -> None:
-    """What shows now, as a file in docs/."""
+    """Save a picture of the visible page in docs/."""
     (DOCS / name).write_bytes(browser.get_screenshot_as_png())
 
 

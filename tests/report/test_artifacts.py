@@ -1,4 +1,4 @@
-"""`--artifacts DIR`: what is kept of a failed test, and that its command repeats it."""
+"""`--artifacts DIR`: the files of a failed test, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ def test_stuck(plug): plug(start=False, serial="stuck"); assert 0
 
 
 def files(top: Path) -> dict[str, list[str]]:
-    """Directories below, with the names of what is in them."""
+    """Return the directories below `top`, with the names of their entries."""
     return {
-        str(path.relative_to(top)): sorted(one.name for one in path.iterdir() if one.name != MARKER)
+        str(path.relative_to(top)): sorted(
+            entry.name for entry in path.iterdir() if entry.name != MARKER
+        )
         for path in sorted(top.rglob("*"))
-        if path.is_dir() and any(one.is_file() for one in path.iterdir())
+        if path.is_dir() and any(entry.is_file() for entry in path.iterdir())
     }
 
 
@@ -43,8 +45,8 @@ def top(pytester: pytest.Pytester) -> Path:
     return pytester.path / "kept" / "here"
 
 
-def one(top: Path, words: str) -> Path:
-    """The only directory whose name has these words."""
+def entry(top: Path, words: str) -> Path:
+    """Return the only directory whose name contains `words`."""
     (found,) = top.glob(f"*/*{words}*")
     return found
 
@@ -69,7 +71,7 @@ Target.logs = lambda self: {"qemu.log": "a\\x1b[1mb\\x07"}
 """
     run(logs + SUITE, "--artifacts=kept/here", "-k", "513")
 
-    assert (one(top, "513") / "qemu.log").read_text() == "ab\n"
+    assert (entry(top, "513") / "qemu.log").read_text() == "ab\n"
 
 
 def test_what_passed_leaves_nothing(run, top: Path) -> None:
@@ -90,7 +92,7 @@ def test_the_command_repeats_that_test_alone(run, top: Path, pytester: pytest.Py
     ]
     run(SUITE, "--target=other", "--target=guest-pci", "-k", "513 or kept", *options)
 
-    replay = one(top, "513") / "replay.sh"
+    replay = entry(top, "513") / "replay.sh"
     command = replay.read_text().splitlines()[1]
     assert command == (
         f"cd {pytester.path} && {sys.executable} -m pytest -ra -s --channel ssh --target guest-pci"
@@ -106,21 +108,21 @@ def test_a_second_failure_of_a_test_adds_to_the_first(run, top: Path) -> None:
         SUITE.replace("; assert 0", "") + "\n@clause('2.7.4.1-D-01')\n"
         "def test_twice(plug, request):\n"
         "    request.addfinalizer(lambda: 1 / 0)\n    plug(start=False)\n    assert 0\n"
-        "def test_after(plug): plug(start=False)\n",  # with the last one the target ends
+        "def test_after(plug): plug(start=False)\n",  # the target ends with its last test
         "--artifacts=kept/here",
         "-k",
         "twice or stuck or after",
     )
 
-    assert "assert 0" in (one(top, "twice") / "failure.txt").read_text()
-    assert "ZeroDivisionError" in (one(top, "twice") / "failure-in-teardown.txt").read_text()
-    assert "it does not come out" in (one(top, "stuck") / "failure-in-teardown.txt").read_text()
-    assert (one(top, "stuck") / "replay.sh").exists()
+    assert "assert 0" in (entry(top, "twice") / "failure.txt").read_text()
+    assert "ZeroDivisionError" in (entry(top, "twice") / "failure-in-teardown.txt").read_text()
+    assert "it does not come out" in (entry(top, "stuck") / "failure-in-teardown.txt").read_text()
+    assert (entry(top, "stuck") / "replay.sh").exists()
 
 
 def test_files_of_an_earlier_run_are_replaced_and_other_files_stay(run, top: Path) -> None:
     run(SUITE, "--artifacts=kept/here", "-k", "513")
-    kept = one(top, "513")
+    kept = entry(top, "513")
     (kept / "notes.txt").write_text("mine")
     (kept / "disk7.txt").write_text("of an earlier run")
     with (kept / MARKER).open("a") as file:
@@ -129,7 +131,7 @@ def test_files_of_an_earlier_run_are_replaced_and_other_files_stay(run, top: Pat
 
     run(SUITE, "--artifacts=kept/here", "-k", "513")
 
-    assert one(top, "513") == kept
+    assert entry(top, "513") == kept
     assert not (kept / "disk7.txt").exists()
     assert (kept / "notes.txt").read_text() == "mine"
     assert (top / "precious.txt").read_text() == "mine"
@@ -137,7 +139,7 @@ def test_files_of_an_earlier_run_are_replaced_and_other_files_stay(run, top: Pat
 
 def test_a_directory_with_files_that_are_not_ours_is_left_alone(run, top: Path) -> None:
     run(SUITE, "--artifacts=kept/here", "-k", "513")
-    theirs = one(top, "513")
+    theirs = entry(top, "513")
     (theirs / MARKER).unlink()
     (theirs / "failure.txt").write_text("mine")
 
@@ -159,7 +161,7 @@ def test_reports_point_there_from_where_they_are(run, top: Path, pytester: pytes
         "513",
     )
 
-    name = one(top, "513").name
+    name = entry(top, "513").name
     document = json.loads((pytester.path / "reports" / "r.json").read_text())
     (test,) = document["tests"]
     (found,) = test["results"].values()

@@ -40,10 +40,10 @@ def test_a_test_that_a_run_does_not_have_wavers() -> None:
     none = made_up()
     del none.tests[START]
 
-    assert [one.seen for one in flaky_results([made_up(), less])] == [
+    assert [result.seen for result in flaky_results([made_up(), less])] == [
         (Verdict.BROKEN, Verdict.NOT_RUN)
     ]
-    assert {one.column for one in flaky_results([made_up(), none])} == {
+    assert {result.column for result in flaky_results([made_up(), none])} == {
         column.id for column in made_up().columns
     }
 
@@ -54,8 +54,8 @@ def test_the_command_says_how_often_and_in_which_run(tmp_path: Path, capsys) -> 
         path.write_text(dumped(with_start(result)))
 
     assert main(["matrix", "flaky", *map(str, paths)]) == 1
-    said = capsys.readouterr().out
-    assert f"{START}, {PCI_NEW.id}: kept in 2, broken in 1; broken in run 3: 513" in said
+    output = capsys.readouterr().out
+    assert f"{START}, {PCI_NEW.id}: kept in 2, broken in 1; broken in run 3: 513" in output
     assert main(["matrix", "steady", *map(str, paths[:2])]) == 0
     assert "2 runs" in capsys.readouterr().out
 
@@ -64,7 +64,7 @@ def test_the_load_ends_with_its_block_and_with_whoever_made_it() -> None:
     starter = "from harness.proof.alarms import *\nimport os\nwith load_on(2): os._exit(0)"
     with load_on(1):
         pass
-    # The spinning processes have its stdout: it ends when the last of them does.
+    # The spinning processes inherit its stdout, which closes when the last of them ends.
     subprocess.run([sys.executable, "-c", starter], stdout=subprocess.PIPE, timeout=30, check=True)
 
 

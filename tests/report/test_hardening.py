@@ -1,4 +1,4 @@
-"""Hardening tests: left out unless asked for, at a level of their own, with a record of theirs."""
+"""Hardening tests: run only on request, with their own level and their own record."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_the_docs_have_them_by_target_and_know_when_they_are_old(
 
 
 @pytest.mark.parametrize(
-    ("summary", "page", "said"),
+    ("summary", "page", "message"),
     [
         (None, DOCS, "docs/hardening.json: No such file"),
         ("[{}]", DOCS, "docs/hardening.json is damaged"),
@@ -174,7 +174,7 @@ def test_the_docs_have_them_by_target_and_know_when_they_are_old(
     ],
 )
 def test_docs_that_are_not_as_they_have_to_be_are_one_line(
-    tmp_path, capsys, monkeypatch, summary, page, said
+    tmp_path, capsys, monkeypatch, summary, page, message
 ) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "hardening.md").write_text(page)
@@ -183,7 +183,7 @@ def test_docs_that_are_not_as_they_have_to_be_are_one_line(
     monkeypatch.chdir(tmp_path)
 
     assert main(["matrix", "hardening", "--docs"]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_nothing_to_make_tables_of_is_one_line(capsys) -> None:

@@ -1,7 +1,7 @@
-"""The JUnit report: as Jenkins' schema has it, and as two readers take it.
+"""The JUnit report: valid by Jenkins' schema, and readable by two programs.
 
-junit-10.xsd is from Jenkins' xunit plugin (MIT licence, its notice is in the
-file). GitLab publishes no schema; what its documentation names is in that one.
+junit-10.xsd is from Jenkins' xunit plugin (MIT licence, its notice is in the file). GitLab
+publishes no schema; the elements that its documentation names are in this schema.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ why = "because it <does>"
 
 @pytest.fixture
 def report(run, pytester: pytest.Pytester):
-    """The file that a run of a suite writes."""
+    """Function that runs a suite and returns the path of its report."""
 
     def report(*options: str, source: str = SUITE) -> Path:
         run(source, "--junitxml=out.xml", *options, deviations=DEVIATION)
@@ -98,7 +98,10 @@ def test_suites_are_sections_in_their_order(report) -> None:
     }
     assert list(numbers) == [suite.get("name") for suite in suites]
     for suite in suites:
-        facts = {one.get("name"): one.get("value") for one in suite.iterfind("properties/property")}
+        facts = {
+            element.get("name"): element.get("value")
+            for element in suite.iterfind("properties/property")
+        }
         assert facts == {"specification": "virtio 1.4", "qemu": "a fake", "guest-kernel": "none"}
         seconds = sum(float(case.get("time")) for case in suite.iterfind("testcase"))
         assert float(suite.get("time")) == pytest.approx(seconds, abs=0.001)
@@ -122,7 +125,8 @@ def test_properties_are_elements_for_who_asks(report) -> None:
     cases = {case.get("name"): case for case in ElementTree.parse(path).iter("testcase")}
 
     properties = [
-        (one.get("name"), one.get("value")) for one in cases["test_kept"].iter("property")
+        (element.get("name"), element.get("value"))
+        for element in cases["test_kept"].iter("property")
     ]
     assert ("clause", "2.4.1-D-02") in properties and ("level", "MUST NOT") in properties
     assert cases["test_kept"].get("file") == "test_it.py"

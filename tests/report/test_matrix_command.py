@@ -1,4 +1,4 @@
-"""`vblk matrix`, and --matrix with the suffix of a page."""
+"""The command `vblk matrix`, and --matrix with the name of a page."""
 
 from __future__ import annotations
 

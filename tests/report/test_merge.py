@@ -1,4 +1,4 @@
-"""Several results as one, and what changed between two."""
+"""Merging of several results, and differences between two."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def results(run: Run, *tests: Test, columns: tuple[Column, ...] = (PCI_OLD,)) ->
 
 
 def test_shards_of_a_run_are_one_column() -> None:
-    one = results(EARLY, a_test("test_a", CLAUSE, old=kept()))
-    two = results(LATE, a_test("test_b", "2.4.1-D-02", old=broken()))
+    first = results(EARLY, a_test("test_a", CLAUSE, old=kept()))
+    second = results(LATE, a_test("test_b", "2.4.1-D-02", old=broken()))
 
-    both = merged([two, one])
+    both = merged([second, first])
 
     assert [column.id for column in both.columns] == [PCI_OLD.id]
     assert both.columns[0].runs == [0, 1]
@@ -37,12 +37,12 @@ def test_shards_of_a_run_are_one_column() -> None:
 
 
 def test_two_versions_of_a_target_stand_side_by_side() -> None:
-    one = results(
+    first = results(
         EARLY, a_test("test_a", CLAUSE, old=kept(), other=kept()), columns=(PCI_OLD, OTHER)
     )
-    two = results(LATE, a_test("test_a", CLAUSE, new=broken()), columns=(PCI_NEW,))
+    second = results(LATE, a_test("test_a", CLAUSE, new=broken()), columns=(PCI_NEW,))
 
-    both = merged([one, two])
+    both = merged([first, second])
 
     assert [column.id for column in both.columns] == [PCI_OLD.id, PCI_NEW.id, OTHER.id]
     assert both.columns[1].runs == [1]
@@ -74,13 +74,13 @@ def test_of_a_test_that_ran_twice_the_worst_counts(
 
 
 def test_the_words_of_the_later_run_stay_and_facts_of_both() -> None:
-    one = results(EARLY, a_test("test_a", CLAUSE, old=kept()))
-    two = results(LATE, a_test("test_a", CLAUSE, old=kept()))
-    two.rows[CLAUSE] = replace(two.rows[CLAUSE], text="Better words.")
-    two.columns[0] = replace(PCI_OLD, facts={"qemu": "QEMU 7.2.22", "accelerator": "kvm"})
-    one.columns[0] = replace(PCI_OLD, facts={"accelerator": "tcg"})
+    first = results(EARLY, a_test("test_a", CLAUSE, old=kept()))
+    second = results(LATE, a_test("test_a", CLAUSE, old=kept()))
+    second.rows[CLAUSE] = replace(second.rows[CLAUSE], text="Better words.")
+    second.columns[0] = replace(PCI_OLD, facts={"qemu": "QEMU 7.2.22", "accelerator": "kvm"})
+    first.columns[0] = replace(PCI_OLD, facts={"accelerator": "tcg"})
 
-    both = merged([two, one])
+    both = merged([second, first])
 
     assert both.rows[CLAUSE].text == "Better words."
     assert both.columns[0].facts == {"accelerator": "tcg; kvm", "qemu": "QEMU 7.2.22"}
@@ -91,10 +91,10 @@ def test_a_file_given_twice_counts_once() -> None:
 
 
 def test_parts_are_left_as_they_were() -> None:
-    one = results(EARLY, a_test("test_a", CLAUSE, old=kept()))
-    merged([one, results(LATE, a_test("test_a", CLAUSE, old=broken()))])
+    first = results(EARLY, a_test("test_a", CLAUSE, old=kept()))
+    merged([first, results(LATE, a_test("test_a", CLAUSE, old=broken()))])
 
-    assert one == results(EARLY, a_test("test_a", CLAUSE, old=kept()))
+    assert first == results(EARLY, a_test("test_a", CLAUSE, old=kept()))
 
 
 NOTHING = Result(Verdict.NOT_RUN)
@@ -118,7 +118,7 @@ TROUBLE = Result(Verdict.ERROR, seen="QEMU died")
     ],
 )
 def test_a_change_has_a_direction(old: Result, new: Result, direction: Direction | None) -> None:
-    name = "2.4.1-D-02"  # what `deviates` is about
+    name = "2.4.1-D-02"  # the statement of `deviates`
     before = results(EARLY, a_test("test_a", name, old=old))
     after = results(LATE, a_test("test_a", name, old=new))
 

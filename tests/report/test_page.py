@@ -1,4 +1,4 @@
-"""The page as text: what is in it, and that nothing in it is taken for markup or for a request."""
+"""The page as text: its contents; no text of a result becomes markup or a request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VOID = {"meta", "input", "br", "link", "img", "hr"}
 
 
 class Page(HTMLParser):
-    """A page's elements, with a complaint about any that is not closed where it should be."""
+    """Parser of a page's elements; it asserts that each is closed at the right place."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -53,11 +53,11 @@ def results() -> Results:
 def test_a_row_says_what_each_target_comes_to(results: Results) -> None:
     page = Page(rendered(results))
 
-    rows = {one["id"]: one["data-v"] for one in page.all("tr") if one.get("class") == "r"}
+    rows = {item["id"]: item["data-v"] for item in page.all("tr") if item.get("class") == "r"}
     assert rows == {
         "2.1.2-D-01": "kkb",
         "2.4.1-D-02": "dkn",
-        "2.4.1-D-03": "skn",  # its test ended at the other statement's deviation
+        "2.4.1-D-03": "skn",  # its test ended at the deviation of its other statement
         "2.7.4.1-D-01": "aks",
         "2.10.2-D-01": "esn",
         "5.2.6-P-07": "kkk",
@@ -96,9 +96,9 @@ def test_nothing_of_a_console_or_a_name_is_markup(results: Results) -> None:
     page = Page(text)
 
     assert len(page.all("script")) == 1
-    assert all("class" in one for one in page.all("b"))  # as all of ours
+    assert all("class" in item for item in page.all("b"))  # each of ours has one
     assert not set(re.findall(r"[\x00-\x08\x0b-\x1f\x7f]", text))
-    (evidence,) = [one for one in page.texts["pre"] if "owned" in one]
+    (evidence,) = [item for item in page.texts["pre"] if "owned" in item]
     assert evidence == HOSTILE.replace("\x1b", "\ufffd").replace("\x00", "\ufffd")
     style = "".join(page.texts["style"])
     assert "color:red" not in style
@@ -107,26 +107,26 @@ def test_nothing_of_a_console_or_a_name_is_markup(results: Results) -> None:
 def test_a_page_asks_for_nothing_from_elsewhere(results: Results) -> None:
     page = Page(rendered(results))
 
-    assert not [one for _, one in page.found if "src" in one or "srcset" in one]
+    assert not [item for _, item in page.found if "src" in item or "srcset" in item]
     assert not page.all("link") and not page.all("iframe")
     assert "url(" not in "".join(page.texts["style"])
     (policy,) = [
-        one["content"]
-        for one in page.all("meta")
-        if one.get("http-equiv") == "Content-Security-Policy"
+        item["content"]
+        for item in page.all("meta")
+        if item.get("http-equiv") == "Content-Security-Policy"
     ]
     assert policy is not None and policy.startswith("default-src 'none'; ")
-    outside = {one["href"] for one in page.all("a") if not (one["href"] or "").startswith("#")}
+    outside = {item["href"] for item in page.all("a") if not (item["href"] or "").startswith("#")}
     assert outside == {"https://example.org/a/blob/abc/suite/test_a.py#L7"}
 
 
 def test_every_link_within_the_page_leads_somewhere(results: Results) -> None:
     page = Page(rendered(results))
 
-    ids = [one["id"] for _, one in page.found if "id" in one]
+    ids = [item["id"] for _, item in page.found if "id" in item]
     assert len(ids) == len(set(ids))
-    inside = {one["href"] for one in page.all("a") if (one["href"] or "").startswith("#")}
-    assert {f"#{one}" for one in ids} >= inside
+    inside = {item["href"] for item in page.all("a") if (item["href"] or "").startswith("#")}
+    assert {f"#{item}" for item in ids} >= inside
 
 
 @pytest.mark.parametrize("source", ["javascript:alert(1)//{file}", "", "ftp://x/{file}"])
@@ -135,7 +135,7 @@ def test_a_source_that_is_not_on_the_web_is_no_link(results: Results, source: st
 
     page = Page(rendered(results))
 
-    assert all((one["href"] or "").startswith("#") for one in page.all("a"))
+    assert all((item["href"] or "").startswith("#") for item in page.all("a"))
     assert "suite/test_a.py, line 7" in "".join(page.texts["p"])
 
 
@@ -143,7 +143,7 @@ def test_a_long_failure_keeps_its_start_and_its_end(results: Results) -> None:
     test = results.tests["suite/test_a.py::test_start"]
     test.results[OTHER.id] = broken(evidence="START" + "x" * 10 * WHOLE + "END")
 
-    (evidence,) = [one for one in Page(rendered(results)).texts["pre"] if "START" in one]
+    (evidence,) = [item for item in Page(rendered(results)).texts["pre"] if "START" in item]
 
     assert evidence.endswith("END")
     assert f"[{9 * WHOLE + 8} characters left out here; the results file has them]" in evidence
@@ -156,7 +156,7 @@ def test_very_many_failures_are_cut_shorter() -> None:
 
     page = Page(rendered(results))
 
-    evidence = [one for one in page.texts["pre"] if one.startswith("yy")]
+    evidence = [item for item in page.texts["pre"] if item.startswith("yy")]
     assert len(evidence) == 900
     assert LEAST < len(evidence[0]) < WHOLE / 3
 

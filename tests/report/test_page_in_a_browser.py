@@ -1,4 +1,4 @@
-"""The page in a headless Chromium: filters, links, widths, keys, paper, and without scripts."""
+"""The page in a headless Chromium: filters, links, widths, keys, print, and without scripts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 class Shown:
-    """The page as somebody has it before him."""
+    """The page as a user sees it."""
 
     def __init__(self, browser: Any) -> None:
         self._browser = browser
@@ -42,7 +42,7 @@ class Shown:
         return self._browser.find_element("css selector", selector)
 
     def statements(self) -> list[str]:
-        """The ids of the rows that show."""
+        """Return the ids of the visible rows."""
         return self.js(
             "return [...document.querySelectorAll('.r')]"
             ".filter((row) => row.offsetHeight).map((row) => row.id)"
@@ -67,11 +67,13 @@ def shown(browser: Any, page: str) -> Iterator[Shown]:
     browser.set_window_size(1280, 900)
     browser.get("about:blank")
     for log in ("browser", "performance"):
-        browser.get_log(log)  # what was before is of no interest
+        browser.get_log(log)  # drops older entries
     browser.get(page)
     yield Shown(browser)
-    assert browser.get_log("browser") == []  # no error of the script, nothing that was refused
-    assert browser.title == "virtio 1.4, block device: conformance"  # evidence is no script
+    assert browser.get_log("browser") == []  # no error of the script, no refused request
+    assert (
+        browser.title == "virtio 1.4, block device: conformance"
+    )  # a script in the evidence did not run
 
 
 def test_all_statements_show_at_first(shown: Shown) -> None:
@@ -83,8 +85,10 @@ def test_nothing_is_asked_of_anybody(browser: Any, shown: Shown, page: str) -> N
     shown.find("[id='2.1.2-D-01'] td.b").click()
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
 
-    asked = [one["params"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    assert [one["request"]["url"] for one in asked] == [page]
+    asked = [
+        entry["params"] for entry in messages if entry["method"] == "Network.requestWillBeSent"
+    ]
+    assert [entry["request"]["url"] for entry in asked] == [page]
 
 
 def test_a_filter_by_text(shown: Shown) -> None:
@@ -115,7 +119,7 @@ def test_a_filter_by_section_takes_what_is_below_it(shown: Shown) -> None:
     shown.choose("s", "2")
     assert shown.statements() == ALL[:5]
 
-    shown.choose("s", "2.1")  # and 2.10 is not below 2.1
+    shown.choose("s", "2.1")  # 2.10 is not below 2.1
     assert shown.statements() == ["2.1.2-D-01"]
 
 
@@ -130,7 +134,7 @@ def test_a_target_that_is_not_shown_does_not_count(shown: Shown) -> None:
     shown.untick("c", "2")
     shown.untick("v", "k", "s", "n", "d", "a", "e")
 
-    assert shown.statements() == []  # what is broken is so on the third target only
+    assert shown.statements() == []  # statements are broken on the third target only
     assert not shown.visible("#matrix thead th:nth-child(4)")
     assert shown.visible("#matrix thead th:nth-child(3)")
 
@@ -222,7 +226,7 @@ def test_without_scripts_the_table_opens_and_no_filter_pretends_to_work(
 
 
 def colours(shown: Shown) -> dict[str, tuple[float, float]]:
-    """Verdict -> luminance of its background and of its ink (WCAG 2)."""
+    """Return for each verdict the luminance of its background and of its text (WCAG 2)."""
     rgb = shown.js(
         "return Object.fromEntries([...'bedaksn'].map((code) => {"
         " const cell = document.querySelector('.legend .v.' + code);"

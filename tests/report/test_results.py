@@ -1,4 +1,4 @@
-"""The results file: what each kind of outcome becomes, and what the file survives."""
+"""The results file: its entry for each outcome, and interruptions that it survives."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ why = "because"
 
 @pytest.fixture
 def found(run, pytester: pytest.Pytester):
-    """The document that a run of a suite writes."""
+    """Function that runs a suite and returns the results document."""
 
     def found(source: str = SUITE, *options: str) -> dict[str, Any]:
         run(source, "--matrix", "r.json", *options, deviations=DEVIATION)
@@ -90,13 +90,13 @@ TARGET = "guest-pci (fake 2.1)"
 
 
 def verdicts(document: dict[str, Any], target: str = TARGET) -> dict[str, str]:
-    ran = {one["id"]: one["verdicts"][target] for one in document["statements"]}
+    ran = {entry["id"]: entry["verdicts"][target] for entry in document["statements"]}
     return {name: verdict for name, verdict in ran.items() if verdict != "not run"}
 
 
 def result(document: dict[str, Any], test: str, target: str = TARGET) -> dict[str, Any]:
-    (one,) = [one for one in document["tests"] if one["id"].endswith(test)]
-    return one["results"][target]
+    (entry,) = [entry for entry in document["tests"] if entry["id"].endswith(test)]
+    return entry["results"][target]
 
 
 def test_every_outcome_becomes_a_verdict_of_its_statements(found) -> None:
@@ -108,7 +108,7 @@ def test_every_outcome_becomes_a_verdict_of_its_statements(found) -> None:
         "2.2.2-D-03": "error",
         "2.1.2-D-02": "advisory",
         "2.4.1-D-01": "known deviation",
-        "2.4.1-D-02": "skipped",  # the test ended at the other statement's deviation
+        "2.4.1-D-02": "skipped",  # the test ended at the deviation of its other statement
         "5.2.6-P-07": "skipped",
         "2.5.2-D-01": "error",
     }
@@ -144,7 +144,7 @@ def test_a_failure_has_what_was_expected_and_what_was_seen(found) -> None:
 
 
 def test_a_test_has_its_place_and_its_source(found, pytester: pytest.Pytester) -> None:
-    (test,) = [one for one in found()["tests"] if one["id"].endswith("test_broken")]
+    (test,) = [entry for entry in found()["tests"] if entry["id"].endswith("test_broken")]
 
     assert (test["file"], test["statements"]) == ("test_it.py", ["2.2.2-D-01"])
     assert test["source"].startswith('@clause("2.2.2-D-01")\ndef test_broken')
@@ -177,7 +177,7 @@ def test_a_run_that_stops_at_a_failure_is_not_complete(found) -> None:
 
 
 def test_a_run_cut_short_by_ctrl_c_writes_what_it_has(run, pytester: pytest.Pytester) -> None:
-    run("def test_nothing(): pass\n")  # lays out the directory
+    run("def test_nothing(): pass\n")  # creates the directory
     pytester.makepyfile(
         test_it="import time\nfrom harness.report import clause\n"
         "@clause('2.1.2-D-01')\ndef test_a(plug): plug(start=False)\n"
@@ -189,7 +189,7 @@ def test_a_run_cut_short_by_ctrl_c_writes_what_it_has(run, pytester: pytest.Pyte
         try:
             deadline = time.monotonic() + 30
             while not (pytester.path / "here").exists():
-                assert time.monotonic() < deadline, "the second test has not begun after 30 s"
+                assert time.monotonic() < deadline, "the second test did not begin within 30 s"
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == pytest.ExitCode.INTERRUPTED

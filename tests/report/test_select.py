@@ -1,4 +1,4 @@
-"""Selecting tests by level, section and statement; on a target that is not there."""
+"""Selection of tests by level, section and statement, on a fake target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last lines of a run: failures, one line each, and the statements by section."""
+"""The last lines of a run: one line for each failure, and the statements by section."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_lacking(plug): plug(needs=[Feature.BLK_DISCARD])
 
 
 def last_lines(result: pytest.RunResult) -> list[str]:
-    """What comes after pytest's own summary."""
+    """Return the lines after pytest's own summary."""
     lines = result.stdout.lines
     titles = [n for n, line in enumerate(lines) if " statements, each with its worst " in line]
     return lines[titles[0] + 1 :] if titles else []

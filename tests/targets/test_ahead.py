@@ -1,4 +1,4 @@
-"""Machines started before they are asked for: who ends them."""
+"""Machines that are started in advance, and their end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SOON = 10.0
 
 
 class FakeMachine:
-    """Knows whether it was started and stopped; starts only if it `can`."""
+    """A machine that records start and stop; it starts only if `can` is true."""
 
     def __init__(self, can: bool = True) -> None:
         self.can = can
@@ -33,7 +33,7 @@ class FakeMachine:
 
 
 class Maker:
-    """Starts machines, and keeps them; those whose number is in `bad` do not start."""
+    """Starter that records its machines; those whose number is in `bad` do not start."""
 
     def __init__(self, *bad: int) -> None:
         self.bad = bad

@@ -1,4 +1,4 @@
-"""Guests that are cloned: what each has of its own, and what happens where there can be none."""
+"""Cloned guests: the resources that each has of its own, and hosts without clones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def new_target() -> Iterator[Callable[..., GuestPci]]:
 
 
 def plugged(target: GuestPci) -> Plugged:
-    """A disk of a clone; it works."""
+    """Plug a disk into a clone, and assert that it works."""
     disk = target.plug(DiskSpec(capacity=64))
     assert target.guest and target.guest.cloned
     disk.driver.start()
@@ -47,7 +47,7 @@ def plugged(target: GuestPci) -> Plugged:
 
 
 def asked(target: GuestPci, command: str) -> str:
-    """What a command in the guest prints, by the shell on its console."""
+    """Run a command in the shell on the guest's console, and return its output."""
     assert target.guest
     with socket.socket(socket.AF_UNIX) as console:
         console.settimeout(DEADLINE)
@@ -72,7 +72,7 @@ def test_two_clones_share_no_random_numbers_no_place_and_no_memory(
     command = "head -c 16 /dev/urandom | hexdump -e '16/1 \"%02x\"'"
     drawn = [asked(target, command) for target in targets]
     assert len(set(drawn)) == 2
-    assert [len(one) for one in drawn] == [32, 32]
+    assert [len(number) for number in drawn] == [32, 32]
 
     assert asked(targets[0], "echo mine > /tmp/file; cat /tmp/file") == "mine"
     assert asked(targets[1], "ls /tmp") == ""
@@ -80,20 +80,20 @@ def test_two_clones_share_no_random_numbers_no_place_and_no_memory(
         {path for path in written(machine.pid) if not path.startswith("/dev")}
         for machine in machines
     ]
-    assert writable[0] & writable[1] == {str(ram)}  # which is mapped copy-on-write
+    assert writable[0] & writable[1] == {str(ram)}  # mapped copy-on-write
     assert _digest(ram) == digest
     assert machines[0].stream_path != machines[1].stream_path
 
 
 def written(pid: int | None) -> set[str]:
-    """The files that a process has open to write."""
+    """Return the files that a process has open for writing."""
     found = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:
             info = (link.parent.parent / "fdinfo" / link.name).read_text()
             path = str(link.readlink())
         except FileNotFoundError:
-            continue  # closed meanwhile
+            continue  # closed in the meantime
         flags = int(info.partition("flags:")[2].split()[0], 8)
         if flags & os.O_ACCMODE != os.O_RDONLY and path.startswith("/"):
             found.add(path)
@@ -202,8 +202,8 @@ def test_a_qemu_that_cannot_be_cloned_is_booted_and_says_so(
     program = tmp_path / "qemu"
     program.write_text(CANNOT.format(qemu=find_qemu().path))
     program.chmod(0o755)
-    said: list[str] = []
-    target = new_target(qemu=str(program), accel="tcg", progress=said.append)
+    messages: list[str] = []
+    target = new_target(qemu=str(program), accel="tcg", progress=messages.append)
 
     disk = target.plug(DiskSpec())
     guest = target.guest
@@ -215,4 +215,4 @@ def test_a_qemu_that_cannot_be_cloned_is_booted_and_says_so(
     why = target.facts()["guests"]
     assert why.startswith("booted (the guest cannot be cloned: QEMU did not start")
     assert "no such thing here" in why
-    assert len([line for line in said if line.startswith("guests are booted, not cloned")]) == 1
+    assert len([line for line in messages if line.startswith("guests are booted, not cloned")]) == 1

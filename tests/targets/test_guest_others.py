@@ -1,4 +1,4 @@
-"""The targets `guest-mmio` and `guest-vhost-user`: what tells them from `guest-pci`."""
+"""The targets `guest-mmio` and `guest-vhost-user`: their differences to `guest-pci`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_window_is_driven_and_its_guest_serves_again(target: GuestPci) -> None
     assert [change.capacity for change in again.driver.wait_config_change(0)] == [128]
     again.unplug()
 
-    # It has another size now: no disk for somebody who asks for the first one.
+    # Its size has changed, so a request for the first size gets another disk.
     another = target.plug(PLAIN)
     assert target.guest is not guest
     assert another.driver.config().capacity == 64

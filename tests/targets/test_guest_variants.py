@@ -1,4 +1,4 @@
-"""The targets `guest-pci-...`: one boot each, and what tells them from `guest-pci`."""
+"""The targets `guest-pci-...`: one boot each, and their differences to `guest-pci`."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_what_is_driven_shows(target: GuestPci) -> None:
 
     assert shown["transport"] == f"pci {kind}"
     assert shown["address"] == ("0000:01:00.0" if q35 else "0000:00:04.0")
-    # A transitional device has an id of its own.
+    # A transitional device has its own PCI device id.
     assert shown["id"] == ("1af4:1042" if q35 else "1af4:1001")
     assert bool(agreed.accepted & Feature.VERSION_1.mask) == (kind == "modern")
     assert bool(agreed.accepted & Feature.ACCESS_PLATFORM.mask) == q35
@@ -153,7 +153,7 @@ def test_messages_are_counted_by_vector(target: GuestPci) -> None:
     assert driver.interrupts().vectors == (1, 1, 2)
     assert "3 vectors" in driver.description()["interrupt"]
 
-    # And back: the line, and nothing but the line.
+    # Back to the interrupt line only.
     driver.reset()
     driver.use_msix(0)
     driver.start()
@@ -176,12 +176,12 @@ def test_more_vectors_than_there_are_is_refused(target: GuestPci) -> None:
 
 @only_q35
 def test_the_device_goes_by_the_iommu(target: GuestPci) -> None:
-    """A buffer that is mapped nowhere is one the device cannot reach, whatever lies there."""
+    """Check that the device cannot reach a buffer that the IOMMU does not map."""
     disk = target.plug(DiskSpec())
     driver = disk.driver
     driver.start()
 
-    nowhere = 1 << 30  # an address below all that the driver maps
+    nowhere = 1 << 30  # an address below all mappings of the driver
     head = driver.queue_add(0, [Buffer(nowhere, 16), Buffer(nowhere + 16, 1, writable=True)])
     driver.queue_publish(0, [head])
     driver.queue_kick(0)

@@ -1,4 +1,4 @@
-"""The target `pci:ADDRESS`: what it says of functions that it cannot or must not drive."""
+"""The target `pci:ADDRESS`: messages for functions that it cannot or must not drive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ELSEWHERE = "0000:00:06.0"
 
 @pytest.fixture
 def sysfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A PCI bus with one virtio block function, on plain files."""
+    """A PCI bus with one virtio block function, made of plain files."""
     monkeypatch.setattr(linux_sysfs, "SYSFS", tmp_path)
     function = tmp_path / "devices" / ADDRESS
     function.mkdir(parents=True)
@@ -33,7 +33,7 @@ def sysfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def complaint(address: str = ADDRESS) -> str:
-    """What plugging says, which is one line and no skip."""
+    """Plug a disk, assert that it fails with one line and no skip, and return that line."""
     target = HostPci(address)
     with pytest.raises(TargetError) as caught:
         target.plug(DiskSpec(), writes=False)
@@ -99,7 +99,7 @@ def test_it_is_only_read_unless_told_otherwise(sysfs: Path) -> None:
 def test_a_function_that_is_there_is_read_and_its_end_is_told(
     sysfs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A device of a QEMU with a parked CPU stands in for the machine's own."""
+    """Use a device of a QEMU with a halted CPU in place of the host's own device."""
     with Machine(MachineConfig(find_qemu(), memory=64, parked=True)) as machine:
         drive = machine.add_disk(DiskSpec(capacity=4096))
         drive.backing.write(7, b"\x11" * 512)

@@ -1,4 +1,4 @@
-"""A zoned disk that is somebody else's: the model, reached by its socket."""
+"""A zoned disk that the user owns: the model, reached by its socket."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ZONED = {"zoned": "host-managed", "zone_sectors": 512, "max_open_zones": 3}
 
 @pytest.fixture
 def reach() -> Iterator[Reach]:
-    """Makes disks of somebody else's, and targets for them."""
+    """Factory of disks that the user owns, and of targets for them."""
     with ExitStack() as stack:
         model = ModelProcess()
         stack.callback(model.stop)

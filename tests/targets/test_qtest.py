@@ -88,7 +88,7 @@ def test_what_only_other_devices_have_is_lacking(
 
 
 def test_a_device_keeps_the_order_of_buffers_or_lacks_the_property(target: QtestTarget) -> None:
-    # QEMU's devices have it from 9.2 on, and its legacy interfaces have no such bit.
+    # QEMU's devices have it from 9.2 on; its legacy interfaces never have this bit.
     if target.identities()[0].version < (9, 2):
         with pytest.raises(LacksError, match=r"this QEMU's virtio-blk.* has no property in_order$"):
             target.plug(DiskSpec(in_order=True))
@@ -193,7 +193,7 @@ def test_two_disks_share_nothing(modern: QtestTarget) -> None:
 
 
 def processes() -> set[int]:
-    """QEMUs that this process has started."""
+    """Return the ids of QEMU processes that this process has started."""
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -249,7 +249,7 @@ def test_a_qemu_that_dies_says_so_at_once(modern: QtestTarget) -> None:
 
     deadline = time.monotonic() + 5
     with pytest.raises(DriverError, match=r"QEMU (is gone|closed)"):
-        # A signal takes its time: a process that was killed may answer once more.
+        # A killed process may answer once more before it is gone.
         while time.monotonic() < deadline:
             disk.driver.status()
     with pytest.raises(TargetError, match="SIGKILL"):

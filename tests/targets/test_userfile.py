@@ -39,7 +39,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "told"),
+    ("text", "line", "expected"),
     [
         ("[target.a]\ndevice = \n", 2, "Invalid value"),
         ("x = 1\n", 1, "only"),
@@ -72,7 +72,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_file_is_one_line_with_its_place(
-    tmp_path: Path, text: str, line: int, told: str
+    tmp_path: Path, text: str, line: int, expected: str
 ) -> None:
     path = written(tmp_path, text)
 
@@ -81,7 +81,7 @@ def test_a_bad_file_is_one_line_with_its_place(
 
     message = str(caught.value)
     assert message.startswith((f"{path}:{line}: ", f"{path}: "))
-    assert told in message
+    assert expected in message
     assert message.isprintable()
     assert len(message) < 500
 

@@ -1,4 +1,4 @@
-"""Back-ends for the front-end to meet: scripted ones, and qemu-storage-daemon."""
+"""Back-ends for tests of the front-end: scripted ones, and qemu-storage-daemon."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.machine.storage_daemon import StorageDaemon, find_storage_daemon
 
 @pytest.fixture
 def short_dir() -> Iterator[Path]:
-    """A directory whose path leaves room for a socket's name."""
+    """A directory with a path short enough for the name of a UNIX socket."""
     directory = RunDir()
     yield directory.path
     directory.remove()
@@ -26,7 +26,7 @@ def short_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def new_back_end(short_dir: Path) -> Iterator[Callable[..., ScriptedBackEnd]]:
-    """Makes scripted back-ends, all on `short_dir`/s, one at a time."""
+    """Factory of scripted back-ends on `short_dir`/s, one at a time."""
     with ExitStack() as stack:
 
         def make(**options: Any) -> ScriptedBackEnd:
@@ -39,13 +39,13 @@ def new_back_end(short_dir: Path) -> Iterator[Callable[..., ScriptedBackEnd]]:
 
 @pytest.fixture
 def back_end(new_back_end: Callable[..., ScriptedBackEnd]) -> ScriptedBackEnd:
-    """A scripted back-end that does all by the book."""
+    """A back-end that follows the protocol."""
     return new_back_end()
 
 
 @pytest.fixture
 def attach(short_dir: Path) -> Iterator[Callable[..., BlockDriver]]:
-    """Attaches drivers to a socket, by default to `short_dir`/s."""
+    """Function that attaches a driver to a socket, by default `short_dir`/s."""
     with ExitStack() as stack:
 
         def make(path: Path = short_dir / "s", **options: Any) -> BlockDriver:
@@ -58,6 +58,6 @@ def attach(short_dir: Path) -> Iterator[Callable[..., BlockDriver]]:
 
 @pytest.fixture(scope="module")
 def shared_daemon() -> Iterator[StorageDaemon]:
-    """One daemon for the tests that leave it alive."""
+    """A daemon that is shared by the tests that do not end it."""
     with StorageDaemon(find_storage_daemon()) as daemon:
         yield daemon

@@ -1,4 +1,4 @@
-"""A vhost-user back-end in a thread: it answers by the book, but for what a test scripts."""
+"""A vhost-user back-end in a thread: it follows the protocol, except where a test scripts it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ANSWERED = {
 
 @dataclass
 class Message:
-    """One message as it came."""
+    """One message as it was received."""
 
     request: Ask
     flags: int
@@ -57,10 +57,10 @@ class Message:
 
 
 class ScriptedBackEnd:
-    """Listens on `path`, serves one front-end after the other, until `close`.
+    """A back-end that listens on `path` and serves one front-end after the other, until `close`.
 
-    `at` maps a request to what is done instead of an answer: a function of the connection.
-    `refused` are acknowledged as failures.
+    `at` maps a request to a function of the connection that is called instead of an answer.
+    Requests in `refused` are acknowledged as failures.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ScriptedBackEnd:
         config_limit: int = 96,
     ) -> None:
         self.features = features | FEATURE_PROTOCOL | FEATURE_LOG_ALL
-        self.protocol = sum(one.mask for one in protocol)
+        self.protocol = sum(feature.mask for feature in protocol)
         self.config = bytearray(config)
         self.config_limit = config_limit
         self.queues = queues
@@ -111,7 +111,7 @@ class ScriptedBackEnd:
         self.say(BackEndRequest.CONFIG_CHANGE, flags)
 
     def heard(self) -> tuple[int, int]:
-        """The front-end's answer on the back-end's channel: request and value."""
+        """Return the front-end's answer on the back-end's channel: request and value."""
         assert self.channel
         self.channel.settimeout(5)
         answer = self.channel.recv(64)
@@ -120,7 +120,7 @@ class ScriptedBackEnd:
         return request, U64.unpack_from(answer, HEADER.size)[0]
 
     def map(self) -> mmap.mmap:
-        """The memory that the front-end handed over."""
+        """Map the memory that the front-end has shared."""
         _, _, size, _, offset = MEMORY.unpack(self.last(Ask.SET_MEM_TABLE).payload)
         return mmap.mmap(self.fds[Ask.SET_MEM_TABLE, 0], size, offset=offset)
 

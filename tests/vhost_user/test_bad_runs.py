@@ -1,4 +1,4 @@
-"""A run on a target that is not what it should be: one line says why, and the run ends."""
+"""Runs on an unusable target: one line says why, and the run ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_second(plug):
 
 @pytest.fixture
 def other_protocol(short_dir: Path) -> Iterator[Path]:
-    """A socket that greets its clients, but not as a back-end does."""
+    """A socket that greets its clients, which a back-end does not do."""
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(short_dir / "s"))
     server.listen()
@@ -51,7 +51,7 @@ def other_protocol(short_dir: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def interrupted(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Why a run on this target ended, which is one line, after its first test."""
+    """Run a suite, assert that it ends after one test, and return the one-line reason."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makeconftest((ROOT / "conftest.py").read_text())
     pytester.makepyfile(test_it=MODULE)

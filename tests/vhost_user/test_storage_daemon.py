@@ -1,4 +1,4 @@
-"""qemu-storage-daemon: driven for real, and ended whoever dies first."""
+"""A real qemu-storage-daemon: it works, and it ends whichever process dies first."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ print(daemon.pid, daemon.add_export(DiskSpec()).path.parent)
 def until(condition: Callable[[], bool], what: str, deadline: float = 20.0) -> None:
     end = time.monotonic() + deadline
     while not condition():
-        assert time.monotonic() < end, f"{what} did not come true within {deadline:g} s"
+        assert time.monotonic() < end, f"{what} was not true within {deadline:g} s"
         time.sleep(0.02)
 
 
 def runs(pid: int) -> bool:
-    """Whether the process exists and is not a zombie that a lazy init has yet to reap."""
+    """Return True when the process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -109,7 +109,9 @@ def test_many_requests_at_once_on_either_ring(
         done = driver.complete(
             driver.submit([Request(RequestType.OUT, n, d) for n, d in enumerate(data)])
         )
-        assert [(one.status, one.damage) for one in done] == [(Status.OK, ())] * 8
+        assert [(completion.status, completion.damage) for completion in done] == [
+            (Status.OK, ())
+        ] * 8
         assert export.backing.read(0, 8) == b"".join(data)
 
 
@@ -156,7 +158,7 @@ def test_interrupts_come_for_completions_and_not_while_the_driver_wants_none(
     driver.repeat(Request(RequestType.IN, receive=512), 50)
     driver.queue_poll(0, count=0)
     quiet = driver.interrupts()
-    # One may be under way as the driver asks for none.
+    # One may be in flight while the driver disables them.
     assert quiet.raised - before.raised <= 1
     assert read(driver, 0).status == Status.OK
     assert driver.wait_interrupt("queue", quiet.queue).unexplained == 0
@@ -225,7 +227,9 @@ def test_resize_reaches_the_driver(shared_daemon: StorageDaemon, attach: Attach)
     try:
         changes = driver.wait_config_change(0, timeout=1)
     except DeviceTimeoutError:
-        pytest.xfail(f"{shared_daemon.program.version_text} tells its front-end of no resize")
+        pytest.xfail(
+            f"{shared_daemon.program.version_text} does not report a resize to its front-end"
+        )
     assert changes[-1].capacity == driver.config().capacity == 8192
 
 
@@ -252,7 +256,7 @@ def test_what_an_export_has_no_option_for_is_named(shared_daemon: StorageDaemon)
     with pytest.raises(MachineError, match="not a power of 2") as caught:
         shared_daemon.add_export(DiskSpec(logical_block_size=700))
     assert "\n" not in str(caught.value)
-    # Nothing of it is left: the same name would be refused.
+    # Nothing is left of it: otherwise the same name would be refused.
     assert not [node for node in shared_daemon.qmp("query-block-exports") if "700" in str(node)]
 
 

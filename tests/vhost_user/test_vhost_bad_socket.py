@@ -1,4 +1,4 @@
-"""Bad sockets and bad back-ends: one clear line, in time."""
+"""Bad sockets and bad back-ends: each gets one clear line, in time."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from harness.virtio.vhost_user import HEADER, U64, ProtocolFeature
 from harness.virtio.vhost_user import FrontEndRequest as Ask
 
 PATIENCE = 0.3
-"""Seconds: far below what a hang would take, far above what a machine under load needs."""
+"""Seconds: less than a hang takes, more than a machine under load needs."""
 
 
 def complaint(path: Path) -> str:
-    """What an attempt to attach says, which is one line."""
+    """Try to attach, assert that it fails with one line, and return that line."""
     with pytest.raises(NoDeviceError) as caught:
         VhostUser(str(path), timeout=PATIENCE)
     line = str(caught.value)
@@ -32,8 +32,8 @@ def complaint(path: Path) -> str:
 
 @pytest.fixture
 def listener(short_dir: Path) -> Iterator[Callable[[Callable[[socket.socket], None]], Path]]:
-    """Listens on a socket, and treats its first client as a function says."""
-    made: list[tuple[socket.socket, threading.Thread]] = []
+    """Factory of listening sockets whose first client is given to a function."""
+    listeners: list[tuple[socket.socket, threading.Thread]] = []
 
     def make(treat: Callable[[socket.socket], None]) -> Path:
         server = socket.socket(socket.AF_UNIX)
@@ -50,11 +50,11 @@ def listener(short_dir: Path) -> Iterator[Callable[[Callable[[socket.socket], No
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        made.append((server, thread))
+        listeners.append((server, thread))
         return short_dir / "s"
 
     yield make
-    for server, thread in made:
+    for server, thread in listeners:
         server.shutdown(socket.SHUT_RDWR)
         server.close()
         thread.join(5)

@@ -1,4 +1,4 @@
-"""What the front-end says, and what it makes of what a back-end says."""
+"""Messages of the front-end, and its reactions to messages of a back-end."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RUNNING = INITIALISED | DeviceStatus.DRIVER_OK
 
 
 def of_rings(back_end: ScriptedBackEnd) -> list[Ask]:
-    return [one for one in back_end.seen() if "VRING" in one.name or "MEM" in one.name]
+    return [item for item in back_end.seen() if "VRING" in item.name or "MEM" in item.name]
 
 
 def test_start_hands_over_memory_and_rings_in_the_order_a_back_end_needs(
@@ -133,7 +133,7 @@ def test_only_known_protocol_features_are_taken(new_back_end: NewBackEnd, attach
     back_end.protocol |= 1 << 12 | 1 << 15
     attach()
     (taken,) = U64.unpack(back_end.last(Ask.SET_PROTOCOL_FEATURES).payload)
-    assert taken == sum(one.mask for one in USUAL)
+    assert taken == sum(item.mask for item in USUAL)
 
 
 def test_without_mq_there_is_one_queue_and_with_it_as_many_as_it_says(
@@ -330,7 +330,7 @@ def test_a_ring_of_before_a_reset_is_not_listened_to(
     driver.start()
     driver.reset()
     os.eventfd_write(back_end.fds[Ask.SET_VRING_CALL, 0], 1)
-    # Not merely uncounted: a descriptor that stays readable would make every wait spin.
+    # A descriptor that stays readable would make each wait spin.
     assert select.select([driver.fileno()], [], [], 0)[0] == []
     assert driver.interrupts() == Interrupts()
 
@@ -356,7 +356,7 @@ def test_after_silence_the_connection_is_given_up(
     back_end.at[Ask.GET_CONFIG] = lambda connection: None
     with pytest.raises(DeviceTimeoutError, match="GET_CONFIG within"):
         driver.config_read(0, 8)
-    # A late answer must not be taken for the answer to something else.
+    # A late answer must not be taken for the answer to another request.
     with pytest.raises(GoneError):
         driver.config_read(0, 8)
     back_end.at.clear()
@@ -378,7 +378,7 @@ def test_closing_leaves_no_descriptor_behind(back_end: ScriptedBackEnd, short_di
     before = ours()
     for _ in range(3):
         round_trip()
-    # The back-end lives in this process too, and replaces its descriptors one for one.
+    # The back-end is in this process too; each new descriptor replaces an old one.
     assert ours() <= before + 1
 
 
@@ -388,7 +388,7 @@ def test_each_message_waits_for_its_answer_where_that_was_agreed(
     back_end = new_back_end(protocol=USUAL)
     driver = attach()
     driver.start()
-    unanswered = {Ask.SET_OWNER, Ask.SET_PROTOCOL_FEATURES}  # before it was agreed
+    unanswered = {Ask.SET_OWNER, Ask.SET_PROTOCOL_FEATURES}  # before the feature was negotiated
     asked = {m.request for m in back_end.log if m.flags & NEED_REPLY}
     assert asked >= {Ask.SET_FEATURES, Ask.SET_MEM_TABLE, Ask.SET_VRING_KICK, Ask.SET_VRING_ADDR}
     assert not asked & unanswered
@@ -401,7 +401,7 @@ def test_each_message_waits_for_its_answer_where_that_was_agreed(
 def test_no_answer_is_waited_for_where_none_was_agreed(
     new_back_end: NewBackEnd, attach: Attach
 ) -> None:
-    back_end = new_back_end(protocol=[one for one in USUAL if one != ProtocolFeature.REPLY_ACK])
+    back_end = new_back_end(protocol=[item for item in USUAL if item != ProtocolFeature.REPLY_ACK])
     assert attach().start().status == RUNNING
     assert not [m.request for m in back_end.log if m.flags & NEED_REPLY]
 

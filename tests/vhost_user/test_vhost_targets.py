@@ -29,7 +29,7 @@ def target() -> Iterator[VhostUserDaemon]:
 
 @pytest.fixture
 def export(shared_daemon: StorageDaemon) -> Iterator[Export]:
-    """Somebody's disk."""
+    """An export that the user owns."""
     export = shared_daemon.add_export(DiskSpec(capacity=4096))
     yield export
     shared_daemon.remove_export(export)

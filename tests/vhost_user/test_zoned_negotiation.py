@@ -1,4 +1,4 @@
-"""What the driver accepts of a zoned disk (virtio 5.2.5.1)."""
+"""Features that the driver accepts from a zoned disk (virtio 5.2.5.1)."""
 
 from __future__ import annotations
 

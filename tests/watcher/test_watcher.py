@@ -1,7 +1,7 @@
-"""Nothing that the other side may look at ever holds a value that nobody meant to write.
+"""Shared fields of a ring never hold a value that must not occur there, not even briefly.
 
-Driver and model work on one ring in shared memory while another process looks at it. With
-VBLK_WATCHER_LOOKS=1000000000 it looks so many times at each ring.
+Driver and model work on one ring in shared memory while another process reads it.
+VBLK_WATCHER_LOOKS sets the number of reads for each ring, for example 1000000000.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from tests.watcher.watcher import Rule, Seen, Watcher
 
 LOOKS = int(os.environ.get("VBLK_WATCHER_LOOKS", "1000000"))
 CHANGES = 200
-"""Changes of values that it sees at least: on a busy host the ring may stand still for a while."""
+"""The least number of changes that it must see: on a busy host the ring may rest for a while."""
 
 pytestmark = pytest.mark.skipif(
-    len(os.sched_getaffinity(0)) < 2, reason="on one processor nobody looks while the ring changes"
+    len(os.sched_getaffinity(0)) < 2, reason="with one CPU nothing reads the ring while it changes"
 )
 
 SIZE = 1 << 16
@@ -45,7 +45,7 @@ BASE = 1 << 32
 """Bus address where the memory begins. Offsets in the file are addresses without it."""
 
 WRITTEN = 513
-"""Bytes that the device says that it wrote."""
+"""The used length that the device reports, in bytes."""
 
 READABLE = Buffer(BASE + SIZE - 4096, 16, False)
 WRITABLE = Buffer(BASE + SIZE - 2048, 1024, True)
@@ -55,7 +55,7 @@ AVAILABLE = (0x0080, 0x8000)
 """AVAIL and USED of an available descriptor, in odd and in even rounds of a packed ring."""
 
 USED = (0x8080 | DESC_F_WRITE, DESC_F_WRITE)
-"""The flags of a used one that the device wrote to."""
+"""The flags of a used descriptor of a device-writable buffer."""
 
 
 class Shared:

@@ -1,10 +1,10 @@
-"""A process that looks at shared memory as fast as it can, for values that nobody meant to write.
+"""A process that polls shared memory as fast as possible, for values that must not occur there.
 
     python watcher.py FD LOOKS CHANGES
 
-maps the file FD, reads its rules as JSON from standard input, looks at least LOOKS times and until
-CHANGES values have changed, or a bad value was seen, and prints as JSON what it saw. `Watcher` is
-the other side.
+The process maps the file FD and reads its rules as JSON from standard input. It reads the memory
+at least LOOKS times and until CHANGES values have changed, or until it has seen a bad value. Then
+it prints its observations as JSON. `Watcher` starts the process and reads its output.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 DEADLINE = 1200.0
-"""Seconds after which the process prints what it has seen, however little."""
+"""Seconds after which the process ends and prints its observations so far."""
 
 TURN = 2000
-"""Looks at one field before the next field has its turn."""
+"""Reads of one field before the next field is read."""
 
 MOST = 5
-"""Different bad values that are kept for each field."""
+"""The most different bad values that are kept for each field."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What one little-endian field may hold.
+    """Allowed values of a little-endian field.
 
     `offset` and `width` are in bytes. With `forward` the field is a 16-bit counter that never goes
     back; otherwise it holds one of `values`. With `flags`, an offset, the rule holds only while
     the 16 bits there are one of `available`. With `indices`, two offsets, it holds only while the
-    16 bits there differ: something is available that was not used.
+    16 bits there differ: a buffer is available and not used yet.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Rule:
 
 @dataclass
 class Seen:
-    """The result: how often the watcher looked, how often a value changed, and bad values."""
+    """The result: number of reads, number of changes, and bad values with their counts."""
 
     looks: int
     changes: int
@@ -62,7 +62,7 @@ class Watcher:
     """The process, from its start until `result`."""
 
     def __init__(self, fd: int, rules: Sequence[Rule], looks: int, changes: int) -> None:
-        """Start to watch the file `fd`; returns once the process looks."""
+        """Start to watch the file `fd`, and wait until the process reads it."""
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(fd), str(looks), str(changes)],
             pass_fds=[fd],
@@ -78,16 +78,16 @@ class Watcher:
             raise RuntimeError("the watcher did not start")
 
     def looking(self) -> bool:
-        """Return whether it still looks."""
+        """Return True while the process runs."""
         return self._process.poll() is None
 
     def result(self) -> Seen:
-        """Return what it saw, once it has ended by itself."""
+        """Wait for the end of the process, and return its observations."""
         assert self._process.stdout
         return Seen(**json.loads(self._process.stdout.read()))
 
     def close(self) -> None:
-        """End it, if it still looks."""
+        """End the process, if it still runs."""
         self._process.kill()
         self._process.wait()
         assert self._process.stdout
@@ -95,7 +95,7 @@ class Watcher:
 
 
 class _Eye:
-    """Looks at one field."""
+    """Reads one field, and checks its rule."""
 
     def __init__(self, rule: Rule, memory: memoryview) -> None:
         self.rule = rule
@@ -110,7 +110,9 @@ class _Eye:
             self._flags = halves[rule.flags // 2 : rule.flags // 2 + 1]
             self.look = self._while_flagged
         elif rule.indices is not None:
-            self._one, self._other = (halves[at // 2 : at // 2 + 1] for at in rule.indices)
+            self._available_index, self._used_index = (
+                halves[at // 2 : at // 2 + 1] for at in rule.indices
+            )
             self.look = self._while_outstanding
         else:
             self.look = self._any_time
@@ -163,20 +165,20 @@ class _Eye:
             self.changes += 1
 
     def _while_outstanding(self, times: int) -> None:
-        field, values, one, other = self._field, self._values, self._one, self._other
+        field, values = self._field, self._values
+        available, used = self._available_index, self._used_index
         for _ in range(times):
-            before = one[0]
-            used = other[0]
+            before, done = available[0], used[0]
             value = field[0]
-            if before == used:
+            if before == done:
                 continue
-            if value not in values and one[0] == before and other[0] == used:
+            if value not in values and available[0] == before and used[0] == done:
                 self._note(value)
             self.changes += 1
 
 
 def main() -> None:
-    """Watch, and print what was seen."""
+    """Watch the memory, and print the observations."""
     fd, looks, changes = map(int, sys.argv[1:])
     rules = [
         Rule(

@@ -9,12 +9,27 @@ from contextlib import suppress
 from harness.diskspec import SECTOR, Fault, Operation
 from harness.model.block import SERIAL, Block
 from harness.model.defects.registry import Original, defect
+from harness.model.memory import pieces
 from harness.model.request import Request
+from harness.model.ring import Chain
 from harness.model.storage import Storage
-from harness.virtio.blk import LIFETIME, RequestType, Status
+from harness.virtio.blk import LIFETIME, REQUEST_HEADER, RequestType, Status
 
 Handlers = dict[RequestType, Callable[[Request], Status]]
 ZONE_REQUESTS = {kind for kind in RequestType if kind.name.startswith("ZONE_")}
+
+
+@defect(
+    Request.__init__,
+    "5.2.6-P-41",
+    text="the second word of a request's header is taken for the high half of its sector",
+)
+def reserved_word_moves_the_request(original: Original, request: Request, chain: Chain) -> None:
+    original(request, chain)
+    if request.type in (RequestType.IN, RequestType.OUT):
+        header = b"".join(pieces(chain.readable, 0, REQUEST_HEADER.size))
+        request.sector |= REQUEST_HEADER.unpack(header)[1] << 32
+
 
 # --- read-only
 
@@ -343,7 +358,7 @@ def long_reads_cut_short(
 @defect(
     Request.end,
     "5.2.6-P-12",
-    "5.2.6-P-07",
+    "2.7.8.2-D-02",
     text="the used length of a write includes the data",
 )
 def used_length_of_a_write_counts_its_data(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 from harness.model.block import Block
@@ -10,6 +11,7 @@ from harness.model.device import Device
 from harness.model.memory import BrokenError
 from harness.model.queue import Job, Queue
 from harness.model.ring import Ring
+from harness.virtio.blk import RequestType
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
 
@@ -57,6 +59,23 @@ def reset_leaves_requests_running(original: Original, queue: Queue) -> None:
         original(queue)
     else:
         _left_running(original, queue)
+
+
+def _execute(queue: Queue, job: Job) -> None:
+    queue._block.execute(job.request)
+
+
+@defect(
+    Queue.stop,
+    "2.6.1.1.1-D-01",
+    text="writes in flight reach the disk after their queue's reset, and show nowhere else",
+)
+def queue_reset_leaves_writes_running(original: Original, queue: Queue) -> None:
+    jobs = [job for job in queue._jobs if not job.done and job.request.type == RequestType.OUT]
+    original(queue)
+    if queue._block.has(Feature.RING_RESET):
+        for job in jobs:
+            queue._loop.at(time.monotonic() + 0.1, partial(_execute, queue, job))
 
 
 @defect(Queue.stop, "2.6.1.1.1-D-01", text="requests in flight continue after their queue's reset")
@@ -146,7 +165,7 @@ def suspended_device_is_configured(
 
 @defect(
     Device.may_run,
-    "3.4.2-D-03",
+    "3.4-P-01",
     text="a suspended device serves buffers that become available",
 )
 def suspended_device_works(original: Original, device: Device, queue: Queue) -> bool:
@@ -206,6 +225,42 @@ def suspended_device_shows_zeroes(original: Original, device: Device) -> bytes:
 @defect(Device.suspend, "3.4.2-D-06", text="a request to suspend is ignored")
 def suspend_ignored(original: Original, device: Device, value: int) -> None:
     pass
+
+
+@defect(
+    Device.set_status,
+    "3.4-P-02",
+    text="without SUSPEND the bit stops the virtqueues, and the device claims to run",
+)
+def suspend_bit_stops_device(original: Original, device: Device, value: int) -> None:
+    original(device, value)
+    if _suspend_bit(value) and not device.block.has(Feature.SUSPEND):
+        for queue in device.queues:
+            queue.enabled = False
+
+
+@defect(
+    Device.resume,
+    "3.4.2-D-06",
+    text="a device that is asked to suspend a second time runs again",
+)
+def second_suspension_resumes(original: Original, device: Device, value: int) -> None:
+    original(device, value | DeviceStatus.DRIVER_OK if _suspend_bit(value) else value)
+
+
+@defect(Device.reset, "2.4.1-D-01", text="a reset leaves SUSPEND set in a suspended device")
+def suspend_left_after_reset(original: Original, device: Device) -> None:
+    suspended = device.suspended
+    original(device)
+    if suspended:
+        device.status = DeviceStatus.SUSPEND
+
+
+@defect(Device.reset, "2.4-P-01", text="a device that was reset while suspended serves no more")
+def useless_after_reset_while_suspended(original: Original, device: Device) -> None:
+    if device.suspended:
+        vars(device)["may_run"] = lambda queue: False
+    original(device)
 
 
 @defect(Device.resume, "3.4.2-D-07", text="a resumed device sets its status but serves nothing")

@@ -66,6 +66,18 @@ def max_active_zones_too_low(original: Original, block: ZonedBlock) -> Fields:
     return _shown(original, block, max_active_zones=max(block.zones.max_active - 1, 0))
 
 
+@defect(
+    Zones.exhausted,
+    "5.2.5.2-D-12",
+    text="zones that were opened implicitly do not count as active",
+)
+def implicitly_open_zones_not_active(
+    original: Original, zones: Zones, limit: int, states: frozenset[ZoneState]
+) -> bool:
+    counted = states - {ZoneState.IOPEN} if ZoneState.CLOSED in states else states
+    return bool(original(zones, limit, counted))
+
+
 @defect(ZonedBlock.fields, "5.2.5.2-D-13", text="max_append_sectors is more than can be appended")
 def max_append_too_high(original: Original, block: ZonedBlock) -> Fields:
     most = block.zones.max_append
