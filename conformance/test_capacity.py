@@ -53,9 +53,9 @@ def test_a_resize_is_announced_with_the_new_capacity(plug, factor):
 @clause("5.2.6.2-D-02")
 def test_each_of_several_resizes_is_announced_in_turn(plug):
     disk = plug()
-    usual = disk.spec.capacity
+    capacity = disk.spec.capacity
 
-    for capacity in (usual + 8, usual * 4, usual // 4 or 1, usual // 4 + 1, usual):
+    for capacity in (capacity + 8, capacity * 4, capacity // 4 or 1, capacity // 4 + 1, capacity):
         disk.resize(capacity)
         check_announced(disk, capacity)
 
@@ -63,12 +63,12 @@ def test_each_of_several_resizes_is_announced_in_turn(plug):
 @clause("5.2.6.2-D-02")
 def test_a_burst_of_resizes_ends_with_the_last_capacity_announced(plug):
     disk = plug()
-    usual = disk.spec.capacity
+    capacity = disk.spec.capacity
 
     for step in range(1, 21):
-        disk.resize(usual + step)
+        disk.resize(capacity + step)
 
-    check_announced(disk, usual + 20)
+    check_announced(disk, capacity + 20)
 
 
 def resized_under_load(disk):

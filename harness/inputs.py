@@ -307,8 +307,8 @@ def _sequence(kind: Any, origin: Any, value: Any, at: At, extra: bool) -> Any:
     else:
         kinds = kinds[:1] * len(value)
     return origin(
-        _build(element, item, (*at, index), extra)
-        for index, (element, item) in enumerate(zip(kinds, value, strict=True))
+        _build(item_kind, item, (*at, index), extra)
+        for index, (item_kind, item) in enumerate(zip(kinds, value, strict=True))
     )
 
 

@@ -39,9 +39,7 @@ def check_directory(path: Path) -> None:
 
 def check_directory_can_be(path: Path) -> None:
     """Raise OSError unless a directory is there to make files in, or can be made. Makes nothing."""
-    there = next(
-        folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists()
-    )
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     with tempfile.TemporaryFile(dir=there):
         pass
 

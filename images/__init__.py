@@ -1,4 +1,4 @@
-"""The guest image: a recipe over Debian packages, built on first use and cached.
+"""The guest image: built from Debian packages on first use, and cached.
 
 image = images.ensure(print)
 # qemu-system-x86_64 -kernel image.kernel -initrd image.initrd -append images.KERNEL_ARGS ...

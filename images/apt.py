@@ -1,7 +1,7 @@
-"""Packages through apt, by name, from the sources this machine is configured with.
+"""Debian packages by name, through apt, from the sources that this machine is configured with.
 
-apt runs with a state directory of ours: as an ordinary user, without a prior `apt-get update`,
-and without touching the machine's own package lists. Nothing gets installed.
+apt uses a private state directory. So it runs as an ordinary user, needs no `apt-get update`
+before, and does not change the machine's package lists. Nothing is installed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _UPDATE_DEADLINE = 300.0  # seconds
 _QUERY_DEADLINE = 60.0
 _DOWNLOAD_DEADLINE = 900.0
 
-# Read after the machine's own configuration, and so stronger. The hooks cleared here would act on
-# the machine's package lists, which stay as they are.
+# Read after the machine's own configuration, so these settings win. The hooks that are cleared
+# here would change the machine's package lists.
 _CONFIG = """\
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -40,7 +40,7 @@ Dir::Cache "{top}/cache";
 
 @dataclass(frozen=True, order=True)
 class Package:
-    """One version of a package as the archive describes it."""
+    """A version of a package, as the archive describes it."""
 
     name: str
     version: str
@@ -48,10 +48,10 @@ class Package:
 
 
 class Apt:
-    """The machine's package sources, seen through a private state in the directory `top`."""
+    """Access to the machine's package sources, with a private state in the directory `top`."""
 
     def __init__(self, top: Path) -> None:
-        """Raises ImageError when this machine has no apt, OSError when `top` can't be written."""
+        """Create the state. Raises ImageError without apt, OSError if `top` cannot be written."""
         if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
             raise ImageError(
                 "apt-get and dpkg-deb not found: the guest image is made from Debian packages; "
@@ -68,18 +68,18 @@ class Apt:
     def refresh(self) -> None:
         """Fetch the package lists.
 
-        A source that fails isn't an error yet, it may have nothing we need: see `complaint`.
+        A source that fails is no error, because we may not need it: see `complaint`.
         """
         done = self._run("apt-get", ["update"], _UPDATE_DEADLINE, check=False)
         self._complaints = done.stderr
 
     def offered(self, names: Iterable[str]) -> dict[Package, dict[str, str]]:
-        """All versions of the named packages that the sources offer, with their fields."""
+        """Return all versions of the named packages that the sources offer, with their fields."""
         arguments = ["show", "--all-versions", *names]
         return _stanzas(self._run("apt-cache", arguments, _QUERY_DEADLINE, check=False).stdout)
 
     def candidate(self, name: str) -> tuple[Package, dict[str, str]]:
-        """The version that an installation on an empty Debian would take, with its fields."""
+        """Return the version that apt would install on an empty Debian, with its fields."""
         arguments = ["show", "--no-all-versions", name]
         stanzas = _stanzas(self._run("apt-cache", arguments, _QUERY_DEADLINE, check=False).stdout)
         if not stanzas:
@@ -87,12 +87,12 @@ class Apt:
         return next(iter(stanzas.items()))
 
     def complaint(self) -> str:
-        """What the last refresh could not do, as the end of a sentence (empty if all went well)."""
+        """Return the first failure of the last refresh, as the end of a sentence; "" for none."""
         failures = re.findall(r"^[WE]: (.*)$", self._complaints, re.MULTILINE)
         return f" (apt: {failures[0]})" if failures else ""
 
     def download(self, package: Package, into: Path) -> Path:
-        """Download a package into an empty directory; apt checks what it downloads."""
+        """Download a package into an empty directory. apt checks its hash."""
         self._run(
             "apt-get", ["download", f"{package.name}={package.version}"], _DOWNLOAD_DEADLINE, into
         )

@@ -1,13 +1,13 @@
 """The guest image in its cache: built on first use, checked on every use.
 
-    debs/<sha256>.deb     packages, kept so that a locked version needs the archive only once
-    keys/                 SSH keys, made once
+    debs/<sha256>.deb     packages, kept so that a locked version is downloaded only once
+    keys/                 SSH keys, created once
     images/<key>/         vmlinuz, initrd, image.json (size and SHA-256 of both)
     apt/                  apt's private state
     lock                  held while something is built
 
-An image's key is a hash of all it is made from but the SSH keys: the lock file, the recipe's
-sources and the guest's own files.
+The key of an image is a hash of everything that it is built from, except the SSH keys: the lock
+file, the sources of this package and the guest's own files.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class Image:
     key: str  # content key of the recipe and its inputs
     kernel: Path  # vmlinuz
     initrd: Path  # initramfs, a plain cpio archive
-    kernel_release: str  # as `uname -r` says it in the guest
+    kernel_release: str  # as `uname -r` prints it in the guest
     ssh_key: Path  # private key for root in the guest (ed25519, OpenSSH format)
     ssh_host_key: str  # the guest's pinned host key: "ssh-ed25519 AAAA..."
 
 
 @dataclass(frozen=True)
 class Status:
-    """The state of the cached image, found without building anything."""
+    """The state of the cached image, determined without a build."""
 
     state: Literal["built", "missing", "damaged"]
     path: Path  # where the image is or would be
@@ -63,11 +63,11 @@ class Status:
 
 
 class _DamagedError(Exception):
-    """A cached image isn't what was written; the message says how."""
+    """A cached image differs from what was written; the message says how."""
 
 
 def cache_dir() -> Path:
-    """Where images, packages and keys are kept: $VBLK_CACHE, or a directory in the XDG cache."""
+    """Return the cache directory: $VBLK_CACHE, or a directory in the XDG cache."""
     if own := os.environ.get("VBLK_CACHE"):
         return Path(own).absolute()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -75,7 +75,7 @@ def cache_dir() -> Path:
 
 
 def content_key() -> str:
-    """The key of the image that the recipe and the lock file describe now."""
+    """Return the key of the image that the recipe and the lock file describe now."""
     here = Path(__file__).parent
     sources = [lock.PATH, *here.glob("*.py"), *recipe.GUEST_DIR.iterdir()]
     total = hashlib.sha256()
@@ -86,9 +86,9 @@ def content_key() -> str:
 
 
 def ensure(progress: Progress | None = None) -> Image:
-    """The image, built first if the cache lacks it or has it damaged.
+    """Return the image. Build it first if it is not in the cache, or is damaged there.
 
-    Processes that ask at the same time get one build: the others wait for it. `progress` is
+    If several processes ask at the same time, one builds it and the others wait. `progress` is
     called with a line for each step. Raises ImageError.
     """
     say = progress or _silent
@@ -115,7 +115,7 @@ def ensure(progress: Progress | None = None) -> Image:
 
 
 def update(progress: Progress | None = None) -> None:
-    """Write a lock file of the package versions that this machine's apt sources offer now."""
+    """Write a lock file with the package versions that this machine's apt sources offer now."""
     say = progress or _silent
     cache = cache_dir()
     with _one_line_errors(cache):
@@ -131,7 +131,7 @@ def update(progress: Progress | None = None) -> None:
 
 
 def status() -> Status:
-    """What the cache has, for a report; reads the image but builds nothing."""
+    """Return the state of the cache, for a report. Reads the image but builds nothing."""
     key = content_key()
     cache = cache_dir()
     path = cache / "images" / key
@@ -150,7 +150,7 @@ def _silent(_line: str) -> None:
 
 
 def _load(cache: Path, key: str) -> Image:
-    """The cached image, once all its bytes have been checked."""
+    """Return the cached image, after a check of all its bytes."""
     directory = cache / "images" / key
     try:
         manifest = json.loads((directory / _MANIFEST).read_text())
@@ -185,10 +185,10 @@ def _load(cache: Path, key: str) -> Image:
 
 
 def _build(cache: Path, key: str, say: Progress) -> None:
-    """Build the image under a temporary name and move it into place. The lock is held."""
+    """Build the image under a temporary name and rename it. The caller holds the lock."""
     images = cache / "images"
     private_directory(images)
-    for leftover in images.glob(".build-*"):  # of a killed process: nobody else has the lock
+    for leftover in images.glob(".build-*"):  # of a killed process: the lock is ours
         shutil.rmtree(leftover, ignore_errors=True)
     debs = fetch(cache, lock.read(lock.PATH), say)
     ssh.ensure_keys(cache / "keys")
@@ -218,7 +218,7 @@ def _build(cache: Path, key: str, say: Progress) -> None:
 
 
 def fetch(cache: Path, packages: list[Package], say: Progress) -> dict[str, Path]:
-    """The locked packages as files, from the cache or else from the archive, hashes checked."""
+    """Return the locked packages as files, from the cache or the archive, with checked hashes."""
     store = cache / "debs"
     private_directory(store)
     files = {package: store / f"{package.sha256}.deb" for package in packages}
@@ -270,7 +270,7 @@ def _digest(data: bytes) -> str:
 
 @contextlib.contextmanager
 def _exclusive(cache: Path, say: Progress) -> Iterator[None]:
-    """Hold the cache's lock, which ends with the process that holds it."""
+    """Hold the lock of the cache; the kernel releases it when the process ends."""
     with (cache / "lock").open("a+") as file:
         deadline = time.monotonic() + BUILD_DEADLINE
         waiting = False
@@ -305,5 +305,5 @@ def _one_line_errors(cache: Path) -> Iterator[None]:
             raise no_space(cache) from None
         raise ImageError(
             f"the guest image's cache {cache} can't be used ({error.strerror}: {error.filename}): "
-            "put that right, or set VBLK_CACHE to a directory of yours"
+            "correct that, or set VBLK_CACHE to a directory of yours"
         ) from None

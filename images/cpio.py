@@ -1,7 +1,7 @@
-"""A file tree in memory, and the cpio archive ("newc") the kernel unpacks as its initramfs.
+"""A file tree in memory, and its cpio archive ("newc"), which the kernel unpacks as initramfs.
 
-The archive depends on the tree alone: entries are sorted, times are 0, the owner is root, and
-inode numbers count from 1, so that the same tree gives the same bytes on every machine.
+The archive depends only on the tree: entries are sorted, times are 0, the owner is root, and
+inode numbers count from 1. So the same tree gives the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ALIGN = 4
 
 @dataclass(frozen=True)
 class Entry:
-    """One file: its mode with the type bits, and its content (for a link: where it points)."""
+    """A file: its mode with the type bits, and its content (for a link: its target)."""
 
     mode: int
     data: bytes = b""
@@ -57,12 +57,12 @@ class Tree:
         self._entries[path] = entry
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
-        """Every entry, a directory before what it holds."""
+        """Yield all entries, a directory before its contents."""
         yield from sorted(self._entries.items())
 
 
 def write(tree: Tree, out: BinaryIO) -> None:
-    """Write `tree` as a newc archive, padded to 512 bytes so that another may follow it."""
+    """Write `tree` as a newc archive, padded to 512 bytes so that another one can follow it."""
     size = 0
     for inode, (path, entry) in enumerate(tree.entries(), start=1):
         size += _write_entry(out, path, entry, inode)

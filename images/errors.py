@@ -1,4 +1,4 @@
-"""The one exception that building or looking up the guest image raises."""
+"""The exception for builds and look-ups of the guest image."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 class ImageError(Exception):
-    """The guest image can't be built or used; the message is one line that says what to do."""
+    """The guest image cannot be built or used. The message is one line that says what to do."""
 
 
 def no_space(directory: Path) -> ImageError:
-    """The error for a full disk."""
+    """Return the error for a full disk."""
     free = shutil.disk_usage(directory).free >> 20
     return ImageError(
         f"no space left in {directory} ({free} MiB free) for the guest image, which takes about "

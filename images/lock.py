@@ -1,4 +1,4 @@
-"""The lock file: which version of each package the image is made from, with its SHA-256."""
+"""The lock file: the version and SHA-256 of each package that the image is built from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATH = Path(__file__).parent / "packages.lock.json"
 
 
 def read(path: Path) -> list[Package]:
-    """The locked packages, by name. Raises ImageError for a missing or malformed file."""
+    """Return the locked packages, by name. Raises ImageError for a missing or malformed file."""
     try:
         listed = json.loads(path.read_text())["packages"]
         return sorted(Package(item["name"], item["version"], item["sha256"]) for item in listed)
@@ -35,7 +35,7 @@ def write(path: Path, packages: Sequence[Package]) -> None:
 
 
 def resolve(apt: Apt) -> list[Package]:
-    """The packages of the recipe in the versions that this machine's sources offer now."""
+    """Return the packages of the recipe, in the versions that this machine's sources offer now."""
     _, fields = apt.candidate(recipe.KERNEL_METAPACKAGE)
     kernel = fields.get("Depends", "").split(" ")[0]
     if not kernel.startswith("linux-image-"):

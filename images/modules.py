@@ -1,4 +1,4 @@
-"""Kernel modules: which files a set of modules needs, and the index that modprobe reads."""
+"""Kernel modules: the files that a set of modules needs, and the index that modprobe reads."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 
 
 def module_name(path: str) -> str:
-    """A module's name from its file: the kernel takes `-` and `_` as the same."""
+    """Return a module's name from its file name: the kernel treats `-` and `_` as the same."""
     return PurePosixPath(path).stem.replace("-", "_")
 
 
 def dependencies(module: bytes) -> list[str]:
-    """The modules that a .ko file names in its `depends` field."""
+    """Return the modules in the `depends` field of a .ko file."""
     found = _DEPENDS.search(module)
     if found is None:
         raise ImageError("a kernel module without a `depends` field: not a module of Linux 6.1?")
@@ -25,7 +25,7 @@ def dependencies(module: bytes) -> list[str]:
 
 
 def needed(modules: Mapping[str, bytes], wanted: Iterable[str]) -> dict[str, list[str]]:
-    """Each needed module's path with the paths of all that it needs, in the order of loading.
+    """Return path of each needed module -> paths of its dependencies, in the order of loading.
 
     `modules` maps paths to contents; `wanted` has names. Raises ImageError for a missing module.
     """
@@ -51,7 +51,7 @@ def needed(modules: Mapping[str, bytes], wanted: Iterable[str]) -> dict[str, lis
 
 
 def modules_dep(needs: Mapping[str, list[str]]) -> str:
-    """The text of `modules.dep`: what a module needs, the last to be loaded first."""
+    """Return the text of `modules.dep`: each module and its dependencies, last loaded first."""
     return "".join(
         f"{path}: {' '.join(reversed(order))}".rstrip() + "\n" for path, order in needs.items()
     )

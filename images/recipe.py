@@ -1,8 +1,8 @@
-"""What is in the guest image: which files of which Debian packages, and our own.
+"""Contents of the guest image: files of Debian packages, and our own files.
 
-`PACKAGES` is what `update` writes to the lock; `build` makes the reproducible part of the image
-from exactly those .deb files. No root is needed and nothing is mounted: packages are read as
-archives and the initramfs is written as one.
+`update` writes the versions of `PACKAGES` to the lock file. `build` makes the reproducible part
+of the image from exactly these .deb files. It needs no root and no mount: it reads packages as
+archives, and writes the initramfs as an archive.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ PACKAGES = (
     "zlib1g",
 )
 
-# No virtio driver is among them. The kernel's PCI hot plug lets a loaded driver take a new device
-# whatever `drivers_autoprobe` says, and virtio_pci would take every disk under test; so the network
-# card is the one other that both the cloud kernel and QEMU have.
+# No virtio driver is among them: the kernel's PCI hot plug binds a loaded driver to a new device
+# even if `drivers_autoprobe` is off, so virtio_pci would take every disk under test. The network
+# card is vmxnet3, the only other one that both the cloud kernel and QEMU have.
 MODULES = ("uio_pci_generic", "vfio_iommu_type1", "vfio_pci", "vmxnet3")
 
 # For QEMU's -append. A guest that panics resets at once, which ends a QEMU with -no-reboot.
 # Measured under TCG: the crypto self-tests take 0.4 s of the boot, and page-table isolation
-# flushes QEMU's TLB at every system call. The kernel's check of the timer's interrupt counts
-# ticks in a loop of the processor, and on a busy host panics over a timer that works.
+# flushes QEMU's TLB at every system call. The kernel's check of the timer interrupt counts ticks
+# during a busy loop; on a busy host it panics although the timer works.
 _ALWAYS = (
     "console=ttyS0 quiet panic=-1 oops=panic cryptomgr.notests mitigations=off ipv6.disable=1"
     " no_timer_check"
 )
 # Without noirq every bind and unbind of a PCI driver walks ACPI's routing table: 0.3 s under TCG.
 KERNEL_ARGS = f"{_ALWAYS} acpi=noirq"
-# On a microvm ACPI alone knows where interrupts lead, and there is no timer that the time stamp
-# counter could be measured by: the kernel tries, and under TCG every other boot hung on it.
+# On a microvm only ACPI has the interrupt routing, and there is no timer to calibrate the time
+# stamp counter: the kernel tries it, and under TCG every second boot hung there.
 KERNEL_ARGS_MICROVM = f"{_ALWAYS} tsc_early_khz=2000000"
-# With noirq, the driver of an Intel IOMMU finds no vector for its own interrupt, and gives up.
+# With noirq, the driver of an Intel IOMMU finds no vector for its own interrupt, and fails.
 KERNEL_ARGS_IOMMU = f"{_ALWAYS} intel_iommu=on"
 
 GUEST_DIR = Path(__file__).parent / "guest"
@@ -71,7 +71,7 @@ _LIBRARY = re.compile(
 _PROGRAMS = {"usr/bin/busybox", "usr/bin/python3.11", "usr/sbin/dropbear"}
 
 _PYTHON = "usr/lib/python3.11"
-# Parts of the standard library that a guest agent has no use for, or whose libraries are absent.
+# Parts of the standard library that a guest agent does not use, or whose libraries are absent.
 _PYTHON_WITHOUT = {
     "asyncio",
     "curses",
@@ -107,8 +107,8 @@ _PYTHON_EXTENSIONS = {
     "termios",
 }
 
-# Run by the packaged Python. Hash-based and never checked, so that a .pyc has no time in it;
-# beside the source (not in __pycache__), so that it is found without the source.
+# Run by the packaged Python. Hash-based and never checked, so that a .pyc contains no time. It is
+# next to the source (not in __pycache__), so that Python finds it without the source.
 _COMPILER = f"""
 import pathlib, py_compile, sys
 root = pathlib.Path(sys.argv[1])
@@ -126,7 +126,7 @@ _TOOL_DEADLINE = 120.0  # seconds
 
 
 def build(debs: Mapping[str, Path], out: Path, progress: Callable[[str], None]) -> str:
-    """Write `vmlinuz` and `base.cpio` into the directory `out`; returns the kernel's release.
+    """Write `vmlinuz` and `base.cpio` into the directory `out`, and return the kernel's release.
 
     `debs` has a .deb file for each of `PACKAGES` and one whose name starts with `linux-image-`.
     Raises ImageError, and OSError when a file can't be written.
@@ -156,7 +156,7 @@ def build(debs: Mapping[str, Path], out: Path, progress: Callable[[str], None]) 
 
 
 def _members(deb: Path) -> Iterator[tuple[str, tarfile.TarInfo, bytes]]:
-    """A package's files and links: path as on a merged /usr, metadata, content."""
+    """Yield a package's files and links: path as on a merged /usr, metadata, content."""
     unpacked = _run(["dpkg-deb", "--fsys-tarfile", str(deb)])
     with tarfile.open(fileobj=io.BytesIO(unpacked)) as tar:
         for member in tar:
@@ -208,10 +208,10 @@ def _is_wanted_source(path: str) -> bool:
 
 
 def _add_host_made(tree: cpio.Tree, stdlib: Mapping[str, bytes], work: Path) -> None:
-    """Add what the packages' own programs make: bytecode, and busybox's list of commands.
+    """Add files that the packages' own programs create: bytecode, and links for busybox.
 
-    Compiling imports in the guest costs seconds under TCG. The packaged Python compiles its own
-    library, so whatever Python the host has, the bytecode is right and always the same.
+    Compiling imports in the guest takes seconds under TCG. The packaged Python compiles its own
+    library, so the bytecode does not depend on the host's Python.
     """
     with tempfile.TemporaryDirectory(dir=work) as name:
         root = Path(name)
@@ -262,7 +262,7 @@ def _add_own(tree: cpio.Tree) -> None:
 
 
 def _run(command: list[str], environment: Mapping[str, str] | None = None) -> bytes:
-    """The output of a program; ImageError if it is missing, fails or takes too long."""
+    """Run a program and return its output. ImageError if it is missing, fails or is too slow."""
     env = {**os.environ, "LC_ALL": "C", **(environment or {})}
     try:
         return subprocess.run(

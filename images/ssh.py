@@ -1,7 +1,7 @@
 """The SSH keys of one cache: a client key, and the guest's pinned host key.
 
-They are made once per cache and never leave it. They are not part of the reproducible image:
-they follow it as a second, small cpio archive, which the kernel unpacks over the first.
+They are created once per cache and never leave it. They are not part of the reproducible image:
+they are in a second, small cpio archive after it, which the kernel unpacks over the first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HOST_KEY = "host_ed25519"
 
 
 def ensure_keys(directory: Path) -> None:
-    """Make the keys that `directory` lacks. The caller holds the cache's lock."""
+    """Create the keys that are missing in `directory`. The caller holds the cache's lock."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in (CLIENT_KEY, _HOST_KEY):
         try:
@@ -31,12 +31,12 @@ def ensure_keys(directory: Path) -> None:
 
 
 def host_key_line(directory: Path) -> str:
-    """The guest's public host key, as `ssh-ed25519 AAAA...`."""
+    """Return the guest's public host key, as `ssh-ed25519 AAAA...`."""
     return _public(_load(directory / _HOST_KEY))
 
 
 def overlay(directory: Path) -> bytes:
-    """The cpio archive with what the guest knows of the keys."""
+    """Return the cpio archive with the keys for the guest."""
     client = _public(_load(directory / CLIENT_KEY))
     tree = cpio.Tree()
     tree.directory("root", 0o700)
@@ -78,6 +78,6 @@ def _public(key: Ed25519PrivateKey) -> str:
 
 
 def _dropbear_format(key: Ed25519PrivateKey) -> bytes:
-    """dropbear's own key file: two SSH strings, the key type and the private and public bytes."""
+    """Return dropbear's key file: two SSH strings, the key type, and private and public bytes."""
     raw = key.private_bytes_raw() + key.public_key().public_bytes_raw()
     return b"".join(struct.pack(">I", len(part)) + part for part in (b"ssh-ed25519", raw))

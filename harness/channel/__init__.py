@@ -1,1 +1,1 @@
-"""A byte stream to the agent in a guest, from the host's side. Knows no machines, no drivers."""
+"""Byte streams to the agent in a guest, from the host's side; independent of machine and driver."""

@@ -1,6 +1,6 @@
-"""The host's side of the bootstrap in the image: send the agent's code, wait until it runs.
+"""Send the agent's code to the bootstrap in the image, and wait until it runs.
 
-The other side, and the protocol, is images/guest/bootstrap.py.
+The guest's side and the protocol are in images/guest/bootstrap.py.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from hashlib import sha256
 from harness.channel.stream import POLL, ChannelError, Check, Stream
 
 ATTEMPTS = 5
-"""How often the code is sent before a line counts as unusable."""
+"""Times that the code is sent before the line counts as unusable."""
 
 BLOCK = 4096
-"""Bytes after which the guest acknowledges what it has."""
+"""Bytes after which the guest sends an acknowledgement."""
 
 WINDOW = 2 * BLOCK
-"""Bytes that may be on the way: less than what the guest's serial driver buffers."""
+"""Most bytes that are sent and not acknowledged: less than the guest's serial driver buffers."""
 
 STALL = 3.0
-"""Seconds without an acknowledgement after which something was lost on the way."""
+"""Seconds without an acknowledgement after which bytes count as lost."""
 
 _WORD = re.compile(rb"VBLK-(?:BOOTSTRAP \d+|GOT \d+|BAD|RUN)\r?\n")
 _LONGEST_WORD = 64  # bytes
 
 
 class _DamagedError(Exception):
-    """The code did not arrive as it was sent."""
+    """The code was damaged on the way."""
 
 
 def hand_over(stream: Stream, payload: bytes, deadline: float, check: Check) -> None:
-    """Send the zip file `payload` to the bootstrap at the far end and wait until it is run.
+    """Send the zip file `payload` to the bootstrap in the guest, and wait until it runs.
 
-    `deadline` is a time of time.monotonic(). Raises ChannelError, and whatever `check` raises.
+    `deadline` is a time of time.monotonic(). Raises ChannelError, and the errors of `check`.
     """
     listener = _Listener(stream, deadline, check)
     word = listener.next("the guest's bootstrap to speak")
@@ -69,8 +69,8 @@ def _send(stream: Stream, payload: bytes, listener: _Listener) -> None:
                 STALL,
             )
         except TimeoutError:
-            # Something was lost. If the guest still waits for bytes, it takes the next offer for
-            # them, says VBLK-BAD, and gets one more.
+            # Bytes were lost. If the guest still waits for them, it takes the next offer as data,
+            # answers VBLK-BAD, and gets another offer.
             raise _DamagedError from None
         if word == b"VBLK-RUN":
             return
@@ -81,7 +81,7 @@ def _send(stream: Stream, payload: bytes, listener: _Listener) -> None:
 
 
 class _Listener:
-    """The words of the bootstrap, out of whatever noise is between them."""
+    """Finds the words of the bootstrap in a stream with noise."""
 
     def __init__(self, stream: Stream, deadline: float, check: Check) -> None:
         self._stream = stream
@@ -92,11 +92,11 @@ class _Listener:
 
     @property
     def heard(self) -> str:
-        """The last text that came, for an error's details."""
+        """The last text that was received, for the details of an error."""
         return self._heard.decode("utf-8", "replace")
 
     def next(self, awaited: str, patience: float | None = None) -> bytes:
-        """The next word. ChannelError at the deadline, TimeoutError after `patience` seconds."""
+        """Wait for the next word. ChannelError at the deadline, TimeoutError after `patience` s."""
         impatient = None if patience is None else time.monotonic() + patience
         while True:
             match = _WORD.search(self._buffer)

@@ -1,7 +1,7 @@
 """The serial channel: a shell on the console starts the agent on a second serial port.
 
-pexpect speaks to the shell. Once the agent runs the console is left alone
-again (QEMU keeps its log), and everything goes as frames over the second port.
+pexpect controls the shell. When the agent runs, the console is not used any more
+(QEMU keeps its log), and all messages are frames on the second port.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from harness.channel.stream import POLL, SEND_TIMEOUT, ChannelError, Check
 PROMPT = "vblk# "
 _Patterns = list[re.Pattern[str] | type[pexpect.TIMEOUT] | type[pexpect.EOF]]
 _PATTERNS: _Patterns = [
-    # With line editing, busybox asks the terminal for its cursor's position after the prompt.
+    # With line editing, busybox asks the terminal for the cursor position after the prompt.
     re.compile(PROMPT + r"(\x1b\[6n)?$"),
     re.compile(r"Kernel panic - not syncing: [^\r\n]*"),
     pexpect.TIMEOUT,
     pexpect.EOF,
 ]
 _CONNECT_TIMEOUT = 5.0  # seconds
-_NUDGE = 2.0  # seconds after which the shell is asked for a prompt once more
+_NUDGE = 2.0  # seconds after which the shell is asked for a prompt again
 _TAIL = 4000  # characters of the console in an error
 
-# QEMU passes a guest fewer bytes than the UART's trigger level only after four characters' time,
-# so the speed of the port matters, and no more than that level at a time, so it is the highest.
-# And the port says so when the agent is gone: unlike a socket, it doesn't end by itself.
+# QEMU delivers at most as many bytes at a time as the trigger level of the UART, so the level is
+# the highest. It delivers fewer bytes only after the time of four characters, so the port is fast.
+# The last line reports the end of the agent: unlike a socket, a port does not end by itself.
 _START = (
     "(stty -F /dev/ttyS1 115200; echo 14 > /sys/class/tty/ttyS1/rx_trig_bytes;"
     " python3.11 -S -E /agent/bootstrap.py /dev/ttyS1;"
@@ -44,14 +44,14 @@ _LONGEST_EXIT = 32  # bytes
 
 
 class SerialStream:
-    """A guest's serial port, as the UNIX socket at `path` of its QEMU."""
+    """A guest's serial port, through the UNIX socket at `path` of its QEMU."""
 
     def __init__(self, path: Path) -> None:
         self._socket = _connect(path)
         self._tail = b""
 
     def recv(self, timeout: float) -> bytes:
-        """See `Stream`. ChannelError also when the agent on this port has ended."""
+        """See `Stream`. Also raises ChannelError when the agent on this port has ended."""
         if not select.select([self._socket], [], [], timeout)[0]:
             return b""
         try:
@@ -91,8 +91,8 @@ def open_serial(
     """Start the agent of a guest whose ports are the UNIX sockets `console` and `stream`.
 
     `payload` is the agent's code as a zip file, `deadline` a time of
-    time.monotonic(). Raises ChannelError with the console's last text, and
-    whatever `check` raises.
+    time.monotonic(). Raises ChannelError with the console's last text, and the
+    errors of `check`.
     """
     # First, so that no byte of the bootstrap is lost.
     port = SerialStream(stream)
@@ -133,7 +133,7 @@ class _Console:
         self._socket.close()
 
     def wait_for_prompt(self) -> None:
-        """Wait for the shell. ChannelError if the guest panics, or at the deadline."""
+        """Wait for the shell's prompt. ChannelError if the guest panics, or at the deadline."""
         nudge_at = time.monotonic()
         while time.monotonic() < self._deadline:
             self._check()
@@ -157,16 +157,16 @@ class _Console:
         self._send(f"{command}\n")
 
     def drain(self) -> None:
-        """Take what the console says: a guest that nobody listens to might stop to wait."""
+        """Read the console's output: a guest whose output nobody reads could block."""
         self._expect([pexpect.EOF, pexpect.TIMEOUT], 0)
 
     def tail(self) -> str:
-        """The last text of the console."""
+        """Return the last text of the console."""
         parts = (self._spawn.before, self._spawn.after)
         return "".join(part for part in parts if isinstance(part, str))[-_TAIL:]
 
     def _expect(self, patterns: _Patterns, timeout: float) -> int:
-        """Which of the patterns comes; pexpect.EOF also for a connection that was reset."""
+        """Return the index of the pattern that comes first; pexpect.EOF also for a reset."""
         try:
             return self._spawn.expect_list(patterns, timeout=timeout)
         except OSError:

@@ -1,4 +1,4 @@
-"""The SSH channel: the agent is the one command of an SSH connection, and its stdio the stream."""
+"""The SSH channel: the agent is the command of an SSH connection, its stdio is the stream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ATTEMPT_TIMEOUT = 15.0  # seconds for one attempt to connect
 _PAUSE = 0.2  # seconds between two attempts
 _TAIL = 4000  # bytes of the agent's stderr in an error
 
-# Without a handler Python prints what paramiko logs, and a refused attempt is nothing to print.
+# Without a handler Python prints paramiko's log, which has every refused attempt.
 _LOG_NAME = f"{__name__}.paramiko"
 logging.getLogger(_LOG_NAME).addHandler(logging.NullHandler())
 
@@ -34,7 +34,7 @@ class SshStream:
         self._errors = b""
 
     def recv(self, timeout: float) -> bytes:
-        """See `Stream`. ChannelError has what the command wrote to stderr in `details`."""
+        """See `Stream`. The `details` of a ChannelError are the command's stderr."""
         self._channel.settimeout(timeout)
         try:
             data = self._channel.recv(65536)
@@ -77,10 +77,9 @@ def open_ssh(
 ) -> SshStream:
     """Start the agent of a guest whose SSH server is, or will soon be, at `host`:`port`.
 
-    `key` is the file of the private key, `host_key` the one host key to
-    accept, as "TYPE BASE64". `payload` is the agent's code as a zip file,
-    `deadline` a time of time.monotonic(). Raises ChannelError, and whatever
-    `check` raises.
+    `key` is the file of the private key, `host_key` the only accepted host key, as
+    "TYPE BASE64". `payload` is the agent's code as a zip file, `deadline` a time
+    of time.monotonic(). Raises ChannelError, and the errors of `check`.
     """
     client = _connect(host, port, key, host_key, deadline, check)
     try:
@@ -95,7 +94,7 @@ def open_ssh(
 def _connect(
     host: str, port: int, key: Path, host_key: str, deadline: float, check: Check
 ) -> paramiko.SSHClient:
-    """Connect, again and again until the server is up: QEMU takes connections before it is."""
+    """Connect, and retry until the server is up: QEMU accepts connections before it is."""
     identity = _private_key(key)
     expected = _public_key(host_key)
     server = f"[{host}]:{port}" if port != 22 else host
@@ -127,7 +126,7 @@ def _connect(
 
 
 def _raise_if_final(error: BaseException, host: str, port: int) -> None:
-    """Raise unless trying once more may help."""
+    """Raise ChannelError, or the error itself, unless another attempt may succeed."""
     if isinstance(error, paramiko.BadHostKeyException):
         raise ChannelError(
             f"the SSH server at {host}:{port} is not the guest: it has another host key"

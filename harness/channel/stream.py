@@ -1,4 +1,4 @@
-"""What every channel gives: a byte stream to the agent in a guest."""
+"""Interface of all channels: a byte stream to the agent in a guest."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Callable
 from typing import Protocol
 
 Check = Callable[[], None]
-"""Called while waiting; raises if the machine at the other end is gone, with its own reason."""
+"""Function that is called during a wait. It raises an error if the machine has ended."""
 
 SEND_TIMEOUT = 30.0
-"""Seconds until the far end must have taken what `Stream.send` was given."""
+"""Seconds that the other end may take to accept the data of `Stream.send`."""
 
 POLL = 0.1
-"""Seconds between two looks at `Check` while waiting."""
+"""Seconds between two calls of `Check` during a wait."""
 
 
 class ChannelError(Exception):
-    """The way to the guest cannot be opened, or is broken.
+    """The channel to the guest cannot be opened, or is broken.
 
-    The message is one line; `details` has the last text of the console, or of
-    whatever else the guest said, for a report.
+    The message is one line. `details`, for a report, has the last text of the
+    console or of other output of the guest.
     """
 
     def __init__(self, message: str, details: str = "") -> None:
@@ -28,16 +28,16 @@ class ChannelError(Exception):
 
 
 class Stream(Protocol):
-    """Bytes to and from the agent. They may be damaged on the way, or noise may get between."""
+    """Bytes to and from the agent. The channel may damage them or add noise."""
 
     def recv(self, timeout: float) -> bytes:
-        """What has come, at once or within `timeout` seconds; b"" if nothing.
+        """Return bytes that are there or come within `timeout` seconds, b"" if none.
 
-        ChannelError when the stream has ended, with the reason.
+        Raises ChannelError, with the reason, when the stream has ended.
         """
 
     def send(self, data: bytes) -> None:
-        """Send it all. ChannelError if that takes more than SEND_TIMEOUT or the stream ended."""
+        """Send all of `data`. ChannelError after SEND_TIMEOUT, or if the stream has ended."""
 
     def close(self) -> None:
         """End the stream. A second call does nothing."""

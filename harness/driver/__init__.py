@@ -1,1 +1,1 @@
-"""The reference driver. Python's standard library only: the same files run in a guest and here."""
+"""The reference driver. It imports the standard library only, because it also runs in guests."""

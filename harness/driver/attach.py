@@ -1,4 +1,4 @@
-"""How a driver comes to a device: by the kind of bus, and an address on it."""
+"""Attach a driver to a device, found by the kind of its bus and its address there."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ KINDS: dict[str, tuple[Callable[[str, float], Any], Callable[[Any], Transport]]]
     "pci-legacy": (LinuxPci, PciLegacy),
     "pci-vfio": (LinuxVfio, PciModern),
 }
-"""By name: how registers and memory are reached, and through which interface of the device."""
+"""Kind -> class of the bus (registers and memory), class of the transport (interface used)."""
 
 
 def attach(kind: str, address: str, timeout: float = 5.0) -> Driver:
-    """Take a device over; it stays as it is until the driver is told to do something.
+    """Attach a driver to a device. The device is not touched until the driver is used.
 
-    `kind` "pci" (through uio), "pci-legacy" (its legacy interface) or "pci-vfio"
-    (through vfio, behind an IOMMU): a function by its address, like
-    `0000:00:05.0`; "mmio": a window by its physical address, like `0xfeb00000`.
+    With `kind` "pci" (through uio), "pci-legacy" (its legacy interface) or
+    "pci-vfio" (through vfio, behind an IOMMU), `address` is that of a PCI
+    function, like `0000:00:05.0`. With "mmio" it is the physical address of a
+    register window, like `0xfeb00000`. Raises BadArgumentError for another kind,
     NoDeviceError if there is no virtio block device within `timeout` seconds.
     """
     if kind not in KINDS:
-        raise BadArgumentError(f"no bus called {kind!r}: there are {', '.join(KINDS)}")
+        raise BadArgumentError(f"no bus is called {kind!r}; choose one of {', '.join(KINDS)}")
     reach, interface = KINDS[kind]
     bus: Bus = reach(address, timeout)
     try:

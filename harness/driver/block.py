@@ -1,4 +1,4 @@
-"""The virtio-blk driver: negotiate, configure, request, and hear of a resize (virtio 3.1, 5.2)."""
+"""The virtio-blk driver: negotiation, configuration, requests, resizes (virtio 3.1, 5.2)."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ SUPPORTED = mask(
     Feature.NOTIFICATION_DATA,
     Feature.NOTIF_CONFIG_DATA,
 )
-"""What this driver can serve, and so accepts when it is offered."""
+"""Features that this driver implements and accepts whenever they are offered."""
 
 CONFIG_TRIES = 100
-"""How often a snapshot of the configuration space may be torn by a change before we give up."""
+"""Tries to read the configuration space without a change meanwhile, before a DriverError."""
 
 
 class BlockDriver(DeviceDriver):
-    """A whole virtio-blk driver. Every virtqueue is polled; interrupts are counted beside that."""
+    """A complete virtio-blk driver. It polls every virtqueue, and also counts interrupts."""
 
     def __init__(self, transport: Transport) -> None:
         super().__init__(transport)
@@ -110,11 +110,11 @@ class BlockDriver(DeviceDriver):
                 Feature.ACCESS_PLATFORM.mask if self.transport.access_platform else 0
             )
             if self.transport.legacy:
-                # Without FEATURES_OK it cannot be agreed upon (virtio 5.2.5.2).
+                # ZONED cannot be negotiated without FEATURES_OK (virtio 5.2.5.2).
                 supported &= ~Feature.BLK_ZONED.mask
             wanted = offered & supported
             if wanted & Feature.BLK_ZONED.mask and self._model() == ZonedModel.HOST_MANAGED:
-                # A host-managed disk is not discarded, whatever it offers (virtio 5.2.5.1).
+                # DISCARD is not for host-managed disks, even if offered (virtio 5.2.5.1).
                 wanted &= ~Feature.BLK_DISCARD.mask
         else:
             wanted = features
@@ -132,7 +132,7 @@ class BlockDriver(DeviceDriver):
         return Negotiation(offered, wanted, status)
 
     def _model(self) -> int:
-        """The zoned model: it may be looked at to decide on features (virtio 3.1.1, step 4)."""
+        """Return the zoned model, which may be read to choose features (virtio 3.1.1, step 4)."""
         field = CONFIG_FIELD["model"]
         return self.config_read(field.offset, field.size)[0]
 
@@ -151,7 +151,7 @@ class BlockDriver(DeviceDriver):
         return self._snapshot()[0]
 
     def _snapshot(self) -> tuple[BlockConfig, int]:
-        """The valid fields and the one generation they were read in (virtio 2.5.3)."""
+        """Return the valid fields, and the generation that all of them belong to (virtio 2.5.3)."""
         valid = [
             field
             for field in CONFIG_FIELDS
@@ -167,7 +167,7 @@ class BlockDriver(DeviceDriver):
                 end = field.offset + field.size
                 if end <= size:
                     raw[field.offset : end] = self.config_read(field.offset, field.size)
-            # Without a generation, two equal reads have to do (virtio 2.5.4).
+            # A legacy device has no generation: two equal reads are taken instead (virtio 2.5.4).
             whole = last == raw if self.transport.legacy else self.config_generation() == before
             if whole:
                 return BlockConfig.parse(bytes(raw), self._features), before
@@ -199,7 +199,7 @@ class BlockDriver(DeviceDriver):
         try:
             return self.complete([token], timeout)[0]
         except DeviceTimeoutError:
-            # Its memory stays out of use until the device is done with it or reset.
+            # The device may still use its memory: it is freed when used or after a reset.
             self._flights[token].abandoned = True
             raise
 
@@ -290,7 +290,7 @@ class BlockDriver(DeviceDriver):
     def _await_used(
         self, ring: Virtqueue, flight: Flight, deadline: float, interrupts: bool
     ) -> None:
-        """Notify the device and wait for one chain."""
+        """Notify the device and wait until it has used one chain."""
         self._notify(ring)
         spins = 0
         while not ring.used_pending():

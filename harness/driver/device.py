@@ -1,4 +1,4 @@
-"""The lower half of the driver: registers, memory, virtqueues and interrupts of one device."""
+"""The lower half of the driver: registers, memory, virtqueues and interrupts of a device."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
 from harness.virtio.shared import fence, load, store
 
 RESET_LOOK = 0.1
-"""Seconds between two looks at whether the device needs a reset, while its virtqueues stand."""
+"""Seconds between two reads of device status while a wait looks for DEVICE_NEEDS_RESET."""
 
 RESET_GRACE = 0.5
-"""Seconds that a device which needs a reset has left for what is waited for on its virtqueues."""
+"""Seconds that completions are still awaited after the device has set DEVICE_NEEDS_RESET."""
 
 SPINS = 200
-"""Looks at the used ring between two looks at the clock and the interrupt."""
+"""Polls of the used ring between two checks of the clock and the interrupt."""
 
 
 class DeviceDriver(Driver):
-    """The verbs below whole requests, on one transport. Not for several threads."""
+    """The methods of `Driver` below whole requests, on a transport. Not thread-safe."""
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
@@ -78,7 +78,7 @@ class DeviceDriver(Driver):
         }
 
     def _wait_state(self) -> dict[str, Any]:
-        """What a deadline's error shows: enough to tell which side stopped."""
+        """Return the state that a timeout error shows, to tell which side stopped."""
         shown: dict[str, Any] = {"status": f"{self.status():#04x}"}
         for queue in self.queues.values():
             state = queue.state()
@@ -96,7 +96,7 @@ class DeviceDriver(Driver):
         try:
             self.reset()
         except DriverError:
-            # A device that cannot be reset is given back all the same: its next user resets it.
+            # A device that cannot be reset is released nevertheless: its next user resets it.
             pass
         finally:
             self.transport.close()
@@ -185,7 +185,7 @@ class DeviceDriver(Driver):
         queue: Virtqueue
         if self.transport.legacy:
             if size != largest:
-                raise BadArgumentError(f"a legacy queue has the device's size, {largest}")
+                raise BadArgumentError(f"a legacy virtqueue must have the device's size, {largest}")
             align = self.transport.queue_align
             queue = SplitQueue(self.memory, index, size, align, event_idx=event_idx)
         elif accepted & Feature.RING_PACKED.mask:
@@ -221,7 +221,7 @@ class DeviceDriver(Driver):
                 queue.set_interrupts_enabled(True)
 
     def _notify(self, queue: Virtqueue) -> None:
-        """Notify the device of what was published, unless it has asked not to be."""
+        """Notify the device of published chains, unless it suppresses notifications."""
         if not self._suppressing or queue.needs_notification():
             self.queue_kick(queue.index)
 
@@ -240,7 +240,7 @@ class DeviceDriver(Driver):
         return taken
 
     def _reap(self, queue: Virtqueue) -> None:
-        """Take what the device has used; whose it is, a subclass may know."""
+        """Take used chains. `_claim` may take a chain; the others wait for `queue_poll`."""
         while taken := queue.take_used():
             for used in taken:
                 if not self._claim(queue, used):
@@ -249,10 +249,10 @@ class DeviceDriver(Driver):
             if not (self._suppressing and queue.event_idx):
                 return
             queue.set_interrupts_enabled(True)
-            fence()  # what was used before the device read this brings no interrupt: look again
+            fence()  # no interrupt comes for chains used before the device read this: poll again
 
     def _claim(self, queue: Virtqueue, used: Used) -> bool:
-        """Whether a used chain belongs to somebody else than the caller of `queue_add`."""
+        """Return True if a used chain is not one of `queue_add`; for subclasses."""
         del queue, used
         return False
 
@@ -271,11 +271,11 @@ class DeviceDriver(Driver):
     # --- interrupts
 
     def fileno(self) -> int | None:
-        """A descriptor that is readable while an interrupt is pending, None if there is none."""
+        """Return a descriptor that is readable while an interrupt is pending, None without one."""
         return self.transport.fileno() if self._servicing else None
 
     def service(self, timeout: float = 0.0) -> None:
-        """Take an interrupt if one is raised (or is within `timeout` seconds), and act on it."""
+        """Take an interrupt that is raised now or within `timeout` seconds, and handle it."""
         if self.transport.vectors:
             self._take_messages(timeout)
             return
@@ -296,7 +296,7 @@ class DeviceDriver(Driver):
             self._config_changed()
 
     def _take_messages(self, timeout: float) -> None:
-        """With MSI-X the vector says what happened; ISR status is not looked at."""
+        """Take MSI-X messages. The vector tells their cause, so ISR status is not read."""
         messages = self.transport.take_messages(timeout)
         if not messages:
             return
@@ -314,7 +314,7 @@ class DeviceDriver(Driver):
             self._config_changed()
 
     def _config_changed(self) -> None:
-        """The config-change callback: what to do is a device type's affair."""
+        """Handle a configuration change. Does nothing here; for subclasses."""
 
     def interrupts(self) -> Interrupts:
         self.service()
@@ -330,7 +330,7 @@ class DeviceDriver(Driver):
 
     def use_msix(self, vectors: int) -> None:
         if self.queues:
-            raise BadArgumentError("MSI-X is switched while no queue is set up: reset first")
+            raise BadArgumentError("cannot switch MSI-X while a queue is set up: reset first")
         self.transport.use_msix(vectors)
         self._interrupts = replace(self._interrupts, vectors=(0,) * vectors)
 
@@ -340,10 +340,11 @@ class DeviceDriver(Driver):
     def _wait(
         self, done: Callable[[], bool], timeout: float, what: str, served: bool = False
     ) -> None:
-        """Spin until `done`, servicing interrupts in between; DeviceTimeoutError when it is not.
+        """Poll until `done` returns True, and service interrupts in between.
 
-        What is `served` by a virtqueue has little time left once the device
-        says that it needs a reset (virtio 2.1.2).
+        Raises DeviceTimeoutError, with a message about `what`, after `timeout`
+        seconds. With `served` (`done` waits for completions), the wait ends
+        RESET_GRACE seconds after the device sets DEVICE_NEEDS_RESET (virtio 2.1.2).
         """
         begun = time.monotonic()
         deadline, look = begun + timeout, begun + RESET_LOOK
@@ -366,5 +367,5 @@ class DeviceDriver(Driver):
                     deadline = min(deadline, now + RESET_GRACE)
 
     def _needs_reset(self) -> bool:
-        """Whether the device says so; a legacy interface has no such bit."""
+        """Return True if the device shows DEVICE_NEEDS_RESET, never on a legacy interface."""
         return not self.transport.legacy and bool(self.status() & DeviceStatus.NEEDS_RESET)

@@ -1,8 +1,8 @@
-"""What can go wrong between a driver and a device.
+"""Errors of a driver.
 
-Every error carries `state`: what the driver could read of itself and of the
-device at that moment, in plain values, so that it survives the way from a
-guest to the report of a failed test.
+Every error has a `state`: what the driver could read of itself and of the
+device at that moment, as plain values, which can be sent from a guest to the
+report of a failed test.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class DriverError(Exception):
-    """The driver cannot do what it was asked."""
+    """The driver cannot do what was requested. Base class of its errors."""
 
     def __init__(self, message: str, state: dict[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -26,15 +26,15 @@ class DriverError(Exception):
 
 
 class BadArgumentError(DriverError):
-    """The caller asked for something that makes no sense here."""
+    """An argument of the call is invalid or not possible here."""
 
 
 class NoDeviceError(DriverError):
-    """There is no such device, or it is not a virtio block device this driver can take."""
+    """The device does not exist, or is not a virtio block device that this driver supports."""
 
 
 class DeviceTimeoutError(DriverError):
-    """The device did not do in time what the driver waited for."""
+    """The device did not respond in time."""
 
 
 class FeaturesRefusedError(DriverError):
@@ -51,4 +51,4 @@ ERRORS: dict[str, type[DriverError]] = {
         FeaturesRefusedError,
     )
 }
-"""The errors by name, for the way across a channel."""
+"""Errors by class name, to send them over a channel."""

@@ -1,4 +1,4 @@
-"""One request on its way: its buffers in device-visible memory, and what became of them."""
+"""A request in flight: its buffers in device-visible memory, and the checks when it is used."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from harness.virtio.blk import REQUEST_HEADER, STATUS_UNWRITTEN
 def _cut(total: int, natural: tuple[int, ...], wanted: tuple[int, ...], what: str) -> list[int]:
     lengths = list(wanted) if wanted else [length for length in natural if length]
     if sum(lengths) != total or any(length <= 0 for length in lengths):
-        raise BadArgumentError(f"{what} is {total} bytes, which {wanted} does not cut into pieces")
+        raise BadArgumentError(f"{what} is {total} bytes, but the pieces {wanted} are not")
     return lengths
 
 
 @dataclass
 class Flight:
-    """A request in memory: every piece between guards, in a block of its own.
+    """A request in memory, in a block of its own, with guard bytes around every buffer.
 
-    Each descriptor's buffer stands alone, so that a device which runs past one
-    piece hits a guard and not the next piece by luck.
+    A device that writes past the end of a buffer changes guard bytes, and not
+    the next buffer.
     """
 
     request: Request
@@ -41,9 +41,10 @@ class Flight:
 
     @classmethod
     def prepare(cls, request: Request, memory: DmaMemory, queue: Virtqueue) -> Flight:
-        """Lay a request out and write its chain; nothing is made available yet.
+        """Write the buffers and the descriptor chain of a request, without making it available.
 
-        BadArgumentError if it cannot be cut as asked, or there is no room.
+        Raises BadArgumentError if the request cannot be cut as it says, or if
+        memory or descriptors are lacking.
         """
         header = REQUEST_HEADER.pack(request.type, request.reserved, request.sector)
         readable = header + request.data
@@ -90,20 +91,20 @@ class Flight:
 
     @property
     def status_address(self) -> int:
-        """Bus address of the status byte: the last byte that the device may write."""
+        """Bus address of the status byte, the last byte that the device may write."""
         last = self.buffers[-1]
         return last.address + last.length - 1
 
     def complete(self, used_len: int, memory: DmaMemory) -> Completion:
-        """Look at what the device left behind, and free everything."""
+        """Read the result, check for damage, and free memory and descriptors."""
         seconds = time.perf_counter() - self.sent
-        found = bytes(memory.view(self.block, len(self.image)))
+        contents = bytes(memory.view(self.block, len(self.image)))
         written = b"".join(
-            found[buffer.address - self.block :][: buffer.length]
+            contents[buffer.address - self.block :][: buffer.length]
             for buffer in self.buffers
             if buffer.writable
         )
-        damage = self._damage(found)
+        damage = self._damage(contents)
         if self.queue.chain(self.head) != self.chain:
             damage.append("the descriptors or the indirect table changed")
         self.queue.release(self.head)
@@ -111,19 +112,19 @@ class Flight:
         self.completion = Completion(written[-1], used_len, written[:-1], tuple(damage), seconds)
         return self.completion
 
-    def _damage(self, found: bytes) -> list[str]:
-        """What changed outside the device-writable buffers, as a line for each stretch."""
+    def _damage(self, contents: bytes) -> list[str]:
+        """Return a line for each region outside the device-writable buffers that has changed."""
         writable = [buffer for buffer in self.buffers if buffer.writable]
         borders = [0]
         for buffer in writable:
             start = buffer.address - self.block
             borders += [start, start + buffer.length]
-        borders.append(len(found))
+        borders.append(len(contents))
         damage = []
         for start, end in list(pairwise(borders))[::2]:
-            if found[start:end] == self.image[start:end]:
+            if contents[start:end] == self.image[start:end]:
                 continue
-            first = next(n for n in range(start, end) if found[n] != self.image[n])
+            first = next(n for n in range(start, end) if contents[n] != self.image[n])
             damage.append(f"memory at {self.block + first:#x} changed: {self._place(first)}")
         return damage
 

@@ -1,7 +1,7 @@
-"""The narrow waist: what a test can ask of a driver, wherever that driver lives.
+"""Interface of a driver: all that a test can ask of it, wherever the driver runs.
 
-A test holds one `Driver` and cannot tell whether it is an object in this
-process or one in a guest at the far end of a serial line: every method takes
+A `Driver` is an object in this process, or stands for one in a guest at the
+other end of a serial line. Tests cannot see the difference: every method takes
 and returns plain values (int, bytes, str, bool, None, tuples, lists, dicts of
 those, and the dataclasses below), so that one call is one message.
 
@@ -21,22 +21,22 @@ from typing import Any, Literal
 from harness.virtio.blk import BlockConfig
 
 CANARY = 0xC5
-"""What every device-writable byte (but the status byte) and every guard byte holds before a
-request: a byte that still holds it was not written. Test data avoids this value."""
+"""Value of all device-writable bytes (except the status byte) and guard bytes before a request.
+A byte that still has this value was not written. Test data does not contain it."""
 
 GUARD = 64
 """Bytes of canary before and after every buffer of a request."""
 
 REQUEST_TIMEOUT = 10.0
-"""Seconds a request may take, unless the caller says otherwise (as in the seed)."""
+"""Default timeout of a request in seconds, the same as in Haiku's driver."""
 
 Source = Literal["queue", "config", "raised"]
-"""What an interrupt announced, or "raised": any interrupt, whatever for (see `Interrupts`)."""
+"""Cause of an interrupt; "raised" is an interrupt of any cause (see `Interrupts`)."""
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """One descriptor's worth of memory: bus address, length in bytes, direction."""
+    """Memory of one descriptor: bus address, length in bytes, direction."""
 
     address: int
     length: int
@@ -45,11 +45,11 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Used:
-    """A chain that was used (virtio 2.7.8): its head, and the bytes written.
+    """A used chain (virtio 2.7.8): its head, and the number of bytes written.
 
     With IN_ORDER one element of the used ring may stand for several chains
-    (virtio 2.7.9); each of them comes as one of these, those without an element
-    of their own with all their device-writable bytes.
+    (virtio 2.7.9). Each of these chains is a `Used`. The length of a chain without
+    an own element is the size of all its device-writable buffers.
     """
 
     id: int
@@ -58,7 +58,7 @@ class Used:
 
 @dataclass(frozen=True)
 class QueueLayout:
-    """Where a virtqueue lies: its size in descriptors and the bus addresses of its areas."""
+    """Layout of a virtqueue: its size in descriptors and the bus addresses of its areas."""
 
     index: int
     size: int
@@ -69,7 +69,7 @@ class QueueLayout:
 
 @dataclass(frozen=True)
 class QueueState:
-    """A virtqueue's indices as they stand in memory, and what the driver expects."""
+    """Indices and flags of a virtqueue in memory, and the driver's own counters."""
 
     index: int
     size: int
@@ -84,15 +84,15 @@ class QueueState:
 
 @dataclass(frozen=True)
 class Request:
-    """A block request (virtio 5.2.6), framed as the caller likes.
+    """A block request (virtio 5.2.6), with the framing that the caller chooses.
 
     `data` is device-readable and follows the header; `receive` is the length
     in bytes of the device-writable area before the status byte. `readable` and
     `writable` cut the readable bytes (header, data) and the writable bytes
     (received data, status) into descriptors of these lengths; empty means the
-    usual cut (header | data, data | status). A `receive` area or `data` of no
-    bytes gets no descriptor. With `indirect` the chain goes through an
-    indirect table, which must have been negotiated.
+    default (header | data, data | status). Empty `data`, or a `receive` of 0,
+    gets no descriptor. With `indirect` the chain is in an indirect table;
+    INDIRECT_DESC must have been negotiated.
     """
 
     type: int
@@ -107,13 +107,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """What the device made of a request.
+    """The result of a request.
 
-    `status` is the status byte as it stands in memory (0xff: never written),
-    `used_len` the length in the used ring, `data` the whole receive area (a
-    byte equal to `CANARY` was not written). `damage` names everything that
-    changed and must not have: guard bytes, device-readable buffers,
-    descriptors, indirect tables. `seconds` runs from notify to used.
+    `status` is the status byte in memory (0xff: never written), `used_len` is the
+    length in the used ring, `data` is the whole receive area (a byte equal to
+    `CANARY` was not written). `damage` lists what the device changed and must
+    not change: guard bytes, device-readable buffers, descriptors, indirect
+    tables. `seconds` is the time from before the notification until it was used.
     """
 
     status: int
@@ -125,11 +125,11 @@ class Completion:
 
 @dataclass(frozen=True)
 class Interrupts:
-    """Interrupts since the driver was attached, by what they announced.
+    """Counts of interrupts since the driver was attached, by cause.
 
-    `raised` counts assertions of the line (or messages), whatever they were
-    for; `unexplained` those of them with an empty ISR status. `vectors` counts
-    messages by MSI-X vector, and is empty without MSI-X.
+    `raised` counts all assertions of the line (or messages), `unexplained` those
+    with an empty ISR status. `vectors` counts messages by MSI-X vector, and is
+    empty without MSI-X.
     """
 
     queue: int = 0
@@ -141,7 +141,7 @@ class Interrupts:
 
 @dataclass(frozen=True)
 class ConfigChange:
-    """One run of the config-change callback: what it read, and in which generation.
+    """A run of the config-change callback: the capacity and the generation that it read.
 
     `capacity` is in sectors of 512 bytes.
     """
@@ -152,7 +152,7 @@ class ConfigChange:
 
 @dataclass(frozen=True)
 class Negotiation:
-    """The outcome of feature negotiation: bit masks, and the device status after it."""
+    """The result of feature negotiation: bit masks, and the device status after it."""
 
     offered: int
     accepted: int
@@ -161,7 +161,7 @@ class Negotiation:
 
 @dataclass(frozen=True)
 class Repetition:
-    """The outcome of one request sent many times, one at a time."""
+    """The result of `Driver.repeat`: requests, seconds in all, and status -> requests."""
 
     count: int
     seconds: float
@@ -191,60 +191,60 @@ class Driver(ABC):
 
     @abstractmethod
     def description(self) -> dict[str, Any]:
-        """What is driven from where: transport, address, PCI ids, kernel, Python."""
+        """Return facts for a report: transport, address, PCI ids, kernel, Python."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Device status, features, every virtqueue's indices, interrupts: for a report."""
+        """Return device status, features, virtqueue indices and interrupts, for a report."""
 
     @abstractmethod
     def close(self) -> None:
-        """Reset the device and give everything back. A second call does nothing."""
+        """Reset the device and release all resources. A second call does nothing."""
 
     # --- registers (virtio 2.1, 2.2, 2.5, 4.1.4)
 
     @abstractmethod
     def status(self) -> int:
-        """The device status field (virtio 2.1)."""
+        """Return the device status field (virtio 2.1)."""
 
     @abstractmethod
     def set_status(self, value: int) -> None:
-        """Write the device status field; nothing is added or checked."""
+        """Write this value to the device status field, without any check or change."""
 
     @abstractmethod
     def reset(self, timeout: float = 5.0) -> None:
-        """Write 0 to device status and wait until it reads 0; forget all queues and requests.
+        """Write 0 to device status, wait until it reads 0, and drop all queues and requests.
 
-        DeviceTimeoutError if it never does (virtio 2.4, 4.1.4.3.1).
+        Raises DeviceTimeoutError after `timeout` seconds (virtio 2.4, 4.1.4.3.1).
         """
 
     @abstractmethod
     def offered(self) -> int:
-        """The feature bits the device offers, 0 to 63."""
+        """Return the feature bits 0 to 63 that the device offers."""
 
     @abstractmethod
     def accept(self, features: int) -> None:
-        """Write the driver's feature bits 0 to 63; device status is left alone."""
+        """Write the driver's feature bits 0 to 63, without a change of device status."""
 
     @abstractmethod
     def accepted(self) -> int:
-        """The driver's feature bits as the device shows them."""
+        """Return the driver's feature bits as the device shows them."""
 
     @abstractmethod
     def register_read(self, name: str, width: int | None = None) -> int:
-        """A register of the transport by the specification's name (e.g. `queue_size`).
+        """Read a register of the transport, by its name in the specification (`queue_size`).
 
-        `width` (1, 2 or 4 bytes) reads that many of its bytes in one access,
-        which need not be a width that it may be read with; None takes its own.
+        With `width` (1, 2 or 4), read this number of its bytes in one access, even
+        if the specification does not permit this width. None means its own width.
         """
 
     @abstractmethod
     def register_write(self, name: str, value: int, width: int | None = None) -> None:
-        """Write a register of the transport by the specification's name; `width` likewise."""
+        """Write a register of the transport, by its name; `width` as in `register_read`."""
 
     @abstractmethod
     def config_read(self, offset: int, length: int) -> bytes:
-        """Bytes of the device configuration space, each read with the width of a field."""
+        """Read bytes of the device configuration space, in accesses as wide as its fields."""
 
     @abstractmethod
     def config_write(self, offset: int, data: bytes) -> None:
@@ -252,11 +252,11 @@ class Driver(ABC):
 
     @abstractmethod
     def config_size(self) -> int:
-        """Bytes of device configuration space that the transport shows."""
+        """Return the size in bytes of the device configuration space that the transport shows."""
 
     @abstractmethod
     def config_generation(self) -> int:
-        """The configuration generation (virtio 2.5.1, 4.1.4.3)."""
+        """Return the configuration generation (virtio 2.5.1, 4.1.4.3)."""
 
     @abstractmethod
     def isr(self) -> int:
@@ -264,7 +264,7 @@ class Driver(ABC):
 
     @abstractmethod
     def pci_read(self, offset: int, length: int) -> bytes:
-        """Bytes of PCI configuration space. DriverError where there is none."""
+        """Read bytes of PCI configuration space. Raises DriverError if there is none."""
 
     @abstractmethod
     def pci_write(self, offset: int, data: bytes) -> None:
@@ -272,21 +272,21 @@ class Driver(ABC):
 
     @abstractmethod
     def capabilities(self) -> list[Capability]:
-        """The virtio capabilities in PCI configuration space, in the list's order."""
+        """Return the virtio capabilities in PCI configuration space, in the order of the list."""
 
     # --- memory the device can reach
 
     @abstractmethod
     def alloc(self, length: int, align: int = 16) -> int:
-        """Zeroed memory, as a bus address; it lasts until `reset` or `close`."""
+        """Allocate zeroed memory, valid until `reset` or `close`, and return its bus address."""
 
     @abstractmethod
     def memory_read(self, address: int, length: int) -> bytes:
-        """Bytes at a bus address that `alloc` or a queue's layout gave."""
+        """Read memory at a bus address inside an allocation of `alloc` or a virtqueue."""
 
     @abstractmethod
     def memory_write(self, address: int, data: bytes) -> None:
-        """Write at a bus address that `alloc` or a queue's layout gave."""
+        """Write memory at a bus address inside an allocation of `alloc` or a virtqueue."""
 
     # --- virtqueues (virtio 2.6, 2.7)
 
@@ -294,128 +294,139 @@ class Driver(ABC):
     def queue_setup(
         self, index: int, size: int | None = None, vector: int | None = None
     ) -> QueueLayout:
-        """Lay a virtqueue out in fresh memory and enable it.
+        """Allocate memory for a virtqueue and enable it.
 
-        `size` in descriptors, None for the device's largest. With MSI-X `vector` is
-        written to queue_msix_vector before the queue is enabled (virtio 4.1.4.3.2),
-        whatever the register shows then; None is the vector that `use_msix` says.
+        `size` is in descriptors; None means the largest that the device permits. With
+        MSI-X, `vector` is written to queue_msix_vector before the queue is enabled
+        (virtio 4.1.4.3.2), without a check of what the register shows then; None means
+        the vector that `use_msix` chooses.
         """
 
     @abstractmethod
     def queue_add(self, index: int, buffers: Sequence[Buffer], indirect: bool = False) -> int:
-        """Write a descriptor chain and return its head; the device is not told yet."""
+        """Write a descriptor chain and return its head. It is not available to the device yet."""
 
     @abstractmethod
     def queue_publish(self, index: int, heads: Sequence[int]) -> None:
-        """Put chains into the available ring, then move its index once."""
+        """Put chains into the available ring, then update its index once."""
 
     @abstractmethod
     def queue_kick(self, index: int) -> None:
-        """Notify the device of available buffers, whatever the rings say."""
+        """Notify the device of available buffers, even if the rings suppress it."""
 
     @abstractmethod
     def suppress_notifications(self, enabled: bool) -> None:
-        """Whether the driver takes part in notification suppression (virtio 2.7.7, 2.7.10, 2.8.10).
+        """Switch notification suppression on or off (virtio 2.7.7, 2.7.10, 2.8.10).
 
-        Off, as at first, each `submit` notifies the device, and used_event (in a
-        packed ring, the driver's event suppression area) is the test's to write.
-        On, a request is only notified of if the device asks for it, by its flags
-        or with EVENT_IDX by its place; and with EVENT_IDX the driver asks, after
-        each look at a virtqueue, for an interrupt at the next chain used. The
-        driver accepts EVENT_IDX only where it is among the features asked for.
+        Off (the default), each `submit` notifies the device, and used_event (in a
+        packed ring, the driver's event suppression area) is written by the test.
+        On, the driver notifies only if the device asks for it, by its flags or,
+        with EVENT_IDX, by its position. With EVENT_IDX it also asks for an interrupt
+        at the next used chain, after each poll of a virtqueue. The driver accepts
+        EVENT_IDX only if the caller asks for this feature.
         """
 
     @abstractmethod
     def queue_poll(
         self, index: int, count: int = 1, timeout: float = REQUEST_TIMEOUT
     ) -> list[Used]:
-        """Wait until `count` chains that `queue_add` made are used; free their descriptors.
+        """Wait until `count` chains of `queue_add` are used, free their descriptors, return them.
 
-        DeviceTimeoutError if they are not; as with every wait for a virtqueue,
-        sooner if the device shows that it needs a reset. With a `count` of 0,
-        take what is there.
+        Raises DeviceTimeoutError after `timeout` seconds, or earlier if the device
+        sets DEVICE_NEEDS_RESET. With a `count` of 0, return the chains that are
+        used now.
         """
 
     @abstractmethod
     def queue_reset(self, index: int, timeout: float = 5.0) -> None:
-        """Reset one virtqueue and wait until that is done (virtio 2.6.1); set it up anew after.
+        """Reset one virtqueue and wait until it is done (virtio 2.6.1).
 
-        RING_RESET must have been accepted. DeviceTimeoutError if it is not done
-        in time, DriverError where the transport has no such thing.
+        Afterwards `queue_setup` can enable it again. RING_RESET must have been
+        accepted. Raises DeviceTimeoutError after `timeout` seconds, DriverError
+        if the transport cannot reset a single virtqueue.
         """
 
     @abstractmethod
     def queue_state(self, index: int) -> QueueState:
-        """The virtqueue's indices."""
+        """Return the indices and flags of a virtqueue."""
 
     # --- interrupts (virtio 2.3, 2.9, 4.1.4.5)
 
     @abstractmethod
     def interrupts(self) -> Interrupts:
-        """Service what is pending, then say how many there have been.
+        """Service pending interrupts, then return the counts.
 
-        While `service_interrupts` is off, ISR is left alone: only `raised` moves.
+        While `service_interrupts` is off, ISR status is not read: only `raised` counts.
         """
 
     @abstractmethod
     def wait_interrupt(self, source: Source, above: int, timeout: float = 5.0) -> Interrupts:
-        """Wait until more than `above` interrupts of this source were counted."""
+        """Wait until more than `above` interrupts of this source were counted; return the counts.
+
+        Raises DeviceTimeoutError after `timeout` seconds.
+        """
 
     @abstractmethod
     def use_msix(self, vectors: int) -> None:
-        """Switch to MSI-X with this many vectors, or with 0 back to INTx (virtio 4.1.5.1.2).
+        """Switch to MSI-X with this number of vectors, or with 0 back to INTx (virtio 4.1.5.1.2).
 
-        Configuration changes get vector 0, the virtqueues the others in turn
-        (with one vector, that one); they are mapped by `negotiate` and
-        `queue_setup`. To be called while no queue is set up. DriverError where
-        the device, the bus or the transport has no MSI-X, or too few vectors.
+        Configuration changes get vector 0, the virtqueues the other vectors in turn
+        (with one vector, all get vector 0). `negotiate` and `queue_setup` map them.
+        Raises BadArgumentError if a queue is set up, DriverError if the device, the
+        bus or the transport has no MSI-X or too few vectors.
         """
 
     @abstractmethod
     def service_interrupts(self, enabled: bool) -> None:
-        """Whether the driver reads ISR and runs callbacks by itself (as it does at first)."""
+        """Switch on (the default) or off that the driver reads ISR status and runs callbacks."""
 
     # --- the block driver (virtio 3.1, 5.2)
 
     @abstractmethod
     def negotiate(self, features: int | None = None) -> Negotiation:
-        """Reset, then initialise up to and with FEATURES_OK (virtio 3.1.1, steps 1 to 6).
+        """Reset the device and initialise it up to FEATURES_OK (virtio 3.1.1, steps 1 to 6).
 
-        None accepts all that the device offers and this driver can serve. Any
-        other set is written as it is. FeaturesRefusedError if FEATURES_OK does
-        not stay set.
+        None accepts all offered features that this driver implements. Any other
+        set is written unchanged. Raises FeaturesRefusedError if FEATURES_OK does not
+        stay set.
         """
 
     @abstractmethod
     def start(
         self, features: int | None = None, queues: int = 1, queue_size: int | None = None
     ) -> Negotiation:
-        """`negotiate`, set up this many virtqueues, set DRIVER_OK (virtio 3.1.1)."""
+        """Negotiate, set up this number of virtqueues, and set DRIVER_OK (virtio 3.1.1)."""
 
     @abstractmethod
     def config(self) -> BlockConfig:
-        """The fields that the accepted features make valid, in one generation (virtio 2.5.1)."""
+        """Return the configuration fields that the accepted features make valid (virtio 2.5.1).
+
+        All fields are of the same configuration generation.
+        """
 
     @abstractmethod
     def request(
         self, request: Request, queue: int = 0, timeout: float = REQUEST_TIMEOUT
     ) -> Completion:
-        """Send a request and wait for it. DeviceTimeoutError if it does not complete."""
+        """Send a request and wait for it. Raises DeviceTimeoutError after `timeout` seconds."""
 
     @abstractmethod
     def submit(self, requests: Sequence[Request], queue: int = 0) -> list[int]:
         """Make requests available together, notify once, and return a token for each.
 
-        Of the notification, see `suppress_notifications`.
+        `suppress_notifications` describes when the notification is left out.
         """
 
     @abstractmethod
     def complete(self, tokens: Sequence[int], timeout: float = REQUEST_TIMEOUT) -> list[Completion]:
-        """Wait for submitted requests; completions in the order of the tokens."""
+        """Wait for submitted requests; return their completions in the order of the tokens.
+
+        Raises DeviceTimeoutError after `timeout` seconds.
+        """
 
     @abstractmethod
     def completed(self) -> list[int]:
-        """Tokens of submitted requests that the device has used and nobody has collected."""
+        """Return the tokens of requests that are used and not yet returned by `complete`."""
 
     @abstractmethod
     def repeat(
@@ -426,16 +437,20 @@ class Driver(ABC):
         timeout: float = 60.0,
         interrupts: bool = False,
     ) -> Repetition:
-        """Send one request `count` times, one at a time, in the same buffers.
+        """Send a request `count` times, one after the other, in the same buffers.
 
-        Without `interrupts` the driver asks the device for none (virtio
-        2.7.7) and polls; with them, for one each time, also by EVENT_IDX.
+        Without `interrupts` the driver suppresses interrupts (virtio 2.7.7) and
+        polls. With them, it asks for an interrupt each time, also with EVENT_IDX.
+        `timeout` in seconds is for all requests together.
         """
 
     @abstractmethod
     def config_changes(self) -> list[ConfigChange]:
-        """Every run of the config-change callback since the driver was attached."""
+        """Return all runs of the config-change callback since the driver was attached."""
 
     @abstractmethod
     def wait_config_change(self, above: int, timeout: float = 5.0) -> list[ConfigChange]:
-        """Wait until the callback has run more than `above` times; all its runs."""
+        """Wait until the config-change callback has run more than `above` times; return all runs.
+
+        Raises DeviceTimeoutError after `timeout` seconds.
+        """

@@ -1,4 +1,4 @@
-"""Memory that driver and device share: regions with bus addresses, and an allocator over them."""
+"""Memory that driver and device share: regions with bus addresses, and their allocator."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from harness.driver.errors import BadArgumentError
 
 @dataclass(frozen=True)
 class Region:
-    """A stretch of memory that is contiguous for the device: bus address and our view of it."""
+    """Memory that is contiguous for the device: its bus address and our view of it."""
 
     address: int
     view: memoryview
 
     @property
     def end(self) -> int:
-        """The first bus address behind the region."""
+        """The first bus address after the region."""
         return self.address + len(self.view)
 
 
 class DmaMemory:
-    """Regions of shared memory, given out first fit and addressed as the device does.
+    """First-fit allocator over regions of shared memory, with bus addresses.
 
-    Nothing given out spans two regions. Addresses and lengths are bytes. When
-    no region has room, `grow` is asked for one more; None from it is final.
+    No allocation spans two regions. Lengths are in bytes. When no region has
+    room, `grow` is called for one more region; if it returns None, the
+    allocation fails.
     """
 
     def __init__(
@@ -46,12 +47,15 @@ class DmaMemory:
         bisect.insort(self._free, (region.address, region.end))
 
     def free_all(self) -> None:
-        """Take back everything that was given out."""
+        """Free all allocations."""
         self._given.clear()
         self._free = [(region.address, region.end) for region in self.regions]
 
     def alloc(self, length: int, align: int = 16) -> int:
-        """Zeroed memory; its bus address. BadArgumentError when no region has room."""
+        """Allocate zeroed memory and return its bus address.
+
+        Raises BadArgumentError if no region has room.
+        """
         if length <= 0 or align <= 0 or align & (align - 1):
             raise BadArgumentError(f"cannot allocate {length} bytes aligned to {align}")
         address = self._first_fit(length, align)
@@ -82,7 +86,7 @@ class DmaMemory:
         return None
 
     def free(self, address: int) -> None:
-        """Take one allocation back; its neighbours in the same region are joined to it."""
+        """Free an allocation and join it with free neighbours in the same region."""
         try:
             end = address + self._given.pop(address)
         except KeyError:
@@ -98,7 +102,10 @@ class DmaMemory:
         self._free.insert(index, (start, end))
 
     def view(self, address: int, length: int) -> memoryview:
-        """Our view of `length` bytes at a bus address. BadArgumentError outside every region."""
+        """Return our view of `length` bytes at a bus address.
+
+        Raises BadArgumentError if they are not within one region.
+        """
         index = bisect.bisect(self._starts, address) - 1
         region = self.regions[index] if index >= 0 else None
         if region is None or address + length > region.end or length < 0:

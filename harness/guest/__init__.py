@@ -1,5 +1,5 @@
-"""What runs inside a guest: an agent that serves the driver over a byte stream; and its client.
+"""The agent in a guest, which serves the driver over a byte stream, and its client on the host.
 
-`wire`, `codec` and `agent` go into the guest and need nothing but Python's standard library.
-`link` and `client` are their counterparts on the host.
+`wire`, `codec` and `agent` are sent into the guest and need Python's standard library only.
+`link` and `client` are the host's side.
 """

@@ -1,8 +1,8 @@
-"""The agent in a guest: serves calls on drivers, one at a time, over a byte stream.
+"""The agent in a guest: executes calls on drivers, one at a time, from a byte stream.
 
 A call is (handle or None, method, positional arguments, keyword arguments).
 Its result is one of ("ok", value), ("driver-error", class, message, state) and
-("error", traceback). See `harness.guest.wire` for how they travel.
+("error", traceback). `harness.guest.wire` describes the frames.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(read_fd: int, write_fd: int) -> None:
 
 
 def _claim_standard_streams(read_fd: int, write_fd: int) -> tuple[int, int]:
-    """Move the stream to descriptors of its own, so that a stray print cannot get into it."""
+    """Move the stream to descriptors of its own, so that no `print` can write into it."""
     private = os.dup(read_fd), os.dup(write_fd)
     quiet = os.open(os.devnull, os.O_RDWR)
     try:
@@ -52,14 +52,14 @@ def _claim_standard_streams(read_fd: int, write_fd: int) -> tuple[int, int]:
 
 
 def _attach(kind: str, address: str, timeout: float) -> Driver:
-    # Only now: hello() answers, and says what is missing, even if a driver cannot be imported.
+    # Imported late: hello() must answer even if the driver cannot be imported.
     from harness.driver.attach import attach
 
     return attach(kind, address, timeout)
 
 
 class Server:
-    """Serves calls from `read_fd`, answers to `write_fd`; `attach` makes the drivers."""
+    """Reads calls from `read_fd`, writes answers to `write_fd`; `attach` creates the drivers."""
 
     def __init__(self, read_fd: int, write_fd: int, attach: Attach) -> None:
         self._read_fd = read_fd
@@ -87,7 +87,7 @@ class Server:
             while data := self._wait_for_input():
                 self._take(data)
         except OSError as error:
-            # A reset or a hangup is an end of the stream, too. (A driver's errors don't get here.)
+            # A reset or a hangup also ends the stream. (Errors of drivers do not get here.)
             print(f"vblk agent: the stream failed: {error}", file=sys.stderr)
         finally:
             for handle in list(self._drivers):
@@ -97,10 +97,10 @@ class Server:
                     traceback.print_exc()
 
     def _wait_for_input(self) -> bytes:
-        """Bytes from the host, b"" at the stream's end.
+        """Return bytes from the host, b"" at the end of the stream.
 
-        There is no deadline: an agent waits for as long as there is a host.
-        Interrupts are serviced meanwhile, so that callbacks run when they are due.
+        There is no deadline: an agent waits as long as the host keeps the stream open.
+        Interrupts are serviced during the wait, so that callbacks run in time.
         """
         while True:
             watched = self._interrupt_descriptors()
@@ -112,7 +112,7 @@ class Server:
                 return os.read(self._read_fd, 65536)
 
     def _interrupt_descriptors(self) -> dict[int, int]:
-        """The descriptors that become readable on an interrupt, with the driver's handle."""
+        """Return descriptors that become readable on an interrupt -> handle of the driver."""
         found: dict[int, int] = {}
         for handle, driver in self._drivers.items():
             fileno = getattr(driver, "fileno", None)
@@ -125,7 +125,7 @@ class Server:
         try:
             self._drivers[handle].service()  # type: ignore[attr-defined]
         except Exception:
-            # Nobody is listening now; the next call on this driver says it.
+            # No call is in progress; the next call on this driver reports it.
             self._failures[handle] = traceback.format_exc()
 
     def _take(self, data: bytes) -> None:
@@ -213,9 +213,9 @@ def _encode_driver_error(error: DriverError) -> bytes:
 
 
 def _renew(now: float, entropy: bytes) -> None:
-    """Set the clock, and make the kernel's random numbers this guest's own.
+    """Set the clock, and seed the kernel's random numbers with new entropy.
 
-    Two guests that go on from the same memory would otherwise draw the same ones.
+    Otherwise all guests that are cloned from the same memory have the same random numbers.
     """
     time.clock_settime(time.CLOCK_REALTIME, now)
     device = os.open("/dev/urandom", os.O_WRONLY)
@@ -223,14 +223,14 @@ def _renew(now: float, entropy: bytes) -> None:
         # struct rand_pool_info: bits of entropy, bytes, and the bytes themselves.
         head = struct.pack("ii", 8 * len(entropy), len(entropy))
         fcntl.ioctl(device, RNDADDENTROPY, head + entropy)
-        # Only then do the generators, one for each CPU, start from what has just come in.
+        # This makes the generators of all CPUs use the new entropy.
         fcntl.ioctl(device, RNDRESEEDCRNG)
     finally:
         os.close(device)
 
 
 def _cpu() -> str:
-    """The processor's model name, which tells an emulated one ("" if the kernel says none)."""
+    """Return the model name of the processor, which shows emulation ("" if unknown)."""
     return _first_value(Path("/proc/cpuinfo").read_text().splitlines(), "model name")
 
 
@@ -243,7 +243,7 @@ def _first_value(lines: Sequence[str], name: str) -> str:
 
 
 def _memory() -> dict[str, int]:
-    """/proc/meminfo in bytes (what it counts in pages, such as HugePages_Free, in pages)."""
+    """Return /proc/meminfo in bytes; values in pages, such as HugePages_Free, stay in pages."""
     amounts: dict[str, int] = {}
     for line in Path("/proc/meminfo").read_text().splitlines():
         name, amount, *unit = line.split()

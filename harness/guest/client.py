@@ -1,7 +1,7 @@
 """The host's side of the agent in a guest: its drivers as `Driver` objects.
 
-A call has as many seconds as its own `timeout` argument says, plus a margin
-for the line, so no call waits for ever, whatever became of the guest.
+A call may take the seconds of its own `timeout` argument, plus a margin for the
+line. So no call waits for ever, even if the guest hangs.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from harness.guest.link import Link, LinkTimeoutError
 from harness.guest.wire import PROTOCOL
 
 CALL_TIMEOUT = 20.0
-"""Seconds for a call that has no `timeout` argument of its own."""
+"""Seconds for a call without a `timeout` argument."""
 
 ENTROPY = 64
-"""Bytes of it for a guest that has been cloned: twice what the kernel's generator holds."""
+"""Bytes of entropy for a cloned guest: twice the state of the kernel's generator."""
 
 _ENTRIES = ("harness.guest.agent", "harness.driver.attach")
 
 
 class AgentError(Exception):
-    """The agent failed at a call in a way that is no DriverError.
+    """A call failed in the agent with an error that is not a DriverError.
 
     `details` has the guest's traceback, or the console's last text.
     """
@@ -46,14 +46,14 @@ class AgentError(Exception):
 
 
 class AgentLostError(AgentError):
-    """The agent does not answer any more; a new guest is needed."""
+    """The agent does not answer any more; the test needs a new guest."""
 
 
 class Agent:
-    """The agent at the other end of a stream, which it owns from now on.
+    """The agent at the other end of `stream`. This object owns and closes the stream.
 
-    `check` is called while waiting; it raises if the machine died. After a
-    lost call nobody knows what the guest still does, so every later call
+    `check` is called during waits and raises if the machine has ended. After a call
+    without an answer the state of the guest is unknown, so every later call
     raises AgentLostError with the first reason.
     """
 
@@ -63,9 +63,9 @@ class Agent:
         self._lost: str | None = None
 
     def hello(self) -> dict[str, Any]:
-        """Versions and resources of the guest: protocol, python, kernel, cpu, memory (bytes).
+        """Return facts on the guest: protocol, python, kernel, cpu, memory (bytes).
 
-        AgentError if it speaks another protocol.
+        Raises AgentError if the agent has another protocol version.
         """
         answer: dict[str, Any] = self.call(None, "hello", (), {}, CALL_TIMEOUT)
         if answer["protocol"] != PROTOCOL:
@@ -73,28 +73,28 @@ class Agent:
         return answer
 
     def renew(self) -> None:
-        """Tell a guest that goes on from another's memory the time, and give it entropy."""
+        """Set the clock of a cloned guest, and give it entropy."""
         self.call(None, "renew", (time.time(), secrets.token_bytes(ENTROPY)), {}, CALL_TIMEOUT)
 
     def ping(self) -> None:
-        """Return if the agent answers, which takes but a few bytes."""
+        """Return when the agent answers; this needs a few bytes only."""
         self.call(None, "ping", (), {}, CALL_TIMEOUT)
 
     def memory(self) -> dict[str, int]:
-        """The guest's /proc/meminfo, in bytes."""
+        """Return the guest's /proc/meminfo, in bytes."""
         return cast(dict[str, int], self.call(None, "memory", (), {}, CALL_TIMEOUT))
 
     def attach(self, kind: str, address: str, timeout: float = 10.0) -> Driver:
-        """A driver of the guest's device at `address`; its `close` detaches it.
+        """Attach a driver to the guest's device at `address`; its `close` detaches it.
 
-        `timeout` is in seconds, for the device to appear. DriverError if it
-        cannot be driven.
+        The device may take `timeout` seconds to appear. Raises DriverError if the
+        driver cannot use it.
         """
         handle: int = self.call(None, "attach", (kind, address, timeout), {}, timeout)
         return _RemoteDriver(self, handle)
 
     def close(self) -> None:
-        """Close the stream, at which the agent detaches everything. No call is possible then."""
+        """Close the stream. The agent then detaches all drivers; no call is possible any more."""
         self._lost = self._lost or "it was closed"
         self._stream.close()
 
@@ -108,8 +108,8 @@ class Agent:
     ) -> Any:
         """Call a method of a driver, or of the agent itself if `handle` is None.
 
-        Raises the DriverError that it raised there, AgentError for any other
-        exception, AgentLostError if no answer can be had, and what `check` raises.
+        Raises the DriverError of the method, AgentError for its other exceptions,
+        AgentLostError if no answer comes, and the errors of `check`.
         """
         if self._lost is not None:
             raise AgentLostError(f"the agent in the guest is lost: {self._lost}")
@@ -127,13 +127,13 @@ class Agent:
         except (codec.CodecError, ValueError) as error:
             self._lost = f"its answer to {method} makes no sense ({error})"
             raise AgentLostError(self._lost) from error
-        except BaseException as error:  # Ctrl-C too: the answer may still be on its way
+        except BaseException as error:  # also Ctrl-C: the answer may still come
             self._lost = f"{method} was given up: {error!r}"
             raise
 
 
 def _outcome(method: str, result: Any) -> Any:
-    """The value in the agent's result, or the exception that it stands for."""
+    """Return the value in the agent's result, or raise its exception."""
     match result:
         case ("ok", value):
             return value
@@ -146,7 +146,7 @@ def _outcome(method: str, result: Any) -> Any:
 
 
 def _forward(name: str) -> Callable[..., Any]:
-    """A method that sends the call, with the deadline that its own `timeout` argument sets."""
+    """Return a method that sends the call, with the deadline of its own `timeout` argument."""
     original = getattr(Driver, name)
     signature = inspect.signature(original)
 
@@ -157,13 +157,13 @@ def _forward(name: str) -> Callable[..., Any]:
         timeout = bound.arguments.get("timeout", CALL_TIMEOUT)
         return self._agent.call(self._handle, name, args, kwargs, timeout)
 
-    # functools.wraps copies the mark of an abstract method as well
+    # functools.wraps also copies the mark of an abstract method
     method.__isabstractmethod__ = False  # type: ignore[attr-defined]
     return method
 
 
 class _RemoteDriverBase(Driver):
-    """A driver in a guest; its other methods are made from those of `Driver`."""
+    """A driver in a guest; its other methods are created from those of `Driver`."""
 
     def __init__(self, agent: Agent, handle: int) -> None:
         self._agent = agent
@@ -184,13 +184,13 @@ _RemoteDriver: Callable[[Agent, int], Driver] = type(
 
 
 def payload() -> bytes:
-    """The agent's code as a zip file; the same sources give the same bytes.
+    """Return the agent's code as a zip file; the same sources give the same bytes.
 
-    It has what the agent and `harness.driver.attach` import from this package,
-    at once or later, and no more: a serial port is slow.
+    It has only the modules that the agent and `harness.driver.attach` import, at
+    start or later, because a serial port is slow.
     """
     root = Path(inspect.getfile(harness)).parents[1]
-    # Python's own library is not on this path, so only our modules are found.
+    # The standard library is not on this path, so only our modules are found.
     finder = ModuleFinder(path=[str(root)])
     for name in _ENTRIES:
         finder.import_hook(name)

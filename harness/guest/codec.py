@@ -1,14 +1,13 @@
-"""Plain values as ASCII text, and back.
+"""Encode plain values as ASCII text, and decode them.
 
-The text is JSON. What JSON has no word for is an object with one member, whose
-name says what it is: `i` a large int in hexadecimal, `b` bytes in base64,
-`t` a tuple, `d` a dict as keys and values in turn, `c` a dataclass's name and
-the values of its fields.
-Nothing in such a text can make the reader execute anything: the host reads what
-a guest sends whose memory a device may have corrupted.
+The text is JSON. A type that JSON does not have is an object with one member,
+whose name is the type: `i` a large int in hexadecimal, `b` bytes in base64, `t` a
+tuple, `d` a dict as keys and values in turn, `c` a dataclass's name and the
+values of its fields. No text can make the reader execute code: a device may have
+corrupted the memory of the guest that sends it.
 
-Python in an emulated guest is slow, and every call of a test comes through here: so the work is
-done by JSON's own C code where it can be, and looked up where not.
+Python in an emulated guest is slow, and every call of a test is encoded here. So JSON's C code
+does most of the work, and the rest is a table look-up by type.
 """
 
 from __future__ import annotations
@@ -28,26 +27,26 @@ CLASSES: dict[str, type[Any]] = {
     for name, value in vars(module).items()
     if isinstance(value, type) and is_dataclass(value)
 }
-"""The dataclasses that can cross, by name."""
+"""Dataclasses that can be encoded, by name."""
 
 _JSON_INT_LIMIT = 1 << 64
 
 
 class CodecError(Exception):
-    """A value that cannot cross, or a text that is no value."""
+    """The value cannot be encoded, or the text cannot be decoded."""
 
 
 def encode(value: object) -> bytes:
-    """The value as ASCII text.
+    """Return the value as ASCII text.
 
     An IntEnum becomes its int, bytearray and memoryview become bytes.
-    CodecError for anything that is not plain.
+    Raises CodecError for a value that is not plain.
     """
     return _to_json(_pack(value)).encode("ascii")
 
 
 def decode(text: bytes) -> Any:
-    """The value of a text that `encode` made. CodecError for any other."""
+    """Return the value of a text from `encode`. Raises CodecError for other texts."""
     try:
         return _from_json(text.decode("ascii"))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -69,7 +68,7 @@ def _as_it_is(value: Any) -> Any:
 
 def _pack_int(value: int) -> Any:
     number = int(value)
-    # Python limits the decimal digits of an int that it reads or writes.
+    # Python limits the decimal digits of an int in a text.
     return number if abs(number) < _JSON_INT_LIMIT else {"i": hex(number)}
 
 
@@ -91,7 +90,7 @@ def _pack_dict(value: dict[Any, Any]) -> Any:
 
 def _object_packer(name: str, kind: type[Any]) -> Callable[[Any], Any]:
     names = [field.name for field in fields(kind)]
-    return lambda value: {"c": [name, *(_pack(getattr(value, one)) for one in names)]}
+    return lambda value: {"c": [name, *(_pack(getattr(value, field)) for field in names)]}
 
 
 _PLAIN: dict[type[Any], Callable[[Any], Any]] = {
@@ -107,18 +106,18 @@ _PLAIN: dict[type[Any], Callable[[Any], Any]] = {
     tuple: _pack_tuple,
     dict: _pack_dict,
 }
-# Apart from the others: a class derived from one of ours is no plain value.
+# Apart from _PLAIN: an instance of a class that is derived from one of ours is not a plain value.
 _PACKERS = _PLAIN | {kind: _object_packer(name, kind) for name, kind in CLASSES.items()}
 
 
 def _unpack(packed: dict[str, Any]) -> Any:
-    """What an object of JSON stands for; whatever is in it has been unpacked."""
+    """Return the value of a JSON object. The values inside it are already decoded."""
     ((tag, content),) = packed.items()
     if tag == "b":
         return a2b_base64(content)
     if tag == "i":
         return int(content, 16)
-    # Only now: a text is as good a sequence to what follows.
+    # Checked here, because the following code would also take a text as a sequence.
     if not isinstance(content, list):
         raise ValueError(f"{tag!r} of {content!r:.20}")
     if tag == "t":
@@ -127,7 +126,7 @@ def _unpack(packed: dict[str, Any]) -> Any:
         name, *members = content
         return CLASSES[name](*members)
     if tag == "d":
-        # In turns, so that no pair can be a text of two characters.
+        # Keys and values alternate, so that a text of two characters is not taken as a pair.
         return dict(zip(content[::2], content[1::2], strict=True))
     raise ValueError(f"unknown tag {tag!r}")
 

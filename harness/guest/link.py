@@ -1,4 +1,4 @@
-"""The host's end of the line to an agent: messages over a stream that may lose or damage bytes."""
+"""The host's end of the line: messages over a stream that may lose or damage bytes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from harness.channel.stream import POLL, ChannelError, Check, Stream
 from harness.guest.wire import MAX_PARTS, Frame, Kind, Parser, join, split
 
 MARGIN = 10.0
-"""Seconds that the line may take for a frame and its answer, above what is done in between."""
+"""Seconds that the line may take for a frame and its answer, in addition to the call itself."""
 
 FIRST_PROBE = 1.0
-"""Seconds of silence before the first probe; the next ones come at twice the time each."""
+"""Seconds without an answer before the first probe; the time doubles for each further probe."""
 
 DYING = 0.5
-"""Seconds between the break of a stream and the end of its machine, if that was why."""
+"""Seconds to wait for the end of the machine after its stream broke."""
 
 
 PARTS_TIME = 120.0
@@ -23,11 +23,11 @@ PARTS_TIME = 120.0
 
 
 class LinkTimeoutError(Exception):
-    """No answer came in time; the message says how long that was, and what came instead."""
+    """No answer came in time; the message has the time, and the number of damaged frames."""
 
 
 class Link:
-    """Sends a call and returns its result: frames, parts, repetitions (see `wire`)."""
+    """Sends calls and returns their results, with frames, parts and repetitions (see `wire`)."""
 
     def __init__(self, stream: Stream, check: Check) -> None:
         self._stream = stream
@@ -38,10 +38,10 @@ class Link:
         self._sequence = secrets.randbits(32)
 
     def call(self, message: bytes, timeout: float) -> bytes:
-        """The result of a call that may take `timeout` seconds, each frame MARGIN more.
+        """Send a call that may take `timeout` seconds, plus MARGIN per frame; return its result.
 
-        LinkTimeoutError if there is none in time, ChannelError if the stream
-        ends, ValueError if it is no message, and whatever `check` raises.
+        Raises LinkTimeoutError if no result comes in time, ChannelError if the stream
+        ends, ValueError if the result is malformed, and the errors of `check`.
         """
         *parts, last = split(message)
         for part in parts:
@@ -99,9 +99,9 @@ class Link:
             raise
 
     def _ask_why(self) -> None:
-        """Raise the machine's own reason, which says more than a broken stream's.
+        """Wait for `check` to raise, because its error says more than that of the stream.
 
-        The stream of a QEMU that was killed breaks a moment before its end can be seen.
+        When QEMU is killed, its stream breaks a moment before the process has ended.
         """
         deadline = time.monotonic() + DYING
         self._check()

@@ -2,16 +2,16 @@
 
 A frame is a header (magic, kind, sequence number, length and CRC-32 of the
 payload, CRC-32 of the header itself) and a payload. The payload is ASCII and
-the magic has bytes that are not, so no payload can look like the start of a
-frame: whatever was lost or damaged, the next magic is the next frame.
+the magic has bytes that are not ASCII, so no payload can look like the start of
+a frame: after lost or damaged bytes, the next magic starts the next frame.
 
-The host speaks and the agent answers, one frame each (stop and wait), with
-the host's sequence number. A host that gets no answer, or a damaged one,
-probes for it; the agent then repeats its answer, or refuses (NAK) because the
-frame never came, and the host sends it again. So nothing is executed twice.
+The host sends a frame and the agent answers with a frame (stop and wait) of the
+same sequence number. If the host gets no answer, or a damaged one, it sends a
+probe. The agent then repeats its answer, or answers NAK if the frame never came,
+and the host sends it again. So no call is executed twice.
 
-A message longer than a frame goes in parts, each of them answered, which also
-keeps the host from sending more than a guest's serial driver has room for.
+A message that is longer than a frame is sent in parts. Each part is answered, so
+the host never sends more than the guest's serial driver can buffer.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 PROTOCOL = 1
-"""Version of frames and messages. The code is sent at start, so both ends always agree."""
+"""Version of frames and messages. The host sends the agent's code, so both ends agree."""
 
 MAGIC = b"\xf5VB\xfa"
 
 MAX_PAYLOAD = 32 * 1024
-"""Bytes. Half of what Linux buffers for a serial port before it drops input."""
+"""Most bytes of a payload: half of what Linux buffers for a serial port."""
 
 MAX_MESSAGE = 64 * 1024 * 1024
-"""Bytes of a message, so that a few compressed ones cannot fill the memory."""
+"""Most bytes of a message, so that a compressed message cannot fill the memory."""
 
 MAX_PARTS = -(-MAX_MESSAGE // MAX_PAYLOAD) * 4 // 3 + 1
 """Parts of a message: as many as the longest makes, in base 64."""
 
 WORTH_PACKING = 512
-"""Bytes of an answer; to compress a shorter one takes a guest longer than to send it."""
+"""Least bytes of an answer that is compressed; to send a shorter one takes less time."""
 
 _PLAIN, _PACKED = b"p", b"z"
 
@@ -48,21 +48,21 @@ HEADER_LENGTH = _FIELDS.size + _CRC.size
 
 
 class Kind(IntEnum):
-    """What a frame is; the first four come from the host, the others from the agent."""
+    """Kinds of frames; the host sends the first four, the agent the others."""
 
     PART = 1
-    """A part of a call, more follow. Answer: ACK."""
+    """A part of a call; more parts follow. Answer: ACK."""
     CALL = 2
     """The last or only part of a call. Answer: RESULT_PART or RESULT."""
     MORE = 3
     """Ask for the next part of the result. Answer: RESULT_PART or RESULT."""
     PROBE = 4
-    """What about the frame of this sequence number? Answer: the same as to it, or NAK."""
+    """Ask for the answer to the frame of this sequence number. Answer: this answer, or NAK."""
     ACK = 5
     RESULT_PART = 6
     RESULT = 7
     NAK = 8
-    """The frame (or some frame, if the sequence number is 0) came damaged or not at all."""
+    """The frame (or a frame, if the sequence number is 0) was damaged or did not come."""
 
 
 _KINDS = {int(kind): kind for kind in Kind}
@@ -70,14 +70,14 @@ _KINDS = {int(kind): kind for kind in Kind}
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame as it was sent. Sequence numbers are 32 bits, never 0 for a host's frame."""
+    """A frame. Sequence numbers have 32 bits and are never 0 in a host's frame."""
 
     kind: Kind
     sequence: int
     payload: bytes = b""
 
     def encode(self) -> bytes:
-        """The frame's bytes. ValueError if the payload is not ASCII or too long."""
+        """Return the frame's bytes. Raises ValueError if the payload is not ASCII or too long."""
         if len(self.payload) > MAX_PAYLOAD or not self.payload.isascii():
             raise ValueError(f"a payload is at most {MAX_PAYLOAD} bytes of ASCII")
         length, crc = len(self.payload), zlib.crc32(self.payload)
@@ -88,7 +88,7 @@ class Frame:
 class Parser:
     """Finds the frames in a stream of bytes.
 
-    `damaged` counts what began like a frame and was none: cut short, or with a wrong CRC.
+    `damaged` counts frames that were cut short or had a wrong CRC.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class Parser:
         self.damaged = 0
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Take more bytes, and return the frames that they complete."""
+        """Add bytes, and return the frames that are now complete."""
         self._buffer += data
         frames: list[Frame] = []
         while self._seek(0):
@@ -106,24 +106,24 @@ class Parser:
         return frames
 
     def _seek(self, start: int) -> bool:
-        """Drop everything before the first magic from `start` on; False if there is none yet."""
+        """Drop all bytes before the first magic from `start` on; return False if there is none."""
         at = self._buffer.find(MAGIC, start)
         if at >= 0:
             del self._buffer[:at]
             return True
-        # The last bytes may be the beginning of a magic.
+        # The last bytes may be the start of a magic.
         del self._buffer[: max(start, len(self._buffer) - len(MAGIC) + 1)]
         return False
 
     def _take(self, frames: list[Frame]) -> bool:
-        """Take or reject the frame at the buffer's start; False if more bytes are needed."""
+        """Take or reject the frame at the start of the buffer; return False if it is incomplete."""
         buffer = self._buffer
         if len(buffer) < HEADER_LENGTH:
             return False
         _, number, sequence, length, payload_crc = _FIELDS.unpack_from(buffer)
         (header_crc,) = _CRC.unpack_from(buffer, _FIELDS.size)
         kind = _KINDS.get(number)
-        # A length is believed only once the header's own CRC vouches for it.
+        # The length is used only if the CRC of the header is right.
         if zlib.crc32(buffer[: _FIELDS.size]) != header_crc or kind is None or length > MAX_PAYLOAD:
             return self._reject()
         end = HEADER_LENGTH + length
@@ -144,10 +144,10 @@ class Parser:
 
 
 def split(message: bytes, worth_packing: int = 0) -> list[bytes]:
-    """A message as the payloads of frames; at least one.
+    """Return a message as payloads of frames, at least one.
 
-    One of `worth_packing` bytes or more is compressed if that makes it shorter:
-    a serial port moves some 100 KB/s.
+    A message of `worth_packing` bytes or more is compressed if that makes it shorter:
+    a serial port transfers about 100 KB/s.
     """
     marked = _PLAIN + message
     if len(message) >= worth_packing:
@@ -158,7 +158,7 @@ def split(message: bytes, worth_packing: int = 0) -> list[bytes]:
 
 
 def join(payloads: Iterable[bytes]) -> bytes:
-    """The message whose parts these are. ValueError if they are none."""
+    """Return the message with these parts. Raises ValueError if they are malformed."""
     marked = b"".join(payloads)
     mark, message = marked[:1], marked[1:]
     if mark == _PLAIN:

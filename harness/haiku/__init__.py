@@ -1,8 +1,8 @@
 # Derived from Haiku's virtio_block driver:
 # Copyright 2013, Jérôme Duval, korli@users.berlios.de.
 # Distributed under the terms of the MIT License.
-"""Haiku's disk on top of a `Driver`: open, io, ioctl, geometry, media status.
+"""Haiku's disk driver on top of a `Driver`: open, io, ioctl, geometry, media status.
 
-It stands on the driver's interface and knows nothing beneath, so the same
-object works beside the device, in a guest, or at the far end of a channel.
+It uses the interface of the driver only, so it works with a driver in this
+process, in a guest, or at the other end of a channel.
 """

@@ -2,7 +2,7 @@
 
 The values are those of Haiku's headers (os/support/Errors.h, os/drivers/Drivers.h,
 os/drivers/device_manager.h, private/virtio/virtio.h), so that a log of this
-driver can be laid beside one of Haiku's.
+driver can be compared with a log of Haiku's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _DEVICE = _GENERAL + 0xA000
 
 
 class StatusT(IntEnum):
-    """status_t: what an operation came to. Every error is negative."""
+    """Values of status_t, the result of an operation. Every error is negative."""
 
     B_OK = 0
     B_ERROR = -1
@@ -39,7 +39,7 @@ class StatusT(IntEnum):
 
 
 class Ioctl(IntEnum):
-    """Operations of a drive that this driver answers; any other is B_DEV_INVALID_IOCTL."""
+    """Operations of a drive that this driver supports; others return B_DEV_INVALID_IOCTL."""
 
     B_GET_DEVICE_SIZE = 1
     B_GET_GEOMETRY = 7
@@ -50,10 +50,10 @@ class Ioctl(IntEnum):
 
 
 B_DISK = 0
-"""device_geometry.device_type of hard disks."""
+"""Value of device_geometry.device_type for hard disks."""
 
 B_FILE_NAME_LENGTH = 256
-"""Bytes of the buffer that B_GET_ICON_NAME fills, at most."""
+"""Most bytes of the buffer that B_GET_ICON_NAME fills."""
 
 B_PAGE_SIZE = 4096
 

@@ -1,7 +1,7 @@
 # Derived from Haiku's virtio_block driver:
 # Copyright 2013, Jérôme Duval, korli@users.berlios.de.
 # Distributed under the terms of the MIT License.
-"""One disk: bringing its device up, do_io, flush, and following changes of its configuration."""
+"""A disk: start of its device, do_io, flush, and changes of its configuration."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from harness.virtio.features import Feature
 log = logging.getLogger("virtio_block")
 
 IOPRIO = 1
-"""What the seed puts in the header's second field (reserved since virtio 1.0)."""
+"""Value that Haiku's driver writes to the second header field (reserved since virtio 1.0)."""
 
 _STATUS_OF_ACK: dict[int, StatusT] = {Status.OK: StatusT.B_OK, Status.UNSUPP: StatusT.ENOTSUP}
-"""Any other ack is EIO."""
+"""Status for an ack of the device; any other ack is EIO."""
 
 _STATUS_OF_ERROR: dict[type[DriverError], StatusT] = {
     BadArgumentError: StatusT.B_NO_MEMORY,
@@ -54,7 +54,7 @@ _STATUS_OF_ERROR: dict[type[DriverError], StatusT] = {
 
 @dataclass
 class Statistics:
-    """What the disk has done since its device was brought up; `bytes_*` count whole operations."""
+    """Counters since the device was started; `bytes_*` count completed operations only."""
 
     reads: int = 0
     writes: int = 0
@@ -68,14 +68,13 @@ class Statistics:
 
 
 class DriverInfo:
-    """A disk driven through a `Driver` (virtio_block_driver_info).
+    """A disk that is driven through a `Driver` (virtio_block_driver_info).
 
-    `timeout` (seconds) is how long an operation may take; it can be set at any
-    time. Methods return a status and do not raise for what a device does.
+    `timeout` (seconds) limits an operation; it can be set at any time. Methods
+    return a status and do not raise for faults of a device.
 
-    One lock stands before the driver beneath, which is not made for several
-    threads: whoever finds it taken does without the device (B_BUSY, or what is
-    known already).
+    A lock protects the `Driver`, which is not thread-safe. A method that finds
+    it taken does not use the device: it returns B_BUSY, or what is known.
     """
 
     def __init__(self, driver: Driver, timeout: float = REQUEST_TIMEOUT) -> None:
@@ -93,15 +92,15 @@ class DriverInfo:
         self.statistics = Statistics()
         self._changes = 0
 
-    # --- bringing the device up and down
+    # --- start and stop of the device
 
     def init_device(self) -> StatusT:
         """Negotiate, read the configuration, set up queue 0, set DRIVER_OK (virtio 3.1.1).
 
-        B_BUSY if the device is up. After any other error it is reset and marked
-        FAILED, and nothing of it is held: B_BAD_VALUE if it refuses the features
-        or names an impossible block size, B_NO_MEMORY, B_TIMED_OUT,
-        B_DEVICE_NOT_FOUND.
+        Returns B_BUSY if the device is started already. After any other error the
+        device is reset and marked FAILED, and all resources are released:
+        B_BAD_VALUE if it refuses the features or shows an impossible block size,
+        B_NO_MEMORY, B_TIMED_OUT, B_DEVICE_NOT_FOUND.
         """
         with self.lock:
             if self.initialized:
@@ -125,8 +124,8 @@ class DriverInfo:
         agreed = driver.negotiate(self.features)
         log.info("negotiated features: %s", ", ".join(feature_names(self.features)))
         self._queue_size = driver.queue_setup(0).size
-        # The seed's init_driver allocates this page; here a reset, with which
-        # every negotiation begins, takes all device-visible memory back.
+        # Haiku's init_driver allocates this page. Here every negotiation begins with a reset,
+        # which frees all device-visible memory.
         self.commands = CommandBuffer(driver.alloc(B_PAGE_SIZE, B_PAGE_SIZE))
         self._changes = len(driver.config_changes())
         config = driver.config()
@@ -150,10 +149,10 @@ class DriverInfo:
             log.error("reset failed: %s", error)
 
     def uninit_device(self) -> None:
-        """End all I/O and reset the device, which then touches none of our memory.
+        """End all I/O and reset the device, which then does not access our memory any more.
 
-        Requests that wait get B_CANCELED, the operation being done is waited
-        for. DriverError if the device does not come out of its reset.
+        Waiting requests get B_CANCELED; the current operation is awaited. Raises
+        DriverError if the reset of the device does not end.
         """
         if not self.initialized:
             return
@@ -165,9 +164,9 @@ class DriverInfo:
     # --- configuration
 
     def service(self) -> None:
-        """Take up configuration changes and late completions, unless I/O is going on.
+        """Handle configuration changes and late completions, unless I/O is in progress.
 
-        I/O takes them up itself, before each operation.
+        I/O handles them itself, before each operation.
         """
         if not self.lock.acquire(blocking=False):
             return
@@ -183,11 +182,11 @@ class DriverInfo:
                 self._take_used(self.driver.queue_poll(0, count=0))
             self._follow_config()
         except DriverError as error:
-            # The disk stays as it is known; the next entry tries again.
+            # The known configuration stays valid; the next call tries again.
             log.error("cannot follow the configuration: %s", error)
 
     def _follow_config(self) -> None:
-        """The config callback, late: for every change since the last time at once."""
+        """Run the config callback once for all changes since the last call."""
         changes = len(self.driver.config_changes())
         if changes == self._changes:
             return
@@ -199,9 +198,9 @@ class DriverInfo:
                 self.media_status = StatusT.B_DEV_MEDIA_CHANGED
 
     def set_capacity(self, config: BlockConfig) -> bool:
-        """Go by this configuration from now on. Whether capacity or block sizes changed.
+        """Use this configuration from now on; return True if capacity or block sizes changed.
 
-        An impossible block size leaves everything as it was.
+        A configuration with an impossible block size is ignored.
         """
         try:
             media = Media.from_config(config)
@@ -217,25 +216,26 @@ class DriverInfo:
         return DMARestrictions.from_config(config, self._queue_size)
 
     def take_media_status(self) -> StatusT:
-        """B_DEV_MEDIA_CHANGED if the disk changed since the last call, else B_OK."""
+        """Return B_DEV_MEDIA_CHANGED if the disk changed since the last call, else B_OK."""
         with self._status_lock:
             status, self.media_status = self.media_status, StatusT.B_OK
         return status
 
     @property
     def read_only(self) -> bool:
-        """Whether the device offers its disk for reading only (VIRTIO_BLK_F_RO)."""
+        """True if the device is read-only (VIRTIO_BLK_F_RO)."""
         return bool(self.features & Feature.BLK_RO.mask)
 
     # --- commands
 
     def do_io(self, operation: IOOperation) -> StatusT:
-        """Carry out one phase of an operation and report it to the scheduler.
+        """Execute one phase of an operation and report it to the scheduler.
 
-        B_BUSY, with nothing done, while another thread has the device, B_NO_INIT
-        while it is down. EIO after `timeout`, for an operation beyond the disk's
-        end (which no driver may send, virtio 5.2.6.1), and for any status of the
-        device but OK and UNSUPP; ENOTSUP for UNSUPP.
+        Returns B_BUSY, with nothing done, while another thread uses the device, and
+        B_NO_INIT while the device is stopped. Returns EIO after `timeout`, for an
+        operation beyond the end of the disk (which no driver may send, virtio
+        5.2.6.1), and for any status of the device except OK and UNSUPP; ENOTSUP for
+        UNSUPP.
         """
         if not self.lock.acquire(blocking=False):
             return StatusT.B_BUSY
@@ -260,10 +260,10 @@ class DriverInfo:
             self.lock.release()
 
     def synchronize_cache(self) -> StatusT:
-        """Flush the device's cache: what was written before stays written.
+        """Flush the device's cache: earlier writes are then persistent.
 
-        ENOTSUP if the device offers no flush, B_BUSY if I/O leaves no gap
-        within `timeout`; otherwise as `do_io`.
+        Returns ENOTSUP if the device offers no flush, B_BUSY if the device is in use
+        for all of `timeout`; otherwise as `do_io`.
         """
         if not self.features & Feature.BLK_FLUSH.mask:
             return StatusT.ENOTSUP
@@ -278,7 +278,7 @@ class DriverInfo:
             self.lock.release()
 
     def _execute(self, kind: RequestType, sector: int, operation: IOOperation | None) -> StatusT:
-        """Send a command and wait for it; the seed's mapping of its ack."""
+        """Send a command and wait for it; return the status that Haiku's driver has for its ack."""
         deadline = time.monotonic() + self.timeout
         status = StatusT.EIO
         try:
@@ -296,9 +296,10 @@ class DriverInfo:
     def _prepare(
         self, kind: RequestType, sector: int, operation: IOOperation | None, deadline: float
     ) -> Command | None:
-        """Lay a command's chain out: header, data, ack.
+        """Write a command's chain: header, data, ack.
 
-        Room that abandoned commands hold is waited for; None if it does not come.
+        Waits for slots and descriptors of abandoned commands; returns None if they
+        are not released before the deadline.
         """
         vecs: list[IOVec] = operation.vecs if operation is not None else []
         indirect = bool(self.features & Feature.INDIRECT_DESC.mask)
@@ -323,7 +324,7 @@ class DriverInfo:
                 return None
 
     def _carry_out(self, command: Command, deadline: float) -> bool:
-        """Whether the device used a command in time; if not, what it holds stays with it."""
+        """Return True if the device uses a command in time, else keep the command's resources."""
         self.commands.in_flight[command.head] = command
         try:
             self.driver.queue_publish(0, [command.head])
@@ -339,7 +340,7 @@ class DriverInfo:
         return command.used
 
     def _reap(self, deadline: float) -> bool:
-        """Wait until the device uses something; False when the deadline passes first."""
+        """Wait until the device uses a chain; return False if the deadline passes first."""
         left = max(0.0, deadline - time.monotonic())
         try:
             self._take_used(self.driver.queue_poll(0, 1, left))
@@ -362,11 +363,11 @@ class DriverInfo:
                     self.dma_resource.recycle(command.operation)
 
     def in_device(self) -> list[IOOperation]:
-        """Operations that timed out, and whose memory the device may still use.
+        """Return operations that timed out, and whose memory the device may still use.
 
-        Their bounce buffers look after themselves; the memory of a request's
-        own scatter list is its owner's to keep until its operations are gone
-        from here or `uninit_device` has returned.
+        The owner of a request's scatter list must keep its memory until the
+        operations of the request are not in this list any more, or `uninit_device`
+        has returned. Bounce buffers are kept by this driver.
         """
         commands = self.commands.abandoned if self.initialized else []
         return [command.operation for command in commands if command.operation is not None]

@@ -1,4 +1,4 @@
-"""Cutting requests into operations the device allows (Haiku's dma_restrictions, DMAResource)."""
+"""Cut requests into operations that the device allows (Haiku's dma_restrictions, DMAResource)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from harness.haiku.request import IOOperation, IORequest, IOVec, cut
 from harness.virtio.blk import BlockConfig
 
 MAX_BOUNCE_BUFFER_SIZE = 64 * 1024
-"""Bytes of a bounce buffer, unless two blocks need more."""
+"""Bytes of a bounce buffer, or two blocks if that is more."""
 
 BOUNCE_BUFFER_COUNT = 32
-"""Bounce buffers at most, counting those of requests that the device has not given back."""
+"""Most bounce buffers, including those of requests that are still in the device."""
 
 DEFAULT_SEGMENT_COUNT = 16
-"""Segments of an operation for a device that names no limit (as DMAResource has it)."""
+"""Most segments of an operation if the device has no limit (the same as in DMAResource)."""
 
 _UINT32_MAX = (1 << 32) - 1
 
 
 class RefusedError(Exception):
-    """A request that cannot be turned into operations, and the status that says why."""
+    """A request cannot be cut into operations; has the status for it."""
 
     def __init__(self, status: StatusT) -> None:
         super().__init__(status.name)
@@ -33,18 +33,18 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class DMARestrictions:
-    """What an operation may look like: bytes of its longest segment, number of segments."""
+    """Limits of an operation: bytes of its longest segment, number of segments."""
 
     max_segment_size: int
     max_segment_count: int
 
     @classmethod
     def from_config(cls, config: BlockConfig, queue_size: int) -> DMARestrictions:
-        """From SIZE_MAX, SEG_MAX and the virtqueue's size.
+        """Return the limits by SIZE_MAX, SEG_MAX and the size of the virtqueue.
 
-        A field of 0 counts as no limit, as in Haiku. Header and status take
-        two descriptors of a chain, which may not be longer than the queue,
-        indirect or not (virtio 2.7.5.3.1): seg_max is not trusted to know that.
+        A field of 0 means no limit, as in Haiku. A chain, indirect or not, may not be
+        longer than the queue (virtio 2.7.5.3.1), and header and status take two of
+        its descriptors. This is applied even if seg_max is larger.
         """
         return cls(
             max_segment_size=config.size_max or _UINT32_MAX,
@@ -55,9 +55,9 @@ class DMARestrictions:
 class DMAResource:
     """Cuts requests into operations of whole blocks within the restrictions.
 
-    Memory that will not do is replaced with a bounce buffer: a request's own
-    buffer (the device cannot reach it), the parts of a request that begin or
-    end within a block, and scatter lists too fine to fill one block.
+    A bounce buffer replaces memory that the device cannot use: a request's own
+    buffer (the device cannot reach it), the parts of a request that begin or end
+    within a block, and scatter lists whose segments are too short for a block.
 
     Restrictions and block size can be updated between any two operations.
     """
@@ -71,7 +71,7 @@ class DMAResource:
         self.update(restrictions, block_size)
 
     def update(self, restrictions: DMARestrictions, block_size: int) -> None:
-        """Cut by these rules from now on."""
+        """Use these restrictions and this block size from now on."""
         self.restrictions = restrictions
         self.block_size = block_size
         size = max(MAX_BOUNCE_BUFFER_SIZE, 2 * block_size)
@@ -83,16 +83,16 @@ class DMAResource:
 
     @property
     def max_transfer(self) -> int:
-        """Bytes of the largest operation in whole blocks, 0 if not even one block is allowed."""
+        """Bytes of the largest operation in whole blocks, 0 if one block is too large."""
         most = self.restrictions.max_segment_size * max(self.restrictions.max_segment_count, 0)
         return most - most % self.block_size
 
     def translate_next(self, request: IORequest) -> IOOperation:
-        """The next operation of an unfinished request.
+        """Return the next operation of an unfinished request.
 
-        RefusedError: B_BAD_VALUE if one block is more than an operation may
-        hold, B_BUSY while every bounce buffer is in the device's hands,
-        B_NO_MEMORY if none can be made.
+        Raises RefusedError: B_BAD_VALUE if one block is larger than an operation may
+        be, B_BUSY while the device has all bounce buffers, B_NO_MEMORY if none can be
+        allocated.
         """
         if not self.max_transfer:
             raise RefusedError(StatusT.B_BAD_VALUE)
@@ -103,7 +103,7 @@ class DMAResource:
         return self._bounced(request)
 
     def _direct(self, request: IORequest) -> IOOperation | None:
-        """As many whole blocks as the request's own memory can take, None if not one."""
+        """Return an operation of whole blocks in the request's own memory, None if impossible."""
         longest = self.restrictions.max_segment_size
         pieces = cut(request.vecs, request.transferred, request.remaining, longest)
         segments = list(islice(pieces, self.restrictions.max_segment_count))
@@ -121,14 +121,14 @@ class DMAResource:
         )
 
     def _bounced(self, request: IORequest) -> IOOperation:
-        """Whole blocks around what is left of the request, as far as a bounce buffer goes."""
+        """Return an operation with a bounce buffer for the rest of the request, or its start."""
         block = self.block_size
         begin = request.position - request.position % block
         end = request.position + request.remaining
         whole = -(-end // block) * block - begin
         length = min(whole, self._bounce_size - self._bounce_size % block, self.max_transfer)
         if request.buffer is None and request.position != begin:
-            # From the next block on the request's own memory may do.
+            # From the next block on, the request's own memory may be usable.
             length = block
         bounce = self._take()
         return IOOperation(
@@ -144,13 +144,13 @@ class DMAResource:
     # --- the data of operations with a bounce buffer
 
     def copy_in(self, operation: IOOperation) -> None:
-        """Before the device is written: the request's bytes into the bounce buffer."""
+        """Copy the request's bytes into the bounce buffer, before the device is written."""
         if operation.bounce is not None:
             data = self._request_data(operation)
             self._driver.memory_write(self._bounce_at(operation), data)
 
     def copy_out(self, operation: IOOperation, length: int) -> None:
-        """After the device was read: `length` of the request's bytes out of the bounce buffer."""
+        """Copy `length` bytes of the request out of the bounce buffer, after a read."""
         if operation.bounce is None or not length:
             return
         data = self._driver.memory_read(self._bounce_at(operation), length)
@@ -194,7 +194,7 @@ class DMAResource:
         return bounce
 
     def recycle(self, operation: IOOperation) -> None:
-        """Take back the bounce buffer of an operation that the device is done with."""
+        """Free the bounce buffer of an operation that the device has completed."""
         if operation.bounce is None:
             return
         if self._sizes[operation.bounce] == self._bounce_size:

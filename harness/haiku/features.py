@@ -1,7 +1,7 @@
 # Derived from Haiku's virtio_block driver:
 # Copyright 2013, Jérôme Duval, korli@users.berlios.de.
 # Distributed under the terms of the MIT License.
-"""Which features the disk asks for, and what Haiku calls them."""
+"""Features that the disk accepts, and Haiku's names for them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BLOCK_FEATURES = mask(
     Feature.BLK_FLUSH,
     Feature.BLK_TOPOLOGY,
 )
-"""The block device's own features that the seed negotiates."""
+"""Features of the block device that Haiku's driver negotiates."""
 
 DEVICE_TYPE_BITS = (1 << 24) - 1
-"""Bits 0 to 23 belong to the device type (virtio 2.2); those above to ring and transport."""
+"""Feature bits 0 to 23, of the device type (virtio 2.2); others are of ring and transport."""
 
 _NAMES = {
     Feature.BLK_BARRIER: "host barrier",
@@ -42,7 +42,7 @@ _NAMES = {
 
 
 def get_feature_name(feature: int) -> str | None:
-    """Haiku's name of a feature given as a one-bit mask, None where Haiku has none."""
+    """Return Haiku's name of a feature (a mask with one bit), None if Haiku has no name."""
     for known, name in _NAMES.items():
         if feature == known.mask:
             return name
@@ -50,7 +50,7 @@ def get_feature_name(feature: int) -> str | None:
 
 
 def feature_names(bits: int) -> list[str]:
-    """The set bits by name: Haiku's, else the specification's, else `bit N`."""
+    """Return the names of the set bits: Haiku's, else the specification's, else `bit N`."""
     shown = []
     for member in members(bits):
         if isinstance(member, Feature):
@@ -61,11 +61,11 @@ def feature_names(bits: int) -> list[str]:
 
 
 def wanted_features(offered: int, served: int) -> int:
-    """What to accept: the seed's block features, and what ring and transport beneath can serve.
+    """Return the features to accept: Haiku's block features, and all of ring and transport.
 
-    `served` is what the driver beneath accepts when left to itself. A barrier
-    has a meaning on the legacy interface only (virtio 5.2.3.1), so a device
-    that offers VERSION_1 as well is not asked for it.
+    `served` is the set that the `Driver` accepts by default. BARRIER has a meaning
+    on the legacy interface only (virtio 5.2.3.1), so it is not accepted from a
+    device that also offers VERSION_1.
     """
     block = offered & BLOCK_FEATURES
     if offered & Feature.VERSION_1.mask:

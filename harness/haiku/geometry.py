@@ -1,7 +1,7 @@
 # Derived from Haiku's virtio_block driver:
 # Copyright 2013, Jérôme Duval, korli@users.berlios.de.
 # Distributed under the terms of the MIT License.
-"""What the configuration space says about the disk, in blocks, and as Haiku's device_geometry."""
+"""Size of the disk in blocks, and Haiku's device_geometry, from the configuration space."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OFF_T_MAX = (1 << 63) - 1
 _GEOMETRY = struct.Struct("<IIIIB???I")
 
 GEOMETRY_SIZE = _GEOMETRY.size
-"""sizeof(device_geometry), bytes."""
+"""Size of Haiku's device_geometry in bytes."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +29,22 @@ class Media:
 
     @property
     def size(self) -> int:
-        """Bytes that can be addressed in whole blocks."""
+        """Size of the disk in bytes, without a last block that is not whole."""
         return self.capacity * self.block_size
 
     @classmethod
     def from_config(cls, config: BlockConfig) -> Media:
-        """Of a configuration whose fields are None where their feature was not accepted.
+        """Return the disk of a configuration; fields without an accepted feature are None.
 
-        Blocks that no off_t reaches are left out, as is a last one that is not
-        whole. ValueError for a block size that is no power of 2 from 512 up: sectors
-        could not be expressed in it.
+        Blocks beyond the range of off_t are left out, as is a last block that is not
+        whole. Raises ValueError if the block size is not a power of 2, 512 or more.
         """
         block_size = SECTOR if config.blk_size is None else config.blk_size
         if block_size < SECTOR or block_size & (block_size - 1):
             raise ValueError(f"the device's blk_size is {block_size}")
         physical = block_size << (config.physical_block_exp or 0)
         if physical > _UINT32_MAX:
-            # More than device_geometry can say, and than any disk has.
+            # More than device_geometry can hold, and than any disk has.
             physical = block_size
         capacity = min(config.capacity // (block_size // SECTOR), _OFF_T_MAX // block_size)
         return cls(capacity, block_size, physical)
@@ -66,7 +65,7 @@ class DeviceGeometry:
     bytes_per_physical_sector: int
 
     def pack(self) -> bytes:
-        """The C structure, little-endian."""
+        """Return the C structure, little-endian."""
         return _GEOMETRY.pack(
             self.bytes_per_sector,
             self.sectors_per_track,
@@ -81,15 +80,15 @@ class DeviceGeometry:
 
     @classmethod
     def unpack(cls, raw: bytes) -> DeviceGeometry:
-        """From the C structure; struct.error unless `raw` has its size."""
+        """Decode the C structure. Raises struct.error if `raw` has another size."""
         return cls(*_GEOMETRY.unpack(raw))
 
 
 def compute_geometry_size(block_count: int) -> tuple[int, int, int]:
-    """Sectors per track, cylinders and heads, as devfs_compute_geometry_size gives them.
+    """Return sectors per track, cylinders and heads, the same as devfs_compute_geometry_size.
 
-    One cylinder, one head, all blocks on its track: until the blocks no longer
-    fit 32 bits; from there on heads double and sectors halve, rounded down.
+    There is one cylinder and one head with all blocks on its track, if their number
+    fits into 32 bits. Else heads are doubled and sectors halved, rounded down.
     """
     heads = 1
     while block_count > _UINT32_MAX:
@@ -99,7 +98,7 @@ def compute_geometry_size(block_count: int) -> tuple[int, int, int]:
 
 
 def get_geometry(media: Media, read_only: bool) -> DeviceGeometry:
-    """The disk as B_GET_GEOMETRY shows it."""
+    """Return the disk's geometry as B_GET_GEOMETRY shows it."""
     sectors, cylinders, heads = compute_geometry_size(media.capacity)
     return DeviceGeometry(
         bytes_per_sector=media.block_size,

@@ -15,10 +15,10 @@ from harness.haiku.request import IORequest
 
 
 class Handle:
-    """A disk that somebody opened (virtio_block_handle).
+    """An open disk (virtio_block_handle).
 
-    Every method returns a status. All of them give B_FILE_ERROR once the
-    handle was closed; `on_free` is told when it is given back.
+    Every method returns a status, B_FILE_ERROR if the handle is closed. `free` calls
+    `on_free`.
     """
 
     def __init__(self, info: DriverInfo, on_free: Callable[[], None]) -> None:
@@ -28,14 +28,14 @@ class Handle:
         self._freed = False
 
     def close(self) -> StatusT:
-        """Take no more work; what is going on is finished."""
+        """Accept no further requests; current ones are finished."""
         if self._closed:
             return StatusT.B_FILE_ERROR
         self._closed = True
         return StatusT.B_OK
 
     def free(self) -> StatusT:
-        """Give the handle back; the last one of a disk takes its device down."""
+        """Free the handle; with the last handle of a disk its device is stopped."""
         if self._freed:
             return StatusT.B_FILE_ERROR
         self._closed = self._freed = True
@@ -45,10 +45,10 @@ class Handle:
     # --- I/O
 
     def io(self, request: IORequest) -> StatusT:
-        """Carry a request out. It is finished on return and holds its own outcome.
+        """Execute a request. It is finished on return and has its own status.
 
-        B_OK if the request was taken, else what it was finished with:
-        B_BAD_VALUE for a range that is not on the disk, B_FILE_ERROR.
+        Returns B_OK if the request was accepted, else the status that it was finished
+        with: B_BAD_VALUE for a range that is not on the disk, or B_FILE_ERROR.
         """
         refusal = self._refusal(request)
         if refusal is not StatusT.B_OK:
@@ -65,7 +65,7 @@ class Handle:
         return StatusT.B_OK
 
     def read(self, position: int, length: int) -> tuple[StatusT, bytes]:
-        """Read `length` bytes from byte `position` on; the bytes from the start that were read.
+        """Read `length` bytes from byte `position` on; return status and the bytes read.
 
         The status is the request's: B_OK, B_BAD_VALUE for a range that is not
         on the disk, EIO, ENOTSUP, B_BUSY, B_CANCELED, B_FILE_ERROR.
@@ -78,9 +78,9 @@ class Handle:
         return request.status, bytes(request.buffer[: request.transferred])
 
     def write(self, position: int, data: bytes) -> tuple[StatusT, int]:
-        """Write at byte `position`; how many bytes, from the start on, were written.
+        """Write at byte `position`; return status and the number of bytes written.
 
-        A block that is written in part is read first. Statuses as for `read`.
+        A block that is written in part is read first. Statuses are as for `read`.
         """
         request = IORequest(position, True, buffer=bytearray(data))
         self.io(request)
@@ -92,12 +92,12 @@ class Handle:
     def ioctl(
         self, op: int, buffer: bytearray | DeviceIcon | None = None, length: int = 0
     ) -> StatusT:
-        """Answer an `Ioctl` into `buffer`, whose length in bytes the caller says to be `length`.
+        """Write the answer to an `Ioctl` into `buffer`; `length` is its length in bytes.
 
-        As in Haiku, only B_GET_GEOMETRY and B_GET_VECTOR_ICON look at `length`.
-        B_BAD_ADDRESS for a buffer that the answer does not fit in (nothing is
-        written or cleared then), B_BAD_VALUE for a length that is wrong,
-        B_DEV_INVALID_IOCTL for an unknown operation.
+        As in Haiku, only B_GET_GEOMETRY and B_GET_VECTOR_ICON check `length`. Returns
+        B_BAD_ADDRESS for a buffer that is too small for the answer (nothing is
+        written then), B_BAD_VALUE for a wrong length, B_DEV_INVALID_IOCTL for an
+        unknown operation.
         """
         if self._closed or not self.info.initialized:
             return StatusT.B_FILE_ERROR

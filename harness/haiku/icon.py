@@ -23,15 +23,15 @@ DRIVE_ICON = bytes.fromhex(
 )
 
 DEVICE_ICON_SIZE = 16
-"""sizeof(device_icon) where pointers have 64 bits: the only length B_GET_VECTOR_ICON takes."""
+"""Size of device_icon with 64-bit pointers: the only length that B_GET_VECTOR_ICON accepts."""
 
 
 @dataclass
 class DeviceIcon:
-    """device_icon: `icon_size` is the room in `icon_data`, and afterwards the icon's size (bytes).
+    """Haiku's device_icon: `icon_size` is the room in `icon_data`, later the icon's size (bytes).
 
-    `icon_data` is left alone when there is less room than the icon needs: a
-    first call tells the size, a second one gets the icon.
+    `icon_data` is not written if it is too small for the icon: a first call returns
+    the size, a second one the icon.
     """
 
     icon_size: int = 0

@@ -1,4 +1,4 @@
-"""As much of Haiku's device manager as a disk driver meets: nodes, ids, published devices."""
+"""The parts of Haiku's device manager that a disk driver uses: nodes, ids, published devices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.haiku.device import DriverInfo
 from harness.haiku.handle import Handle
 
 MAX_ID = 64
-"""Ids that a generator can have given out at a time."""
+"""Most ids of a generator that can be in use at the same time."""
 
 
 @dataclass
@@ -24,7 +24,7 @@ class DeviceNode:
     module: str | None = None
 
     def attribute(self, name: str, recursive: bool = False) -> str | int | None:
-        """An attribute of this node or, if `recursive`, of the nearest one above that has it."""
+        """Return an attribute of this node or, if `recursive`, of the nearest parent with it."""
         if name in self.attributes:
             return self.attributes[name]
         if recursive and self.parent is not None:
@@ -33,7 +33,7 @@ class DeviceNode:
 
 
 class PublishedDevice:
-    """A disk under its name in devfs; its device is up while anybody has it open."""
+    """A disk with a name in devfs; its device is started while a handle is open."""
 
     def __init__(self, info: DriverInfo, module: str) -> None:
         self.info = info
@@ -42,7 +42,7 @@ class PublishedDevice:
         self._lock = threading.Lock()
 
     def open(self) -> Handle | StatusT:
-        """A handle, or the status that the device could not be brought up with."""
+        """Return a handle, or the status of a failed start of the device."""
         with self._lock:
             if not self._users:
                 status = self.info.init_device()
@@ -59,7 +59,7 @@ class PublishedDevice:
 
 
 class DeviceManager:
-    """Gives out ids by generator, and names to devices."""
+    """Registry of ids, by generator, and of published devices, by name."""
 
     def __init__(self) -> None:
         self.devices: dict[str, PublishedDevice] = {}
@@ -67,7 +67,7 @@ class DeviceManager:
         self._lock = threading.Lock()
 
     def create_id(self, generator: str) -> int:
-        """The lowest free id of a generator; B_ERROR when all are taken."""
+        """Return the lowest free id of a generator, B_ERROR if all are in use."""
         with self._lock:
             taken = self._ids.setdefault(generator, set())
             for number in range(MAX_ID):
@@ -77,7 +77,7 @@ class DeviceManager:
         return StatusT.B_ERROR
 
     def free_id(self, generator: str, number: int) -> StatusT:
-        """Take an id back. B_NAME_NOT_FOUND, or B_BAD_VALUE for an id not given out."""
+        """Free an id. Returns B_NAME_NOT_FOUND, or B_BAD_VALUE for an id that is not in use."""
         with self._lock:
             if generator not in self._ids:
                 return StatusT.B_NAME_NOT_FOUND
@@ -87,7 +87,7 @@ class DeviceManager:
         return StatusT.B_OK
 
     def publish_device(self, name: str, info: DriverInfo, module: str) -> StatusT:
-        """Make a disk known under a name. B_NAME_IN_USE."""
+        """Publish a disk under a name. Returns B_NAME_IN_USE if the name is taken."""
         with self._lock:
             if name in self.devices:
                 return StatusT.B_NAME_IN_USE
@@ -95,13 +95,13 @@ class DeviceManager:
         return StatusT.B_OK
 
     def unpublish_device(self, name: str) -> StatusT:
-        """Forget a name; handles that are open stay so. B_NAME_NOT_FOUND."""
+        """Remove a name; open handles stay open. Returns B_NAME_NOT_FOUND for an unknown name."""
         with self._lock:
             if self.devices.pop(name, None) is None:
                 return StatusT.B_NAME_NOT_FOUND
         return StatusT.B_OK
 
     def open(self, name: str) -> Handle | StatusT:
-        """Open a published disk. B_NAME_NOT_FOUND, or what its `init_device` gives."""
+        """Open a published disk. Returns B_NAME_NOT_FOUND, or an error of `init_device`."""
         device = self.devices.get(name)
         return StatusT.B_NAME_NOT_FOUND if device is None else device.open()

@@ -1,7 +1,7 @@
 # Derived from Haiku's virtio_block driver:
 # Copyright 2013, Jérôme Duval, korli@users.berlios.de.
 # Distributed under the terms of the MIT License.
-"""The driver as a module: from a node on the virtio bus to a name in devfs."""
+"""The driver as a Haiku module: from a node on the virtio bus to a name in devfs."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from harness.virtio.device import BLOCK_DEVICE
 
 
 def supports_device(parent: DeviceNode) -> float:
-    """How well this driver suits a node: 0.6 for a virtio block device, else 0.0.
+    """Return how well this driver fits a node: 0.6 for a virtio block device, else 0.0.
 
-    -1.0, an error, for a node that names no bus.
+    Returns -1.0, an error, for a node without a bus.
     """
     bus = parent.attribute(B_DEVICE_BUS)
     if bus is None:
@@ -39,13 +39,13 @@ def supports_device(parent: DeviceNode) -> float:
 
 
 def register_device(parent: DeviceNode) -> DeviceNode:
-    """The driver's own node below a device's."""
+    """Return the driver's own node below the node of a device."""
     attributes: dict[str, str | int] = {B_DEVICE_PRETTY_NAME: "Virtio Block"}
     return DeviceNode(attributes, parent, module=DRIVER_MODULE_NAME)
 
 
 class VirtioBlock:
-    """The driver on one node (driver_module_info's hooks, and what they share)."""
+    """The driver on a node: the hooks of driver_module_info and their state."""
 
     def __init__(self, manager: DeviceManager) -> None:
         self.manager = manager
@@ -58,7 +58,7 @@ class VirtioBlock:
         return f"disk/virtual/virtio_block/{self.id}/raw"
 
     def init_driver(self, node: DeviceNode, timeout: float = REQUEST_TIMEOUT) -> StatusT:
-        """Take a node made by `register_device`. B_NO_INIT if the bus attached no driver above."""
+        """Use a node of `register_device`. Returns B_NO_INIT if the parent node has no driver."""
         driver = node.parent.driver if node.parent is not None else None
         if driver is None:
             return StatusT.B_NO_INIT
@@ -66,7 +66,7 @@ class VirtioBlock:
         return StatusT.B_OK
 
     def register_child_devices(self) -> StatusT:
-        """Publish the disk under an id of its own; nothing is kept if that fails."""
+        """Publish the disk under its own id; the id is released if that fails."""
         if self.info is None:
             return StatusT.B_NO_INIT
         number = self.manager.create_id(DEVICE_ID_GENERATOR)
@@ -79,7 +79,7 @@ class VirtioBlock:
         return status
 
     def uninit_driver(self) -> None:
-        """Take the disk's name back, its id, and its device down."""
+        """Remove the disk's name, free its id, and stop its device."""
         if self.id is not None:
             self.manager.unpublish_device(self.name)
             self._release_id()
@@ -97,10 +97,10 @@ class VirtioBlock:
 def open_disk(
     driver: Driver, timeout: float = REQUEST_TIMEOUT, manager: DeviceManager | None = None
 ) -> Iterator[Handle]:
-    """A block device opened the whole way: node, driver, published, open; and back.
+    """Open a block device in all steps (node, driver, publish, open), and undo them afterwards.
 
-    Disks that share a `manager` get different names. DriverError if the device
-    cannot be brought up.
+    Disks with the same `manager` get different names. Raises DriverError if the
+    device cannot be started.
     """
     manager = DeviceManager() if manager is None else manager
     attributes: dict[str, str | int] = {

@@ -1,4 +1,4 @@
-"""I/O requests, and the operations a scheduler cuts them into (Haiku's IORequest, IOOperation)."""
+"""I/O requests and their operations (Haiku's IORequest, IOOperation)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from harness.haiku.constants import StatusT
 
 @dataclass(frozen=True)
 class IOVec:
-    """A stretch of device-visible memory: bus address, length in bytes."""
+    """A range of device-visible memory: bus address, length in bytes."""
 
     base: int
     length: int
 
 
 def cut(vecs: Iterable[IOVec], start: int, length: int, longest: int) -> Iterator[IOVec]:
-    """`length` bytes of a scatter list from byte `start` on, in pieces of at most `longest`."""
+    """Yield `length` bytes of a scatter list from byte `start` on, in pieces up to `longest`."""
     for vec in vecs:
         if start >= vec.length:
             start -= vec.length
@@ -38,8 +38,8 @@ def cut(vecs: Iterable[IOVec], start: int, length: int, longest: int) -> Iterato
 class IORequest:
     """A read or write of any length at any byte offset, finished exactly once.
 
-    The data is either in memory the device can reach, as a scatter list
-    (`vecs`), or in a buffer of ours that it cannot reach (`buffer`).
+    The data is either in memory that the device can reach, as a scatter list
+    (`vecs`), or in a buffer that it cannot reach (`buffer`).
 
     `status` is None until the request is finished; `transferred` then counts
     the bytes from its start that were read or written, also when it failed.
@@ -65,7 +65,7 @@ class IORequest:
 
     @property
     def position(self) -> int:
-        """The byte of the disk that comes next."""
+        """Position of the next byte on the disk."""
         return self.offset + self.transferred
 
     @property
@@ -74,7 +74,7 @@ class IORequest:
         return self.length - self.transferred
 
     def finish(self, status: StatusT) -> None:
-        """Record the outcome. RuntimeError for a request that is finished already."""
+        """Record the result. Raises RuntimeError if the request is already finished."""
         if self.status is not None:
             raise RuntimeError(f"a request was finished twice: {self.status.name}, {status.name}")
         self.status = status
@@ -83,7 +83,7 @@ class IORequest:
 
 
 class Phase(Enum):
-    """What an operation does next: a write to part of a block reads the block first."""
+    """Phase of an operation: a write to part of a block reads the block first."""
 
     READ_BEGIN = "read begin"
     READ_END = "read end"
@@ -91,14 +91,13 @@ class Phase(Enum):
 
 
 class IOOperation:
-    """One legal transfer of whole blocks, on behalf of part of a request.
+    """A legal transfer of whole blocks, for a part of a request.
 
-    `offset` and `length` (bytes) are multiples of the block size and describe
-    the phase the operation is in, as do `vecs` and `is_write`; the original
-    range is the part of the request that it serves. `bounce` is the address of
-    the bounce buffer that stands in for the request's own memory, None if the
-    device is given that memory itself. `in_device` is set while the device may
-    still write to or read from that memory although nobody waits for it.
+    `offset` and `length` (bytes) are multiples of the block size. They are those
+    of the current phase, as are `vecs` and `is_write`. The original range is the
+    part of the request. `bounce` is the address of the bounce buffer that is used
+    instead of the request's own memory, None without one. `in_device` is set while
+    the device may still access the memory after a timeout.
     """
 
     def __init__(
@@ -128,7 +127,7 @@ class IOOperation:
             self.phases = [*self._partial_blocks(), Phase.DO_ALL]
 
     def _partial_blocks(self) -> list[Phase]:
-        """The phases that fetch what a write leaves alone in its first and last block."""
+        """Return the phases that read the unchanged parts of the first and last block."""
         begin = self.original_offset != self._offset
         end = self.original_offset + self.original_length != self._offset + self._length
         if self._length == self.block_size and (begin or end):
@@ -137,17 +136,17 @@ class IOOperation:
 
     @property
     def phase(self) -> Phase:
-        """The phase to be done next, or being done."""
+        """The current or next phase."""
         return self.phases[0]
 
     @property
     def is_write(self) -> bool:
-        """Whether the device is to be written in this phase."""
+        """True if this phase writes to the device."""
         return self.request.is_write and self.phase is Phase.DO_ALL
 
     @property
     def offset(self) -> int:
-        """Where on the disk this phase begins, bytes."""
+        """Position on the disk where this phase begins, in bytes."""
         if self.phase is Phase.READ_END:
             return self._offset + self._length - self.block_size
         return self._offset
@@ -159,7 +158,7 @@ class IOOperation:
 
     @property
     def vecs(self) -> list[IOVec]:
-        """The memory of this phase, in legal segments."""
+        """Memory of this phase, in legal segments."""
         if self.phase is Phase.DO_ALL:
             return self._vecs
         start = self.offset - self._offset
@@ -167,17 +166,17 @@ class IOOperation:
 
     @property
     def original_transferred(self) -> int:
-        """Bytes of the original range among those transferred, from its start on."""
+        """Number of bytes of the original range that were transferred, from its start on."""
         ahead = self.original_offset - self._offset
         return min(max(self.transferred - ahead, 0), self.original_length)
 
     def next_phase(self) -> None:
-        """Go on to the next phase, for which the operation has no status yet."""
+        """Advance to the next phase and clear the status."""
         self.phases.pop(0)
         self.status = None
 
     def complete(self, status: StatusT, transferred: int) -> None:
-        """Record the outcome of a phase; a second one for it is ignored, as in Haiku."""
+        """Record the result of a phase; a second result is ignored, as in Haiku."""
         if self.status is None:
             self.status = status
             self.transferred = transferred

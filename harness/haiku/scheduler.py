@@ -1,4 +1,4 @@
-"""Carrying requests out, one operation after the other (Haiku's IOSchedulerSimple)."""
+"""Execution of requests, one operation after the other (Haiku's IOSchedulerSimple)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from harness.haiku.request import IOOperation, IORequest, Phase
 log = logging.getLogger("virtio_block")
 
 BUSY_PAUSE = 0.001
-"""Seconds between two tries while every bounce buffer is in the device's hands."""
+"""Seconds between two tries while the device has all bounce buffers."""
 
 
 class IOScheduler:
-    """Runs requests in the threads that schedule them, in turn.
+    """Executes requests in the threads that schedule them, one request at a time.
 
-    `lock` is the driver's: it is held while an operation is cut and carried
-    out, so that whatever else needs the device comes between operations, and a
-    block that is written in part is read and written without a gap. `prepare`
-    is called under it before each operation is cut. `callback` carries out one
-    operation (do_io) and reports to `operation_completed`. `timeout` gives the
-    seconds to wait for the lock, and for a bounce buffer.
+    `lock` is the driver's. It is held while an operation is cut and executed, so
+    other uses of the device happen between operations, and a block that is written
+    in part is read and written without interruption. `prepare` is called with the
+    lock before each operation is cut. `callback` executes an operation (do_io) and
+    reports to `operation_completed`. `timeout` returns the seconds to wait for the
+    lock, and for a bounce buffer.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class IOScheduler:
         self._terminating = False
 
     def schedule_request(self, request: IORequest) -> StatusT:
-        """Carry a request out and finish it; its status tells how it went.
+        """Execute and finish a request, and return its status.
 
-        The wait for a turn has no limit of its own: the operations ahead have.
+        The wait for earlier requests has no own limit: each of their operations has one.
         """
         status = StatusT.EIO
         try:
@@ -61,7 +61,7 @@ class IOScheduler:
         return StatusT.B_OK
 
     def terminate(self) -> None:
-        """Let no further operation begin, and wait for the one that is being done."""
+        """Start no further operation, and wait for the current one."""
         self._terminating = True
         with self._turn:
             pass
@@ -69,7 +69,7 @@ class IOScheduler:
     def operation_completed(
         self, operation: IOOperation, status: StatusT, transferred: int
     ) -> None:
-        """Record the outcome of an operation's phase; `transferred` in bytes."""
+        """Record the result of an operation's phase; `transferred` is in bytes."""
         operation.complete(status, transferred)
 
     def _run(self, request: IORequest) -> StatusT:
@@ -81,7 +81,7 @@ class IOScheduler:
         return StatusT.B_OK
 
     def _next_operation(self, request: IORequest) -> StatusT:
-        """Cut and carry out one operation, once there is a bounce buffer for it."""
+        """Cut and execute one operation; wait for a bounce buffer if it needs one."""
         deadline = time.monotonic() + self._timeout()
         while True:
             if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
@@ -99,12 +99,12 @@ class IOScheduler:
             time.sleep(BUSY_PAUSE)
 
     def _carry_out(self, operation: IOOperation) -> StatusT:
-        """Every phase of an operation, then its share of the request's bytes."""
+        """Execute all phases of an operation, then count its bytes for the request."""
         try:
             while True:
                 if operation.is_write:
                     self._dma.copy_in(operation)
-                # A callback that did not take the operation has not completed it.
+                # A callback that refuses the operation has not recorded its result.
                 operation.complete(self._callback(operation), 0)
                 if operation.status is not StatusT.B_OK or operation.phase is Phase.DO_ALL:
                     break

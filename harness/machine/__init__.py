@@ -1,6 +1,6 @@
 """QEMU as a process: its command line, QMP, disks, live resize, faults.
 
-It knows nothing of channels to the guest, of the driver, or of pytest.
+It does not depend on channels to the guest, on the driver, or on pytest.
 """
 
 from harness.machine.accel import Accel, choose_accel

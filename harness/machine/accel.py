@@ -1,7 +1,7 @@
-"""Choosing the accelerator: KVM only where a guest has been seen to boot on it.
+"""Choice of the accelerator: KVM only if a guest has booted on it.
 
-/dev/kvm may open, make a VM and a vCPU, and the guest still never get
-anywhere (a nested host, often). So the only proof is a guest's prompt.
+On some hosts (often nested ones) /dev/kvm opens and creates a VM and a vCPU, but
+the guest does not run. So the only proof is the prompt of a guest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_SIZE = 1 << 16  # bytes of the file with verdicts; there is one in it
 
 @dataclass(frozen=True)
 class Accel:
-    """An accelerator of QEMU, and why this one."""
+    """An accelerator of QEMU, and the reason for its choice."""
 
     name: Literal["tcg", "kvm"]
     reason: str
@@ -46,12 +46,12 @@ def choose_accel(
     progress: Callable[[str], None] | None = None,
     kernel_args: str = "console=ttyS0 panic=-1",
 ) -> Accel:
-    """The accelerator to use. What is forced is not tried.
+    """Return the accelerator to use, without a trial if `requested` is not "auto".
 
     "auto" boots the guest once on KVM and waits `deadline` seconds for its
-    prompt. The verdict is kept in `cache_dir` for this QEMU and this boot of
-    the host; processes that ask at the same time wait for one trial.
-    `progress` hears, before a trial, that it takes a moment.
+    prompt. The result is cached in `cache_dir` for this QEMU and this boot of the
+    host; processes that ask at the same time wait for one trial. `progress` is
+    called with a line before a trial.
     """
     if requested != "auto":
         return Accel(requested, "asked for")
@@ -72,11 +72,11 @@ def choose_accel(
 
 
 _tried: dict[str, Accel] = {}
-"""What this process has found where a cache keeps nothing."""
+"""Results of this process, for a cache that cannot be written."""
 
 
 def _kept(cache_dir: Path, key: str, trial: Callable[[], Accel], deadline: float) -> Accel:
-    """Return the verdict in the cache, or that of a trial, which is then kept if it can be."""
+    """Return the result in the cache, else that of a trial, which is cached if possible."""
     path = cache_dir / "accel.json"
     found: Accel | None = None
     try:
@@ -86,7 +86,7 @@ def _kept(cache_dir: Path, key: str, trial: Callable[[], Accel], deadline: float
             found = _load(path).get(key) or _tried.get(key)
             if found is None:
                 found = trial()
-                # Only the newest verdict: a changed host never changes back to this boot.
+                # Only the newest result: an earlier boot of the host never comes back.
                 file.truncate(0)
                 json.dump({key: asdict(found)}, file, indent=2)
                 file.flush()
@@ -98,7 +98,7 @@ def _kept(cache_dir: Path, key: str, trial: Callable[[], Accel], deadline: float
 
 
 def _lock(file: TextIO, patience: float) -> None:
-    """Lock a file, or give up, after so many seconds, to be the only one that tries KVM."""
+    """Lock a file, so that one process tries KVM. Return without it after `patience` seconds."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
         with suppress(BlockingIOError):
@@ -113,18 +113,18 @@ def _key(qemu: Qemu) -> str:
 
 
 def _load(path: Path) -> dict[str, Accel]:
-    """Return the verdicts in a file by key, without those that are none."""
+    """Return the valid results in a file, by key."""
     try:
         with path.open(encoding="utf-8") as file:
             verdicts = json.loads(file.read(MAX_SIZE))
     except (OSError, ValueError, RecursionError):
         return {}  # empty, damaged, or not to be read: try again
     return {
-        key: Accel(one["name"], one["reason"])
-        for key, one in (verdicts.items() if isinstance(verdicts, dict) else ())
-        if isinstance(one, dict)
-        and one.get("name") in ("tcg", "kvm")
-        and isinstance(one.get("reason"), str)
+        key: Accel(verdict["name"], verdict["reason"])
+        for key, verdict in (verdicts.items() if isinstance(verdicts, dict) else ())
+        if isinstance(verdict, dict)
+        and verdict.get("name") in ("tcg", "kvm")
+        and isinstance(verdict.get("reason"), str)
     }
 
 

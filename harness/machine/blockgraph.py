@@ -1,9 +1,9 @@
-"""A disk as QEMU's block layer and virtio-blk device see it.
+"""Arguments for a disk in QEMU's block layer and for its virtio-blk device.
 
-From the file up: file or null-co, raw, blkdebug for faults, throttle for a
-limit of operations. The node on top has the drive's name: it is what the
-device uses, and the only one where `block_resize` tells the device (a resize
-further down changes the file and nobody hears of it).
+The nodes, from the file up, are: file or null-co, raw, blkdebug for faults,
+throttle for a limit of operations. The node on top has the drive's name. The
+device uses it, and only a `block_resize` of this node notifies the device (a
+resize of a lower node changes only the file).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Format = Literal["raw", "qcow2"]
 class BlockGraph:
     """Arguments of object-add, of blockdev-add (lowest node first) and of device_add.
 
-    A device with a back-end of its own has no nodes but a `socket`, whose
-    character device goes by the disk's name.
+    A vhost-user device has no nodes. It has a `socket`, and a character device
+    with the name of the disk.
     """
 
     objects: tuple[Options, ...]
@@ -34,7 +34,7 @@ class BlockGraph:
 
 
 def build_vhost_user(name: str, spec: DiskSpec, attachment: Options, socket: Path) -> BlockGraph:
-    """The graph of the drive `name` whose back-end listens on a UNIX socket."""
+    """Return the graph of the drive `name` whose back-end listens on a UNIX socket."""
     wanted: Options = {
         "num-queues": spec.queues,
         "queue-size": spec.queue_size,
@@ -57,9 +57,9 @@ def build_vhost_user(name: str, spec: DiskSpec, attachment: Options, socket: Pat
 def build(
     name: str, spec: DiskSpec, attachment: Options, path: Path | None, fmt: Format
 ) -> BlockGraph:
-    """The graph of the drive `name` over the file `path` (None: null-co).
+    """Return the graph of the drive `name` over the file `path` (None: null-co).
 
-    `attachment` names the device's driver and its place in the machine. Raises
+    `attachment` has the device's driver and its place in the machine. Raises
     MachineError for a fault that cannot be injected.
     """
     objects: list[Options] = []
@@ -74,8 +74,8 @@ def build(
         faults = [_inject(name, fault) for fault in spec.faults]
         nodes.append({"driver": "blkdebug", "image": below, "inject-error": faults})
         if any(fault.on == "flush" for fault in spec.faults):
-            # A file takes a write with forced unit access as such, and blkdebug would pass it on.
-            # A quorum knows none, so that the block layer sends write and flush instead.
+            # A file supports a write with forced unit access (FUA), and blkdebug passes it on.
+            # A quorum does not support FUA, so the block layer sends a write and a flush instead.
             below = f"{name}-blkdebug"
             nodes.append({"driver": "quorum", "children": [below], "vote-threshold": 1})
     if spec.iops is not None:
@@ -86,7 +86,7 @@ def build(
         nodes.append({"driver": "throttle", "file": below, "throttle-group": group})
     for node in nodes:
         node["node-name"] = f"{name}-{node['driver']}"
-        # Each node drops what it does not want passed on, so all of them must want it.
+        # A node passes discards on only if it has this option, so all nodes have it.
         node["discard"] = "unmap" if spec.unmap else "ignore"
         node["read-only"] = spec.read_only
     nodes[-1]["node-name"] = name
@@ -94,8 +94,8 @@ def build(
 
 
 def _inject(name: str, fault: Fault) -> Options:
-    # QEMU's block layer skips a flush when nothing was written since the last one: that comes
-    # to no fault on flush.
+    # QEMU's block layer skips a flush if nothing was written since the last one. Then a fault
+    # on flush does not happen.
     rule: Options = {
         "event": "none",
         "iotype": fault.on,
@@ -104,7 +104,7 @@ def _inject(name: str, fault: Fault) -> Options:
     }
     if fault.sector is not None:
         if fault.on == "flush":
-            raise MachineError(f"{name}: a flush touches no sector; leave the fault's sector out")
+            raise MachineError(f"{name}: a flush has no sector; leave out the fault's sector")
         rule["sector"] = fault.sector
     return rule
 
@@ -122,7 +122,7 @@ def _device(name: str, spec: DiskSpec, attachment: Options) -> Options:
     }
     wanted: Options = {
         "logical_block_size": spec.logical_block_size,
-        # QEMU takes no logical block that is larger than a physical one.
+        # QEMU does not accept a logical block that is larger than a physical one.
         "physical_block_size": spec.physical_block_size or spec.logical_block_size,
         "cyls": cylinders,
         "heads": heads,

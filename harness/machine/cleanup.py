@@ -1,7 +1,7 @@
-"""End what is still running when this process ends.
+"""Stop everything that is still running when this process ends.
 
-`with Machine(...)` and fixtures end a machine in the ordinary way. This is for a machine that
-nobody stopped.
+`with Machine(...)` and fixtures stop a machine in the normal way. This module is for a machine
+that nobody stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def at_exit(stop: Callable[[], None]) -> None:
 
 
 def forget(stop: Callable[[], None]) -> None:
-    """`stop` has done its work."""
+    """Do not call `stop` any more when this process ends."""
     _pending.pop(stop, None)
 
 
@@ -38,5 +38,5 @@ def _stop_all() -> None:
         if owner == os.getpid():  # a forked child must not end its parent's machines
             try:
                 stop()
-            except Exception:  # one that does not end must not keep the others
+            except Exception:  # an error of one must not keep the others running
                 traceback.print_exc(file=sys.stderr)

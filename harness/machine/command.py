@@ -1,4 +1,4 @@
-"""What kind of machine, and the QEMU command line that makes it."""
+"""Configuration of a machine, and its QEMU command line."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Board = Literal["pc", "q35", "microvm"]
 Interface = Literal["modern", "transitional", "legacy"]
 
 DISK_SLOTS: dict[Board, Sequence[int]] = {
-    # The bridge, ISA and power management have slots 0 and 1, the network card has 3. Without
-    # ACPI's routing the kernel knows the interrupts of slots 1 to 6, and of what is there at boot.
+    # Bridge, ISA and power management use slots 0 and 1, the network card uses 3. Without ACPI's
+    # routing, the kernel knows the interrupts of slots 1 to 6 and of devices present at boot.
     "pc": (4, 5, 6, 2, *range(7, 32)),
-    # Each has a root port, which the firmware and the kernel have to look at, so they are few.
+    # Each slot has a root port, which firmware and kernel have to scan, so there are few.
     "q35": range(4, 12),
-    # With one I/O APIC there are 8 windows; their buses count up with the addresses.
+    # With one I/O APIC there are 8 windows; the bus numbers increase with the addresses.
     "microvm": range(8),
 }
-"""Slots of PCI bus 0 (on q35 those of the root ports), or virtio-mmio buses; first come first."""
+"""Slots of PCI bus 0 (on q35, of the root ports) or virtio-mmio buses, in the order of use."""
 
 PARKED = b"\xfa\xf4\xeb\xfd"
-"""cli; hlt; and a jump back to the hlt."""
+"""Machine code that halts the CPU: `cli`, `hlt`, and a jump back to the `hlt`."""
 
 FIRMWARE_SIZE = 65536
 RESET_VECTOR = 0xFFF0
@@ -36,7 +36,7 @@ RESET_VECTOR = 0xFFF0
 
 @dataclass(frozen=True)
 class Saved:
-    """The two files of a saved machine: its RAM, and the state of its devices."""
+    """Files of a saved machine: its RAM, and the state of its devices."""
 
     ram: Path
     state: Path
@@ -44,19 +44,19 @@ class Saved:
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """A machine without its disks.
+    """Configuration of a machine, without its disks.
 
-    `memory` is in MiB. With `ssh` the guest has a network card whose only way
-    out is a port of 127.0.0.1, chosen by the kernel, that leads to its port 22.
-    `bios` replaces the firmware, for a machine whose CPU boots nothing. With
-    `parked` the CPU sleeps for ever, there are no serial ports, and whoever
-    drives the devices has guest RAM as a file and a qtest socket (see `Machine`).
-    `interface` is what every disk's device shows of itself. On the board "q35"
-    an IOMMU lies between devices and memory, and devices go by it.
+    `memory` is in MiB. With `ssh` the guest has a network card without access to
+    networks; a port of 127.0.0.1, chosen by the kernel, is forwarded to its port 22.
+    `bios` replaces the firmware, for a machine that boots nothing. With `parked` the
+    CPU is halted and there are no serial ports: the driver uses the file of guest RAM
+    and a qtest socket (see `Machine`). `interface` is the virtio interface of all
+    disks. The board "q35" has an IOMMU between devices and memory, which all devices
+    use.
 
-    A machine with a `ram_file` can be saved; one with `saved` goes on from there, if all else
-    is as it was, and boots nothing. Its RAM is copy-on-write; with `shared_memory` (others
-    map it too) it is a copy.
+    A machine with a `ram_file` can be saved. A machine with `saved` continues from there without
+    a boot, if its configuration is otherwise the same. Its RAM is mapped copy-on-write; with
+    `shared_memory` (other processes map it too) it is a copy.
     """
 
     qemu: Qemu
@@ -77,13 +77,13 @@ class MachineConfig:
 
     @property
     def ram(self) -> Path | None:
-        """The file that is named for guest RAM."""
+        """File for guest RAM, if the configuration has one."""
         return self.saved.ram if self.saved else self.ram_file
 
 
 @dataclass(frozen=True)
 class Paths:
-    """The files of a machine in its run directory; names are short for the sake of sun_path."""
+    """Files of a machine in its run directory; names are short, as sun_path is limited."""
 
     directory: Path
 
@@ -122,9 +122,9 @@ def command_line(
     disks: Iterable[BlockGraph] = (),
     ram: Path | None = None,
 ) -> list[str]:
-    """QEMU's command line, all but our own QMP session, which `Process` adds.
+    """Return QEMU's command line, without our own QMP session, which `Process` adds.
 
-    `ram` is the file for its RAM, if it is not what `config` says.
+    `ram` is the file of guest RAM, if it is another one than in `config`.
     """
     line = [
         str(config.qemu.path),
@@ -135,9 +135,9 @@ def command_line(
         *("-accel", config.accel),
         *("-cpu", "host" if config.accel == "kvm" else "max"),
         *("-smp", "1", "-m", str(config.memory)),
-        # Stopped, until `Machine.start` is ready for what it may do in its first millisecond.
+        # Stopped until `Machine.start` can handle all events.
         "-S",
-        # A kernel that panics reboots (panic=-1); a reboot ends QEMU: so a panic is seen at once.
+        # A kernel that panics reboots (panic=-1), and a reboot ends QEMU: a panic is seen at once.
         "-no-reboot",
         *_socket("visitor", paths.qmp),
         *("-mon", "chardev=visitor,mode=control"),
@@ -157,13 +157,13 @@ def command_line(
         line += ["-serial", "chardev:console"]
         line += _socket("stream", paths.stream)
         if config.board == "microvm":
-            # It has but one serial port of its own.
+            # The board has only one serial port.
             line += ["-device", "isa-serial,chardev=stream,index=1"]
         else:
             line += ["-serial", "chardev:stream"]
     if config.board == "q35":
-        # Without interrupt remapping the kernel lets nobody have MSI-X through vfio. With the
-        # caching mode the IOMMU learns of mappings as they are made.
+        # vfio needs interrupt remapping for MSI-X. With the caching mode, the IOMMU is notified
+        # of every new mapping.
         line += ["-device", "intel-iommu,intremap=on,caching-mode=on"]
         for slot in DISK_SLOTS["q35"]:
             port = f"id={_root_port(slot)},chassis={slot},slot={slot}"
@@ -180,7 +180,7 @@ def command_line(
     if config.initrd and not config.saved:
         line += ["-initrd", str(config.initrd)]
     if config.ssh:
-        # Port 0: the kernel chooses, so that no two machines can want the same one.
+        # Port 0: the kernel chooses a free port, so machines never conflict.
         line += ["-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"]
         line += ["-device", f"vmxnet3,netdev=net,addr=0x{NETWORK_SLOT:x},romfile="]
     for disk in disks:
@@ -197,9 +197,10 @@ def command_line(
 
 
 def reconnect(qemu: Qemu) -> dict[str, int]:
-    """What makes a socket's character device connect again, soon, when the other side hung up.
+    """Return options that make a socket's character device reconnect after it was closed.
 
-    A back-end hangs up on a driver that breaks the rules; without this the device would be lost.
+    A back-end closes the connection when a driver breaks the rules. Without a new connection,
+    the device would not work any more.
     """
     return {"reconnect-ms": 100} if qemu.version >= (9, 2) else {"reconnect": 1}
 
@@ -207,10 +208,10 @@ def reconnect(qemu: Qemu) -> dict[str, int]:
 def _machine(config: MachineConfig) -> str:
     options: list[str] = [config.board]
     if config.board == "microvm":
-        # The second I/O APIC is out of qtest's reach.
+        # qtest cannot use the second I/O APIC.
         options.append("ioapic2=off")
     if config.board == "q35":
-        # What intel-iommu wants for interrupt remapping, where there is KVM.
+        # intel-iommu needs this for interrupt remapping with KVM.
         options.append("kernel-irqchip=split")
     if config.parked or config.shared_memory or config.ram:
         options.append("memory-backend=ram")
@@ -218,7 +219,7 @@ def _machine(config: MachineConfig) -> str:
 
 
 def attachment(config: MachineConfig, slot: int) -> dict[str, Any]:
-    """The part of device_add's arguments that puts a disk into a slot of this machine."""
+    """Return the arguments of device_add that put a disk into a slot of this machine."""
     if config.board == "microvm":
         return {"driver": "virtio-blk-device", "bus": f"virtio-mmio-bus.{slot}"}
     options: dict[str, Any] = {
@@ -232,7 +233,7 @@ def attachment(config: MachineConfig, slot: int) -> dict[str, Any]:
 
 
 def pci_address(config: MachineConfig, slot: int) -> str:
-    """Where the guest finds the disk in a slot: domain:bus:slot.function."""
+    """Return the guest's address of the disk in a slot: domain:bus:slot.function."""
     if config.board == "q35":
         # The firmware numbers the buses behind the root ports in the order of their slots.
         return f"0000:{DISK_SLOTS['q35'].index(slot) + 1:02x}:00.0"
@@ -244,7 +245,7 @@ def _root_port(slot: int) -> str:
 
 
 def parked_firmware() -> bytes:
-    """Firmware that does nothing, for ever, without using the host's CPU."""
+    """Return firmware that halts the CPU, and so uses no CPU time of the host."""
     image = bytearray(FIRMWARE_SIZE)
     image[RESET_VECTOR : RESET_VECTOR + len(PARKED)] = PARKED
     return bytes(image)

@@ -1,4 +1,4 @@
-"""A disk of a machine, and its backing file from the host's side."""
+"""A disk of a machine, and access to its backing file from the host."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from harness.machine.blockgraph import BlockGraph
 from harness.machine.errors import MachineError
 
 MAX_CAPACITY = (2**63 - 1) // SECTOR
-"""Sectors of 512 bytes: what a file offset can reach."""
+"""Most sectors (512 bytes) of a disk: the range of a file offset."""
 
 
 class Backing:
-    """The raw file behind a drive, past the device. It sees what the device has written."""
+    """The raw file of a drive, accessed without the device. It has all that the device wrote."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def size(self) -> int:
-        """Bytes, now."""
+        """Current size in bytes."""
         return self.path.stat().st_size
 
     @property
     def allocated(self) -> int:
-        """Bytes that the file takes of the host's disk, now; holes take none."""
+        """Bytes that the file uses on the host's disk now; holes use none."""
         return self.path.stat().st_blocks * 512
 
     def read(self, sector: int, count: int) -> bytes:
-        """`count` sectors of 512 bytes from `sector` on. ValueError past the end of the file."""
+        """Read `count` sectors of 512 bytes. Raises ValueError beyond the end of the file."""
         self._check(sector, count)
         with self.path.open("rb") as file:
             return os.pread(file.fileno(), count * SECTOR, sector * SECTOR)
 
     def write(self, sector: int, data: bytes) -> None:
-        """Write whole sectors of 512 bytes. ValueError past the end of the file."""
+        """Write whole sectors of 512 bytes. Raises ValueError beyond the end of the file."""
         count, rest = divmod(len(data), SECTOR)
         if rest:
             raise ValueError(f"{len(data)} bytes are not whole sectors of {SECTOR}")
@@ -52,7 +52,7 @@ class Backing:
 
 
 class Volume:
-    """The blocks of a disk, by the name of their top node, and the raw file made for them."""
+    """Block nodes of a disk, by the name of the top node, and the raw file created for them."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Volume:
 
     @property
     def backing(self) -> Backing:
-        """The raw file made for this disk.
+        """The raw file that was created for this disk.
 
         Raises MachineError for a null disk, which has none, and for a user's image.
         """
@@ -79,10 +79,10 @@ class Volume:
         return Backing(self.own_file)
 
     def resize(self, capacity: int) -> None:
-        """Make it `capacity` sectors of 512 bytes, live; the device tells the driver.
+        """Resize the disk to `capacity` sectors of 512 bytes; the device notifies the driver.
 
-        Raises MachineError, the disk unchanged, for a size below zero or beyond what
-        the host can store, and for a null or read-only disk.
+        Raises MachineError, without a change of the disk, for a negative size, a size that
+        the host cannot store, and for a null or read-only disk.
         """
         if not 0 <= capacity <= MAX_CAPACITY:
             raise MachineError(
@@ -92,9 +92,9 @@ class Volume:
 
 
 class Drive(Volume):
-    """A disk with its virtio-blk device; made by `Machine.add_disk` and `Machine.add_image`.
+    """A disk with its virtio-blk device, from `Machine.add_disk` or `Machine.add_image`.
 
-    `pci_address` is where a guest finds it: domain:bus:slot.function.
+    `pci_address` is its address in the guest: domain:bus:slot.function.
     """
 
     def __init__(

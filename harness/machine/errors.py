@@ -1,4 +1,4 @@
-"""The one error of this package."""
+"""Errors of this package."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from harness.inputs import printable_lines
 class MachineError(Exception):
     """The machine, or a command to it, failed.
 
-    `str()` is one line that says what happened. `details` is what a person
-    needs to find out why (QEMU's command line and stderr, the console's tail);
-    it is also attached as a note, so that a traceback shows it.
+    `str()` is one line that says what happened. `details` helps to find the cause
+    (QEMU's command line and stderr, the end of the console). It is also attached
+    as a note, so that a traceback shows it.
     """
 
     def __init__(self, message: str, details: str = "") -> None:
@@ -23,4 +23,4 @@ class MachineError(Exception):
 
 
 class DisconnectedError(MachineError):
-    """The QMP session ended while, or before, it was needed."""
+    """The QMP session ended before or during its use."""

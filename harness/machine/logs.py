@@ -1,11 +1,11 @@
-"""The ends of log files, which may be long, or still be written to."""
+"""The end of log files, which may be long, or still be written."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 TAIL = 64 << 10
-"""Bytes that the last lines of a log are looked for in."""
+"""Bytes at the end of a log that are searched for its last lines."""
 
 
 def tail(path: Path, lines: int) -> str:

@@ -36,23 +36,23 @@ from harness.machine.rundir import RunDir
 
 START_DEADLINE = 30.0
 QUIT_DEADLINE = 3.0
-CONSOLE_KEPT = 80  # lines: a panic's first words are some 50 lines above its last
+CONSOLE_KEPT = 80  # lines: the text of a panic has about 50
 LOG_KEPT = 4 << 20  # bytes
 UNPLUG_DEADLINE = 15.0
 STATE_DEADLINE = 30.0
-"""Seconds that QEMU may take to write, or to read, the state of all devices."""
+"""Seconds that QEMU may take to write or read the state of all devices."""
 
-# Without the first QEMU would copy RAM into the state; the second announces the end.
+# Without the first, QEMU would copy RAM into the state; the second sends events.
 _CAPABILITIES = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
 
 T = TypeVar("T")
 
 
 class Machine:
-    """One guest, or one parked CPU, from `start` to `stop`; not to be started again.
+    """A guest, or a machine with a halted CPU, from `start` to `stop`. It is started only once.
 
-    Use it as a context manager. Every method raises MachineError when QEMU
-    refuses, is not running, or ends meanwhile.
+    Use it as a context manager. Every method raises MachineError if QEMU refuses
+    the command, is not running, or ends during the call.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -86,15 +86,15 @@ class Machine:
 
     @property
     def pid(self) -> int | None:
-        """QEMU's process id; None before `start`."""
+        """Process id of QEMU, None before `start`."""
         return self._process.pid if self._process else None
 
     @property
     def console_path(self) -> Path:
         """UNIX socket of the guest's ttyS0. QEMU also logs it: see `console_tail`.
 
-        Who connects must read: a few hundred unread bytes stall the guest at its next
-        message. With nobody connected nothing is held back.
+        A process that connects must read: a few hundred unread bytes block the guest's
+        next message. Without a connection the guest never blocks.
         """
         return self._paths.console
 
@@ -110,21 +110,21 @@ class Machine:
 
     @property
     def ram_path(self) -> Path:
-        """The file behind guest RAM, for this process, if the machine is parked and runs."""
+        """The file of guest RAM, as a path for this process only, while a parked machine runs."""
         return Path(f"/proc/self/fd/{self._ram}")
 
     @property
     def qmp_path(self) -> Path:
-        """UNIX socket with QMP for others, one at a time; ours is a separate session."""
+        """UNIX socket with QMP for other processes, one at a time; our session is separate."""
         return self._paths.qmp
 
     @property
     def drives(self) -> tuple[Drive, ...]:
-        """The disks it has now."""
+        """The current disks."""
         return tuple(self._drives)
 
     def start(self) -> None:
-        """Start QEMU; on return it runs and its sockets exist. At most 30 s."""
+        """Start QEMU. On return it runs and its sockets exist. Takes at most 30 s."""
         if self._process or self._stopped:
             raise MachineError("a machine can be started only once")
         try:
@@ -151,10 +151,10 @@ class Machine:
             raise
 
     def save(self, state: Path) -> None:
-        """Halt the machine and write the state of its devices to a file.
+        """Stop the machine and write the state of its devices to a file.
 
-        The machine needs a `ram_file`: guest RAM stays in it, and is not written again. The
-        machine cannot go on afterwards. MachineError if QEMU cannot save it.
+        The machine needs a `ram_file`, which has guest RAM. It cannot continue afterwards.
+        Raises MachineError if QEMU cannot save it.
         """
         self.qmp("stop")
         self.qmp("migrate-set-capabilities", capabilities=_CAPABILITIES)
@@ -162,7 +162,7 @@ class Machine:
         self._await_migration("save")
 
     def _load(self, state: int) -> None:
-        """Bring the machine, which has not run yet, to the state in an open file."""
+        """Load the state in an open file into the machine, which has not run yet."""
         self.qmp("migrate-set-capabilities", capabilities=_CAPABILITIES)
         self.qmp("migrate-incoming", uri=f"fd:{state}")
         self._await_migration("load")
@@ -177,7 +177,7 @@ class Machine:
             raise MachineError(f"QEMU does not {verb} the machine's state: {reason}")
 
     def _open_saved(self, opened: ExitStack) -> tuple[int, int | None]:
-        """Descriptors of the saved state, and of a copy of RAM if it takes one."""
+        """Return descriptors of the saved state, and of a copy of RAM if one is needed."""
         saved = self.config.saved
         assert saved
         try:
@@ -191,7 +191,7 @@ class Machine:
         return state, ram
 
     def _spawn(self, inherited: list[int], ram: int | None) -> None:
-        """Start the process and its QMP session; RAM is the open file `ram`, if there is one."""
+        """Start the process and its QMP session; `ram` is an open file for RAM, if not None."""
         assert self._loop
         path = Path(f"/proc/self/fd/{ram}") if ram else None
         graphs = [drive.graph for drive in self._drives]
@@ -204,7 +204,7 @@ class Machine:
             raise self._ended("QEMU did not start") from error
 
     def stop(self) -> None:
-        """End QEMU by QMP, or SIGTERM, or SIGKILL, and remove all it left. Idempotent."""
+        """End QEMU by QMP, else SIGTERM, else SIGKILL, and remove its files. Idempotent."""
         with interrupt.shielded():
             if not self._stopped:
                 self._stop()
@@ -216,7 +216,7 @@ class Machine:
                     self._monitor.execute("quit", {}, QUIT_DEADLINE)
                     self._process.wait(QUIT_DEADLINE)
                 except MachineError:
-                    pass  # it takes a signal, then
+                    pass  # `Process.end` sends a signal then
         finally:
             try:
                 if self._process:
@@ -234,31 +234,31 @@ class Machine:
                 cleanup.forget(self.stop)
 
     def alive(self) -> bool:
-        """Whether QEMU runs."""
+        """True while QEMU runs."""
         return self._process is not None and self._process.alive()
 
     def check(self) -> None:
-        """Raise MachineError, with QEMU's last words, if it does not run."""
+        """Raise MachineError, with the end of QEMU's stderr, if it does not run."""
         if not self.alive():
             raise self._ended("the machine is gone")
 
     def last_words(self) -> str:
-        """How QEMU ended, in words, and the end of its stderr. Also after `stop`."""
+        """Return in words how QEMU ended, and the end of its stderr. Also after `stop`."""
         if self._stopped or self._process is None:
             return self._last_words
         stderr = tail(self._paths.stderr, 20)
         return f"{self._fate()}\n{stderr}" if stderr else self._fate()
 
     def console_tail(self, lines: int = 40) -> str:
-        """The last lines of the guest's console (after `stop`, at most 80)."""
+        """Return the last lines of the guest's console (after `stop`, at most 80)."""
         if self._stopped:
             return "\n".join(self._console.splitlines()[-lines:])
         return tail(self._paths.console_log, lines)
 
     def logs(self) -> dict[str, str]:
-        """File name -> the console, QEMU's stderr and its command line; of a log its last 4 MiB.
+        """Return file name -> console, QEMU's stderr and its command line; at most 4 MiB each.
 
-        After `stop` there is the end of them only.
+        After `stop` it is only the end of them.
         """
         command = {"qemu.command": self._process.command} if self._process else {}
         if self._stopped:
@@ -268,23 +268,23 @@ class Machine:
         return command | {"console.log": console, "qemu.log": stderr}
 
     def qmp(self, command: str, timeout: float = 10.0, **arguments: Any) -> Any:
-        """The return value of a QMP command; names with a dash go in as `**{"node-name": ...}`.
+        """Return the value of a QMP command; names with a dash are `**{"node-name": ...}`.
 
-        MachineError has QEMU's own words if it refuses, and its last words if it dies.
+        The MachineError has QEMU's message if it refuses, and the end of its stderr if it ends.
         """
         return self._ask(lambda monitor: monitor.execute(command, arguments, timeout))
 
     def wait_event(
         self, name: str, match: Callable[[Event], bool] | None = None, timeout: float = 10.0
     ) -> Event:
-        """Take the oldest QMP event of that name (that `match` accepts), waiting if need be.
+        """Return the oldest QMP event of that name (that `match` accepts); wait if there is none.
 
-        Events since `start` count, also those from before this call; each is taken once.
+        Events since `start` count, even from before this call. Each is returned once.
         """
         return self._ask(lambda monitor: monitor.wait_event(name, match, timeout))
 
     def add_disk(self, spec: DiskSpec) -> Drive:
-        """Add a disk: before `start` it is there at boot, after it is plugged in live."""
+        """Add a disk. Before `start` it is there at boot; after it, it is hot-plugged."""
         return self._add(
             spec,
             lambda name, where, path: build(name, spec, where, path, "raw"),
@@ -300,8 +300,8 @@ class Machine:
     ) -> Drive:
         """Add an existing image file as a disk, read-only unless `writable`.
 
-        The file is never made, probed or removed. In `spec`, its capacity,
-        backing and read_only do not count.
+        The file is never created, probed or removed. `capacity`, `backing` and
+        `read_only` of `spec` are ignored.
         """
         if not path.is_file():
             raise MachineError(f"there is no disk image {path}")
@@ -314,15 +314,15 @@ class Machine:
     def add_vhost_user(self, socket: Path, spec: DiskSpec) -> Drive:
         """Add a vhost-user-blk-pci device whose back-end listens on a socket.
 
-        The machine needs `shared_memory`, or to be parked. What the back-end is
-        made of, and its size, is not the machine's affair.
+        The machine needs `shared_memory` or `parked`. The machine does not use the
+        back-end's storage and size.
         """
         return self._add(
             spec, lambda name, where, path: build_vhost_user(name, spec, where, socket), None
         )
 
     def remove_disk(self, drive: Drive) -> None:
-        """Take a disk out; live, the guest must agree (ACPI) within 15 s. Its file goes too."""
+        """Remove a disk and its file. A running guest must release it (ACPI) within 15 s."""
         if drive not in self._drives:
             raise MachineError(f"{drive.name} is not a disk of this machine")
         if self._process:
@@ -339,7 +339,7 @@ class Machine:
         graph_of: Callable[[str, dict[str, Any], Path | None], BlockGraph],
         suffix: str | None,
     ) -> Drive:
-        """Add a disk; with a `suffix` it gets a raw file of its own, which `graph_of` is told."""
+        """Add a disk; with a `suffix`, create a raw file for it, and pass that to `graph_of`."""
         if self._stopped:
             raise MachineError("the machine has stopped")
         taken = {drive.slot for drive in self._drives}
@@ -429,7 +429,7 @@ class Machine:
             raise self._ended(str(error)) from error
 
     def _ended(self, what: str) -> MachineError:
-        """The error for a QEMU that closed its QMP session: why, in one line, and details."""
+        """Return the error for a closed QMP session: the cause in one line, and details."""
         if self._process:
             self._process.wait(QUIT_DEADLINE)
         words = self.last_words().splitlines()
@@ -462,7 +462,7 @@ class Machine:
 
 
 def _make_raw(path: Path, capacity: int) -> None:
-    """A sparse raw file of `capacity` sectors."""
+    """Create a sparse raw file of `capacity` sectors of 512 bytes."""
     try:
         with path.open("xb") as file:
             file.truncate(capacity * SECTOR)

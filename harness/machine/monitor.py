@@ -1,7 +1,7 @@
-"""QMP for ordinary, synchronous code.
+"""QMP for synchronous code.
 
-qemu.qmp speaks asyncio. `LoopThread` is a thread with an event loop;
-`Monitor` is one QMP session on it.
+qemu.qmp uses asyncio. `LoopThread` is a thread with an event loop, `Monitor` is
+a QMP session in it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from qemu.qmp.protocol import StateError
 
 from harness.machine.errors import DisconnectedError, MachineError
 
-# A session that ends is reported by our own errors; without a handler, logging's last
-# resort would print the library's view of it on the user's terminal as well.
+# Our own errors report the end of a session. Without a handler, Python's logging would also
+# print the library's messages on the user's terminal.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 
 T = TypeVar("T")
@@ -35,16 +35,16 @@ CLOSE_DEADLINE = 5.0
 
 
 class LoopThread:
-    """A thread that runs an event loop from construction to `close`."""
+    """Thread with an event loop that runs from construction to `close`."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
-        # daemon: a machine that nobody stopped must not keep the interpreter from its exit.
+        # daemon: a machine that nobody stopped must not block the exit of the interpreter.
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` there and return its result here; `work` has its own deadline."""
+        """Run `work` in the thread and return its result. `work` has its own deadline."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -53,7 +53,7 @@ class LoopThread:
             raise
 
     def close(self) -> None:
-        """End the loop and its thread, with what was left undone on it."""
+        """End the loop and its thread, and cancel its tasks."""
         with suppress(TimeoutError, FutureTimeoutError):
             asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result(CLOSE_DEADLINE)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -63,7 +63,7 @@ class LoopThread:
 
 
 async def _cancel_all() -> None:
-    """Cancel what still runs on this loop: work that was given up, and its helpers."""
+    """Cancel all tasks that still run on this loop: abandoned work, and its helpers."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
@@ -71,9 +71,9 @@ async def _cancel_all() -> None:
 
 
 class Monitor:
-    """One QMP session, negotiated, over a connected socket or a UNIX socket's path.
+    """A negotiated QMP session over a connected socket or the path of a UNIX socket.
 
-    Raises MachineError if that fails or takes longer than `timeout` seconds.
+    Raises MachineError if negotiation fails or takes longer than `timeout` seconds.
     """
 
     def __init__(self, loop: LoopThread, peer: socket.socket | str, timeout: float = 10.0) -> None:
@@ -85,17 +85,17 @@ class Monitor:
         loop.run(self._connect(peer, timeout))
 
     def execute(self, command: str, arguments: dict[str, object], timeout: float) -> Any:
-        """The return value of a QMP command.
+        """Execute a QMP command and return its value.
 
-        Raises MachineError with QEMU's own words if it refuses or does not
-        answer within `timeout` seconds, DisconnectedError as soon as it is gone.
+        Raises MachineError, with QEMU's message, if QEMU refuses it or does not answer
+        within `timeout` seconds, DisconnectedError as soon as the session ends.
         """
         return self._loop.run(self._execute(command, arguments, timeout))
 
     def wait_event(self, name: str, match: Callable[[Event], bool] | None, timeout: float) -> Event:
-        """Take the oldest event of that name that `match` accepts, waiting for it if need be.
+        """Return the oldest event of that name that `match` accepts; wait if there is none.
 
-        Events that came before the call count, each is taken once. Raises as `execute` does.
+        Events from before the call count. Each is returned once. Raises the same as `execute`.
         """
         return self._loop.run(self._wait_event(name, match, timeout))
 
@@ -116,7 +116,7 @@ class Monitor:
         self._watcher = asyncio.create_task(self._watch())
 
     async def _close(self) -> None:
-        with suppress(Exception):  # how the session ended is of no interest any more
+        with suppress(Exception):  # the session ends in any case
             async with asyncio.timeout(CLOSE_DEADLINE):
                 await self._client.disconnect()
                 await self._watcher
@@ -126,7 +126,7 @@ class Monitor:
             await self._take(dict(event))
 
     async def _watch(self) -> None:
-        """Notice the session's end at once, also when nobody is in a command."""
+        """Notice the end of the session at once, also between commands."""
         while self._client.runstate == Runstate.RUNNING:
             await self._client.runstate_changed()
         with suppress(Exception):

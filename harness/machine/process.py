@@ -1,4 +1,4 @@
-"""QEMU as a child process that cannot outlive us."""
+"""QEMU as a child process that ends at the latest with this process."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from pathlib import Path
 from harness.machine.errors import MachineError
 from harness.machine.monitor import LoopThread
 
-# setpriv asks the kernel to kill the child when we die; the shell then looks whether that has
-# already happened, and becomes QEMU.
+# setpriv asks the kernel to kill the child when its parent ends. The shell then checks that the
+# parent is still there, and executes QEMU.
 GUARD = '[ "$PPID" = "$0" ] && exec "$@"'
 TERM_DEADLINE = 2.0
 KILL_DEADLINE = 10.0
 
 
 class Process:
-    """QEMU, started; its stdout and stderr go to the file `stderr`.
+    """A started QEMU; its stdout and stderr go to the file `stderr`.
 
-    The kernel's "parent's death" is that of the *thread* that made the child,
-    so `thread`, which lives until QEMU has ended, is the one to do it. QEMU is
-    in a session of its own: a Ctrl-C of the terminal is for us to handle.
+    The kernel kills the child when the *thread* that created it ends. So the child
+    is created in `thread`, which runs until QEMU has ended. QEMU has its own session,
+    so a Ctrl-C in the terminal reaches this process only.
     """
 
     def __init__(
         self, line: list[str], stderr: Path, thread: LoopThread, inherited: Iterable[int] = ()
     ) -> None:
-        """`inherited` are open files that it gets under the same numbers."""
+        """Start QEMU; it inherits the open files `inherited`, with the same numbers."""
         setpriv = shutil.which("setpriv")
         if setpriv is None:
             raise MachineError("setpriv is not on PATH; install it: apt-get install util-linux")
-        # A connected pair: no path to wait for, and QEMU's end is the end of the file.
+        # A connected pair needs no path, and reports end of file when QEMU ends.
         self.qmp_socket, theirs = socket.socketpair()
         self._status: int | None = None
         try:
@@ -59,24 +59,24 @@ class Process:
 
     @staticmethod
     def channel_options(fd: int) -> list[str]:
-        """The options that put QMP on a socket."""
+        """Return the options that put QMP on a socket."""
         return ["-chardev", f"socket,id=qmp,fd={fd}", "-mon", "chardev=qmp,mode=control"]
 
     @property
     def pid(self) -> int:
-        """QEMU's process id."""
+        """Process id of QEMU."""
         return self._child.pid
 
     def alive(self) -> bool:
-        """Return whether it runs.
+        """Return True while the process runs.
 
-        One that has ended is not reaped before `end`. Until then its id is also that of its
-        group, and of nobody else.
+        A process that has ended is not reaped before `end`. Until then the kernel gives its id,
+        which is also that of its group, to no other process.
         """
         return self._ended() is None
 
     def wait(self, timeout: float) -> bool:
-        """Return whether it has ended, after at most `timeout` seconds."""
+        """Wait up to `timeout` seconds for the end of the process; return True if it has ended."""
         deadline = time.monotonic() + timeout
         pause = 0.0005
         while self.alive():
@@ -88,9 +88,9 @@ class Process:
         return True
 
     def end(self) -> None:
-        """End it and its descendants, by SIGTERM or else SIGKILL, and reap it.
+        """End the process and its descendants with SIGTERM, else SIGKILL, and reap it.
 
-        It leads a session: a signal to its group reaches what a wrapper script started, too.
+        The process leads a session: a signal to its group also reaches children of a wrapper.
         """
         if self._child.returncode is None:
             if self.alive():
@@ -104,7 +104,7 @@ class Process:
         self.qmp_socket.close()
 
     def fate(self) -> str:
-        """How it ended, in words."""
+        """Return in words how the process ended."""
         status = self._ended()
         if status is None:
             return "QEMU is running"
@@ -117,7 +117,7 @@ class Process:
             os.killpg(self.pid, signum)
 
     def _ended(self) -> int | None:
-        """Return its exit status, negative for a signal's number; None while it runs."""
+        """Return the exit status, negative for the number of a signal, None while it runs."""
         if self._status is None and self._child.returncode is not None:
             self._status = self._child.returncode
         if self._status is None:

@@ -1,4 +1,4 @@
-"""Finding QEMU, and knowing which one it is."""
+"""Search for QEMU, and its version."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Qemu:
 
 
 def find_qemu(path: str | None = None) -> Qemu:
-    """The QEMU at `path`, or the one on PATH.
+    """Return the QEMU at `path`, or the one on PATH.
 
-    Raises MachineError if there is none, if it cannot run, if it is not QEMU,
-    or if it is older than 7.2.
+    Raises MachineError if there is none, if it cannot run, if it is not QEMU, or
+    if it is older than 7.2.
     """
     found = shutil.which(path or PROGRAM)
     if found is None:

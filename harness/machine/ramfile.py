@@ -1,4 +1,4 @@
-"""Files that hold a machine's RAM: a private copy, and where there is data in them."""
+"""Files with a machine's RAM: a private copy, and the ranges with data."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from harness.machine.errors import MachineError
 
 
 def private_copy(ram: Path) -> int:
-    """An open file in memory with the contents of a file of RAM, holes left out.
+    """Copy a file of RAM into a file in memory, without its holes; return the open file.
 
-    For a machine whose RAM somebody else maps too, which a copy-on-write mapping does not
-    allow. The memory is free again when the last user has closed or ended.
+    It is for a machine whose RAM another process maps too, which a copy-on-write mapping does
+    not allow. The memory is freed when the last process closes the file.
     """
     size = ram.stat().st_size
     copy = os.memfd_create(ram.name)
@@ -33,13 +33,13 @@ def private_copy(ram: Path) -> int:
 
 
 def extents(descriptor: int, size: int) -> list[tuple[int, int]]:
-    """Where an open file of `size` bytes has data: pairs of first byte and first after."""
+    """Return the ranges with data of an open file of `size` bytes, as pairs (start, end)."""
     found = []
     end = 0
     while end < size:
         try:
             begin = os.lseek(descriptor, end, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole is left
+        except OSError:  # ENXIO: the rest is a hole
             break
         end = os.lseek(descriptor, begin, os.SEEK_HOLE)
         found.append((begin, end))

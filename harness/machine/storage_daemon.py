@@ -1,4 +1,4 @@
-"""qemu-storage-daemon under our control: disks as vhost-user-blk back-ends on UNIX sockets."""
+"""A qemu-storage-daemon as child process: disks as vhost-user-blk back-ends on UNIX sockets."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ LOG_KEPT = 4 << 20  # bytes
 HONOURED = frozenset(
     {"capacity", "backing", "read_only", "logical_block_size", "queues", "unmap", "iops", "faults"}
 )
-"""What of a `DiskSpec` an export can be told."""
+"""Fields of `DiskSpec` that an export supports."""
 
 T = TypeVar("T")
 
 
 def find_storage_daemon(path: str | None = None) -> Qemu:
-    """The daemon at `path`, or the one on PATH. MachineError if there is none that runs."""
+    """Return the daemon at `path`, or the one on PATH. MachineError if none runs."""
     found = shutil.which(path or PROGRAM)
     if found is None:
         raise MachineError(f"{path or PROGRAM} is no program on this machine; {INSTALL}")
@@ -60,20 +60,20 @@ def find_storage_daemon(path: str | None = None) -> Qemu:
 
 
 class _Daemon(Process):
-    """The process; it differs from QEMU in how its options are spelt."""
+    """The process of the daemon; some of its options differ from QEMU's."""
 
     @staticmethod
     def channel_options(fd: int) -> list[str]:
-        """The options that put QMP on a socket."""
+        """Return the options that put QMP on a socket."""
         return ["--chardev", f"socket,id=qmp,fd={fd}", "--monitor", "chardev=qmp"]
 
     def fate(self) -> str:
-        """How it ended, in words."""
+        """Return in words how the process ended."""
         return super().fate().replace("QEMU", PROGRAM, 1)
 
 
 class Export(Volume):
-    """A disk that the daemon serves on a UNIX socket; made by `StorageDaemon.add_export`."""
+    """A disk that the daemon serves on a UNIX socket, from `StorageDaemon.add_export`."""
 
     def __init__(
         self,
@@ -89,10 +89,10 @@ class Export(Volume):
 
 
 class StorageDaemon:
-    """One qemu-storage-daemon, from `start` to `stop`; not to be started again.
+    """A qemu-storage-daemon, from `start` to `stop`. It is started only once.
 
-    Use it as a context manager. Every method raises MachineError when the
-    daemon refuses, is not running, or ends meanwhile.
+    Use it as a context manager. Every method raises MachineError if the daemon
+    refuses the command, is not running, or ends during the call.
     """
 
     def __init__(self, program: Qemu) -> None:
@@ -123,11 +123,11 @@ class StorageDaemon:
 
     @property
     def pid(self) -> int | None:
-        """The daemon's process id; None before `start`."""
+        """Process id of the daemon, None before `start`."""
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start the daemon; on return it takes exports. At most 20 s."""
+        """Start the daemon. On return it accepts exports. Takes at most 20 s."""
         if self._process or self._stopped:
             raise MachineError(f"a {PROGRAM} can be started only once")
         try:
@@ -143,7 +143,7 @@ class StorageDaemon:
             raise
 
     def stop(self) -> None:
-        """End the daemon by QMP, or SIGTERM, or SIGKILL, and remove all it left. Idempotent."""
+        """End the daemon by QMP, else SIGTERM, else SIGKILL, and remove its files. Idempotent."""
         with interrupt.shielded():
             if not self._stopped:
                 self._stop()
@@ -151,7 +151,7 @@ class StorageDaemon:
     def _stop(self) -> None:
         try:
             if self._process and self._monitor and self._process.alive():
-                with suppress(MachineError):  # it takes a signal, then
+                with suppress(MachineError):  # `Process.end` sends a signal then
                     self._monitor.execute("quit", {}, QUIT_DEADLINE)
                     self._process.wait(QUIT_DEADLINE)
         finally:
@@ -169,23 +169,23 @@ class StorageDaemon:
                 cleanup.forget(self.stop)
 
     def alive(self) -> bool:
-        """Whether the daemon runs."""
+        """True while the daemon runs."""
         return self._process is not None and self._process.alive()
 
     def check(self) -> None:
-        """Raise MachineError, with the daemon's last words, if it does not run."""
+        """Raise MachineError, with the end of the daemon's stderr, if it does not run."""
         if not self.alive():
             raise self._ended(f"{PROGRAM} is gone")
 
     def last_words(self) -> str:
-        """How the daemon ended, in words, and the end of its stderr. Also after `stop`."""
+        """Return in words how the daemon ended, and the end of its stderr. Also after `stop`."""
         if self._stopped or self._process is None:
             return self._last_words
         stderr = tail(self._stderr, 20)
         return f"{self._process.fate()}\n{stderr}" if stderr else self._process.fate()
 
     def logs(self) -> dict[str, str]:
-        """File name -> its stderr and its command line; after `stop`, the end of stderr only."""
+        """Return file name -> stderr and command line; after `stop`, the end of stderr only."""
         if self._stopped or self._process is None:
             return {f"{PROGRAM}.log": self._last_words}
         return {
@@ -194,17 +194,17 @@ class StorageDaemon:
         }
 
     def qmp(self, command: str, timeout: float = ANSWER_DEADLINE, **arguments: Any) -> Any:
-        """The return value of a QMP command; `timeout` in seconds."""
+        """Execute a QMP command and return its value; `timeout` is in seconds."""
         return self._ask(lambda monitor: monitor.execute(command, arguments, timeout))
 
     def add_export(self, spec: DiskSpec) -> Export:
-        """Make a disk, and serve it on a socket of its own.
+        """Create a disk, and serve it on a socket of its own.
 
-        MachineError for what an export cannot be told (see `HONOURED`).
+        Raises MachineError for a field that exports do not support (see `HONOURED`).
         """
-        odd = unhonoured(spec)
-        if odd:
-            raise MachineError(f"{PROGRAM} has no option for a disk's {', '.join(odd)}")
+        unsupported = unhonoured(spec)
+        if unsupported:
+            raise MachineError(f"{PROGRAM} has no option for a disk's {', '.join(unsupported)}")
         name = f"disk{self._made}"
         self._made += 1
         own_file = None if spec.backing == "null" else self._dir.path / f"{name}.raw"
@@ -222,7 +222,7 @@ class StorageDaemon:
         return export
 
     def remove_export(self, export: Export) -> None:
-        """Hang up on the front-end, if any, and remove the disk with its file and socket."""
+        """Close the connection to the front-end, if any, and remove disk, file and socket."""
         if export not in self._exports:
             raise MachineError(f"{export.name} is not an export of this daemon")
         self.qmp("block-export-del", id=export.name, mode="hard")
@@ -279,7 +279,7 @@ class StorageDaemon:
             raise self._ended(str(error)) from error
 
     def _ended(self, what: str) -> MachineError:
-        """The error for a daemon that is gone: why, in one line, and details."""
+        """Return the error for a daemon that has ended: the cause in one line, and details."""
         if self._process and not self._stopped:
             self._process.wait(QUIT_DEADLINE)
         words = self.last_words()
@@ -291,17 +291,17 @@ class StorageDaemon:
 
 
 def unhonoured(spec: DiskSpec) -> list[str]:
-    """The fields of `spec` that ask for something an export has no option for."""
-    usual = DiskSpec()
+    """Return the fields of `spec` that differ from the default and that exports do not support."""
+    default = DiskSpec()
     return [
         field.name
         for field in fields(DiskSpec)
-        if field.name not in HONOURED and getattr(spec, field.name) != getattr(usual, field.name)
+        if field.name not in HONOURED and getattr(spec, field.name) != getattr(default, field.name)
     ]
 
 
 def _options(export: Export) -> dict[str, Any]:
-    """Arguments of block-export-add."""
+    """Return the arguments of block-export-add."""
     options: dict[str, Any] = {
         "type": "vhost-user-blk",
         "id": export.name,
@@ -317,7 +317,7 @@ def _options(export: Export) -> dict[str, Any]:
 
 
 def make_raw(path: Path, capacity: int) -> None:
-    """A sparse raw file of `capacity` sectors."""
+    """Create a sparse raw file of `capacity` sectors of 512 bytes."""
     try:
         with path.open("xb") as file:
             file.truncate(capacity * SECTOR)

@@ -1,10 +1,10 @@
-"""Templates: saved machines in a cache, each made once and checked before it is used.
+"""Templates: saved machines in a cache, each created once and checked before it is used.
 
-    <directory>/lock            held while a template is made, or old ones are removed
+    <directory>/lock            held while a template is created, or old ones are removed
     <directory>/<key>/          ram, state, template.json (their sizes and SHA-256, and facts)
 
-A key is a hash of all that the machine was made from, so that a template never has to be
-compared with what it should be: whatever differs has another key.
+A key is a hash of everything that the machine depends on. So a machine with any difference has
+another key, and a template is never compared with a configuration.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from harness.machine.ramfile import extents
 from images.private import private_directory
 
 KEPT = 12
-"""How many templates stay when one more is made: those used last."""
+"""Number of templates that are kept, those used last, when another one is created."""
 
 WAIT_DEADLINE = 600.0
-"""Seconds that one process waits for another to make a template."""
+"""Seconds that a process waits for another one to create a template."""
 
 _POLL = 0.1  # seconds
 _CHUNK = 1 << 20
@@ -44,23 +44,23 @@ Progress = Callable[[str], None]
 
 
 class TemplateError(MachineError):
-    """There can be no such template, for a reason that does not keep the machine from booting."""
+    """The template cannot be created. The machine can still be booted instead."""
 
 
 class _DamagedError(Exception):
-    """A template is not what was made; the message says how."""
+    """A template differs from what was created; the message says how."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """A machine that was saved, and what its maker has said of it (plain values)."""
+    """A saved machine, and the facts that its creator has stored with it (plain values)."""
 
     saved: Saved
     facts: Facts
     stamps: tuple[tuple[int, ...], ...]
 
     def intact(self) -> bool:
-        """Whether nobody has touched the files since their contents were checked."""
+        """True if the files have not changed since their contents were checked."""
         try:
             return self.stamps == _stamps(self.saved)
         except OSError:
@@ -68,17 +68,17 @@ class Template:
 
 
 def key_of(parts: Mapping[str, object]) -> str:
-    """The key of what is made from `parts`, by name."""
+    """Return the key of a machine that depends on `parts` (name -> value)."""
     text = json.dumps({name: str(part) for name, part in parts.items()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def ensure(directory: Path, key: str, make: Make, progress: Progress) -> Template:
-    """The template with that key, made first if it is not there or damaged.
+    """Return the template with that key; create it if it is missing or damaged.
 
-    `make` leaves the files of a `Saved` and returns facts. Of the processes that ask at the
-    same time one makes it, the others wait. TemplateError if it cannot be kept, or what `make`
-    raises.
+    `make` writes the files of a `Saved` and returns facts. If several processes ask at the same
+    time, one creates it and the others wait. Raises TemplateError if the template cannot be
+    stored, and the errors of `make`.
     """
     try:
         with contextlib.suppress(_DamagedError, FileNotFoundError):
@@ -102,8 +102,8 @@ def ensure(directory: Path, key: str, make: Make, progress: Progress) -> Templat
 
 
 def _make(directory: Path, key: str, make: Make) -> None:
-    """Make a template under a temporary name and move it into place. The lock is held."""
-    for leftover in directory.glob(".make-*"):  # of a killed process: nobody else has the lock
+    """Create a template under a temporary name and rename it. The caller holds the lock."""
+    for leftover in directory.glob(".make-*"):  # of a killed process: the lock is ours
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".make-", dir=directory) as name:
         ready = Path(name) / "ready"
@@ -114,7 +114,7 @@ def _make(directory: Path, key: str, make: Make) -> None:
             path.touch(0o600)
         facts = make(saved)
         for path in (saved.ram, saved.state):
-            # Dirty pages of a file count as memory of whoever maps them.
+            # Dirty pages of a file count as memory of every process that maps them.
             descriptor = os.open(path, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
@@ -126,7 +126,7 @@ def _make(directory: Path, key: str, make: Make) -> None:
 
 
 def _load(directory: Path) -> Template:
-    """The template in a directory, once all its bytes have been checked."""
+    """Return the template in a directory, after a check of all its bytes."""
     saved = _saved(directory)
     try:
         manifest = json.loads((directory / _MANIFEST).read_text())
@@ -154,13 +154,13 @@ def _files(saved: Saved) -> tuple[Path, Path]:
 
 
 def _stamps(saved: Saved) -> tuple[tuple[int, ...], ...]:
-    """What tells a file that was written to, or replaced, from one that was not."""
-    found = (path.stat() for path in _files(saved))
-    return tuple((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
+    """Return numbers that change when one of the files is written to or replaced."""
+    stats = (path.stat() for path in _files(saved))
+    return tuple((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file's size and of what in it is not zero: holes cost nothing."""
+    """Return the SHA-256 of a file's size and of its data except zeroes; holes take no time."""
     total = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
@@ -178,7 +178,7 @@ def _digest(path: Path) -> str:
 
 
 def _prune(directory: Path) -> None:
-    """Remove all but the templates used last. One that still runs keeps what it has open."""
+    """Remove all but the templates used last. A running machine keeps its open files."""
     with_use = sorted(
         (path for path in directory.iterdir() if path.is_dir() and not path.name.startswith(".")),
         key=lambda path: path.stat().st_mtime,
@@ -189,7 +189,7 @@ def _prune(directory: Path) -> None:
 
 @contextlib.contextmanager
 def _exclusive(directory: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock, which ends with the process that holds it."""
+    """Hold the lock; the kernel releases it when the process ends."""
     deadline = time.monotonic() + WAIT_DEADLINE
     with (directory / "lock").open("a+") as file:
         waiting = False

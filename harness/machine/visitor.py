@@ -1,4 +1,4 @@
-"""A running machine from another process, over its `Machine.qmp_path`."""
+"""Access to a running machine of another process, over its `Machine.qmp_path`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ DEADLINE = 5.0
 
 @dataclass(frozen=True)
 class Visitor:
-    """A session with a running machine; `visit` makes one."""
+    """A session with a running machine, from `visit`."""
 
     monitor: Monitor
 
     def drives(self) -> dict[str, int]:
-        """Its disks by name, with their sizes in bytes."""
+        """Return the sizes of its disks in bytes, by name."""
         found = self.monitor.execute("query-block", {}, DEADLINE)
         inserted = (block["inserted"] for block in found if "inserted" in block)
         return {node["node-name"]: node["image"]["virtual-size"] for node in inserted}
 
     def resize(self, drive: str, size: int) -> None:
-        """Make the disk `size` bytes, live.
+        """Resize the disk to `size` bytes while the machine runs.
 
         Raises MachineError if there is no such disk, or if QEMU refuses the size.
         """
@@ -37,7 +37,7 @@ class Visitor:
                 f"there is no disk {drive}; there are: {', '.join(drives) or 'none'}"
             )
         if size <= 0 or size % SECTOR:
-            raise MachineError(f"{size} bytes is no disk size: it takes whole sectors of {SECTOR}")
+            raise MachineError(f"{size} bytes is no disk size: use whole sectors of {SECTOR}")
         try:
             self.monitor.execute("block_resize", {"node-name": drive, "size": size}, DEADLINE)
         except MachineError as error:
@@ -46,9 +46,9 @@ class Visitor:
 
 @contextmanager
 def visit(qmp_path: Path) -> Iterator[Visitor]:
-    """Be in touch with the machine whose QMP socket this is.
+    """Open a session with the machine of this QMP socket, and close it afterwards.
 
-    Raises MachineError if nobody listens there, or if another visitor is in.
+    Raises MachineError if no process listens there, or another session is open.
     """
     loop = LoopThread("visitor")
     try:

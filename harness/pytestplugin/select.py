@@ -12,8 +12,9 @@ from collections.abc import Iterable
 
 import pytest
 
+from harness.report.listing import listing
 from harness.report.markers import Statement, statement_of
-from harness.virtio.catalogue import STRENGTH, clauses, section_order
+from harness.virtio.catalogue import STRENGTH, Clause, clauses, section_order
 
 LEVELS = {
     word: frozenset(level for level in STRENGTH if level.split()[0].lower() == word)
@@ -23,6 +24,12 @@ LEVELS = {
 
 There is no value for MAY.
 """
+
+
+PARTIES = ("device", "driver")
+
+TESTS = pytest.StashKey[dict[str, dict[str, None]]]()
+"""Id of a statement -> ids of its tests, without parameters, as keys."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,6 +53,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=_section,
         metavar="NUMBER",
         help="only tests of this section of the specification and those below it (2.7); repeatable",
+    )
+    group.addoption(
+        "--list-statements",
+        action="store_true",
+        help="print the statements, with their tests, and exit; the options above select",
+    )
+    group.addoption(
+        "--party",
+        choices=PARTIES,
+        help="with --list-statements: only statements that bind this party",
     )
     group.addoption(
         "--clause",
@@ -111,6 +128,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect tests that were not asked for. Raise pytest.UsageError for an unknown section."""
     option = config.option
+    if option.list_statements:
+        tests = config.stash[TESTS] = {}
+        for item in items:
+            statement = statement_of(item)
+            for name in statement.clauses if statement else ():
+                tests.setdefault(name, {})[item.nodeid.partition("[")[0]] = None
+        return
     if not (option.level or option.section or option.clause):
         return
     statements = {item: statement_of(item) for item in items}
@@ -142,6 +166,29 @@ def _check_sections(wanted: Iterable[str], statements: Iterable[Statement]) -> N
             raise pytest.UsageError(
                 f"--section {section}: no such section; known: {_near(section, there)}"
             )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Print the statements instead of running tests if `--list-statements` is given."""
+    config = session.config
+    if not config.option.list_statements:
+        return None
+    _check_sections(config.option.section, ())
+    found = [clause for clause in clauses().values() if _listed(clause, config.option)]
+    tests: dict[str, dict[str, None]] = config.stash.get(TESTS, {})
+    for line in listing(found, tests) if found else [NOTHING]:
+        print(line)
+    return True
+
+
+NOTHING = "no such statement in the catalogue, which has those that bind devices"
+
+
+def _listed(clause: Clause, option: argparse.Namespace) -> bool:
+    if option.party and not clause.party.endswith(option.party):
+        return False
+    return _wanted(Statement((clause.id,), clause.level), option)
 
 
 def pytest_terminal_summary(

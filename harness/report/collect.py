@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from harness.report.hardened import LEVEL
+from harness.report.markers import Statement
 from harness.report.outcome import ATTRIBUTE
 from harness.report.results import (
     Column,
@@ -27,7 +28,7 @@ from harness.report.results import (
     plain_node,
     worst,
 )
-from harness.virtio.catalogue import SPECIFICATION, Clause, clauses
+from harness.virtio.catalogue import SPECIFICATION, Clause, clauses, lookup
 
 SUITE = "virtio-blk-conformance"
 
@@ -46,10 +47,9 @@ class Collector:
 
     def add(self, report: pytest.TestReport) -> None:
         """Store the report of one phase of a test, if the test is about a statement on a target."""
-        properties = dict(report.user_properties)
-        if "target" in properties and "level" in properties:
-            key = (report.nodeid, str(properties["target"]))
-            self._reports.setdefault(key, []).append(report)
+        target = dict(report.user_properties).get("target")
+        if target is not None and Statement.parse(report.user_properties):
+            self._reports.setdefault((report.nodeid, str(target)), []).append(report)
 
     def results(self, complete: bool) -> Results:
         """Return the results up to now. `complete` means that no test is missing."""
@@ -145,12 +145,13 @@ def _row(clause: Clause) -> Row:
 
 def _rows(report: pytest.TestReport) -> Iterator[Row]:
     """Yield a test's statements, from the properties that its markers made."""
-    for name, value in report.user_properties:
-        if name == "clause":
-            yield _row(clauses()[str(value)])
-        elif name == LEVEL:
-            section, _, text = str(value).partition(": ")
-            yield Row(str(value), section, LEVEL, "device", text, kind=LEVEL)
+    statement = Statement.parse(report.user_properties)
+    if statement is None:
+        return
+    for name in statement.clauses:
+        yield _row(lookup(name))
+    for section, text in statement.hardening:
+        yield Row(f"{section}: {text}", section, LEVEL, "device", text, kind=LEVEL)
 
 
 def _attributes(report: pytest.TestReport) -> dict[str, Any]:

@@ -13,11 +13,9 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from harness.outputs import replace_text
+from harness.report.markers import Statement
 from harness.virtio.catalogue import section_order
 from harness.virtio.sections import section_name
-
-STATEMENTS = ("clause", "hardening")
-"""Properties that name a statement: by its id, or as "section: text"."""
 
 
 def reshape(path: Path, family: str) -> None:
@@ -57,12 +55,12 @@ def _key(case: ElementTree.Element) -> tuple[str, str]:
 
 
 def _section(case: ElementTree.Element) -> str:
-    """Return the section of a test case's first statement; "" if there is none."""
-    for element in case.iterfind("properties/property"):
-        value = element.get("value", "")
-        if element.get("name") in STATEMENTS:
-            return value.partition("-" if element.get("name") == "clause" else ":")[0]
-    return ""
+    """Return the section of the first statement of a test case; empty if it has none."""
+    elements = case.iterfind("properties/property")
+    statement = Statement.parse(
+        (element.get("name", ""), element.get("value", "")) for element in elements
+    )
+    return statement.sections[0] if statement else ""
 
 
 def _suite(

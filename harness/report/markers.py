@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pytest
 
-from harness.virtio.catalogue import ADVISORY, Level, UnknownClauseError, lookup, weakest
+from harness.virtio.catalogue import (
+    ADVISORY,
+    STRENGTH,
+    Level,
+    UnknownClauseError,
+    lookup,
+    weakest,
+)
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 
@@ -59,10 +66,10 @@ class Statement:
         return self.level in ADVISORY
 
     @property
-    def sections(self) -> frozenset[str]:
-        """Return the sections of the specification that contain the statements."""
+    def sections(self) -> tuple[str, ...]:
+        """Return the sections of its statements, in the order of the markers, each once."""
         named = (lookup(name).section for name in self.clauses)
-        return frozenset((*named, *(section for section, _ in self.hardening)))
+        return tuple(dict.fromkeys((*named, *(section for section, _ in self.hardening))))
 
     def properties(self) -> list[tuple[str, str]]:
         """Return the properties of the test case in a JUnit report."""
@@ -71,6 +78,22 @@ class Statement:
             *(("hardening", f"{section}: {text}") for section, text in self.hardening),
             ("level", self.level),
         ]
+
+    @classmethod
+    def parse(cls, properties: Iterable[tuple[str, object]]) -> Statement | None:
+        """Return the statement that `properties` wrote; None if there is none among them."""
+        clauses: list[str] = []
+        hardening: list[tuple[str, str]] = []
+        level: Level | None = None
+        for name, value in properties:
+            if name == "clause":
+                clauses.append(str(value))
+            elif name == "hardening":
+                section, _, text = str(value).partition(": ")
+                hardening.append((section, text))
+            elif name == "level":
+                level = next(known for known in STRENGTH if known == value)
+        return cls(tuple(clauses), level, tuple(hardening)) if level else None
 
 
 def statement_of(item: pytest.Item) -> Statement | None:

@@ -29,12 +29,10 @@ def failures(results: Results) -> Iterator[str]:
 
 
 def _statements(results: Results, test: Test) -> str:
-    """Return the statements by id and level; one without an id by section, level and text."""
+    """Return the statements by id (by section if they have none), level and words."""
     rows = [results.rows[name] for name in test.statements]
     return ", ".join(
-        f"{row.id} {row.level}"
-        if row.kind == "catalogue"
-        else f"{row.section} {row.level} {row.text!r}"
+        f'{row.id if row.kind == "catalogue" else row.section} {row.level} "{row.text}"'
         for row in rows
     )
 

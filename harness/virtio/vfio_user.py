@@ -9,7 +9,7 @@ import struct
 from enum import IntEnum
 
 HEADER = struct.Struct("<HHIII")
-"""Fields: message id, command, size in bytes with this header, flags, error number."""
+"""Header: message id, command, size in bytes with this header, flags, error number."""
 
 REPLY = 1
 NO_REPLY = 1 << 4
@@ -18,17 +18,17 @@ ERROR = 1 << 5
 
 MAJOR, MINOR = 0, 1
 VERSION = struct.Struct("<HH")
-"""Fields: major, minor; JSON with a final NUL byte follows."""
+"""Payload of VERSION: major, minor; then JSON with a final NUL byte."""
 
 DEVICE_INFO = struct.Struct("<IIII")
-"""Fields: argsz, flags, number of regions, number of interrupt types."""
+"""Device info: argsz, flags, number of regions, number of interrupt types."""
 
 DEVICE_RESET = 1 << 0
 DEVICE_PCI = 1 << 1
 """Flags of a device: it can be reset; it is a PCI function."""
 
 REGION_INFO = struct.Struct("<IIIIQQ")
-"""Fields: argsz, flags, index, offset of the first capability, size, offset in the file."""
+"""Region info: argsz, flags, index, offset of the first capability, size, offset in the file."""
 
 REGION_READ = 1 << 0
 REGION_WRITE = 1 << 1
@@ -37,14 +37,14 @@ REGION_CAPABILITIES = 1 << 3
 """Flags of a region."""
 
 REGION_CAPABILITY = struct.Struct("<HHII")
-"""Fields: id, version, offset of the next one, number of areas (of a sparse mmap capability)."""
+"""Sparse mmap capability: id, version, offset of the next capability, number of areas."""
 
 SPARSE_MMAP = 1
 AREA = struct.Struct("<QQ")
-"""Fields: offset and size of an area that can be mapped."""
+"""Area that can be mapped: offset, size."""
 
 IRQ_INFO = struct.Struct("<IIII")
-"""Fields: argsz, flags, index, count."""
+"""Interrupt info: argsz, flags, index, count."""
 
 IRQ_EVENTFD = 1 << 0
 IRQ_MASKABLE = 1 << 1
@@ -53,7 +53,7 @@ IRQ_NO_RESIZE = 1 << 3
 """Flags of an interrupt type."""
 
 IRQ_SET = struct.Struct("<IIIII")
-"""Fields: argsz, flags, index, start, count; data follows."""
+"""Payload of SET_IRQS: argsz, flags, index, start, count; then data."""
 
 DATA_NONE = 1 << 0
 DATA_BOOL = 1 << 1
@@ -64,23 +64,23 @@ ACTION_TRIGGER = 1 << 5
 """Flags of SET_IRQS."""
 
 DMA_MAP = struct.Struct("<IIQQQ")
-"""Fields: argsz, flags, offset in the file, bus address, size in bytes."""
+"""Payload of DMA_MAP: argsz, flags, offset in the file, bus address, size in bytes."""
 
 DMA_READ_ALLOWED = 1 << 0
 DMA_WRITE_ALLOWED = 1 << 1
 """Flags of DMA_MAP."""
 
 DMA_UNMAP = struct.Struct("<IIQQ")
-"""Fields: argsz, flags, bus address, size in bytes."""
+"""Payload of DMA_UNMAP: argsz, flags, bus address, size in bytes."""
 
 UNMAP_ALL = 1 << 1
-"""A flag of DMA_UNMAP: everything, whatever address and size say."""
+"""Flag of DMA_UNMAP: unmap everything, and ignore address and size."""
 
 ACCESS = struct.Struct("<QII")
-"""Fields: offset in the region, region, number of bytes of a read or a write."""
+"""Access to a region: offset, region, number of bytes; then the bytes of a write or an answer."""
 
 DMA_ACCESS = struct.Struct("<QQ")
-"""Fields: bus address and number of bytes of a DMA_READ or DMA_WRITE message."""
+"""Payload of DMA_READ and DMA_WRITE: bus address, number of bytes."""
 
 CONFIG_REGION = 7
 REGIONS = 9
@@ -92,10 +92,10 @@ INTX, MSI, MSIX, ERR, REQ = range(5)
 IRQS = 5
 
 MAX_MESSAGE = (1 << 20) + 4096
-"""Bytes of the longest message that either side of ours takes."""
+"""Most bytes of a message that our client and server accept."""
 
 MAX_FDS = 8
-"""File descriptors in one message, unless the other side says otherwise."""
+"""Default for the most file descriptors in a message."""
 
 
 class Command(IntEnum):

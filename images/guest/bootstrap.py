@@ -1,8 +1,8 @@
-"""Receive the guest agent's code over a byte stream and hand the stream to it.
+"""Receive the guest agent's code over a byte stream, and start it with the stream.
 
-Baked into the image as /agent/bootstrap.py and run as `python3.11 -S -E bootstrap.py [TTY]`;
-without TTY the stream is stdin and stdout. The driver itself isn't in the image: it comes as a
-zip file over this stream, so that a change to it needs no new image.
+In the image it is /agent/bootstrap.py, run as `python3.11 -S -E bootstrap.py [TTY]`; without TTY
+the stream is stdin and stdout. The driver is not in the image. It comes as a zip file over this
+stream, so that a change of the driver needs no new image.
 
     guest  VBLK-BOOTSTRAP 1
     host   VBLK-CODE <length> <sha256>
@@ -22,7 +22,7 @@ CODE_PATH = "/run/vblk.zip"
 
 
 def open_stream(tty: str | None) -> tuple[int, int]:
-    """The stream as a pair of file descriptors; a tty in raw mode, so that it passes any byte."""
+    """Return the stream as two file descriptors; a tty is set to raw mode to pass all bytes."""
     if tty is None:
         return 0, 1
     import termios
@@ -47,7 +47,7 @@ def read_some(fd: int, limit: int) -> bytes:
 
 
 def read_line(fd: int) -> bytes:
-    """One line. Byte by byte: what follows the line is not ours to buffer."""
+    """Read a line, byte by byte: the bytes after the line must stay in the stream."""
     line = bytearray()
     while (byte := read_some(fd, 1)) != b"\n":
         line += byte
@@ -55,7 +55,7 @@ def read_line(fd: int) -> bytes:
 
 
 def parse_offer(line: bytes) -> tuple[int, str] | None:
-    """(length, hash) of a VBLK-CODE line, also after noise; None for any other line."""
+    """Return (length, hash) of a VBLK-CODE line, also after noise; None for other lines."""
     _, found, offer = line.rpartition(b"VBLK-CODE ")
     words = offer.split()
     if not found or len(words) != 2 or not words[0].isdigit():

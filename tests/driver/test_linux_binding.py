@@ -62,7 +62,7 @@ def test_another_drivers_function_is_let_be(sysfs: Path) -> None:
 
 def test_no_two_drivers_take_one_function(sysfs: Path) -> None:
     first = Binding(ADDRESS, "ours", 0.0)
-    with pytest.raises(NoDeviceError, match="driven already"):
+    with pytest.raises(NoDeviceError, match="already driven"):
         Binding(ADDRESS, "ours", 0.0)
     first.release()
     Binding(ADDRESS, "ours", 0.0).release()

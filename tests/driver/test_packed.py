@@ -178,7 +178,7 @@ def test_a_used_id_that_was_never_available_frees_nothing(queue: PackedQueue) ->
 
 @pytest.mark.parametrize("size", [0, 32769])
 def test_a_queue_has_1_to_32768_descriptors(memory: DmaMemory, size: int) -> None:
-    with pytest.raises(BadArgumentError, match="no size"):
+    with pytest.raises(BadArgumentError, match="1 to 32768 descriptors, not"):
         PackedQueue(memory, 0, size)
 
 

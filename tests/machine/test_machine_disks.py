@@ -198,7 +198,7 @@ def test_fault_once_and_its_errno(machine: Machine) -> None:
 
 
 def test_flush_fault_with_a_sector_makes_no_sense(machine: Machine) -> None:
-    with pytest.raises(MachineError, match="flush touches no sector"):
+    with pytest.raises(MachineError, match="flush has no sector"):
         machine.add_disk(DiskSpec(faults=(Fault("flush", sector=1),)))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from harness.virtio.catalogue import lookup
+
 pytest_plugins = ["pytester"]
 
 SUITE = """
@@ -89,3 +91,24 @@ def test_a_statement_without_a_test_says_why(run) -> None:
 
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
     result.stdout.fnmatch_lines(["4.1.4.11.0.1-D-01 has no test: This binds only a device *"])
+
+
+def test_statements_are_listed_with_their_words_and_tests(run) -> None:
+    result = run(SUITE, "--list-statements", "--section", "2.1.2")
+
+    assert result.ret == 0
+    lines = result.outlines
+    start = lines.index("2.1.2-D-01 MUST NOT")
+    assert lines[start + 2 : start + 4] == ["    test_it.py::test_must", "2.1.2-D-02 SHOULD"]
+    assert lines[start + 1] == f"    {lookup('2.1.2-D-01').text}"
+    assert "    no test: none was collected" in lines
+    assert not any(line.startswith(("2.4", "2.7", "PASSED", "TARGET")) for line in lines)
+
+
+def test_statements_are_listed_for_a_party(run) -> None:
+    device = run(SUITE, "--list-statements", "--section", "2.1.2", "--party", "device")
+    driver = run(SUITE, "--list-statements", "--section", "2.1.2", "--party", "driver")
+
+    device.stdout.fnmatch_lines(["2.1.2-D-01 MUST NOT"])
+    driver.stdout.fnmatch_lines(["no such statement in the catalogue, *"])
+    driver.stdout.no_fnmatch_line("2.1.2-D-01 *")

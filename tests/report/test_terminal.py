@@ -7,6 +7,7 @@ from made_up import OTHER, a_test, broken, made_up
 
 from harness.report.results import Results
 from harness.report.tree import failures, tree
+from harness.virtio.catalogue import lookup
 
 pytest_plugins = ["pytester"]
 
@@ -41,10 +42,10 @@ def test_failures_come_first_and_pytests_own_line_last(run) -> None:
     lines = last_lines(run(SUITE))
 
     assert lines[:2] == [
-        "broken 2.2.2-D-01 MUST NOT: expected used <= 1,"
-        " seen used length 513: 513 <= 1 (test_it.py::test_broken)",
-        'error 5.2.6-P-07 described: expected raise TargetError("QEMU died"), seen QEMU died'
-        " (test_it.py::test_trouble)",
+        f'broken 2.2.2-D-01 MUST NOT "{lookup("2.2.2-D-01").text}":'
+        " expected used <= 1, seen used length 513: 513 <= 1 (test_it.py::test_broken)",
+        f'error 5.2.6-P-07 described "{lookup("5.2.6-P-07").text}":'
+        ' expected raise TargetError("QEMU died"), seen QEMU died (test_it.py::test_trouble)',
     ]
     assert lines[-1].strip("= ").startswith("2 failed, 1 passed, 1 skipped in ")
 
@@ -89,9 +90,10 @@ def test_with_several_targets_a_failure_says_which() -> None:
     results = made_up()
 
     assert list(failures(results)) == [
-        f"broken 2.1.2-D-01 MUST, {OTHER.name}: expected used <= 1, seen used 513"
-        " (suite/test_a.py::test_start)",
-        "error 2.10.2-D-01 MUST, pci: seen QEMU died (suite/test_a.py::test_memory)",
+        f'broken 2.1.2-D-01 MUST "About 2.1.2-D-01.", {OTHER.name}:'
+        " expected used <= 1, seen used 513 (suite/test_a.py::test_start)",
+        'error 2.10.2-D-01 MUST "About 2.10.2-D-01.", pci: seen QEMU died'
+        " (suite/test_a.py::test_memory)",
     ]
 
 

@@ -101,7 +101,7 @@ def test_a_function_has_one_driver_at_a_time(target: GuestPci) -> None:
     assert target.guest
     kind, address = target.variant.kind, disk.driver.description()["address"]
 
-    with pytest.raises(NoDeviceError, match="driven already"):
+    with pytest.raises(NoDeviceError, match="already driven"):
         target.guest.agent.attach(kind, address)
     disk.driver.close()
     target.guest.agent.attach(kind, address).close()

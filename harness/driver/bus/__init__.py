@@ -1,1 +1,1 @@
-"""How registers and device-visible memory are reached from where the driver runs."""
+"""Buses: access to registers and device-visible memory from where the driver runs."""

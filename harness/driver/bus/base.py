@@ -1,4 +1,4 @@
-"""What a transport needs of the bus that its device sits on."""
+"""Interface of a bus: what a transport needs to reach its device."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from harness.driver.memory import DmaMemory
 
 
 class Bus(ABC):
-    """One device's interrupt line, and the memory that driver and device share."""
+    """Interrupt line of a device, and the memory that driver and device share."""
 
     memory: DmaMemory
     access_platform: bool = False
-    """Whether bus addresses mean what the platform makes of them (an IOMMU), so that a device
-    which can tell has to be told (ACCESS_PLATFORM, virtio 6.1)."""
+    """True if the platform (an IOMMU) translates bus addresses. Then ACCESS_PLATFORM has to be
+    accepted if it is offered (virtio 6.1)."""
 
     @abstractmethod
     def description(self) -> dict[str, Any]:
-        """Address and identity, for reports."""
+        """Return address and ids, for reports."""
 
     @abstractmethod
     def fileno(self) -> int | None:
-        """A descriptor that is readable while an interrupt is pending, None if there is none."""
+        """Return a descriptor that is readable while an interrupt is pending, None without one."""
 
     @abstractmethod
     def take_interrupts(self, timeout: float) -> int:
-        """How often the line was raised since the last call; wait up to `timeout` s for one.
+        """Return how often the line was raised since the last call; wait up to `timeout` s.
 
-        After a call that returned more than 0 the line may be masked until
-        `unmask_interrupts`.
+        After a return value above 0 the line may be masked until
+        `unmask_interrupts` is called.
         """
 
     @abstractmethod
     def unmask_interrupts(self) -> None:
-        """Let the line through again, once its cause (ISR status) was read."""
+        """Unmask the line again, after its cause (ISR status) was read."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give everything back."""
+        """Release all resources."""
 
 
 class PciFunction(Bus):
-    """One PCI function: its configuration space and its BARs, in memory or in I/O space."""
+    """A PCI function: its configuration space and its BARs, in memory or in I/O space."""
 
     @abstractmethod
     def pci_read(self, offset: int, length: int) -> bytes:
-        """Bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
+        """Read bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
 
     @abstractmethod
     def pci_write(self, offset: int, data: bytes) -> None:
@@ -55,26 +55,26 @@ class PciFunction(Bus):
 
     @abstractmethod
     def enable_msix(self, vectors: int) -> None:
-        """Let messages of vectors 0 to `vectors` - 1 through, none and INTx with 0.
+        """Enable messages of vectors 0 to `vectors` - 1; with 0, use INTx instead.
 
-        DriverError where there is no MSI-X, or too few vectors.
+        Raises DriverError if there is no MSI-X, or too few vectors.
         """
 
     @abstractmethod
     def take_messages(self, timeout: float) -> Counter[int]:
-        """Messages since the last call, by vector; wait up to `timeout` s for one."""
+        """Return messages since the last call, by vector; wait up to `timeout` s for one."""
 
     @abstractmethod
     def bar_size(self, bar: int) -> int:
-        """Bytes of a BAR, 0 if it has none."""
+        """Return the size of a BAR in bytes, 0 if the function does not have it."""
 
     @abstractmethod
     def bar_read(self, bar: int, offset: int, width: int) -> int:
-        """One access of `width` (1, 2 or 4) bytes to a BAR."""
+        """Read from a BAR in one access of `width` (1, 2 or 4) bytes."""
 
     @abstractmethod
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
-        """One access of `width` (1, 2 or 4) bytes to a BAR."""
+        """Write to a BAR in one access of `width` (1, 2 or 4) bytes."""
 
 
 class MmioWindow(Bus):
@@ -84,8 +84,8 @@ class MmioWindow(Bus):
 
     @abstractmethod
     def read(self, offset: int, width: int) -> int:
-        """One access of `width` (1, 2 or 4) bytes."""
+        """Read in one access of `width` (1, 2 or 4) bytes."""
 
     @abstractmethod
     def write(self, offset: int, width: int, value: int) -> None:
-        """One access of `width` (1, 2 or 4) bytes."""
+        """Write in one access of `width` (1, 2 or 4) bytes."""

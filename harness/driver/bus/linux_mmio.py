@@ -1,8 +1,7 @@
 """A virtio-mmio window under Linux: registers through /dev/mem, huge pages as DMA memory.
 
-For a guest, as root, whose kernel has no driver for the window. The line it
-raises cannot be had here: what it says stands in InterruptStatus, and that is
-looked at instead.
+For a guest, as root, whose kernel has no driver for the window. Its interrupt
+line is not available here, so InterruptStatus is polled instead.
 """
 
 from __future__ import annotations
@@ -21,28 +20,30 @@ from harness.virtio.mmio import REGISTERS
 
 INTERRUPT_STATUS = REGISTERS["InterruptStatus"]
 LOOK_AGAIN = 0.0002
-"""Seconds between two looks at InterruptStatus."""
+"""Seconds between two polls of InterruptStatus."""
 
 
 class LinuxMmio(MmioWindow):
     """The window at a physical address like `0xfeb00000`.
 
-    BadArgumentError for what is no address, NoDeviceError if it cannot be mapped.
+    Raises BadArgumentError if `address` is malformed, NoDeviceError if it cannot be mapped.
     """
 
     size = 0x200
 
     def __init__(self, address: str, timeout: float = 5.0) -> None:
-        del timeout  # nothing is plugged into a window while the machine runs
+        del timeout  # windows are there from the start, so there is no wait
         self.address = address
         try:
             physical = int(address, 16)
         except ValueError:
-            raise BadArgumentError(f"{address!r} is no physical address, like 0xfeb00000") from None
+            raise BadArgumentError(
+                f"{address!r} is not a physical address like 0xfeb00000"
+            ) from None
         page = physical // mmap.PAGESIZE * mmap.PAGESIZE
         self._offset = physical - page
         self._pages: list[HugePage] = []
-        self._told = False
+        self._reported = False
         try:
             memory = os.open("/dev/mem", os.O_RDWR | os.O_SYNC)
             try:
@@ -62,41 +63,41 @@ class LinuxMmio(MmioWindow):
         return page.region
 
     def description(self) -> dict[str, Any]:
-        """Where the window lies, and that its line is not seen."""
+        """Return the address, and that InterruptStatus is polled."""
         return {
             "bus": "mmio",
             "address": self.address,
-            "interrupt": "InterruptStatus, looked at",
+            "interrupt": "InterruptStatus, polled",
         }
 
     def read(self, offset: int, width: int) -> int:
-        """One access of `width` (1, 2 or 4) bytes."""
+        """Read in one access of `width` (1, 2 or 4) bytes."""
         return self._registers.read(self._offset + offset, width)
 
     def write(self, offset: int, width: int, value: int) -> None:
-        """One access of `width` (1, 2 or 4) bytes."""
+        """Write in one access of `width` (1, 2 or 4) bytes."""
         self._registers.write(self._offset + offset, width, value)
 
     def fileno(self) -> int | None:
-        """None: there is nothing to wait on."""
+        """Return None: no descriptor shows interrupts."""
         return None
 
     def take_interrupts(self, timeout: float) -> int:
-        """1 when InterruptStatus shows something since it was last acknowledged."""
+        """Return 1 if InterruptStatus shows new bits; wait up to `timeout` seconds for them."""
         deadline = time.monotonic() + timeout
-        while self._told or not self.read(INTERRUPT_STATUS, 4):
+        while self._reported or not self.read(INTERRUPT_STATUS, 4):
             if time.monotonic() >= deadline:
                 return 0
             time.sleep(LOOK_AGAIN)
-        self._told = True
+        self._reported = True
         return 1
 
     def unmask_interrupts(self) -> None:
-        """InterruptStatus was acknowledged: what it shows from now on is new."""
-        self._told = False
+        """Take bits of InterruptStatus as new from now on: the old ones are acknowledged."""
+        self._reported = False
 
     def close(self) -> None:
-        """Unmap the registers, and leave the memory to the next driver."""
+        """Unmap the registers, and give the memory back for the next driver."""
         self._registers.close()
         HugePage.idle += self._pages
         self._pages = []

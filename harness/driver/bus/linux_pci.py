@@ -1,6 +1,6 @@
 """A PCI function under Linux: sysfs, huge pages as DMA memory, INTx through uio_pci_generic.
 
-For a guest (or a machine) without an IOMMU in the way, as root.
+For a guest or a host without an IOMMU, as root.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ HUGE_PAGES = Path("/dev/hugepages")
 HUGE_PAGE = 2 * 1024 * 1024
 
 RESOURCE_IO = 0x100
-"""The flag of a `resource` line that is a BAR in I/O space."""
+"""Flag in a line of `resource` for a BAR in I/O space."""
 
 
 class HugePage:
-    """One huge page: memory that stays where it is in physical memory.
+    """A huge page, which keeps its physical address.
 
-    A page that a driver gave back serves the next one: there are few, and one
-    that was unmapped is only free once nothing refers to its memory any more.
+    A page that a driver has released is reused by the next driver: there are few,
+    and an unmapped page is free only when nothing refers to its memory any more.
     """
 
     idle: ClassVar[list[HugePage]] = []
 
     @classmethod
     def take(cls) -> HugePage:
-        """A page of nobody else's. OSError if the kernel has none left."""
+        """Return an unused page. Raises OSError if the kernel has none left."""
         return cls.idle.pop() if cls.idle else cls()
 
     def __init__(self) -> None:
@@ -67,10 +67,10 @@ class HugePage:
 
 
 def _physical_address(mapped: Path) -> int:
-    """The physical address of the one page of a file that this process has mapped.
+    """Return the physical address of the single page of a file that this process has mapped.
 
-    The maps name the file; `ctypes` would give the address too, but costs a
-    guest libffi and the time to load it.
+    The virtual address is found by file name in /proc/self/maps. `ctypes` would
+    give it too, but takes libffi in the guest, and time to load it.
     """
     maps = Path("/proc/self/maps").read_text().splitlines()
     virtual = next(int(line.split("-", 1)[0], 16) for line in maps if line.endswith(str(mapped)))
@@ -86,8 +86,7 @@ def _physical_address(mapped: Path) -> int:
 class LinuxPci(PciFunction):
     """A function at an address like `0000:00:05.0`, bound to uio_pci_generic while in use.
 
-    NoDeviceError if it does not show up within `timeout` seconds, or somebody
-    else has it.
+    Raises NoDeviceError if it does not appear within `timeout` seconds, or is in use.
     """
 
     def __init__(self, address: str, timeout: float = 5.0) -> None:
@@ -112,16 +111,16 @@ class LinuxPci(PciFunction):
     def _open_uio(self) -> int:
         devices = self._binding.path / "uio"
 
-        def found() -> list[Path]:
+        def nodes() -> list[Path]:
             there = [DEV / entry.name for entry in devices.glob("uio*")]
             return [device for device in there if device.exists()]
 
-        self._binding.await_true(lambda: bool(found()), "a uio device")
+        self._binding.await_true(lambda: bool(nodes()), "a uio device")
         if (self._binding.path / "irq").read_text().strip() == "0":
             raise DriverError(
                 f"{self.address} has no interrupt: the kernel routes none to its slot"
             )
-        return self._open(found()[0], os.O_NONBLOCK)
+        return self._open(nodes()[0], os.O_NONBLOCK)
 
     def _open(self, path: Path, flags: int = 0) -> int:
         self._files.append(os.open(path, os.O_RDWR | flags))
@@ -144,7 +143,7 @@ class LinuxPci(PciFunction):
         return page.region
 
     def description(self) -> dict[str, Any]:
-        """Address and identity, for reports."""
+        """Return address and ids, for reports."""
         vendor, device = struct.unpack("<HH", self.pci_read(0, 4))
         return {
             "bus": "pci",
@@ -155,7 +154,7 @@ class LinuxPci(PciFunction):
         }
 
     def pci_read(self, offset: int, length: int) -> bytes:
-        """Bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
+        """Read bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
         return os.pread(self._binding.config, length, offset)
 
     def pci_write(self, offset: int, data: bytes) -> None:
@@ -163,36 +162,36 @@ class LinuxPci(PciFunction):
         os.pwrite(self._binding.config, data, offset)
 
     def bar_size(self, bar: int) -> int:
-        """Bytes of a BAR, 0 if it has none."""
+        """Return the size of a BAR in bytes, 0 if the function does not have it."""
         return self._sizes[bar] if bar < len(self._sizes) else 0
 
     def _bar(self, bar: int) -> FileBar | MappedBar:
         if not self.bar_size(bar):
             raise NoDeviceError(f"{self.address} has no BAR {bar}")
         file = self._open(self._binding.path / f"resource{bar}")
-        found = FileBar(file) if bar in self._ports else MappedBar(file, self.bar_size(bar))
-        self._bars[bar] = found
-        return found
+        access = FileBar(file) if bar in self._ports else MappedBar(file, self.bar_size(bar))
+        self._bars[bar] = access
+        return access
 
     def bar_read(self, bar: int, offset: int, width: int) -> int:
-        """One access of `width` (1, 2 or 4) bytes to a BAR."""
+        """Read from a BAR in one access of `width` (1, 2 or 4) bytes."""
         return (self._bars.get(bar) or self._bar(bar)).read(offset, width)
 
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
-        """One access of `width` (1, 2 or 4) bytes to a BAR."""
+        """Write to a BAR in one access of `width` (1, 2 or 4) bytes."""
         (self._bars.get(bar) or self._bar(bar)).write(offset, width, value)
 
     def fileno(self) -> int | None:
-        """The uio device: readable while an interrupt is pending."""
+        """Return the uio device's descriptor, readable while an interrupt is pending."""
         return self._uio
 
     def take_interrupts(self, timeout: float) -> int:
-        """1 if the line was raised since the last call; wait up to `timeout` s for that.
+        """Return 1 if the line was raised since the last call; wait up to `timeout` s for it.
 
-        The kernel's handler masks the line, so it is raised once until
-        `unmask_interrupts`. But it counts each interrupt of a line that others
-        share for as long as ours is pending: what comes while it is masked is
-        not ours.
+        The kernel's handler masks the line, so it can be raised once until
+        `unmask_interrupts`. While our interrupt is pending, the handler also counts
+        the interrupts of other devices on the same line: counts that come while the
+        line is masked are not ours.
         """
         if self._owed:
             self._owed = False
@@ -203,34 +202,34 @@ class LinuxPci(PciFunction):
         return 1
 
     def _drain(self, timeout: float) -> bool:
-        """Whether the handler has counted anything since the last look."""
+        """Read the handler's counter; return True if it has counted since the last read."""
         readable, _, _ = select.select([self._uio], [], [], timeout)
         if readable:
             os.read(self._uio, 4)
         return bool(readable)
 
     def enable_msix(self, vectors: int) -> None:
-        """Only 0, that is INTx: uio_pci_generic knows no messages."""
+        """Accept 0 (INTx) only: uio_pci_generic does not support MSI-X."""
         if vectors:
             raise DriverError(f"{self.address} has no MSI-X here: uio_pci_generic passes INTx only")
 
     def take_messages(self, timeout: float) -> Counter[int]:
-        """None ever come."""
+        """Return no messages: there is no MSI-X here."""
         del timeout
         return Counter()
 
     def unmask_interrupts(self) -> None:
-        """Undo what the kernel's handler did: it disables INTx in the command register."""
+        """Enable INTx in the command register again, where the kernel's handler disables it."""
         if self._drain(0) and not self._masked:
-            self._owed = True  # ISR was read before anybody took the interrupt
+            self._owed = True  # ISR status was read before the interrupt was taken
         self._masked = False
         change_command(self, clear=COMMAND_INTX_DISABLE)
 
     def close(self) -> None:
-        """Stop the function from mastering the bus and give everything back."""
+        """Disable bus mastering of the function and release all resources."""
         if self._binding.config < 0:
             return
-        # The device may have been unplugged already: then there is nothing left to undo.
+        # If the device is already unplugged, there is nothing to undo.
         with suppress(OSError):
             change_command(self, COMMAND_INTX_DISABLE, COMMAND_MASTER)
         for bar in self._bars.values():

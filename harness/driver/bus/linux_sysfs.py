@@ -1,4 +1,4 @@
-"""A PCI function under Linux: found in sysfs, bound to the kernel driver that passes it on."""
+"""A PCI function under Linux: find it in sysfs, and bind it to a kernel driver for user space."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMATS: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}
 SYSFS = Path("/sys/bus/pci")
 
 BIND_WAIT = 5.0
-"""Seconds that the kernel may take to bind a function, and to make what it is reached by."""
+"""Seconds that the kernel may take to bind a function and to create its device node."""
 
 
 def change_command(function: PciFunction, set_bits: int = 0, clear: int = 0) -> None:
@@ -36,13 +36,13 @@ def change_command(function: PciFunction, set_bits: int = 0, clear: int = 0) -> 
 
 
 def kernel_driver(address: str) -> str | None:
-    """The kernel driver that a function is bound to, None for none."""
+    """Return the kernel driver that a function is bound to, None for none."""
     driver = SYSFS / "devices" / address / "driver"
     return driver.resolve().name if driver.exists() else None
 
 
 def wait_for_function(address: str, timeout: float) -> Path:
-    """The function's directory in sysfs; NoDeviceError if it isn't there in `timeout` seconds."""
+    """Return the function's directory in sysfs. NoDeviceError if absent after `timeout` seconds."""
     path = SYSFS / "devices" / address
     deadline = time.monotonic() + timeout
     while not (path / "config").exists():
@@ -56,12 +56,12 @@ def wait_for_function(address: str, timeout: float) -> Path:
 
 
 class Binding:
-    """A function bound to `driver`, and nobody else's, until `release`.
+    """A function that is bound to `driver` and locked for us until `release`.
 
-    One that was bound to it before, by the machine's owner, stays bound.
-    `config` is its configuration space, an open file. NoDeviceError if the
-    function does not show up within `timeout` seconds, somebody else has it,
-    or there is no such driver.
+    A function that was already bound to `driver` stays bound afterwards. `config`
+    is an open file, its configuration space. Raises NoDeviceError if the function
+    does not appear within `timeout` seconds, is in use, or if there is no such
+    driver.
     """
 
     def __init__(self, address: str, driver: str, timeout: float) -> None:
@@ -86,7 +86,9 @@ class Binding:
             fcntl.flock(config, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(config)
-            raise NoDeviceError(f"{self.address} is driven already, here or elsewhere") from None
+            raise NoDeviceError(
+                f"{self.address} is already driven by another process or test"
+            ) from None
         return config
 
     def _bind(self) -> None:
@@ -108,8 +110,8 @@ class Binding:
         try:
             (self._driver / "bind").write_text(self.address)
         except OSError as error:
-            # A function that was just plugged in shows in sysfs before it is on the bus (ENODEV);
-            # getting there, it is bound by what plugs it in if its driver is known by then (EBUSY).
+            # A new function is in sysfs before it is on the bus (ENODEV). When it gets on the
+            # bus, the kernel binds it if `driver_override` is set by then (EBUSY).
             if error.errno == errno.ENODEV:
                 return False
             if error.errno == errno.EBUSY:
@@ -120,14 +122,14 @@ class Binding:
         return True
 
     def await_true(self, done: Callable[[], bool], what: str) -> None:
-        """Wait until `done`, for as long as binding may take. DriverError if it never is."""
+        """Wait until `done` returns True. Raises DriverError BIND_WAIT after the start."""
         while not done():
             if time.monotonic() > self._deadline:
                 raise DriverError(f"{self.address} is not {what} after {BIND_WAIT:g} s")
             time.sleep(0.005)
 
     def release(self) -> None:
-        """Unbind what was bound here. A function that was unplugged already is let be."""
+        """Unbind the function if it was bound here. Do nothing if it is already unplugged."""
         if self.config < 0:
             return
         if self._bound_here:
@@ -140,48 +142,48 @@ class Binding:
 
 
 class MappedBar:
-    """A BAR in memory, `size` bytes at `offset` of a file; each access is one of its width."""
+    """A BAR in memory, `size` bytes at `offset` of a file. Each access has exactly its width."""
 
     def __init__(self, descriptor: int, size: int, offset: int = 0) -> None:
         self._map = mmap.mmap(descriptor, size, offset=offset)
-        # A cast view makes each item one access of its width; slices would be copied bytewise.
+        # An item of a cast view is one access of its width; a slice would be copied bytewise.
         whole = memoryview(self._map)
         self._views = {width: whole.cast(letter) for width, letter in FORMATS.items()}
         whole.release()
 
     def read(self, offset: int, width: int) -> int:
-        """One access of `width` (1, 2 or 4) bytes."""
+        """Read in one access of `width` (1, 2 or 4) bytes."""
         value: int = self._views[width][_item(offset, width)]
         return value
 
     def write(self, offset: int, width: int, value: int) -> None:
-        """One access of `width` (1, 2 or 4) bytes."""
+        """Write in one access of `width` (1, 2 or 4) bytes."""
         self._views[width][_item(offset, width)] = value
 
     def close(self) -> None:
-        """Unmap it."""
+        """Unmap the BAR."""
         for view in self._views.values():
             view.release()
         self._map.close()
 
 
 class FileBar:
-    """A BAR that the kernel accesses for us, at `offset` of a file that is its owner's to close."""
+    """A BAR that the kernel accesses, at `offset` of a file that the caller closes."""
 
     def __init__(self, descriptor: int, offset: int = 0) -> None:
         self._descriptor = descriptor
         self._offset = offset
 
     def read(self, offset: int, width: int) -> int:
-        """One access of `width` (1, 2 or 4) bytes."""
+        """Read in one access of `width` (1, 2 or 4) bytes."""
         return int.from_bytes(os.pread(self._descriptor, width, self._offset + offset), "little")
 
     def write(self, offset: int, width: int, value: int) -> None:
-        """One access of `width` (1, 2 or 4) bytes."""
+        """Write in one access of `width` (1, 2 or 4) bytes."""
         os.pwrite(self._descriptor, value.to_bytes(width, "little"), self._offset + offset)
 
     def close(self) -> None:
-        """Nothing is mapped."""
+        """Do nothing: nothing is mapped."""
 
 
 def _item(offset: int, width: int) -> int:

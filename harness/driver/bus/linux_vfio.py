@@ -1,7 +1,7 @@
-"""A PCI function behind an IOMMU under Linux, through vfio: as root, or as who owns its group.
+"""A PCI function behind an IOMMU under Linux, through vfio: as root or as owner of its group.
 
-The ioctls are made from plain Python. Addresses that the device sees are ours
-to choose: they lie above 4 GiB, so that a device which truncates one faults.
+The ioctls are made in plain Python. We choose the addresses that the device sees:
+they are above 4 GiB, so that a device that truncates one causes a fault.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ VFIO = Path("/dev/vfio")
 IOMMU_GROUPS = Path("/sys/kernel/iommu_groups")
 
 GROUP_WAIT = 1.0
-"""Seconds until a function has its IOMMU group, where there are any."""
+"""Seconds to wait for a function's IOMMU group, if the host has any groups."""
 
 GET_API_VERSION = 0x3B64
 SET_IOMMU = 0x3B66
@@ -62,7 +62,7 @@ CONFIG_REGION = 7
 
 IRQ_INFO = struct.Struct("=IIII")
 IRQ_SET = struct.Struct("=IIIII")
-"""Followed by one eventfd a vector, as 32-bit numbers, with `IRQ_EVENTFD`."""
+"""Header of VFIO_DEVICE_SET_IRQS; with `IRQ_EVENTFD` an eventfd (32 bits) per vector follows."""
 
 INTX, MSIX = 0, 2
 IRQ_NONE, IRQ_EVENTFD = 1, 4
@@ -75,17 +75,17 @@ IOVA = 1 << 32
 """The bus address of the first region."""
 
 REGION_SIZE = 2 << 20
-"""Bytes that device-visible memory grows by."""
+"""Bytes of each further region of device-visible memory."""
 
 REGIONS = 16
 
 
 class _Region:
-    """Memory of ours that can be found in the process's address space.
+    """Memory whose address in this process is known.
 
-    It is a file, so that the maps name it: a buffer's address would else take
-    `ctypes`, which a guest has to load. No two may have one name: a region
-    stays mapped for as long as anybody has a view of it.
+    It is a named file, whose address is in /proc/self/maps: otherwise `ctypes`
+    would be needed, which a guest has to load. Names are unique, because a region
+    stays mapped as long as there is a view of it.
     """
 
     _numbers = itertools.count()
@@ -106,8 +106,8 @@ class _Region:
 class LinuxVfio(PciFunction):
     """A function at an address like `0000:01:00.0`, bound to vfio-pci while in use.
 
-    NoDeviceError if it does not show up within `timeout` seconds, somebody
-    else has it or another device of its IOMMU group, or there is no IOMMU.
+    Raises NoDeviceError if it does not appear within `timeout` seconds, if it or
+    another device of its IOMMU group is in use, or if there is no IOMMU.
     """
 
     access_platform = True
@@ -162,7 +162,7 @@ class LinuxVfio(PciFunction):
             raise DriverError(
                 f"vfio cannot map memory ({error.strerror}): modprobe vfio_iommu_type1"
             ) from None
-        # Only with a buffer that it may change does Python pass on what the call returns.
+        # Python returns the result of an ioctl with a buffer only if the buffer is mutable.
         name = bytearray(self.address.encode() + b"\0")
         device: int = fcntl.ioctl(group, GROUP_GET_DEVICE_FD, name)
         self._files.append(device)
@@ -183,14 +183,14 @@ class LinuxVfio(PciFunction):
     # --- configuration space and BARs
 
     def _region(self, index: int) -> tuple[int, int, int]:
-        """A region's size, its offset in the device's file, and its flags."""
+        """Return a region's size, its offset in the device's file, and its flags."""
         info = bytearray(REGION_INFO.pack(REGION_INFO.size, 0, index, 0, 0, 0))
         fcntl.ioctl(self._device, DEVICE_GET_REGION_INFO, info)
         _, flags, _, _, size, offset = REGION_INFO.unpack(info)
         return size, offset, flags
 
     def description(self) -> dict[str, Any]:
-        """Address and identity, for reports."""
+        """Return address and ids, for reports."""
         vendor, device = struct.unpack("<HH", self.pci_read(0, 4))
         return {
             "bus": "pci through vfio",
@@ -206,7 +206,7 @@ class LinuxVfio(PciFunction):
         return "INTx" if self._has_intx else "none but MSI-X"
 
     def pci_read(self, offset: int, length: int) -> bytes:
-        """Bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
+        """Read bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
         return os.pread(self._device, length, self._config + offset)
 
     def pci_write(self, offset: int, data: bytes) -> None:
@@ -214,28 +214,28 @@ class LinuxVfio(PciFunction):
         os.pwrite(self._device, data, self._config + offset)
 
     def bar_size(self, bar: int) -> int:
-        """Bytes of a BAR, 0 if it has none."""
+        """Return the size of a BAR in bytes, 0 if the function does not have it."""
         return self._region(bar)[0] if bar < 6 else 0
 
     def _bar(self, bar: int) -> FileBar | MappedBar:
         if not self.bar_size(bar):
             raise NoDeviceError(f"{self.address} has no BAR {bar}")
         size, offset, flags = self._region(bar)
-        # A BAR of less than a page, or in I/O space, cannot be mapped.
-        found = (
+        # A BAR that is smaller than a page, or in I/O space, cannot be mapped.
+        access = (
             MappedBar(self._device, size, offset)
             if flags & REGION_MMAP
             else FileBar(self._device, offset)
         )
-        self._bars[bar] = found
-        return found
+        self._bars[bar] = access
+        return access
 
     def bar_read(self, bar: int, offset: int, width: int) -> int:
-        """One access of `width` (1, 2 or 4) bytes to a BAR."""
+        """Read from a BAR in one access of `width` (1, 2 or 4) bytes."""
         return (self._bars.get(bar) or self._bar(bar)).read(offset, width)
 
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
-        """One access of `width` (1, 2 or 4) bytes to a BAR."""
+        """Write to a BAR in one access of `width` (1, 2 or 4) bytes."""
         (self._bars.get(bar) or self._bar(bar)).write(offset, width, value)
 
     # --- interrupts
@@ -252,7 +252,7 @@ class LinuxVfio(PciFunction):
         fcntl.ioctl(self._device, DEVICE_SET_IRQS, header + data)
 
     def _listen(self, index: int, count: int) -> None:
-        """Have `count` interrupts of one kind signal an eventfd each."""
+        """Connect `count` interrupts of a kind to an eventfd each."""
         self._events = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(count)]
         for event in self._events:
             self._epoll.register(event, select.EPOLLIN)
@@ -264,14 +264,14 @@ class LinuxVfio(PciFunction):
         self._events = []
 
     def _deafen(self) -> None:
-        """End what signals now: no two kinds of interrupt can be on at once."""
+        """Disconnect all interrupts: INTx and MSI-X cannot be enabled at the same time."""
         if self._events:
             self._set_interrupts(MSIX if self._vectors else INTX, IRQ_TRIGGER)
             self._drop_events()
         self._vectors = 0
 
     def enable_msix(self, vectors: int) -> None:
-        """Have messages of vectors 0 to `vectors` - 1 counted, none and INTx with 0."""
+        """Count messages of vectors 0 to `vectors` - 1; with 0, use INTx instead."""
         there = self._interrupt_count(MSIX)
         if vectors > there:
             raise DriverError(
@@ -287,7 +287,7 @@ class LinuxVfio(PciFunction):
             self._listen(INTX, 1)
 
     def _take(self, timeout: float) -> Counter[int]:
-        """Signals since the last call, by the number of the eventfd."""
+        """Return the signals since the last call, by the number of the eventfd."""
         taken: Counter[int] = Counter()
         if self._epoll.poll(timeout):
             for number, event in enumerate(self._events):
@@ -296,29 +296,29 @@ class LinuxVfio(PciFunction):
         return taken
 
     def fileno(self) -> int | None:
-        """The eventfds' poll descriptor: readable while an interrupt is pending."""
+        """Return the poll descriptor of the eventfds, readable while an interrupt is pending."""
         return self._epoll.fileno()
 
     def take_interrupts(self, timeout: float) -> int:
-        """How often the line was raised since the last call; wait up to `timeout` s for one."""
+        """Return how often the line was raised since the last call; wait up to `timeout` s."""
         return self._take(timeout).total()
 
     def take_messages(self, timeout: float) -> Counter[int]:
-        """Messages since the last call, by vector; wait up to `timeout` s for one."""
+        """Return messages since the last call, by vector; wait up to `timeout` s for one."""
         return self._take(timeout)
 
     def unmask_interrupts(self) -> None:
-        """Undo what vfio did when the line was raised: it masks it. Messages are not masked."""
+        """Unmask the line, which vfio masks when it is raised. Messages are never masked."""
         if self._events and not self._vectors:
             self._set_interrupts(INTX, IRQ_UNMASK, 1)
 
     def close(self) -> None:
-        """Give everything back; vfio resets the function as its file is closed."""
+        """Release all resources. vfio resets the function when its file is closed."""
         if self._binding.config < 0:
             return
         for bar in self._bars.values():
             bar.close()
-        # The order matters: a device is let go before its group, a group before its container.
+        # The order matters: first the device, then its group, then the container.
         for file in reversed(self._files):
             os.close(file)
         self._drop_events()
@@ -327,9 +327,9 @@ class LinuxVfio(PciFunction):
 
 
 def _iommu_group(address: str, timeout: float) -> str:
-    """The number of the function's IOMMU group."""
+    """Return the number of the function's IOMMU group."""
     link = wait_for_function(address, timeout) / "iommu_group"
-    # A function that was just plugged in gets its group a moment after its directory.
+    # A new function gets its group a moment after its directory.
     deadline = time.monotonic() + (GROUP_WAIT if any(IOMMU_GROUPS.glob("*")) else 0)
     while not link.exists():
         if time.monotonic() > deadline:

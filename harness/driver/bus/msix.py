@@ -1,4 +1,4 @@
-"""The MSI-X capability of a PCI function, and its table."""
+"""MSI-X capability and table of a PCI function."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MSIX_ENTRY = struct.Struct("<QII")
 
 @dataclass(frozen=True)
 class MsixTable:
-    """Where Message Control is in configuration space, and where the table is in a BAR.
+    """Offset of Message Control in configuration space, and place of the table in a BAR.
 
     `size` is in vectors.
     """
@@ -30,7 +30,7 @@ class MsixTable:
 
 
 def msix_table(function: PciFunction) -> MsixTable:
-    """The function's MSI-X capability, decoded. DriverError if it has none."""
+    """Decode the function's MSI-X capability. Raises DriverError if it has none."""
     at = function.pci_read(CAP_POINTER, 1)[0] & ~3
     seen: set[int] = set()
     while at and at not in seen:

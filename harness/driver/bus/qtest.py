@@ -1,8 +1,8 @@
-"""Devices of a QEMU whose CPU is parked: registers over its qtest socket, RAM as memory.
+"""Devices of a QEMU whose CPU is halted: registers over the qtest socket, RAM as shared memory.
 
-The driver runs on the host, in this process. Guest RAM is a file that QEMU and
-we both map, so rings and buffers are plain memory; only registers cross the
-socket. There is no firmware either: BARs and interrupt routing are ours to set.
+The driver runs on the host, in this process. QEMU and this process both map the
+file of guest RAM, so rings and buffers are plain memory; only register accesses
+use the socket. No firmware runs, so this module sets BARs and interrupt routing.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ ANSWER_TIMEOUT = 10.0
 """Seconds QEMU may take to answer a register access."""
 
 MAX_LINE = 1 << 16
-"""Bytes of an answer; those to register accesses have some twenty."""
+"""Most bytes of an answer; answers to register accesses have about 20."""
 
 MAX_TAKEN = 1 << 16
-"""Interrupts taken in one look: a line that QEMU raises for ever must not hold up the driver."""
+"""Most interrupts per poll: a line that QEMU raises all the time must not block the driver."""
 
 CONFIG_ADDRESS = 0xCF8
 CONFIG_DATA = 0xCFC
 BAR_WINDOW = 0xE000_0000
 BAR_WINDOW_SIZE = 0x10_0000
-"""Each slot gets a MiB of the PCI hole for its BARs."""
+"""Bytes of the PCI hole for the BARs of each slot."""
 
 IO_WINDOW = 0xC000
 IO_WINDOW_SIZE = 0x100
-"""Each slot gets 256 ports for its BARs."""
+"""I/O ports for the BARs of each slot."""
 
 LOW_MEMORY = 1 << 20
-"""RAM below this has holes (VGA, option ROMs) and is left alone."""
+"""Address below which RAM has holes (VGA, option ROMs) and is not used."""
 
 MESSAGES = 0x1000
-"""Where in that low RAM the words are that MSI-X messages set, one a vector."""
+"""Address in this low RAM of the words that MSI-X messages set, one per vector."""
 
 MESSAGE = 1
 
@@ -59,7 +59,7 @@ LETTER = {1: "b", 2: "w", 4: "l"}
 
 @dataclass(frozen=True)
 class Bar:
-    """Where a BAR was put: base, size in bytes, and whether in I/O space."""
+    """Place of a BAR: base, size in bytes, and True if it is in I/O space."""
 
     base: int
     size: int
@@ -67,7 +67,7 @@ class Bar:
 
 
 class Qtest:
-    """QEMU's qtest protocol: one line a command, one line an answer, interrupts in between."""
+    """QEMU's qtest protocol: a line per command, a line per answer, interrupts in between."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._broken = ""
@@ -78,10 +78,10 @@ class Qtest:
         self.command("irq_intercept_in ioapic")
 
     def command(self, line: str) -> int:
-        """Send a command and wait for its answer, 0 if it has no value.
+        """Send a command and return the value of its answer, 0 if it has none.
 
-        DriverError if it is refused, or if QEMU is gone. After an exchange that was broken off
-        nobody knows what the next line would answer: every later command is a DriverError.
+        Raises DriverError if it is refused, or if QEMU has ended. After an incomplete exchange the
+        next answer could belong to any command, so every later command raises DriverError.
         """
         self._check()
         try:
@@ -134,9 +134,9 @@ class Qtest:
         return True
 
     def poll(self, timeout: float) -> None:
-        """Read what QEMU says unasked: interrupts. Waits up to `timeout` s for the first.
+        """Read interrupts from QEMU. Wait up to `timeout` seconds for the first.
 
-        At most MAX_TAKEN of them: those that are left are for the next call.
+        A call reads at most MAX_TAKEN of them; the next call reads the others.
         """
         self._check()
         try:
@@ -145,25 +145,25 @@ class Qtest:
                     break
                 words = self._line()
                 if not self._interrupt(words):
-                    raise DriverError(f"QEMU said {' '.join(words)!r} without being asked")
+                    raise DriverError(f"QEMU sent {' '.join(words)!r} without being asked")
                 timeout = 0
         except OSError as error:
             self._broken = f"QEMU is gone: {error}"
             raise DriverError(self._broken) from error
         except BaseException as error:
-            self._broken = f"a look at interrupts was given up: {error!r}"
+            self._broken = f"a poll of interrupts was aborted: {error!r}"
             raise
 
     def _pending(self, timeout: float) -> bool:
         return b"\n" in self._buffer or bool(select.select([self._socket], [], [], timeout)[0])
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
 
 class _QtestBus(Bus):
-    """Guest RAM from the file behind it, and one input of the I/O APIC."""
+    """Guest RAM through its file, and an input of the I/O APIC."""
 
     def __init__(self, qtest: Qtest, ram: Path, interrupt: int) -> None:
         self.qtest = qtest
@@ -174,11 +174,11 @@ class _QtestBus(Bus):
         self.memory = DmaMemory([Region(LOW_MEMORY, memoryview(self._ram)[LOW_MEMORY:])])
 
     def fileno(self) -> int | None:
-        """None: nobody waits for this descriptor but the driver itself."""
+        """Return None: only the driver itself waits for the socket."""
         return None
 
     def take_interrupts(self, timeout: float) -> int:
-        """How often the line was raised since the last call; wait up to `timeout` s for one."""
+        """Return how often the line was raised since the last call; wait up to `timeout` s."""
         raised = self.qtest.raised[self._interrupt] - self._seen
         if not raised:
             self.qtest.poll(timeout)
@@ -187,10 +187,10 @@ class _QtestBus(Bus):
         return raised
 
     def unmask_interrupts(self) -> None:
-        """Nothing masks the line here: it is raised again once ISR status was read."""
+        """Do nothing: the line is not masked here."""
 
     def close(self) -> None:
-        """Hang up; RAM is unmapped with the last view of it."""
+        """Close the socket. RAM is unmapped with its last view."""
         self.qtest.close()
 
 
@@ -204,23 +204,23 @@ class QtestMmio(_QtestBus, MmioWindow):
         self.address = address
 
     def description(self) -> dict[str, Any]:
-        """Where the window lies."""
+        """Return bus and address, for reports."""
         return {"bus": "mmio through qtest", "address": f"{self.address:#x}"}
 
     def read(self, offset: int, width: int) -> int:
-        """One access of `width` (1, 2 or 4) bytes."""
+        """Read in one access of `width` (1, 2 or 4) bytes."""
         return self.qtest.command(f"read{LETTER[width]} {self.address + offset:#x}")
 
     def write(self, offset: int, width: int, value: int) -> None:
-        """One access of `width` (1, 2 or 4) bytes."""
+        """Write in one access of `width` (1, 2 or 4) bytes."""
         self.qtest.command(f"write{LETTER[width]} {self.address + offset:#x} {value:#x}")
 
 
 class QtestPci(_QtestBus, PciFunction):
     """The function in a slot of bus 0 (machine `pc`), BARs assigned, INTx routed and counted.
 
-    `ram` is the file behind guest RAM. NoDeviceError if nothing is in the slot
-    within `timeout` seconds.
+    `ram` is the file of guest RAM. Raises NoDeviceError if the slot is still empty
+    after `timeout` seconds.
     """
 
     def __init__(self, qtest: Qtest, ram: Path, slot: int, timeout: float = 5.0) -> None:
@@ -242,7 +242,7 @@ class QtestPci(_QtestBus, PciFunction):
             time.sleep(0.01)
 
     def _assign_bars(self) -> dict[int, Bar]:
-        """Size every BAR and put it into the slot's windows."""
+        """Find the size of every BAR and place it in the slot's windows."""
         bars: dict[int, Bar] = {}
         memory = BAR_WINDOW + self.slot * BAR_WINDOW_SIZE
         ports = IO_WINDOW + self.slot * IO_WINDOW_SIZE
@@ -250,11 +250,11 @@ class QtestPci(_QtestBus, PciFunction):
         while bar < 6:
             at = 0x10 + 4 * bar
             self.pci_write(at, b"\xff\xff\xff\xff")
-            (found,) = struct.unpack("<I", self.pci_read(at, 4))
-            in_ports = bool(found & 1)
-            wide = found & 0x7 == 0x4
-            size = -(found & ~(0x3 if in_ports else 0xF)) & (0xFFFF if in_ports else 0xFFFFFFFF)
-            if found:
+            (register,) = struct.unpack("<I", self.pci_read(at, 4))
+            in_ports = bool(register & 1)
+            wide = register & 0x7 == 0x4
+            size = -(register & ~(0x3 if in_ports else 0xF)) & (0xFFFF if in_ports else 0xFFFFFFFF)
+            if register:
                 base = -(-(ports if in_ports else memory) // size) * size
                 self.pci_write(at, base.to_bytes(4, "little"))
                 if wide:
@@ -268,7 +268,7 @@ class QtestPci(_QtestBus, PciFunction):
         return bars
 
     def _route_interrupt(self) -> None:
-        """Lead all four PCI interrupt lines of the chipset to one input of the I/O APIC."""
+        """Route all four PCI interrupt lines of the chipset to one input of the I/O APIC."""
         for pirq in range(4):
             self._config_write(BRIDGE_SLOT, PIRQ_ROUTING + pirq, bytes([INTERRUPT]))
 
@@ -282,7 +282,7 @@ class QtestPci(_QtestBus, PciFunction):
         self.qtest.command(f"out{width} {CONFIG_DATA + (offset & 3):#x} {value:#x}")
 
     def description(self) -> dict[str, Any]:
-        """Address and identity, for reports."""
+        """Return address and ids, for reports."""
         vendor, device = struct.unpack("<HH", self.pci_read(0, 4))
         return {
             "bus": "pci through qtest",
@@ -293,7 +293,7 @@ class QtestPci(_QtestBus, PciFunction):
         }
 
     def pci_read(self, offset: int, length: int) -> bytes:
-        """Bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
+        """Read bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
         data = b""
         while len(data) < length:
             at = offset + len(data)
@@ -310,7 +310,7 @@ class QtestPci(_QtestBus, PciFunction):
         self._config_write(self.slot, offset, data)
 
     def enable_msix(self, vectors: int) -> None:
-        """Lead every vector to a word of RAM, which its message then sets."""
+        """Give every vector a word of RAM, which its message then sets."""
         table = msix_table(self)
         if vectors > table.size:
             raise DriverError(f"the device has {table.size} MSI-X vectors, not {vectors}")
@@ -325,7 +325,7 @@ class QtestPci(_QtestBus, PciFunction):
         self._vectors = vectors
 
     def take_messages(self, timeout: float) -> Counter[int]:
-        """Vectors whose word was set: several messages of one vector look like one."""
+        """Return vectors whose word was set: several messages of a vector count as one."""
         deadline = time.monotonic() + timeout
         while True:
             taken: Counter[int] = Counter()
@@ -339,22 +339,22 @@ class QtestPci(_QtestBus, PciFunction):
             time.sleep(0.0002)
 
     def bar_size(self, bar: int) -> int:
-        """Bytes of a BAR, 0 if it has none."""
+        """Return the size of a BAR in bytes, 0 if the function does not have it."""
         return self._bars[bar].size if bar in self._bars else 0
 
     def bar_read(self, bar: int, offset: int, width: int) -> int:
-        """One access of `width` (1, 2 or 4) bytes to a BAR."""
+        """Read from a BAR in one access of `width` (1, 2 or 4) bytes."""
         place = self._bars[bar]
         verb = "in" if place.in_ports else "read"
         return self.qtest.command(f"{verb}{LETTER[width]} {place.base + offset:#x}")
 
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
-        """One access of `width` (1, 2 or 4) bytes to a BAR."""
+        """Write to a BAR in one access of `width` (1, 2 or 4) bytes."""
         place = self._bars[bar]
         verb = "out" if place.in_ports else "write"
         self.qtest.command(f"{verb}{LETTER[width]} {place.base + offset:#x} {value:#x}")
 
     def close(self) -> None:
-        """Stop the function from mastering the bus, and hang up."""
+        """Disable bus mastering of the function, and close the socket."""
         self.pci_write(COMMAND, bytes(2))
         super().close()

@@ -71,13 +71,13 @@ ANSWER_TIMEOUT = 10.0
 
 BUS_ADDRESS = 1 << 32
 MEMORY_SIZE = 64 << 20
-"""Where shared memory lies for the device, and its bytes; untouched pages cost nothing."""
+"""Bus address of shared memory, and its size in bytes; unused pages take no memory."""
 
 INFO_ROOM = 4096
-"""Bytes that a region's description may take with its capabilities."""
+"""Most bytes of a region's description with its capabilities."""
 
 MAX_DMA_MESSAGES = 100_000
-"""Messages of the server's own that are served while one answer is awaited."""
+"""Most messages of the server that are served during the wait for an answer."""
 
 CAPABILITIES = {"max_msg_fds": MAX_FDS, "max_data_xfer_size": MAX_MESSAGE - 4096}
 
@@ -87,21 +87,21 @@ MESSAGE_ADDRESS = 0xFEE0_0000
 
 @dataclass(frozen=True)
 class Mapped:
-    """An area of a region that is reached as memory: its offset, and the memory."""
+    """An area of a region that is mapped: its offset, and the memory."""
 
     offset: int
     memory: mmap.mmap
 
     def holds(self, offset: int, length: int) -> bool:
-        """Return whether an access lies in the area."""
+        """Return True if the whole access is in the area."""
         return self.offset <= offset and offset + length <= self.offset + len(self.memory)
 
 
 class VfioUser(PciFunction):
     """The function that is served on the UNIX socket `path`.
 
-    `timeout` is in seconds, for every answer. NoDeviceError if no PCI function is to be
-    reached there. Any other call raises DriverError once the server has hung up.
+    `timeout` is in seconds, for each answer. Raises NoDeviceError if the server has no PCI
+    function. Other methods raise DriverError when the server has closed the connection.
     """
 
     def __init__(self, path: str, timeout: float = ANSWER_TIMEOUT) -> None:
@@ -169,9 +169,9 @@ class VfioUser(PciFunction):
     # --- messages
 
     def _ask(self, command: Command, body: bytes, fds: list[int] | None = None) -> bytes:
-        """Send a command and return its answer. DriverError if it is refused or never comes.
+        """Send a command and return its answer. DriverError if it is refused or late.
 
-        Memory accesses by message, which the server sends meanwhile, are served.
+        Memory accesses that the server requests by message are served during the wait.
         """
         answer, received = self._exchange(command, body, fds or [])
         for fd in received:
@@ -243,7 +243,7 @@ class VfioUser(PciFunction):
         return data, fds
 
     def _serve(self, ident: int, command: int, body: bytes, flags: int) -> None:
-        """Do a memory access that the server asks for by message."""
+        """Execute a memory access that the server requests by message."""
         if command not in (Command.DMA_READ, Command.DMA_WRITE) or len(body) < DMA_ACCESS.size:
             raise ConnectionError(f"a message with command {command} that nobody asked for")
         address, count = DMA_ACCESS.unpack_from(body)
@@ -362,7 +362,7 @@ class VfioUser(PciFunction):
     # --- interrupts
 
     def enable_msix(self, vectors: int) -> None:
-        """Lead every vector to an eventfd of its own, or with 0 the interrupt line to one."""
+        """Connect every vector to its own eventfd, or with 0 the interrupt line to one."""
         asked = IRQ_INFO.pack(IRQ_INFO.size, 0, MSIX, 0)
         _, _, _, present = self._unpack(IRQ_INFO, self._ask(Command.DEVICE_GET_IRQ_INFO, asked))
         if vectors > present:
@@ -424,7 +424,7 @@ class VfioUser(PciFunction):
         return self._take(timeout)
 
     def unmask_interrupts(self) -> None:
-        """Let the interrupt line through again; the server masked it when it was raised."""
+        """Unmask the interrupt line, which the server masked when it was raised."""
         if not self._vectors:
             self._set_irqs(DATA_NONE | ACTION_UNMASK, INTX, 0, 1)
 
@@ -435,7 +435,7 @@ class VfioUser(PciFunction):
         self._ask(Command.DEVICE_RESET, b"")
 
     def close(self) -> None:
-        """Reset the function and hang up. A second call does nothing."""
+        """Reset the function and close the connection. A second call does nothing."""
         if self._link.fileno() >= 0:
             with suppress(DriverError):
                 self.reset()

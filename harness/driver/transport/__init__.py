@@ -1,1 +1,1 @@
-"""The ways a virtio device shows its registers: one module for each (virtio 4)."""
+"""Virtio transports: a module for each (virtio 4)."""

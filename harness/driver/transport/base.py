@@ -1,4 +1,4 @@
-"""What the driver needs of a transport (virtio 4), in the words of chapter 2."""
+"""Interface of a virtio transport (virtio 4), in the terms of chapter 2."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from harness.driver.memory import DmaMemory
 
 
 class Transport(ABC):
-    """One device's registers, notifications and interrupts."""
+    """Registers, notifications and interrupts of a device."""
 
     memory: DmaMemory
     queue_align: int | None = None
-    """Bytes that the legacy ring layout is aligned to; None for a modern interface."""
+    """Alignment of the legacy ring layout in bytes; None for a modern interface."""
     access_platform: bool = False
-    """Whether the device's accesses to memory are translated, by an IOMMU say (virtio 6.1)."""
+    """True if the device's memory accesses are translated, for example by an IOMMU (virtio 6.1)."""
 
     @property
     def legacy(self) -> bool:
-        """Whether this is a legacy interface: no FEATURES_OK, no generation (virtio 3.1.2)."""
+        """True for a legacy interface: without FEATURES_OK and generation (virtio 3.1.2)."""
         return self.queue_align is not None
 
     @abstractmethod
     def description(self) -> dict[str, Any]:
-        """What the device sits on, for reports."""
+        """Return facts on transport and address, for reports."""
 
     @abstractmethod
     def status(self) -> int:
-        """The device status field."""
+        """Return the device status field."""
 
     @abstractmethod
     def set_status(self, value: int) -> None:
@@ -40,7 +40,7 @@ class Transport(ABC):
 
     @abstractmethod
     def offered(self) -> int:
-        """Device feature bits 0 to 63."""
+        """Return device feature bits 0 to 63."""
 
     @abstractmethod
     def accept(self, features: int) -> None:
@@ -48,22 +48,22 @@ class Transport(ABC):
 
     @abstractmethod
     def accepted(self) -> int:
-        """Driver feature bits 0 to 63, as the device shows them."""
+        """Return driver feature bits 0 to 63, as the device shows them."""
 
     @abstractmethod
     def register_read(self, name: str, width: int | None = None) -> int:
-        """A register by the specification's name. BadArgumentError if there is none.
+        """Read a register, by its name in the specification. BadArgumentError if there is none.
 
-        `width` in bytes reads so many of its bytes, None it as a whole.
+        With `width`, read this number of its bytes; None means the whole register.
         """
 
     @abstractmethod
     def register_write(self, name: str, value: int, width: int | None = None) -> None:
-        """Write a register by the specification's name. BadArgumentError if there is none."""
+        """Write a register, by its name in the specification. BadArgumentError if there is none."""
 
     @abstractmethod
     def config_read(self, offset: int, length: int) -> bytes:
-        """Bytes of the device configuration space, by accesses as wide as its fields."""
+        """Read bytes of the device configuration space, in accesses as wide as its fields."""
 
     @abstractmethod
     def config_write(self, offset: int, data: bytes) -> None:
@@ -71,68 +71,68 @@ class Transport(ABC):
 
     @abstractmethod
     def config_size(self) -> int:
-        """Bytes of device configuration space."""
+        """Return the size of the device configuration space in bytes."""
 
     @abstractmethod
     def config_generation(self) -> int:
-        """The configuration generation; always 0 on a legacy interface, which has none."""
+        """Return the configuration generation, 0 on a legacy interface, which has none."""
 
     @abstractmethod
     def queue_max_size(self, index: int) -> int:
-        """The largest size of a virtqueue in descriptors, 0 if there is no such queue."""
+        """Return the largest size of a virtqueue in descriptors, 0 if there is no such queue."""
 
     @abstractmethod
     def queue_enable(self, layout: QueueLayout) -> None:
-        """Tell the device where a virtqueue lies, and enable it."""
+        """Write the addresses of a virtqueue to the device, and enable it."""
 
     def queue_reset(self, index: int) -> None:
-        """Ask for the reset of a virtqueue. DriverError where there is no such thing."""
+        """Start the reset of a virtqueue. DriverError if this transport has no queue reset."""
         raise DriverError(f"queue {index} cannot be reset alone on this transport")
 
     def queue_resetting(self, index: int) -> bool:
-        """Whether the reset of a virtqueue goes on."""
+        """Return True while the reset of a virtqueue is not done."""
         raise DriverError(f"queue {index} cannot be reset alone on this transport")
 
     @abstractmethod
     def notify(self, index: int, next_available: int | None) -> None:
         """Send an available buffer notification (virtio 2.3, 2.9).
 
-        `next_available` goes with it if NOTIFICATION_DATA was accepted.
+        `next_available` is a part of it if NOTIFICATION_DATA was accepted.
         """
 
     @abstractmethod
     def isr(self) -> int:
-        """Read and so clear ISR status."""
+        """Read ISR status, which clears it."""
 
     @abstractmethod
     def fileno(self) -> int | None:
-        """A descriptor that is readable while an interrupt is pending, None if there is none."""
+        """Return a descriptor that is readable while an interrupt is pending, None without one."""
 
     @abstractmethod
     def take_interrupts(self, timeout: float) -> int:
-        """How often an interrupt was raised since the last call; wait up to `timeout` s."""
+        """Return how often an interrupt was raised since the last call; wait up to `timeout` s."""
 
     @abstractmethod
     def unmask_interrupts(self) -> None:
-        """Let interrupts through again, once ISR status was read."""
+        """Unmask interrupts again, after ISR status was read."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give everything back; the device was reset before."""
+        """Release all resources. The caller has reset the device."""
 
     vectors: int = 0
-    """MSI-X vectors in use; 0 without MSI-X."""
+    """Number of MSI-X vectors in use, 0 without MSI-X."""
 
     queue_vector: int | None = None
     """Vector for the virtqueue that is enabled next; None maps each queue to its own."""
 
     def use_msix(self, vectors: int) -> None:
-        """Switch to MSI-X with so many vectors, or with 0 back. DriverError without MSI-X."""
+        """Switch to MSI-X with this number of vectors, with 0 back. DriverError without MSI-X."""
         if vectors:
             raise DriverError("this transport has no MSI-X")
 
     def map_config_vector(self) -> None:
-        """Map configuration changes to vector 0, if MSI-X is in use; a reset unmaps them."""
+        """Map configuration changes to vector 0 if MSI-X is in use. A reset unmaps them."""
         if self.vectors:
             self._map("config_msix_vector", 0)
 
@@ -150,11 +150,11 @@ class Transport(ABC):
             raise DriverError(f"the device does not map {register} to vector {vector}")
 
     def take_messages(self, timeout: float) -> Counter[int]:
-        """Messages since the last call, by MSI-X vector; wait up to `timeout` s for one."""
+        """Return messages since the last call, by MSI-X vector; wait up to `timeout` s for one."""
         raise DriverError(f"waited {timeout:g} s for messages of a transport without MSI-X")
 
     def pci_read(self, offset: int, length: int) -> bytes:
-        """Bytes of PCI configuration space."""
+        """Read bytes of PCI configuration space."""
         raise DriverError(f"no PCI configuration space at {offset:#x}+{length}: not a PCI device")
 
     def pci_write(self, offset: int, data: bytes) -> None:
@@ -162,12 +162,12 @@ class Transport(ABC):
         raise DriverError(f"no PCI configuration space at {offset:#x}+{len(data)}")
 
     def capabilities(self) -> list[Capability]:
-        """Virtio capabilities, in the order of the list."""
+        """Return the virtio capabilities, in the order of the list."""
         raise DriverError("no capability list: not a PCI device")
 
 
 class BusTransport(Transport):
-    """A transport whose interrupts and memory are those of the bus that the device sits on."""
+    """A transport with the interrupts and the memory of the device's bus."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -175,17 +175,17 @@ class BusTransport(Transport):
         self.access_platform = bus.access_platform
 
     def fileno(self) -> int | None:
-        """A descriptor that is readable while an interrupt is pending, None if there is none."""
+        """Return a descriptor that is readable while an interrupt is pending, None without one."""
         return self._bus.fileno()
 
     def take_interrupts(self, timeout: float) -> int:
-        """How often the line was raised since the last call; wait up to `timeout` s."""
+        """Return how often the line was raised since the last call; wait up to `timeout` s."""
         return self._bus.take_interrupts(timeout)
 
     def unmask_interrupts(self) -> None:
-        """Let the line through again."""
+        """Unmask the line again."""
         self._bus.unmask_interrupts()
 
     def close(self) -> None:
-        """Give the device back to the bus."""
+        """Release the device on its bus."""
         self._bus.close()

@@ -22,7 +22,7 @@ from harness.virtio.mmio import (
 
 
 class _Mmio(BusTransport):
-    """What both interfaces share: a window of registers of 32 bits, then configuration space."""
+    """Common part of both interfaces: registers of 32 bits, then the configuration space."""
 
     kind: ClassVar[str]
     version: ClassVar[int]
@@ -42,7 +42,7 @@ class _Mmio(BusTransport):
             )
 
     def description(self) -> dict[str, Any]:
-        """What the device sits on, for reports."""
+        """Return facts on transport and address, for reports."""
         return {"transport": f"mmio {self.kind}", **self.window.description()}
 
     def _register(self, name: str) -> int:
@@ -52,7 +52,7 @@ class _Mmio(BusTransport):
             raise BadArgumentError(f"virtio-mmio ({self.kind}) has no register {name!r}") from None
 
     def register_read(self, name: str, width: int | None = None) -> int:
-        """A register of 32 bits, or its first `width` bytes."""
+        """Read a register of 32 bits, or its first `width` bytes."""
         return self.window.read(self._register(name), width or 4)
 
     def register_write(self, name: str, value: int, width: int | None = None) -> None:
@@ -60,7 +60,7 @@ class _Mmio(BusTransport):
         self.window.write(self._register(name), width or 4, value)
 
     def status(self) -> int:
-        """The device status field."""
+        """Return the device status field."""
         return self.register_read("Status")
 
     def set_status(self, value: int) -> None:
@@ -68,11 +68,11 @@ class _Mmio(BusTransport):
         self.register_write("Status", value)
 
     def accepted(self) -> int:
-        """What was written last: DriverFeatures cannot be read (virtio 4.2.2)."""
+        """Return the features that were written: DriverFeatures cannot be read (virtio 4.2.2)."""
         return self._accepted
 
     def config_read(self, offset: int, length: int) -> bytes:
-        """Bytes of the device configuration space, by accesses as wide as its fields."""
+        """Read bytes of the device configuration space, in accesses as wide as its fields."""
         return b"".join(
             self.window.read(CONFIG + at, width).to_bytes(width, "little")
             for at, width in config_accesses(offset, length)
@@ -85,18 +85,18 @@ class _Mmio(BusTransport):
         self.window.write(CONFIG + offset, len(data), int.from_bytes(data, "little"))
 
     def config_size(self) -> int:
-        """Bytes of the window behind the registers."""
+        """Return the number of bytes in the window after the registers."""
         return self.window.size - CONFIG
 
     def notify(self, index: int, next_available: int | None) -> None:
-        """Write the queue's index to QueueNotify, with what goes with it."""
+        """Write the queue's index, and `next_available` if given, to QueueNotify."""
         self.register_write("QueueNotify", index | (next_available or 0) << 16)
 
     def isr(self) -> int:
-        """Read InterruptStatus and acknowledge what it shows, until it shows nothing (4.2.3.4).
+        """Read InterruptStatus and acknowledge its bits until it reads 0 (virtio 4.2.3.4).
 
-        What happens between the read and the acknowledgement leaves the line as
-        it is: who waits for it to be raised would not hear of it.
+        An event between the read and the acknowledgement does not raise the line
+        again, so nobody would be told of it.
         """
         seen = 0
         while pending := self.register_read("InterruptStatus"):
@@ -106,9 +106,9 @@ class _Mmio(BusTransport):
 
 
 class MmioModern(_Mmio):
-    """A device in a window of memory-mapped registers.
+    """A modern device in a window of memory-mapped registers.
 
-    NoDeviceError if the window holds no virtio block device of version 2.
+    Raises NoDeviceError if the window has no virtio block device of version 2.
     """
 
     kind = "modern"
@@ -116,7 +116,7 @@ class MmioModern(_Mmio):
     registers = REGISTERS
 
     def offered(self) -> int:
-        """Device feature bits 0 to 63."""
+        """Return device feature bits 0 to 63."""
         bits = 0
         for word in (0, 1):
             self.register_write("DeviceFeaturesSel", word)
@@ -131,16 +131,16 @@ class MmioModern(_Mmio):
         self._accepted = features
 
     def config_generation(self) -> int:
-        """The configuration generation."""
+        """Return the configuration generation."""
         return self.register_read("ConfigGeneration")
 
     def queue_max_size(self, index: int) -> int:
-        """The largest size of a virtqueue in descriptors, 0 if there is no such queue."""
+        """Return the largest size of a virtqueue in descriptors, 0 if there is no such queue."""
         self.register_write("QueueSel", index)
         return self.register_read("QueueSizeMax")
 
     def queue_enable(self, layout: QueueLayout) -> None:
-        """Tell the device where a virtqueue lies, and mark it ready (virtio 4.2.3.2)."""
+        """Write the addresses of a virtqueue, and set QueueReady (virtio 4.2.3.2)."""
         self.register_write("QueueSel", layout.index)
         self.register_write("QueueSize", layout.size)
         for area, address in (
@@ -158,15 +158,15 @@ class MmioModern(_Mmio):
         self.register_write("QueueReset", 1)
 
     def queue_resetting(self, index: int) -> bool:
-        """Whether QueueReset still reads 1."""
+        """Return True while QueueReset reads 1."""
         self.register_write("QueueSel", index)
         return self.register_read("QueueReset") != 0
 
 
 class MmioLegacy(_Mmio):
-    """A legacy device in such a window (virtio 4.2.4).
+    """A legacy device in a window of memory-mapped registers (virtio 4.2.4).
 
-    NoDeviceError if the window holds no virtio block device of version 1.
+    Raises NoDeviceError if the window has no virtio block device of version 1.
     """
 
     kind = "legacy"
@@ -175,7 +175,7 @@ class MmioLegacy(_Mmio):
     queue_align = LEGACY_PAGE
 
     def offered(self) -> int:
-        """Device feature bits 0 to 31: a legacy driver looks at no others."""
+        """Return device feature bits 0 to 31: a legacy driver reads no others."""
         self.register_write("HostFeaturesSel", 0)
         return self.register_read("HostFeatures")
 
@@ -188,16 +188,16 @@ class MmioLegacy(_Mmio):
         self._accepted = features
 
     def config_generation(self) -> int:
-        """Always 0: the legacy interface has none."""
+        """Return 0: the legacy interface has no configuration generation."""
         return 0
 
     def queue_max_size(self, index: int) -> int:
-        """The largest size of a virtqueue in descriptors, 0 if there is no such queue."""
+        """Return the largest size of a virtqueue in descriptors, 0 if there is no such queue."""
         self.register_write("QueueSel", index)
         return self.register_read("QueueNumMax")
 
     def queue_enable(self, layout: QueueLayout) -> None:
-        """Write page size, queue size, alignment, and the number of the rings' first page."""
+        """Write page size, queue size, alignment, and the page number of the rings."""
         self.register_write("GuestPageSize", LEGACY_PAGE)
         self.register_write("QueueSel", layout.index)
         self.register_write("QueueNum", layout.size)

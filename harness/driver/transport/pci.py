@@ -27,10 +27,10 @@ CONFIG_SPACE = 256
 
 
 def virtio_capabilities(function: PciFunction) -> list[Capability]:
-    """Walk the capability list. NoDeviceError if it loops or leaves configuration space."""
+    """Return the virtio capabilities. NoDeviceError if the list loops or leaves the space."""
     if not function.pci_read(0x06, 1)[0] & STATUS_CAP_LIST:
         return []
-    found: list[Capability] = []
+    capabilities: list[Capability] = []
     seen: set[int] = set()
     at = function.pci_read(CAP_POINTER, 1)[0] & ~3
     while at:
@@ -42,20 +42,20 @@ def virtio_capabilities(function: PciFunction) -> list[Capability]:
             _, _, cap_len, kind, bar, ident, offset, length = CAP.unpack(
                 function.pci_read(at, CAP.size)
             )
-            found.append(Capability(at, kind, bar, ident, offset, length, cap_len))
+            capabilities.append(Capability(at, kind, bar, ident, offset, length, cap_len))
         at = following & ~3
-    return found
+    return capabilities
 
 
 class PciTransport(BusTransport):
-    """What the modern and the legacy interface of a PCI function share."""
+    """Common part of the modern and the legacy interface of a PCI function."""
 
     def __init__(self, function: PciFunction) -> None:
         super().__init__(function)
         self.function = function
 
     def pci_read(self, offset: int, length: int) -> bytes:
-        """Bytes of PCI configuration space."""
+        """Read bytes of PCI configuration space."""
         return self.function.pci_read(offset, length)
 
     def pci_write(self, offset: int, data: bytes) -> None:
@@ -63,24 +63,24 @@ class PciTransport(BusTransport):
         self.function.pci_write(offset, data)
 
     def capabilities(self) -> list[Capability]:
-        """Virtio capabilities, in the order of the list."""
+        """Return the virtio capabilities, in the order of the list."""
         return virtio_capabilities(self.function)
 
     def use_msix(self, vectors: int) -> None:
-        """Switch to MSI-X with so many vectors, or with 0 back. DriverError without MSI-X."""
+        """Switch to MSI-X with this number of vectors, with 0 back. DriverError without MSI-X."""
         self.function.enable_msix(vectors)
         self.vectors = vectors
 
     def take_messages(self, timeout: float) -> Counter[int]:
-        """Messages since the last call, by MSI-X vector; wait up to `timeout` s for one."""
+        """Return messages since the last call, by MSI-X vector; wait up to `timeout` s for one."""
         return self.function.take_messages(timeout)
 
 
 class PciModern(PciTransport):
-    """A modern or transitional device through its capabilities.
+    """The modern interface of a PCI function, found through its capabilities.
 
-    NoDeviceError if the function is no virtio block device, or a structure
-    that the driver needs is missing or does not fit its BAR.
+    Raises NoDeviceError if the function is not a virtio block device, or if a
+    structure that the driver needs is missing or not within its BAR.
     """
 
     def __init__(self, function: PciFunction) -> None:
@@ -94,27 +94,27 @@ class PciModern(PciTransport):
             raise NoDeviceError(
                 f"{vendor[::-1].hex()}:{device[::-1].hex()} is not a virtio block device"
             )
-        found = self.capabilities()
-        self._common = self._structure(found, CapType.COMMON_CFG, 0x38)
-        self._notify = self._structure(found, CapType.NOTIFY_CFG, 2)
-        self._isr = self._structure(found, CapType.ISR_CFG, 1)
-        self._device = self._structure(found, CapType.DEVICE_CFG, 8)
+        capabilities = self.capabilities()
+        self._common = self._structure(capabilities, CapType.COMMON_CFG, 0x38)
+        self._notify = self._structure(capabilities, CapType.NOTIFY_CFG, 2)
+        self._isr = self._structure(capabilities, CapType.ISR_CFG, 1)
+        self._device = self._structure(capabilities, CapType.DEVICE_CFG, 8)
         multiplier = function.pci_read(self._notify.at + CAP.size, 4)
         self._notify_multiplier = int.from_bytes(multiplier, "little")
         self._notifications: dict[int, tuple[int, int]] = {}
 
-    def _structure(self, found: list[Capability], kind: CapType, least: int) -> Capability:
-        """The first capability of a kind that lies within its BAR (virtio 4.1.4.1)."""
-        for capability in found:
+    def _structure(self, capabilities: list[Capability], kind: CapType, least: int) -> Capability:
+        """Return the first capability of a type that lies within its BAR (virtio 4.1.4.1)."""
+        for capability in capabilities:
             if capability.type != kind or capability.bar > 5:
                 continue
             end = capability.offset + capability.length
             if capability.length >= least and end <= self.function.bar_size(capability.bar):
                 return capability
-        raise NoDeviceError(f"no usable {kind.name} capability among {found}")
+        raise NoDeviceError(f"no usable {kind.name} capability among {capabilities}")
 
     def description(self) -> dict[str, Any]:
-        """What the device sits on, for reports."""
+        """Return facts on transport and address, for reports."""
         return {"transport": "pci modern", **self.function.description()}
 
     def _register(self, name: str) -> tuple[int, int]:
@@ -127,9 +127,9 @@ class PciModern(PciTransport):
         return self._common.offset + offset, size
 
     def register_read(self, name: str, width: int | None = None) -> int:
-        """A register of the common configuration, or its first `width` bytes.
+        """Read a register of the common configuration, or its first `width` bytes.
 
-        64-bit ones are read as two halves.
+        A register of 64 bits is read in two halves.
         """
         offset, size = self._register(name)
         size = width or size
@@ -141,7 +141,7 @@ class PciModern(PciTransport):
     def register_write(self, name: str, value: int, width: int | None = None) -> None:
         """Write a register of the common configuration, or its first `width` bytes.
 
-        64-bit ones are written as two halves.
+        A register of 64 bits is written in two halves.
         """
         offset, size = self._register(name)
         size = width or size
@@ -151,7 +151,7 @@ class PciModern(PciTransport):
             self.function.bar_write(bar, offset + 4, 4, value >> 32)
 
     def status(self) -> int:
-        """The device status field."""
+        """Return the device status field."""
         return self.register_read("device_status")
 
     def set_status(self, value: int) -> None:
@@ -166,7 +166,7 @@ class PciModern(PciTransport):
         return bits
 
     def offered(self) -> int:
-        """Device feature bits 0 to 63."""
+        """Return device feature bits 0 to 63."""
         return self._features("device_feature_select", "device_feature")
 
     def accept(self, features: int) -> None:
@@ -176,11 +176,11 @@ class PciModern(PciTransport):
             self.register_write("driver_feature", features >> 32 * word & 0xFFFFFFFF)
 
     def accepted(self) -> int:
-        """Driver feature bits 0 to 63, as the device shows them."""
+        """Return driver feature bits 0 to 63, as the device shows them."""
         return self._features("driver_feature_select", "driver_feature")
 
     def config_read(self, offset: int, length: int) -> bytes:
-        """Bytes of the device configuration space, by accesses as wide as its fields."""
+        """Read bytes of the device configuration space, in accesses as wide as its fields."""
         if offset < 0 or offset + length > self._device.length:
             raise BadArgumentError(
                 f"configuration space ends at {self._device.length}, not {offset + length}"
@@ -199,20 +199,20 @@ class PciModern(PciTransport):
         self.function.bar_write(bar, base + offset, len(data), int.from_bytes(data, "little"))
 
     def config_size(self) -> int:
-        """Bytes of device configuration space."""
+        """Return the size of the device configuration space in bytes."""
         return self._device.length
 
     def config_generation(self) -> int:
-        """The configuration generation."""
+        """Return the configuration generation."""
         return self.register_read("config_generation")
 
     def queue_max_size(self, index: int) -> int:
-        """The size the device shows for a virtqueue, 0 if there is no such queue."""
+        """Return the size that the device shows for a virtqueue, 0 if there is no such queue."""
         self.register_write("queue_select", index)
         return self.register_read("queue_size")
 
     def queue_enable(self, layout: QueueLayout) -> None:
-        """Tell the device where a virtqueue lies, and enable it (virtio 4.1.5.1.3)."""
+        """Write the addresses of a virtqueue to the device, and enable it (virtio 4.1.5.1.3)."""
         self.register_write("queue_select", layout.index)
         self.register_write("queue_size", layout.size)
         self.register_write("queue_desc", layout.desc)
@@ -225,7 +225,7 @@ class PciModern(PciTransport):
         if offset + width > self._notify.length:
             raise NoDeviceError(
                 f"queue {layout.index} notifies at {offset:#x},"
-                f" behind the notification structure's {self._notify.length:#x} bytes"
+                f" beyond the {self._notify.length:#x} bytes of the notification structure"
             )
         own_data = accepted & Feature.NOTIF_CONFIG_DATA.mask
         identifier = self.register_read("queue_notif_config_data") if own_data else layout.index
@@ -238,7 +238,7 @@ class PciModern(PciTransport):
         self.register_write("queue_reset", 1)
 
     def queue_resetting(self, index: int) -> bool:
-        """Whether queue_reset still reads 1."""
+        """Return True while queue_reset reads 1."""
         self.register_write("queue_select", index)
         return self.register_read("queue_reset") != 0
 
@@ -255,5 +255,5 @@ class PciModern(PciTransport):
             self.function.bar_write(self._notify.bar, offset, 4, value)
 
     def isr(self) -> int:
-        """Read and so clear ISR status."""
+        """Read ISR status, which clears it."""
         return self.function.bar_read(self._isr.bar, self._isr.offset, 1)

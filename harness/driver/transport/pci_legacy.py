@@ -21,10 +21,10 @@ BAR = 0
 
 
 class PciLegacy(PciTransport):
-    """A transitional device through the I/O ports of BAR 0.
+    """The legacy interface of a transitional device, through the I/O ports of BAR 0.
 
-    Fields are in the byte order of the guest, here little-endian. NoDeviceError
-    if the function has no such interface.
+    Fields have the byte order of the guest, here little-endian. Raises
+    NoDeviceError if the function has no such interface.
     """
 
     queue_align = LEGACY_PAGE
@@ -40,7 +40,7 @@ class PciLegacy(PciTransport):
             )
 
     def description(self) -> dict[str, Any]:
-        """What the device sits on, for reports."""
+        """Return facts on transport and address, for reports."""
         return {"transport": "pci legacy", **self.function.description()}
 
     @staticmethod
@@ -51,7 +51,7 @@ class PciLegacy(PciTransport):
             raise BadArgumentError(f"the legacy header has no register {name!r}") from None
 
     def register_read(self, name: str, width: int | None = None) -> int:
-        """A register of the legacy header, or its first `width` bytes."""
+        """Read a register of the legacy header, or its first `width` bytes."""
         offset, size = self._register(name)
         return self.function.bar_read(BAR, offset, width or size)
 
@@ -61,7 +61,7 @@ class PciLegacy(PciTransport):
         self.function.bar_write(BAR, offset, width or size, value)
 
     def status(self) -> int:
-        """The device status field."""
+        """Return the device status field."""
         return self.register_read("device_status")
 
     def set_status(self, value: int) -> None:
@@ -69,7 +69,7 @@ class PciLegacy(PciTransport):
         self.register_write("device_status", value)
 
     def offered(self) -> int:
-        """Device feature bits 0 to 31: there are no others here."""
+        """Return device feature bits 0 to 31: this interface has no others."""
         return self.register_read("device_features")
 
     def accept(self, features: int) -> None:
@@ -79,13 +79,13 @@ class PciLegacy(PciTransport):
         self.register_write("driver_features", features)
 
     def accepted(self) -> int:
-        """Driver feature bits 0 to 31, as the device shows them."""
+        """Return driver feature bits 0 to 31, as the device shows them."""
         return self.register_read("driver_features")
 
     def config_read(self, offset: int, length: int) -> bytes:
-        """Bytes of the device configuration space: one access where that can be, else one a byte.
+        """Read the device configuration space, in one access if possible, else byte by byte.
 
-        Any width will do here (virtio 4.1.4.10).
+        All widths are permitted here (virtio 4.1.4.10).
         """
         if offset < 0 or offset + length > self.config_size():
             raise BadArgumentError(
@@ -106,7 +106,7 @@ class PciLegacy(PciTransport):
         self.function.bar_write(BAR, self._config + offset, len(data), value)
 
     def config_size(self) -> int:
-        """Bytes of BAR 0 behind the header."""
+        """Return the number of bytes in BAR 0 after the header."""
         return self.function.bar_size(BAR) - self._config
 
     @property
@@ -114,16 +114,16 @@ class PciLegacy(PciTransport):
         return LEGACY_CONFIG_MSIX if self.vectors else LEGACY_CONFIG
 
     def config_generation(self) -> int:
-        """Always 0: the legacy interface has none."""
+        """Return 0: the legacy interface has no configuration generation."""
         return 0
 
     def queue_max_size(self, index: int) -> int:
-        """The size of a virtqueue, which is not the driver's to choose; 0 if there is none."""
+        """Return the size of a virtqueue, which the driver cannot change; 0 if there is none."""
         self.register_write("queue_select", index)
         return self.register_read("queue_size")
 
     def queue_enable(self, layout: QueueLayout) -> None:
-        """Write the number of the page where the rings begin."""
+        """Write the page number of the rings."""
         self.register_write("queue_select", layout.index)
         self.register_write("queue_address", layout.desc // LEGACY_PAGE)
         self.map_queue_vector(layout.index)
@@ -134,5 +134,5 @@ class PciLegacy(PciTransport):
         self.register_write("queue_notify", index)
 
     def isr(self) -> int:
-        """Read and so clear ISR status."""
+        """Read ISR status, which clears it."""
         return self.register_read("isr_status")

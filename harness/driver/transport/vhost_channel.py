@@ -1,4 +1,4 @@
-"""The two channels of vhost-user: ours to the back-end, and the back-end's to us."""
+"""The two channels of vhost-user: for the front-end's requests, and for the back-end's."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from harness.virtio.vhost_user import (
 )
 
 MAX_PAYLOAD = 4096
-"""Bytes; no message that is used here comes near."""
+"""Longest payload that is accepted, in bytes; all messages used here are far shorter."""
 
 
 class GoneError(DriverError):
-    """The back-end closed the connection, or died."""
+    """The back-end closed the connection or ended."""
 
 
 class RefusedError(DriverError):
-    """The back-end answered, with REPLY_ACK, that it did not do what it was told."""
+    """The back-end reported with REPLY_ACK that a request failed."""
 
 
 def _connect(path: str, timeout: float) -> socket.socket:
-    """A connection to a UNIX socket. NoDeviceError, in one line, if there is none to be had."""
+    """Connect to a UNIX socket. Raises NoDeviceError, in one line, if that fails."""
     try:
         if not stat.S_ISSOCK(Path(path).stat().st_mode):
-            raise NoDeviceError(f"{path} is no socket, so no vhost-user back-end listens there")
+            raise NoDeviceError(f"{path} is not a socket, so no vhost-user back-end listens there")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise NoDeviceError(f"no vhost-user back-end at {path!r}: {reason}") from None
@@ -55,7 +55,7 @@ def _connect(path: str, timeout: float) -> socket.socket:
                 continue
             why = f"it takes no connection within {timeout:g} s"
         except ConnectionRefusedError:
-            why = "nobody listens on that socket (any more)"
+            why = "no process listens on this socket"
         except OSError as error:
             why = error.strerror or str(error)
         connection.close()
@@ -63,30 +63,31 @@ def _connect(path: str, timeout: float) -> socket.socket:
 
 
 class Channel:
-    """A connection to a back-end, from our side. Every exchange ends within `timeout` seconds.
+    """The front-end's connection to a back-end. Every exchange ends within `timeout` seconds.
 
-    GoneError when the back-end hangs up, DeviceTimeoutError when it is silent,
-    DriverError when it says what no back-end says. After either of the last
-    two nobody knows what the next answer would belong to: we hang up.
+    Raises GoneError when the back-end closes the connection, DeviceTimeoutError
+    when it does not answer, DriverError when the answer is malformed. After the
+    last two, the next answer could belong to any request, so the connection is
+    closed.
     """
 
     def __init__(self, path: str, timeout: float) -> None:
         self.path = path
         self.acknowledged = False
-        """Whether REPLY_ACK was negotiated: then every message waits for its effect."""
+        """True if REPLY_ACK was negotiated: then every message waits until it has been handled."""
         self._timeout = timeout
         self._socket = _connect(path, timeout)
 
     def fileno(self) -> int:
-        """Readable when the back-end hangs up; it says nothing unasked here."""
+        """Return the socket, which is readable when the back-end has closed the connection."""
         return self._socket.fileno()
 
     def ask(self, request: FrontEndRequest, payload: bytes = b"") -> bytes:
-        """Send a message that has an answer of its own; that answer's payload."""
+        """Send a message that has an answer, and return the payload of the answer."""
         return self._exchange(request, VERSION, payload)
 
     def ask_number(self, request: FrontEndRequest) -> int:
-        """An answer of 64 bits."""
+        """Send a message whose answer is a number of 64 bits, and return it."""
         answer = self.ask(request)
         if len(answer) != U64.size:
             raise DriverError(f"{self.path} answered {request.name} with {len(answer)} bytes")
@@ -94,7 +95,7 @@ class Channel:
         return value
 
     def tell(self, request: FrontEndRequest, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
-        """Send a message without an answer. RefusedError if it is acknowledged as a failure."""
+        """Send a message without an answer. RefusedError if its acknowledgement is a failure."""
         if not self.acknowledged:
             self._exchange(request, VERSION, payload, fds, answered=False)
             return
@@ -103,19 +104,19 @@ class Channel:
             raise RefusedError(f"{self.path} refused {request.name}", {"answer": answer.hex()})
 
     def check(self) -> None:
-        """GoneError if the back-end has hung up; DriverError if it says something unasked."""
+        """Raise GoneError if the connection is closed, DriverError for unexpected data."""
         if not select.select([self._socket], [], [], 0)[0]:
             return
         try:
-            said = self._socket.recv(64, socket.MSG_DONTWAIT)
+            data = self._socket.recv(64, socket.MSG_DONTWAIT)
         except OSError:
-            said = b""
-        if not said:
+            data = b""
+        if not data:
             raise GoneError(f"the vhost-user back-end at {self.path} closed the connection")
-        raise DriverError(f"{self.path} said {said.hex(' ')} without being asked")
+        raise DriverError(f"{self.path} sent {data.hex(' ')} without being asked")
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
     def _gone(self, request: FrontEndRequest) -> GoneError:
@@ -196,11 +197,11 @@ class Channel:
 
 
 MAX_TAKEN = 1 << 16
-"""Bytes that are taken in one look at what a back-end says by itself: some 5000 messages."""
+"""Most bytes of a back-end's requests that a call reads: about 5000 messages."""
 
 
 class BackEndChannel:
-    """The channel on which a back-end speaks by itself. `theirs` is the end to hand over."""
+    """The channel for requests of the back-end. `theirs` is the end to send to it."""
 
     def __init__(self) -> None:
         self._socket, self.theirs = socket.socketpair()
@@ -209,14 +210,14 @@ class BackEndChannel:
         self.open = True
 
     def fileno(self) -> int:
-        """Readable when the back-end has said something."""
+        """Return our end of the channel, which is readable when the back-end has sent a request."""
         return self._socket.fileno()
 
     def take_config_changes(self) -> int:
-        """Return how many times the back-end has said that its configuration space changed.
+        """Read the back-end's requests; return how many announce a configuration change.
 
-        One look takes at most MAX_TAKEN bytes; what is left is for the next. DriverError for a
-        message that is longer than any.
+        A call reads at most MAX_TAKEN bytes; the next call reads the others. Raises DriverError
+        for a message that is longer than any valid one.
         """
         with suppress(BlockingIOError):
             while self.open and len(self._buffer) < MAX_TAKEN:
@@ -249,12 +250,12 @@ class BackEndChannel:
             return b""
 
     def _reply(self, request: int, value: int) -> None:
-        # A back-end that has hung up shows on its main connection.
+        # A closed connection is noticed on the main connection.
         with suppress(OSError):
             self._socket.sendall(HEADER.pack(request, VERSION | REPLY, U64.size) + U64.pack(value))
 
     def close(self) -> None:
-        """Close both ends, as far as they are ours."""
+        """Close both ends, as far as they are still open here."""
         self.open = False
         self._socket.close()
         self.theirs.close()

@@ -1,4 +1,4 @@
-"""One virtqueue's event descriptors, and the messages that start and stop it in a back-end."""
+"""Event descriptors of a virtqueue, and the messages that start and stop it in a back-end."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from harness.virtio.vhost_user import (
 )
 
 PACKED_BASE = 1 << 15 | 1 << 31
-"""Both positions 0 with both wrap counters 1, as the base of a packed virtqueue."""
+"""Base of a packed virtqueue at its start: both positions 0, both wrap counters 1."""
 
 
 def _taken(fd: int) -> int:
-    """How often an eventfd was signalled since the last look."""
+    """Read an eventfd: return how often it was signalled since the last read."""
     try:
         return os.eventfd_read(fd)
     except BlockingIOError:
@@ -26,7 +26,7 @@ def _taken(fd: int) -> int:
 
 
 class VhostRing:
-    """A virtqueue as the back-end gets it: layout, and eventfds for kick, call and error."""
+    """A virtqueue for the back-end: layout, and eventfds for kick, call and error."""
 
     def __init__(self, layout: QueueLayout) -> None:
         self.layout = layout
@@ -35,10 +35,10 @@ class VhostRing:
         self.kick, self.call, self.error = (os.eventfd(0, flags) for _ in range(3))
 
     def start(self, channel: Channel, packed: bool, user_offset: int, enable: bool) -> None:
-        """Tell the back-end all about the virtqueue.
+        """Send the virtqueue to the back-end.
 
-        A ring's own address is the bus address plus `user_offset`. `enable` if
-        rings start disabled, which protocol features bring with them.
+        The user address of a ring is its bus address plus `user_offset`. `enable` is
+        for a back-end with protocol features, where rings start disabled.
         """
         self._started = True
         layout = self.layout
@@ -52,8 +52,8 @@ class VhostRing:
         tell(FrontEndRequest.SET_VRING_ADDR, VRING_ADDR.pack(index, 0, desc, device, driver, 0))
         tell(FrontEndRequest.SET_VRING_ERR, U64.pack(index), [self.error])
         tell(FrontEndRequest.SET_VRING_CALL, U64.pack(index), [self.call])
-        # A back-end may signal a call descriptor as it gets it, lest a notification that was
-        # due on an earlier one be lost. Nothing is due yet: this announces no used buffer.
+        # A back-end may signal a call descriptor when it receives it, in case a notification on
+        # an earlier descriptor was lost. No buffer is used yet, so this signal is dropped.
         channel.ask_number(FrontEndRequest.GET_FEATURES)
         _taken(self.call)
         tell(FrontEndRequest.SET_VRING_KICK, U64.pack(index), [self.kick])
@@ -61,23 +61,23 @@ class VhostRing:
             tell(FrontEndRequest.SET_VRING_ENABLE, VRING_STATE.pack(index, 1))
 
     def stop(self, channel: Channel) -> None:
-        """Make the back-end let go of the virtqueue, if it has it."""
+        """Stop the virtqueue in the back-end, if it was started there."""
         if self._started:
             channel.ask(FrontEndRequest.GET_VRING_BASE, VRING_STATE.pack(self.layout.index, 0))
 
     def notify(self) -> None:
-        """Kick. One before the start is not lost: it waits in the descriptor."""
+        """Signal the kick descriptor. A signal before the start stays in the descriptor."""
         os.eventfd_write(self.kick, 1)
 
     def take_calls(self) -> int:
-        """How often the back-end has signalled used buffers since the last look."""
+        """Return how often the back-end has signalled used buffers since the last call."""
         return _taken(self.call)
 
     def take_errors(self) -> int:
-        """How often the back-end has signalled an error since the last look."""
+        """Return how often the back-end has signalled an error since the last call."""
         return _taken(self.error)
 
     def close(self) -> None:
-        """Close the descriptors; the back-end has duplicates of its own."""
+        """Close the descriptors. The back-end has its own duplicates."""
         for fd in (self.kick, self.call, self.error):
             os.close(fd)

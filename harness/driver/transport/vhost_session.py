@@ -1,4 +1,4 @@
-"""One connection to a vhost-user block back-end, from the first message to the last."""
+"""A connection to a vhost-user block back-end, from the first message to the last."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from harness.virtio.vhost_user import (
 )
 
 CONFIG_SIZES = (96, 72, 60, 36)
-"""Sizes that struct virtio_blk_config has had, in bytes: a back-end may know only its own."""
+"""Sizes of `struct virtio_blk_config` so far, in bytes: a back-end may support only one."""
 
 
 class Session:
-    """What was negotiated on the connection, and the virtqueues that go over it.
+    """A negotiated connection, with its features and virtqueues.
 
-    DriverError if that fails; NoDeviceError if it is no block back-end.
+    Raises DriverError if negotiation fails, NoDeviceError if the peer is not a
+    block back-end.
     """
 
     def __init__(self, path: str, timeout: float) -> None:
@@ -46,14 +47,14 @@ class Session:
         self.offered = channel.ask_number(FrontEndRequest.GET_FEATURES)
         if self.offered & FEATURE_PROTOCOL:
             bits = channel.ask_number(FrontEndRequest.GET_PROTOCOL_FEATURES)
-            self.protocol = frozenset(one for one in ProtocolFeature if bits & one.mask)
-            taken = sum(one.mask for one in self.protocol)
-            channel.tell(FrontEndRequest.SET_PROTOCOL_FEATURES, U64.pack(taken))
+            self.protocol = frozenset(member for member in ProtocolFeature if bits & member.mask)
+            accepted = sum(member.mask for member in self.protocol)
+            channel.tell(FrontEndRequest.SET_PROTOCOL_FEATURES, U64.pack(accepted))
             channel.acknowledged = ProtocolFeature.REPLY_ACK in self.protocol
         if ProtocolFeature.CONFIG not in self.protocol:
             raise NoDeviceError(
                 f"{channel.path} offers no configuration space (PROTOCOL_F_CONFIG):"
-                " no block back-end without it"
+                " a block back-end needs one"
             )
         if ProtocolFeature.MQ in self.protocol:
             self.queues = min(channel.ask_number(FrontEndRequest.GET_QUEUE_NUM), MAX_QUEUES)
@@ -71,13 +72,13 @@ class Session:
         raise NoDeviceError(f"{self.channel.path} shows no configuration of a block device")
 
     def config(self, size: int) -> bytes:
-        """The first `size` bytes of the configuration space, nothing if it has fewer."""
+        """Return the first `size` bytes of the configuration space, b"" if it has fewer."""
         asked = CONFIG.pack(0, size, 0) + bytes(size)
         answer = self.channel.ask(FrontEndRequest.GET_CONFIG, asked)
         return answer[CONFIG.size :] if len(answer) == len(asked) else b""
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self.requests:
             self.requests.close()
         self.channel.close()

@@ -1,21 +1,23 @@
-"""Virtio over vhost-user: the driver is the front-end, a process behind a UNIX socket the device.
+"""Virtio over vhost-user: the driver is the front-end, the device a process at a UNIX socket.
 
-A vhost-user back-end is a device without registers. What a bus would show is
-kept here, the way a VMM keeps it:
+A vhost-user back-end is a device without registers. This module keeps the state
+that a bus would show, in the same way as a VMM:
 
-- Device status is ours, unless the back-end offers PROTOCOL_F_STATUS. Features
-  go over when FEATURES_OK is set; a back-end that refuses them (or hangs up on
-  them) leaves FEATURES_OK clear, and so does a bit that was never offered.
-- Virtqueues go over when DRIVER_OK is set, or at once after that. A kick sent
-  earlier waits in the eventfd until then.
-- A virtqueue's reset stops it (GET_VRING_BASE); whoever enables it again hands it over anew.
-- Reset stops every virtqueue (GET_VRING_BASE), and asks for RESET_DEVICE where
-  there is such a thing. If the back-end has hung up, reset connects again.
+- Device status is kept here, unless the back-end offers PROTOCOL_F_STATUS. Features
+  are sent when FEATURES_OK is set. If the back-end refuses them or closes the
+  connection, or if one was never offered, FEATURES_OK stays clear.
+- Virtqueues are sent when DRIVER_OK is set, or at once after that. An earlier
+  kick stays in the eventfd until then.
+- The reset of a virtqueue stops it (GET_VRING_BASE). When it is enabled again,
+  it is sent again.
+- A reset stops every virtqueue (GET_VRING_BASE), and sends RESET_DEVICE if the
+  back-end supports it. If the back-end has closed the connection, the reset
+  connects again.
 - ISR bit 0 is set when a call eventfd was signalled, bit 1 by a message that
-  the configuration changed. A signal on an error eventfd is DEVICE_NEEDS_RESET
+  the configuration changed. A signal on an error eventfd sets DEVICE_NEEDS_RESET
   with a configuration interrupt (virtio 2.1.2).
-- The configuration generation counts those messages, modulo 256.
-- A back-end names no largest queue size: the front-end's user chooses one.
+- The configuration generation counts these messages, modulo 256.
+- The protocol has no largest queue size: the user of the front-end chooses one.
 """
 
 from __future__ import annotations
@@ -47,26 +49,29 @@ from harness.virtio.vhost_user import (
 )
 
 QUEUE_SIZE = 128
-"""Descriptors of a virtqueue, unless told otherwise: what VMMs take for vhost-user-blk."""
+"""Default size of a virtqueue in descriptors, the same as VMMs use for vhost-user-blk."""
 
 ANSWER_TIMEOUT = 5.0
 """Seconds a back-end may take to answer a message."""
 
 MEMORY_SIZE = 64 << 20
-"""Bytes of shared memory; pages that are never touched cost nothing."""
+"""Bytes of shared memory. Pages that are never used take no memory of the host."""
 
 BUS_ADDRESS = 1 << 32
 USER_ADDRESS = 0x5000_0000_0000
-"""Where shared memory lies for descriptors, and for rings. They differ, and neither fits
-32 bits, so that a back-end which confuses or truncates them is found out."""
+"""Addresses of shared memory: bus addresses in descriptors, user addresses for rings.
+
+They differ and do not fit into 32 bits, so that a back-end that confuses or
+truncates them fails.
+"""
 
 
 class VhostUser(Transport):
     """A block back-end that listens on the UNIX socket `path`.
 
-    `queue_size` in descriptors, `timeout` (for every answer) in seconds.
-    NoDeviceError if no block back-end is to be reached there. Any other call
-    may raise `GoneError` once the back-end has hung up; a reset connects again.
+    `queue_size` is in descriptors, `timeout` (for each answer) in seconds. Raises
+    NoDeviceError if there is no block back-end. Other methods may raise
+    `GoneError` when the back-end has closed the connection; a reset connects again.
     """
 
     def __init__(
@@ -106,11 +111,11 @@ class VhostUser(Transport):
         return session
 
     def description(self) -> dict[str, Any]:
-        """What the device sits on, for reports."""
+        """Return facts on transport and address, for reports."""
         return {
             "transport": "vhost-user",
             "address": self._path,
-            "protocol_features": [one.name for one in sorted(self._session.protocol)],
+            "protocol_features": [feature.name for feature in sorted(self._session.protocol)],
             "queues": self._session.queues,
             "config_size": self._session.config_size,
         }
@@ -118,13 +123,13 @@ class VhostUser(Transport):
     # --- status and features
 
     def status(self) -> int:
-        """The back-end's device status where it keeps one (PROTOCOL_F_STATUS), else ours."""
+        """Return the back-end's device status if it has one (PROTOCOL_F_STATUS), else ours."""
         if ProtocolFeature.STATUS in self._session.protocol:
             return self._session.channel.ask_number(FrontEndRequest.GET_STATUS) & 0xFF
         return self._status
 
     def set_status(self, value: int) -> None:
-        """Write the device status field, and do what its new bits stand for; 0 resets."""
+        """Write the device status field, and act on its new bits; 0 resets the device."""
         if value == 0:
             self._reset()
             return
@@ -141,26 +146,26 @@ class VhostUser(Transport):
             self._session.channel.tell(FrontEndRequest.SET_STATUS, U64.pack(self._status))
 
     def offered(self) -> int:
-        """Device feature bits 0 to 63, without those that vhost took for itself."""
+        """Return device feature bits 0 to 63, without those that vhost uses for itself."""
         return self._session.offered & ~(FEATURE_PROTOCOL | FEATURE_LOG_ALL)
 
     def accept(self, features: int) -> None:
-        """Choose driver feature bits 0 to 63; they go over with FEATURES_OK."""
+        """Store driver feature bits 0 to 63, which are sent with FEATURES_OK."""
         self._driver_features = features
 
     def accepted(self) -> int:
-        """Driver feature bits 0 to 63 as they were chosen: no back-end shows them."""
+        """Return the stored driver feature bits 0 to 63: no back-end shows them."""
         return self._driver_features
 
     def _features_agreed(self) -> bool:
-        """Whether the back-end takes the driver's features. It is only sent what it offered."""
+        """Send the driver's features if all were offered. Return True if they are accepted."""
         if self._driver_features & ~self.offered():
             return False
         protocol = self._session.offered & FEATURE_PROTOCOL
         channel = self._session.channel
         try:
             channel.tell(FrontEndRequest.SET_FEATURES, U64.pack(self._driver_features | protocol))
-            # Some acknowledge and then hang up: only the next answer shows it.
+            # Some acknowledge and then close the connection: only the next answer shows it.
             channel.ask_number(FrontEndRequest.GET_FEATURES)
         except (RefusedError, GoneError):
             return False
@@ -170,7 +175,7 @@ class VhostUser(Transport):
     # --- reset and start
 
     def _reset(self) -> None:
-        """Fresh state on both sides; over a new connection if the back-end has hung up."""
+        """Restore the initial state on both sides; reconnect if the connection is closed."""
         session = self._session
         self._status = 0
         try:
@@ -179,7 +184,7 @@ class VhostUser(Transport):
             if ProtocolFeature.RESET_DEVICE in session.protocol:
                 session.channel.tell(FrontEndRequest.RESET_DEVICE)
             self._tell_status()
-            # One that is about to hang up over an earlier error may have answered all that.
+            # A back-end that will close the connection for an earlier error may have answered.
             session.channel.ask_number(FrontEndRequest.GET_FEATURES)
             self._drop_rings()
         except GoneError:
@@ -196,7 +201,7 @@ class VhostUser(Transport):
     def _drop_ring(self, index: int) -> None:
         ring = self._session.rings.pop(index)
         for fd in (ring.call, ring.error):
-            # The back-end's duplicates would keep it registered beyond its closing.
+            # The back-end's duplicates would keep it registered after it is closed here.
             self._events.unregister(fd)
         ring.close()
 
@@ -205,7 +210,7 @@ class VhostUser(Transport):
         self._session.close()
 
     def _start(self) -> None:
-        """Hand over what a back-end needs before it may look at a virtqueue."""
+        """Send memory and virtqueues to the back-end."""
         session = self._session
         if not self._sent_features:
             self._features_agreed()
@@ -227,20 +232,20 @@ class VhostUser(Transport):
     # --- registers and configuration space
 
     def register_read(self, name: str, width: int | None = None) -> int:
-        """BadArgumentError: a back-end has no registers."""
+        """Raise BadArgumentError: a back-end has no registers."""
         del width
         raise BadArgumentError(f"vhost-user has no register {name!r}: it has no registers")
 
     def register_write(self, name: str, value: int, width: int | None = None) -> None:
-        """BadArgumentError: a back-end has no registers."""
+        """Raise BadArgumentError: a back-end has no registers."""
         del width
         raise BadArgumentError(f"vhost-user has no register {name!r} to write {value:#x} to")
 
     def config_read(self, offset: int, length: int) -> bytes:
-        """Bytes of the device configuration space, in one message.
+        """Read bytes of the device configuration space, in one message.
 
-        They are asked for from the start of the space on, as VMMs do: some
-        back-ends pay no heed to a message's offset.
+        The message asks for them from offset 0 on, as VMMs do: some back-ends
+        ignore the offset in a message.
         """
         size = self._session.config_size
         if offset < 0 or offset + length > size:
@@ -251,7 +256,7 @@ class VhostUser(Transport):
         return space[offset : offset + length]
 
     def config_write(self, offset: int, data: bytes) -> None:
-        """Write 1, 2 or 4 bytes of the device configuration space; a refusal goes unheard."""
+        """Write 1, 2 or 4 bytes of the device configuration space; a refusal is ignored."""
         if len(data) not in (1, 2, 4) or offset % len(data):
             raise BadArgumentError(f"no single access writes {len(data)} bytes at {offset}")
         with suppress(RefusedError):
@@ -260,22 +265,22 @@ class VhostUser(Transport):
             )
 
     def config_size(self) -> int:
-        """Bytes of device configuration space: the most that the back-end shows at once."""
+        """Return the bytes of device configuration space that the back-end shows at once."""
         return self._session.config_size
 
     def config_generation(self) -> int:
-        """How many messages of a changed configuration have come, modulo 256."""
+        """Return the number of configuration change messages so far, modulo 256."""
         self._collect(0)
         return self._generation & 0xFF
 
     # --- virtqueues and interrupts
 
     def queue_max_size(self, index: int) -> int:
-        """The queue size that was chosen, 0 if the back-end has no such queue."""
+        """Return the queue size that the user chose, 0 if the back-end has no such queue."""
         return self._queue_size if 0 <= index < self._session.queues else 0
 
     def queue_enable(self, layout: QueueLayout) -> None:
-        """Note where a virtqueue lies; the back-end learns it once DRIVER_OK is set."""
+        """Store the layout of a virtqueue, which is sent when DRIVER_OK is set."""
         if layout.index in self._session.rings:
             raise BadArgumentError(f"queue {layout.index} is enabled: only a reset disables it")
         ring = VhostRing(layout)
@@ -286,7 +291,7 @@ class VhostUser(Transport):
             self._start_ring(ring)
 
     def queue_reset(self, index: int) -> None:
-        """Make the back-end let go of a virtqueue; it has when this returns."""
+        """Stop a virtqueue in the back-end. It is stopped when this returns."""
         if index not in self._session.rings:
             raise BadArgumentError(f"queue {index} was not set up")
         self._collect(0)
@@ -295,7 +300,7 @@ class VhostUser(Transport):
         self._drop_ring(index)
 
     def queue_resetting(self, index: int) -> bool:
-        """Whether the reset of a virtqueue goes on: it ends before `queue_reset` returns."""
+        """Return False: the reset of a virtqueue is done when `queue_reset` returns."""
         del index
         return False
 
@@ -308,27 +313,30 @@ class VhostUser(Transport):
             raise BadArgumentError(f"queue {index} was not set up") from None
 
     def isr(self) -> int:
-        """Read and so clear ISR status, as it would stand on a bus."""
-        if not self._isr:  # a signal that comes after those that were taken has its own turn
+        """Read and clear the ISR status that a bus would show."""
+        if not self._isr:  # signals after those already taken are for the next read
             self._collect(0)
         isr, self._isr = self._isr, 0
         return isr
 
     def fileno(self) -> int | None:
-        """A descriptor that is readable while an interrupt is pending, or the back-end gone."""
+        """Return a descriptor, readable for a pending interrupt or a closed connection."""
         return self._events.fileno()
 
     def take_interrupts(self, timeout: float) -> int:
-        """Signals on call eventfds, and config messages, since the last call; wait `timeout` s."""
+        """Return signals on call eventfds and config messages since the last call.
+
+        Wait up to `timeout` seconds for the first.
+        """
         self._collect(0 if self._raised else timeout)
         raised, self._raised = self._raised, 0
         return raised
 
     def unmask_interrupts(self) -> None:
-        """Nothing masks an eventfd."""
+        """Do nothing: an eventfd is never masked."""
 
     def _collect(self, timeout: float) -> None:
-        """Take in what the back-end has signalled, waiting up to `timeout` s for the first."""
+        """Take the back-end's signals, waiting up to `timeout` seconds for the first."""
         ready = {fd for fd, _ in self._events.poll(timeout)}
         if not ready:
             return
@@ -353,7 +361,7 @@ class VhostUser(Transport):
             session.channel.check()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._hang_up()
         self._events.close()
         with suppress(OSError):

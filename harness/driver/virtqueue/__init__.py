@@ -1,1 +1,1 @@
-"""Virtqueues as memory that driver and device share: one module for each format (virtio 2.7)."""
+"""Virtqueues in memory that driver and device share: a module for each format (2.7, 2.8)."""

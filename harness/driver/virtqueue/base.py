@@ -1,4 +1,4 @@
-"""What the driver needs of a virtqueue, whatever its format (virtio 2.6)."""
+"""Interface of a virtqueue of any format (virtio 2.6)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from harness.driver.memory import DmaMemory
 
 
 class Virtqueue(ABC):
-    """One virtqueue in memory that driver and device share, zeroed at first.
+    """A virtqueue in memory that driver and device share, zeroed at first.
 
-    With `in_order` (IN_ORDER was accepted) descriptors are taken in the ring's
-    order, and one used element may stand for several chains. With `event_idx`
-    (EVENT_IDX was accepted) each side says how far the other one may go in silence.
+    With `in_order` (IN_ORDER was accepted) descriptors are taken in ring order,
+    and one used element may stand for several chains. With `event_idx` (EVENT_IDX
+    was accepted) each side writes the position at which it wants a notification.
     """
 
     layout: QueueLayout
@@ -31,16 +31,16 @@ class Virtqueue(ABC):
         self._order: deque[int] = deque()
 
     def _made_available(self, heads: Iterable[int]) -> None:
-        """Note the order, if the device has to keep it."""
+        """Record the order of these chains, if the device has to keep it."""
         if self.in_order:
             self._order.extend(heads)
 
     def _implied_by_in_order(self, head: int, most: int) -> list[int]:
-        """What a used element for `head` stands for beside its own chain (virtio 2.7.9, 2.8.9).
+        """Return the further chains that a used element of `head` implies (virtio 2.7.9, 2.8.9).
 
-        It is the chains that became available before it and are not used yet. A
-        device that would have used more than `most` of them has broken the
-        order: then the element stands for its own chain only.
+        These are the chains that became available before it and are not used yet.
+        If there are more than `most`, the device has broken the order: then the
+        element stands for its own chain only.
         """
         if head not in self._order:
             return []
@@ -54,56 +54,57 @@ class Virtqueue(ABC):
 
     @abstractmethod
     def add(self, buffers: Sequence[Buffer], indirect: bool = False) -> int:
-        """Write a chain of descriptors, or one that refers to an indirect table; its head.
+        """Write a chain of descriptors, or one with an indirect table, and return its head.
 
-        BadArgumentError if there is no room for it.
+        Raises BadArgumentError if there are not enough free descriptors.
         """
 
     @abstractmethod
     def publish(self, heads: Iterable[int]) -> None:
-        """Make chains available, all at once."""
+        """Make chains available, all together."""
 
     @abstractmethod
     def republish(self, head: int) -> None:
-        """Make a chain that was used, and not released, available once more."""
+        """Make a used chain that was not released available again."""
 
     @abstractmethod
     def next_available(self) -> int:
-        """Where the next chain goes, as NOTIFICATION_DATA tells the device (virtio 2.9)."""
+        """Return the position of the next chain, as in NOTIFICATION_DATA (virtio 2.9)."""
 
     @abstractmethod
     def set_interrupts_enabled(self, wanted: bool) -> None:
         """Ask the device for used buffer notifications, or for none.
 
-        With EVENT_IDX this is about the next chain that it uses: to be said anew after each look.
+        With EVENT_IDX this is valid for the next used chain only: call it again after each poll.
         """
 
     @abstractmethod
     def needs_notification(self) -> bool:
-        """Whether the device asks to be notified of what became available since the last call."""
+        """Return True if the device asks for a notification of chains published since last call."""
 
     @abstractmethod
     def used_pending(self) -> bool:
-        """Whether the device has used chains that `take_used` has not returned."""
+        """Return True if there are used chains that `take_used` has not returned."""
 
     @abstractmethod
     def take_used(self) -> list[Used]:
-        """What the device has newly used, in its order. The chains stay as they are.
+        """Return newly used chains, in the device's order, without releasing them.
 
-        A chain that IN_ORDER let the device pass over counts as written in full.
+        A chain without a used element of its own (IN_ORDER) counts as written in full.
         """
 
     @abstractmethod
     def release(self, head: int) -> None:
-        """Free a chain's descriptors and its indirect table; an unknown head is let be.
+        """Free a chain's descriptors and its indirect table. An unknown head is ignored.
 
-        It was used, or never made available; of several such, the last one comes first.
+        The chain was used, or never made available. Chains that were never made
+        available are released in the reverse order of `add`.
         """
 
     @abstractmethod
     def chain(self, head: int) -> bytes:
-        """What of a chain the device must not change, as it stands in memory."""
+        """Return the part of a chain in memory that the device must not change."""
 
     @abstractmethod
     def state(self) -> QueueState:
-        """The indices as they stand in memory."""
+        """Return the indices and flags in memory."""

@@ -1,4 +1,4 @@
-"""The packed virtqueue, from the driver's side (virtio 2.8)."""
+"""The driver's side of a packed virtqueue (virtio 2.8)."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ from harness.virtio.shared import Descriptors, fence, load_fence, store_fence
 
 @dataclass
 class _Chain:
-    """What goes into the ring for one buffer id, and where; `flags` are its first descriptor's.
+    """The descriptors of one buffer id, and their place; `flags` are those of the first.
 
-    `before` are the flags that its descriptors had, `writable` its device-writable bytes.
+    `before` has the flags that were in the ring before, `writable` is the number of
+    device-writable bytes.
     """
 
     entries: list[tuple[int, int, int]]
@@ -42,13 +43,12 @@ class _Chain:
 
 
 class PackedQueue(Virtqueue):
-    """Descriptor ring and the two event suppression areas. A chain's "head" is its buffer id.
+    """A packed virtqueue: descriptor ring and two event suppression areas.
 
-    Fields that the other side may look at or change meanwhile are read by one load and written by
-    one store, the flags of a descriptor after all the rest of it: see `harness.virtio.shared`.
-
-    A place in `_available` and `_told` is a descriptor in two rounds of the ring, the first one
-    with a wrap counter of 1.
+    The "head" of a chain is its buffer id. Fields that the other side may read or change at the
+    same time are read by one load and written by one store, the flags of a descriptor after the
+    rest of it: see `harness.virtio.shared`. `_available` and `_notified` count descriptors over two
+    rounds of the ring; in the first round the wrap counter is 1.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class PackedQueue(Virtqueue):
         event_idx: bool = False,
     ) -> None:
         if not 0 < size <= MAX_QUEUE_SIZE:
-            raise BadArgumentError(f"{size} is no size for a virtqueue: 1 to {MAX_QUEUE_SIZE}")
+            raise BadArgumentError(f"a virtqueue has 1 to {MAX_QUEUE_SIZE} descriptors, not {size}")
         super().__init__(memory, index, size, in_order, event_idx)
         self.layout = QueueLayout(
             index=index,
@@ -80,13 +80,13 @@ class PackedQueue(Virtqueue):
         self._unpublished: list[int] = []
         self._free = size
         self._next, self._avail_wrap = 0, True
-        self._available = self._told = 0
+        self._available = self._notified = 0
         self._used, self._used_wrap = 0, True
 
     # --- what the driver makes available
 
     def add(self, buffers: Sequence[Buffer], indirect: bool = False) -> int:
-        """Write a chain into the ring, its first flags left out; its buffer id."""
+        """Write a chain into the ring, except its first flags, and return its buffer id."""
         if not buffers:
             raise BadArgumentError("a chain needs at least one buffer")
         needed = 1 if indirect else len(buffers)
@@ -114,7 +114,7 @@ class PackedQueue(Virtqueue):
         return ident
 
     def _place(self, ident: int) -> None:
-        """Write a chain's descriptors at the ring's end, all but the flags of the first."""
+        """Write a chain's descriptors at the next place, except the flags of the first."""
         chain = self._chains[ident]
         chain.place, chain.before = self._next + (0 if self._avail_wrap else self.size), []
         for position, (address, length, flags) in enumerate(chain.entries):
@@ -136,9 +136,10 @@ class PackedQueue(Virtqueue):
         self._unpublished.append(ident)
 
     def publish(self, heads: Iterable[int]) -> None:
-        """Write the first flags of chains, the very first ones last (virtio 2.8.21.1).
+        """Write the first flags of chains, those of the first chain last (virtio 2.8.21.1).
 
-        They have to be the chains added first, in that order: a ring has no other.
+        They must be the oldest unpublished chains, in the order of `add`: a ring has
+        no other order.
         """
         wanted = list(heads)
         if wanted != self._unpublished[: len(wanted)]:
@@ -157,22 +158,22 @@ class PackedQueue(Virtqueue):
             self._table.set_last(chain.place % self.size, chain.flags)
 
     def republish(self, head: int) -> None:
-        """Put a chain that was used, and not released, into the ring once more."""
+        """Write a used chain that was not released into the ring again, and publish it."""
         self._place(head)
         self.publish((head,))
 
     def next_available(self) -> int:
-        """Offset in the ring, 15 bits, and the wrap counter above them."""
-        plug_after_first_wrap, offset = divmod(self._available, self.size)
-        return offset | (not plug_after_first_wrap) << 15
+        """Return the offset in the ring (bits 0 to 14) and the wrap counter (bit 15)."""
+        second_round, offset = divmod(self._available, self.size)
+        return offset | (not second_round) << 15
 
     def set_interrupts_enabled(self, wanted: bool) -> None:
         """Enable or disable used buffer notifications (virtio 2.8.10).
 
-        With EVENT_IDX they are enabled for the next descriptor that the device uses.
+        With EVENT_IDX they are enabled for the next used descriptor only.
         """
         if wanted and self.event_idx:
-            # The place first: the device goes by it as soon as the flags say so.
+            # The position first: the device uses it as soon as the flags are written.
             self._driver[0] = self._used | self._used_wrap << 15
             store_fence()
             self._driver[1] = RING_EVENT_FLAGS_DESC
@@ -180,26 +181,26 @@ class PackedQueue(Virtqueue):
             self._driver[1] = RING_EVENT_FLAGS_ENABLE if wanted else RING_EVENT_FLAGS_DISABLE
 
     def needs_notification(self) -> bool:
-        """Whether the device's event suppression area asks for a notification (virtio 2.8.10)."""
+        """Return True if the device's event suppression area asks for one (virtio 2.8.10)."""
         fence()
-        told, self._told = self._told, self._available
+        before, self._notified = self._notified, self._available
         flags, off_wrap = divmod(self._device[0], 1 << 16)
         if flags != RING_EVENT_FLAGS_DESC:
             return bool(flags != RING_EVENT_FLAGS_DISABLE)
         place = (off_wrap & 0x7FFF) + (0 if off_wrap & 1 << 15 else self.size)
         around = 2 * self.size
-        return bool((place - told) % around < (self._available - told) % around)
+        return bool((place - before) % around < (self._available - before) % around)
 
     # --- what the device has used
 
     def used_pending(self) -> bool:
-        """Whether the descriptor that the device uses next is used."""
+        """Return True if the next descriptor in the device's order is marked used."""
         flags = self._table.last(self._used)
         available = bool(flags & PACKED_DESC_F_AVAIL)
         return available == bool(flags & PACKED_DESC_F_USED) == self._used_wrap
 
     def take_used(self) -> list[Used]:
-        """New used descriptors, in the ring's order. The chains keep their buffer ids."""
+        """Return new used descriptors, in ring order. The chains keep their buffer ids."""
         taken: list[Used] = []
         while self.used_pending():
             load_fence()
@@ -212,7 +213,7 @@ class PackedQueue(Virtqueue):
         return taken
 
     def _skip(self, ident: int) -> None:
-        """Go on by the descriptors of a used chain, by one if there is no such chain."""
+        """Advance past the descriptors of a used chain, or past one for an unknown chain."""
         chain = self._chains.get(ident)
         self._free += len(chain.entries) if chain else 0
         self._used += len(chain.entries) if chain else 1
@@ -220,7 +221,7 @@ class PackedQueue(Virtqueue):
             self._used, self._used_wrap = self._used - self.size, not self._used_wrap
 
     def release(self, head: int) -> None:
-        """Free a chain's buffer id and its indirect table; an unknown one is let be."""
+        """Free a chain's buffer id and its indirect table. An unknown id is ignored."""
         chain = self._chains.pop(head, None)
         if chain is None:
             return
@@ -231,7 +232,7 @@ class PackedQueue(Virtqueue):
             self.memory.free(chain.table)
 
     def _take_back(self, ident: int, chain: _Chain) -> None:
-        """Take the chain that was added last out of the ring, as if it had never been there."""
+        """Remove the chain that was added last, and restore the flags that were there before."""
         self._unpublished.remove(ident)
         self._free += len(chain.entries)
         for flags in reversed(chain.before):
@@ -241,14 +242,14 @@ class PackedQueue(Virtqueue):
             self._table.set_last(self._next, flags)
 
     def chain(self, head: int) -> bytes:
-        """A chain's indirect table: the ring itself is the device's to write (virtio 2.8.1)."""
+        """Return a chain's indirect table; the device may write the ring itself (virtio 2.8.1)."""
         chain = self._chains[head]
         if chain.table is None:
             return b""
         return bytes(self.memory.view(chain.table, chain.entries[0][1]))
 
     def state(self) -> QueueState:
-        """Positions in the ring, the wrap counter in bit 15; both sides' event flags."""
+        """Return positions in the ring, with the wrap counter in bit 15, and both event flags."""
         used = self._used | self._used_wrap << 15
         return QueueState(
             index=self.index,

@@ -1,6 +1,6 @@
-"""The split virtqueue, from the driver's side (virtio 2.7).
+"""The driver's side of a split virtqueue (virtio 2.7).
 
-Fields that the other side may look at or change meanwhile are read by one load and written by
+Fields that the other side may read or change at the same time are read by one load and written by
 one store: see `harness.virtio.shared`.
 """
 
@@ -30,7 +30,7 @@ from harness.virtio.shared import Descriptors, fence, load_fence, store_fence
 
 @dataclass
 class _Chain:
-    """A chain's descriptors, its indirect table, and its device-writable bytes."""
+    """A chain: its descriptors, indirect table, and number of device-writable bytes."""
 
     slots: list[int]
     table: int | None
@@ -39,9 +39,9 @@ class _Chain:
 
 
 class SplitQueue(Virtqueue):
-    """Descriptor table, available ring and used ring of one virtqueue, zeroed at first.
+    """A split virtqueue: descriptor table, available ring and used ring, zeroed at first.
 
-    With `align` (bytes) they lie in one piece, the used ring aligned to it: the
+    With `align` (bytes) they are contiguous, with the used ring aligned to it: the
     legacy layout (virtio 2.7.2).
     """
 
@@ -75,13 +75,13 @@ class SplitQueue(Virtqueue):
         self._chains: dict[int, _Chain] = {}
         self._next = 0
         self._avail_idx = 0
-        self._told = 0
+        self._notified = 0
         self._last_used = 0
 
     # --- what the driver makes available
 
     def add(self, buffers: Sequence[Buffer], indirect: bool = False) -> int:
-        """Write a chain of descriptors, or one that refers to an indirect table; its head."""
+        """Write a chain of descriptors, or one with an indirect table, and return its head."""
         if not buffers:
             raise BadArgumentError("a chain needs at least one buffer")
         needed = 1 if indirect else len(buffers)
@@ -108,7 +108,7 @@ class SplitQueue(Virtqueue):
         return slots[0]
 
     def _free_slots(self, count: int) -> list[int]:
-        """The descriptors for a chain; with IN_ORDER those that come next (virtio 2.7.5)."""
+        """Return descriptors for a chain, with IN_ORDER the next ones (virtio 2.7.5)."""
         if not self.in_order:
             return self._free[: -count - 1 : -1]
         slots = [(self._next + n) % self.size for n in range(count)]
@@ -128,7 +128,7 @@ class SplitQueue(Virtqueue):
             table.set_last(slot, 0 if last else slots[position + 1])
 
     def publish(self, heads: Iterable[int]) -> None:
-        """Put chains into the available ring, then move its index once (virtio 2.7.13)."""
+        """Put chains into the available ring, then update its index once (virtio 2.7.13)."""
         heads = list(heads)
         for head in heads:
             self._avail[2 + self._avail_idx % self.size] = head
@@ -141,17 +141,17 @@ class SplitQueue(Virtqueue):
         self._avail[1] = self._avail_idx
 
     def republish(self, head: int) -> None:
-        """Make a chain that was used, and not released, available once more."""
+        """Make a used chain that was not released available again."""
         self.publish((head,))
 
     def next_available(self) -> int:
-        """The available index, 16 bits."""
+        """Return the available index (16 bits)."""
         return self._avail_idx
 
     def set_interrupts_enabled(self, wanted: bool) -> None:
         """Set or clear the flag that asks the device for no interrupts (virtio 2.7.7).
 
-        With EVENT_IDX used_event says it: the next used element, or the one that was used last.
+        With EVENT_IDX it writes used_event: the next used element, or the last used one for none.
         """
         if self.event_idx:
             self._avail[2 + self.size] = (self._last_used - (not wanted)) & 0xFFFF
@@ -159,22 +159,22 @@ class SplitQueue(Virtqueue):
             self._avail[0] = 0 if wanted else AVAIL_F_NO_INTERRUPT
 
     def needs_notification(self) -> bool:
-        """Whether flags, or with EVENT_IDX avail_event, ask for a notification (virtio 2.7.10)."""
+        """Return True if flags, or avail_event with EVENT_IDX, ask for one (virtio 2.7.10)."""
         fence()
-        told, self._told = self._told, self._avail_idx
+        before, self._notified = self._notified, self._avail_idx
         if not self.event_idx:
             return not self._used[0] & USED_F_NO_NOTIFY
         avail_event = self._used[2 + 4 * self.size]
-        return (avail_event - told) & 0xFFFF < (self._avail_idx - told) & 0xFFFF
+        return (avail_event - before) & 0xFFFF < (self._avail_idx - before) & 0xFFFF
 
     # --- what the device has used
 
     def used_pending(self) -> bool:
-        """Whether the used ring holds elements that `take_used` has not returned."""
+        """Return True if the used ring has elements that `take_used` has not returned."""
         return self._used[1] != self._last_used
 
     def take_used(self) -> list[Used]:
-        """New elements of the used ring, in its order. Their chains stay as they are."""
+        """Return new elements of the used ring, in ring order, without releasing their chains."""
         taken: list[Used] = []
         end = self._used[1]
         load_fence()
@@ -188,7 +188,7 @@ class SplitQueue(Virtqueue):
         return taken
 
     def release(self, head: int) -> None:
-        """Free a chain's descriptors and its indirect table; an unknown head is let be."""
+        """Free a chain's descriptors and its indirect table. An unknown head is ignored."""
         chain = self._chains.pop(head, None)
         if chain is None:
             return
@@ -199,7 +199,7 @@ class SplitQueue(Virtqueue):
             self.memory.free(chain.table)
 
     def chain(self, head: int) -> bytes:
-        """A chain as it stands in memory: its descriptors, then its indirect table."""
+        """Return a chain in memory: its descriptors, then its indirect table."""
         chain = self._chains[head]
         raw = b"".join(bytes(self._desc[DESC_SIZE * n : DESC_SIZE * (n + 1)]) for n in chain.slots)
         if chain.table is None:
@@ -208,7 +208,7 @@ class SplitQueue(Virtqueue):
         return raw + bytes(self.memory.view(chain.table, length))
 
     def state(self) -> QueueState:
-        """The indices as they stand in memory."""
+        """Return the indices and flags in memory."""
         return QueueState(
             index=self.index,
             size=self.size,
