@@ -23,6 +23,10 @@ def sectors(count: int, salt: int = 1) -> bytes:
     return b"".join(COUNTING[begin : begin + SECTOR] for begin in begins)
 
 
+FAILED = (Status.IOERR, Status.UNSUPP)
+"""Statuses of a request that breaks a rule, where the text prescribes none of the two."""
+
+
 def needed(completion: Completion, what: str) -> Completion:
     """Return a completion that is OK; skip the test if it is not.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.data import sectors
+from conformance.data import needed, sectors, shortest
 from harness.report import clause, described
 from harness.virtio.blk import SEGMENT_UNMAP, RequestType, Status, segment
 from harness.virtio.features import Feature
@@ -76,7 +76,12 @@ def test_a_segment_need_not_be_aligned(plug, kind):
     disk = plug(physical_block_size=4096, needs=NEEDS[kind])
     disk.backing.write(0, sectors(64))
 
-    for sector, count in ((3, 5), (9, 1), (17, 30)):
+    config = disk.driver.config()
+    discard = kind is RequestType.DISCARD
+    most = config.max_discard_sectors if discard else config.max_write_zeroes_sectors
+
+    for sector, wanted in ((3, 5), (9, 1), (17, 30)):
+        count = shortest(most, wanted)
         completion = disk.request(kind, data=segment(sector, count))
         assert completion.status is Status.OK, f"{count} sectors from {sector}"
         assert completion.damage == ()
@@ -89,12 +94,12 @@ def test_a_segment_need_not_be_aligned(plug, kind):
 @described("5.2.5-P-09")
 def test_a_read_only_disk_is_neither_discarded_nor_zeroed(plug, kind):
     disk = plug(read_only=True, needs=[Feature.BLK_RO])
-    before = disk.backing.allocated
+    allocated, before = disk.backing.allocated, disk.backing.read(0, 64)
 
     check_failed(disk.request(kind, data=segment(0, 64)))
     check_failed(disk.request(kind, data=segment(0, 64) * 2))
-    assert disk.backing.read(0, 64) == bytes(64 * 512)
-    assert disk.backing.allocated == before
+    assert disk.backing.read(0, 64) == before
+    assert disk.backing.allocated == allocated
 
 
 @pytest.mark.parametrize("unmap", [True, False], ids=["store-unmaps", "store-does-not"])
@@ -103,13 +108,16 @@ def test_write_zeroes_may_unmap_says_whether_it_can_deallocate(plug, unmap):
     disk = plug(unmap=unmap, needs=[Feature.BLK_WRITE_ZEROES])
     disk.backing.write(0, sectors(2048))
     before = disk.backing.allocated
-    assert before >= 2048 * 512
-    may_unmap = disk.driver.config().write_zeroes_may_unmap
+    if before < 2048 * 512:
+        pytest.skip("the host's file system does not show what is allocated")
+    config = disk.driver.config()
+    may_unmap, count = config.write_zeroes_may_unmap, config.max_write_zeroes_sectors
 
-    completion = disk.write_zeroes(segment(0, 2048, SEGMENT_UNMAP))
+    for at in range(0, 2048, shortest(count, 2048)):
+        segments = segment(at, min(shortest(count, 2048), 2048 - at), SEGMENT_UNMAP)
+        needed(disk.write_zeroes(segments), "the request to write zeroes")
     deallocated = disk.backing.allocated < before
 
-    assert completion.status is Status.OK
-    assert may_unmap == int(deallocated), (
-        f"write_zeroes_may_unmap is {may_unmap}; storage was deallocated: {deallocated}"
-    )
+    if unmap and not deallocated:
+        pytest.skip("nothing was deallocated, which does not show that nothing can be")
+    assert may_unmap == int(deallocated), f"it is {may_unmap}; deallocated: {deallocated}"

@@ -2,14 +2,11 @@
 
 import pytest
 
-from conformance.data import sectors
+from conformance.data import FAILED, sectors
 from harness.driver.interface import CANARY
 from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import CONFIG_FIELD, ID_LENGTH, LIFETIME, RequestType, Status, segment
 from harness.virtio.features import Feature
-
-FAILED = (Status.IOERR, Status.UNSUPP)
-"""Statuses of a request that breaks a rule, where the text prescribes none of the two."""
 
 MOST = 1 << 20
 """The most bytes of data that a test puts into one request."""

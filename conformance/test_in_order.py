@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from conformance.data import needed, sectors
+from conformance.data import FAILED, needed, sectors
 from conformance.waiting import trouble, until_completed
 from harness.diskspec import Fault
 from harness.driver.interface import Request
@@ -88,7 +88,9 @@ def check_order(used):
 def submit(ordered, disk, requests):
     """Make requests available on an idle queue, and return their tokens."""
     queue = disk.queues[0]
-    assert sum(map(descriptors, requests)) <= queue.size
+    count = sum(map(descriptors, requests))
+    if count > queue.size:
+        pytest.skip(f"the queue has {queue.size} descriptors, and this test uses {count}")
     if not ordered.packed:
         elements = struct.pack("<II", NOTHING, 0) * queue.size
         disk.driver.memory_write(queue.device + 4, elements)
@@ -109,7 +111,6 @@ def some_of_each(disk):
         IDENTITY,
         read(1),
         read(2, 4, writable=(512, 1, 511, 1024, 1)),
-        Request(99, receive=512),
         read(0, max(long // 2, 1)),
         read(2**40),
         IDENTITY,
@@ -140,7 +141,7 @@ def test_long_and_short_requests_are_used_in_order(ordered):
 def test_slow_and_failing_requests_are_used_in_order(ordered, fields):
     disk = ordered(**fields)
     disk.needs_sectors(9)
-    requests = some_of_each(disk)
+    requests = [Request(99, receive=512), *some_of_each(disk)]
 
     tokens = submit(ordered, disk, requests)
     seen = []
@@ -172,12 +173,11 @@ def test_requests_that_are_used_in_order_end_as_each_of_them_says(ordered):
     answers = {name: disk.send(request) for name, request in requests.items()}
     together = disk.driver.complete(submit(ordered, disk, list(requests.values())))
 
-    expected = {"unknown": Status.UNSUPP, "beyond": Status.IOERR}
-    statuses = {name: expected.get(name, Status.OK) for name in requests}
-    assert {name: answer.status for name, answer in answers.items()} == statuses
-    assert {
-        name: answer.status for name, answer in zip(requests, together, strict=True)
-    } == statuses
+    for ends in (answers, dict(zip(requests, together, strict=True))):
+        statuses = {name: answer.status for name, answer in ends.items()}
+        assert statuses.pop("unknown") == Status.UNSUPP
+        assert statuses.pop("beyond") in FAILED
+        assert set(statuses.values()) == {Status.OK}, statuses
     assert {answer.damage for answer in (*answers.values(), *together)} == {()}
     assert answers["read"].data == answers["read again"].data == sectors(16)[512:1024]
     assert answers["read back"].data == sectors(1, salt=50) + sectors(16)[9 * 512 : 10 * 512]

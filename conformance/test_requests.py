@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from conformance.data import needed, sectors, shortest
+from conformance.data import FAILED, needed, sectors, shortest
 from harness.diskspec import Fault
 from harness.report import clause, described, reads_only
 from harness.virtio.blk import RequestType, Status, segment
@@ -158,7 +158,7 @@ def test_a_discard_that_the_device_cannot_do_ends_with_ioerr(plug, kind, feature
 
 
 @described("5.2.4-P-06")
-def test_a_request_beyond_the_end_ends_with_ioerr_and_changes_nothing(plug):
+def test_a_request_beyond_the_end_fails_and_changes_nothing(plug):
     disk = plug()
     end = disk.driver.config().capacity
     disk.backing.write(end - 1, sectors(1))
@@ -169,8 +169,8 @@ def test_a_request_beyond_the_end_ends_with_ioerr_and_changes_nothing(plug):
     for sector, count in places:
         reading = disk.read(sector, count)
         writing = disk.write(sector, sectors(count, salt=50))
-        assert reading.status is Status.IOERR, hex(sector)
-        assert writing.status is Status.IOERR, hex(sector)
+        assert reading.status in FAILED, hex(sector)
+        assert writing.status in FAILED, hex(sector)
         assert (reading.damage, writing.damage) == ((), ())
     assert disk.backing.size == size
     assert disk.backing.read(0, end) == before

@@ -1,8 +1,12 @@
 """The model's process: it adds, resizes and removes disks on commands of the control channel.
 
-The channel is a socket. Each line is a JSON object `{"do": "add" | "resize" | "remove", "name":
-..., ...}`. The answer is an object with `error` if the command failed, and an empty one otherwise.
-The process ends when the channel closes.
+The channel is a socket. Each line is a JSON object `{"do": "add" | "resize" |
+"remove", "name": ..., ...}`, answered by one with `error` in it or without. The
+process ends when the channel does.
+
+With `--socket` it serves one disk over a raw file instead, as a back-end that somebody else runs:
+
+    python -m harness.model --socket /tmp/disk.sock --file disk.raw --whim signals-twice
 """
 
 from __future__ import annotations
@@ -17,13 +21,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.diskspec import DiskSpec, Fault
+from harness.diskspec import SECTOR, DiskSpec, Fault
 from harness.model.block import Block
 from harness.model.defects import DEFECTS
 from harness.model.loop import Loop
 from harness.model.pci.server import Connection as VfioUserConnection
 from harness.model.storage import Storage
 from harness.model.vhost import Connection as VhostUserConnection
+from harness.model.whims import WHIMS, reshaped
 from harness.model.zoned import ZonedBlock
 
 Connection = VhostUserConnection | VfioUserConnection
@@ -122,7 +127,7 @@ class Control:
         spec = DiskSpec(**words)
         storage = Storage(command["file"], spec.read_only, spec.faults, spec.unmap)
         try:
-            block = ZonedBlock(spec, storage) if spec.zoned else Block(spec, storage)
+            block = make_block(spec, storage)
             return Export(self._loop, command["socket"], block, CONNECT[command["way"]])
         except BaseException:
             storage.close()
@@ -134,9 +139,18 @@ class Control:
         self._loop.forget(self._link.fileno())
 
 
+def make_block(spec: DiskSpec, storage: Storage) -> Block:
+    """Return the device for a disk. ValueError for a `spec` that no device can be."""
+    return ZonedBlock(spec, storage) if spec.zoned else Block(spec, storage)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Serve disks until the control channel ends."""
     parser = argparse.ArgumentParser(prog="harness.model", description=__doc__)
+    way = parser.add_mutually_exclusive_group(required=True)
+    way.add_argument("--control", type=int, help="descriptor of the control channel")
+    way.add_argument("--socket", metavar="PATH", help="serve one disk on this UNIX socket")
+    parser.add_argument("--file", metavar="PATH", type=Path, help="the raw file behind that disk")
     parser.add_argument(
         "--control", type=int, required=True, help="descriptor of the control channel"
     )
@@ -147,11 +161,39 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="NAME",
         help="plant this defect; repeatable",
     )
+    parser.add_argument(
+        "--whim", action="append", default=[], metavar="NAME", help="have it; repeatable"
+    )
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     for name in options.defect:
         if name not in DEFECTS:
             parser.error(f"unknown defect {name!r}")
         DEFECTS[name].apply()
+    for name in options.whim:
+        if name not in WHIMS:
+            parser.error(f"no whim {name!r}")
+        WHIMS[name].apply()
     loop = Loop()
-    Control(loop, options.control)
-    loop.run()
+    if options.socket is None:
+        Control(loop, options.control)
+        loop.run()
+        return
+    if options.file is None:
+        parser.error("--socket needs --file")
+    serve(loop, options.socket, options.file, options.whim)
+
+
+def serve(loop: Loop, path: str, file: Path, whims: list[str]) -> None:
+    """Serve a disk over a raw file on a UNIX socket, until Ctrl-C."""
+    try:
+        spec = reshaped(DiskSpec(capacity=file.stat().st_size // SECTOR), whims)
+        storage = Storage(str(file), spec.read_only, spec.faults, spec.unmap)
+        export = Export(loop, path, make_block(spec, storage), CONNECT["vhost-user"])
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"harness.model: {error}") from None
+    try:
+        loop.run()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        export.close()

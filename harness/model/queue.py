@@ -140,11 +140,15 @@ class Queue:
         job = Job(self._taken, chain, Request(chain))
         self._taken += 1
         self._jobs.append(job)
-        due = self._throttle.turn() if self._block.takes_time(job.request) else 0.0
+        due = self.due(job.request)
         if due <= time.monotonic():
             self._finish(ring, job)
         else:
             self._loop.at(due, lambda: self._late(ring, job))
+
+    def due(self, request: Request) -> float:
+        """Return when a request may be done, by the monotonic clock (seconds)."""
+        return self._throttle.turn() if self._block.takes_time(request) else 0.0
 
     def _late(self, ring: Ring, job: Job) -> None:
         """Execute a throttled request at its time, if it is still to be done."""
@@ -163,8 +167,12 @@ class Queue:
             job.done = True
         for ready in self.ready(job):
             self._jobs.remove(ready)
-            ring.use(ready.chain, ready.length)
+            self.use(ring, ready)
         self._last = max(self._last, job.number)
+
+    def use(self, ring: Ring, job: Job) -> None:
+        """Put a request that is done into the used ring, or mark its descriptors used."""
+        ring.use(job.chain, job.length)
 
     def ready(self, job: Job) -> list[Job]:
         """Return the jobs that may be used now that `job` is done (virtio 6.2)."""

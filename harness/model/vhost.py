@@ -48,8 +48,6 @@ PATIENCE = 2.0
 """Longest time in which the rest of a message has to arrive, in seconds."""
 
 NO_FD = 1 << 8
-PROTOCOL_FEATURES = sum(feature.mask for feature in ProtocolFeature)
-
 Handler = Callable[[bytes, list[int]], bytes | None]
 
 
@@ -132,7 +130,9 @@ class Connection(Transport):
             FrontEndRequest.SET_VRING_KICK: self._set_vring_kick,
             FrontEndRequest.SET_VRING_CALL: self._set_vring_call,
             FrontEndRequest.SET_VRING_ERR: self._set_vring_err,
-            FrontEndRequest.GET_PROTOCOL_FEATURES: lambda payload, fds: U64.pack(PROTOCOL_FEATURES),
+            FrontEndRequest.GET_PROTOCOL_FEATURES: (
+                lambda payload, fds: U64.pack(self.protocol_features())
+            ),
             FrontEndRequest.SET_PROTOCOL_FEATURES: self._set_protocol_features,
             FrontEndRequest.GET_QUEUE_NUM: lambda payload, fds: U64.pack(len(self.device.queues)),
             FrontEndRequest.SET_VRING_ENABLE: self._set_vring_enable,
@@ -160,6 +160,10 @@ class Connection(Transport):
         if not features & FEATURE_PROTOCOL:
             for queue in self.device.queues:
                 queue.enabled = True
+
+    def protocol_features(self) -> int:
+        """Return the protocol features that the back-end offers."""
+        return sum(feature.mask for feature in ProtocolFeature)
 
     def _set_protocol_features(self, payload: bytes, fds: list[int]) -> None:
         (self._protocol,) = U64.unpack(payload)

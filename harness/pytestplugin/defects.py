@@ -1,4 +1,4 @@
-"""Options for devices with a planted defect: `--defect` and `--list-defects`."""
+"""Options for devices with a planted defect or a whim: `--defect`, `--whim` and their lists."""
 
 from __future__ import annotations
 
@@ -16,10 +16,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="plant this defect in the device of every --target; repeatable, the defects add up",
     )
     group.addoption("--list-defects", action="store_true", help="print the defects and exit")
+    group.addoption(
+        "--whim",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="give the device of every --target this legal variation; repeatable, they add up",
+    )
+    group.addoption("--list-whims", action="store_true", help="print the whims and exit")
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Print the defects if `--list-defects` is given."""
+    """Print the defects if `--list-defects` is given, the whims if `--list-whims` is."""
+    if config.option.list_whims:
+        from harness.model.whims import WHIMS
+
+        for whim in WHIMS.values():
+            breaks = f"; breaks {', '.join(whim.breaks)}" if whim.breaks else ""
+            print(f"{whim.name}  ({', '.join(whim.ways)}{breaks})\n    {whim.text}")
+        return 0
     if not config.option.list_defects:
         return None
     from harness.defects.catalogue import defects

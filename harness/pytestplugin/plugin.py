@@ -111,8 +111,9 @@ def _targets(config: pytest.Config) -> list[str]:
     Raise pytest.UsageError for an unknown one.
     """
     wanted: list[str] = config.option.target or []
-    if config.option.defect:
-        planted = "+".join(["", *config.option.defect])
+    if config.option.defect or config.option.whim:
+        whims = [f"whim:{name}" for name in config.option.whim]
+        planted = "+".join(["", *config.option.defect, *whims])
         wanted = [name + planted for name in wanted or ["guest-pci"]]
     user = config.stash[USER_TARGETS] = _user_targets(config)
     if wanted:

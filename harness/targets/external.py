@@ -140,6 +140,7 @@ class OwnedDisk(Plugged):
         self.plugged = True
         self._owner = owner
         self._host = host
+        self._resized = False
         self.driver = (BlockDriver if writes else ReadingDriver)(transport)
         self.spec = replace(
             spec,
@@ -160,15 +161,19 @@ class OwnedDisk(Plugged):
             raise LacksError(
                 f"cannot resize {self._owner}: the targets file names no `resize` command"
             )
+        self._resized = True
         self._host.resize(capacity)
 
     def unplug(self) -> None:
-        """Reset the device and close the driver."""
+        """Reset the device and give it back, with the capacity that it had."""
         self.plugged = False
         try:
             self.driver.close()
         except (DriverError, OSError) as error:
             raise TargetError(str(error)) from None
+        finally:
+            if self._resized and self._host.resize:
+                self._host.resize(self.spec.capacity)
 
 
 class OwnedTarget(Target):
@@ -209,7 +214,7 @@ class OwnedTarget(Target):
         self._refuse(
             field.name
             for field in fields(DiskSpec)
-            if field.name not in {*OFFERED, *ZONES, "queue_size", "zoned"}
+            if field.name not in {*OFFERED, *ZONES, "queue_size", "zoned", "read_only"}
             and getattr(spec, field.name) != getattr(default, field.name)
         )
         if self._disk and self._disk.plugged:
@@ -223,6 +228,9 @@ class OwnedTarget(Target):
                     for name, feature in OFFERED.items()
                     if getattr(spec, name) not in (None, bool(offered & feature.mask))
                 )
+                read_only = bool(offered & Feature.BLK_RO.mask)
+                if read_only != spec.read_only and (spec.read_only or writes):
+                    self._refuse(["read_only"])
                 disk = OwnedDisk(self.owner, transport, spec, writes, self._host)
                 zoned = _zoned(disk.driver)
                 if zoned != spec.zoned and (spec.zoned or (writes and zoned == "host-managed")):

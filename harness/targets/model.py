@@ -30,6 +30,7 @@ from harness.machine.monitor import LoopThread
 from harness.machine.process import Process
 from harness.machine.rundir import RunDir
 from harness.machine.storage_daemon import make_raw
+from harness.model.whims import reshaped
 from harness.targets.base import (
     Backing,
     DeviceIdentity,
@@ -65,8 +66,8 @@ class ModelProcess:
     Every method raises MachineError when the model refuses, is gone, or does not answer.
     """
 
-    def __init__(self, defects: Sequence[str] = ()) -> None:
-        """Start the process with these planted defects, given by name."""
+    def __init__(self, defects: Sequence[str] = (), whims: Sequence[str] = ()) -> None:
+        """`defects` are planted in it, and it has these `whims`, both by name."""
         with interrupt.shielded():
             self._dir = RunDir()
             cleanup.at_exit(self.stop)
@@ -81,6 +82,7 @@ class ModelProcess:
             self._thread = LoopThread("model")
             line = [sys.executable, "-m", "harness.model"]
             line += [word for name in defects for word in ("--defect", name)]
+            line += [word for name in whims for word in ("--whim", name)]
             with interrupt.shielded():
                 self._child = _Child(line, self._stderr, self._thread)
             self._child.qmp_socket.settimeout(ANSWER_DEADLINE)
@@ -280,13 +282,19 @@ class Model(Target):
     One process serves the whole run; if it dies, the next disk starts a new one.
     """
 
-    def __init__(self, defects: Sequence[str] = (), name: str = "model") -> None:
-        """`defects` are planted in the device, by name; `name` is one of `VARIANTS`."""
+    def __init__(
+        self, defects: Sequence[str] = (), name: str = "model", whims: Sequence[str] = ()
+    ) -> None:
+        """Make a target whose device has these defects and whims; `name` is one of `VARIANTS`.
+
+        Defects and whims are named as in `harness.model.defects` and `harness.model.whims`.
+        """
         self.name = name
         self._variant = VARIANTS[name]
         self.description = self._variant.description
         self.traits = self._variant.traits
         self._defects = defects
+        self._whims = whims
         self._process: ModelProcess | None = None
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
@@ -297,8 +305,8 @@ class Model(Target):
             if self._process and not self._process.alive():
                 self.close()
             if self._process is None:
-                self._process = ModelProcess(self._defects)
-            return ModelDisk(self._process, spec, self._variant)
+                self._process = ModelProcess(self._defects, self._whims)
+            return ModelDisk(self._process, reshaped(spec, self._whims), self._variant)
         except (MachineError, DriverError) as error:
             raise translated(error) from None
 

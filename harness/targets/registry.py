@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.defects.catalogue import defects
 from harness.defects.registers import REGISTER_DEFECTS
+from harness.model.whims import WHIMS
 from harness.targets import model, qtest
 from harness.targets.base import Progress, Target, TargetError
 from harness.targets.external import HostSide
@@ -16,6 +17,7 @@ from harness.targets.guest.target import Accelerator, GuestPci
 from harness.targets.guest.variants import Channel
 from harness.targets.host_pci import HostPci, checked_address
 from harness.targets.model import Model
+from harness.targets.owned_model import OwnedModel
 from harness.targets.qtest import QtestTarget
 from harness.targets.userfile import UserTarget, load
 from harness.targets.vfio_user import VfioUserSocket
@@ -27,14 +29,17 @@ VFIO_USER_PREFIX = "vfio-user:"
 PLANTED = "+"
 """Separator between the name of a target and the names of defects planted in its device."""
 
+WHIM = "whim:"
+"""Before the name of a whim of the device, where the name of a defect may stand."""
+
 
 @dataclass(frozen=True)
 class Settings:
     """Options of a run that concern its targets.
 
-    `qemu` is a path, None to search PATH; `boot_timeout` is in seconds. `destructive` allows writes
-    to what the user named. `defects` are planted in the device, by name. `clones` allows guests to
-    be cloned.
+    `qemu` is a path, None for the one on PATH; `boot_timeout` is in seconds.
+    `destructive` allows to write to what the user named. `defects` are planted
+    in the device, by name, which has these `whims`. `clones` says that guests may be cloned.
     """
 
     channel: Channel = "serial"
@@ -45,6 +50,7 @@ class Settings:
     progress: Progress = lambda line: None
     defects: tuple[str, ...] = ()
     clones: bool = True
+    whims: tuple[str, ...] = ()
 
 
 def _guest(name: str) -> Callable[[Settings], Target]:
@@ -70,7 +76,7 @@ def _qtest(name: str) -> Callable[[Settings], Target]:
 
 
 def _model(name: str) -> Callable[[Settings], Target]:
-    return lambda settings: Model(settings.defects, name)
+    return lambda settings: Model(settings.defects, name, settings.whims)
 
 
 _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {
@@ -81,6 +87,10 @@ _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {
     **{name: (variant.description, _qtest(name)) for name, variant in qtest.VARIANTS.items()},
     "vhost-user": (VhostUserDaemon.description, lambda settings: VhostUserDaemon()),
     **{name: (variant.description, _model(name)) for name, variant in model.VARIANTS.items()},
+    "owned-model": (
+        OwnedModel.description,
+        lambda settings: OwnedModel(settings.defects, settings.whims),
+    ),
 }
 
 
@@ -102,10 +112,9 @@ def load_targets(path: Path) -> dict[str, UserTarget]:
 def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Target]:
     """Return a function that makes the named target, with nothing started.
 
-    Raise TargetError if unknown.
-
-    `user` are the targets that the user defined. Names of defects to plant in the device may follow
-    the target's name, as in "qtest-pci+isr-not-cleared".
+    `user` are the targets that the user defined. A name may go on with the
+    defects that are planted in the device, and with its whims, like "qtest-pci+isr-not-cleared"
+    or "model+whim:signals-twice".
     """
     base, *planted = name.split(PLANTED)
     if planted and base in _MAKERS:
@@ -121,9 +130,14 @@ def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Tar
 
 
 def _defective(base: str, planted: list[str]) -> Callable[[Settings], Target]:
-    """Return a function that makes a built-in target whose device has these defects."""
-    known = {variant.name for variant in defects().values() if variant.can_be_on(base)}
-    for name in planted:
+    """Makes a target of ours whose device has defects and whims."""
+    whims = [name.removeprefix(WHIM) for name in planted if name.startswith(WHIM)]
+    names = [name for name in planted if not name.startswith(WHIM)]
+    _check_whims(base, whims)
+    # What the model can have, it can have as somebody else's device, too.
+    carrier = "model" if base == "owned-model" else base
+    known = {variant.name for variant in defects().values() if variant.can_be_on(carrier)}
+    for name in names:
         if name not in defects():
             raise TargetError(f"unknown defect {name!r}; --list-defects prints them all")
         if name not in known:
@@ -132,11 +146,27 @@ def _defective(base: str, planted: list[str]) -> Callable[[Settings], Target]:
             )
 
     def make(settings: Settings) -> Target:
-        target = _MAKERS[base][1](replace(settings, defects=tuple(planted)))
+        own = replace(settings, defects=tuple(names), whims=tuple(whims))
+        target = _MAKERS[base][1](own)
         target.name = PLANTED.join([base, *planted])
         return target
 
     return make
+
+
+def _check_whims(base: str, whims: list[str]) -> None:
+    """Raise TargetError for whims that a target cannot have, or not together."""
+    families: dict[str, str] = {}
+    for name in whims:
+        if name not in WHIMS:
+            raise TargetError(f"no whim {name!r}; --list-whims has them all")
+        whim = WHIMS[name]
+        if not any(base == way or base.startswith(f"{way}-") for way in whim.ways):
+            raise TargetError(f"{base} cannot have the whim {name}: {', '.join(whim.ways)} can")
+        if other := families.get(whim.family):
+            raise TargetError(f"the whims {other} and {name} exclude each other")
+        if whim.family:
+            families[whim.family] = name
 
 
 def _owned(device: str, name: str, definition: UserTarget) -> Callable[[Settings], Target]:

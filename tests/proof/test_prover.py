@@ -41,7 +41,7 @@ def test_a_defect_turns_its_own_tests_red_and_the_next_one_knows_nothing_of_it(
 
 def test_a_process_that_is_gone_is_one_line() -> None:
     gone = Prover(SUITE)
-    gone._process.kill()
+    gone._server._process.kill()
     try:
         with pytest.raises(ProofError, match=BLANKS):
             gone.prove(defects()[BLANKS])

@@ -38,10 +38,10 @@ def test_what_no_legal_driver_does_is_refused(
 
     assert main(["replay", str(script), "--target", "model"]) == 2
 
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith(f"vblk: {script}")
-    assert words in said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"vblk: {script}")
+    assert words in output.err
     assert said.err.count("\n") == 1
 
 
