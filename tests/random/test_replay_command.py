@@ -42,7 +42,7 @@ def test_what_no_legal_driver_does_is_refused(
     assert output.out == ""
     assert output.err.startswith(f"vblk: {script}")
     assert words in output.err
-    assert said.err.count("\n") == 1
+    assert output.err.count("\n") == 1
 
 
 def test_a_legal_script_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
