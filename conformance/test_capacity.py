@@ -53,9 +53,9 @@ def test_a_resize_is_announced_with_the_new_capacity(plug, factor):
 @clause("5.2.6.2-D-02")
 def test_each_of_several_resizes_is_announced_in_turn(plug):
     disk = plug()
-    before = disk.spec.capacity
+    initial = disk.spec.capacity
 
-    for capacity in (before + 8, before * 4, before // 4 or 1, before // 4 + 1, before):
+    for capacity in (initial + 8, initial * 4, initial // 4 or 1, initial // 4 + 1, initial):
         disk.resize(capacity)
         check_announced(disk, capacity)
 
@@ -63,12 +63,12 @@ def test_each_of_several_resizes_is_announced_in_turn(plug):
 @clause("5.2.6.2-D-02")
 def test_a_burst_of_resizes_ends_with_the_last_capacity_announced(plug):
     disk = plug()
-    capacity = disk.spec.capacity
+    initial = disk.spec.capacity
 
     for step in range(1, 21):
-        disk.resize(capacity + step)
+        disk.resize(initial + step)
 
-    check_announced(disk, capacity + 20)
+    check_announced(disk, initial + 20)
 
 
 def resized_under_load(disk):

@@ -205,11 +205,11 @@ def test_a_private_copy_has_the_contents_and_none_of_the_holes(tmp_path: Path) -
 def test_whatever_the_umask_is_others_cannot_read_a_template(tmp_path: Path, maker: Maker) -> None:
     before = os.umask(0)
     try:
-        renewed = maker.ensure(tmp_path / "new" / "templates")
+        template = maker.ensure(tmp_path / "new" / "templates")
     finally:
         os.umask(before)
 
-    for path in (renewed.saved.ram, made.saved.state):
+    for path in (template.saved.ram, template.saved.state):
         assert path.stat().st_mode & 0o777 == 0o600
-    for directory in (renewed.saved.ram.parent, tmp_path / "new" / "templates", tmp_path / "new"):
+    for directory in (template.saved.ram.parent, tmp_path / "new" / "templates", tmp_path / "new"):
         assert directory.stat().st_mode & 0o077 == 0
