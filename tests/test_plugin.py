@@ -37,8 +37,8 @@ def test_a_marker_that_says_nothing_is_refused(run, marker: str) -> None:
 @pytest.mark.parametrize(
     ("marker", "line"),
     [
-        ('@described("5.2.6-P-99")', "no clause '5.2.6-P-99' in *clauses/"),
-        ('@described("5.2.6", "IN reads")', "no clause '5.2.6' in *clauses/"),
+        ('@described("5.2.6-P-99")', "no statement '5.2.6-P-99' in *clauses/"),
+        ('@described("5.2.6", "IN reads")', "no statement '5.2.6' in *clauses/"),
         ('@described("2.4.1-D-01")', "2.4.1-D-01 is a statement of level MUST; use @clause"),
         ('@clause("5.2.6-P-07")', "5.2.6-P-07 is a statement of level described; use @described"),
     ],
