@@ -152,9 +152,6 @@ def main(arguments: list[str] | None = None) -> None:
     way.add_argument("--socket", metavar="PATH", help="serve one disk on this UNIX socket")
     parser.add_argument("--file", metavar="PATH", type=Path, help="the raw file behind that disk")
     parser.add_argument(
-        "--control", type=int, required=True, help="descriptor of the control channel"
-    )
-    parser.add_argument(
         "--defect",
         action="append",
         default=[],
@@ -162,7 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="plant this defect; repeatable",
     )
     parser.add_argument(
-        "--whim", action="append", default=[], metavar="NAME", help="have it; repeatable"
+        "--whim", action="append", default=[], metavar="NAME", help="activate this whim; repeatable"
     )
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     for name in options.defect:
@@ -171,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
         DEFECTS[name].apply()
     for name in options.whim:
         if name not in WHIMS:
-            parser.error(f"no whim {name!r}")
+            parser.error(f"unknown whim {name!r}")
         WHIMS[name].apply()
     loop = Loop()
     if options.socket is None:
