@@ -1,4 +1,4 @@
-"""Requests of every kind, each with what a device has to offer to answer it (virtio 5.2.6)."""
+"""Requests of every kind, each with the features that it needs (virtio 5.2.6)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness.virtio.features import Feature
 
 @dataclass(frozen=True)
 class Answer:
-    """Requests that go together, and what a disk needs for them.
+    """Requests that are sent together, and the features that a disk needs for them.
 
     With `reads` the disk holds `sectors(70)` at its start. `fields` are those of `DiskSpec`.
     """
@@ -115,19 +115,19 @@ BY_NAME |= {
 ANSWERS = pytest.mark.parametrize(
     "answer", [pytest.param(answer, id=name) for name, answer in BY_NAME.items()]
 )
-"""Runs a test with each of these."""
+"""Decorator that runs a test once for each entry of the list."""
 
 FAULTS = pytest.mark.parametrize(
     "faults",
     [pytest.param((), id="healthy"), pytest.param((Fault("read", 64),), id="read-error")],
 )
-"""Runs a test on a disk without a fault, and on one whose sector 64 cannot be read."""
+"""Decorator that runs a test on a disk without faults, and on a disk whose sector 64 fails."""
 
 
 def check_used_length(completion: Completion) -> None:
-    """Assert that a used length counts no byte that was not written (2.7.8.2-D-02).
+    """Assert that a used length counts only bytes that were written (2.7.8.2-D-02).
 
-    A device may count fewer than it has written, and the status byte alone.
+    A device may count fewer bytes than it has written, or only the status byte.
     """
     gap = completion.data.find(CANARY)
     written = len(completion.data) + 1 if gap < 0 else gap

@@ -1,4 +1,4 @@
-"""Test data: sectors with known contents, and buffers that nobody has written."""
+"""Test data: sectors with known contents, and contents of unwritten buffers."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def sectors(count: int, salt: int = 1) -> bytes:
 
 
 FAILED = (Status.IOERR, Status.UNSUPP)
-"""Statuses of a request that breaks a rule, where the text prescribes none of the two."""
+"""Statuses of a request that breaks a rule, if the specification demands neither of them."""
 
 
 def needed(completion: Completion, what: str) -> Completion:
     """Return a completion that is OK; skip the test if it is not.
 
-    For a request that a test uses as a tool: whether it has to succeed is for other tests.
+    For a request that a test only uses as a tool; other tests check that it succeeds.
     """
     if completion.status != Status.OK:
-        pytest.skip(f"{what} ended with status {completion.status!r}: there is nothing to look at")
+        pytest.skip(f"{what} ended with status {completion.status!r}: no result to check")
     return completion
 
 
 def shortest(limit: int | None, wanted: int) -> int:
-    """Return `wanted` sectors, or fewer where a limit of the device's is lower; 0 is no limit."""
+    """Return `wanted` sectors, or the limit if it is lower; a limit of 0 or None is no limit."""
     return min(wanted, limit) if limit else wanted
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness.targets import Disk
 
 both_rings = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
-"""Runs a test on a split and on a packed virtqueue, with `plug_ring`."""
+"""Decorator that runs a test on a split and on a packed virtqueue, for use with `plug_ring`."""
 
 UNKNOWN_TYPE = 99
 """An undefined request type: the device answers it without an access to its storage."""

@@ -19,7 +19,7 @@ def test_capacity_is_the_size_of_the_backing_file(plug, capacity):
 
 
 def check_announced(disk, capacity):
-    """Assert that the last change that the driver hears of is the one to `capacity` sectors.
+    """Assert that the last announced change is the change to `capacity` sectors.
 
     How often a change is announced is the device's to choose.
     """

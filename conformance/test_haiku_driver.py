@@ -23,7 +23,7 @@ from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
 
 CHUNK = 64 * 1024
-"""Bytes of an operation that uses a bounce buffer."""
+"""Size of an operation that uses the driver's bounce buffer, in bytes."""
 
 NOT_BLOCKED = 10.0
 """Seconds within which a request ends unless the disk is throttled."""
@@ -287,7 +287,7 @@ def test_a_resize_of_an_idle_disk_changes_its_media_once(plug, capacity):
 
 
 @clause("5.2.6.2-D-02")
-def test_every_one_of_many_resizes_is_heard(plug):
+def test_each_of_many_resizes_is_reported(plug):
     disk = plug(start=False, capacity=mib(8))
 
     with open_disk(disk.driver) as handle:
@@ -335,9 +335,9 @@ def under_load(disk, handle, resize):
 
 
 def need_announced(size, capacity):
-    """Skip unless the driver knew the new size in time, which 5.2.6.2-D-02 asks for."""
+    """Skip unless the driver knew the new size in time; the tests of 5.2.6.2-D-02 check that."""
     if size != capacity * SECTOR:
-        pytest.skip("the driver was not told of the resize while its request ran")
+        pytest.skip("the driver did not know the new size while its request ran")
 
 
 @described("5.2.4-P-06")

@@ -51,7 +51,7 @@ def map_queue(driver, index, vector):
 
 
 def start(disk, vectors):
-    """Reset the device and start it with its queues mapped to `vectors`; what they show.
+    """Start the device again with its queues mapped to `vectors`; return the registers' values.
 
     A vector is written before its queue is enabled, as 4.1.4.3.2 asks: a device may take it then.
     """

@@ -149,7 +149,7 @@ def notification(plug, with_data, features=None, **fields):
 
 
 def administration(driver):
-    """The indices of the administration virtqueues, where ADMIN_VQ was negotiated."""
+    """Return the indices of the administration virtqueues, if ADMIN_VQ was negotiated."""
     first = driver.register_read("admin_queue_index")
     return range(first, first + driver.register_read("admin_queue_num"))
 
@@ -246,7 +246,7 @@ SIZES = pytest.mark.parametrize("size", [4, 256, 1024])
 
 
 def queue_sizes(driver):
-    """The size of every queue, as it is after a reset."""
+    """Return the size of every queue after a reset."""
     driver.reset()
     for index in range(driver.register_read("num_queues")):
         driver.register_write("queue_select", index)
@@ -425,10 +425,10 @@ def test_queue_reset_and_queue_enable_show_a_queues_reset(plug):
     driver.queue_reset(0)
     after = driver.register_read("queue_reset"), driver.register_read("queue_enable")
     driver.queue_setup(0)
-    anew = driver.register_read("queue_reset"), driver.register_read("queue_enable")
+    enabled_again = driver.register_read("queue_reset"), driver.register_read("queue_enable")
 
     assert after == (0, 0)
-    assert anew == (0, 1)
+    assert enabled_again == (0, 1)
 
 
 @on("pci", "modern")

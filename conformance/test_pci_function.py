@@ -141,7 +141,7 @@ def vendor_data(driver):
 
 @clause("4.1.4.8.1-D-01")
 @reads_only
-def test_vendor_data_is_not_in_virtios_name(plug):
+def test_vendor_data_does_not_have_the_vendor_id_of_virtio(plug):
     driver = plug(start=False).driver
 
     for at, _ in vendor_data(driver):

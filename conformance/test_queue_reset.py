@@ -35,7 +35,7 @@ def reset(driver):
 
 @both_rings
 @clause("2.6.1.1.1-D-02", "2.6.1.2.1-D-01")
-def test_a_queue_that_was_reset_starts_anew_with_another_size(plug, packed):
+def test_a_queue_that_was_reset_starts_again_with_another_size(plug, packed):
     disk = plug_ring(plug, packed, extra=[Feature.RING_RESET])
     disk.backing.write(0, sectors(11))
     assert [disk.read(n).status for n in range(3)] == [Status.OK] * 3
@@ -49,7 +49,7 @@ def test_a_queue_that_was_reset_starts_anew_with_another_size(plug, packed):
 
 
 @clause("2.6.1.1.1-D-02")
-def test_with_event_idx_interrupts_of_a_queue_that_was_reset_start_anew(plug):
+def test_with_event_idx_interrupts_of_a_queue_that_was_reset_start_again(plug):
     disk = plug(extra=[Feature.RING_RESET, Feature.EVENT_IDX])
     driver = disk.driver
     for n in range(5):

@@ -67,7 +67,7 @@ def test_the_reset_of_a_queue_leaves_the_others_alone(plug):
     disk.driver.queue_reset(1)
     others = on_every_queue(disk, [0, 2, 3])
     disk.driver.queue_setup(1)
-    anew = on_every_queue(disk)
+    after = on_every_queue(disk)
 
     assert others == [12] * 3
-    assert anew == [18, 6, 18, 18]
+    assert after == [18, 6, 18, 18]

@@ -68,7 +68,7 @@ def test_a_resize_shows_in_the_isr_of_its_own_device(neighbours):
 
 @clause("4.1.4.5.1-D-03", "4.1.4.5.1-D-04")
 @on("guest", "pci")
-def test_both_are_served_and_neither_hears_of_the_other(neighbours):
+def test_both_devices_are_served_and_neither_gets_the_interrupt_of_the_other(neighbours):
     before = [disk.driver.interrupts() for disk in neighbours]
 
     for n in range(10):

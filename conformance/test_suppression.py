@@ -67,5 +67,5 @@ def test_requests_that_are_only_notified_of_when_asked_for_are_served(plug, extr
 
 @EXTRA
 @described("2.8.10-P-01")
-def test_requests_of_a_packed_ring_are_served_likewise(plug, extra):
+def test_requests_of_a_packed_ring_that_are_only_notified_of_when_asked_for_are_served(plug, extra):
     check_all_are_served(plug_suppressed(plug, extra, packed=True))

@@ -26,7 +26,7 @@ ERASES = {"secure_erase": True, "needs": [Feature.BLK_SECURE_ERASE]}
 
 
 @clause("5.2.6.2-D-13")
-def test_lifetime_is_offered_over_storage_that_tells_of_its_wear(plug):
+def test_lifetime_is_offered_over_storage_that_reports_its_wear(plug):
     disk = plug(lifetime=(1, 3, 7), start=False)
 
     assert "BLK_LIFETIME" in names(disk.driver.offered())

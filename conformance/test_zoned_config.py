@@ -39,7 +39,7 @@ def test_zoned_is_not_offered_through_a_legacy_interface(plug):
 
 @clause("5.2.5.2-D-06")
 @reads_only
-def test_a_host_aware_disk_can_be_had_without_zoned_and_shows_no_zones_then(plug):
+def test_a_host_aware_disk_is_usable_without_zoned_and_shows_no_zones(plug):
     disk = plug(zoned="host-aware", needs=[Feature.BLK_ZONED], without=[Feature.BLK_ZONED])
 
     assert disk.driver.status() & DeviceStatus.FEATURES_OK
@@ -59,7 +59,7 @@ def test_a_host_aware_disk_without_zoned_is_written_anywhere(plug):
 
 @clause("5.2.5.2-D-07")
 @reads_only
-def test_a_host_managed_disk_is_not_to_be_had_without_zoned(plug):
+def test_a_host_managed_disk_is_not_usable_without_zoned(plug):
     driver = plug(zoned="host-managed", start=False, needs=[Feature.BLK_ZONED]).driver
     rest = driver.offered() & ~(Feature.BLK_ZONED.mask | Feature.BLK_DISCARD.mask)
 
@@ -132,7 +132,7 @@ def test_zones_count_as_active_whatever_made_them_so(plug, state):
     open_at_once = zoned.config.max_open_zones or most
     *zones, other = zoned.empty(most + 1)
     for number, zone in enumerate(zones):
-        # What cannot be open beside the others is active as a closed zone.
+        # A zone that cannot be open in addition to the others is active as a closed zone.
         zoned.brought_to(state if number < open_at_once else ZoneState.CLOSED, zone)
 
     opened = zoned.open(other).status

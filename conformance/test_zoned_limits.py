@@ -136,7 +136,7 @@ def check_implicitly_opened(zoned, zone, active):
 
 
 @described("5.2.6-P-33")
-def test_implicitly_open_zones_make_room_or_are_in_the_way_but_never_too_many(plug):
+def test_a_write_beyond_the_open_limit_closes_another_zone_or_fails(plug):
     zoned = plug_zoned(plug, **OPEN_FIRST)
     most = zoned.limit("max_open_zones")
     active = zoned.config.max_active_zones
@@ -161,7 +161,7 @@ def test_implicitly_open_zones_make_room_or_are_in_the_way_but_never_too_many(pl
 
 @pytest.mark.parametrize("how", ["close", "finish", "reset", "fill"])
 @described("5.2.4-P-02")
-def test_an_open_zone_gives_its_place_to_another(plug, how):
+def test_a_zone_that_is_no_longer_open_does_not_count_as_open(plug, how):
     zoned = plug_zoned(plug, zone_sectors=256, **OPEN_FIRST)
     zones, other = use_up_open(zoned)
     if how == "fill":
@@ -179,7 +179,7 @@ def test_an_open_zone_gives_its_place_to_another(plug, how):
 
 @pytest.mark.parametrize("how", ["finish", "reset"])
 @described("5.2.4-P-01")
-def test_an_active_zone_gives_its_place_to_another(plug, how):
+def test_a_zone_that_is_no_longer_active_does_not_count_as_active(plug, how):
     zoned = plug_zoned(plug, **OPEN_FIRST)
     zones, other = use_up_active(zoned)
     if how == "finish":

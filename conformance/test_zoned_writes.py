@@ -112,10 +112,10 @@ def test_a_write_before_or_behind_the_write_pointer_is_refused(plug):
 
 
 @described("5.2.6-P-31")
-def test_a_write_that_ends_amid_a_granule_is_refused(plug):
+def test_a_write_that_ends_inside_a_granule_is_refused(plug):
     zoned = plug_zoned(plug, write_granularity=4096)
     if zoned.granule == 1:
-        pytest.skip("write_granularity is 512: no write ends amid a granule")
+        pytest.skip("write_granularity is 512: no write ends inside a granule")
     (zone,) = zoned.empty()
 
     for count in (1, zoned.granule + 1, 2 * zoned.granule - 1):
@@ -183,7 +183,7 @@ def test_a_range_across_two_zones_is_refused(plug, kind):
 
 
 @clause("5.2.6.2-D-27")
-def test_append_tells_where_the_data_is(plug):
+def test_append_returns_the_sector_of_the_data(plug):
     zoned = plug_zoned(plug)
     zoned.need_append(3 * zoned.granule)
     (zone,) = zoned.empty()

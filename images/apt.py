@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +50,11 @@ class Package:
 class Apt:
     """Access to the machine's package sources, with a private state in the directory `top`."""
 
-    def __init__(self, top: Path) -> None:
-        """Create the state. Raises ImageError without apt, OSError if `top` cannot be written."""
+    def __init__(self, top: Path, archive: str = "", suites: Sequence[str] = ()) -> None:
+        """Use the machine's sources, or `suites` of the archive at an address.
+
+        ImageError if this machine has no apt, OSError if `top` cannot be written.
+        """
         if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
             raise ImageError(
                 "apt-get and dpkg-deb not found: the guest image is made from Debian packages; "
@@ -64,6 +67,46 @@ class Apt:
         self._config = top / "apt.conf"
         self._config.write_text(_CONFIG.format(top=top))
         self._complaints = ""
+        if archive:
+            sources = top / "sources.list"
+            lines = (f"deb {archive} {suite} main\n" for suite in suites)
+            sources.write_text("".join(lines))
+            with self._config.open("a") as file:
+                file.write(f'Dir::Etc::SourceList "{sources}";\nDir::Etc::SourceParts "-";\n')
+
+    def archive(self) -> str:
+        """Return the address of the archive that this machine has Debian's packages from."""
+        self.refresh()  # apt names no source before it has its lists
+        form = "$(LABEL) $(COMPONENT) $(REPO_URI)"
+        listed = self._run(
+            "apt-get",
+            ["indextargets", "--format", form, "Created-By: Packages"],
+            _QUERY_DEADLINE,
+            check=False,
+        ).stdout
+        found = re.search(r"^Debian main (\S+)$", listed, re.MULTILINE)
+        if not found:
+            raise ImageError(
+                f"this machine's apt sources name no archive of Debian{self.complaint()}"
+            )
+        return found[1]
+
+    def closure(self, names: Iterable[str], suite: str, alone: bool) -> list[Package]:
+        """Return the named packages of a suite, with all that they depend on unless `alone`."""
+        wanted = list(names)
+        options = ["--simulate", "--no-install-recommends", "--target-release", suite]
+        told = self._run("apt-get", [*options, "install", *wanted], _QUERY_DEADLINE).stdout
+        chosen = dict(re.findall(r"^Inst (\S+) \((\S+) ", told, re.MULTILINE))
+        if alone:
+            chosen = {name: version for name, version in chosen.items() if name in wanted}
+        found = [
+            package
+            for package in self.offered(chosen)
+            if chosen.get(package.name) == package.version
+        ]
+        if missing := set(chosen) - {package.name for package in found}:
+            raise ImageError(f"{suite} does not describe {', '.join(sorted(missing))}")
+        return sorted(found)
 
     def refresh(self) -> None:
         """Fetch the package lists.

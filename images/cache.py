@@ -94,13 +94,13 @@ def ensure(progress: Progress | None = None) -> Image:
     say = progress or _silent
     key = content_key()
     cache = cache_dir()
-    with _one_line_errors(cache):
+    with one_line_errors(cache):
         try:
             return _load(cache, key)
         except (_DamagedError, FileNotFoundError):
             pass
         private_directory(cache)
-        with _exclusive(cache, say):
+        with exclusive(cache, say):
             try:
                 return _load(cache, key)  # another process may have built it meanwhile
             except FileNotFoundError:
@@ -118,9 +118,9 @@ def update(progress: Progress | None = None) -> None:
     """Write a lock file with the package versions that this machine's apt sources offer now."""
     say = progress or _silent
     cache = cache_dir()
-    with _one_line_errors(cache):
+    with one_line_errors(cache):
         private_directory(cache)
-        with _exclusive(cache, say):
+        with exclusive(cache, say):
             apt = Apt(cache / "apt")
             say("fetching package lists")
             apt.refresh()
@@ -217,14 +217,19 @@ def _build(cache: Path, key: str, say: Progress) -> None:
     say(f"guest image ready: {target}")
 
 
-def fetch(cache: Path, packages: list[Package], say: Progress) -> dict[str, Path]:
+def fetch(
+    cache: Path,
+    packages: list[Package],
+    say: Progress,
+    sources: Callable[[], Apt] | None = None,
+) -> dict[str, Path]:
     """Return the locked packages as files, from the cache or the archive, with checked hashes."""
     store = cache / "debs"
     private_directory(store)
     files = {package: store / f"{package.sha256}.deb" for package in packages}
     missing = [package for package in packages if not _is_intact(files[package], package)]
     if missing:
-        apt = Apt(cache / "apt")
+        apt = sources() if sources else Apt(cache / "apt")
         say("fetching package lists")
         apt.refresh()
         _check_offered(apt, missing)
@@ -269,7 +274,7 @@ def _digest(data: bytes) -> str:
 
 
 @contextlib.contextmanager
-def _exclusive(cache: Path, say: Progress) -> Iterator[None]:
+def exclusive(cache: Path, say: Progress) -> Iterator[None]:
     """Hold the lock of the cache; the kernel releases it when the process ends."""
     with (cache / "lock").open("a+") as file:
         deadline = time.monotonic() + BUILD_DEADLINE
@@ -297,7 +302,7 @@ def _exclusive(cache: Path, say: Progress) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_line_errors(cache: Path) -> Iterator[None]:
+def one_line_errors(cache: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -34,7 +34,7 @@ def test_clones_leave_nothing(
         assert before == after, line
 
 
-def test_a_descriptor_that_is_left_open_is_told(
+def test_a_descriptor_that_is_left_open_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[int] = []
@@ -51,7 +51,7 @@ def test_a_descriptor_that_is_left_open_is_told(
     assert after - before == len(left) - soak.WARM == 4
 
 
-def test_a_clone_that_fails_is_told(
+def test_a_clone_that_fails_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used = []

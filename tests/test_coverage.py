@@ -12,6 +12,7 @@ from harness.report import coverage
 from harness.report.results import Column, Result, Results, Row, Run, Test, Verdict
 from harness.virtio import catalogue
 from harness.virtio.catalogue import clauses
+from harness.virtio.sections import section_url
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,7 +55,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_text(
             "".join(
                 f"<!-- {part}: made by {coverage.MAKE} -->\n<!-- {part}: end -->\n"
-                for part in ("statements", "reasons", "totals", "verdicts", "runs")
+                for part in ("chapters", "statements", "reasons", "totals", "verdicts", "runs")
             )
         )
     monkeypatch.chdir(tmp_path)
@@ -89,9 +90,12 @@ def test_the_verdicts_of_runs_are_kept_and_shown(checkout: Path) -> None:
     assert [entry["sections"] for entry in kept] == [{"2.4.1": {"broken": 1, "kept": 1}}] * 2
     assert "| `qtest-pci` | qemu 10.0.2 | 1 | 0 | 0 | 0 | 1 | 0 |" in page
     assert "### qemu 7.2.22\n\n| section | `qtest-pci` |" in page
-    assert "| 2.4.1 | 1/2 1b |" in page
+    assert f"| [2.4.1]({section_url('2.4.1')}) | 1/2 1b |" in page
+    assert "| `qtest-pci` | qemu 7.2.22 | 1 | 0 | 1 | 0 | 4 |" in page
     readme = (checkout / coverage.README).read_text()
-    assert "| `qtest-pci` | qemu 7.2.22 | 1 | 0 | 1 | 0 | 4 |" in readme
+    assert (
+        "The 2 recorded runs have 2 passed tests, 0 expected failures, 2 failures and 0 skips."
+    ) in readme
     assert main(["matrix", "counts", "--check"]) == 0
 
 

@@ -1,7 +1,8 @@
-"""The documentation: links have a destination, and commands exist."""
+"""The documentation: links have a destination, commands exist, and quoted code is current."""
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 import shlex
@@ -15,9 +16,11 @@ import pytest
 
 from harness.cli.main import _parser, _shielded
 from harness.targets.registry import descriptions
+from harness.targets.userfile import load
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+README = ROOT / "README.md"
 PIPELINES = sorted((ROOT / "docs").rglob("*.yml"))
 
 PROGRAMS = ("pytest", "vblk", "tox")
@@ -177,3 +180,103 @@ def test_files_that_blocks_run_exist() -> None:
             if "." in Path(script).name:
                 continue  # a script of the reader's repository: ours have no suffix
             assert (ROOT / script).is_file(), f"{ids(path)}: there is no {script}"
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """Return the code blocks of a page in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page(path), re.S | re.M)
+
+
+def functions(source: str) -> dict[str, str]:
+    """Return name and text, with decorators, of each function at the top level of a source."""
+    lines = source.splitlines()
+    return {
+        node.name: "\n".join(lines[min(_begins(node)) - 1 : node.end_lineno])
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef)
+    }
+
+
+def _begins(node: ast.FunctionDef) -> list[int]:
+    return [node.lineno, *(decorator.lineno for decorator in node.decorator_list)]
+
+
+@cache
+def our_functions() -> dict[str, set[str]]:
+    """Return the texts of the functions of the suite and the model, by name."""
+    found: dict[str, set[str]] = {}
+    for folder in ("conformance", "harness/model"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for name, text in functions(page(file)).items():
+                found.setdefault(name, set()).add(text)
+    return found
+
+
+QUOTES = [
+    pytest.param(name, text, id=f"{ids(path)}-{name}")
+    for path in PAGES
+    for block in blocks(path, "python")
+    for name, text in functions(block).items()
+]
+
+
+@pytest.mark.parametrize(("name", "text"), QUOTES)
+def test_quoted_functions_are_as_in_their_files(name: str, text: str) -> None:
+    assert text in our_functions().get(name, set()), f"{name} differs from the file"
+
+
+def test_quotes_are_found_at_all() -> None:
+    assert len(QUOTES) >= 3
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if blocks(page, "toml")], ids=ids)
+def test_quoted_targets_files_are_valid(path: Path, tmp_path: Path) -> None:
+    for number, block in enumerate(blocks(path, "toml")):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(block, encoding="utf-8")
+        assert load(file)
+
+
+CHEAP = (
+    "pytest --list-targets",
+    "pytest --list-defects",
+)
+"""Commands on our pages that take a second or two and need nothing."""
+
+
+@pytest.mark.parametrize("command", CHEAP)
+def test_cheap_commands_work(command: str) -> None:
+    assert command.split() in [words for path in PAGES for words in commands(path)]
+
+    ran(command.split())
+
+
+def ran(words: list[str]) -> str:
+    """Run a pytest command in the checkout, assert its success, and return its output."""
+    answer = subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return answer.stdout
+
+
+def test_the_first_command_of_the_readme_prints_what_the_readme_shows() -> None:
+    shown = re.search(
+        r"^\$ \.venv/bin/(pytest .*)\n\[\.\.\.\]\n((?:.+\n)+)```$", page(README), re.M
+    )
+    assert shown, "README.md shows no run"
+
+    output = ran([*shown[1].split(), "-p", "no:cacheprovider"])
+
+    found = {without_count(line) for line in output.splitlines()}
+    expected = [without_count(line) for line in shown[2].splitlines()]
+    assert [line for line in expected if line not in found] == []
+
+
+def without_count(line: str) -> str:
+    """Return a line of a run's summary without its frame, its count and its duration."""
+    return re.sub(r"^\d+ passed in .*|\d+$", "", line.strip("= ")).rstrip()
+
+
+def test_the_readme_is_short() -> None:
+    assert len(page(README).splitlines()) <= 200

@@ -206,7 +206,7 @@ def test_what_a_recorded_deviation_does_to_the_disk_is_part_of_it(run) -> None:
         ("pass", "passed"),
     ],
 )
-def test_a_recorded_race_may_end_well(run, body: str, outcome: str) -> None:
+def test_a_recorded_race_may_pass(run, body: str, outcome: str) -> None:
     source = f'@clause("2.1.2-D-01")\ndef test_recorded(plug): plug(start=False); {body}\n'
     result = run(source, deviations=DEVIATION.replace("VERSIONS", ">=2") + "sometimes = true\n")
 
@@ -316,7 +316,7 @@ def test_a_test_that_writes_is_skipped_where_the_disk_is_not_ours(run) -> None:
     result.stdout.fnmatch_lines(["SKIPPED*] test_it.py:*: it is somebody's"])
 
 
-def test_what_turns_out_to_be_lacking_in_a_test_is_a_skip(run) -> None:
+def test_a_property_found_missing_during_a_test_is_a_skip(run) -> None:
     result = run(
         """
 from harness.targets import LacksError

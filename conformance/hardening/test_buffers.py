@@ -191,7 +191,7 @@ def test_an_indirect_table_that_contains_itself(victim):
 
 
 @hardening("2.7.5.3.1", "an indirect table although INDIRECT_DESC was not accepted")
-def test_indirect_that_was_not_agreed(victim):
+def test_indirect_that_was_not_negotiated(victim):
     disk = victim(indirect_desc=False)
     if disk.agreed_indirect():
         pytest.skip("the device offers INDIRECT_DESC although the test asked it not to")

@@ -172,7 +172,7 @@ def test_an_available_index_that_goes_back(victim):
 
 
 @hardening("2.7.6.1", "an available index that moves on with every notification, and no chains")
-def test_an_available_index_that_runs_away(victim):
+def test_an_available_index_that_keeps_jumping(victim):
     disk = victim()
     disk.lay(*disk.read())
 

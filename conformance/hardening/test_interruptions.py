@@ -28,7 +28,7 @@ def batch(disk, queue=1, type=RequestType.IN):
 
 @pytest.mark.parametrize("times", [1, 5], ids=["once", "again-and-again"])
 @hardening("2.4", "a reset with requests under way")
-def test_a_reset_with_requests_under_way(victim, times):
+def test_a_reset_with_requests_in_flight(victim, times):
     disk = victim(iops=SLOW)
 
     with disk.must_survive():
@@ -71,7 +71,7 @@ def test_many_resets(victim):
 
 @pytest.mark.parametrize("times", [1, 3], ids=["once", "again-and-again"])
 @hardening("2.6.1", "the reset of a queue with requests under way")
-def test_a_queue_reset_with_requests_under_way(registers, times):
+def test_a_queue_reset_with_requests_in_flight(registers, times):
     disk = registers(iops=SLOWER, needs=[Feature.RING_RESET])
 
     with disk.must_survive():
@@ -124,7 +124,7 @@ def test_a_queue_in_use_set_up_again(registers, size, reset):
 
 @pytest.mark.parametrize("capacity", [WITNESS + 8, 64 << 20], ids=["shrunk", "grown"])
 @hardening("5.2.5", "a resize with requests under way beyond the new end")
-def test_a_resize_with_requests_under_way(victim, capacity):
+def test_a_resize_with_requests_in_flight(victim, capacity):
     disk = victim(iops=SLOW)
 
     with disk.must_survive():
@@ -136,7 +136,7 @@ def test_a_resize_with_requests_under_way(victim, capacity):
 
 
 @hardening("5.2.5", "many resizes and resets under way")
-def test_resizes_and_resets_by_turns(victim):
+def test_alternating_resizes_and_resets(victim):
     disk = victim(iops=SLOW)
 
     with disk.must_survive():
@@ -147,7 +147,7 @@ def test_resizes_and_resets_by_turns(victim):
 
 
 @hardening("2.5.3", "the cache mode changed with every write")
-def test_the_cache_mode_changed_under_writes(victim):
+def test_the_cache_mode_changed_during_writes(victim):
     disk = victim(needs=[Feature.BLK_CONFIG_WCE], write_cache=True)
 
     with disk.must_survive():
@@ -170,7 +170,7 @@ def test_one_buffer_in_two_queues(victim):
 
 
 @hardening("2.7.13", "memory of a request that is written over while it is under way")
-def test_a_request_that_changes_under_way(victim):
+def test_a_request_that_changes_in_flight(victim):
     disk = victim(iops=SLOW)
     header, area, status = disk.read()
 

@@ -107,7 +107,7 @@ def test_a_chain_with_descriptors_of_another_round(victim, marks):
 
 
 @hardening("2.8.1", "a ring whose descriptors are available in both rounds, by turns")
-def test_a_ring_that_is_available_by_turns(victim):
+def test_a_ring_with_alternating_available_flags(victim):
     disk = victim(size=4)
     buffers = disk.read()
     disk.lay(*buffers)
@@ -226,7 +226,7 @@ def test_an_indirect_table_with_flags_of_a_ring(victim):
 
 @pytest.mark.parametrize("flags", [2, 3, 0xFFFF], ids=["one-descriptor", "reserved", "all-ones"])
 @hardening("2.8.14", "an event suppression area that makes no sense")
-def test_an_event_suppression_area_that_makes_no_sense(victim, flags):
+def test_an_invalid_event_suppression_area(victim, flags):
     disk = victim()
     disk.canaries.write(disk.ring.layout.driver, EVENT_SUPPRESSION.pack(0x7FFF, flags))
 

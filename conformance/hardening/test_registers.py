@@ -113,7 +113,7 @@ def test_writes_of_another_width(registers, width, value):
 
 @pytest.mark.parametrize("status", [0x10, 0x30, 0x40, 0x80, 0xFF, 0x04, 0x0B])
 @hardening("2.1.1", "device status written with reserved bits, or with bits taken back")
-def test_a_device_status_that_makes_no_sense(victim, status):
+def test_invalid_values_of_device_status(victim, status):
     disk = victim()
 
     with disk.must_survive():
@@ -146,7 +146,7 @@ def test_features_written_while_the_device_runs(victim):
 
 @pytest.mark.parametrize("size", [0, 1, 3, 1024, 1025, 32768, 0xFFFF])
 @hardening("2.6", "a virtqueue of a size that it cannot have")
-def test_a_queue_size_that_cannot_be(registers, size):
+def test_an_invalid_queue_size(registers, size):
     disk = registers()
     name = one_of(disk.driver, SIZE)
 
@@ -247,7 +247,7 @@ def through_window(driver, structure, offset, data):
 @pytest.mark.parametrize("bar", [0, 1, 4, 5, 255])
 @hardening("4.1.4.9.2", "the window in PCI configuration space over all that there is not")
 @on("pci")
-def test_the_window_where_nothing_is(registers, bar):
+def test_the_window_at_unused_addresses(registers, bar):
     disk = registers()
     driver = disk.driver
     window = capability(driver, CapType.PCI_CFG)
@@ -291,7 +291,7 @@ def test_vectors_that_do_not_exist(registers, vector):
 
 @hardening("4.1.2", "a device that may not master the bus any more")
 @on("pci")
-def test_bus_mastering_taken_away_under_a_request(registers):
+def test_bus_mastering_disabled_during_a_request(registers):
     disk = registers(iops=20)
     command = disk.driver.pci_read(4, 2)
     without = bytes([command[0] & ~4, command[1]])

@@ -48,7 +48,7 @@ def test_a_request_of_every_wrong_length(victim, type):
     "type", [RequestType.DISCARD, RequestType.WRITE_ZEROES, RequestType.SECURE_ERASE], ids=name
 )
 @hardening("5.2.6.1", "segments outside the disk, too large, too many, of wrong flags")
-def test_segments_that_make_no_sense(victim, type):
+def test_invalid_segments(victim, type):
     disk = victim(discard=True, write_zeroes=True)
     most, large = 2**64 - 1, 2**32 - 1
 

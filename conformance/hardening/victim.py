@@ -28,7 +28,7 @@ ARENA = 32 << 10
 """Bytes of memory for a test's buffers; unused bytes hold canaries."""
 
 QUEUES = 2
-"""A test breaks the rules on the first queue; the second shows if the device still works."""
+"""Number of queues. A test breaks the rules on the first; the second shows if the device works."""
 
 WITNESS = 100
 """A sector (512 bytes) with known data, which no test writes to."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-import images
+import images.foreign
 from harness.cli.errors import UsageError
 from harness.cli.means import say
 
@@ -27,4 +27,12 @@ def path(_: argparse.Namespace) -> int:
     if status.state != "built":
         raise UsageError(f"the guest image is {status.state}; build it: vblk image build")
     print(status.path)
+    return 0
+
+
+def foreign(arguments: argparse.Namespace) -> int:
+    """Unpack the programs of another Debian suite; print the directory with bin/ and root/."""
+    if arguments.update:
+        images.foreign.update(arguments.name, say)
+    print(images.foreign.ensure(arguments.name, say))
     return 0

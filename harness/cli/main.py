@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     matrix.add_parser(commands)
 
     parts = command("image", image.path, "the guest image").add_subparsers(
-        metavar="build|update|path", required=True
+        metavar="build|update|path|foreign", required=True
     )
     for name, run, text in (
         ("build", image.build, "build it if it does not exist, and print its directory"),
@@ -160,6 +160,13 @@ def _parser() -> argparse.ArgumentParser:
         ("path", image.path, "print its directory"),
     ):
         parts.add_parser(name, help=text, description=text).set_defaults(run=run)
+    text = "unpack programs of another Debian suite, and print their directory"
+    foreign = parts.add_parser("foreign", help=text, description=text)
+    foreign.set_defaults(run=image.foreign)
+    foreign.add_argument("name", metavar="NAME", help="qemu-11")
+    foreign.add_argument(
+        "--update", action="store_true", help="first lock the versions that the suite offers now"
+    )
 
     part = command(
         "doctor", doctor.doctor, "show what is installed, what is missing, and what installs it"

@@ -35,6 +35,7 @@ from harness.report.results import (
     made_of,
 )
 from harness.virtio.catalogue import clauses, section_order
+from harness.virtio.sections import section_url
 
 PAGE, SUMMARY, README = Path("docs/coverage.md"), Path("docs/coverage.json"), Path("README.md")
 
@@ -236,8 +237,33 @@ def statements_table(bound: Bound, names: Iterable[str], below: bool) -> list[st
         numbers = " | ".join(
             f"{number or ''}" for number in (part.statements, part.tested, part.reasoned)
         )
-        lines.append(f"| {part.name or '**all**'} | {numbers} | {part.described or ''} |")
+        name = section_link(part.name) if part.name else "**all**"
+        lines.append(f"| {name} | {numbers} | {part.described or ''} |")
     return lines
+
+
+def section_link(section: str) -> str:
+    """Return a section's number, linked to the specification."""
+    return f"[{section}]({section_url(section)})"
+
+
+def summary_line(bound: Bound, verdicts: Iterable[Verdicts]) -> str:
+    """Return the numbers of statements and of recorded results in two sentences."""
+    whole = group("", bound)
+    tests: Counter[Verdict] = Counter()
+    runs = 0
+    for run in verdicts:
+        runs += 1
+        tests.update(run.tests)
+    failed = tests[Verdict.BROKEN] + tests[Verdict.ERROR]
+    expected = tests[Verdict.DEVIATION] + tests[Verdict.ADVISORY]
+    return (
+        f"The suite tests {whole.tested} of {whole.statements} statements that bind a device, and"
+        f" {whole.described} behaviours that are described without MUST or SHOULD;"
+        f" {whole.reasoned} statements cannot be tested. The {runs} recorded runs have"
+        f" {tests[Verdict.KEPT]} passed tests, {expected} expected failures, {failed} failures and"
+        f" {tests[Verdict.SKIPPED]} skips."
+    )
 
 
 def totals_table(verdicts: Iterable[Verdicts]) -> list[str]:
@@ -292,7 +318,7 @@ def sections_tables(verdicts: Iterable[Verdicts]) -> list[str]:
         lines.append(f"| --- |{' --- |' * len(columns)}")
         for name in names:
             cells = " | ".join(_cell(Counter(target.sections.get(name, {}))) for target in columns)
-            lines.append(f"| {name} | {cells} |")
+            lines.append(f"| {section_link(name)} | {cells} |")
     return lines
 
 
@@ -327,14 +353,12 @@ def made(root: Path) -> dict[Path, str]:
                 for clause in clauses().values()
                 if clause.untested
             ],
+            "chapters": statements_table(bound, CHAPTERS, below=True),
             "totals": totals_table(verdicts),
             "verdicts": sections_tables(verdicts),
-        },
-        README: {
-            "statements": statements_table(bound, CHAPTERS, below=True),
-            "totals": totals_table(verdicts),
             "runs": runs_table(verdicts),
         },
+        README: {"totals": [summary_line(bound, verdicts)]},
     }
     texts = {}
     for name, parts in blocks.items():

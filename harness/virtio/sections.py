@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
+SPECIFICATION = "https://docs.oasis-open.org/virtio/virtio/v1.4/virtio-v1.4.html"
+"""The address of the specification."""
+
 NAMES = {
     "2": "Basic facilities",
     "2.1": "Device status",
@@ -114,3 +119,12 @@ def section_name(section: str) -> str:
             return NAMES[section]
         section = section.rpartition(".")[0]
     return ""
+
+
+def section_url(section: str) -> str:
+    """Return a link to a section of the specification.
+
+    Its headings have no anchors that follow from their numbers. So the link names the number as a
+    text fragment: a browser goes to its first occurrence, the entry in the table of contents.
+    """
+    return f"{SPECIFICATION}#:~:text={quote(section)}"

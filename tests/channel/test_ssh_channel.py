@@ -149,7 +149,7 @@ def test_a_key_the_guest_does_not_know(
         opened(key=stranger)
 
 
-def test_nobody_answers(opened: Opened) -> None:
+def test_a_socket_without_an_answer(opened: Opened) -> None:
     with pytest.raises(ChannelError, match=r"waited in vain for SSH at 127\.0\.0\.1:\d+"):
         opened(seconds=0.5)
 

@@ -183,7 +183,7 @@ def test_a_request_that_has_landed_leaves_its_queue() -> None:
     assert flight.queue.state().free_descriptors == 64
 
 
-def test_damage_is_told_by_its_address_whatever_was_written_before_it() -> None:
+def test_damage_is_reported_by_its_address() -> None:
     shared, flight = prepare(Request(0, receive=16))
     first = flight.buffers[1]
     shared.view(first.address, first.length)[:] = bytes(16)

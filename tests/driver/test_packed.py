@@ -235,7 +235,7 @@ def test_of_a_direct_chain_the_device_may_change_all(queue: PackedQueue) -> None
     assert queue.chain(queue.add(BUFFERS)) == b""
 
 
-def test_an_id_that_nobody_knows_is_one_descriptor(queue: PackedQueue) -> None:
+def test_an_unknown_id_counts_as_one_descriptor(queue: PackedQueue) -> None:
     device = Device(queue)
     heads = [queue.add(BUFFERS[:1]) for _ in range(3)]
     queue.publish(heads)

@@ -40,7 +40,7 @@ def test_the_line_is_raised_once_until_it_is_unmasked(
     assert function.take_interrupts(0) == 1
 
 
-def test_an_interrupt_whose_cause_was_read_first_is_still_told(
+def test_an_interrupt_whose_cause_was_read_first_is_still_reported(
     line: tuple[LinuxPci, Callable[[], int]],
 ) -> None:
     function, count = line

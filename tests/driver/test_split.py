@@ -184,7 +184,7 @@ def test_a_chain_that_ends_with_a_readable_buffer_ends_there(queue: SplitQueue) 
     assert [flags for _, _, flags, _ in descriptors(queue.chain(queue.add(BUFFERS[:1])))] == [0]
 
 
-def test_a_length_beyond_all_sense_is_told_as_it_is(queue: SplitQueue) -> None:
+def test_an_impossible_length_is_reported_unchanged(queue: SplitQueue) -> None:
     head = queue.add(BUFFERS)
     queue.publish([head])
     use(queue, head, 0xFFFF_FFFF)

@@ -166,7 +166,7 @@ def test_a_kick_is_wanted_if_the_descriptor_asked_for_became_available(memory: D
     assert [place for place, needed in wanted.items() if needed] == [5, 6, 7, 8, 9]
 
 
-def test_what_was_added_and_not_made_available_is_not_told(memory: DmaMemory) -> None:
+def test_an_added_chain_that_is_not_available_is_not_announced(memory: DmaMemory) -> None:
     packed = Packed(memory, event_idx=True)
     heads = [packed.queue.add(BUFFER * 3), packed.queue.add(BUFFER * 2)]
     packed.ask(RING_EVENT_FLAGS_DESC, 4)

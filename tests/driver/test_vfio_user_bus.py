@@ -1,4 +1,4 @@
-"""The vfio-user bus against servers that hang, hang up, or answer nonsense."""
+"""The vfio-user bus, with servers that hang, disconnect, or send invalid answers."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Answer = Callable[[int, int, bytes], bytes | None]
 
 
 def reply(ident: int, command: int, body: bytes = b"", flags: int = REPLY, error: int = 0) -> bytes:
-    """Return an answer as it goes over the socket."""
+    """Return the bytes of an answer on the socket."""
     return HEADER.pack(ident, command, HEADER.size + len(body), flags, error) + body
 
 
 def by_the_book(ident: int, command: int, body: bytes) -> bytes | None:
-    """Answer as a server of an empty PCI function does."""
+    """Answer like a server of an empty PCI function."""
     limits = json.dumps({"capabilities": {"max_msg_fds": 1}}).encode() + b"\0"
     bodies = {
         Command.VERSION: VERSION.pack(0, 1) + limits,
@@ -50,7 +50,7 @@ def by_the_book(ident: int, command: int, body: bytes) -> bytes | None:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[[Answer], str]]:
-    """Serve one client in a thread; `answer` returns bytes, or None to hang up."""
+    """Serve one client in a thread; `answer` returns bytes, or None to disconnect."""
     listeners: list[socket.socket] = []
     threads: list[threading.Thread] = []
 
@@ -83,7 +83,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[[Answer], str]]:
 
 
 def instead(at: Command, answered: Answer) -> Answer:
-    """Answer by the book but for one command."""
+    """Answer correctly, except for one command."""
     return lambda ident, command, body: (answered if command == at else by_the_book)(
         ident, command, body
     )

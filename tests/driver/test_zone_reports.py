@@ -37,7 +37,7 @@ def test_a_report_has_the_zones_that_it_counts() -> None:
     assert zones_of(report(1, FIRST, b"\xc5" * 64))[1] == zones_of(report(1, FIRST))[1]
 
 
-def test_a_count_beyond_the_descriptors_is_told() -> None:
+def test_a_count_beyond_the_descriptors_is_reported() -> None:
     count, zones = zones_of(report(9, FIRST, SECOND[:-1]))
 
     assert count == 9

@@ -68,7 +68,7 @@ class AFewTimes:
 # --- calls
 
 
-def test_hello_tells_of_the_guest(agent: Agent) -> None:
+def test_hello_describes_the_guest(agent: Agent) -> None:
     hello = agent.hello()
     assert hello["protocol"] == PROTOCOL
     assert hello["kernel"] == os.uname().release
@@ -196,7 +196,7 @@ def test_callbacks_run_while_no_call_is_made(driver: Driver, local: FakeDriver) 
     assert driver.config_changes() == [ConfigChange(8, 0), ConfigChange(8, 1)]
 
 
-def test_an_interrupt_that_cannot_be_serviced_is_told(
+def test_an_interrupt_that_cannot_be_serviced_is_reported(
     agent: Agent, driver: Driver, local: FakeDriver
 ) -> None:
     local.serviced_badly = True

@@ -37,7 +37,7 @@ def test_heads_double_where_the_blocks_outgrow_32_bits(blocks, sectors, heads):
 
 
 @given(st.integers(0, 2**55))
-def test_geometry_never_tells_of_more_blocks_than_there_are_and_loses_less_than_a_head(blocks):
+def test_geometry_never_has_more_blocks_than_the_disk_and_loses_less_than_a_head(blocks):
     sectors, cylinders, heads = compute_geometry_size(blocks)
 
     assert 0 <= sectors < 2**32

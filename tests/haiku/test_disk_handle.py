@@ -37,7 +37,7 @@ def test_media_status_is_read_and_cleared():
 
 
 @pytest.mark.parametrize("buffer", [None, bytearray(3)])
-def test_a_media_change_that_could_not_be_told_is_not_forgotten(buffer):
+def test_a_media_change_that_could_not_be_copied_is_kept(buffer):
     """Keep the status when the copy to the caller fails; Haiku's driver clears it."""
     device = DeviceModel()
     with open_disk(device) as disk:
@@ -118,7 +118,7 @@ def test_vector_icon_is_copied_where_there_is_room(room):
 
 
 @pytest.mark.parametrize("room", [-1, 0, 269])
-def test_vector_icon_tells_its_size_where_there_is_no_room(room):
+def test_vector_icon_returns_its_size_where_there_is_no_room(room):
     with open_disk(DeviceModel()) as disk:
         icon = DeviceIcon(room, bytearray(b"\xee" * 269))
         assert disk.ioctl(Ioctl.B_GET_VECTOR_ICON, icon, DEVICE_ICON_SIZE) is StatusT.B_OK

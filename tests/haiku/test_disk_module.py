@@ -61,7 +61,7 @@ def drive(manager, device):
     return module
 
 
-def test_disks_get_names_of_their_own_and_are_driven_beside_each_other():
+def test_disks_get_their_own_names_and_are_used_at_the_same_time():
     manager = DeviceManager()
     devices = [DeviceModel() for _ in range(3)]
     modules = [drive(manager, device) for device in devices]
@@ -113,7 +113,7 @@ def test_an_id_whose_name_is_taken_is_given_back():
     assert list(manager.devices) == ["disk/virtual/virtio_block/0/raw"]
 
 
-def test_generators_do_not_share_ids_and_know_what_they_gave_out():
+def test_generators_do_not_share_ids_and_remember_allocated_ids():
     manager = DeviceManager()
     assert (manager.create_id("a"), manager.create_id("b"), manager.create_id("a")) == (0, 0, 1)
     assert manager.free_id("a", 2) is StatusT.B_BAD_VALUE

@@ -86,7 +86,7 @@ def test_a_gift_over_the_end_of_a_region_counts_within_it(
     assert canaries.damage() == ""
 
 
-def test_a_region_that_is_renewed_is_nobodys_again(memory: Memory, canaries: GuardedMemory) -> None:
+def test_a_renewed_region_belongs_to_no_buffer(memory: Memory, canaries: GuardedMemory) -> None:
     address = canaries.fence("the fence", 64)
     canaries.give(address, 64)
     memory.memory_write(address, bytes(64))

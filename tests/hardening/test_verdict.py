@@ -67,7 +67,7 @@ def start(subjects: list[Subject], source: str, answers: bool = True) -> Subject
     return subjects[-1]
 
 
-def test_a_process_that_sleeps_is_well(subject: list[Subject]) -> None:
+def test_a_process_that_sleeps_is_not_judged(subject: list[Subject]) -> None:
     vitals = ProcessWatch([start(subject, SLEEPS).process])
 
     assert (vitals.crash(), vitals.growth()) == (None, None)
@@ -141,7 +141,7 @@ def test_a_process_that_ends_has_crashed_and_has_last_words(subject: list[Subjec
     assert judgement == Judgement(Fate.CRASHED, f"ended with {-signal.SIGKILL} / last words")
 
 
-def test_one_that_answers_nobody_is_given_the_time_to_end(subject: list[Subject]) -> None:
+def test_a_process_that_does_not_answer_gets_time_to_end(subject: list[Subject]) -> None:
     child = start(subject, "import time; time.sleep(0.5); raise SystemExit(3)", answers=False)
 
     judgement = ProcessWatch([child.process]).crash(within=20.0)
@@ -189,7 +189,7 @@ def test_a_process_that_does_not_answer_is_wedged(subject: list[Subject]) -> Non
     assert judgement and judgement.fate is Fate.WEDGED
 
 
-def test_somebody_elses_device_has_no_vitals() -> None:
+def test_a_device_of_the_user_has_no_watched_process() -> None:
     vitals = ProcessWatch(())
 
     assert [vitals.crash(), vitals.spin(), vitals.growth(), vitals.hung()] == [None] * 4

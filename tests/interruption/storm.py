@@ -1,7 +1,7 @@
-"""Interrupt runs at random moments, and check what they leave: `python storm.py --times 200`.
+"""Interrupt runs at random moments, and check their clean-up: `python storm.py --times 200`.
 
-Each try starts a run in a process group and a temporary directory of its own, sends it SIGINT,
-SIGTERM or SIGHUP, once or twice, or SIGKILL, and compares what is seen with what is promised.
+Each try starts a run in its own process group and temporary directory. It sends SIGINT, SIGTERM
+or SIGHUP, once or twice, or SIGKILL, and checks the promised clean-up.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STARTED = 120.0
 """Seconds until a run has its first run directory, on a busy host."""
 
 ENDED = 90.0
-"""Seconds from a signal to the end of the run, on a busy host; its waits have bounds below."""
+"""Seconds from a signal to the end of the run, on a busy host. Its own waits have lower limits."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -37,7 +37,7 @@ SUITE = ("conformance/test_requests.py", "conformance/test_status.py")
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command, and how long it runs from its first run directory on, in seconds."""
+    """A command, and its duration from its first run directory on, in seconds."""
 
     name: str
     command: tuple[str, ...]
@@ -82,7 +82,7 @@ class Outcome:
 
 
 def interrupt(scenario: Scenario, chance: random.Random, kill: bool = False) -> Outcome:
-    """Start the scenario, interrupt it at a random moment, and look what it leaves."""
+    """Start the scenario, interrupt it at a random moment, and check what it leaves behind."""
     with TemporaryDirectory(prefix="st-", dir="/tmp") as name:
         directory = Path(name)
         scratch = directory / "t"
@@ -168,7 +168,7 @@ def _troubles(
         troubles.append("a traceback")
     if "INTERNALERROR" in text:
         troubles.append("an internal error of pytest")
-    # A kill leaves processes a moment to die with it.
+    # After a kill, child processes need a moment to end.
     if left := _processes(str(directory / "t"), 10.0):
         troubles.append(f"processes: {left}")
     if killed:
@@ -203,7 +203,7 @@ def _reports(directory: Path, text: str) -> list[str]:
 
 
 def _processes(name: str, patience: float) -> list[str]:
-    """Return the command lines that name a directory, once none is left or patience is over."""
+    """Wait until no command line names the directory, and return those that remain."""
     deadline = time.monotonic() + patience
     while True:
         found = []
@@ -218,7 +218,7 @@ def _processes(name: str, patience: float) -> list[str]:
 
 
 def main() -> int:
-    """Run all tries; 1 if a promise was not kept."""
+    """Run all tries; return 1 if a promise was not kept."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=200, metavar="N")
     parser.add_argument("--seed", type=int, default=1, metavar="N")

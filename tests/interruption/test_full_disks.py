@@ -1,4 +1,4 @@
-"""A file system that is full, for temporary files or for the cache: one line, and all reports."""
+"""A full file system for temporary files or for the cache: one line says so, reports are whole."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytest_plugins = ["pytester"]
 def in_a_small_tmpdir(
     directory: Path, size: str, *command: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command with a TMPDIR of its own, a file system of that size."""
+    """Run a command whose TMPDIR is a file system of this size."""
     small = directory / "small"
     small.mkdir()
     script = f"mount -t tmpfs -o size={size} tmpfs {shlex.quote(str(small))} && exec " + shlex.join(
@@ -33,7 +33,7 @@ def in_a_small_tmpdir(
     )
     private = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "-r", "--mount"]
     if subprocess.run([*private, "true"], capture_output=True, timeout=DEADLINE).returncode:
-        pytest.skip("this machine lets nobody mount a file system of its own")
+        pytest.skip("this host does not allow user namespaces with their own file systems")
     return subprocess.run(
         [*private, "sh", "-c", script],
         cwd=ROOT,
@@ -62,7 +62,7 @@ def test_a_full_tmpdir_ends_the_run_with_one_line_and_all_reports(tmp_path: Path
 
 
 def test_guest_memory_needs_no_room_in_tmpdir(tmp_path: Path) -> None:
-    """Its 64 MiB are more than there is: a write to them was SIGBUS."""
+    """Use 64 MiB of memory, more than TMPDIR has; earlier a write to it ended with SIGBUS."""
     ended = in_a_small_tmpdir(
         tmp_path,
         "24m",
@@ -103,7 +103,7 @@ def test_a_device_that_has_no_room_is_not_accused(
 
 
 def test_a_cache_without_room_for_a_template_makes_guests_boot(tmp_path: Path) -> None:
-    """TemplateError is what a guest target boots after, instead of ending the run."""
+    """Boot a guest after a TemplateError, instead of ending the run."""
     saved = Saved(tmp_path / "ram", tmp_path / "state")
     config = MachineConfig(find_qemu(), memory=1 << 40)
 

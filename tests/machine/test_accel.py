@@ -100,14 +100,14 @@ def test_a_qemu_that_refuses_kvm_is_quoted(new_host: NewHost) -> None:
     assert "failed to initialize kvm" in chosen.reason
 
 
-def test_another_qemu_is_tried_anew(new_host: NewHost) -> None:
+def test_another_qemu_is_tried_again(new_host: NewHost) -> None:
     host = new_host("vblk# ")
     host.choose()
     host.choose(version_text="QEMU emulator version 99")
     assert host.trials == 2
 
 
-def test_a_damaged_cache_is_tried_anew(new_host: NewHost) -> None:
+def test_with_a_damaged_cache_the_trial_is_repeated(new_host: NewHost) -> None:
     host = new_host("vblk# ")
     host.choose()
     (host.cache / "accel.json").write_text('{"half')

@@ -317,7 +317,7 @@ def test_a_guest_that_does_not_let_go(machine: Machine, monkeypatch: pytest.Monk
 
 
 @both_ways
-def test_an_image_is_read_only_unless_told(
+def test_an_image_is_read_only_by_default(
     new_machine: NewMachine, tmp_path: Path, live: bool
 ) -> None:
     path = tmp_path / "with,comma.img"
@@ -387,7 +387,7 @@ def test_a_visitor_resizes(machine: Machine) -> None:
             visitor.resize(drive.name, 2**62)
 
 
-def test_nobody_to_visit(machine: Machine, tmp_path: Path) -> None:
+def test_no_guest_to_visit(machine: Machine, tmp_path: Path) -> None:
     with (
         pytest.raises(MachineError, match=r"no machine answers at .*gone"),
         visit(tmp_path / "gone"),

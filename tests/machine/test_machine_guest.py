@@ -39,7 +39,7 @@ class Shell:
         self._socket.close()
 
 
-def test_disks_come_and_go_and_a_panic_is_told(
+def test_disks_come_and_go_and_a_panic_is_reported(
     qemu: Qemu, new_machine: Callable[..., Machine]
 ) -> None:
     image = images.ensure()

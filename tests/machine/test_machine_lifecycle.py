@@ -141,7 +141,9 @@ def test_qemu_that_refuses_its_options_is_quoted(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV])
-def test_qemu_dying_in_a_command_is_told_at_once(machine: Machine, signum: signal.Signals) -> None:
+def test_the_end_of_qemu_during_a_command_is_reported_at_once(
+    machine: Machine, signum: signal.Signals
+) -> None:
     assert machine.pid
     os.kill(machine.pid, signal.SIGSTOP)  # the command is sent and never answered
     threading.Timer(0.2, os.kill, (machine.pid, signum)).start()

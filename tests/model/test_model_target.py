@@ -73,7 +73,7 @@ def test_what_a_reset_cancels_holds_nothing_up(target: Model) -> None:
     assert disk.driver.request(reads[0], timeout=5).status == Status.OK
 
 
-def test_a_process_that_has_died_is_told_and_replaced(target: Model) -> None:
+def test_a_process_that_has_died_is_reported_and_replaced(target: Model) -> None:
     disk = Disk(target.plug(DiskSpec()))
     disk.start()
     process = target._process

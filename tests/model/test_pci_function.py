@@ -1,4 +1,4 @@
-"""The model as a PCI function: registers, interrupts and resets, seen through vfio-user."""
+"""The model as a PCI function: registers, interrupts and resets, over vfio-user."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def prover() -> Iterator[Prover]:
     found.close()
 
 
-def test_a_defect_turns_its_own_tests_red_and_the_next_one_knows_nothing_of_it(
+def test_a_defect_fails_its_own_tests_and_does_not_affect_the_next_one(
     prover: Prover,
 ) -> None:
     first = prover.prove(defects()[BLANKS])

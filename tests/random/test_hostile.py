@@ -86,7 +86,7 @@ def test_a_device_that_died_is_a_crash_with_its_signal(example):
     assert "SIGSEGV" in found.what
 
 
-def test_a_device_that_answers_nobody_is_wedged(example):
+def test_a_device_that_does_not_answer_is_wedged(example):
     os.kill(example.session.disk.processes()[0].pid, signal.SIGSTOP)
     example.play(READ)
 

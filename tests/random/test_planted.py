@@ -118,7 +118,7 @@ def test_a_generation_that_stays_is_found(hunt):
     assert [type(step).__name__ for step in item.script] == ["Plug", "Start", "Resize"]
 
 
-def test_what_was_found_is_known_in_the_next_round_and_ends_nothing(hunt):
+def test_a_finding_of_an_earlier_round_is_known_and_ends_nothing(hunt):
     def spoil(driver):
         driver.config_generation = lambda: 7
 
@@ -143,7 +143,7 @@ def test_a_seed_finds_the_same_script_again(hunt):
     assert item.script == other.script
 
 
-def test_a_device_that_dies_is_a_finding_with_its_last_words(hunt):
+def test_a_device_that_dies_is_a_finding_with_its_last_messages(hunt):
     example = hunt.legal(DISK)
     example.play(Start(features=example.shape.required, sizes=(8,)))
     os.kill(example.session.disk._plugged.machine.pid, signal.SIGKILL)

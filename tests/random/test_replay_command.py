@@ -1,4 +1,4 @@
-"""`vblk replay` of scripts that make no sense: one line, and nothing is found."""
+"""The command `vblk replay` with invalid scripts: one line, and no finding."""
 
 from __future__ import annotations
 

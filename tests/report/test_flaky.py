@@ -22,7 +22,7 @@ def with_start(result) -> Results:
     return results
 
 
-def test_a_verdict_that_is_another_once_is_told_with_its_words() -> None:
+def test_a_verdict_that_differs_once_is_reported_with_its_message() -> None:
     runs = [with_start(kept()), with_start(broken("513")), with_start(kept())]
 
     assert flaky_results(runs) == [
@@ -60,7 +60,7 @@ def test_the_command_says_how_often_and_in_which_run(tmp_path: Path, capsys) -> 
     assert "2 runs" in capsys.readouterr().out
 
 
-def test_the_load_ends_with_its_block_and_with_whoever_made_it() -> None:
+def test_the_load_ends_with_its_block_and_with_its_parent() -> None:
     starter = "from harness.proof.alarms import *\nimport os\nwith load_on(2): os._exit(0)"
     with load_on(1):
         pass

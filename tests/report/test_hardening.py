@@ -145,7 +145,7 @@ DOCS = """\
 """
 
 
-def test_the_docs_have_them_by_target_and_know_when_they_are_old(
+def test_the_docs_list_them_by_target_and_detect_old_tables(
     run, pytester, capsys, monkeypatch
 ) -> None:
     run(ABOUT_THE_DEVICE, "--level", "hardening", "--matrix", "results.json")

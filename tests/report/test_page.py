@@ -13,7 +13,7 @@ from harness.report.page import rendered
 from harness.report.page.rows import LEAST, WHOLE
 from harness.report.results import Results, Row
 from harness.virtio.catalogue import clauses
-from harness.virtio.sections import NAMES, section_name
+from harness.virtio.sections import NAMES, SPECIFICATION, section_name, section_url
 
 VOID = {"meta", "input", "br", "link", "img", "hr"}
 
@@ -117,7 +117,8 @@ def test_a_page_asks_for_nothing_from_elsewhere(results: Results) -> None:
     ]
     assert policy is not None and policy.startswith("default-src 'none'; ")
     outside = {item["href"] for item in page.all("a") if not (item["href"] or "").startswith("#")}
-    assert outside == {"https://example.org/a/blob/abc/suite/test_a.py#L7"}
+    sections = {section_url(row.section) for row in results.rows.values()}
+    assert outside == {"https://example.org/a/blob/abc/suite/test_a.py#L7", *sections}
 
 
 def test_every_link_within_the_page_leads_somewhere(results: Results) -> None:
@@ -135,7 +136,8 @@ def test_a_source_that_is_not_on_the_web_is_no_link(results: Results, source: st
 
     page = Page(rendered(results))
 
-    assert all((item["href"] or "").startswith("#") for item in page.all("a"))
+    links = [item["href"] or "" for item in page.all("a")]
+    assert all(link.startswith(("#", SPECIFICATION)) for link in links)
     assert "suite/test_a.py, line 7" in "".join(page.texts["p"])
 
 

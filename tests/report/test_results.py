@@ -162,7 +162,7 @@ def test_with_several_targets_a_test_is_one_with_two_results(found) -> None:
     assert (lacking["verdict"], lacking["reason"]) == ("skipped", "it is somebody's")
 
 
-def test_a_record_of_a_deviation_that_is_gone_accuses_nobody(found) -> None:
+def test_a_record_of_a_deviation_that_is_gone_is_not_a_failure_of_the_device(found) -> None:
     document = found("@clause('2.4.1-D-01')\ndef test_deviates(plug): plug(start=False)\n")
 
     assert verdicts(document) == {"2.4.1-D-01": "error"}

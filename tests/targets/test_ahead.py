@@ -64,7 +64,7 @@ def test_the_next_one_starts_while_one_is_in_use() -> None:
     assert len(maker.made) == 3
 
 
-def test_the_one_that_nobody_took_is_ended_and_no_other() -> None:
+def test_only_the_machine_that_was_not_taken_is_ended() -> None:
     maker = Maker()
     ahead = new(maker)
     ahead.take()
@@ -75,7 +75,7 @@ def test_the_one_that_nobody_took_is_ended_and_no_other() -> None:
     assert [machine.stopped.is_set() for machine in maker.made] == [False, True]
 
 
-def test_one_given_back_ends_in_its_own_time_and_before_close_returns() -> None:
+def test_a_returned_machine_ends_before_close_returns() -> None:
     maker = Maker()
     ahead = new(maker)
     machine = ahead.take()
@@ -89,7 +89,7 @@ def test_one_given_back_ends_in_its_own_time_and_before_close_returns() -> None:
     assert machine.stopped.is_set()
 
 
-def test_one_that_does_not_start_is_told_to_who_takes_it() -> None:
+def test_a_failed_start_is_reported_to_the_caller_of_take() -> None:
     ahead = new(Maker(1))
     ahead.take()
 

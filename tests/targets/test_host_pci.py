@@ -84,7 +84,7 @@ def test_a_free_function_goes_through_vfio_where_there_is_an_iommu(
     assert complaint() == f"the kernel has not loaded {module}: modprobe {module}"
 
 
-def test_it_is_only_read_unless_told_otherwise(sysfs: Path) -> None:
+def test_the_disk_is_only_read_by_default(sysfs: Path) -> None:
     target = HostPci(ADDRESS)
     with pytest.raises(LacksError, match="only read; tests that write need --destructive"):
         target.plug(DiskSpec())
@@ -96,7 +96,7 @@ def test_it_is_only_read_unless_told_otherwise(sysfs: Path) -> None:
     target.check()
 
 
-def test_a_function_that_is_there_is_read_and_its_end_is_told(
+def test_a_function_is_read_and_its_end_is_reported(
     sysfs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Use a device of a QEMU with a halted CPU in place of the host's own device."""

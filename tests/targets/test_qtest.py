@@ -126,7 +126,7 @@ def test_each_completion_is_one_interrupt(target: QtestTarget) -> None:
 
 
 @pytest.mark.parametrize("suppressing", [False, True])
-def test_the_driver_asks_for_the_next_interrupt_if_told_to(
+def test_the_driver_asks_for_the_next_interrupt_if_configured(
     modern: QtestTarget, suppressing: bool
 ) -> None:
     driver = modern.plug(DiskSpec()).driver
@@ -140,7 +140,7 @@ def test_the_driver_asks_for_the_next_interrupt_if_told_to(
     assert driver.interrupts().queue == (5 if suppressing else 1)
 
 
-def test_the_driver_does_not_notify_a_device_that_asks_for_silence_if_told_to(
+def test_the_driver_does_not_notify_a_device_that_suppresses_it_if_configured(
     modern: QtestTarget,
 ) -> None:
     driver = modern.plug(DiskSpec()).driver
@@ -240,7 +240,7 @@ def test_disks_in_machines_started_ahead_are_like_any(name: str) -> None:
     assert processes() == before
 
 
-def test_a_qemu_that_dies_says_so_at_once(modern: QtestTarget) -> None:
+def test_the_end_of_qemu_is_reported_at_once(modern: QtestTarget) -> None:
     before = processes()
     disk = modern.plug(DiskSpec())
     disk.driver.start()

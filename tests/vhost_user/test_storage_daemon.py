@@ -260,7 +260,7 @@ def test_what_an_export_has_no_option_for_is_named(shared_daemon: StorageDaemon)
     assert not [node for node in shared_daemon.qmp("query-block-exports") if "700" in str(node)]
 
 
-def test_a_daemon_that_dies_in_the_middle_ends_the_wait_with_its_last_words(
+def test_a_daemon_that_dies_ends_the_wait_with_its_last_messages(
     attach: Attach,
 ) -> None:
     with StorageDaemon(find_storage_daemon()) as daemon:

@@ -70,7 +70,7 @@ def test_a_file_and_a_directory_are_no_sockets(tmp_path: Path) -> None:
     assert "is not a socket" in complaint(tmp_path)
 
 
-def test_nobody_listens(short_dir: Path) -> None:
+def test_a_socket_without_a_listener(short_dir: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(short_dir / "s"))
     assert "no process listens" in complaint(short_dir / "s")

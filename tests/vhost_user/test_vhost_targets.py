@@ -48,7 +48,7 @@ def test_a_disk_of_the_daemon_is_a_disk_like_any(target: VhostUserDaemon) -> Non
     target.check()
 
 
-def test_what_the_daemon_lacks_is_told_apart_from_trouble(target: VhostUserDaemon) -> None:
+def test_a_missing_option_of_the_daemon_differs_from_a_failure(target: VhostUserDaemon) -> None:
     with pytest.raises(LacksError, match="no option for a disk's serial"):
         target.plug(DiskSpec(serial="abc"))
     with pytest.raises(TargetError) as caught:
@@ -56,7 +56,7 @@ def test_what_the_daemon_lacks_is_told_apart_from_trouble(target: VhostUserDaemo
     assert not isinstance(caught.value, LacksError)
 
 
-def test_a_dead_daemon_is_told_and_replaced(target: VhostUserDaemon) -> None:
+def test_a_dead_daemon_is_reported_and_replaced(target: VhostUserDaemon) -> None:
     disk = Disk(target.plug(DiskSpec()))
     disk.start()
     daemon = target._daemon._running
@@ -73,7 +73,7 @@ def test_a_dead_daemon_is_told_and_replaced(target: VhostUserDaemon) -> None:
     assert again.read(0).status is Status.OK
 
 
-def test_somebody_elses_disk_is_only_read_unless_told_otherwise(export: Export) -> None:
+def test_a_disk_of_the_user_is_only_read_by_default(export: Export) -> None:
     target = VhostUserSocket(str(export.path))
     with pytest.raises(LacksError, match="without --destructive"):
         target.plug(DiskSpec())
@@ -101,7 +101,7 @@ def test_a_destructive_target_writes(export: Export) -> None:
     target.close()
 
 
-def test_somebody_elses_disk_is_as_it_is_and_one_at_a_time(export: Export) -> None:
+def test_a_disk_of_the_user_has_fixed_properties_and_is_used_once_at_a_time(export: Export) -> None:
     target = VhostUserSocket(str(export.path), destructive=True)
     with pytest.raises(LacksError, match="cannot provide capacity, read_only"):
         target.plug(DiskSpec(capacity=1, read_only=True))
@@ -118,7 +118,7 @@ def test_somebody_elses_disk_is_as_it_is_and_one_at_a_time(export: Export) -> No
     target.close()
 
 
-def test_a_feature_that_somebody_elses_device_offers_is_had(export: Export) -> None:
+def test_a_feature_that_a_device_of_the_user_offers_is_used(export: Export) -> None:
     target = VhostUserSocket(str(export.path), destructive=True)
     with pytest.raises(LacksError, match=r"cannot provide packed, discard:"):
         target.plug(DiskSpec(packed=True, discard=False, event_idx=True))
@@ -135,7 +135,7 @@ def test_a_path_without_a_back_end_is_one_line(tmp_path: Path) -> None:
     target.close()
 
 
-def test_a_back_end_that_hung_up_is_told(shared_daemon: StorageDaemon) -> None:
+def test_a_back_end_that_disconnected_is_reported(shared_daemon: StorageDaemon) -> None:
     export = shared_daemon.add_export(DiskSpec())
     target = VhostUserSocket(str(export.path), destructive=True)
     target.plug(DiskSpec())

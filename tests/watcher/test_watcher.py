@@ -70,7 +70,7 @@ class Shared:
         self.device = Memory([Shown(BASE, BASE, view)])
 
     def watched(self, rules: list[Rule], work: Callable[[], None], looks: int = LOOKS) -> Seen:
-        """Do `work` again and again while the watcher looks; return what it saw."""
+        """Repeat `work` while the watcher reads; return its observations."""
         for _ in range(64):
             work()  # every field has been written
         watcher = Watcher(self.fd, rules, looks, CHANGES)
@@ -92,15 +92,15 @@ def shared() -> Iterator[Shared]:
 
 
 def at(address: int, more: int = 0) -> int:
-    """Return the offset in the file."""
+    """Return the offset in the file for a bus address."""
     return address - BASE + more
 
 
 def check(seen: Seen) -> None:
-    """Assert that there was something to see, and nothing wrong."""
+    """Assert that the watcher saw changes and no bad value."""
     assert seen.bad == {}
     assert seen.looks >= LOOKS
-    assert seen.changes >= CHANGES, "the ring stood still"
+    assert seen.changes >= CHANGES, "the watcher saw no change of the ring"
 
 
 def split(shared: Shared, event_idx: bool) -> tuple[SplitQueue, SplitRing]:
@@ -177,7 +177,7 @@ def place(buffer: Buffer) -> tuple[int, int]:
 
 
 def chain_rules(name: str, offset: int, address: int, length: int, *halves: int) -> list[Rule]:
-    """Return the rules for a descriptor that is written again and again with the same values."""
+    """Return the rules for a descriptor that is written repeatedly with the same values."""
     return [
         Rule(f"{name} address", offset, 8, (address,)),
         Rule(f"{name} length", offset + 8, 4, (length,)),
@@ -261,7 +261,7 @@ def test_the_watcher_sees_what_pack_into_does_to_the_flags(shared: Shared) -> No
     table = memoryview(queue._ring)
 
     class Packing:
-        """Writes descriptors in the way of `struct.pack_into`, the flags with their old value."""
+        """Replacement of `struct.pack_into` that keeps the old flags of a descriptor."""
 
         def __init__(self) -> None:
             self._table = queue._table

@@ -177,11 +177,12 @@ class Connection:
         return self._handlers[command](body, fds)
 
     def _version(self, body: bytes, fds: list[int]) -> bytes:
-        major, _ = VERSION.unpack_from(body)
+        major, minor = VERSION.unpack_from(body)
         if major != MAJOR:
             raise RefusedError(f"version {major}", errno.ENOTSUP)
         limits = {"max_msg_fds": MAX_FDS, "max_data_xfer_size": MAX_TRANSFER, "pgsizes": 4096}
-        return VERSION.pack(MAJOR, MINOR) + json.dumps({"capabilities": limits}).encode() + b"\0"
+        agreed = VERSION.pack(MAJOR, min(minor, MINOR))
+        return agreed + json.dumps({"capabilities": limits}).encode() + b"\0"
 
     # --- the device
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from harness.report.page.words import BAD, code, labels, link, listed, many, tag, text, word
 from harness.report.results import ORDER, Result, Results, Row, Test, Verdict, proves, worst
-from harness.virtio.sections import section_name
+from harness.virtio.sections import section_name, section_url
 
 WHOLE = 16_000
 """Most characters of a failure's text on the page: its start and its end are shown."""
@@ -51,7 +51,8 @@ class Table:
                 yield (
                     f'<tbody data-s="{text(section)}"><tr class="s">'
                     f'<th scope="rowgroup" colspan="{len(self._results.columns) + 1}">'
-                    f"<span>{text(section)} {text(section_name(section))}</span></th></tr>"
+                    f"<span>{link(section_url(section), section)}"
+                    f" {text(section_name(section))}</span></th></tr>"
                 )
             yield self._row(row, row.id if row.kind == "catalogue" else f"s{number}")
         if section is not None:

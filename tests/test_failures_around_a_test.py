@@ -163,7 +163,7 @@ def test_after_killed_unnoticed(plug):
     assert run.leftovers() == []
 
 
-def test_bad_requests_and_resizes_are_told_and_the_guest_goes_on(directory: Path) -> None:
+def test_bad_requests_and_resizes_are_reported_and_the_guest_continues(directory: Path) -> None:
     run = Run(
         directory,
         """
