@@ -95,8 +95,8 @@ class Apt:
         """Return the named packages of a suite, with all that they depend on unless `alone`."""
         wanted = list(names)
         options = ["--simulate", "--no-install-recommends", "--target-release", suite]
-        told = self._run("apt-get", [*options, "install", *wanted], _QUERY_DEADLINE).stdout
-        chosen = dict(re.findall(r"^Inst (\S+) \((\S+) ", told, re.MULTILINE))
+        simulation = self._run("apt-get", [*options, "install", *wanted], _QUERY_DEADLINE).stdout
+        chosen = dict(re.findall(r"^Inst (\S+) \((\S+) ", simulation, re.MULTILINE))
         if alone:
             chosen = {name: version for name, version in chosen.items() if name in wanted}
         found = [

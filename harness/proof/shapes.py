@@ -284,6 +284,8 @@ def main() -> int:
             return
         words = f"{shape_run.passed} passed, {len(shape_run.wrong)} wrong, {shape_run.seconds:g} s"
         print(f"{shape_run.shape.target}: {words}", flush=True)
+        for line in wrong([shape_run]):
+            print(f"    {line}", flush=True)
 
     found = run(shapes, asked.suite, asked.jobs, each)
     lines, alarms = table(found), wrong(found)

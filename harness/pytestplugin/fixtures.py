@@ -9,6 +9,7 @@ import pytest
 
 from harness import interrupt
 from harness.diskspec import DiskSpec
+from harness.driver.errors import DeviceTimeoutError
 from harness.pytestplugin.bench import BENCHES, SPENT, USER_TARGETS, TargetRun, bench_of
 from harness.pytestplugin.workers import progress_of
 from harness.virtio.blk import ZonedModel
@@ -127,7 +128,7 @@ def _guest(_bench: TargetRun) -> Iterator[None]:
 @pytest.fixture
 def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Iterator[Plug]:
     """Make disks for this test, and unplug them after it."""
-    from harness.targets import Disk
+    from harness.targets import Disk, TargetError
 
     bench = _bench
     bench.failed = False
@@ -151,18 +152,44 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
         **fields: Any,
     ) -> Disk:
         __tracebackhide__ = True
-        disk = Disk(bench.plug(DiskSpec(**fields), writes, request.session))
+        try:
+            return ready(
+                DiskSpec(**fields),
+                start,
+                features,
+                (*needs, *extra),
+                mask(*extra),
+                mask(*without),
+                driver_queues,
+                driver_queue_size,
+            )
+        except DeviceTimeoutError as error:
+            # The test has not begun: this says nothing about its statement.
+            raise TargetError(f"the disk was not ready for the test: {error}") from None
+
+    def ready(
+        spec: DiskSpec,
+        start: bool,
+        features: int | None,
+        needs: tuple[Feature, ...],
+        extra: int,
+        without: int,
+        driver_queues: int,
+        driver_queue_size: int | None,
+    ) -> Disk:
+        __tracebackhide__ = True
+        disk = Disk(bench.plug(spec, writes, request.session))
         bench.disks.append(disk)
         offered = disk.driver.offered()
-        _need(offered, (*needs, *extra))
+        _need(offered, needs)
         if start:
-            about_zones = bool(disk.spec.zoned) or Feature.BLK_ZONED in {*needs, *extra}
+            about_zones = bool(disk.spec.zoned) or Feature.BLK_ZONED in needs
             maybe_aware = bool(offered & Feature.BLK_ZONED.mask) and not about_zones
             if extra or without or maybe_aware:
                 accepted = disk.driver.negotiate(features).accepted
                 if features is None and maybe_aware and _host_aware(disk):
                     accepted &= ~Feature.BLK_ZONED.mask
-                features = (accepted | mask(*extra)) & ~mask(*without)
+                features = (accepted | extra) & ~without
             disk.start(features, driver_queues, driver_queue_size)
         return disk
 

@@ -19,8 +19,8 @@ from harness.report import Statement, statement_of
 from harness.report.artifacts import keep
 from harness.report.deviations import Deviation, DeviationFileError, load
 from harness.report.failure import attach_evidence
-from harness.report.outcome import describe
-from harness.report.results import TARGET_ID, plain_node
+from harness.report.outcome import describe, is_error
+from harness.report.results import TARGET_ID, Verdict, plain_node
 from harness.report.verdict import judge
 from harness.virtio.catalogue import SPECIFICATION
 
@@ -266,7 +266,16 @@ def pytest_runtest_makereport(
         attach_evidence(report, error, bench.target, bench.disks)
         kept = keep(report, item, bench.name, bench.target, bench.disks)
     describe(report, item, call, excused, bench.description, kept)
+    if call.when == "call" and is_error(report):
+        item.user_properties.append(("verdict", Verdict.ERROR.value))
     return report
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Count a test that came to no verdict among the errors, not among the failures."""
+    if report.when == "call" and report.failed and is_error(report):
+        return "error", "E", "ERROR"
+    return None
 
 
 def _affecting(item: pytest.Item, bench: TargetRun) -> list[Deviation]:

@@ -13,7 +13,7 @@ import pytest
 
 from harness.driver.errors import DriverError
 from harness.report.results import Verdict
-from harness.report.verdict import ABOUT_THE_DEVICE
+from harness.report.verdict import about_the_device
 
 ATTRIBUTE = "conformance"
 
@@ -39,7 +39,7 @@ def describe(
     if excused:
         attributes["verdict"] = _excuse(attributes, *excused)
     elif report.failed:
-        about_device = call.when == "call" and isinstance(error, ABOUT_THE_DEVICE)
+        about_device = call.when == "call" and about_the_device(error)
         attributes["verdict"] = (Verdict.BROKEN if about_device else Verdict.ERROR).value
     if call.excinfo and not isinstance(error, pytest.skip.Exception):
         attributes["expected"] = _expected(item, call.excinfo)
@@ -47,6 +47,12 @@ def describe(
     elif report.failed:
         attributes["seen"] = _line(report.longreprtext)
     setattr(report, ATTRIBUTE, attributes)
+
+
+def is_error(report: pytest.TestReport) -> bool:
+    """Return whether a report that `describe` has seen says that the test came to no verdict."""
+    attributes: dict[str, Any] = getattr(report, ATTRIBUTE, {})
+    return attributes.get("verdict") == Verdict.ERROR.value
 
 
 def _excuse(attributes: dict[str, Any], kind: str, reason: str) -> str:

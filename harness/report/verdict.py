@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+from traceback import walk_tb
 
 import pytest
 
@@ -11,7 +13,22 @@ from harness.report.deviations import Deviation
 from harness.report.markers import Statement
 
 ABOUT_THE_DEVICE = (AssertionError, DeviceTimeoutError, FeaturesRefusedError)
-"""Failures that are about the device. Any other failure is an error of the harness."""
+"""Errors that can say something about the device; any other is trouble with the harness."""
+
+HARNESS = Path(__file__).parents[1]
+
+
+def about_the_device(error: BaseException | None) -> bool:
+    """Return whether what a test raised says something about the device.
+
+    An assertion of the harness itself, and a disk that was not ready for the test, do not.
+    """
+    if not isinstance(error, ABOUT_THE_DEVICE):
+        return False
+    if not isinstance(error, AssertionError):
+        return True
+    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    return not files or HARNESS not in Path(files[-1]).parents
 
 
 def judge(
@@ -32,7 +49,7 @@ def judge(
         if gone := [deviation for deviation in recorded if not deviation.sometimes]:
             _fail(report, gone)
         return None
-    if not report.failed or not isinstance(error, ABOUT_THE_DEVICE):
+    if not report.failed or not about_the_device(error):
         return None
     message = error.message if isinstance(error, DriverError) else str(error)
     for deviation in recorded:
