@@ -6,28 +6,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.driver.interface import Driver
-
-COMMAND = 0x04
-COMMAND_DECODE = 0x3
-"""The bits of the command register that enable decoding of I/O and memory accesses."""
-
-STATUS = 0x06
-STATUS_INTERRUPT = 1 << 3
-STATUS_CAPABILITIES = 1 << 4
-REVISION = 0x08
-HEADER_TYPE = 0x0E
-BAR_0 = 0x10
-BARS = 6
-IN_PORTS = 1
-SUBSYSTEM = 0x2E
-CAPABILITIES = 0x34
-INTERRUPT_PIN = 0x3D
-FIRST_CAPABILITY = 0x40
-
-CAP_MSIX = 0x11
-CAP_EXPRESS = 0x10
-EXTENDED = 0x100
-EXT_CAP_SR_IOV = 0x10
+from harness.virtio.pci import (
+    BAR_0,
+    BAR_64,
+    BAR_IO,
+    BAR_IO_FLAGS,
+    BAR_MEMORY_FLAGS,
+    BAR_TYPE,
+    BARS,
+    CAP_EXPRESS,
+    CAPABILITIES,
+    COMMAND,
+    COMMAND_DECODE,
+    EXTENDED,
+    HEADER_SIZE,
+)
 
 
 def pointers(driver: Driver) -> list[int]:
@@ -36,7 +29,7 @@ def pointers(driver: Driver) -> list[int]:
     The result ends early at a pointer into the header or at a pointer that occurred before.
     """
     found = [driver.pci_read(CAPABILITIES, 1)[0]]
-    while found[-1] >= FIRST_CAPABILITY and found[-1] not in found[:-1]:
+    while found[-1] >= HEADER_SIZE and found[-1] not in found[:-1]:
         found.append(driver.pci_read((found[-1] & ~3) + 1, 1)[0])
     return found
 
@@ -44,7 +37,7 @@ def pointers(driver: Driver) -> list[int]:
 def capabilities(driver: Driver) -> Iterator[tuple[int, int]]:
     """Yield the id and the offset of each capability."""
     for pointer in dict.fromkeys(pointers(driver)):
-        if pointer >= FIRST_CAPABILITY:
+        if pointer >= HEADER_SIZE:
             at = pointer & ~3
             yield driver.pci_read(at, 1)[0], at
 
@@ -69,7 +62,7 @@ def extended_capabilities(driver: Driver) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Bar:
-    """A BAR: in I/O space or not, the two bits of its memory type, and its size in bytes."""
+    """A BAR: in I/O space or not, its BAR_TYPE (0 in I/O space), and its size in bytes."""
 
     ports: bool
     type: int
@@ -89,12 +82,12 @@ def bars(driver: Driver) -> dict[int, Bar]:
     number = 0
     while number < BARS:
         low = masks[number]
-        ports = bool(low & IN_PORTS)
-        kind = 0 if ports else low >> 1 & 3
-        wide = kind == 2 and number + 1 < BARS
+        ports = bool(low & BAR_IO)
+        kind = 0 if ports else low & BAR_TYPE
+        wide = kind == BAR_64 and number + 1 < BARS
         if low:
             high = masks[number + 1] if wide else 0xFFFFFFFF
-            bits = high << 32 | low & ~(0x3 if ports else 0xF)
+            bits = high << 32 | low & ~(BAR_IO_FLAGS if ports else BAR_MEMORY_FLAGS)
             # The upper half of an I/O BAR may be wired to 0: its space has 64 KiB.
             size = -bits & (0xFFFF if ports else (1 << 64) - 1)
             found[number] = Bar(ports, kind, size)

@@ -204,6 +204,7 @@ def test_the_order_lasts_over_many_rounds_of_a_small_queue(ordered):
 @reads_only
 def test_the_order_lasts_around_the_end_of_the_largest_queue(ordered):
     disk = ordered()
+    disk.needs_descriptors(42)
     size = disk.queues[0].size
     # A device has an id at once, but has to use it after the slow read before it.
     requests = ([read(0, 64)] + [IDENTITY] * 6) * (size // 42)

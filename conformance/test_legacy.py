@@ -3,7 +3,6 @@
 import pytest
 
 from conformance.data import sectors
-from conformance.pcispace import BAR_0, IN_PORTS
 from harness.diskspec import Fault
 from harness.driver.errors import DriverError
 from harness.driver.interface import Request
@@ -11,7 +10,7 @@ from harness.report import clause, on, reads_only
 from harness.virtio.blk import CONFIG_FIELD, CONFIG_FIELDS, RequestType, Status
 from harness.virtio.device import BLOCK_DEVICE, DeviceStatus
 from harness.virtio.features import Feature, mask, names
-from harness.virtio.pci import LEGACY_PAGE
+from harness.virtio.pci import BAR_0, BAR_IO, DEVICE, LEGACY_PAGE, REVISION, SUBSYSTEM
 from harness.virtio.ring import AVAIL_F_NO_INTERRUPT, DESC_SIZE, avail_size, used_size
 
 WRITEBACK = CONFIG_FIELD["writeback"].offset
@@ -19,7 +18,7 @@ WRITEBACK = CONFIG_FIELD["writeback"].offset
 
 def transitional(driver):
     """Return the driver. Skip unless its device has a legacy interface: an I/O BAR 0."""
-    if not driver.pci_read(BAR_0, 1)[0] & IN_PORTS:
+    if not driver.pci_read(BAR_0, 1)[0] & BAR_IO:
         pytest.skip("the device has no legacy interface")
     return driver
 
@@ -39,9 +38,9 @@ def writeback(driver):
 def test_pci_ids_of_a_transitional_device(plug):
     driver = transitional(plug(start=False).driver)
 
-    device = int.from_bytes(driver.pci_read(2, 2), "little")
-    revision = driver.pci_read(8, 1)[0]
-    subsystem = int.from_bytes(driver.pci_read(0x2E, 2), "little")
+    device = int.from_bytes(driver.pci_read(DEVICE, 2), "little")
+    revision = driver.pci_read(REVISION, 1)[0]
+    subsystem = int.from_bytes(driver.pci_read(SUBSYSTEM, 2), "little")
 
     assert 0x1000 <= device <= 0x103F
     assert revision == 0
@@ -54,7 +53,7 @@ def test_the_legacy_header_is_in_the_ports_of_bar_0(plug):
     driver = plug(start=False).driver
     driver.reset()
 
-    assert driver.pci_read(BAR_0, 1)[0] & IN_PORTS
+    assert driver.pci_read(BAR_0, 1)[0] & BAR_IO
     assert driver.register_read("device_status") == 0
     driver.register_write("device_status", DeviceStatus.ACKNOWLEDGE)
     assert driver.register_read("device_status") == DeviceStatus.ACKNOWLEDGE

@@ -2,27 +2,26 @@
 
 import pytest
 
-from conformance.pcispace import CAP_MSIX, STATUS, STATUS_INTERRUPT, capabilities
+from conformance.pcispace import capabilities
 from conformance.waiting import let_pass, resize
 from harness.driver.errors import DriverError
 from harness.driver.interface import Request
 from harness.report import clause, on, reads_only
-from harness.virtio.blk import RequestType, Status
+from harness.virtio.blk import SECTOR, RequestType, Status
 from harness.virtio.device import DeviceStatus
-from harness.virtio.pci import NO_VECTOR
+from harness.virtio.pci import CAP_MSIX, MSIX_TABLE_SIZE, NO_VECTOR, STATUS, STATUS_INTERRUPT
 
 pytestmark = on("pci")
 
-TABLE_SIZE = 0x7FF
 QUEUES = 2
-READ = Request(RequestType.IN, 0, receive=512)
+READ = Request(RequestType.IN, 0, receive=SECTOR)
 
 
 def vectors_of(driver):
     """Return the number of MSI-X vectors; skip a device without MSI-X."""
     for kind, at in capabilities(driver):
         if kind == CAP_MSIX:
-            return (int.from_bytes(driver.pci_read(at + 2, 2), "little") & TABLE_SIZE) + 1
+            return (int.from_bytes(driver.pci_read(at + 2, 2), "little") & MSIX_TABLE_SIZE) + 1
     return pytest.skip("the device has no MSI-X capability")
 
 

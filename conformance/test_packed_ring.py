@@ -53,6 +53,8 @@ def suppress(disk, flags, off_wrap=0):
 @clause("2.8.18-D-01")
 def test_a_read_may_be_cut_anywhere(packed, indirect):
     disk = packed(needs=[Feature.INDIRECT_DESC] if indirect else [])
+    if not indirect:
+        disk.needs_descriptors(57)
     disk.backing.write(40, sectors(2))
 
     for header, area in (
@@ -72,6 +74,8 @@ def test_a_read_may_be_cut_anywhere(packed, indirect):
 @clause("2.8.18-D-01")
 def test_a_write_may_be_cut_anywhere(packed, indirect):
     disk = packed(needs=[Feature.INDIRECT_DESC] if indirect else [])
+    if not indirect:
+        disk.needs_descriptors(81)
     before, after = disk.backing.read(39, 1), disk.backing.read(42, 1)
 
     cuts = [(1040,), (15, 1025), (17, 1023), (1,) * 16 + (1024,), (16, 511, 513), (13,) * 80]
@@ -195,6 +199,8 @@ def test_the_used_length_covers_only_bytes_that_were_written(packed, answer):
 @described("2.8.21-P-01")
 def test_a_batch_is_used_chain_by_chain(packed):
     disk = packed()
+    disk.needs_sectors(32)
+    disk.needs_descriptors(16 * DESCRIPTORS)
     requests = [Request(RequestType.OUT, 2 * n, sectors(1, salt=n)) for n in range(16)]
 
     tokens = disk.driver.submit(requests)
@@ -244,6 +250,7 @@ def test_no_completion_interrupts_while_events_are_disabled(packed):
 def test_with_event_idx_the_interrupt_comes_at_the_descriptor_asked_for(packed):
     disk = packed(extra=[Feature.EVENT_IDX])
     disk.needs_sectors(5)
+    disk.needs_descriptors(5 * DESCRIPTORS)
     suppress(disk, RING_EVENT_FLAGS_ENABLE)
     assert disk.read(0).status is Status.OK
     disk.driver.wait_interrupt("queue", above=0)

@@ -3,14 +3,6 @@
 import pytest
 
 from conformance.data import sectors
-from conformance.pcispace import (
-    BAR_0,
-    IN_PORTS,
-    REVISION,
-    STATUS,
-    STATUS_INTERRUPT,
-    SUBSYSTEM,
-)
 from conformance.raw import RawRead
 from conformance.waiting import SOON, eventually, let_pass, resize, values_until_zero
 from harness.driver.interface import Request
@@ -18,12 +10,20 @@ from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import CONFIG_FIELDS, RequestType, Status
 from harness.virtio.features import Feature, mask
 from harness.virtio.pci import (
+    BAR_0,
+    BAR_IO,
     CAP,
     COMMON_REGISTERS,
+    DEVICE,
     ISR_CONFIG,
     ISR_QUEUE,
     MODERN_DEVICE_ID,
+    REVISION,
+    STATUS,
+    STATUS_INTERRUPT,
+    SUBSYSTEM,
     TRANSITIONAL_DEVICE_ID,
+    VENDOR,
     VENDOR_ID,
     CapType,
 )
@@ -46,7 +46,7 @@ def interrupt_pending(driver):
 @on("pci")
 @reads_only
 def test_pci_ids(plug):
-    identity = plug(start=False).driver.pci_read(0, 4)
+    identity = plug(start=False).driver.pci_read(VENDOR, 4)
 
     assert int.from_bytes(identity[:2], "little") == VENDOR_ID
     assert int.from_bytes(identity[2:], "little") in (MODERN_DEVICE_ID, TRANSITIONAL_DEVICE_ID)
@@ -55,7 +55,7 @@ def test_pci_ids(plug):
 def modern_only(plug):
     """Return the driver of a device without a legacy interface: without an I/O BAR 0."""
     driver = plug(start=False).driver
-    if driver.pci_read(BAR_0, 1)[0] & IN_PORTS:
+    if driver.pci_read(BAR_0, 1)[0] & BAR_IO:
         pytest.skip("the device has a legacy interface")
     return driver
 
@@ -64,7 +64,7 @@ def modern_only(plug):
 @on("pci")
 @reads_only
 def test_pci_device_id_without_a_legacy_interface(plug):
-    assert 0x1040 <= int.from_bytes(modern_only(plug).pci_read(2, 2), "little") <= 0x107F
+    assert 0x1040 <= int.from_bytes(modern_only(plug).pci_read(DEVICE, 2), "little") <= 0x107F
 
 
 @clause("4.1.2.1-D-05")

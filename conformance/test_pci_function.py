@@ -2,11 +2,20 @@
 
 import pytest
 
-from conformance.pcispace import (
+from conformance.pcispace import bars, capabilities, extended_capabilities, pointers
+from conformance.waiting import let_pass
+from harness.report import clause, described, on, reads_only
+from harness.virtio.blk import Status
+from harness.virtio.device import BLOCK_DEVICE
+from harness.virtio.features import Feature
+from harness.virtio.pci import (
+    BAR_64,
     BARS,
+    CAP_VENDOR,
     CAPABILITIES,
+    DEVICE,
     EXT_CAP_SR_IOV,
-    FIRST_CAPABILITY,
+    HEADER_SIZE,
     HEADER_TYPE,
     INTERRUPT_PIN,
     REVISION,
@@ -14,17 +23,10 @@ from conformance.pcispace import (
     STATUS_CAPABILITIES,
     STATUS_INTERRUPT,
     SUBSYSTEM,
-    bars,
-    capabilities,
-    extended_capabilities,
-    pointers,
+    VENDOR,
+    VENDOR_ID,
+    CapType,
 )
-from conformance.waiting import let_pass
-from harness.report import clause, described, on, reads_only
-from harness.virtio.blk import Status
-from harness.virtio.device import BLOCK_DEVICE
-from harness.virtio.features import Feature
-from harness.virtio.pci import CAP_VENDOR, VENDOR_ID, CapType
 
 pytestmark = on("pci")
 
@@ -37,7 +39,7 @@ REACHED = {CapType.COMMON_CFG, CapType.NOTIFY_CFG, CapType.ISR_CFG, CapType.DEVI
 def test_the_header_is_that_of_a_pci_function(plug):
     driver = plug(start=False).driver
 
-    assert int.from_bytes(driver.pci_read(0, 2), "little") != 0xFFFF
+    assert int.from_bytes(driver.pci_read(VENDOR, 2), "little") != 0xFFFF
     assert driver.pci_read(HEADER_TYPE, 1)[0] & 0x7F == 0
     assert driver.pci_read(INTERRUPT_PIN, 1)[0] <= 4
     assert driver.pci_read(STATUS, 1)[0] & STATUS_CAPABILITIES
@@ -47,7 +49,7 @@ def test_the_header_is_that_of_a_pci_function(plug):
 @reads_only
 def test_the_list_of_capabilities_is_aligned_and_ends(plug):
     driver = plug(start=False).driver
-    assert driver.pci_read(CAPABILITIES, 1)[0] >= FIRST_CAPABILITY
+    assert driver.pci_read(CAPABILITIES, 1)[0] >= HEADER_SIZE
 
     *places, end = pointers(driver)
 
@@ -59,7 +61,7 @@ def test_the_list_of_capabilities_is_aligned_and_ends(plug):
 @reads_only
 def test_bars_have_sizes_that_are_powers_of_two(plug):
     driver = plug(start=False).driver
-    before = driver.pci_read(0, 64)
+    before = driver.pci_read(0, HEADER_SIZE)
 
     found = bars(driver)
 
@@ -70,9 +72,9 @@ def test_bars_have_sizes_that_are_powers_of_two(plug):
             assert 4 <= bar.size <= 256, f"BAR {number}: {bar}"
         else:
             assert bar.size >= 16, f"BAR {number}: {bar}"
-            assert bar.type in (0, 2), f"BAR {number}: {bar}"
+            assert bar.type in (0, BAR_64), f"BAR {number}: {bar}"
             assert bar.type == 0 or number < BARS - 1, f"BAR {number} has no upper half"
-    assert driver.pci_read(0, 64) == before
+    assert driver.pci_read(0, HEADER_SIZE) == before
 
 
 @described("4.1.4-P-01")
@@ -91,7 +93,7 @@ def test_structures_lie_within_their_bars(plug):
 @reads_only
 def test_a_device_that_looks_transitional_has_both_interfaces(plug):
     driver = plug(start=False).driver
-    device = int.from_bytes(driver.pci_read(2, 2), "little")
+    device = int.from_bytes(driver.pci_read(DEVICE, 2), "little")
     looks = (
         0x1000 <= device <= 0x103F
         and driver.pci_read(REVISION, 1) == b"\0"

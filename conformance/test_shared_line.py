@@ -5,11 +5,8 @@ import pytest
 from conformance.waiting import eventually, let_pass, resize
 from harness.report import clause, on
 from harness.virtio.blk import Status
-from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
+from harness.virtio.pci import INTERRUPT_LINE, ISR_CONFIG, ISR_QUEUE, STATUS, STATUS_INTERRUPT
 
-INTERRUPT_LINE = 0x3C
-PCI_STATUS = 0x06
-INTERRUPT_PENDING = 1 << 3
 MOST = 5
 """The number of disks to search for a shared line. PCI has four lines, some boards have more."""
 
@@ -32,7 +29,7 @@ def neighbours(plug):
 
 
 def pending(disk):
-    return bool(disk.driver.pci_read(PCI_STATUS, 1)[0] & INTERRUPT_PENDING)
+    return bool(disk.driver.pci_read(STATUS, 1)[0] & STATUS_INTERRUPT)
 
 
 @clause("4.1.4.5.1-D-03", "4.1.4.5.1-D-04")

@@ -40,6 +40,8 @@ def used_flags(disk):
 @clause("2.7.4.1-D-01")
 def test_a_read_may_be_cut_anywhere(plug, indirect):
     disk = plug(needs=[Feature.INDIRECT_DESC] if indirect else [])
+    if not indirect:
+        disk.needs_descriptors(57)
     disk.backing.write(40, sectors(2))
 
     for header, area in (
@@ -60,6 +62,8 @@ def test_a_read_may_be_cut_anywhere(plug, indirect):
 @clause("2.7.4.1-D-01")
 def test_a_write_may_be_cut_anywhere(plug, indirect):
     disk = plug(needs=[Feature.INDIRECT_DESC] if indirect else [])
+    if not indirect:
+        disk.needs_descriptors(81)
     before, after = disk.backing.read(39, 1), disk.backing.read(42, 1)
 
     cuts = [(1040,), (15, 1025), (17, 1023), (1,) * 16 + (1024,), (16, 511, 513), (13,) * 80]
@@ -73,6 +77,7 @@ def test_a_write_may_be_cut_anywhere(plug, indirect):
 @clause("2.7.4.1-D-01")
 def test_the_segment_of_a_request_may_be_cut_anywhere(plug):
     disk = plug(needs=[Feature.BLK_WRITE_ZEROES])
+    disk.needs_descriptors(33)
     count = shortest(disk.driver.config().max_write_zeroes_sectors, 8)
     whole = sectors(8 + count + 8)
     expected = whole[: 8 * 512] + bytes(count * 512) + whole[(8 + count) * 512 :]
@@ -189,6 +194,8 @@ def test_the_used_length_is_there_when_the_used_index_moves(plug):
 @described("2.7.13-P-01")
 def test_a_batch_is_used_chain_by_chain(plug):
     disk = plug()
+    disk.needs_sectors(32)
+    disk.needs_descriptors(16 * 3)
     requests = [Request(RequestType.OUT, 2 * n, sectors(1, salt=n)) for n in range(16)]
 
     tokens = disk.driver.submit(requests)
@@ -239,6 +246,7 @@ def test_notifications_that_announce_nothing_do_no_harm(plug, extra):
 def test_without_event_idx_the_used_flags_are_0_or_1(plug, iops):
     disk = plug(iops=iops)
     disk.needs_sectors(8)
+    disk.needs_descriptors(8 * 3)
     tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512) for n in range(8)])
 
     seen = {used_flags(disk)}
@@ -254,6 +262,7 @@ def test_without_event_idx_the_used_flags_are_0_or_1(plug, iops):
 def test_with_event_idx_the_used_flags_are_0(plug, iops):
     disk = plug(iops=iops, extra=[Feature.EVENT_IDX])
     disk.needs_sectors(8)
+    disk.needs_descriptors(8 * 3)
     tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512) for n in range(8)])
 
     seen = {used_flags(disk)}
@@ -357,6 +366,7 @@ def test_with_event_idx_the_interrupt_comes_at_used_event(plug):
 def test_with_event_idx_used_event_may_be_in_the_middle_of_a_batch(plug):
     disk = plug(extra=[Feature.EVENT_IDX])
     disk.needs_sectors(10)
+    disk.needs_descriptors(10 * 3)
     set_used_event(disk, 5)
     assert disk.read(0).status is Status.OK
     let_pass()
@@ -372,6 +382,7 @@ def test_with_event_idx_used_event_may_be_in_the_middle_of_a_batch(plug):
 @reads_only
 def test_with_event_idx_the_interrupt_comes_where_the_index_wraps_around(plug):
     disk = plug(extra=[Feature.EVENT_IDX], without=[Feature.NOTIFICATION_DATA])
+    disk.needs_descriptors(64)
     driver = disk.driver
     requests = RingWrapper(disk)
     set_used_event(disk, 0xFFFF)

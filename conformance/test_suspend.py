@@ -281,9 +281,10 @@ def test_the_status_of_a_suspended_device_is_zero_after_a_reset(plug):
 def test_a_device_that_was_reset_while_suspended_works_again(plug):
     disk = plug(extra=[Feature.SUSPEND])
     disk.backing.write(5, sectors(1))
+    features = disk.driver.accepted()
     suspend(disk.driver)
 
     disk.driver.reset()
-    disk.start()
+    disk.start(features)
 
     assert disk.read(5).data == sectors(1)

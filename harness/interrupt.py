@@ -154,12 +154,13 @@ def alarm(seconds: float, message: str, pausable: bool = False) -> Iterator[None
         yield
         return
     alarm = _Alarm(time.monotonic() + seconds, message, pausable)
-    _state.alarms.append(alarm)
+    alarms = _state.alarms
+    alarms.append(alarm)
     _set_timer()
     try:
         yield
     finally:
-        _state.alarms.remove(alarm)
+        alarms.remove(alarm)
         _set_timer()
 
 

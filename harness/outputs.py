@@ -9,8 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import tempfile
 from pathlib import Path
+
+from harness.inputs import InputError, read_text
 
 
 def check_writable(path: Path) -> None:
@@ -58,6 +61,26 @@ def replace_text(path: Path, text: str) -> None:
     except BaseException:
         beside.unlink()
         raise
+
+
+MARKER = ".vblk-made"
+"""The file that says that a directory is ours, to be removed if its owner was killed."""
+
+
+def mark(directory: Path) -> None:
+    """Mark a directory as ours; its name is part of the mark, so that a copy has none."""
+    (directory / MARKER).write_text(f"made by vblk: {directory.name}\n", encoding="utf-8")
+
+
+def remove_leftovers(directory: Path, prefix: str) -> None:
+    """Remove directories that begin with a prefix and have our mark; others are left alone."""
+    for path in directory.glob(f"{prefix}*"):
+        try:
+            marked = read_text(path / MARKER) == f"made by vblk: {path.name}\n"
+        except InputError:
+            continue
+        if marked and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def reason(error: OSError) -> str:

@@ -32,10 +32,10 @@ Acquire::Languages "none";
 Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 Acquire::Retries "2";
-Dir::State "{top}/state";
-Dir::State::status "{top}/state/status";
-Dir::Cache "{top}/cache";
 """
+
+
+_FIRST_LINE = _CONFIG.partition("\n")[0]
 
 
 @dataclass(frozen=True, order=True)
@@ -65,7 +65,11 @@ class Apt:
         (top / "state/status").touch()
         self._top = top
         self._config = top / "apt.conf"
-        self._config.write_text(_CONFIG.format(top=top))
+        if self._config.exists() and not self._config.read_text().startswith(_FIRST_LINE):
+            raise ImageError(
+                f"{self._config} is a file of yours: set VBLK_CACHE to a directory for this alone"
+            )
+        self._config.write_text(_CONFIG)
         self._complaints = ""
         if archive:
             sources = top / "sources.list"
@@ -150,7 +154,14 @@ class Apt:
         *,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        command = [program, "-q", "-c", str(self._config), *arguments]
+        # On the command line, because apt's files have no way to write a quotation mark.
+        places = {
+            "Dir::State": self._top / "state",
+            "Dir::State::status": self._top / "state/status",
+            "Dir::Cache": self._top / "cache",
+        }
+        options = [word for name, path in places.items() for word in ("-o", f"{name}={path}")]
+        command = [program, "-q", "-c", str(self._config), *options, *arguments]
         environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
         try:
             done = subprocess.run(

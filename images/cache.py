@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -26,6 +27,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness.inputs import (
+    InputError,
+    MissingFileError,
+    WrongValueError,
+    build,
+    json_of,
+    read_text,
+)
+from harness.outputs import mark, remove_leftovers
 from images import lock, recipe, ssh
 from images.apt import Apt, Package
 from images.errors import ImageError, no_space
@@ -56,10 +66,11 @@ class Image:
 class Status:
     """The state of the cached image, determined without a build."""
 
-    state: Literal["built", "missing", "damaged"]
+    state: Literal["built", "missing", "damaged", "unusable"]
     path: Path  # where the image is or would be
     key: str
     size: int  # bytes on disk, 0 if missing
+    trouble: str = ""  # why a cache that is unusable cannot be read, in one line
 
 
 class _DamagedError(Exception):
@@ -135,13 +146,16 @@ def status() -> Status:
     key = content_key()
     cache = cache_dir()
     path = cache / "images" / key
-    size = sum(file.stat().st_size for file in path.glob("*"))
+    size = 0
     try:
+        size = sum(file.stat().st_size for file in path.glob("*"))
         _load(cache, key)
     except FileNotFoundError:
         return Status("damaged" if path.is_dir() else "missing", path, key, size)
-    except (_DamagedError, OSError):
+    except _DamagedError:
         return Status("damaged", path, key, size)
+    except OSError as error:
+        return Status("unusable", path, key, size, f"{error.strerror}: {error.filename}")
     return Status("built", path, key, size)
 
 
@@ -153,22 +167,18 @@ def _load(cache: Path, key: str) -> Image:
     """Return the cached image, after a check of all its bytes."""
     directory = cache / "images" / key
     try:
-        manifest = json.loads((directory / _MANIFEST).read_text())
-        release = str(manifest["kernel_release"])
-        files = {name: str(manifest["sha256"][name]) for name in ("vmlinuz", "initrd")}
-    except (ValueError, KeyError, TypeError):
+        manifest = _manifest(directory)
+    except (InputError, WrongValueError):
         raise _DamagedError(f"{_MANIFEST} is not readable") from None
-    for name, expected in files.items():
-        try:
-            actual = _sha256(directory / name)
-        except FileNotFoundError:
-            raise _DamagedError(f"{name} is missing") from None
-        if actual != expected:
+    for name in ("vmlinuz", "initrd"):
+        if not (directory / name).is_file():
+            raise _DamagedError(f"{name} is missing")
+        if _sha256(directory / name) != manifest.sha256.get(name):
             raise _DamagedError(f"{name} has changed since it was built")
     keys = cache / "keys"
     try:
         host_key = ssh.host_key_line(keys)
-        if _digest(ssh.overlay(keys)) != manifest["keys_sha256"]:
+        if _digest(ssh.overlay(keys)) != manifest.keys_sha256:
             raise _DamagedError("it was built with other SSH keys")
     except (OSError, ValueError, KeyError):
         raise _DamagedError("its SSH keys are not readable") from None
@@ -178,22 +188,48 @@ def _load(cache: Path, key: str) -> Image:
         key=key,
         kernel=directory / "vmlinuz",
         initrd=directory / "initrd",
-        kernel_release=release,
+        kernel_release=manifest.kernel_release,
         ssh_key=keys / ssh.CLIENT_KEY,
         ssh_host_key=host_key,
     )
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """The contents of `image.json`."""
+
+    kernel_release: str
+    sha256: dict[str, str]
+    keys_sha256: str
+
+
+def _manifest(directory: Path) -> _Manifest:
+    """Return an image's manifest. FileNotFoundError, or InputError or WrongValueError."""
+    path = directory / _MANIFEST
+    try:
+        return build(_Manifest, json_of(path, read_text(path)), extra=True)
+    except MissingFileError as error:
+        raise FileNotFoundError(errno.ENOENT, str(error), str(path)) from None
+
+
+def _is_image(directory: Path) -> bool:
+    """Return whether a directory is an image that we built, whatever the cache has beside it."""
+    try:
+        return bool(_manifest(directory))
+    except (OSError, InputError, WrongValueError):
+        return False
 
 
 def _build(cache: Path, key: str, say: Progress) -> None:
     """Build the image under a temporary name and rename it. The caller holds the lock."""
     images = cache / "images"
     private_directory(images)
-    for leftover in images.glob(".build-*"):  # of a killed process: the lock is ours
-        shutil.rmtree(leftover, ignore_errors=True)
+    remove_leftovers(images, ".build-")  # of a killed process: the lock is ours
     debs = fetch(cache, lock.read(lock.PATH), say)
     ssh.ensure_keys(cache / "keys")
     target = images / key
     with tempfile.TemporaryDirectory(prefix=".build-", dir=images) as name:
+        mark(Path(name))
         ready = Path(name) / "ready"
         ready.mkdir(0o700)
         release = recipe.build(debs, ready, say)
@@ -212,7 +248,7 @@ def _build(cache: Path, key: str, say: Progress) -> None:
             target.rename(Path(name) / "damaged")
         ready.rename(target)
     for other in images.iterdir():
-        if time.time() - other.stat().st_mtime > _UNUSED_AFTER:
+        if _is_image(other) and time.time() - other.stat().st_mtime > _UNUSED_AFTER:
             shutil.rmtree(other, ignore_errors=True)
     say(f"guest image ready: {target}")
 
@@ -295,6 +331,11 @@ def exclusive(cache: Path, say: Progress) -> Iterator[None]:
                     f"{BUILD_DEADLINE:.0f} s: end it, then try again"
                 )
             time.sleep(_POLL)
+        file.seek(0)
+        if not re.fullmatch(r"\d{0,10}\s?", file.read(16)):
+            raise ImageError(
+                f"{cache / 'lock'} is a file of yours: set VBLK_CACHE to a directory for this alone"
+            )
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from harness.inputs import InputError, WrongValueError, build, json_of, read_text
+from harness.outputs import replace_text
 from images import recipe
 from images.apt import Apt, Package
 from images.errors import ImageError
@@ -13,14 +16,18 @@ from images.errors import ImageError
 PATH = Path(__file__).parent / "packages.lock.json"
 
 
+@dataclass
+class _LockFile:
+    packages: list[Package]
+
+
 def read(path: Path) -> list[Package]:
     """Return the locked packages, by name. Raises ImageError for a missing or malformed file."""
     try:
-        listed = json.loads(path.read_text())["packages"]
-        return sorted(Package(item["name"], item["version"], item["sha256"]) for item in listed)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return sorted(build(_LockFile, json_of(path, read_text(path))).packages)
+    except (InputError, WrongValueError) as error:
         raise ImageError(
-            f"{path} can't be read ({type(error).__name__}: {error}): restore it, or make a new "
+            f"{path} can't be read ({error}): restore it, or make a new "
             "one with `vblk image update`"
         ) from None
 
@@ -31,7 +38,7 @@ def write(path: Path, packages: Sequence[Package]) -> None:
         {"name": package.name, "version": package.version, "sha256": package.sha256}
         for package in sorted(packages)
     ]
-    path.write_text(json.dumps({"packages": items}, indent=2) + "\n")
+    replace_text(path, json.dumps({"packages": items}, indent=2) + "\n")
 
 
 def resolve(apt: Apt) -> list[Package]:

@@ -6,6 +6,7 @@ they are in a second, small cpio archive after it, which the kernel unpacks over
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -49,6 +50,8 @@ def overlay(directory: Path) -> bytes:
 
 
 def _load(path: Path) -> Ed25519PrivateKey:
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
     key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
     if not isinstance(key, Ed25519PrivateKey):
         raise ValueError(f"{path} is not an ed25519 key")

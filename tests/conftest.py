@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from harness.machine.rundir import RunDir
 
 ROOT = Path(__file__).parent.parent
 
@@ -75,7 +78,7 @@ class OtherTarget(FakeTarget):
 
 
 harness.targets.registry.GuestPci = FakeTarget
-harness.targets.registry._MAKERS["other"] = ("another", lambda settings: OtherTarget())
+harness.targets.registry.register("other", "another", lambda settings: OtherTarget())
 """
 
 HEAD = """
@@ -90,6 +93,14 @@ def pytest_configure() -> None:
     """Restore the default action for Ctrl-C, which a shell sets to "ignore" in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A directory with a path short enough for the name of a UNIX socket."""
+    directory = RunDir()
+    yield directory.path
+    directory.remove()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import images
+from harness.outputs import MARKER, mark
 from images import cache, lock, recipe, ssh
 
 FORK = multiprocessing.get_context("fork")
@@ -141,12 +142,20 @@ def test_images_long_unused_are_removed_and_others_kept(small_image: Path) -> No
     old, recent = small_image / "images" / "old", small_image / "images" / "recent"
     old.mkdir(parents=True)
     recent.mkdir()
+    photos = small_image / "images" / "photos"  # the cache may be a directory of the user's
+    photos.mkdir()
+    for directory in (old, recent):
+        (directory / "image.json").write_text(
+            '{"kernel_release": "6.1", "sha256": {}, "keys_sha256": ""}'
+        )
     a_while_ago = time.time() - 31 * 24 * 3600
     os.utime(old, (a_while_ago, a_while_ago))
+    os.utime(photos, (a_while_ago, a_while_ago))
 
     images.ensure()
 
     assert not old.exists()
+    assert photos.exists()
     assert recent.exists()
 
 
@@ -260,3 +269,52 @@ def test_a_cache_that_cannot_be_made_is_one_clear_line(
 
     with pytest.raises(images.ImageError, match=r"can't be used.*set VBLK_CACHE"):
         images.ensure()
+
+
+def test_leftovers_of_a_killed_build_go_and_a_directory_of_the_user_stays(
+    small_image: Path,
+) -> None:
+    ours, theirs = (small_image / "images" / f".build-{name}" for name in ("ours", "theirs"))
+    for directory in (ours, theirs):
+        directory.mkdir(parents=True)
+        (directory / "file").write_text("")
+    mark(ours)
+    (theirs / MARKER).write_text((ours / MARKER).read_text())  # a copy has the wrong name
+
+    images.ensure()
+
+    assert not ours.exists()
+    assert (theirs / "file").exists()
+
+
+def test_a_lock_that_is_a_file_of_the_user_is_left_alone(small_image: Path) -> None:
+    small_image.mkdir(parents=True, exist_ok=True)
+    (small_image / "lock").write_text("my own notes")
+
+    with pytest.raises(images.ImageError, match="lock is a file of yours: set VBLK_CACHE"):
+        images.ensure()
+
+    assert (small_image / "lock").read_text() == "my own notes"
+
+
+@pytest.mark.parametrize("name", ["image.json", "vmlinuz", "initrd"])
+def test_a_fifo_or_a_directory_in_place_of_a_file_is_built_again(
+    small_image: Path, name: str
+) -> None:
+    path = images.ensure().kernel.with_name(name)
+    path.unlink()
+    os.mkfifo(path)
+    assert images.ensure().kernel.is_file()
+    path.unlink()
+    path.mkdir()
+
+    assert images.ensure().kernel.is_file()
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "{}", '{"kernel_release": 1}', "\ud800"])
+def test_a_damaged_manifest_is_built_again(small_image: Path, text: str) -> None:
+    path = images.ensure().kernel.with_name("image.json")
+    path.write_bytes(text.encode(errors="surrogatepass"))
+
+    assert images.status().state == "damaged"
+    assert images.ensure().kernel.is_file()

@@ -182,3 +182,41 @@ def test_the_lock_file_names_every_package_of_the_recipe() -> None:
     assert kernel.startswith("linux-image-")
     assert kernel.endswith("-cloud-amd64")
     assert all(len(package["sha256"]) == 64 for package in listed)
+
+
+@pytest.mark.parametrize("name", ['a "cache"', "it's", "a;b", "ca\u00e9 {top} %s"])
+def test_a_cache_may_have_any_name(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("VBLK_CACHE", str(tmp_path / name))
+    (tmp_path / name).mkdir()
+    package = archive.add("busybox-static", "2.0")
+
+    (deb,) = fetch([package]).values()
+
+    assert hashlib.sha256(deb.read_bytes()).hexdigest() == package.sha256
+
+
+def test_a_configuration_of_the_user_is_left_alone(archive: Archive) -> None:
+    theirs = images.cache_dir() / "apt" / "apt.conf"
+    theirs.parent.mkdir()
+    theirs.write_text("// mine")
+
+    with pytest.raises(images.ImageError, match="is a file of yours: set VBLK_CACHE"):
+        fetch([archive.add("busybox-static", "2.0")])
+
+    assert theirs.read_text() == "// mine"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 5000, "{}", '{"packages": {}}', '{"packages": [{"name": 1}]}', '{"packages": 3}'],
+)
+def test_a_damaged_lock_file_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "packages.lock.json"
+    path.write_text(text)
+
+    with pytest.raises(images.ImageError, match="can't be read") as caught:
+        lock.read(path)
+
+    assert str(caught.value).isprintable()

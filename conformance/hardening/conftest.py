@@ -48,9 +48,10 @@ def victim(plug: Callable[..., Any], kind: str, request: pytest.FixtureRequest) 
         *, needs: Iterable[Feature] = (), size: int | None = QUEUE_SIZE, **fields: Any
     ) -> Victim:
         packed = kind == "packed"
-        needs = [Feature.BLK_MQ, *needs, *([Feature.RING_PACKED] if packed else [])]
-        fields = {"queues": QUEUES, **({"packed": True} if packed else {}), **fields}
-        disk = plug(start=False, needs=needs, **fields)
+        needs = [*needs, *([Feature.RING_PACKED] if packed else [])]
+        fields = {**({"packed": True} if packed else {}), **fields}
+        prefer = {} if "queues" in fields else {"queues": QUEUES}
+        disk = plug(start=False, needs=needs, prefer=prefer, **fields)
         if not disk.driver.offered() & Feature.VERSION_1.mask:
             size = None  # the driver cannot choose the size of a legacy queue
         return Victim(disk, packed, record, size)

@@ -21,6 +21,7 @@ BATCH = 12
 
 def batch(disk, queue=1, type=RequestType.IN):
     """Submit BATCH requests on `queue`."""
+    disk.needs_second_queue()
     receive = SECTOR if type == RequestType.IN else 0
     data = b"" if receive else bytes(SECTOR)
     return disk.driver.submit([Request(type, 8 * n, data, receive) for n in range(BATCH)], queue)
@@ -159,6 +160,7 @@ def test_the_cache_mode_changed_during_writes(victim):
 @hardening("2.6", "one buffer in two queues")
 def test_one_buffer_in_two_queues(victim):
     disk = victim(iops=SLOW)
+    disk.needs_second_queue()
     buffers = disk.read()
 
     with disk.must_survive():

@@ -10,7 +10,7 @@ from harness.robustness.bad_addresses import end_of_memory, place, status_regist
 from harness.virtio.device import DeviceStatus
 from harness.virtio.mmio import LEGACY_REGISTERS as MMIO_LEGACY_REGISTERS
 from harness.virtio.mmio import REGISTERS as MMIO_REGISTERS
-from harness.virtio.pci import CAP, COMMON_REGISTERS, CapType
+from harness.virtio.pci import CAP, COMMAND, COMMAND_MASTER, COMMON_REGISTERS, CapType
 from harness.virtio.pci import LEGACY_REGISTERS as PCI_LEGACY_REGISTERS
 
 ALL_ONES = 0xFFFF_FFFF
@@ -293,12 +293,12 @@ def test_vectors_that_do_not_exist(registers, vector):
 @on("pci")
 def test_bus_mastering_disabled_during_a_request(registers):
     disk = registers(iops=20)
-    command = disk.driver.pci_read(4, 2)
-    without = bytes([command[0] & ~4, command[1]])
+    command = disk.driver.pci_read(COMMAND, 2)
+    without = bytes([command[0] & ~COMMAND_MASTER, command[1]])
 
-    with disk.must_survive(mend=lambda: disk.driver.pci_write(4, command)):
+    with disk.must_survive(mend=lambda: disk.driver.pci_write(COMMAND, command)):
         disk.send(*disk.read())
-        disk.driver.pci_write(4, without)
+        disk.driver.pci_write(COMMAND, without)
         disk.kick()
 
 
@@ -396,6 +396,7 @@ def test_a_used_ring_on_the_status_register(registers, back):
 @hardening("2.6", "two virtqueues with the same rings")
 def test_two_queues_with_the_same_rings(registers):
     disk = registers()
+    disk.needs_second_queue()
     one_of(disk.driver, ENABLE)
 
     with disk.must_survive():

@@ -28,7 +28,8 @@ ARENA = 32 << 10
 """Bytes of memory for a test's buffers; unused bytes hold canaries."""
 
 QUEUES = 2
-"""Number of queues. A test breaks the rules on the first; the second shows if the device works."""
+"""Number of queues. A test breaks the rules on the first; the second, where there is one, shows if
+the device works."""
 
 WITNESS = 100
 """A sector (512 bytes) with known data, which no test writes to."""
@@ -46,7 +47,10 @@ Record = Callable[[Judgement], None]
 
 
 class Victim:
-    """A disk with two virtqueues; the test writes the first one itself (`ring`)."""
+    """A disk with two virtqueues, or one; the test writes the first one itself (`ring`).
+
+    With one virtqueue, only a reset shows if the device still works.
+    """
 
     ring: Ring
     canaries: GuardedMemory
@@ -59,9 +63,25 @@ class Victim:
         self._queue_size = queue_size
         self._record = record
         self._marker = sectors(1, salt=7)
+        several = self.driver.offered() & Feature.BLK_MQ.mask and (disk.spec.queues or 1) >= QUEUES
+        self.queues = QUEUES if several else 1
+        if not several:
+            self.driver.start()
+            self._mark()
         self._set_up()
-        marked = self.driver.request(Request(RequestType.OUT, WITNESS, self._marker), queue=1)
+        if several:
+            self._mark()
+
+    def _mark(self) -> None:
+        """Write the sector WITNESS on the last queue."""
+        request = Request(RequestType.OUT, WITNESS, self._marker)
+        marked = self.driver.request(request, queue=self.queues - 1)
         assert marked.status == Status.OK, "the device failed a legal request before the test"
+
+    def needs_second_queue(self) -> None:
+        """Skip a test that uses the second queue on a device that has one."""
+        if self.queues < QUEUES:
+            pytest.skip("the device has one queue, and this test uses two")
 
     def _set_up(self, change: Callable[[], None] = lambda: None) -> None:
         self._status: int | None = None
@@ -85,8 +105,9 @@ class Victim:
         canaries.fence("the memory before the first ring")
         self._first(self.driver.queue_setup(0, self._queue_size))
         canaries.fence("the memory behind the first ring")
-        self.other = self.driver.queue_setup(1, self._queue_size)
-        canaries.fence("the memory behind the second ring")
+        if self.queues == QUEUES:
+            self.driver.queue_setup(1, self._queue_size)
+            canaries.fence("the memory behind the second ring")
         self._arena = canaries.fence("the memory around the buffers", ARENA)
         self._next = self._arena + GUARD
 
@@ -299,7 +320,9 @@ class Victim:
     def _answer(self) -> Judgement:
         if self._needs_reset():
             return Judgement(Fate.NEEDS_RESET, f"status {self.driver.status():#04x}")
-        witness = self._witness()
+        if self.queues == 1 and not (self._offered and self.ring.used()):
+            return Judgement(Fate.RECOVERED, "nothing was used, and there is no other queue")
+        witness = self._witness() if self.queues == QUEUES else ""
         if witness:
             # The fault may show only when the device looks at a queue again.
             asks = Fate.NEEDS_RESET if self._needs_reset() else Fate.RECOVERED
@@ -352,7 +375,7 @@ class Victim:
 
     def _use(self) -> None:
         self.driver.reset(ANSWERS)
-        negotiation = self.driver.start(queues=QUEUES)
-        for queue in range(QUEUES):
+        negotiation = self.driver.start(queues=self.queues)
+        for queue in range(self.queues):
             if trouble := self._check(queue, ANSWERS):
                 raise DriverError(f"{trouble} (features {negotiation.accepted:#x})")

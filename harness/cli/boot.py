@@ -13,6 +13,7 @@ from harness.cli.means import find, say
 from harness.cli.running import Running
 from harness.diskspec import SECTOR, DiskSpec
 from harness.machine import Accel, Drive, Machine, MachineConfig, MachineError
+from harness.machine.qcow2 import backing_files
 
 DEFAULT_DISK = "64M"
 MEMORY = range(64, 1024 * 1024)
@@ -22,7 +23,7 @@ def boot(arguments: argparse.Namespace) -> int:
     """Run a guest until it ends or the user leaves its console."""
     disks: list[str] = arguments.disk or [DEFAULT_DISK]
     if arguments.memory not in MEMORY:
-        raise UsageError(f"--memory {arguments.memory}: it has to be {MEMORY.start} MiB or more")
+        raise UsageError(f"--memory {arguments.memory}: {MEMORY.start} to {MEMORY.stop - 1} MiB")
     capacities = [_capacity(disk) for disk in disks]
     means = find(arguments)
     kernel_args = f"{images.KERNEL_ARGS} {arguments.kernel_args}".strip()
@@ -70,7 +71,10 @@ def _add(machine: Machine, disk: str, capacity: int | None, writable: bool) -> N
         machine.add_disk(DiskSpec(capacity=capacity))
     else:
         path = Path(disk)
-        machine.add_image(path, "qcow2" if path.suffix == ".qcow2" else "raw", writable)
+        qcow2 = path.suffix == ".qcow2"
+        for file in backing_files(path) if qcow2 else []:
+            say(f"{disk} is based on {file}, which is opened too, read-only")
+        machine.add_image(path, "qcow2" if qcow2 else "raw", writable)
 
 
 def _describe(machine: Machine, accel: Accel, running: Running) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import images
 from harness.cli.means import say
-from harness.machine import MachineError, Qemu, choose_accel, find_qemu
+from harness.machine import Machine, MachineConfig, MachineError, Qemu, choose_accel, find_qemu
 from harness.machine.accel import DEVICE
 
 State = Literal["ok", "note", "MISSING"]
@@ -53,6 +53,9 @@ def examine(qemu_path: str | None) -> Iterator[Finding]:
     qemu = None
     try:
         qemu = find_qemu(qemu_path)
+        # One that knows its version may still not run.
+        with Machine(MachineConfig(qemu, memory=16, name="doctor", parked=True)):
+            pass
         yield Finding("ok", "qemu", f"{qemu.version_text}, {qemu.path}")
     except MachineError as error:
         yield Finding("MISSING", "qemu", str(error))
@@ -73,6 +76,11 @@ def examine(qemu_path: str | None) -> Iterator[Finding]:
 def _image(status: images.Status) -> Finding:
     if status.state == "built":
         return Finding("ok", "image", f"built, {status.size >> 20} MiB, {status.path}")
+    if status.state == "unusable":
+        text = f"the cache cannot be read ({status.trouble})"
+        return Finding(
+            "MISSING", "image", f"{text}: put that right, or set VBLK_CACHE to a directory of yours"
+        )
     tools = [program for program in ("apt-get", "dpkg-deb") if shutil.which(program) is None]
     if tools:
         text = f"{status.state}, and cannot be built: {' and '.join(tools)} not on PATH"

@@ -14,6 +14,7 @@ import paramiko
 from harness.channel.stream import ChannelError
 from harness.cli import running, sizes
 from harness.cli.errors import UsageError
+from harness.cli.means import say
 from harness.machine.visitor import visit
 
 _CONNECT_DEADLINE = 15.0  # seconds
@@ -25,6 +26,8 @@ def resize(arguments: argparse.Namespace) -> int:
         sizes.parse(arguments.size)  # check the size first, before anything is searched
     # A socket that the user names may belong to any machine.
     socket = arguments.qmp or running.find(None).qmp
+    if not arguments.at_once:
+        running.wait_until_booted(socket, say)
     with visit(Path(socket)) as visitor:
         drives = visitor.drives()
         if arguments.disk not in drives:
@@ -34,6 +37,14 @@ def resize(arguments: argparse.Namespace) -> int:
             )
         before = drives[arguments.disk]
         size = sizes.parse(arguments.size, now=before)
+        file = visitor.files().get(arguments.disk, "")
+        # The files that we make for disks are beside the socket.
+        ours = not file or str(Path(socket).absolute().parent) in file
+        if size < before and not ours and not arguments.shrink:
+            raise UsageError(
+                f"{arguments.disk} is {file}, and {size} bytes would cut off its end, which cannot"
+                " be undone; with --shrink it is done"
+            )
         visitor.resize(arguments.disk, size)
     print(f"{arguments.disk}: {before} -> {size} bytes")
     return 0

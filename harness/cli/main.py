@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from harness import interrupt
 from harness.channel.stream import ChannelError
@@ -60,26 +62,39 @@ examples:
   vblk ssh -- ls /sys/bus/pci/devices
 """
 
+OUTPUT_LOST = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
+"""Errors of a write to a terminal that is gone, or to a file that is full."""
+
 Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `vblk`; return its exit status (2 for an error, 130 for Ctrl-C)."""
+    if sys.stdout is None:  # the process was started without one
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until its end)
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(_shielded(words))
     interrupt.install()
     try:
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return status
     except EXPECTED as error:
+        if interrupt.received() is not None:  # it is the consequence of a signal
+            return 128 + (interrupt.received() or signal.SIGINT)
         print(f"vblk: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         interrupt.finish()
         return 128 + (interrupt.received() or signal.SIGINT)
-    except BrokenPipeError:
-        # The reader of our output has left. Avoid a second error when the interpreter flushes
-        # stdout.
+    except OSError as error:
+        if error.errno not in OUTPUT_LOST or error.filename is not None:
+            raise
+        # The interpreter must not find out once more that nobody reads our output, or that a
+        # file in its place is full.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:
+            print(f"vblk: no more output: {error.strerror}", file=sys.stderr)
         return 1
 
 
@@ -142,6 +157,12 @@ def _parser() -> argparse.ArgumentParser:
     part = command("resize", live.resize, "resize a disk of a running guest", RESIZE_EXAMPLES)
     part.add_argument("disk", metavar="DISK", help="name of the disk, as `vblk boot` prints it")
     part.add_argument("size", metavar="SIZE")
+    part.add_argument(
+        "--shrink", action="store_true", help="allow to cut off the end of an image file"
+    )
+    part.add_argument(
+        "--at-once", action="store_true", help="do not wait for a guest that still boots"
+    )
     _add_qmp(part)
 
     part = command("ssh", live.ssh, "a shell or a command in a running guest", SSH_EXAMPLES)

@@ -15,7 +15,7 @@ from harness.random.hunt import Found, Hunt, IllegalError
 from harness.random.saved import made_of, save
 from harness.random.script import ScriptError, load, text_of
 from harness.targets import Target
-from harness.targets.registry import Settings, maker
+from harness.targets.registry import Settings, load_targets, maker
 
 SAY_EVERY = 60.0
 """Seconds between two lines about progress."""
@@ -80,6 +80,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", default="qtest-pci", metavar="NAME", help="target (default: %(default)s)"
     )
+    parser.add_argument("--targets", type=Path, metavar="FILE", help="targets of your own (TOML)")
     parser.add_argument("--qemu", metavar="PATH", help="default: qemu-system-x86_64 on PATH")
     parser.add_argument(
         "--destructive",
@@ -90,7 +91,8 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 def _target(arguments: argparse.Namespace) -> Target:
     settings = Settings(qemu=arguments.qemu, destructive=arguments.destructive)
-    return maker(arguments.target, {})(settings)
+    user = load_targets(arguments.targets) if arguments.targets else {}
+    return maker(arguments.target, user)(settings)
 
 
 def random(arguments: argparse.Namespace) -> int:

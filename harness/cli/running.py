@@ -10,13 +10,25 @@ import fcntl
 import json
 import os
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from harness.channel.serial import PROMPT
 from harness.cli.errors import UsageError
+from harness.inputs import InputError, WrongValueError, build, json_of, read_text
 from harness.machine.rundir import PREFIX
 
 _NOTE = "boot.json"
+_CONSOLE = "console.log"
+
+BOOT_DEADLINE = 60.0
+"""Seconds that a guest may take until its shell has its first prompt."""
+
+BOOT_LOG = 1 << 20
+"""Bytes of the console that the first prompt is in."""
+
 # Place of a run directory whose path would otherwise be too long for a socket.
 _SHORT = Path("/tmp")
 
@@ -75,6 +87,38 @@ def find(qmp: str | None) -> Running:
     return guests[0]
 
 
+def wait_until_booted(qmp: str, say: Callable[[str], None]) -> None:
+    """Wait for the shell of the guest whose QMP socket this is, if `vblk boot` runs it.
+
+    The firmware leaves a disk's driver bit set and its interrupt without a handler. A resize
+    before the kernel has the disk raises that interrupt, and the kernel then disables the line,
+    which the disk shares with the network card. UsageError after BOOT_DEADLINE.
+    """
+    note = Path(qmp).absolute().with_name(_NOTE)
+    if not _lives(note):
+        return
+    deadline = time.monotonic() + BOOT_DEADLINE
+    announced = False
+    while not _has_booted(note.with_name(_CONSOLE)):
+        if time.monotonic() > deadline:
+            raise UsageError(
+                f"the guest has shown no prompt within {BOOT_DEADLINE:g} s, and a resize before its"
+                " driver runs can cost it the network; with --at-once it is done"
+            )
+        if not announced:
+            say("waiting for the guest to boot")
+            announced = True
+        time.sleep(0.2)
+
+
+def _has_booted(console: Path) -> bool:
+    try:
+        with console.open("rb") as log:
+            return PROMPT.encode() in log.read(BOOT_LOG)
+    except OSError:
+        return False
+
+
 def _all() -> list[Running]:
     bases = {Path(tempfile.gettempdir()), _SHORT}
     notes = {note for base in bases for note in base.glob(f"{PREFIX}*/{_NOTE}")}
@@ -82,7 +126,10 @@ def _all() -> list[Running]:
 
 
 def _read(note: Path) -> Running:
-    return Running(**json.loads(note.read_text()))
+    try:
+        return build(Running, json_of(note, read_text(note)))
+    except (InputError, WrongValueError) as error:
+        raise UsageError(f"{note} is damaged: {error}") from None
 
 
 def _lives(note: Path) -> bool:

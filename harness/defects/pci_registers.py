@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.defects.bus import CONFIG, ISR, AlteredPci
+from harness.defects.bus import CONFIG, ISR, NOTIFY, AlteredPci
 from harness.defects.registers import LEGACY, defect
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, mask
@@ -106,6 +106,20 @@ class _Refuses(AlteredPci):
 
 
 @defect(
+    "unoffered-features-taken",
+    "2.2.2-D-02b",
+    text="bits that were not offered are accepted, and then nothing is served",
+)
+class UnofferedTaken(_Refuses):
+    def refuses(self, accepted: int) -> bool:
+        return False
+
+    def alter_write(self, name: str, value: int) -> int | None:
+        unknown = self.accepted & (1 << 44 | 1 << 63)
+        return None if name == NOTIFY and unknown else super().alter_write(name, value)
+
+
+@defect(
     "features-all-or-nothing",
     "2.2.2-D-02a",
     text="features are refused if they do not include SEG_MAX",
@@ -126,6 +140,26 @@ class AcceptedOnce(_Refuses):
     def refuses(self, accepted: int) -> bool:
         self.times += 1
         return self.times > 2
+
+
+@defect(
+    "features-refused-after-system-reset",
+    "2.2.2-D-04",
+    text="features that were accepted are refused after a reset of the machine",
+)
+class RefusedAfterSystemReset(_Refuses):
+    last: object = None
+    """The machine of the latest function."""
+
+    def __init__(self, real: AlteredPci) -> None:
+        super().__init__(real)
+        # Only a reset of the machine has another driver on the same machine.
+        machine = getattr(real, "qtest", None)
+        self.again = machine is not None and machine is RefusedAfterSystemReset.last
+        RefusedAfterSystemReset.last = machine
+
+    def refuses(self, accepted: int) -> bool:
+        return self.again
 
 
 # --- device status (virtio 2.1, 2.4)

@@ -156,6 +156,12 @@ class DeviceDriver(Driver):
     def pci_write(self, offset: int, data: bytes) -> None:
         self.transport.pci_write(offset, data)
 
+    def bar_read(self, bar: int, offset: int, width: int) -> int:
+        return self.transport.bar_read(bar, offset, width)
+
+    def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
+        self.transport.bar_write(bar, offset, width, value)
+
     def capabilities(self) -> list[Capability]:
         return self.transport.capabilities()
 

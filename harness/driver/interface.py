@@ -271,6 +271,17 @@ class Driver(ABC):
         """Write 1, 2 or 4 bytes of PCI configuration space."""
 
     @abstractmethod
+    def bar_read(self, bar: int, offset: int, width: int) -> int:
+        """Read `width` (1, 2 or 4) bytes of a BAR in one access.
+
+        Raises DriverError for a device that is not on PCI.
+        """
+
+    @abstractmethod
+    def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
+        """Write `width` (1, 2 or 4) bytes of a BAR in one access."""
+
+    @abstractmethod
     def capabilities(self) -> list[Capability]:
         """Return the virtio capabilities in PCI configuration space, in the order of the list."""
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
+from harness.inputs import InputError, WrongValueError, build, json_of, read_text
 from harness.machine.command import MachineConfig
 from harness.machine.errors import MachineError
 from harness.machine.machine import START_DEADLINE, Machine
@@ -113,19 +114,11 @@ def _key(qemu: Qemu) -> str:
 
 
 def _load(path: Path) -> dict[str, Accel]:
-    """Return the valid results in a file, by key."""
+    """Return the verdicts in a file by key; none if the file is damaged."""
     try:
-        with path.open(encoding="utf-8") as file:
-            verdicts = json.loads(file.read(MAX_SIZE))
-    except (OSError, ValueError, RecursionError):
+        return build(dict[str, Accel], json_of(path, read_text(path, MAX_SIZE)))
+    except (InputError, WrongValueError):
         return {}  # empty, damaged, or not to be read: try again
-    return {
-        key: Accel(verdict["name"], verdict["reason"])
-        for key, verdict in (verdicts.items() if isinstance(verdicts, dict) else ())
-        if isinstance(verdict, dict)
-        and verdict.get("name") in ("tcg", "kvm")
-        and isinstance(verdict.get("reason"), str)
-    }
 
 
 def _try(config: MachineConfig, deadline: float) -> Accel:

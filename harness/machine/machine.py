@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from harness import interrupt
 from harness.diskspec import SECTOR, DiskSpec
 from harness.machine import cleanup
-from harness.machine.blockgraph import BlockGraph, Format, build, build_vhost_user
+from harness.machine.blockgraph import BlockGraph, Format, build, build_vfio_user, build_vhost_user
 from harness.machine.command import (
     DISK_SLOTS,
     MachineConfig,
@@ -39,6 +39,7 @@ QUIT_DEADLINE = 3.0
 CONSOLE_KEPT = 80  # lines: the text of a panic has about 50
 LOG_KEPT = 4 << 20  # bytes
 UNPLUG_DEADLINE = 15.0
+VFIO_USER_SINCE = (10, 1)
 STATE_DEADLINE = 30.0
 """Seconds that QEMU may take to write or read the state of all devices."""
 
@@ -321,6 +322,19 @@ class Machine:
             spec, lambda name, where, path: build_vhost_user(name, spec, where, socket), None
         )
 
+    def add_vfio_user(self, socket: Path, spec: DiskSpec) -> Drive:
+        """Add the PCI function that a vfio-user server on a socket serves (QEMU 10.1 or newer).
+
+        The machine needs `shared_memory`. MachineError for an older QEMU.
+        """
+        if self.config.qemu.version < VFIO_USER_SINCE:
+            raise MachineError(
+                f"{self.config.qemu.version_text} has no vfio-user-pci: 10.1 or newer has"
+            )
+        return self._add(
+            spec, lambda name, where, path: build_vfio_user(name, _place(where), socket), None
+        )
+
     def remove_disk(self, drive: Drive) -> None:
         """Remove a disk and its file. A running guest must release it (ACPI) within 15 s."""
         if drive not in self._drives:
@@ -469,3 +483,8 @@ def _make_raw(path: Path, capacity: int) -> None:
     except (OSError, ValueError, OverflowError) as error:
         path.unlink(missing_ok=True)
         raise MachineError(f"no disk of {capacity} sectors could be made: {error}") from error
+
+
+def _place(attachment: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a disk's attachment that says where on the PCI bus it lies."""
+    return {name: attachment[name] for name in ("bus", "addr") if name in attachment}

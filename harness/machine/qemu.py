@@ -30,7 +30,7 @@ def find_qemu(path: str | None = None) -> Qemu:
     Raises MachineError if there is none, if it cannot run, if it is not QEMU, or
     if it is older than 7.2.
     """
-    found = shutil.which(path or PROGRAM)
+    found = shutil.which(PROGRAM if path is None else path)
     if found is None:
         raise MachineError(_why_not_found(path))
     try:
@@ -61,6 +61,8 @@ def find_qemu(path: str | None = None) -> Qemu:
 def _why_not_found(path: str | None) -> str:
     if path is None:
         return f"{PROGRAM} is not on PATH; install it: {INSTALL}"
+    if not path:
+        return "an empty path names no QEMU; leave --qemu out for the one on PATH"
     if Path(path).is_dir():
         return f"{path} is a directory, not a QEMU program"
     if Path(path).exists():

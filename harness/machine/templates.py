@@ -10,10 +10,12 @@ another key, and a template is never compared with a configuration.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -22,9 +24,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.inputs import (
+    InputError,
+    MissingFileError,
+    WrongValueError,
+    build,
+    json_of,
+    read_text,
+)
 from harness.machine.command import Saved
 from harness.machine.errors import MachineError
 from harness.machine.ramfile import extents
+from harness.outputs import mark, remove_leftovers
 from images.private import private_directory
 
 KEPT = 12
@@ -103,9 +114,9 @@ def ensure(directory: Path, key: str, make: Make, progress: Progress) -> Templat
 
 def _make(directory: Path, key: str, make: Make) -> None:
     """Create a template under a temporary name and rename it. The caller holds the lock."""
-    for leftover in directory.glob(".make-*"):  # of a killed process: the lock is ours
-        shutil.rmtree(leftover, ignore_errors=True)
+    remove_leftovers(directory, ".make-")  # of a killed process: the lock is ours
     with tempfile.TemporaryDirectory(prefix=".make-", dir=directory) as name:
+        mark(Path(name))
         ready = Path(name) / "ready"
         ready.mkdir(0o700)
         saved = _saved(ready)
@@ -125,24 +136,50 @@ def _make(directory: Path, key: str, make: Make) -> None:
         ready.rename(directory / key)
 
 
+@dataclass(frozen=True)
+class _Manifest:
+    """The contents of `template.json`."""
+
+    facts: dict[str, Any]
+    sha256: dict[str, str]
+
+
+def _manifest(directory: Path) -> _Manifest:
+    """Return a template's manifest. FileNotFoundError, or InputError or WrongValueError."""
+    path = directory / _MANIFEST
+    try:
+        return build(_Manifest, json_of(path, read_text(path)), extra=True)
+    except MissingFileError as error:
+        raise FileNotFoundError(errno.ENOENT, str(error), str(path)) from None
+
+
+def _is_template(directory: Path) -> bool:
+    """Return whether a directory is a template that we made."""
+    try:
+        return bool(_manifest(directory))
+    except (OSError, InputError, WrongValueError):
+        return False
+
+
 def _load(directory: Path) -> Template:
     """Return the template in a directory, after a check of all its bytes."""
     saved = _saved(directory)
     try:
-        manifest = json.loads((directory / _MANIFEST).read_text())
-        facts, expected = dict(manifest["facts"]), dict(manifest["sha256"])
-    except (ValueError, KeyError, TypeError):
+        manifest = _manifest(directory)
+    except (InputError, WrongValueError):
         raise _DamagedError(f"{_MANIFEST} is not readable") from None
     try:
         stamps = _stamps(saved)
         for path in _files(saved):
-            if expected.get(path.name) != _digest(path):
+            if not path.is_file():
+                raise _DamagedError(f"{path.name} is missing")
+            if manifest.sha256.get(path.name) != _digest(path):
                 raise _DamagedError(f"{path.name} has changed since it was made")
     except FileNotFoundError as error:
         raise _DamagedError(f"{Path(error.filename).name} is missing") from None
     with contextlib.suppress(OSError):
         os.utime(directory)
-    return Template(saved, facts, stamps)
+    return Template(saved, manifest.facts, stamps)
 
 
 def _saved(directory: Path) -> Saved:
@@ -180,7 +217,7 @@ def _digest(path: Path) -> str:
 def _prune(directory: Path) -> None:
     """Remove all but the templates used last. A running machine keeps its open files."""
     with_use = sorted(
-        (path for path in directory.iterdir() if path.is_dir() and not path.name.startswith(".")),
+        filter(_is_template, directory.iterdir()),
         key=lambda path: path.stat().st_mtime,
     )
     for path in with_use[:-KEPT]:
@@ -209,6 +246,12 @@ def _exclusive(directory: Path, progress: Progress) -> Iterator[None]:
                     f" {WAIT_DEADLINE:.0f} s: end it, then try again"
                 )
             time.sleep(_POLL)
+        file.seek(0)
+        if not re.fullmatch(r"\d{0,10}\s?", file.read(16)):
+            raise TemplateError(
+                f"{directory / 'lock'} is a file of yours: set VBLK_CACHE to a directory for this"
+                " alone"
+            )
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

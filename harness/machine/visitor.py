@@ -26,6 +26,12 @@ class Visitor:
         inserted = (block["inserted"] for block in found if "inserted" in block)
         return {node["node-name"]: node["image"]["virtual-size"] for node in inserted}
 
+    def files(self) -> dict[str, str]:
+        """Return the file behind each of its disks, as QEMU names it; "" for none."""
+        found = self.monitor.execute("query-block", {}, DEADLINE)
+        inserted = (block["inserted"] for block in found if "inserted" in block)
+        return {node["node-name"]: _file_of(node["image"]["filename"]) for node in inserted}
+
     def resize(self, drive: str, size: int) -> None:
         """Resize the disk to `size` bytes while the machine runs.
 
@@ -42,6 +48,11 @@ class Visitor:
             self.monitor.execute("block_resize", {"node-name": drive, "size": size}, DEADLINE)
         except MachineError as error:
             raise MachineError(f"{drive} was not resized to {size} bytes: {error}") from error
+
+
+def _file_of(filename: str) -> str:
+    """Return what QEMU says of a node's file; nothing for a node without one."""
+    return "" if filename.startswith("null-co:") else filename
 
 
 @contextmanager

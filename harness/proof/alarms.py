@@ -48,8 +48,14 @@ def load_on(processors: int) -> Iterator[None]:
 def run(number: int, target: str, directory: Path, suite: Path) -> Results:
     """Do one run, whose files stay in the directory. Raise ResultsError if it gives no results."""
     path = directory / f"run-{number:02}.json"
-    path.unlink(missing_ok=True)
-    with (directory / f"run-{number:02}.log").open("wb") as log:
+    words = path.with_suffix(".log")
+    if path.exists():
+        load(path)  # ResultsError for a file that is not of an earlier run
+        path.unlink()
+        words.unlink(missing_ok=True)
+    if words.exists():
+        raise ResultsError(f"{words} is there without results: remove it, or use --directory")
+    with words.open("xb") as log:
         try:
             subprocess.run(
                 [

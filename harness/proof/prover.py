@@ -82,7 +82,7 @@ class Session(ForkingSession):
 
         The real device may break others.
         """
-        item.config.option.strict_should = plain_node(item.nodeid) in self._own
+        item.config.option.vblk_strict_should = plain_node(item.nodeid) in self._own
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the report. One failure of a test of other statements is enough to stop."""

@@ -44,12 +44,8 @@ SEED = 18
 SHARE = (
     "used-length-0",
     "signals-twice",
-    "used-in-reverse",
-    "no-flush",
-    "polls-without-pause",
     "capacity-16",
     "host-aware",
-    "zeroes-limit-1+no-in-order",
 )
 """The shapes that the tests of the harness try: as `owned-model`."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -58,15 +58,18 @@ class TargetRun:
     def _spend(self, on: str, seconds: float) -> None:
         self.spent[on] = self.spent.get(on, 0.0) + seconds
 
-    def plug(self, spec: DiskSpec, writes: bool, session: pytest.Session) -> Plugged:
-        """Plug a disk into the target. End the run if its very first disk cannot be plugged."""
+    def plug(self, specs: Sequence[DiskSpec], writes: bool, session: pytest.Session) -> Plugged:
+        """Plug a disk into the target: the first of `specs` that the target can provide.
+
+        End the run if its very first disk cannot be plugged.
+        """
         from harness.targets import LacksError, TargetError
 
         __tracebackhide__ = True
         assert self.target
         try:
             with self.measured():
-                plugged = self.target.plug(spec, writes)
+                plugged = self._first(specs, writes)
         except LacksError as error:
             pytest.skip(str(error))
         except TargetError as error:
@@ -85,6 +88,16 @@ class TargetRun:
             for name, value in self.description["facts"].items():
                 self.record(name, value)
         return plugged
+
+    def _first(self, specs: Sequence[DiskSpec], writes: bool) -> Plugged:
+        """Plug the first disk that the target can provide. LacksError for the last of them."""
+        from harness.targets import LacksError
+
+        assert self.target
+        for spec in specs[:-1]:
+            with suppress(LacksError):
+                return self.target.plug(spec, writes)
+        return self.target.plug(specs[-1], writes)
 
 
 BENCHES = pytest.StashKey[dict[str, TargetRun]]()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from harness import interrupt
 from harness.diskspec import DiskSpec
 from harness.driver.errors import DeviceTimeoutError
+from harness.pytestplugin.arguments import add_option
 from harness.pytestplugin.bench import BENCHES, SPENT, USER_TARGETS, TargetRun, bench_of
 from harness.pytestplugin.workers import progress_of
 from harness.virtio.blk import ZonedModel
@@ -18,6 +19,9 @@ from harness.virtio.features import Feature, mask
 
 if TYPE_CHECKING:
     from harness.targets import Disk
+
+
+NOTHING: Mapping[str, Any] = {}
 
 
 class Plug(Protocol):
@@ -33,6 +37,7 @@ class Plug(Protocol):
         without: Iterable[Feature] = (),
         driver_queues: int = 1,
         driver_queue_size: int | None = None,
+        prefer: Mapping[str, Any] = NOTHING,
         **fields: Any,
     ) -> Disk:
         """Plug a disk as `DiskSpec(**fields)` describes it, and start its driver.
@@ -41,22 +46,24 @@ class Plug(Protocol):
         and minus `without`. If the device lacks a feature of `needs` or `extra`, the test is
         skipped and the reason names the feature. `driver_queues` and `driver_queue_size`
         (descriptors; None for the device's maximum) are what the driver sets up. With `start=False`
-        the driver does not initialise the device.
+        the driver does not initialise the device. `prefer` are more fields, which the test can do
+        without: a target that cannot provide all of them gives a disk without them.
         """
         ...
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options for guests."""
-    group = parser.getgroup("virtio-blk", "virtio-blk conformance")
-    group.addoption(
-        "--guest-per",
+    add_option(
+        parser,
+        "guest-per",
         choices=("test", "module", "run"),
         default="test",
         help="which tests share a cloned guest (default: %(default)s)",
     )
-    group.addoption(
-        "--no-clones",
+    add_option(
+        parser,
+        "no-clones",
         action="store_true",
         help="boot one guest for the whole run instead of cloning guests from a template",
     )
@@ -93,13 +100,13 @@ def _bench(
     record("specification", SPECIFICATION)
     bench.record = record
     settings = Settings(
-        option.channel,
-        option.qemu,
-        option.accel,
-        option.boot_timeout,
-        option.destructive,
+        option.vblk_channel,
+        option.vblk_qemu,
+        option.vblk_accel,
+        option.vblk_boot_timeout,
+        option.vblk_destructive,
         progress_of(request.config),
-        clones=not option.no_clones,
+        clones=not option.vblk_no_clones,
     )
     user = request.config.stash[USER_TARGETS]
     bench.target = maker(bench.name, user)(settings)
@@ -113,7 +120,7 @@ def _bench(
 
 def _guest_scope(fixture_name: str, config: pytest.Config) -> Any:
     """Return pytest's name for the lifetime of a guest."""
-    return {"test": "function", "module": "module", "run": "session"}[config.option.guest_per]
+    return {"test": "function", "module": "module", "run": "session"}[config.option.vblk_guest_per]
 
 
 @pytest.fixture(scope=_guest_scope)
@@ -149,12 +156,16 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
         without: Iterable[Feature] = (),
         driver_queues: int = 1,
         driver_queue_size: int | None = None,
+        prefer: Mapping[str, Any] = NOTHING,
         **fields: Any,
     ) -> Disk:
         __tracebackhide__ = True
+        specs = [DiskSpec(**fields)]
+        if prefer:
+            specs.insert(0, DiskSpec(**{**fields, **prefer}))
         try:
             return ready(
-                DiskSpec(**fields),
+                specs,
                 start,
                 features,
                 (*needs, *extra),
@@ -168,7 +179,7 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
             raise TargetError(f"the disk was not ready for the test: {error}") from None
 
     def ready(
-        spec: DiskSpec,
+        specs: Sequence[DiskSpec],
         start: bool,
         features: int | None,
         needs: tuple[Feature, ...],
@@ -178,7 +189,7 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
         driver_queue_size: int | None,
     ) -> Disk:
         __tracebackhide__ = True
-        disk = Disk(bench.plug(spec, writes, request.session))
+        disk = Disk(bench.plug(specs, writes, request.session))
         bench.disks.append(disk)
         offered = disk.driver.offered()
         _need(offered, needs)
@@ -196,7 +207,7 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
     yield make
 
     with interrupt.shielded():
-        errors = _take_out(bench, request.config.option.guest_per == "test")
+        errors = _take_out(bench, request.config.option.vblk_guest_per == "test")
     # After a failure or a signal, errors here are a consequence of it.
     if errors and not bench.failed and interrupt.received() is None:
         raise errors[0]

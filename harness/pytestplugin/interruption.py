@@ -94,6 +94,18 @@ class _Guard:
         self._workers: list[int] = []
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        """Make an interruption of what a signal has turned into another error.
+
+        Python's own locks may raise RuntimeError when they are interrupted.
+        """
+        try:
+            return (yield)
+        except Exception:
+            interrupt.check()
+            raise
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """End the run before a test if a signal came and was lost; after it if time is up."""
         interrupt.check()

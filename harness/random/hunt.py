@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import inf
 from typing import Generic, Protocol, TypeVar
@@ -110,7 +110,7 @@ class Hunt:
         """Begin an example of a legal driver, on a disk that nothing has been written to."""
         disk = self._take(plug)
         self._uses += 1
-        session = Session(disk, _host_sees(disk), self.known, self.deadline)
+        session = Session(disk, self._host_sees(disk), self.known, self.deadline)
         return Example(self, plug, session, news)
 
     def hostile(self, plug: Plug, news: bool = True) -> Example[HostileSession]:
@@ -129,11 +129,31 @@ class Hunt:
             self.tally.disks += 1
         return self._disk
 
+    def as_found(self, wanted: Sequence[Plug]) -> list[Plug]:
+        """Return kinds of disk that a device with fixed properties may be, `wanted` for others.
+
+        TargetError if there is no device.
+        """
+        if self.target.made_to_order:
+            return list(wanted)
+        disk = self.target.plug(DiskSpec())
+        disk.unplug()
+        capacity = disk.spec.capacity
+        kinds = (replace(plug, capacity=capacity, serial=None, iops=None) for plug in wanted)
+        return list(dict.fromkeys(kinds))
+
+    def _host_sees(self, disk: Disk) -> bool:
+        """Return True for a disk of ours: it begins with zeroes, and the host can write them."""
+        try:
+            return self.target.made_to_order and disk.backing.size >= 0
+        except LacksError:
+            return False
+
     def wipe(self, session: Playing, plug: Plug) -> None:
         """Restore a session's disk to its first state, or drop it."""
         try:
             session.disk.driver.reset()
-            if not _host_sees(session.disk):
+            if not self._host_sees(session.disk):
                 return
             if session.capacity != plug.capacity:
                 session.disk.resize(plug.capacity)
@@ -259,13 +279,6 @@ class Hunt:
         assert isinstance(plug, Plug)
         hostile = any(isinstance(operation, Mischief) for operation in script)
         return self.hostile(plug, False) if hostile else self.legal(plug, False)
-
-
-def _host_sees(disk: Disk) -> bool:
-    try:
-        return disk.backing.size >= 0
-    except LacksError:
-        return False
 
 
 class Playing(Protocol):

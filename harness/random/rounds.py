@@ -52,7 +52,7 @@ def disks_of(hunt: Hunt, wanted: Sequence[Plug]) -> list[Plug]:
     Raise LacksError, with the reason, if it has none.
     """
     kinds = []
-    for plug in wanted:
+    for plug in hunt.as_found(wanted):
         try:
             hunt.shape(plug)
         except LacksError as error:

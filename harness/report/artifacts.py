@@ -33,10 +33,12 @@ from harness.report.results import plain_node
 if TYPE_CHECKING:
     from harness.targets import Disk, Target
 
-SELECTING = ("-k", "-m", "-n", "--deselect", "--ignore", "--ignore-glob", "--maxfail", "--target")
-REPORTING = ("--matrix", "--artifacts", "--junitxml", "--junit-xml", "--basetemp", "--tb")
-OTHER = ("--level", "--section", "--clause")
-"""Options with a value that a replay leaves out: it runs one test on one target."""
+SELECTING = ("-k", "-m", "-n", "--deselect", "--ignore", "--ignore-glob", "--maxfail")
+REPORTING = ("--junitxml", "--junit-xml", "--basetemp", "--tb")
+OURS = ("--target", "--matrix", "--artifacts", "--level", "--section", "--clause")
+"""Options with a value that a replay does without: it is one test, on one target, for a look.
+
+Each of OURS has a name that begins with `--vblk-`, too."""
 
 MARKER = ".vblk-artifacts"
 """The file that names what we wrote into a directory, a name a line."""
@@ -62,7 +64,7 @@ def keep(
     If another phase of the same test fails later, its failure is added. Files that cannot be
     written are reported, but are not a second failure.
     """
-    top: Path | None = item.config.option.artifacts
+    top: Path | None = item.config.option.vblk_artifacts
     if top is None:
         return ""
     base = top / _slug(target_name) / _slug(plain_node(item.nodeid))
@@ -132,13 +134,14 @@ def replay(item: pytest.Item, target: str) -> str:
     config = item.config
     start = config.invocation_params.dir
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for option in (*SELECTING, *REPORTING, *OTHER):
-        parser.add_argument(option, action="append")
+    for option in (*SELECTING, *REPORTING, *OURS):
+        names = [option, option.replace("--", "--vblk-", 1)] if option in OURS else [option]
+        parser.add_argument(*names, action="append")
     for option in (*FLAGS, *MORE_FLAGS):
         parser.add_argument(option, action="count")
     _, rest = parser.parse_known_args(list(map(str, config.invocation_params.args)))
     places = set(map(str, config.option.file_or_dir or ()))
     options = [word for word in rest if word not in places]
     node = os.path.relpath(item.path, start) + plain_node(item.nodeid[item.nodeid.index("::") :])
-    command = [sys.executable, "-m", "pytest", *options, "--target", target, node]
+    command = [sys.executable, "-m", "pytest", *options, "--vblk-target", target, node]
     return f"cd {shlex.quote(str(start))} && {shlex.join(command)}"

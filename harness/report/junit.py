@@ -1,9 +1,11 @@
 """Change of the file that pytest writes for --junitxml: it gets suites by section.
 
-The format depends on pytest's `junit_family`. With xunit2, pytest's default, it follows Jenkins'
-schema (junit-10.xsd), which has no properties of a test case: they become lines of its output, as
-`[[PROPERTY|name=value]]`. With xunit1 they are elements, which many readers know and no schema
-allows. Artifacts of a failure are named as GitLab and Jenkins expect: `[[ATTACHMENT|path]]`.
+What else is in it depends on pytest's `junit_family`. With xunit2, pytest's
+default, it is as Jenkins' schema (junit-10.xsd) has it, which knows no
+properties of a test case: they are lines of its output, as
+`[[PROPERTY|name=value]]`. With xunit1 they are elements, which many readers
+know and no schema allows. What was kept of a failure is named as GitLab and
+Jenkins find it: `[[ATTACHMENT|path]]`. A test that came to no verdict is an error, not a failure.
 """
 
 from __future__ import annotations

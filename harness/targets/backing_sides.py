@@ -6,8 +6,9 @@ owns.
 
 from __future__ import annotations
 
-from harness.diskspec import DiskSpec
+from harness.diskspec import DiskSpec, unsupported
 from harness.machine import Drive, Machine, MachineError
+from harness.machine.blockgraph import HONOURED
 from harness.machine.command import Board
 from harness.machine.drive import Volume
 from harness.machine.storage_daemon import Export
@@ -15,18 +16,10 @@ from harness.robustness.device_process import MONITOR_DEADLINE, DeviceProcess
 from harness.targets.base import Backing, LacksError, TargetError, translated
 from harness.targets.daemon import Daemon
 
-NOT_QEMUS = (
-    *("zoned", "zone_sectors", "zone_capacity", "conventional_zones", "max_open_zones"),
-    *("max_active_zones", "max_append_sectors", "write_granularity"),
-    *("zones_read_only", "zones_offline", "secure_erase", "lifetime"),
-)
-"""Fields of a disk that neither QEMU nor its storage daemon can provide."""
-
 
 def check_board(board: Board, spec: DiskSpec) -> None:
-    """Raise LacksError if no disk on this board can be as `spec` asks, whoever owns its blocks."""
-    default = DiskSpec()
-    lacking = [name for name in NOT_QEMUS if getattr(spec, name) != getattr(default, name)]
+    """LacksError if a disk on that board cannot be what `spec` says, whoever has its blocks."""
+    lacking = unsupported(spec, HONOURED)
     if lacking:
         raise LacksError(f"QEMU has no option for a file-backed disk's {', '.join(lacking)}")
     if board == "microvm" and spec.queue_size is not None:

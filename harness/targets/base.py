@@ -72,6 +72,8 @@ class Plugged(ABC):
 
     driver: Driver
     spec: DiskSpec
+    resizable: bool = True
+    """False if `resize` always raises LacksError."""
     storage_known: bool = True
     """True if the target made the storage of the blocks: a file, or what `spec` says."""
     killed: bool = False
@@ -95,6 +97,14 @@ class Plugged(ABC):
 
         Raise TargetError if the device cannot be removed.
         """
+
+    def system_reset(self) -> None:
+        """Reset all that carries the device, as a machine's reset button does.
+
+        `driver` is another one then, which has not touched the device. LacksError where only
+        the device can be reset.
+        """
+        raise LacksError("nothing but the device itself can be reset here")
 
     def leave(self) -> None:
         """End the test's use of the disk: `unplug` it, or leave that to the target's `release`.
@@ -136,6 +146,8 @@ class Target(ABC):
     name: str
     description: str
     traits: frozenset[str]
+    made_to_order: bool = True
+    """False if each disk is the same device, as it is, with the contents that it has."""
     starting: float = 0.0
     preparing: float = 0.0
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.diskspec import DiskSpec
+from harness.diskspec import DiskSpec, unsupported
 from harness.machine.errors import MachineError
 from harness.machine.qemu import Qemu
-from harness.machine.storage_daemon import Export, StorageDaemon, find_storage_daemon, unhonoured
+from harness.machine.storage_daemon import HONOURED, Export, StorageDaemon, find_storage_daemon
 from harness.robustness.device_process import MONITOR_DEADLINE, DeviceProcess
 from harness.targets.base import DeviceIdentity, LacksError
 
@@ -42,7 +42,7 @@ class Daemon:
         """
         default = DiskSpec()
         spec = replace(spec, **{name: getattr(default, name) for name in elsewhere})
-        lacking = unhonoured(spec)
+        lacking = unsupported(spec, HONOURED)
         if lacking:
             raise LacksError(f"qemu-storage-daemon has no option for a disk's {', '.join(lacking)}")
         if self._running and not self._running.alive():

@@ -75,10 +75,21 @@ class Disk:
         """The bytes behind the device, from the host's side. LacksError where there are none."""
         return RangedBacking(self._plugged.backing, self.spec.capacity)
 
+    @property
+    def resizable(self) -> bool:
+        """False if nobody here can change the capacity, so that `resize` raises LacksError."""
+        return self._plugged.resizable
+
     def needs_sectors(self, count: int) -> None:
         """Raise LacksError, which skips a test, if the disk was made with fewer sectors."""
         if self.spec.capacity < count:
             raise _too_small(self.spec.capacity, count)
+
+    def needs_descriptors(self, count: int) -> None:
+        """Raise LacksError, which skips a test, if queue 0 was set up with fewer descriptors."""
+        size = self.queues[0].size
+        if size < count:
+            raise LacksError(f"the queue has {size} descriptors, and this test uses {count}")
 
     def needs_known_storage(self) -> None:
         """Raise LacksError, which skips a test, if nobody here knows what the blocks lie on."""
@@ -88,6 +99,11 @@ class Disk:
     def resize(self, capacity: int) -> None:
         """Change the capacity, in sectors, while the device runs."""
         self._plugged.resize(capacity)
+
+    def system_reset(self) -> None:
+        """Reset the machine around the device; `driver` is a new one then. LacksError if none."""
+        self._plugged.system_reset()
+        self.queues = []
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Return the processes that are the device and belong to us."""

@@ -1,23 +1,21 @@
-"""Common base of targets whose device is external: somebody else runs it, and it is fixed.
-
-Such a device is only read by default.
-"""
+"""Targets whose device somebody else runs: it is taken as found, and only read at first."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.diskspec import DiskSpec
 from harness.driver.block import BlockDriver
 from harness.driver.errors import BadArgumentError, DriverError
-from harness.driver.interface import Driver, Repetition, Request
+from harness.driver.interface import Repetition, Request
 from harness.driver.transport.base import Transport
 from harness.machine.drive import Backing as FileBacking
 from harness.targets.base import Backing, DeviceIdentity, LacksError, Plugged, Target, TargetError
-from harness.virtio.blk import CONFIG_FIELD, RequestType, ZonedModel
+from harness.targets.found import Found, unreadable
+from harness.virtio.blk import RequestType
 from harness.virtio.features import Feature
 
 READING = frozenset(
@@ -77,41 +75,6 @@ def _must_read(request: Request) -> None:
         )
 
 
-OFFERED = {
-    "packed": Feature.RING_PACKED,
-    "in_order": Feature.IN_ORDER,
-    "event_idx": Feature.EVENT_IDX,
-    "indirect_desc": Feature.INDIRECT_DESC,
-    "config_wce": Feature.BLK_CONFIG_WCE,
-    "discard": Feature.BLK_DISCARD,
-    "write_zeroes": Feature.BLK_WRITE_ZEROES,
-    "secure_erase": Feature.BLK_SECURE_ERASE,
-}
-"""`DiskSpec` fields that only ask for a feature bit.
-
-Any device that offers the bit satisfies them.
-"""
-
-ZONES = frozenset(
-    {
-        *("zone_sectors", "zone_capacity", "conventional_zones", "zones_read_only"),
-        *("zones_offline", "max_open_zones", "max_active_zones", "max_append_sectors"),
-        "write_granularity",
-    }
-)
-"""Fields that describe the zones of a zoned disk. A test reads these from the device anyway."""
-
-ZONED = {ZonedModel.HOST_MANAGED: "host-managed", ZonedModel.HOST_AWARE: "host-aware"}
-
-
-def _zoned(driver: Driver) -> str | None:
-    """Return the zoned model as `DiskSpec` names it, or None for a disk without zones."""
-    if not driver.offered() & Feature.BLK_ZONED.mask:
-        return None
-    field = CONFIG_FIELD["model"]
-    return ZONED.get(ZonedModel(driver.config_read(field.offset, field.size)[0]))
-
-
 UNKNOWN = DeviceIdentity("unknown", ())
 
 
@@ -134,18 +97,25 @@ class OwnedDisk(Plugged):
     storage_known = False
 
     def __init__(
-        self, owner: str, transport: Transport, spec: DiskSpec, writes: bool, host: HostSide
+        self,
+        owner: str,
+        driver: BlockDriver,
+        spec: DiskSpec,
+        found: Found,
+        host: HostSide,
     ) -> None:
-        """Attach a driver to the device. `owner` is a phrase for messages that names the owner."""
+        """`owner` is who has the backing store, in words. `found` is the device as it is."""
         self.plugged = True
         self._owner = owner
         self._host = host
         self._resized = False
-        self.driver = (BlockDriver if writes else ReadingDriver)(transport)
+        self.driver = driver
+        self.resizable = host.resize is not None
         self.spec = replace(
             spec,
-            capacity=self.driver.config().capacity,
-            read_only=bool(self.driver.offered() & Feature.BLK_RO.mask),
+            capacity=found.config.capacity,
+            read_only=found.offers(Feature.BLK_RO),
+            queues=found.transport_queues,
         )
 
     @property
@@ -158,9 +128,7 @@ class OwnedDisk(Plugged):
     def resize(self, capacity: int) -> None:
         """Resize with the owner's command. Raise LacksError if none was named."""
         if self._host.resize is None:
-            raise LacksError(
-                f"cannot resize {self._owner}: the targets file names no `resize` command"
-            )
+            raise LacksError("cannot resize: the targets file names no `resize` command")
         self._resized = True
         self._host.resize(capacity)
 
@@ -179,6 +147,7 @@ class OwnedDisk(Plugged):
 class OwnedTarget(Target):
     """A target whose device somebody else runs. The device is only read, unless `destructive`."""
 
+    made_to_order = False
     owner: str
     """Phrase that names the owner in the reason of a skip."""
 
@@ -192,6 +161,17 @@ class OwnedTarget(Target):
         self._destructive = destructive
         self._host = host
         self._disk: OwnedDisk | None = None
+        self._queues: dict[str, str] = {}
+        self._seen = False
+
+    def _look(self, spec: DiskSpec) -> None:
+        """TargetError if the device is not there. One look is enough for a run."""
+        if not self._seen:
+            try:
+                self._reach(spec).close()
+            except (DriverError, OSError) as error:
+                raise TargetError(str(error)) from None
+        self._seen = True
 
     @abstractmethod
     def _reach(self, spec: DiskSpec) -> Transport:
@@ -201,41 +181,28 @@ class OwnedTarget(Target):
         """
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
-        """Return the device as it is, with a driver on it; only one at a time.
+        """Put a driver on the device as it is; one at a time.
 
-        Raise LacksError if `spec` differs from `DiskSpec()` in more than features that the device
-        offers, and if the test `writes` and the target is not destructive. The layout of zones is
-        the device's choice, but a test that writes without knowledge of zones cannot use a
-        host-managed disk.
+        LacksError for a property that the test asks for and the device does not have. Also,
+        unless the target is destructive, for a test that `writes`. Tests that write do not get
+        a read-only device, unless they ask for one, nor a host-managed one.
         """
         if writes and not self._destructive:
+            self._look(spec)
             raise LacksError(f"{self.name} is only read; tests that write need --destructive")
-        default = DiskSpec()
-        self._refuse(
-            field.name
-            for field in fields(DiskSpec)
-            if field.name not in {*OFFERED, *ZONES, "queue_size", "zoned", "read_only"}
-            and getattr(spec, field.name) != getattr(default, field.name)
-        )
+        if missing := "; ".join(unreadable(spec)):
+            raise LacksError(missing)
         if self._disk and self._disk.plugged:
             raise LacksError(f"{self.name} is a single disk, and it is in use")
         try:
             transport = self._reach(spec)
             try:
-                offered = transport.offered()
-                self._refuse(
-                    name
-                    for name, feature in OFFERED.items()
-                    if getattr(spec, name) not in (None, bool(offered & feature.mask))
-                )
-                read_only = bool(offered & Feature.BLK_RO.mask)
-                if read_only != spec.read_only and (spec.read_only or writes):
-                    self._refuse(["read_only"])
-                disk = OwnedDisk(self.owner, transport, spec, writes, self._host)
-                zoned = _zoned(disk.driver)
-                if zoned != spec.zoned and (spec.zoned or (writes and zoned == "host-managed")):
-                    self._refuse(["zoned"])
-                self._disk = disk
+                driver = (BlockDriver if writes else ReadingDriver)(transport)
+                found = Found.of(driver)
+                self._note_queues(found, transport)
+                if differences := [*self._differences(found, spec, writes)]:
+                    raise LacksError("; ".join(differences))
+                self._disk = OwnedDisk(self.owner, driver, spec, found, self._host)
             except BaseException:
                 transport.close()
                 raise
@@ -243,9 +210,20 @@ class OwnedTarget(Target):
             raise TargetError(str(error)) from None
         return self._disk
 
-    def _refuse(self, lacking: Iterable[str]) -> None:
-        if names := ", ".join(lacking):
-            raise LacksError(f"{self.name} cannot provide {names}: an external device is fixed")
+    @staticmethod
+    def _differences(found: Found, spec: DiskSpec, writes: bool) -> Iterator[str]:
+        """Yield the properties of the device that keep a test from running on it."""
+        yield from found.differences(spec)
+        if writes and not spec.read_only and found.offers(Feature.BLK_RO):
+            yield "the device is read-only, and the test writes"
+        if writes and not spec.zoned and found.zoned == "host-managed":
+            yield "the device is host-managed, and the test writes anywhere"
+
+    def _note_queues(self, found: Found, transport: Transport) -> None:
+        """Keep for the report when configuration space and transport disagree on queues."""
+        has = transport.description().get("queues", found.transport_queues)
+        if found.offers(Feature.BLK_MQ) and has != found.config_queues:
+            self._queues = {"queues": f"num_queues is {found.config_queues}, transport has {has}"}
 
     def close(self) -> None:
         """Unplug the disk."""

@@ -65,6 +65,11 @@ class HostPci(OwnedTarget):
         self._function = function
         return transport
 
+    def _look(self, spec: DiskSpec) -> None:
+        """As for any device of somebody's, without taking it."""
+        del spec
+        self._must_be_virtio_block()
+
     def _must_be_virtio_block(self) -> None:
         path = linux_sysfs.SYSFS / "devices" / self._address
         if not path.exists():

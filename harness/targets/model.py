@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import interrupt
-from harness.diskspec import DiskSpec
+from harness.diskspec import DiskSpec, unsupported
 from harness.driver.block import BlockDriver
 from harness.driver.bus.vfio_user import VfioUser
 from harness.driver.errors import DriverError
@@ -49,6 +49,26 @@ MAX_ANSWER = 1 << 20
 """Bytes of an answer; those of the model have some hundred."""
 
 VERSION = (1, 0)
+
+HONOURED = frozenset(
+    {
+        *("capacity", "backing", "read_only", "logical_block_size", "physical_block_size"),
+        *("geometry", "min_io_size", "opt_io_size", "serial", "queues", "queue_size"),
+        *("seg_max_adjust", "write_cache", "config_wce", "discard", "write_zeroes"),
+        *("max_discard_sectors", "max_write_zeroes_sectors", "event_idx", "indirect_desc"),
+        *("packed", "in_order", "unmap", "iops", "faults", "zoned", "zone_sectors"),
+        *("zone_capacity", "conventional_zones", "max_open_zones", "max_active_zones"),
+        *("max_append_sectors", "write_granularity", "zones_read_only", "zones_offline"),
+        *("secure_erase", "lifetime"),
+    }
+)
+"""Fields of `DiskSpec` that the model supports."""
+
+
+def check_fields(spec: DiskSpec) -> None:
+    """Raise LacksError for a disk that the model has no option for."""
+    if refused := unsupported(spec, HONOURED):
+        raise LacksError(f"the model has no option for a disk's {', '.join(refused)}")
 
 
 class _Child(Process):
@@ -239,7 +259,36 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-class ModelDisk(Plugged):
+class ModelSide:
+    """The host's side of a disk whose blocks are the model's."""
+
+    _process: ModelProcess
+    _name: str
+    _file: Path | None
+
+    @property
+    def backing(self) -> Backing:
+        """Return the raw file behind the disk. Raise TargetError for a null disk."""
+        if self._file is None:
+            raise TargetError(f"{self._name} has no backing file")
+        return FileBacking(self._file)
+
+    def resize(self, capacity: int) -> None:
+        """Change the capacity (sectors of 512 bytes) live; the model notifies the driver."""
+        try:
+            self._process.resize(self._name, capacity)
+        except MachineError as error:
+            raise translated(error) from None
+
+    def _remove(self) -> None:
+        """Remove the disk from the model, which hangs up on whoever is connected."""
+        try:
+            self._process.remove(self._name)
+        except MachineError as error:
+            raise translated(error) from None
+
+
+class ModelDisk(ModelSide, Plugged):
     """A disk of the model, with a driver on it."""
 
     def __init__(self, process: ModelProcess, spec: DiskSpec, variant: Variant) -> None:
@@ -253,27 +302,10 @@ class ModelDisk(Plugged):
                 process.remove(self._name)
             raise
 
-    @property
-    def backing(self) -> Backing:
-        """Return the raw file behind the disk. Raise TargetError for a null disk."""
-        if self._file is None:
-            raise TargetError(f"{self._name} has no backing file")
-        return FileBacking(self._file)
-
-    def resize(self, capacity: int) -> None:
-        """Change the capacity while the disk runs; the model notifies the driver."""
-        try:
-            self._process.resize(self._name, capacity)
-        except MachineError as error:
-            raise translated(error) from None
-
     def unplug(self) -> None:
         """Disconnect, and remove the disk."""
         self.driver.close()
-        try:
-            self._process.remove(self._name)
-        except MachineError as error:
-            raise translated(error) from None
+        self._remove()
 
 
 class Model(Target):
@@ -299,6 +331,7 @@ class Model(Target):
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """Plug in a disk with a driver on it. LacksError for a zoned disk of a legacy interface."""
+        check_fields(spec)
         if spec.zoned and "legacy" in self.traits:
             raise LacksError("a legacy interface has no zoned disks")
         try:

@@ -132,13 +132,29 @@ class QtestDisk(DriveSide, Plugged):
                 machine.start()
             connection = socket.socket(socket.AF_UNIX)
             connection.connect(str(machine.qtest_path))
-            bus = variant.bus(Qtest(connection), machine, self._drive)
-            for defect in defects:
-                bus = defect.alter(bus)
-            self.driver = BlockDriver(variant.transport(bus))
+            self._qtest = Qtest(connection)
+            self._defects = defects
+            self.driver = self._attach()
         except BaseException:
             machine.stop()
             raise
+
+    def _attach(self) -> BlockDriver:
+        """Return a driver on the device; on PCI, its BARs are assigned first."""
+        bus = self._variant.bus(self._qtest, self.machine, self._drive)
+        for defect in self._defects:
+            bus = defect.alter(bus)
+        return BlockDriver(self._variant.transport(bus))
+
+    def system_reset(self) -> None:
+        """Reset the machine, and attach a new driver to the device."""
+        try:
+            self.machine.qmp("set-action", reboot="reset")  # it was started with -no-reboot
+            self.machine.qmp("system_reset")
+            self.machine.wait_event("RESET")
+        except MachineError as error:
+            raise TargetError(str(error)) from None
+        self.driver = self._attach()
 
     def _add(self) -> Drive:
         return self.machine.add_disk(self.spec)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from harness.defects.catalogue import defects
@@ -13,6 +16,7 @@ from harness.targets import model, qtest
 from harness.targets.base import Progress, Target, TargetError
 from harness.targets.external import HostSide
 from harness.targets.guest import variants as guest_variants
+from harness.targets.guest.model import GuestModel
 from harness.targets.guest.target import Accelerator, GuestPci
 from harness.targets.guest.variants import Channel
 from harness.targets.host_pci import HostPci, checked_address
@@ -54,16 +58,22 @@ class Settings:
 
 
 def _guest(name: str) -> Callable[[Settings], Target]:
-    return lambda settings: GuestPci(
-        settings.channel,
-        settings.qemu,
-        settings.accel,
-        settings.boot_timeout,
-        settings.progress,
-        name,
-        settings.clones,
-        ahead=True,
-    )
+    def make(settings: Settings) -> Target:
+        kind: Callable[..., Target] = GuestPci
+        if guest_variants.VARIANTS[name].model:
+            kind = partial(GuestModel, settings.defects, settings.whims)
+        return kind(
+            settings.channel,
+            settings.qemu,
+            settings.accel,
+            settings.boot_timeout,
+            settings.progress,
+            name,
+            settings.clones,
+            ahead=True,
+        )
+
+    return make
 
 
 def _qtest(name: str) -> Callable[[Settings], Target]:
@@ -94,8 +104,37 @@ _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {
 }
 
 
+ENTRY_POINTS = "vblk.targets"
+"""Group of entry points: functions without arguments that call `register`."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+
+
+def register(name: str, description: str, make: Callable[[Settings], Target]) -> None:
+    """Add a target for `--target NAME`; `make` returns it with nothing started.
+
+    TargetError for a name that exists, or that has other characters than lower-case
+    letters, digits, dots, hyphens and underscores.
+    """
+    if not _NAME.fullmatch(name):
+        raise TargetError(f"{name!r} cannot be the name of a target; one looks like my-board")
+    if name in _MAKERS:
+        raise TargetError(f"there is a target {name!r} already")
+    _MAKERS[name] = (description, make)
+
+
+@cache
+def _load_entry_points() -> None:
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()()
+        except Exception as error:
+            raise TargetError(f"entry point {point.value} ({ENTRY_POINTS}): {error}") from error
+
+
 def descriptions() -> dict[str, str]:
     """Return every target's name and its description in one line."""
+    _load_entry_points()
     return {
         **{name: description for name, (description, _) in _MAKERS.items()},
         f"{SOCKET_PREFIX}PATH": "the vhost-user back-end that listens on the socket PATH",
@@ -106,6 +145,7 @@ def descriptions() -> dict[str, str]:
 
 def load_targets(path: Path) -> dict[str, UserTarget]:
     """Return what a targets file defines. TargetError, also for a name that is ours."""
+    _load_entry_points()
     return load(path, _MAKERS)
 
 
@@ -116,6 +156,7 @@ def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Tar
     defects that are planted in the device, and with its whims, like "qtest-pci+isr-not-cleared"
     or "model+whim:signals-twice".
     """
+    _load_entry_points()
     base, *planted = name.split(PLANTED)
     if planted and base in _MAKERS:
         return _defective(base, planted)

@@ -30,4 +30,4 @@ class VfioUserSocket(OwnedTarget):
 
     def facts(self) -> dict[str, str]:
         """Return the socket."""
-        return {"vfio-user": self._path}
+        return {"vfio-user": self._path, **self._queues}

@@ -119,4 +119,8 @@ class VhostUserSocket(OwnedTarget):
         if not self._disk:
             return {"socket": self._path}
         features = self._disk.driver.description()["protocol_features"]
-        return {"socket": self._path, "protocol-features": ", ".join(features)}
+        return {
+            "socket": self._path,
+            "protocol-features": ", ".join(features),
+            **self._queues,
+        }

@@ -15,9 +15,12 @@ CAP_VENDOR = 0x09
 CAP = struct.Struct("<BBBBBB2xII")
 """Virtio capability: cap_vndr, cap_next, cap_len, cfg_type, bar, id, (padding), offset, length."""
 
+VENDOR = 0x00
+DEVICE = 0x02
 COMMAND = 0x04
 COMMAND_IO = 0x1
 COMMAND_MEMORY = 0x2
+COMMAND_DECODE = COMMAND_IO | COMMAND_MEMORY
 COMMAND_MASTER = 0x4
 COMMAND_INTX_DISABLE = 0x400
 STATUS = 0x06
@@ -33,15 +36,36 @@ CAPABILITIES = 0x34
 INTERRUPT_LINE = 0x3C
 INTERRUPT_PIN = 0x3D
 HEADER_SIZE = 0x40
-"""Registers of a function's configuration space, and their bits (PCI Local Bus 3.0, 6.1)."""
+"""Registers of a function's configuration space, and their bits (PCI Local Bus 3.0, 6.1).
+
+Capabilities start behind the header. COMMAND_DECODE are the bits that enable decoding of
+accesses to BARs.
+"""
+
+BAR_IO = 0x1
+BAR_TYPE = 0x6
+BAR_64 = 0x4
+BAR_PREFETCHABLE = 0x8
+BAR_IO_FLAGS = 0x3
+BAR_MEMORY_FLAGS = 0xF
+"""Low bits of a BAR (PCI Local Bus 3.0, 6.2.5.1).
+
+BAR_IO is set in I/O space. The others are for memory space: BAR_TYPE is the mask of the type,
+BAR_64 the type of a BAR of two registers. *_FLAGS are all bits below the address.
+"""
 
 CAP_POWER = 0x01
 CAP_EXPRESS = 0x10
 CAP_MSIX = 0x11
 """PCI capability ids."""
 
+EXTENDED = 0x100
+EXT_CAP_SR_IOV = 0x10
+"""Offset of the first PCI Express extended capability; id of single root I/O virtualization."""
+
 MSIX_ENABLE = 1 << 15
 MSIX_FUNCTION_MASK = 1 << 14
+MSIX_TABLE_SIZE = 0x7FF
 """Bits of MSI-X Message Control (PCI Local Bus 3.0, 6.8.2)."""
 
 MSIX_ENTRY = struct.Struct("<QII")

@@ -78,3 +78,8 @@ def test_not_a_program(tmp_path: Path) -> None:
     path.write_bytes(b"\x7fELF and then nothing")
     path.chmod(0o755)
     assert "does not run" in refused(str(path))
+
+
+def test_an_empty_path_is_not_the_qemu_on_path() -> None:
+    with pytest.raises(MachineError, match="an empty path names no QEMU"):
+        find_qemu("")

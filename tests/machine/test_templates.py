@@ -213,3 +213,33 @@ def test_whatever_the_umask_is_others_cannot_read_a_template(tmp_path: Path, mak
         assert path.stat().st_mode & 0o777 == 0o600
     for directory in (template.saved.ram.parent, tmp_path / "new" / "templates", tmp_path / "new"):
         assert directory.stat().st_mode & 0o077 == 0
+
+
+def test_directories_of_the_user_stay(tmp_path: Path, maker: Maker) -> None:
+    for name in (*(f"album{number}" for number in range(20)), ".make-up"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "photo").write_text("")
+        os.utime(tmp_path / name, (1, 1))
+
+    maker.ensure(tmp_path)
+
+    assert len(list(tmp_path.glob("album*/photo"))) == 20
+    assert (tmp_path / ".make-up" / "photo").exists()
+
+
+def test_a_lock_that_is_a_file_of_the_user_is_left_alone(tmp_path: Path, maker: Maker) -> None:
+    (tmp_path / "lock").write_text("my own notes")
+
+    with pytest.raises(TemplateError, match="lock is a file of yours"):
+        maker.ensure(tmp_path)
+
+    assert (tmp_path / "lock").read_text() == "my own notes"
+
+
+@pytest.mark.parametrize("name", ["ram", "state", "template.json"])
+def test_a_fifo_in_place_of_a_file_is_made_again(tmp_path: Path, maker: Maker, name: str) -> None:
+    maker.ensure(tmp_path)
+    (tmp_path / "key" / name).unlink()
+    os.mkfifo(tmp_path / "key" / name)
+
+    assert maker.ensure(tmp_path).facts == {"number": 2}

@@ -95,8 +95,8 @@ def test_the_command_repeats_that_test_alone(run, top: Path, pytester: pytest.Py
     replay = entry(top, "513") / "replay.sh"
     command = replay.read_text().splitlines()[1]
     assert command == (
-        f"cd {pytester.path} && {sys.executable} -m pytest -ra -s --channel ssh --target guest-pci"
-        " 'test_it.py::test_broken[513]'"
+        f"cd {pytester.path} && {sys.executable} -m pytest -ra -s --channel ssh"
+        " --vblk-target guest-pci 'test_it.py::test_broken[513]'"
     )
     again = subprocess.run([replay], cwd="/", capture_output=True, text=True, timeout=60)
     assert again.returncode == pytest.ExitCode.TESTS_FAILED, again.stdout + again.stderr

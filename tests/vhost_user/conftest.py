@@ -12,16 +12,7 @@ from scripted import ScriptedBackEnd
 
 from harness.driver.block import BlockDriver
 from harness.driver.transport.vhost_user import VhostUser
-from harness.machine.rundir import RunDir
 from harness.machine.storage_daemon import StorageDaemon, find_storage_daemon
-
-
-@pytest.fixture
-def short_dir() -> Iterator[Path]:
-    """A directory with a path short enough for the name of a UNIX socket."""
-    directory = RunDir()
-    yield directory.path
-    directory.remove()
 
 
 @pytest.fixture

@@ -419,3 +419,32 @@ def test_closing_stops_every_ring_before_it_hangs_up(
     assert stopped == [0, 1]
     assert attach().start(queues=2).status == RUNNING
     assert back_end.connections == 2
+
+
+@pytest.mark.parametrize("at", [Ask.GET_VRING_BASE])
+def test_a_back_end_that_hangs_up_at_a_reset_is_named(
+    back_end: ScriptedBackEnd, attach: Attach, at: Ask
+) -> None:
+    driver = attach()
+    driver.start()
+    back_end.at[at] = lambda connection: back_end.hang_up()
+
+    with pytest.warns(UserWarning, match=f"at {at.name}, in a reset: a VMM would have lost"):
+        driver.set_status(0)
+    del back_end.at[at]
+
+    assert driver.description()["lost_at_reset"] == 1
+    driver.start()
+
+
+def test_one_that_had_hung_up_before_a_reset_is_not_blamed_for_the_reset(
+    back_end: ScriptedBackEnd, attach: Attach, recwarn: pytest.WarningsRecorder
+) -> None:
+    driver = attach()
+    driver.start()
+    back_end.hang_up()
+
+    driver.set_status(0)
+
+    assert driver.description()["lost_at_reset"] == 0
+    assert [item for item in recwarn.list if item.category is UserWarning] == []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from harness.driver.memory import DmaMemory
+from harness.virtio.pci import REVISION, VENDOR
 
 
 class Bus(ABC):
@@ -53,6 +56,11 @@ class PciFunction(Bus):
     def pci_write(self, offset: int, data: bytes) -> None:
         """Write 1, 2 or 4 bytes of configuration space in one access."""
 
+    def identity(self) -> dict[str, Any]:
+        """Return ids and revision, for reports."""
+        vendor, device = struct.unpack("<HH", self.pci_read(VENDOR, 4))
+        return {"id": f"{vendor:04x}:{device:04x}", "revision": self.pci_read(REVISION, 1)[0]}
+
     @abstractmethod
     def enable_msix(self, vectors: int) -> None:
         """Enable messages of vectors 0 to `vectors` - 1; with 0, use INTx instead.
@@ -75,6 +83,17 @@ class PciFunction(Bus):
     @abstractmethod
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
         """Write to a BAR in one access of `width` (1, 2 or 4) bytes."""
+
+
+def aligned_accesses(offset: int, length: int) -> Iterator[tuple[int, int]]:
+    """Yield offset and width (1, 2 or 4 bytes) of aligned accesses that cover a range, in order."""
+    end = offset + length
+    while offset < end:
+        width = 4
+        while offset % width or offset + width > end:
+            width //= 2
+        yield offset, width
+        offset += width
 
 
 class MmioWindow(Bus):

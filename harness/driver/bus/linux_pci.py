@@ -16,18 +16,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.driver.bus.base import PciFunction
-from harness.driver.bus.linux_sysfs import (
+from harness.driver.bus.linux_sysfs import Binding, FileBar, MappedBar, change_command
+from harness.driver.errors import DriverError, NoDeviceError
+from harness.driver.memory import DmaMemory, Region
+from harness.virtio.pci import (
+    BARS,
     COMMAND_INTX_DISABLE,
     COMMAND_IO,
     COMMAND_MASTER,
     COMMAND_MEMORY,
-    Binding,
-    FileBar,
-    MappedBar,
-    change_command,
 )
-from harness.driver.errors import DriverError, NoDeviceError
-from harness.driver.memory import DmaMemory, Region
 
 DRIVER = "uio_pci_generic"
 DEV = Path("/dev")
@@ -127,7 +125,7 @@ class LinuxPci(PciFunction):
         return self._files[-1]
 
     def _find_bars(self) -> None:
-        lines = (self._binding.path / "resource").read_text().splitlines()[:6]
+        lines = (self._binding.path / "resource").read_text().splitlines()[:BARS]
         for bar, line in enumerate(lines):
             start, end, flags = (int(word, 16) for word in line.split())
             self._sizes.append(end - start + 1 if flags else 0)
@@ -144,12 +142,10 @@ class LinuxPci(PciFunction):
 
     def description(self) -> dict[str, Any]:
         """Return address and ids, for reports."""
-        vendor, device = struct.unpack("<HH", self.pci_read(0, 4))
         return {
             "bus": "pci",
             "address": self.address,
-            "id": f"{vendor:04x}:{device:04x}",
-            "revision": self.pci_read(8, 1)[0],
+            **self.identity(),
             "interrupt": "INTx",
         }
 

@@ -14,16 +14,13 @@ from typing import Literal
 
 from harness.driver.bus.base import PciFunction
 from harness.driver.errors import BadArgumentError, DriverError, NoDeviceError
-
-COMMAND = 0x04
-COMMAND_IO = 0x1
-COMMAND_MEMORY = 0x2
-COMMAND_MASTER = 0x4
-COMMAND_INTX_DISABLE = 0x400
+from harness.virtio.pci import COMMAND
 
 FORMATS: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}
 
 SYSFS = Path("/sys/bus/pci")
+MOUNTS = Path("/proc/self/mountinfo")
+SWAPS = Path("/proc/swaps")
 
 BIND_WAIT = 5.0
 """Seconds that the kernel may take to bind a function and to create its device node."""
@@ -39,6 +36,32 @@ def kernel_driver(address: str) -> str | None:
     """Return the kernel driver that a function is bound to, None for none."""
     driver = SYSFS / "devices" / address / "driver"
     return driver.resolve().name if driver.exists() else None
+
+
+def in_use(function: Path) -> str:
+    """Return what this machine uses a function's disks for, in words; nothing for none.
+
+    `function` is its directory in sysfs. A disk counts, or a partition of it, that is mounted, is
+    swapped to, or is a part of another block device.
+    """
+    try:
+        mounts = [line.split() for line in MOUNTS.read_text().splitlines()]
+        swaps = [line.split()[0] for line in SWAPS.read_text().splitlines()[1:]]
+    except OSError:
+        mounts, swaps = [], []
+    for disk in sorted(function.glob("**/block/*")):
+        for part in (disk, *sorted(disk.glob(f"{disk.name}*"))):
+            try:
+                number = (part / "dev").read_text().strip()
+            except OSError:
+                continue
+            if places := [fields[4] for fields in mounts if fields[2] == number]:
+                return f"{part.name}, mounted at {places[0]}"
+            if f"/dev/{part.name}" in swaps:
+                return f"{part.name}, which it swaps to"
+            if holders := sorted(holder.name for holder in part.glob("holders/*")):
+                return f"{part.name}, a part of {holders[0]}"
+    return ""
 
 
 def wait_for_function(address: str, timeout: float) -> Path:
@@ -95,6 +118,8 @@ class Binding:
         current, wanted = kernel_driver(self.address), self._driver.name
         if current == wanted:
             return
+        if current and (use := in_use(self.path)):
+            raise NoDeviceError(f"{self.address} is this machine's {use}: it is left alone")
         if current:
             raise NoDeviceError(
                 f"{self.address} is in use by the kernel's {current}: unbind it first"

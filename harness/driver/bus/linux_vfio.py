@@ -21,9 +21,6 @@ from typing import Any
 
 from harness.driver.bus.base import PciFunction
 from harness.driver.bus.linux_sysfs import (
-    COMMAND_INTX_DISABLE,
-    COMMAND_MASTER,
-    COMMAND_MEMORY,
     Binding,
     FileBar,
     MappedBar,
@@ -32,6 +29,7 @@ from harness.driver.bus.linux_sysfs import (
 )
 from harness.driver.errors import DriverError, NoDeviceError
 from harness.driver.memory import DmaMemory, Region
+from harness.virtio.pci import COMMAND_INTX_DISABLE, COMMAND_MASTER, COMMAND_MEMORY
 
 DRIVER = "vfio-pci"
 VFIO = Path("/dev/vfio")
@@ -191,12 +189,10 @@ class LinuxVfio(PciFunction):
 
     def description(self) -> dict[str, Any]:
         """Return address and ids, for reports."""
-        vendor, device = struct.unpack("<HH", self.pci_read(0, 4))
         return {
             "bus": "pci through vfio",
             "address": self.address,
-            "id": f"{vendor:04x}:{device:04x}",
-            "revision": self.pci_read(8, 1)[0],
+            **self.identity(),
             "interrupt": self._interrupt(),
         }
 

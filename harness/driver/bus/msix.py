@@ -7,13 +7,7 @@ from dataclasses import dataclass
 
 from harness.driver.bus.base import PciFunction
 from harness.driver.errors import DriverError
-
-CAP_POINTER = 0x34
-CAP_MSIX = 0x11
-MSIX_ENABLE = 1 << 15
-
-MSIX_ENTRY = struct.Struct("<QII")
-"""A table entry: message address, message data, vector control (0: not masked)."""
+from harness.virtio.pci import CAP_MSIX, CAPABILITIES, MSIX_ENABLE, MSIX_ENTRY, MSIX_TABLE_SIZE
 
 
 @dataclass(frozen=True)
@@ -31,13 +25,29 @@ class MsixTable:
 
 def msix_table(function: PciFunction) -> MsixTable:
     """Decode the function's MSI-X capability. Raises DriverError if it has none."""
-    at = function.pci_read(CAP_POINTER, 1)[0] & ~3
+    at = function.pci_read(CAPABILITIES, 1)[0] & ~3
     seen: set[int] = set()
     while at and at not in seen:
         seen.add(at)
         kind, following = function.pci_read(at, 2)
         if kind == CAP_MSIX:
             control, table = struct.unpack("<HI", function.pci_read(at + 2, 6))
-            return MsixTable(at + 2, (control & 0x7FF) + 1, table & 7, table & ~7)
+            return MsixTable(at + 2, (control & MSIX_TABLE_SIZE) + 1, table & 7, table & ~7)
         at = following & ~3
     raise DriverError("the device has no MSI-X capability")
+
+
+def write_entry(
+    function: PciFunction, table: MsixTable, vector: int, address: int, data: int
+) -> None:
+    """Write the message address and data of a vector into the table, and unmask the vector."""
+    at = table.offset + MSIX_ENTRY.size * vector
+    words = struct.unpack("<4I", MSIX_ENTRY.pack(address, data, 0))
+    for position, word in enumerate(words):
+        function.bar_write(table.bar, at + 4 * position, 4, word)
+
+
+def set_enabled(function: PciFunction, table: MsixTable, enabled: bool) -> None:
+    """Set or clear MSI-X Enable, and clear the function mask."""
+    control = MSIX_ENABLE if enabled else 0
+    function.pci_write(table.control, control.to_bytes(2, "little"))

@@ -17,11 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.driver.bus.base import Bus, MmioWindow, PciFunction
-from harness.driver.bus.linux_sysfs import COMMAND, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY
-from harness.driver.bus.msix import MSIX_ENABLE, MSIX_ENTRY, msix_table
+from harness.driver.bus.base import Bus, MmioWindow, PciFunction, aligned_accesses
+from harness.driver.bus.msix import msix_table, set_enabled, write_entry
 from harness.driver.errors import DriverError, NoDeviceError
 from harness.driver.memory import DmaMemory, Region
+from harness.virtio.pci import (
+    BAR_0,
+    BAR_64,
+    BAR_IO,
+    BAR_IO_FLAGS,
+    BAR_MEMORY_FLAGS,
+    BAR_TYPE,
+    BARS,
+    COMMAND,
+    COMMAND_IO,
+    COMMAND_MASTER,
+    COMMAND_MEMORY,
+)
 
 ANSWER_TIMEOUT = 10.0
 """Seconds QEMU may take to answer a register access."""
@@ -247,13 +259,14 @@ class QtestPci(_QtestBus, PciFunction):
         memory = BAR_WINDOW + self.slot * BAR_WINDOW_SIZE
         ports = IO_WINDOW + self.slot * IO_WINDOW_SIZE
         bar = 0
-        while bar < 6:
-            at = 0x10 + 4 * bar
+        while bar < BARS:
+            at = BAR_0 + 4 * bar
             self.pci_write(at, b"\xff\xff\xff\xff")
             (register,) = struct.unpack("<I", self.pci_read(at, 4))
-            in_ports = bool(register & 1)
-            wide = register & 0x7 == 0x4
-            size = -(register & ~(0x3 if in_ports else 0xF)) & (0xFFFF if in_ports else 0xFFFFFFFF)
+            in_ports = bool(register & BAR_IO)
+            wide = not in_ports and register & BAR_TYPE == BAR_64
+            flags = BAR_IO_FLAGS if in_ports else BAR_MEMORY_FLAGS
+            size = -(register & ~flags) & (0xFFFF if in_ports else 0xFFFFFFFF)
             if register:
                 base = -(-(ports if in_ports else memory) // size) * size
                 self.pci_write(at, base.to_bytes(4, "little"))
@@ -283,23 +296,17 @@ class QtestPci(_QtestBus, PciFunction):
 
     def description(self) -> dict[str, Any]:
         """Return address and ids, for reports."""
-        vendor, device = struct.unpack("<HH", self.pci_read(0, 4))
         return {
             "bus": "pci through qtest",
             "address": f"0000:00:{self.slot:02x}.0",
-            "id": f"{vendor:04x}:{device:04x}",
-            "revision": self.pci_read(8, 1)[0],
+            **self.identity(),
             "interrupt": f"MSI-X, {self._vectors} vectors" if self._vectors else "INTx",
         }
 
     def pci_read(self, offset: int, length: int) -> bytes:
         """Read bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
         data = b""
-        while len(data) < length:
-            at = offset + len(data)
-            width = 4
-            while at % width or len(data) + width > length:
-                width //= 2
+        for at, width in aligned_accesses(offset, length):
             self._select(self.slot, at)
             value = self.qtest.command(f"in{LETTER[width]} {CONFIG_DATA + (at & 3):#x}")
             data += value.to_bytes(width, "little")
@@ -315,13 +322,10 @@ class QtestPci(_QtestBus, PciFunction):
         if vectors > table.size:
             raise DriverError(f"the device has {table.size} MSI-X vectors, not {vectors}")
         for vector in range(vectors):
-            entry = table.offset + MSIX_ENTRY.size * vector
-            self._ram[MESSAGES + 4 * vector : MESSAGES + 4 * vector + 4] = bytes(4)
-            words = struct.unpack("<4I", MSIX_ENTRY.pack(MESSAGES + 4 * vector, MESSAGE, 0))
-            for position, word in enumerate(words):
-                self.bar_write(table.bar, entry + 4 * position, 4, word)
-        control = MSIX_ENABLE if vectors else 0
-        self.pci_write(table.control, control.to_bytes(2, "little"))
+            address = MESSAGES + 4 * vector
+            self._ram[address : address + 4] = bytes(4)
+            write_entry(self, table, vector, address, MESSAGE)
+        set_enabled(self, table, bool(vectors))
         self._vectors = vectors
 
     def take_messages(self, timeout: float) -> Counter[int]:

@@ -18,8 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from harness.driver.bus.base import PciFunction
-from harness.driver.bus.msix import msix_table
+from harness.driver.bus.base import PciFunction, aligned_accesses
+from harness.driver.bus.msix import msix_table, set_enabled, write_entry
 from harness.driver.errors import BadArgumentError, DriverError, NoDeviceError
 from harness.driver.memory import DmaMemory, Region
 from harness.virtio.pci import (
@@ -28,8 +28,6 @@ from harness.virtio.pci import (
     COMMAND_IO,
     COMMAND_MASTER,
     COMMAND_MEMORY,
-    MSIX_ENABLE,
-    MSIX_ENTRY,
 )
 from harness.virtio.vfio_user import (
     ACCESS,
@@ -323,25 +321,17 @@ class VfioUser(PciFunction):
 
     def description(self) -> dict[str, Any]:
         """Return address and identity, for reports."""
-        vendor, device = struct.unpack("<HH", self.pci_read(0, 4))
         return {
             "bus": "pci through vfio-user",
             "address": self.path,
-            "id": f"{vendor:04x}:{device:04x}",
-            "revision": self.pci_read(8, 1)[0],
+            **self.identity(),
             "interrupt": f"MSI-X, {self._vectors} vectors" if self._vectors else "INTx",
         }
 
     def pci_read(self, offset: int, length: int) -> bytes:
         """Return bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
-        data = b""
-        while len(data) < length:
-            at = offset + len(data)
-            width = 4
-            while at % width or len(data) + width > length:
-                width //= 2
-            data += self._read(CONFIG_REGION, at, width)
-        return data
+        accesses = aligned_accesses(offset, length)
+        return b"".join(self._read(CONFIG_REGION, at, width) for at, width in accesses)
 
     def pci_write(self, offset: int, data: bytes) -> None:
         """Write 1, 2 or 4 bytes of configuration space in one access."""
@@ -390,12 +380,8 @@ class VfioUser(PciFunction):
         """Unmask the table entries, as a platform does, and enable or disable MSI-X."""
         table = msix_table(self)
         for vector in range(vectors):
-            entry = table.offset + MSIX_ENTRY.size * vector
-            words = struct.unpack("<4I", MSIX_ENTRY.pack(MESSAGE_ADDRESS, vector, 0))
-            for position, word in enumerate(words):
-                self.bar_write(table.bar, entry + 4 * position, 4, word)
-        control = MSIX_ENABLE if vectors else 0
-        self.pci_write(table.control, control.to_bytes(2, "little"))
+            write_entry(self, table, vector, MESSAGE_ADDRESS, vector)
+        set_enabled(self, table, bool(vectors))
 
     def _set_irqs(
         self, flags: int, index: int, start: int, count: int, fds: list[int] | None = None

@@ -161,6 +161,14 @@ class Transport(ABC):
         """Write 1, 2 or 4 bytes of PCI configuration space."""
         raise DriverError(f"no PCI configuration space at {offset:#x}+{len(data)}")
 
+    def bar_read(self, bar: int, offset: int, width: int) -> int:
+        """Read `width` (1, 2 or 4) bytes of a BAR in one access."""
+        raise DriverError(f"no BAR {bar} to read {width} bytes at {offset:#x}: not a PCI device")
+
+    def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
+        """Write `width` (1, 2 or 4) bytes of a BAR in one access."""
+        raise DriverError(f"no BAR {bar} to write {value:#x} at {offset:#x}: not a PCI device")
+
     def capabilities(self) -> list[Capability]:
         """Return the virtio capabilities, in the order of the list."""
         raise DriverError("no capability list: not a PCI device")

@@ -14,27 +14,30 @@ from harness.virtio.features import Feature
 from harness.virtio.pci import (
     CAP,
     CAP_VENDOR,
+    CAPABILITIES,
     COMMON_REGISTERS,
+    HEADER_SIZE,
     MODERN_DEVICE_ID,
+    STATUS,
+    STATUS_CAPABILITIES,
     TRANSITIONAL_DEVICE_ID,
+    VENDOR,
     VENDOR_ID,
     CapType,
 )
 
-STATUS_CAP_LIST = 0x10
-CAP_POINTER = 0x34
 CONFIG_SPACE = 256
 
 
 def virtio_capabilities(function: PciFunction) -> list[Capability]:
     """Return the virtio capabilities. NoDeviceError if the list loops or leaves the space."""
-    if not function.pci_read(0x06, 1)[0] & STATUS_CAP_LIST:
+    if not function.pci_read(STATUS, 1)[0] & STATUS_CAPABILITIES:
         return []
     capabilities: list[Capability] = []
     seen: set[int] = set()
-    at = function.pci_read(CAP_POINTER, 1)[0] & ~3
+    at = function.pci_read(CAPABILITIES, 1)[0] & ~3
     while at:
-        if at in seen or at < 0x40:
+        if at in seen or at < HEADER_SIZE:
             raise NoDeviceError(f"the PCI capability list is broken at {at:#x}")
         seen.add(at)
         vendor, following = function.pci_read(at, 2)
@@ -62,6 +65,14 @@ class PciTransport(BusTransport):
         """Write 1, 2 or 4 bytes of PCI configuration space."""
         self.function.pci_write(offset, data)
 
+    def bar_read(self, bar: int, offset: int, width: int) -> int:
+        """Read `width` (1, 2 or 4) bytes of a BAR in one access."""
+        return self.function.bar_read(bar, offset, width)
+
+    def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
+        """Write `width` (1, 2 or 4) bytes of a BAR in one access."""
+        self.function.bar_write(bar, offset, width, value)
+
     def capabilities(self) -> list[Capability]:
         """Return the virtio capabilities, in the order of the list."""
         return virtio_capabilities(self.function)
@@ -85,7 +96,7 @@ class PciModern(PciTransport):
 
     def __init__(self, function: PciFunction) -> None:
         super().__init__(function)
-        identity = function.pci_read(0, 4)
+        identity = function.pci_read(VENDOR, 4)
         vendor, device = identity[:2], identity[2:]
         devices = [
             number.to_bytes(2, "little") for number in (MODERN_DEVICE_ID, TRANSITIONAL_DEVICE_ID)

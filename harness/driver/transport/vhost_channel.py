@@ -105,6 +105,8 @@ class Channel:
 
     def check(self) -> None:
         """Raise GoneError if the connection is closed, DriverError for unexpected data."""
+        if self._socket.fileno() < 0:
+            raise GoneError(f"no connection to {self.path} any more")
         if not select.select([self._socket], [], [], 0)[0]:
             return
         try:
@@ -229,6 +231,7 @@ class BackEndChannel:
             request, flags, size = HEADER.unpack_from(self._buffer, at)
             if size > MAX_PAYLOAD:
                 self.close()
+                self._buffer = b""
                 raise DriverError(
                     f"the vhost-user back-end sent a message of {size} bytes on its own channel,"
                     f" where {MAX_PAYLOAD} are enough for any"

@@ -25,6 +25,7 @@ from __future__ import annotations
 import mmap
 import os
 import select
+import warnings
 from contextlib import suppress
 from typing import Any
 
@@ -85,6 +86,8 @@ class VhostUser(Transport):
         self._sent_features = False
         self._generation = 0
         self._isr = 0
+        self.lost_at_reset = 0
+        """Resets at which the back-end hung up, though it had not before."""
         self._raised = 0
         self._file = os.memfd_create("virtqueues")
         os.truncate(self._file, MEMORY_SIZE)
@@ -118,6 +121,7 @@ class VhostUser(Transport):
             "protocol_features": [feature.name for feature in sorted(self._session.protocol)],
             "queues": self._session.queues,
             "config_size": self._session.config_size,
+            "lost_at_reset": self.lost_at_reset,
         }
 
     # --- status and features
@@ -179,6 +183,14 @@ class VhostUser(Transport):
         session = self._session
         self._status = 0
         try:
+            session.channel.check()
+        except GoneError:
+            # It hung up before, as a back-end may on a driver that breaks the rules.
+            self._hang_up()
+            self._session = self._connect()
+            self._forget()
+            return
+        try:
             for ring in session.rings.values():
                 ring.stop(session.channel)
             if ProtocolFeature.RESET_DEVICE in session.protocol:
@@ -187,9 +199,18 @@ class VhostUser(Transport):
             # A back-end that will close the connection for an earlier error may have answered.
             session.channel.ask_number(FrontEndRequest.GET_FEATURES)
             self._drop_rings()
-        except GoneError:
+        except GoneError as error:
+            self.lost_at_reset += 1
+            # The document on vhost-user has a back-end keep the device through a reset.
+            warnings.warn(
+                f"{error.message}, in a reset: a VMM would have lost the device", stacklevel=2
+            )
             self._hang_up()
             self._session = self._connect()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget what the driver set up before a reset."""
         self._driver_features = 0
         self._sent_features = False
         self._isr = 0

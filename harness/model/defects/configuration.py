@@ -23,15 +23,6 @@ def undefined_feature_offered(original: Original, block: Block) -> int:
 
 
 @defect(
-    Block.acceptable,
-    "2.2.2-D-02b",
-    text="features that were not offered are accepted, and used",
-)
-def unoffered_features_taken(original: Original, block: Block, features: int) -> bool:
-    return bool(original(block, features & block.offered()))
-
-
-@defect(
     Block.offered,
     "2.2.2-D-01",
     "5.2.5.2-D-01b",
@@ -136,9 +127,11 @@ def padding_not_zero(original: Original, block: Block) -> bytes:
     "5.2.5.2-D-02",
     text="writeback stays 1 if CONFIG_WCE is accepted without FLUSH",
 )
-def writeback_without_flush(original: Original, block: Block, features: int) -> None:
+def writeback_without_flush(
+    original: Original, block: Block, features: int, legacy: bool = False
+) -> None:
     before = block.writeback
-    original(block, features)
+    original(block, features, legacy)
     block.writeback = before
 
 
@@ -148,9 +141,9 @@ def writeback_without_flush(original: Original, block: Block, features: int) -> 
     text="the driver's writes to writeback are ignored",
 )
 def writeback_cannot_be_switched(
-    original: Original, block: Block, offset: int, data: bytes
+    original: Original, block: Block, offset: int, data: bytes, legacy: bool = False
 ) -> bool:
-    return offset == WRITEBACK.offset or bool(original(block, offset, data))
+    return offset == WRITEBACK.offset or bool(original(block, offset, data, legacy))
 
 
 @defect(

@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+MODEL_TARGET = "model"
+PCI_TARGET = "model-pci"
+PCI_TARGETS = frozenset({PCI_TARGET, "model-pci-transitional", "guest-model-pci"})
+
 Original = Callable[..., Any]
 """The method that a defect replaces; it is called with the object first."""
 
@@ -27,11 +31,15 @@ class Defect:
     method: Callable[..., Any]
     change: Callable[..., Any]
     unusable: bool = False
-    target: str = "model"
+    target: str = MODEL_TARGET
 
     def can_be_on(self, target: str) -> bool:
-        """Return True if a target's device can have this defect."""
-        return target == self.target
+        """Return whether a target's device can have the defect.
+
+        A defect of the device is one over every transport, one of the PCI function on PCI only.
+        """
+        of_the_function = self.target == PCI_TARGET
+        return target in PCI_TARGETS or (target == MODEL_TARGET and not of_the_function)
 
     def apply(self) -> None:
         """Plant the defect in this process, in addition to those planted before."""
@@ -63,7 +71,11 @@ DEFECTS: dict[str, Defect] = {}
 
 
 def defect(
-    method: Callable[..., Any], *statements: str, text: str, unusable: bool = False
+    method: Callable[..., Any],
+    *statements: str,
+    text: str,
+    unusable: bool = False,
+    target: str = MODEL_TARGET,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as a defect that replaces `method` of the model.
 
@@ -75,7 +87,14 @@ def defect(
         name = change.__name__.replace("_", "-")
         if name in DEFECTS:
             raise ValueError(f"there is already a defect {name!r}")
-        DEFECTS[name] = Defect(name, statements, text, method, change, unusable)
+        DEFECTS[name] = Defect(name, statements, text, method, change, unusable, target)
         return change
 
     return file
+
+
+def on_pci(
+    method: Callable[..., Any], *statements: str, text: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """File a defect of the PCI function, as `defect` does."""
+    return defect(method, *statements, text=text, target=PCI_TARGET)

@@ -354,8 +354,10 @@ def host_aware_read_only_without_zoned(
     "5.2.5-P-10",
     text="the driver can write max_append_sectors",
 )
-def max_append_writable(original: Original, block: ZonedBlock, offset: int, data: bytes) -> bool:
+def max_append_writable(
+    original: Original, block: ZonedBlock, offset: int, data: bytes, legacy: bool = False
+) -> bool:
     if offset == CONFIG_FIELD["max_append_sectors"].offset:
         block.zones.max_append = int.from_bytes(data, "little")
         return True
-    return bool(original(block, offset, data))
+    return bool(original(block, offset, data, legacy))

@@ -18,13 +18,16 @@ from harness.model.memory import BrokenError, Memory
 from harness.model.pci.interrupts import BAR_SIZE as MSIX_BAR_SIZE
 from harness.model.pci.interrupts import MAX_VECTORS, Interrupts
 from harness.model.pci.registers import Register, Registers
-from harness.model.pci.space import EXPRESS_SIZE, IN_PORTS, MEMORY_64, PREFETCHABLE, ConfigSpace
+from harness.model.pci.space import EXPRESS_SIZE, ConfigSpace
 from harness.model.queue import Queue
 from harness.model.ring import Addresses
 from harness.virtio.blk import CONFIG_SIZE
 from harness.virtio.device import BLOCK_DEVICE, DeviceStatus
 from harness.virtio.features import Feature, mask
 from harness.virtio.pci import (
+    BAR_64,
+    BAR_IO,
+    BAR_PREFETCHABLE,
     CAP,
     CAP_EXPRESS,
     CAP_POWER,
@@ -155,9 +158,9 @@ class Function(Transport):
         define(INTERRUPT_LINE, b"\0", b"\xff")
         define(INTERRUPT_PIN, b"\1")
         if transitional:
-            self.space.define_bar(LEGACY_BAR, LEGACY_BAR_SIZE, IN_PORTS)
+            self.space.define_bar(LEGACY_BAR, LEGACY_BAR_SIZE, BAR_IO)
         self.space.define_bar(MSIX_BAR, MSIX_BAR_SIZE, 0)
-        self.space.define_bar(REGISTER_BAR, REGISTER_BAR_SIZE, MEMORY_64 | PREFETCHABLE)
+        self.space.define_bar(REGISTER_BAR, REGISTER_BAR_SIZE, BAR_64 | BAR_PREFETCHABLE)
 
     def _define_capabilities(self) -> None:
         # Version 3, no D1 and D2; what a driver can write is the power state.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.virtio.pci import (
     BAR_0,
+    BAR_64,
     CAPABILITIES,
     HEADER_SIZE,
     STATUS,
@@ -13,11 +14,6 @@ from harness.virtio.pci import (
 CONVENTIONAL_SIZE = 256
 EXPRESS_SIZE = 4096
 """Bytes of configuration space of a conventional function, and of a PCI Express one."""
-
-MEMORY_64 = 0x4
-PREFETCHABLE = 0x8
-IN_PORTS = 0x1
-"""Bits of a BAR that say where it lies."""
 
 
 class ConfigSpace:
@@ -37,8 +33,8 @@ class ConfigSpace:
 
     def define_bar(self, number: int, size: int, kind: int) -> None:
         """Define a BAR of `size` bytes (a power of two), at address 0. `kind` are its low bits."""
-        bits = -size & (0xFFFF_FFFF_FFFF_FFFF if kind & MEMORY_64 else 0xFFFF_FFFF)
-        width = 8 if kind & MEMORY_64 else 4
+        bits = -size & (0xFFFF_FFFF_FFFF_FFFF if kind & BAR_64 else 0xFFFF_FFFF)
+        width = 8 if kind & BAR_64 else 4
         at = BAR_0 + 4 * number
         self.define(at, kind.to_bytes(width, "little"), bits.to_bytes(width, "little"))
 

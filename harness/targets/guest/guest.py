@@ -41,7 +41,7 @@ class Means:
             ssh=channel == "ssh",
             board=variant.board,
             interface=variant.interface,
-            shared_memory=variant.vhost_user,
+            shared_memory=variant.vhost_user or variant.model,
         )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import images
+from harness import interrupt
 from harness.diskspec import DiskSpec
 from harness.machine import MachineError, choose_accel, find_qemu
 from harness.machine.templates import Template, TemplateError
@@ -180,8 +181,10 @@ class GuestPci(Target):
     def _start(self, disk: DiskSpec | None = None, again: bool = False) -> Guest:
         """Start a new guest: a clone if that is possible, otherwise a booted one."""
         prepared = time.monotonic()
-        means = self._found()
-        start = self._cloner(means, disk) or self._booter(means, disk, again)
+        # The image and the template are for the whole run, and have deadlines of their own.
+        with interrupt.paused():
+            means = self._found()
+            start = self._cloner(means, disk) or self._booter(means, disk, again)
         begun = time.monotonic()
         self.preparing += begun - prepared
         guest = start()

@@ -52,15 +52,31 @@ def template(
     def make(saved: Saved) -> Facts:
         progress(f"making a template of the guest ({means.accel.name}; done once, then kept)")
         begun = time.monotonic()
-        facts = _make(saved, means, channel, board_s_own, timeout, progress)
+        facts = _make(saved, means, channel, owner, timeout, progress)
         seconds = round(time.monotonic() - begun, 1)
         progress(f"the template is ready after {seconds} s")
         return {**facts, "seconds": seconds}
 
-    # What tells the variants on a board from each other is in the disks, which it has not got.
-    board_s_own = next(other for other in VARIANTS.values() if other.board == variant.board)
-    key = key_of(_parts(means, channel, board_s_own))
+    owner = shared(variant)
+    key = key_of(_parts(means, channel, owner))
     return ensure(directory or images.cache_dir() / "templates", key, make, progress)
+
+
+def shared(variant: Variant) -> Variant:
+    """Return the variant whose template this one uses, too.
+
+    On most boards variants differ only in their disks, which a template does not have. On
+    microvm the interface is a property of the machine (virtio-mmio.force-legacy).
+    """
+    return next(
+        (
+            other
+            for other in VARIANTS.values()
+            if (other.board, other.kernel_args) == (variant.board, variant.kernel_args)
+            and (other.board != "microvm" or other.interface == variant.interface)
+        ),
+        variant,
+    )
 
 
 def _parts(means: Means, channel: Channel, variant: Variant) -> dict[str, object]:

@@ -26,6 +26,7 @@ class Variant:
     kernel_args: str
     traits: frozenset[str]
     vhost_user: bool = False
+    model: bool = False
 
 
 MODERN = frozenset({"guest", "pci", "modern"})
@@ -72,6 +73,15 @@ VARIANTS: dict[str, Variant] = {
         images.KERNEL_ARGS,
         MODERN,
         vhost_user=True,
+    ),
+    "guest-model-pci": Variant(
+        "our own device in Python, a PCI function of a guest (QEMU 10.1 or newer)",
+        "pc",
+        "modern",
+        "pci",
+        images.KERNEL_ARGS,
+        MODERN,
+        model=True,
     ),
     "guest-mmio": Variant(
         "QEMU's virtio-blk on virtio-mmio, driven inside a guest started with the disk",

@@ -1,0 +1,261 @@
+"""Interrupts, power and resets of the PCI function, as PCI defines them (virtio 4.1.1)."""
+
+import pytest
+
+from conformance.pcispace import CAP_EXPRESS, capabilities
+from conformance.test_msix import start, vectors_of
+from conformance.waiting import eventually, let_pass
+from harness.driver.errors import DriverError
+from harness.driver.interface import Request
+from harness.report import clause, on, reads_only
+from harness.virtio.blk import RequestType, Status
+from harness.virtio.pci import (
+    CAP_MSIX,
+    CAP_POWER,
+    COMMAND,
+    COMMAND_INTX_DISABLE,
+    COMMAND_MASTER,
+    EXPRESS_RESET,
+    MSIX_ENABLE,
+    MSIX_ENTRY,
+    MSIX_ENTRY_MASKED,
+    MSIX_FUNCTION_MASK,
+    STATUS,
+    STATUS_INTERRUPT,
+)
+
+pytestmark = on("pci", "modern")
+
+READ = Request(RequestType.IN, 0, receive=512)
+QUEUE_VECTOR = 1
+VECTOR_CONTROL = MSIX_ENTRY.size - 4
+CAN_FUNCTION_RESET = 1 << 28
+"""The bit of PCI Express Device Capabilities that says: function level reset."""
+
+POWER_STATE = 0x3
+D3_SETTLES = 0.02
+RESET_SETTLES = 0.1
+"""Seconds that PCI gives a function for a change of power, and for a reset."""
+
+REGISTERS_ARE_OURS = ("pci through qtest", "pci through vfio-user")
+"""Buses with nobody between the driver and the function's configuration space."""
+
+
+def reach_function(driver):
+    """Skip the test where a kernel answers for the function's configuration space."""
+    bus = driver.description()["bus"]
+    if bus not in REGISTERS_ARE_OURS:
+        pytest.skip(f"{bus}: the kernel answers for configuration space")
+
+
+def capability(driver, ident, name):
+    """Return the offset of a PCI capability; skip a function without it."""
+    for kind, at in capabilities(driver):
+        if kind == ident:
+            return at
+    return pytest.skip(f"the function has no {name} capability")
+
+
+class Table:
+    """The MSI-X table and the pending bits of a function, in their BARs."""
+
+    def __init__(self, driver):
+        self._driver = driver
+        self._at = capability(driver, CAP_MSIX, "MSI-X")
+        self._table = self._word(4)
+        self._pending = self._word(8)
+
+    def _word(self, offset):
+        return int.from_bytes(self._driver.pci_read(self._at + offset, 4), "little")
+
+    def set_masked(self, vector, masked):
+        """Write the mask bit of one vector."""
+        at = (self._table & ~7) + MSIX_ENTRY.size * vector + VECTOR_CONTROL
+        control = self._driver.bar_read(self._table & 7, at, 4) & ~MSIX_ENTRY_MASKED
+        self._driver.bar_write(self._table & 7, at, 4, control | (MSIX_ENTRY_MASKED * masked))
+
+    def is_masked(self, vector):
+        """Return the mask bit of one vector."""
+        at = (self._table & ~7) + MSIX_ENTRY.size * vector + VECTOR_CONTROL
+        return bool(self._driver.bar_read(self._table & 7, at, 4) & MSIX_ENTRY_MASKED)
+
+    def is_pending(self, vector):
+        """Return the pending bit of one vector."""
+        at = (self._pending & ~7) + 4 * (vector // 32)
+        return bool(self._driver.bar_read(self._pending & 7, at, 4) >> vector % 32 & 1)
+
+    def set_control(self, bits):
+        """Write the two bits of Message Control that a driver can write."""
+        self._driver.pci_write(self._at + 2, bits.to_bytes(2, "little"))
+
+    def control(self):
+        """Return Message Control."""
+        return int.from_bytes(self._driver.pci_read(self._at + 2, 2), "little")
+
+
+@pytest.fixture
+def messages(plug):
+    """A started disk whose queue has an MSI-X vector of its own, and its table."""
+    disk = plug(start=False)
+    driver = disk.driver
+    reach_function(driver)
+    if vectors_of(driver) <= QUEUE_VECTOR:
+        pytest.skip("the function has one MSI-X vector")
+    try:
+        driver.use_msix(vectors_of(driver))
+    except DriverError as error:
+        pytest.skip(f"no MSI-X for this driver: {error.message}")
+    assert start(disk, [QUEUE_VECTOR]) == [QUEUE_VECTOR]
+    return disk, Table(driver)
+
+
+def sent(driver):
+    """Return the number of messages that came with the queue's vector."""
+    return driver.interrupts().vectors[QUEUE_VECTOR]
+
+
+@clause("4.1.1-D-01")
+@reads_only
+def test_a_masked_vector_is_pending_until_it_is_unmasked(messages):
+    disk, table = messages
+    driver = disk.driver
+    before = sent(driver)
+    table.set_masked(QUEUE_VECTOR, True)
+
+    assert driver.request(READ).status == Status.OK
+    let_pass()
+    while_masked = sent(driver)
+    pending = eventually(lambda: table.is_pending(QUEUE_VECTOR))
+    table.set_masked(QUEUE_VECTOR, False)
+
+    assert while_masked == before, "a message came while its vector was masked"
+    assert pending, "the pending bit of a masked vector is 0 after a completion"
+    assert eventually(lambda: sent(driver) > before), "no message came after unmasking"
+    assert eventually(lambda: not table.is_pending(QUEUE_VECTOR)), "the pending bit stays 1"
+
+
+@clause("4.1.1-D-01")
+@reads_only
+def test_the_function_mask_masks_a_vector_that_is_not_masked_itself(messages):
+    disk, table = messages
+    driver = disk.driver
+    before = sent(driver)
+    table.set_control(MSIX_ENABLE | MSIX_FUNCTION_MASK)
+
+    assert driver.request(READ).status == Status.OK
+    let_pass()
+    while_masked = sent(driver)
+    pending = eventually(lambda: table.is_pending(QUEUE_VECTOR))
+    table.set_control(MSIX_ENABLE)
+
+    assert while_masked == before, "a message came while the function was masked"
+    assert pending, "the pending bit is 0 after a completion under the function mask"
+    assert eventually(lambda: sent(driver) > before), "no message came after unmasking"
+
+
+@clause("4.1.1-D-01")
+@reads_only
+def test_a_masked_vector_leaves_the_others_alone(messages):
+    disk, table = messages
+    driver = disk.driver
+    before = sent(driver)
+    table.set_masked(0, True)
+
+    assert driver.request(READ).status == Status.OK
+
+    assert eventually(lambda: sent(driver) > before)
+    assert not table.is_pending(QUEUE_VECTOR)
+
+
+@clause("4.1.1-D-01")
+@reads_only
+def test_mask_bits_read_as_they_were_written(messages):
+    disk, table = messages
+    for vector in range(vectors_of(disk.driver)):
+        table.set_masked(vector, True)
+        assert table.is_masked(vector), f"vector {vector}"
+        table.set_masked(vector, False)
+        assert not table.is_masked(vector), f"vector {vector}"
+
+
+@clause("4.1.1-D-01")
+@reads_only
+def test_a_disabled_line_interrupts_only_after_it_is_enabled(plug):
+    disk = plug()
+    driver = disk.driver
+    reach_function(driver)
+    command = int.from_bytes(driver.pci_read(COMMAND, 2), "little")
+    driver.service_interrupts(False)
+    let_pass()
+    if driver.isr():
+        let_pass()
+    before = driver.interrupts().raised
+    driver.pci_write(COMMAND, (command | COMMAND_INTX_DISABLE).to_bytes(2, "little"))
+
+    assert driver.request(READ).status == Status.OK
+    let_pass()
+    while_disabled = driver.interrupts().raised
+    shown = eventually(lambda: bool(driver.pci_read(STATUS, 1)[0] & STATUS_INTERRUPT))
+    driver.pci_write(COMMAND, command.to_bytes(2, "little"))
+
+    assert while_disabled == before, "the line was raised while Interrupt Disable was 1"
+    assert shown, "Interrupt Status is 0 with an interrupt pending"
+    assert eventually(lambda: driver.interrupts().raised > before), "no interrupt when enabled"
+
+
+@clause("4.1.1-D-01")
+@reads_only
+def test_nothing_is_written_to_memory_without_bus_mastering(plug):
+    disk = plug()
+    driver = disk.driver
+    reach_function(driver)
+    command = int.from_bytes(driver.pci_read(COMMAND, 2), "little")
+    driver.pci_write(COMMAND, (command & ~COMMAND_MASTER).to_bytes(2, "little"))
+    driver.submit([READ])
+    let_pass()
+
+    used = driver.queue_state(0).used_idx
+
+    assert used == 0, "a request was used while the function was no bus master"
+
+
+@clause("4.1.1-D-01")
+@reads_only
+def test_a_function_level_reset_resets_the_device(messages):
+    disk, table = messages
+    driver = disk.driver
+    at = capability(driver, CAP_EXPRESS, "PCI Express")
+    if not int.from_bytes(driver.pci_read(at + 4, 4), "little") & CAN_FUNCTION_RESET:
+        pytest.skip("the function has no function level reset")
+    driver.pci_write(at + 8, EXPRESS_RESET.to_bytes(2, "little"))
+    let_pass(RESET_SETTLES)
+
+    command = int.from_bytes(driver.pci_read(COMMAND, 2), "little")
+    control = table.control()
+
+    assert command & COMMAND_MASTER == 0
+    assert control & (MSIX_ENABLE | MSIX_FUNCTION_MASK) == 0
+    assert driver.status() == 0
+    assert driver.register_read("queue_enable") == 0
+    masked = [table.is_masked(vector) for vector in range(vectors_of(driver))]
+    assert all(masked), f"mask bits after a reset: {masked}"
+
+
+@clause("4.1.1-D-01")
+@reads_only
+def test_a_function_goes_on_after_d3_if_it_says_so(plug):
+    disk = plug()
+    driver = disk.driver
+    reach_function(driver)
+    at = capability(driver, CAP_POWER, "power management")
+    state = int.from_bytes(driver.pci_read(at + 4, 2), "little")
+    if not state & 0x8:
+        pytest.skip("the function forgets its state in D3 (No_Soft_Reset is 0)")
+    status = driver.status()
+    driver.pci_write(at + 4, (state | POWER_STATE).to_bytes(2, "little"))
+    let_pass(D3_SETTLES)
+    driver.pci_write(at + 4, (state & ~POWER_STATE).to_bytes(2, "little"))
+    let_pass(D3_SETTLES)
+
+    assert driver.status() == status
+    assert driver.request(READ).status == Status.OK

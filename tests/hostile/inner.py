@@ -1,0 +1,87 @@
+"""Runs of the suite against peers that keep to no protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MEMORY_LIMIT = 300 << 10
+"""KiB that a run may have resident."""
+BOUND = 300.0
+"""Seconds after which a run has no end."""
+
+SUITE = """
+from harness.report import clause
+
+@clause("2.1.2-D-01")
+def test_reads(plug):
+    completion = plug().read(0)
+    assert completion.status == 0
+    assert completion.data == bytes(512)
+
+@clause("2.2.2-D-01")
+def test_writes(plug):
+    disk = plug()
+    assert disk.write(0, b"x" * 512).status == 0
+    assert disk.read(0).data == b"x" * 512
+    disk.write(0, bytes(512))
+"""
+
+HASTE = """
+from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
+
+VhostUser.__init__.__defaults__ = (QUEUE_SIZE, 1.0)
+"""
+"""Seconds of patience with a back-end: a run has many that are silent."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The results of a run: exit status, output, peak memory (KiB), verdicts, JUnit outcomes."""
+
+    status: int
+    output: str
+    memory: int
+    verdicts: dict[str, Counter[str]]
+    outcomes: Counter[str]
+
+
+def ended(process: subprocess.Popen[Any]) -> int:
+    """Wait for a process; return the most memory that it, or its children, had resident: KiB."""
+    deadline = time.monotonic() + BOUND
+    while True:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return usage.ru_maxrss
+        if time.monotonic() > deadline:
+            process.kill()
+            process.wait(30)
+            pytest.fail(f"no end within {BOUND:g} s")
+        time.sleep(0.05)
+
+
+def reports(directory: Path) -> tuple[dict[str, Counter[str]], Counter[str]]:
+    """Return the verdicts of each target, and how many test cases JUnit has of each outcome."""
+    verdicts: dict[str, Counter[str]] = {}
+    if (directory / "r.json").exists():
+        for test in json.loads((directory / "r.json").read_text())["tests"]:
+            for target, result in test["results"].items():
+                name = target.partition(" (")[0]
+                verdicts.setdefault(name, Counter())[result["verdict"]] += 1
+    outcomes: Counter[str] = Counter()
+    if (directory / "out.xml").exists():
+        for case in ElementTree.parse(directory / "out.xml").iter("testcase"):
+            tags = {child.tag for child in case} & {"failure", "error", "skipped"}
+            outcomes.update(tags or {"passed"})
+    return verdicts, outcomes
