@@ -5,18 +5,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import conformance
-from harness.proof.shapes import OWNED, SHARE, parse, run, wrong
+from harness.proof.forks import ForkServer
+from harness.proof.shapes import OWNED, SHARE, Shape, ask, wrong
 
 SUITE = Path(conformance.__file__).parent
 
 
-def test_no_shape_of_the_share_is_blamed() -> None:
-    shapes = [shape for text in SHARE for shape in parse(text) if shape.way == OWNED]
-    found = run(shapes, SUITE, jobs=4, each=lambda result: None)
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    """The process that has collected the suite."""
+    server = ForkServer("harness.proof.shapes", SUITE)
+    yield server
+    server.close()
 
-    assert len(found) == len(shapes), "a shape came to no result"
-    assert all(result.passed > 50 for result in found)
-    assert wrong(found) == []
+
+@pytest.mark.parametrize("name", SHARE)
+def test_no_shape_of_the_share_is_blamed(server: ForkServer, name: str) -> None:
+    result = ask(server, Shape((name,), OWNED))
+
+    assert wrong([result]) == []
+    assert result.passed > 50
