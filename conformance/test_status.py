@@ -5,7 +5,7 @@ import pytest
 from conformance.data import sectors, untouched
 from conformance.raw import RawRead
 from conformance.rings import areas, both_rings, plug_ring
-from conformance.waiting import eventually, let_pass, trouble
+from conformance.waiting import SOON, eventually, let_pass, trouble
 from harness.driver.interface import Request
 from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import RequestType, Status
@@ -132,7 +132,9 @@ def test_an_impossible_available_index_ends_in_needs_reset(plug):
 
     # A device that ignores such an index is in no error state: it serves what is right again.
     disk.driver.memory_write(disk.queues[0].driver + 2, bytes(2))
-    error = trouble(lambda: disk.driver.request(Request(RequestType.IN, 0, receive=512), timeout=3))
+    error = trouble(
+        lambda: disk.driver.request(Request(RequestType.IN, 0, receive=512), timeout=SOON)
+    )
     assert error is None, f"the device neither needs a reset nor serves a request: {error}"
     pytest.skip("the device ignores the index: it is in no error state")
 
