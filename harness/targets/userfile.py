@@ -5,10 +5,10 @@ A device that runs already:
     [target.my-box]
     device = "vhost-user:/run/my-daemon.sock"   # or "vfio-user:PATH", or "pci:0000:00:05.0"
     destructive = true                # the suite may overwrite the disk (as --destructive)
-    implementation = "my-daemon"      # what its deviations are filed under
+    implementation = "my-daemon"      # name under which its deviations are filed
     version = "1.4.2"
-    backing = "/srv/my-disk.raw"      # the disk's bytes, for tests that look at them
-    resize = "my-ctl resize {bytes}"  # makes the disk so large, live; also {sectors}
+    backing = "/srv/my-disk.raw"      # the disk's bytes, for tests that read them
+    resize = "my-ctl resize {bytes}"  # sets the size while it runs; or {sectors}
     restart = "my-ctl restart"        # when the device is gone
     plug = "my-ctl attach"            # before each test, and `unplug` after it
 
@@ -25,7 +25,7 @@ A device that the harness starts:
     read_only = "--read-only"
     queues = "--num-queues {queues}"
 
-Only `device` is needed. A test that needs what is left out is skipped.
+Only `device` is required. Tests that need a missing key are skipped.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ STARTED = ("vhost-user", "vfio-user")
 
 
 def load(path: Path, taken: Collection[str] = ()) -> dict[str, UserTarget]:
-    """Return the targets of a file by name. TargetError, with file and line, if it is bad.
+    """Return the targets of a file by name. Raise TargetError, with file and line, for a bad one.
 
     `taken` are names that a target must not have.
     """
@@ -211,15 +211,17 @@ def _targets(document: dict[str, Any], taken: Collection[str]) -> dict[str, User
     tables = document.pop("target", {})
     if document or not isinstance(tables, dict) or not tables:
         key = next(iter(document), "target")
-        raise WrongValueError((key,), "only [target.NAME] tables are known here")
+        raise WrongValueError((key,), "only tables [target.NAME] are allowed here")
     if len(tables) > MOST_TARGETS:
         raise WrongValueError((), f"{len(tables)} targets; {MOST_TARGETS} is the limit")
     for name in tables:
         if not NAME.holds(name):
             words = "up to 64 letters, digits, dots, - and _"
-            raise WrongValueError(("target", name), f"{shown(name)} is no name; it takes {words}")
+            raise WrongValueError(
+                ("target", name), f"{shown(name)} is not a valid name; use {words}"
+            )
         if name in taken:
-            raise WrongValueError(("target", name), "this suite has a target of that name")
+            raise WrongValueError(("target", name), "this suite already has a target of that name")
     targets = {name: build(UserTarget, table, ("target", name)) for name, table in tables.items()}
     for name, target in targets.items():
         _check(target, ("target", name))
