@@ -231,7 +231,7 @@ def _owned(device: str, name: str, definition: UserTarget) -> Callable[[Settings
     }
     if kind not in kinds or not place:
         raise TargetError(
-            f"{name}: {device!r} is not a device; use vhost-user:PATH, vfio-user:PATH or pci:ADDRESS"
+            f"{name}: {device!r} is not a device; use vhost-user:PATH, vfio-user:PATH, pci:ADDRESS"
         )
     if kind == "pci":
         checked_address(place)
