@@ -62,9 +62,7 @@ def _capacity(disk: str) -> int | None:
     if sizes.looks_like_size(disk):
         return sizes.parse(disk) // SECTOR
     if not Path(disk).is_file():
-        raise UsageError(
-            f"--disk {disk}: this is this is neither a size (like {DEFAULT_DISK}) nor a file"
-        )
+        raise UsageError(f"--disk {disk}: this is neither a size (like {DEFAULT_DISK}) nor a file")
     return None
 
 

@@ -46,7 +46,7 @@ examples:
   vblk boot                              one new disk of 64 MiB
   vblk boot --disk 2G --memory 128       128 MiB of memory
   vblk boot --disk my.img                an existing file, read-only
-  vblk boot --disk my.img --destructive  the same, the same, and the guest may write to it
+  vblk boot --disk my.img --destructive  the same, and the guest may write to it
 """
 RESIZE_EXAMPLES = """\
 SIZE is in bytes, or has a unit K, M, G or T (powers of 1024). With + or - it is a change.

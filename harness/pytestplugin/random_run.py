@@ -90,12 +90,12 @@ def random_run(
         print(f"random: {hunt.tally}")
         return ""
 
-    def _report(findings: Found, number: int) -> str:
+    def _report(found: Found, number: int) -> str:
         from harness.random.saved import save
         from harness.random.script import text_of
 
-        path = save(findings, hunt, directory, f"found by pytest, seed {number}")
-        return f"{findings.finding}\n{text_of(findings.script)}saved as {path}"
+        path = save(found, hunt, directory, f"found by pytest, seed {number}")
+        return f"{found.finding}\n{text_of(found.script)}saved as {path}"
 
     try:
         yield run

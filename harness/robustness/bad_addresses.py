@@ -48,7 +48,7 @@ def register_address(driver: Driver, kind: CapType) -> int:
     try:
         structures = driver.capabilities()
     except DriverError as error:
-        pytest.skip(f"the device has the device has no registers in memory: {error.message}")
+        pytest.skip(f"the device has no registers in memory: {error.message}")
     structure = next(structure for structure in structures if structure.type == kind)
     raw = driver.pci_read(BAR_0 + 4 * structure.bar, 8)
     low, high = int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:], "little")
