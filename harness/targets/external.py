@@ -102,7 +102,7 @@ class HostSide:
     restart_timeout: float = START_TIMEOUT
 
 
-def host_side(name: str, said: UserTarget, place: str) -> HostSide:
+def host_side(name: str, definition: UserTarget, place: str) -> HostSide:
     """Return the other side of a device as a table of the targets file has it.
 
     `place` is the device's socket or address.
@@ -112,7 +112,7 @@ def host_side(name: str, said: UserTarget, place: str) -> HostSide:
         values = {
             "name": name,
             "socket": place,
-            "file": said.backing,
+            "file": definition.backing,
             "dir": Path.cwd(),
             "sectors": capacity,
             "bytes": capacity * SECTOR,
@@ -126,13 +126,13 @@ def host_side(name: str, said: UserTarget, place: str) -> HostSide:
             raise failure from None
 
     return HostSide(
-        said.identity,
-        Path(said.backing) if said.backing else None,
-        partial(command, said.resize) if said.resize else None,
-        partial(command, said.plug) if said.plug else None,
-        partial(command, said.unplug) if said.unplug else None,
-        partial(command, said.restart) if said.restart else None,
-        said.start_timeout,
+        definition.identity,
+        Path(definition.backing) if definition.backing else None,
+        partial(command, definition.resize) if definition.resize else None,
+        partial(command, definition.plug) if definition.plug else None,
+        partial(command, definition.unplug) if definition.unplug else None,
+        partial(command, definition.restart) if definition.restart else None,
+        definition.start_timeout,
     )
 
 

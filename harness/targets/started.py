@@ -101,17 +101,17 @@ class StartedTarget(Target):
 
     description = "a daemon that the harness starts, driven from the host"
 
-    def __init__(self, name: str, said: UserTarget, destructive: bool = False) -> None:
-        """`said` is the table of the targets file, `destructive` allows writes to its own disk."""
+    def __init__(self, name: str, definition: UserTarget, destructive: bool = False) -> None:
+        """`definition` is the table of the file, `destructive` allows writes to its own disk."""
         self.name = name
         self.traits = frozenset(
-            {"vhost-user", "modern"} if said.device == "vhost-user" else {"pci", "modern"}
+            {"vhost-user", "modern"} if definition.device == "vhost-user" else {"pci", "modern"}
         )
-        self._said = said
-        self._program = Path(shlex.split(said.start)[0]).name
-        self._file_is_ours = "{file}" in said.start + said.plug
+        self._definition = definition
+        self._program = Path(shlex.split(definition.start)[0]).name
+        self._file_is_ours = "{file}" in definition.start + definition.plug
         self.made_to_order = self._file_is_ours
-        self._writable = self._file_is_ours or destructive or said.destructive
+        self._writable = self._file_is_ours or destructive or definition.destructive
         self.serves_file = self._file_is_ours
         self._dir: RunDir | None = None
         self._thread: LoopThread | None = None
@@ -130,7 +130,7 @@ class StartedTarget(Target):
     @property
     def resizes(self) -> bool:
         """True if the targets file has a `resize` command."""
-        return bool(self._said.resize)
+        return bool(self._definition.resize)
 
     # --- disks
 
@@ -145,8 +145,8 @@ class StartedTarget(Target):
             )
         if self._disk:
             raise LacksError(f"the disk of {self.name} is in use")
-        words, said = self._words(spec)
-        provided = {*said, "capacity"} if self._file_is_ours else said
+        words, covered = self._words(spec)
+        provided = {*covered, "capacity"} if self._file_is_ours else covered
         if missing := "; ".join(unreadable(spec, provided)):
             raise LacksError(missing)
         with interrupt.shielded():
@@ -163,17 +163,17 @@ class StartedTarget(Target):
     def _words(self, spec: DiskSpec) -> tuple[list[str], set[str]]:
         """Return the words for what a disk has to be, and the fields that they are about."""
         words: list[str] = []
-        said: set[str] = set()
+        covered: set[str] = set()
         for name in asked(spec):
-            command = self._said.options.get(name)
+            command = self._definition.options.get(name)
             value = getattr(spec, name)
             if command is None or (not value and f"{{{name}}}" not in command):
                 continue
-            said.add(name)
+            covered.add(name)
             # The other placeholders come later, with those of the command.
             for word in shlex.split(command):
                 words.append(word.replace(f"{{{name}}}", rendered(value)))
-        return words, said
+        return words, covered
 
     def _prepare(self) -> None:
         if self._dir is None:
@@ -196,12 +196,12 @@ class StartedTarget(Target):
         values = self._values(name, spec.capacity)
         driver: BlockDriver | None = None
         try:
-            if self._said.per == "run":
+            if self._definition.per == "run":
                 self._start_for_the_run(values)
-                self._plug_command([*words_of(self._said.plug, values), *words])
+                self._plug_command([*words_of(self._definition.plug, values), *words])
             else:
-                self._line = [*words_of(self._said.start, values), *words]
-                if self._said.per == "disk":
+                self._line = [*words_of(self._definition.start, values), *words]
+                if self._definition.per == "disk":
                     self._start(self._socket)
             driver = BlockDriver(self._connect(spec))
             found = Found.of(driver)
@@ -217,10 +217,10 @@ class StartedTarget(Target):
             with suppress(*TROUBLE, TargetError):
                 self._remove(name)
             raise
-        made = replace(spec, capacity=found.config.capacity)
+        spec = replace(spec, capacity=found.config.capacity)
         if "queues" not in provided and found.transport_queues > 1:
-            made = replace(made, queues=found.transport_queues)
-        self._disk = StartedDisk(self, name, made, driver, file)
+            spec = replace(spec, queues=found.transport_queues)
+        self._disk = StartedDisk(self, name, spec, driver, file)
         return self._disk
 
     def _values(self, name: str, capacity: int) -> Mapping[str, object]:
@@ -257,9 +257,9 @@ class StartedTarget(Target):
     def _remove(self, name: str) -> None:
         assert self._dir
         try:
-            if self._said.per == "run":
-                if self._said.unplug and self._daemon and self._daemon.alive():
-                    run(words_of(self._said.unplug, self._values(name, 0)))
+            if self._definition.per == "run":
+                if self._definition.unplug and self._daemon and self._daemon.alive():
+                    run(words_of(self._definition.unplug, self._values(name, 0)))
             else:
                 self._end()
         finally:
@@ -268,10 +268,10 @@ class StartedTarget(Target):
 
     def resize(self, name: str, capacity: int) -> None:
         """Run the user's command. LacksError if there is none, TargetError if it fails."""
-        if not self._said.resize:
+        if not self._definition.resize:
             raise LacksError("cannot resize: the targets file names no `resize` command")
         try:
-            run(words_of(self._said.resize, self._values(name, capacity)))
+            run(words_of(self._definition.resize, self._values(name, capacity)))
         except MachineError as error:
             raise TargetError(str(error)) from None
 
@@ -286,23 +286,25 @@ class StartedTarget(Target):
         with interrupt.shielded():
             log = self._dir.path / "output.log"
             self._daemon = ForeignDaemon(self._program, self._line, log, self._thread)
-        self._daemon.wait_until_ready(socket, self._said.ready, self._said.start_timeout)
+        self._daemon.wait_until_ready(
+            socket, self._definition.ready, self._definition.start_timeout
+        )
 
     def _start_for_the_run(self, values: Mapping[str, object]) -> None:
         if self._daemon and self._daemon.alive():
             return
-        self._line = words_of(self._said.start, values)
+        self._line = words_of(self._definition.start, values)
         self._plug_tried = False
         self._start(None)
 
     def _plug_command(self, line: list[str]) -> None:
         """Run `plug`. The first time it may fail until the daemon takes commands."""
-        deadline = time.monotonic() + self._said.start_timeout
+        deadline = time.monotonic() + self._definition.start_timeout
         while True:
             try:
-                run(line, self._said.start_timeout)
+                run(line, self._definition.start_timeout)
             except MachineError:
-                late = self._plug_tried or self._said.ready or time.monotonic() > deadline
+                late = self._plug_tried or self._definition.ready or time.monotonic() > deadline
                 if late or not (self._daemon and self._daemon.alive()):
                     raise
                 time.sleep(0.05)
@@ -322,14 +324,14 @@ class StartedTarget(Target):
     def _connect(self, spec: DiskSpec) -> Transport:
         """Connect to the daemon, which may take a moment after its socket has appeared."""
         path = str(self._socket)
-        if self._said.per == "run":
-            deadline = time.monotonic() + self._said.start_timeout
+        if self._definition.per == "run":
+            deadline = time.monotonic() + self._definition.start_timeout
             while not self._socket.is_socket() and time.monotonic() < deadline:
                 time.sleep(0.005)
-        if self._said.device == "vfio-user":
+        if self._definition.device == "vfio-user":
             return PciModern(VfioUser(path))
         size = spec.queue_size or QUEUE_SIZE
-        if self._said.per == "connection":
+        if self._definition.per == "connection":
             return VhostUser(path, size, before_connect=self._start_for_a_connection)
         return VhostUser(path, size)
 
@@ -387,10 +389,10 @@ class StartedTarget(Target):
         daemon = self._daemon
         if daemon is None or daemon.alive():
             return ""
-        if self._said.per == "connection" and daemon.ended_well():
+        if self._definition.per == "connection" and daemon.ended_well():
             return ""
         hint = ""
-        if self._said.per == "disk" and daemon.ended_well():
+        if self._definition.per == "disk" and daemon.ended_well():
             hint = '. If it ends with each connection, say per = "connection"'
         return f"{daemon.last_line()}{hint}"
 
@@ -406,7 +408,7 @@ class StartedTarget(Target):
         daemon = self._daemon
         if daemon is None:
             return ()
-        ends_well = self._said.per == "connection"
+        ends_well = self._definition.per == "connection"
         return (
             DeviceProcess(
                 self._program,
@@ -439,11 +441,11 @@ class StartedTarget(Target):
 
     def identities(self) -> tuple[DeviceIdentity, ...]:
         """Return what the targets file says."""
-        return (self._said.identity,)
+        return (self._definition.identity,)
 
     def facts(self) -> dict[str, str]:
         """Return the command, and what was found out at the start."""
-        return {"start": self._said.start, **self._facts}
+        return {"start": self._definition.start, **self._facts}
 
     def evidence(self) -> dict[str, str]:
         """Return how the daemon fares or ended, and the end of its output."""

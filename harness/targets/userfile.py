@@ -146,7 +146,7 @@ class UserTarget:
 
     @property
     def identity(self) -> DeviceIdentity:
-        """What its deviations are filed under."""
+        """Return the name and version for its deviations."""
         text = self.version.removeprefix("v")
         numbers = tuple(int(part) for part in text.split(".")) if text else ()
         return DeviceIdentity(self.implementation, numbers)
