@@ -360,7 +360,7 @@ def test_an_unknown_target_is_one_line_that_names_the_others(run) -> None:
     result = run("def test_it(plug): pass\n", "--target=nothing")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*no target 'nothing'; there are: guest-pci, *qtest-pci*"])
+    result.stderr.fnmatch_lines(["*unknown target 'nothing'; known: guest-pci, *qtest-pci*"])
 
 
 def test_targets_are_listed(run) -> None:

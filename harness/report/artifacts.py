@@ -1,7 +1,7 @@
-"""What `--artifacts DIR` keeps of a failed test: a directory with all there was to see.
+"""Directory that `--artifacts DIR` writes for a failed test.
 
-failure.txt          what the report has: traceback, evidence
-disk0.txt ...        each disk of the test: what was asked for, its registers and rings
+failure.txt          the report's text: traceback and evidence
+disk0.txt ...        each disk of the test: properties asked for, registers and rings
 replay.sh            runs this test alone, with the options of this run
 *.log, *.command     of what carries the device: console, stderr, command line
 .vblk-artifacts      the names of these files
@@ -47,7 +47,7 @@ _INTO = pytest.StashKey[Path]()
 
 FLAGS = ("--lf", "--last-failed", "--ff", "--failed-first", "--nf", "--new-first", "--sw", "-x")
 MORE_FLAGS = ("--stepwise", "--exitfirst", "--pyargs", "-q", "--quiet", "-v", "--verbose")
-"""Options without one."""
+"""Options without a value that a replay leaves out."""
 
 
 def keep(
@@ -57,10 +57,12 @@ def keep(
     target: Target,
     disks: Iterable[Disk],
 ) -> str:
-    """Keep all of a failed test that the run was asked to; the directory, or empty for none.
+    """Write everything about a failed test if the run asks for it.
 
-    A phase that fails after another of the same test adds its own failure. What
-    cannot be written is said in the report, and is no second failure.
+    Return the directory, or "".
+
+    If another phase of the same test fails later, its failure is added. Files that cannot be
+    written are reported, but are not a second failure.
     """
     top: Path | None = item.config.option.vblk_artifacts
     if top is None:
@@ -79,7 +81,7 @@ def keep(
         _write(into, files, first)
     except OSError as error:
         into = base
-        report.sections.append(("artifacts", f"not all is in {into}: {error}"))
+        report.sections.append(("artifacts", f"some files are missing in {into}: {error}"))
     if first:
         item.stash[_INTO] = into
         item.user_properties.append(("artifacts", os.path.relpath(into)))
@@ -122,13 +124,13 @@ def _write(into: Path, files: Mapping[str, str], fresh: bool) -> None:
 
 
 def _slug(name: str) -> str:
-    """A name as a directory's; a digest keeps apart what would be alike."""
+    """Return a name for a directory. A digest is added if characters were replaced."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:120]
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def replay(item: pytest.Item, target: str) -> str:
-    """A command for a shell that runs one test again, alone, on one target."""
+    """Return a shell command that runs one test again, alone, on one target."""
     config = item.config
     start = config.invocation_params.dir
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)

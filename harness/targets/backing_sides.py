@@ -1,4 +1,8 @@
-"""The host's side of a disk, by who has its blocks: the machine itself, or a daemon beside it."""
+"""Mixins that give a disk `backing` and `resize`.
+
+`DriveSide` is for a disk whose blocks QEMU owns, `ExportSide` for one whose blocks a storage daemon
+owns.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +19,17 @@ from harness.targets.daemon import Daemon
 
 def check_board(board: Board, spec: DiskSpec) -> None:
     """LacksError if a disk on that board cannot be what `spec` says, whoever has its blocks."""
-    odd = unsupported(spec, HONOURED)
-    if odd:
-        raise LacksError(f"QEMU over a file has no option for a disk's {', '.join(odd)}")
+    lacking = unsupported(spec, HONOURED)
+    if lacking:
+        raise LacksError(f"QEMU has no option for a file-backed disk's {', '.join(lacking)}")
     if board == "microvm" and spec.queue_size is not None:
-        raise LacksError("QEMU's virtio-mmio shows 1024 as every queue's size, not a disk's own")
+        raise LacksError(
+            "QEMU's virtio-mmio always reports a queue size of 1024; a disk cannot choose its own"
+        )
 
 
 def machine_process(machine: Machine) -> tuple[DeviceProcess, ...]:
-    """The QEMU of a machine that runs or ran."""
+    """Return the QEMU process of a machine that runs or has run."""
     if machine.pid is None:
         return ()
 
@@ -38,22 +44,22 @@ def machine_process(machine: Machine) -> tuple[DeviceProcess, ...]:
 
 
 class DriveSide:
-    """The host's side of a disk whose blocks are QEMU's."""
+    """Host side of a disk whose blocks QEMU owns."""
 
     _drive: Drive
 
     @property
     def backing(self) -> Backing:
-        """The raw file behind the disk. TargetError for a null disk."""
+        """Return the raw file behind the disk. Raise TargetError for a null disk."""
         return _backing(self._drive)
 
     def resize(self, capacity: int) -> None:
-        """`block_resize`, live."""
+        """Change the capacity (sectors of 512 bytes) of the running disk with `block_resize`."""
         _resize(self._drive, capacity)
 
 
 class ExportSide:
-    """The host's side of a disk that is a daemon's export."""
+    """Host side of a disk that is an export of a storage daemon."""
 
     export: Export
     killed: bool
@@ -61,7 +67,7 @@ class ExportSide:
 
     def _remove_export(self) -> None:
         if self.killed:
-            return  # the daemon went, and all its exports with it
+            return  # the daemon was killed, and all its exports with it
         try:
             self._daemon.remove(self.export)
         except MachineError as error:
@@ -69,11 +75,11 @@ class ExportSide:
 
     @property
     def backing(self) -> Backing:
-        """The raw file behind the disk. TargetError for a null disk."""
+        """Return the raw file behind the disk. Raise TargetError for a null disk."""
         return _backing(self.export)
 
     def resize(self, capacity: int) -> None:
-        """`block_resize` in the daemon, live."""
+        """Change the capacity (sectors of 512 bytes) with `block_resize` in the running daemon."""
         _resize(self.export, capacity)
 
 

@@ -59,4 +59,4 @@ def test_an_unknown_defect_is_one_line(pytester: pytest.Pytester) -> None:
     )
     assert result.ret != 0
     errors = [line for line in result.errlines if "no-such-thing" in line]
-    assert errors == ["ERROR: no defect 'no-such-thing'; --list-defects has them all"]
+    assert errors == ["ERROR: unknown defect 'no-such-thing'; --list-defects prints them all"]
