@@ -28,6 +28,17 @@ both_rings = pytest.mark.parametrize("packed", [False, True], ids=["split", "pac
 """Decorator that runs a test on a split and on a packed virtqueue, for use with `plug_ring`."""
 
 
+def with_statements(
+    *, split: pytest.MarkDecorator, packed: pytest.MarkDecorator
+) -> pytest.MarkDecorator:
+    """Return a decorator like `both_rings`; each format has its own statements."""
+    formats = [
+        pytest.param(False, marks=split, id="split"),
+        pytest.param(True, marks=packed, id="packed"),
+    ]
+    return pytest.mark.parametrize("packed", formats)
+
+
 def plug_ring(plug: Plug, packed: bool, **fields: Any) -> Disk:
     """Return a disk whose driver uses packed or split virtqueues; `fields` as for `plug`."""
     if packed:

@@ -1,4 +1,4 @@
-"""The model's process: disks are made, resized and removed as the control channel says.
+"""The model's process: it adds, resizes and removes disks on commands of the control channel.
 
 The channel is a socket. Each line is a JSON object `{"do": "add" | "resize" |
 "remove", "name": ..., ...}`, answered by one with `error` in it or without. The
@@ -66,13 +66,13 @@ class Export:
         self._connection = self._connect(link, self._block, self._loop, self._wait)
 
     def resize(self, capacity: int) -> None:
-        """Make it so many sectors, and say so. OSError if that cannot be."""
+        """Set the capacity in sectors and announce it. Raise OSError if that is impossible."""
         self._block.resize(capacity)
         if self._connection:
             self._connection.device.config_changed()
 
     def close(self) -> None:
-        """Hang up on the front-end, if there is one, and remove the socket."""
+        """Disconnect the front-end, if there is one, and remove the socket."""
         if self._connection:
             self._connection.close()
         self._loop.forget(self._listener.fileno())
@@ -83,7 +83,7 @@ class Export:
 
 
 class Control:
-    """The channel on which the process is told what to serve."""
+    """Control channel: receives commands and executes them."""
 
     def __init__(self, loop: Loop, fd: int) -> None:
         self._loop = loop
@@ -112,7 +112,7 @@ class Control:
                 case "remove":
                     self._exports.pop(name).close()
                 case other:
-                    raise ValueError(f"nothing is known of {other!r}")
+                    raise ValueError(f"unknown command {other!r}; known: 'add', 'resize', 'remove'")
         except (OSError, ValueError) as error:
             return {"error": str(error)}
         except KeyError:
@@ -145,26 +145,30 @@ def make_block(spec: DiskSpec, storage: Storage) -> Block:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Serve until the control channel ends."""
+    """Serve disks until the control channel ends."""
     parser = argparse.ArgumentParser(prog="harness.model", description=__doc__)
     way = parser.add_mutually_exclusive_group(required=True)
-    way.add_argument("--control", type=int, help="the channel's descriptor")
+    way.add_argument("--control", type=int, help="descriptor of the control channel")
     way.add_argument("--socket", metavar="PATH", help="serve one disk on this UNIX socket")
     parser.add_argument("--file", metavar="PATH", type=Path, help="the raw file behind that disk")
     parser.add_argument(
-        "--defect", action="append", default=[], metavar="NAME", help="plant it; repeatable"
+        "--defect",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="plant this defect; repeatable",
     )
     parser.add_argument(
-        "--whim", action="append", default=[], metavar="NAME", help="have it; repeatable"
+        "--whim", action="append", default=[], metavar="NAME", help="activate this whim; repeatable"
     )
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     for name in options.defect:
         if name not in DEFECTS:
-            parser.error(f"no defect {name!r}")
+            parser.error(f"unknown defect {name!r}")
         DEFECTS[name].apply()
     for name in options.whim:
         if name not in WHIMS:
-            parser.error(f"no whim {name!r}")
+            parser.error(f"unknown whim {name!r}")
         WHIMS[name].apply()
     loop = Loop()
     if options.socket is None:

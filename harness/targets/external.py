@@ -27,18 +27,21 @@ READING = frozenset(
         RequestType.ZONE_REPORT,
     }
 )
-"""Requests that leave a disk's contents alone."""
+"""Request types that leave a disk's contents unchanged."""
 
 
 class ReadingDriver(BlockDriver):
-    """A driver that sends no request but to read: for a disk that somebody needs.
+    """A driver that sends only requests that read, for a disk whose contents must be kept.
 
-    It looks at whole requests. A chain that a test builds by hand is that
-    test's affair, and so is its claim not to write.
+    It checks whole requests. It does not check chains that a test builds by hand: such a test is
+    responsible for not writing.
     """
 
     def submit(self, requests: Sequence[Request], queue: int = 0) -> list[int]:
-        """As any driver; BadArgumentError for a request that might change the disk."""
+        """Same as `BlockDriver.submit`.
+
+        Raise BadArgumentError for a request that may change the disk.
+        """
         for request in requests:
             _must_read(request)
         return super().submit(requests, queue)
@@ -51,18 +54,25 @@ class ReadingDriver(BlockDriver):
         timeout: float = 60.0,
         interrupts: bool = False,
     ) -> Repetition:
-        """As any driver; BadArgumentError for a request that might change the disk."""
+        """Same as `BlockDriver.repeat`.
+
+        Raise BadArgumentError for a request that may change the disk.
+        """
         _must_read(request)
         return super().repeat(request, count, queue, timeout, interrupts)
 
     def config_write(self, offset: int, data: bytes) -> None:
-        """BadArgumentError: the cache mode outlasts the test that sets it."""
-        raise BadArgumentError(f"the configuration ({len(data)} bytes at {offset}) is only read")
+        """Raise BadArgumentError: the cache mode would outlast the test that sets it."""
+        raise BadArgumentError(
+            f"the configuration ({len(data)} bytes at {offset}) must not be written on this disk"
+        )
 
 
 def _must_read(request: Request) -> None:
     if request.type not in READING:
-        raise BadArgumentError(f"a request of type {request.type} on a disk that is only read")
+        raise BadArgumentError(
+            f"a request of type {request.type} must not be sent to a disk that is only read"
+        )
 
 
 UNKNOWN = DeviceIdentity("unknown", ())
@@ -70,10 +80,10 @@ UNKNOWN = DeviceIdentity("unknown", ())
 
 @dataclass(frozen=True)
 class HostSide:
-    """What the owner of a device has said of its other side.
+    """Facts that the owner of an external device has given about its host side.
 
-    `identity` is what its known deviations are filed under, `backing` the file
-    with its bytes, `resize` what makes it so many sectors.
+    `identity` is the name and version for its known deviations, `backing` the file with its bytes,
+    and `resize` a function that sets the capacity in sectors.
     """
 
     identity: DeviceIdentity = UNKNOWN
@@ -82,7 +92,7 @@ class HostSide:
 
 
 class OwnedDisk(Plugged):
-    """Somebody's device, with a driver on it."""
+    """An external device with a driver on it."""
 
     storage_known = False
 
@@ -110,13 +120,13 @@ class OwnedDisk(Plugged):
 
     @property
     def backing(self) -> Backing:
-        """The file that the owner named. LacksError if none was."""
+        """Return the file that the owner named. Raise LacksError if none was named."""
         if self._host.backing is None:
-            raise LacksError(f"the backing store of {self._owner} is out of reach")
+            raise LacksError(f"the targets file names no `backing` for {self._owner}")
         return FileBacking(self._host.backing)
 
     def resize(self, capacity: int) -> None:
-        """By the owner's command. LacksError if none was named."""
+        """Resize with the owner's command. Raise LacksError if none was named."""
         if self._host.resize is None:
             raise LacksError("cannot resize: the targets file names no `resize` command")
         self._resized = True
@@ -135,11 +145,11 @@ class OwnedDisk(Plugged):
 
 
 class OwnedTarget(Target):
-    """A device that somebody else runs. It is only read, unless `destructive`."""
+    """A target whose device somebody else runs. The device is only read, unless `destructive`."""
 
     made_to_order = False
     owner: str
-    """Whose it is, in words: for the reason of a skip."""
+    """Phrase that names the owner in the reason of a skip."""
 
     def __init__(
         self,
@@ -165,7 +175,10 @@ class OwnedTarget(Target):
 
     @abstractmethod
     def _reach(self, spec: DiskSpec) -> Transport:
-        """The device's transport. TargetError or DriverError if it is not to be had."""
+        """Return the device's transport.
+
+        Raise TargetError or DriverError if it cannot be opened.
+        """
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """Put a driver on the device as it is; one at a time.
@@ -176,11 +189,11 @@ class OwnedTarget(Target):
         """
         if writes and not self._destructive:
             self._look(spec)
-            raise LacksError(f"{self.name} is only read without --destructive")
+            raise LacksError(f"{self.name} is only read; tests that write need --destructive")
         if missing := "; ".join(unreadable(spec)):
             raise LacksError(missing)
         if self._disk and self._disk.plugged:
-            raise LacksError(f"{self.name} is one disk, and it is in use")
+            raise LacksError(f"{self.name} is a single disk, and it is in use")
         try:
             transport = self._reach(spec)
             try:
@@ -213,16 +226,16 @@ class OwnedTarget(Target):
             self._queues = {"queues": f"num_queues is {found.config_queues}, transport has {has}"}
 
     def close(self) -> None:
-        """Give the device back."""
+        """Unplug the disk."""
         if self._disk:
             self._disk.unplug()
 
     def identities(self) -> tuple[DeviceIdentity, ...]:
-        """What was said at the start."""
+        """Return the identity that the owner gave."""
         return (self._host.identity,)
 
     def evidence(self) -> dict[str, str]:
-        """Nothing: what somebody else's device logs is out of reach."""
+        """Return nothing: we cannot read the logs of an external device."""
         return {}
 
     def check(self) -> None:

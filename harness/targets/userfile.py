@@ -3,12 +3,12 @@
     [target.my-daemon]
     device = "vhost-user:/run/my-daemon.sock"   # or "pci:0000:00:05.0"
     destructive = true                # the suite may overwrite the disk (as --destructive)
-    implementation = "my-daemon"      # what its deviations are filed under
+    implementation = "my-daemon"      # name under which its deviations are filed
     version = "1.4.2"
-    backing = "/srv/my-disk.raw"      # the disk's bytes, for tests that look at them
-    resize = "my-ctl resize {bytes}"  # makes the disk so large, live; also {sectors}
+    backing = "/srv/my-disk.raw"      # the disk's bytes, for tests that read them
+    resize = "my-ctl resize {bytes}"  # sets the size while it runs; or {sectors}
 
-Only `device` is needed. A test that needs what is left out is skipped.
+Only `device` is required. Tests that need a missing key are skipped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from harness.inputs import (
 from harness.targets.base import DeviceIdentity, TargetError
 
 COMMAND_TIMEOUT = 30.0
-"""Seconds that a user's command may take."""
+"""Longest time for a user's command, in seconds."""
 
 MOST_TARGETS = 1000
 """Tables in a file."""
@@ -79,23 +79,26 @@ class UserTarget:
 
     @property
     def identity(self) -> DeviceIdentity:
-        """What its deviations are filed under."""
+        """Return the name and version for the device's deviations."""
         numbers = tuple(int(part) for part in self.version.split(".")) if self.version else ()
         return DeviceIdentity(self.implementation, numbers)
 
     @property
     def resizer(self) -> Callable[[int], None] | None:
-        """Runs the user's command for a capacity in sectors; None if there is none."""
+        """Return a function that runs the user's resize command, or None if there is none.
+
+        Its argument is the capacity in sectors.
+        """
         if not self.resize:
             return None
         return lambda capacity: _run(self.resize, capacity)
 
 
 def _run(command: str, capacity: int) -> None:
-    """Run a command, no shell about it. TargetError if it fails, with its last line."""
+    """Run a command without a shell. Raise TargetError, with its last line, if it fails."""
     values = {"{sectors}": capacity, "{bytes}": capacity * SECTOR, "{{": "{", "}}": "}"}
     line = [
-        PLACEHOLDER.sub(lambda found: str(values[found[0]]), word) for word in shlex.split(command)
+        PLACEHOLDER.sub(lambda match: str(values[match[0]]), word) for word in shlex.split(command)
     ]
     try:
         done = subprocess.run(
@@ -104,12 +107,12 @@ def _run(command: str, capacity: int) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise TargetError(f"{shlex.join(line)}: {error}") from None
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines() or ["no word"]
-        raise TargetError(f"{shlex.join(line)} ended with {done.returncode}: {said[-1]}")
+        output = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+        raise TargetError(f"{shlex.join(line)} ended with {done.returncode}: {output[-1]}")
 
 
 def load(path: Path, taken: Collection[str] = ()) -> dict[str, UserTarget]:
-    """Return the targets of a file by name. TargetError, with file and line, if it is bad.
+    """Return the targets of a file by name. Raise TargetError, with file and line, for a bad one.
 
     `taken` are names that a target must not have.
     """
@@ -128,13 +131,15 @@ def _targets(document: dict[str, Any], taken: Collection[str]) -> dict[str, User
     tables = document.pop("target", {})
     if document or not isinstance(tables, dict) or not tables:
         key = next(iter(document), "target")
-        raise WrongValueError((key,), "only [target.NAME] tables are known here")
+        raise WrongValueError((key,), "only tables [target.NAME] are allowed here")
     if len(tables) > MOST_TARGETS:
         raise WrongValueError((), f"{len(tables)} targets; {MOST_TARGETS} is the limit")
     for name in tables:
         if not NAME.holds(name):
             words = "up to 64 letters, digits, dots, - and _"
-            raise WrongValueError(("target", name), f"{shown(name)} is no name; it takes {words}")
+            raise WrongValueError(
+                ("target", name), f"{shown(name)} is not a valid name; use {words}"
+            )
         if name in taken:
-            raise WrongValueError(("target", name), "this suite has a target of that name")
+            raise WrongValueError(("target", name), "this suite already has a target of that name")
     return {name: build(UserTarget, table, ("target", name)) for name, table in tables.items()}

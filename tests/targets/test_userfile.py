@@ -66,9 +66,9 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         (f"[target.a]\ndevice = {'9' * 5000}\n", 1, "too many digits"),
         (f"[target.a]\ndevice = {'[' * 5000}{']' * 5000}\n", 1, "nested too deeply"),
         ('[target.a]\ndevice = "vhost-user:a\\u001b[2J"\n', 2, "text in one line"),
-        ("[target.'']\ndevice = 'x'\n", 1, "is no name"),
-        ('[target."a\\u001b[2J"]\ndevice = "x"\n', 1, "is no name"),
-        ("[target.ours]\ndevice = 'x'\n", 1, "this suite has a target of that name"),
+        ("[target.'']\ndevice = 'x'\n", 1, "is not a valid name"),
+        ('[target."a\\u001b[2J"]\ndevice = "x"\n', 1, "is not a valid name"),
+        ("[target.ours]\ndevice = 'x'\n", 1, "this suite already has a target of that name"),
     ],
 )
 def test_a_bad_file_is_one_line_with_its_place(
@@ -111,7 +111,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
 def test_a_target_of_ours_cannot_be_defined_again(tmp_path: Path) -> None:
     path = written(tmp_path, "[target.qtest-pci]\ndevice = 'vhost-user:/x'\n")
 
-    with pytest.raises(TargetError, match="this suite has a target of that name"):
+    with pytest.raises(TargetError, match="this suite already has a target of that name"):
         load_targets(path)
 
 
@@ -123,7 +123,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_a_device_of_no_known_kind_is_refused(tmp_path: Path) -> None:
     user = load(written(tmp_path, "[target.a]\ndevice = 'usb:1'\n"))
 
-    with pytest.raises(TargetError, match="a: 'usb:1' is no device"):
+    with pytest.raises(TargetError, match="a: 'usb:1' is not a device"):
         maker("a", user)
 
 
@@ -146,7 +146,9 @@ def test_a_back_end_is_read_and_its_file_looked_at(tmp_path: Path, export: Expor
     more = f'backing = "{export.backing.path}"\nimplementation = "qsd"\nversion = "7.2"\n'
     target = maker("mine", load(define(tmp_path, export, more)))(Settings())
     try:
-        with pytest.raises(LacksError, match="mine is only read without --destructive"):
+        with pytest.raises(
+            LacksError, match="mine is only read; tests that write need --destructive"
+        ):
             target.plug(DiskSpec())
         disk = target.plug(DiskSpec(), writes=False)
         disk.driver.start()
@@ -208,4 +210,4 @@ def test_the_suite_takes_a_file_of_targets(tmp_path: Path, export: Export) -> No
     )
 
     assert "1 passed, 1 skipped" in done.stdout, done.stdout + done.stderr
-    assert "mine is only read without --destructive" in done.stdout
+    assert "mine is only read; tests that write need --destructive" in done.stdout
