@@ -28,6 +28,14 @@ class LacksError(TargetError):
     """Error of a target that can never provide such a disk. A test is skipped with this reason."""
 
 
+class StartError(TargetError):
+    """The device did not start; `over` says that it will not, and that the run has to end."""
+
+    def __init__(self, message: str, over: bool = False) -> None:
+        super().__init__(message)
+        self.over = over
+
+
 NO_PROPERTY = re.compile(r"Property '([\w-]+)\.([\w-]+)' not found")
 """QEMU's message for a property that a device does not have in this version."""
 
