@@ -37,6 +37,7 @@ from harness.targets.base import (
     TargetError,
 )
 from harness.targets.found import Found, asked, unreadable
+from harness.targets.through_device import ThroughDevice
 from harness.targets.userfile import UserTarget, rendered, words_of
 from harness.virtio.blk import RequestType, Status
 
@@ -73,9 +74,10 @@ class StartedDisk(Plugged):
 
     @property
     def backing(self) -> Backing:
-        """The file. LacksError if the device does not serve it."""
+        """Return the file, or the view through the device if that does not serve the file."""
         if not self._target.serves_file:
-            raise LacksError("the device does not serve the bytes of {file}")
+            self.through_device = True
+            return ThroughDevice(self.driver, "a disk that the daemon has")
         return FileBacking(self._file)
 
     def resize(self, capacity: int) -> None:
