@@ -33,10 +33,14 @@ UNUSUAL = 0xFFFF
 
 @dataclass
 class _Chain:
-    """A chain: its descriptors, indirect table, and number of device-writable bytes."""
+    """A chain: its descriptors, indirect table, and number of device-writable bytes.
+
+    `length` is that of the table, in bytes.
+    """
 
     slots: list[int]
     table: int | None
+    length: int
     writable: int
     available: bool = False
 
@@ -118,7 +122,7 @@ class SplitQueue(Virtqueue):
             del self._free[-needed:]
         self._next = (slots[-1] + 1) % self.size
         writable = sum(buffer.length for buffer in buffers if buffer.writable)
-        self._chains[slots[0]] = _Chain(slots, table, writable)
+        self._chains[slots[0]] = _Chain(slots, table, DESC_SIZE * len(buffers), writable)
         return slots[0]
 
     def _free_slots(self, count: int) -> list[int]:
@@ -221,8 +225,7 @@ class SplitQueue(Virtqueue):
         raw = b"".join(bytes(self._desc[DESC_SIZE * n : DESC_SIZE * (n + 1)]) for n in chain.slots)
         if chain.table is None:
             return raw
-        length = int.from_bytes(raw[8:12], "little")
-        return raw + bytes(self.memory.view(chain.table, length))
+        return raw + bytes(self.memory.view(chain.table, chain.length))
 
     def state(self) -> QueueState:
         """Return the indices and flags in memory."""

@@ -11,6 +11,7 @@ from harness.model.defects import (  # noqa: F401  # they file their defects
     running,
     segments,
     split,
+    ways,
     zone_contents,
     zones,
 )
