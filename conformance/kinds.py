@@ -38,7 +38,7 @@ class Kind:
     statement: str
     feature: Feature | None = None
     fields: dict[str, Any] = field(default_factory=dict)
-    """What a made-to-order disk needs to offer the feature, or to have a known answer."""
+    """Fields of `DiskSpec` that a disk needs to offer the feature, or to have a known answer."""
 
     @property
     def features(self) -> tuple[Feature, ...]:
@@ -134,7 +134,7 @@ def act(
     `fields` are those of `DiskSpec` that the disk was made with; `framing` as in `Request`.
     Skip the test if the device's limits leave no such request on so small a disk.
     """
-    made = fields or {}
+    disk = fields or {}
     align, count = UNIT, UNIT
     match kind.type:
         case RequestType.DISCARD:
@@ -162,12 +162,12 @@ def act(
             request = Request(kind.type)
         case RequestType.GET_ID:
             request = Request(kind.type, receive=ID_LENGTH)
-            if made.get("serial") is not None:
-                known = made["serial"].encode().ljust(ID_LENGTH, b"\0")
+            if disk.get("serial") is not None:
+                known = disk["serial"].encode().ljust(ID_LENGTH, b"\0")
         case RequestType.GET_LIFETIME:
             request = Request(kind.type, receive=LIFETIME.size)
-            if made.get("lifetime") is not None:
-                known = LIFETIME.pack(*made["lifetime"])
+            if disk.get("lifetime") is not None:
+                known = LIFETIME.pack(*disk["lifetime"])
         case _:
             request = Request(kind.type, data=segment(sector, count))
     return Act(kind, replace(request, **framing), contents, sector, count, known)

@@ -28,6 +28,20 @@ both_rings = pytest.mark.parametrize("packed", [False, True], ids=["split", "pac
 """Decorator that runs a test on a split and on a packed virtqueue, for use with `plug_ring`."""
 
 
+def each_ring(split: pytest.MarkDecorator, packed: pytest.MarkDecorator) -> pytest.MarkDecorator:
+    """Return a decorator as `both_rings`, for a test of one statement of each format.
+
+    `split` and `packed` are the markers that name the statements.
+    """
+    return pytest.mark.parametrize(
+        "packed",
+        [
+            pytest.param(False, id="split", marks=split),
+            pytest.param(True, id="packed", marks=packed),
+        ],
+    )
+
+
 def plug_ring(plug: Plug, packed: bool, **fields: Any) -> Disk:
     """Return a disk whose driver uses packed or split virtqueues; `fields` as for `plug`."""
     if packed:

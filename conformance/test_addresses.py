@@ -4,7 +4,7 @@ import pytest
 
 from conformance.contents import Contents
 from conformance.data import sectors
-from conformance.rings import plug_ring
+from conformance.rings import each_ring, plug_ring
 from conformance.waiting import SOON
 from harness.driver.interface import Request
 from harness.report import described, on
@@ -21,17 +21,6 @@ that a header, a table or a sector ends at a page's end, or lies on both sides o
 
 LONG_AT_THE_END = (4096 - 512, 4096 - 513, 4096 - 511, 4096 - 48, 4096 - 47)
 """More such places: a sector and a table that end at a page's end, or a byte from it."""
-
-
-def each_ring(split, packed):
-    """Run a test on a split and a packed virtqueue, about one statement (id) of each."""
-    return pytest.mark.parametrize(
-        "packed",
-        [
-            pytest.param(False, id="split", marks=described(split)),
-            pytest.param(True, id="packed", marks=described(packed)),
-        ],
-    )
 
 
 def send(disk, type, sector, data=b"", receive=0, **framing):
@@ -56,7 +45,7 @@ def check_read_and_write(disk, contents, what, cut=(), **framing):
 
 
 @on("modern")  # the areas of a legacy virtqueue are contiguous, from a page's start on
-@each_ring("2.7-P-02", "2.8-P-01")
+@each_ring(described("2.7-P-02"), described("2.8-P-01"))
 @pytest.mark.parametrize("size", [1, 4, None], ids=["1", "4", "largest"])
 def test_rings_may_have_the_least_alignment(plug, packed, size):
     disk = plug_ring(plug, packed, start=False, needs=[], prefer=SMALL)
@@ -77,7 +66,7 @@ def test_rings_may_have_the_least_alignment(plug, packed, size):
     contents.check(f"requests {where}")
 
 
-@each_ring("2.7.4-P-02", "2.8.5-P-01")
+@each_ring(described("2.7.4-P-02"), described("2.8.5-P-01"))
 def test_buffers_may_lie_at_any_address(plug, packed):
     disk = plug_ring(plug, packed, prefer=SMALL)
     contents = Contents(disk)
@@ -87,7 +76,7 @@ def test_buffers_may_lie_at_any_address(plug, packed):
     contents.check("writes from every alignment")
 
 
-@each_ring("2.7.5.3-P-02", "2.8.7-P-02")
+@each_ring(described("2.7.5.3-P-02"), described("2.8.7-P-02"))
 def test_indirect_tables_may_lie_at_any_address(plug, packed):
     disk = plug_ring(plug, packed, prefer=SMALL, needs=[Feature.INDIRECT_DESC])
     contents = Contents(disk)
@@ -113,6 +102,8 @@ def test_what_a_driver_is_free_in_makes_no_difference(plug, packed, indirect):
     contents = Contents(disk)
 
     for cut in ((16, 1536), (1, 15, 512, 1024), (16, 511, 1, 1024)):
+        if not indirect and len(cut) + 1 > disk.queues[0].size:
+            continue
         for _ in range(4):
             what = f"cut into {cut}"
             check_read_and_write(disk, contents, what, cut, indirect=indirect, unusual=True)

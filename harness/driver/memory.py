@@ -58,9 +58,8 @@ class DmaMemory:
         region has room.
         """
         if length <= 0 or align <= 0 or align & (align - 1) or not 0 <= shift < align:
-            raise BadArgumentError(
-                f"cannot allocate {length} bytes, {shift} after a multiple of {align}"
-            )
+            placed = f" + {shift}" if shift else ""
+            raise BadArgumentError(f"cannot allocate {length} bytes aligned to {align}{placed}")
         address = self._first_fit(length, align, shift)
         while address is None:
             region = self._grow() if self._grow else None
