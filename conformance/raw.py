@@ -46,3 +46,11 @@ class RawRead:
     def data(self) -> bytes:
         """The data area now."""
         return self.driver.memory_read(self.area.address, self.area.length)
+
+
+def send_reads(driver: Driver, count: int) -> list[RawRead]:
+    """Send `count` reads of every eighth sector (512 bytes) on queue 0; do not wait for them."""
+    reads = [RawRead.of(driver, 8 * n) for n in range(count)]
+    driver.queue_publish(0, [driver.queue_add(0, read.buffers) for read in reads])
+    driver.queue_kick(0)
+    return reads

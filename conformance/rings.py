@@ -28,18 +28,15 @@ both_rings = pytest.mark.parametrize("packed", [False, True], ids=["split", "pac
 """Decorator that runs a test on a split and on a packed virtqueue, for use with `plug_ring`."""
 
 
-def each_ring(split: pytest.MarkDecorator, packed: pytest.MarkDecorator) -> pytest.MarkDecorator:
-    """Return a decorator as `both_rings`, for a test of one statement of each format.
-
-    `split` and `packed` are the markers that name the statements.
-    """
-    return pytest.mark.parametrize(
-        "packed",
-        [
-            pytest.param(False, id="split", marks=split),
-            pytest.param(True, id="packed", marks=packed),
-        ],
-    )
+def with_statements(
+    *, split: pytest.MarkDecorator, packed: pytest.MarkDecorator
+) -> pytest.MarkDecorator:
+    """Return a decorator like `both_rings`; each format has its own statements."""
+    formats = [
+        pytest.param(False, marks=split, id="split"),
+        pytest.param(True, marks=packed, id="packed"),
+    ]
+    return pytest.mark.parametrize("packed", formats)
 
 
 def plug_ring(plug: Plug, packed: bool, **fields: Any) -> Disk:

@@ -4,7 +4,7 @@ import pytest
 
 from conformance.contents import Contents
 from conformance.data import sectors
-from conformance.rings import each_ring, plug_ring
+from conformance.rings import plug_ring, with_statements
 from conformance.waiting import SOON
 from harness.driver.interface import Request
 from harness.report import described, on
@@ -45,7 +45,7 @@ def check_read_and_write(disk, contents, what, cut=(), **framing):
 
 
 @on("modern")  # the areas of a legacy virtqueue are contiguous, from a page's start on
-@each_ring(described("2.7-P-02"), described("2.8-P-01"))
+@with_statements(split=described("2.7-P-02"), packed=described("2.8-P-01"))
 @pytest.mark.parametrize("size", [1, 4, None], ids=["1", "4", "largest"])
 def test_rings_may_have_the_least_alignment(plug, packed, size):
     disk = plug_ring(plug, packed, start=False, needs=[], prefer=SMALL)
@@ -66,7 +66,7 @@ def test_rings_may_have_the_least_alignment(plug, packed, size):
     contents.check(f"requests {where}")
 
 
-@each_ring(described("2.7.4-P-02"), described("2.8.5-P-01"))
+@with_statements(split=described("2.7.4-P-02"), packed=described("2.8.5-P-01"))
 def test_buffers_may_lie_at_any_address(plug, packed):
     disk = plug_ring(plug, packed, prefer=SMALL)
     contents = Contents(disk)
@@ -76,7 +76,7 @@ def test_buffers_may_lie_at_any_address(plug, packed):
     contents.check("writes from every alignment")
 
 
-@each_ring(described("2.7.5.3-P-02"), described("2.8.7-P-02"))
+@with_statements(split=described("2.7.5.3-P-02"), packed=described("2.8.7-P-02"))
 def test_indirect_tables_may_lie_at_any_address(plug, packed):
     disk = plug_ring(plug, packed, prefer=SMALL, needs=[Feature.INDIRECT_DESC])
     contents = Contents(disk)

@@ -335,6 +335,19 @@ def test_a_set_of_features_is_accepted_again_after_a_reset(plug):
         assert again.status & DeviceStatus.FEATURES_OK
 
 
+@clause("2.2.2-D-04")
+@on("modern")
+@reads_only
+def test_a_set_of_features_is_accepted_again_after_a_system_reset(plug):
+    disk = plug()
+    accepted = disk.driver.accepted()
+
+    for _ in range(2):
+        disk.system_reset()
+        again = disk.driver.negotiate(accepted)
+        assert again.status & DeviceStatus.FEATURES_OK
+
+
 @clause("5.2.5.2-D-02")
 @on("modern")
 def test_writeback_is_off_if_config_wce_is_accepted_without_flush(plug):

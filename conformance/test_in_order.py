@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from conformance.data import FAILED, needed, sectors
-from conformance.waiting import trouble, until_completed
+from conformance.waiting import SOON, trouble, until_completed
 from harness.diskspec import Fault
 from harness.driver.interface import Request
 from harness.report import clause, described, reads_only
@@ -204,6 +204,7 @@ def test_the_order_lasts_over_many_rounds_of_a_small_queue(ordered):
 @reads_only
 def test_the_order_lasts_around_the_end_of_the_largest_queue(ordered):
     disk = ordered()
+    disk.needs_descriptors(42)
     size = disk.queues[0].size
     # A device has an id at once, but has to use it after the slow read before it.
     requests = ([read(0, 64)] + [IDENTITY] * 6) * (size // 42)
@@ -211,7 +212,7 @@ def test_the_order_lasts_around_the_end_of_the_largest_queue(ordered):
     disk.needs_sectors(64)
 
     def batch():
-        disk.driver.complete(disk.driver.submit(requests), timeout=3)
+        disk.driver.complete(disk.driver.submit(requests), timeout=SOON)
 
     for _ in range(3 * size // len(requests) + 1):
         assert trouble(batch) is None

@@ -3,6 +3,7 @@
 import pytest
 
 from conformance.data import sectors
+from conformance.waiting import SOON
 from harness.diskspec import Fault
 from harness.driver.errors import DriverError
 from harness.driver.interface import Request
@@ -148,7 +149,7 @@ def test_a_request_before_driver_ok_is_served(plug):
     driver.negotiate()
     driver.queue_setup(0)
 
-    completion = driver.request(Request(RequestType.IN, 5, receive=512), timeout=3)
+    completion = driver.request(Request(RequestType.IN, 5, receive=512), timeout=SOON)
 
     assert not driver.status() & DeviceStatus.DRIVER_OK
     assert completion.status == Status.OK
@@ -286,7 +287,7 @@ def test_with_notify_on_empty_the_last_of_the_buffers_interrupts(plug, extra):
 
         assert disk.read(sector).status is Status.OK
 
-        driver.wait_interrupt("queue", above=before, timeout=3)
+        driver.wait_interrupt("queue", above=before, timeout=SOON)
 
 
 @on("pci", "legacy")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from conformance.raw import RawRead
-from conformance.waiting import SOON, eventually, let_pass, values_until_zero
+from conformance.raw import RawRead, send_reads
+from conformance.waiting import SOON, eventually, let_pass, reset_queue_0
 from harness.driver.interface import CANARY
 from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import Status
@@ -199,13 +199,9 @@ def test_a_queues_reset_ends_with_queue_reset_and_queue_ready_0(plug):
 def test_queue_reset_stays_1_until_the_queue_is_left_alone(plug):
     disk = plug(extra=[Feature.RING_RESET], iops=25)
     driver, queue = disk.driver, disk.queues[0]
-    requests = [RawRead.of(driver, 8 * n) for n in range(20)]
-    driver.queue_publish(0, [driver.queue_add(0, request.buffers) for request in requests])
-    driver.queue_kick(0)
+    send_reads(driver, 20)
 
-    driver.register_write("QueueSel", 0)
-    driver.register_write("QueueReset", 1)
-    shown = values_until_zero(lambda: driver.register_read("QueueReset"))
+    shown = reset_queue_0(driver, "QueueSel", "QueueReset")
     before = int.from_bytes(driver.memory_read(queue.device + 2, 2), "little")
     let_pass()  # long enough for five operations
 

@@ -3,8 +3,8 @@
 import pytest
 
 from conformance.data import sectors
-from conformance.raw import RawRead
-from conformance.waiting import SOON, eventually, let_pass, resize, values_until_zero
+from conformance.raw import RawRead, send_reads
+from conformance.waiting import SOON, eventually, let_pass, reset_queue_0, resize
 from harness.driver.interface import Request
 from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import CONFIG_FIELDS, RequestType, Status
@@ -393,7 +393,7 @@ def test_writing_the_notification_address_through_the_window_notifies(plug):
     offset = driver.register_read("queue_notify_off") * multiplier
 
     driver.pci_write(point(driver, structure, offset, 2), bytes(2))
-    driver.queue_poll(0, timeout=3)
+    driver.queue_poll(0, timeout=SOON)
 
     assert (request.status, request.data) == (Status.OK, sectors(1))
 
@@ -454,13 +454,9 @@ def test_queue_reset_is_0_after_a_reset_in_the_middle_of_a_queues_reset(plug):
 def test_queue_reset_stays_1_until_the_queue_is_left_alone(plug):
     disk = plug(extra=[Feature.RING_RESET], iops=25)
     driver, queue = disk.driver, disk.queues[0]
-    requests = [RawRead.of(driver, 8 * n) for n in range(20)]
-    driver.queue_publish(0, [driver.queue_add(0, request.buffers) for request in requests])
-    driver.queue_kick(0)
+    send_reads(driver, 20)
 
-    driver.register_write("queue_select", 0)
-    driver.register_write("queue_reset", 1)
-    shown = values_until_zero(lambda: driver.register_read("queue_reset"))
+    shown = reset_queue_0(driver, "queue_select", "queue_reset")
     before = driver.memory_read(queue.device, used_size(queue.size))
     let_pass()  # long enough for five operations
 

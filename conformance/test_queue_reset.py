@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from conformance.data import sectors, untouched
-from conformance.raw import RawRead
+from conformance.raw import send_reads
 from conformance.rings import both_rings, plug_ring
-from conformance.waiting import let_pass
+from conformance.waiting import SOON, let_pass
 from harness.driver.errors import DriverError
 from harness.driver.interface import Request
 from harness.report import clause, on, reads_only
@@ -42,7 +42,7 @@ def test_a_queue_that_was_reset_starts_again_with_another_size(plug, packed):
 
     reset(disk.driver)
     queue = disk.driver.queue_setup(0, 4)
-    completions = [disk.driver.request(replace(READ, sector=n), timeout=3) for n in range(11)]
+    completions = [disk.driver.request(replace(READ, sector=n), timeout=SOON) for n in range(11)]
 
     assert queue.desc != disk.queues[0].desc
     assert b"".join(completion.data for completion in completions) == sectors(11)
@@ -60,9 +60,9 @@ def test_with_event_idx_interrupts_of_a_queue_that_was_reset_start_again(plug):
     let_pass()
     before = driver.interrupts().queue
 
-    assert driver.request(READ, timeout=3).status == Status.OK
+    assert driver.request(READ, timeout=SOON).status == Status.OK
 
-    driver.wait_interrupt("queue", above=before, timeout=3)
+    driver.wait_interrupt("queue", above=before, timeout=SOON)
 
 
 @on("pci", "modern")
@@ -83,7 +83,7 @@ def test_a_queue_that_was_reset_may_have_another_vector(plug):
     let_pass()
     before = driver.interrupts().vectors
 
-    assert driver.request(READ, timeout=3).status == Status.OK
+    assert driver.request(READ, timeout=SOON).status == Status.OK
     let_pass()
 
     after = driver.interrupts().vectors
@@ -92,9 +92,7 @@ def test_a_queue_that_was_reset_may_have_another_vector(plug):
 
 def reset_in_flight(driver):
     """Reset a queue with 20 reads in flight on a disk of 25 reads a second; return the reads."""
-    requests = [RawRead.of(driver, 8 * n) for n in range(20)]
-    driver.queue_publish(0, [driver.queue_add(0, request.buffers) for request in requests])
-    driver.queue_kick(0)
+    requests = send_reads(driver, 20)
     driver.queue_reset(0)
     let_pass(0.1)
     return requests

@@ -23,6 +23,7 @@ def check_each_completion_interrupts(disk):
 
     Looking at the completion asks for the next interrupt instead.
     """
+    disk.needs_sectors(20)
     before = disk.driver.interrupts().queue
     for n in range(20):
         tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512)])
@@ -37,6 +38,7 @@ def check_all_are_served(disk):
     Then repeat this after a time in which the device was idle.
     """
     disk.backing.write(0, sectors(20))
+    disk.needs_descriptors(10 * 3)
     for first in (0, 10):
         tokens = []
         for n in range(first, first + 10):

@@ -3,8 +3,8 @@
 import pytest
 
 from conformance.data import mib, sectors, untouched
-from conformance.raw import RawRead
-from conformance.waiting import eventually, let_pass, trouble
+from conformance.raw import RawRead, send_reads
+from conformance.waiting import SOON, eventually, let_pass, trouble
 from harness.report import clause, described, on
 from harness.virtio.blk import CONFIG_FIELD, STATUS_UNWRITTEN, Status
 from harness.virtio.device import DeviceStatus
@@ -171,7 +171,7 @@ def test_a_resize_meanwhile_is_announced_when_the_device_resumes(plug):
     disk.resize(mib(16))
     let_pass()
     resume(driver)
-    changes = driver.wait_config_change(above=heard, timeout=3)
+    changes = driver.wait_config_change(above=heard, timeout=SOON)
 
     assert changes[-1].capacity == mib(16)
 
@@ -179,11 +179,9 @@ def test_a_resize_meanwhile_is_announced_when_the_device_resumes(plug):
 def suspended_under_load(disk):
     """Suspend the device while it executes twelve reads, and return the reads."""
     driver = disk.driver
-    requests = [RawRead.of(driver, 8 * n) for n in range(12)]
     raised = driver.interrupts().raised
-    driver.queue_publish(0, [driver.queue_add(0, request.buffers) for request in requests])
-    driver.queue_kick(0)
-    if trouble(lambda: driver.wait_interrupt("raised", above=raised, timeout=3)):
+    requests = send_reads(driver, 12)
+    if trouble(lambda: driver.wait_interrupt("raised", above=raised, timeout=SOON)):
         pytest.skip("the device completed none of the requests before it was suspended")
     suspend(driver)
     return requests
@@ -281,9 +279,10 @@ def test_the_status_of_a_suspended_device_is_zero_after_a_reset(plug):
 def test_a_device_that_was_reset_while_suspended_works_again(plug):
     disk = plug(extra=[Feature.SUSPEND])
     disk.backing.write(5, sectors(1))
+    features = disk.driver.accepted()
     suspend(disk.driver)
 
     disk.driver.reset()
-    disk.start()
+    disk.start(features)
 
     assert disk.read(5).data == sectors(1)

@@ -132,8 +132,9 @@ def test_zones_count_as_active_whatever_made_them_so(plug, state):
     open_at_once = zoned.config.max_open_zones or most
     *zones, other = zoned.empty(most + 1)
     for number, zone in enumerate(zones):
-        # A zone that cannot be open in addition to the others is active as a closed zone.
-        zoned.brought_to(state if number < open_at_once else ZoneState.CLOSED, zone)
+        # Zones that cannot all be open at once are closed ones, made first.
+        closed = most - number > open_at_once
+        zoned.brought_to(ZoneState.CLOSED if closed else state, zone)
 
     opened = zoned.open(other).status
     written = zoned.disk.write(other.start, zoned.data()).status

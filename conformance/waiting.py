@@ -11,6 +11,7 @@ import pytest
 from harness.driver.errors import DriverError
 
 if TYPE_CHECKING:
+    from harness.driver.interface import Driver
     from harness.targets import Disk
 
 QUIET = 0.2
@@ -62,6 +63,16 @@ def values_until_zero(read: Callable[[], int], timeout: float = SOON) -> list[in
     if values[-1] != 0:
         eventually(is_zero, timeout)
     return values
+
+
+def reset_queue_0(driver: Driver, select: str, reset: str) -> list[int]:
+    """Start the reset of queue 0 through its registers; return all values of `reset` after that.
+
+    `select` and `reset` are the registers' names. The list ends with 0, or after SOON seconds.
+    """
+    driver.register_write(select, 0)
+    driver.register_write(reset, 1)
+    return values_until_zero(lambda: driver.register_read(reset))
 
 
 def let_pass(seconds: float = QUIET) -> None:

@@ -7,7 +7,8 @@ the machines can both use it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import dataclass, fields
 from typing import Literal
 
 SECTOR = 512
@@ -99,3 +100,13 @@ class DiskSpec:
     zones_offline: tuple[int, ...] = ()
     secure_erase: bool | None = None
     lifetime: tuple[int, int, int] | None = None
+
+
+def unsupported(spec: DiskSpec, supported: Set[str]) -> list[str]:
+    """Return the fields of `spec` that differ from the default and are not in `supported`."""
+    default = DiskSpec()
+    return [
+        field.name
+        for field in fields(DiskSpec)
+        if field.name not in supported and getattr(spec, field.name) != getattr(default, field.name)
+    ]

@@ -78,7 +78,7 @@ class OtherTarget(FakeTarget):
 
 
 harness.targets.registry.GuestPci = FakeTarget
-harness.targets.registry._MAKERS["other"] = ("another", lambda settings: OtherTarget())
+harness.targets.registry.register("other", "another", lambda settings: OtherTarget())
 """
 
 HEAD = """

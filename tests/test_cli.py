@@ -85,7 +85,7 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str], command: str) -> 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--disk", "no-such-file"], "neither a size (like 64M) nor a file"),
+        (["--disk", "no-such-file"], "this is neither a size (like 64M) nor a file"),
         (["--disk", "1000"], "a disk's size is a multiple of 512"),
         (["--disk", "0"], "at least one sector"),
         (["--disk", "8388608T"], "no file is that large"),
@@ -110,12 +110,12 @@ def test_boot_refuses_before_it_builds_or_starts_anything(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["bench", "--runs", "0"], "--runs and --requests take 1 or more"),
+        (["bench", "--runs", "0"], "--runs and --requests have to be 1 or more"),
         (
             ["bench", "qtest-pc"],
-            "qtest-pc is not measured; these are: qtest-pci, vhost-user, guest",
+            "cannot measure qtest-pc; known: qtest-pci, vhost-user, guest",
         ),
-        (["soak", "--clones", "0"], "--clones and --at-once take 1 or more"),
+        (["soak", "--clones", "0"], "--clones and --at-once have to be 1 or more"),
         (["bench", "--qemu", "/nonexistent"], "there is no QEMU at /nonexistent"),
         (["watch", "--size", "12"], "12 bytes: a disk's size is a multiple of 512"),
         (["watch", "--qemu", "/nonexistent"], "there is no QEMU at /nonexistent"),
@@ -204,8 +204,8 @@ def test_a_resize_that_cannot_be_changes_nothing_and_says_why(
     capsys: pytest.CaptureFixture[str], machine: Machine
 ) -> None:
     for disk, size, reason in (
-        ("disk7", "2M", r"no disk disk7; there are: disk0 \(1048576 bytes\), disk1 \("),
-        ("disk0", "lots", "'lots' is no size"),
+        ("disk7", "2M", r"no disk disk7; the machine has: disk0 \(1048576 bytes\), disk1 \("),
+        ("disk0", "lots", "'lots' is not a size"),
         ("disk0", "1000", "1000 bytes: a disk's size is a multiple of 512"),
         ("disk0", "0", "0 bytes: a disk has at least one sector"),
         ("disk0", "-1M", "-1M makes 0 bytes"),

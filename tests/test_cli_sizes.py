@@ -43,7 +43,7 @@ def test_a_sign_makes_it_a_change(text: str, now: int, size: int) -> None:
 @pytest.mark.parametrize("text", ["", "G", "1.5G", "2 G", "1GB", "0x200", "--1G", "+", "²", "1e9"])
 def test_what_is_no_size_is_said_to_be_none(text: str) -> None:
     assert not sizes.looks_like_size(text)
-    with pytest.raises(UsageError, match=r"is no size; write it like 64M, 2G or"):
+    with pytest.raises(UsageError, match=r"is not a size; write it like 64M, 2G or"):
         sizes.parse(text, now=512)
 
 
@@ -56,8 +56,8 @@ def test_what_is_no_size_is_said_to_be_none(text: str) -> None:
         ("-2G", 2**30, "-2G makes -1073741824 bytes: a disk has at least one sector"),
         ("513", None, "513 bytes: a disk's size is a multiple of 512"),
         ("+1", 512, r"\+1 makes 513 bytes: a disk's size is a multiple of 512"),
-        ("8388608T", None, "no file is that large"),
-        ("+1G", None, "a new disk has no size to add to"),
+        ("8388608T", None, "this is larger than a file can be"),
+        ("+1G", None, "a new disk has no size that could change"),
     ],
 )
 def test_a_size_that_no_disk_has(text: str, now: int | None, reason: str) -> None:

@@ -22,7 +22,7 @@ def test_clones_leave_nothing(
 
     output = capsys.readouterr().out
     assert "4 of 4 clones served, 2 of them at once" in output
-    left = [line for line in output.splitlines() if " of ours: " in line]
+    left = [line for line in output.splitlines() if " before, " in line]
     assert [line.split()[0] for line in left] == [
         "processes",
         "directories",

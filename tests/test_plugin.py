@@ -360,7 +360,7 @@ def test_an_unknown_target_is_one_line_that_names_the_others(run) -> None:
     result = run("def test_it(plug): pass\n", "--target=nothing")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*no target 'nothing'; there are: guest-pci, *qtest-pci*"])
+    result.stderr.fnmatch_lines(["*unknown target 'nothing'; known: guest-pci, *qtest-pci*"])
 
 
 def test_targets_are_listed(run) -> None:
@@ -369,3 +369,23 @@ def test_targets_are_listed(run) -> None:
     assert result.ret == 0
     result.stdout.fnmatch_lines(["guest-pci  *", "qtest-mmio-legacy  *", "vhost-user:PATH  *"])
     assert "TARGET MADE" not in result.stdout.str()
+
+
+def test_deviations_are_recorded_in_a_directory_of_the_user(run, pytester) -> None:
+    (pytester.path / "mine").mkdir()
+    (pytester.path / "mine" / "fake.toml").write_text(
+        """
+[[deviation]]
+clause = "2.1.2-D-01"
+tests = ["test_it.py::test_must"]
+versions = ">=2"
+seen = "known"
+why = "because"
+"""
+    )
+    source = '@clause("2.1.2-D-01")\ndef test_must(plug): plug(start=False); assert 0, "known"\n'
+
+    run(source).assert_outcomes(failed=1)
+    run(source, "--vblk-deviations=mine").assert_outcomes(xfailed=1)
+    missing = run(source, "--vblk-deviations=mine", "--deviations=nothing")
+    missing.stderr.fnmatch_lines(["*: there is no directory nothing"])

@@ -1,7 +1,7 @@
-"""`vblk bench`: how soon each way to a device serves, and how fast its driver is.
+"""`vblk bench`: the time until a target serves, and the speed of its driver.
 
-Seconds and rates say little without the machine they were taken on, so each
-comes with its ratio to what QEMU alone needs, in the same run, to start.
+Seconds and rates mean little without the machine on which they were measured. So each is printed
+with its ratio to the time that QEMU alone needs to start, in the same run.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from harness.targets.guest.disk import GuestDisk
 from harness.targets.guest.guest import Guest, Means
 from harness.targets.guest.template import template
 from harness.targets.guest.variants import VARIANTS
+from harness.targets.model import Model
 from harness.targets.qtest import QtestTarget
 from harness.targets.vhost_user import VhostUserSocket
 from harness.virtio.blk import RequestType, Status
@@ -39,20 +40,21 @@ READ = Request(RequestType.IN, receive=SECTOR)
 SPANS = {
     "qtest-pci": "QEMU start to DRIVER_OK",
     "vhost-user": "connect to first read",
+    "model-pci": "connect to DRIVER_OK",
     "guest-pci": "QEMU start to first read",
     "clone": "QEMU start to first read",
 }
-"""The targets that are measured, and which stretch of each counts as its start.
+"""Measured targets, and the interval of each that counts as its start.
 
-"clone" is guest-pci again, its guest cloned and not booted; the disk is plugged in then.
+"clone" is guest-pci with a cloned guest instead of a booted one; its disk is hot-plugged.
 """
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One target in one run: seconds until it served, reads of 512 bytes a second.
+    """One target in one run: seconds until it served, and reads of 512 bytes per second.
 
-    `memory` is what QEMU then has for itself alone, in MiB.
+    `memory` is QEMU's private memory afterwards, in MiB.
     """
 
     seconds: float
@@ -61,27 +63,28 @@ class Sample:
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """Measure the targets named, or all, in turn; print the medians."""
+    """Measure the named targets, or all, in turn; print the medians."""
     if arguments.runs < 1 or arguments.requests < 1:
-        raise UsageError("--runs and --requests take 1 or more")
+        raise UsageError("--runs and --requests have to be 1 or more")
     for name in arguments.targets:
         if name not in SPANS:
-            raise UsageError(f"{name} is not measured; these are: {', '.join(SPANS)}")
+            raise UsageError(f"cannot measure {name}; known: {', '.join(SPANS)}")
     names = [name for name in SPANS if name in arguments.targets or not arguments.targets]
     qemu = find_qemu(arguments.qemu)
     means = find(arguments) if {"guest-pci", "clone"} & set(names) else None
     measures: dict[str, Callable[[int], Sample]] = {
         "qtest-pci": partial(_qtest, QtestTarget("qtest-pci", arguments.qemu)),
         "vhost-user": _vhost_user,
+        "model-pci": _model_pci,
     }
     greetings = []
     samples: dict[str, list[Sample]] = {name: [] for name in names}
     with TemporaryDirectory(prefix="bench-", dir=images.cache_dir()) as scratch:
         if means:
             measures["guest-pci"] = partial(_guest, means)
-        made = _template(means, Path(scratch)) if means and "clone" in names else None
-        if means and made:
-            measures["clone"] = partial(_clone, means, made)
+        clone_template = _template(means, Path(scratch)) if means and "clone" in names else None
+        if means and clone_template:
+            measures["clone"] = partial(_clone, means, clone_template)
         for run in range(arguments.runs):
             say(f"run {run + 1} of {arguments.runs}")
             greetings.append(_greeting(qemu))
@@ -90,32 +93,32 @@ def bench(arguments: argparse.Namespace) -> int:
 
     guests = f", guests on {means.accel.name} ({means.accel.reason})" if means else ""
     print(f"{qemu.version_text}{guests}")
-    print(f"median of {arguments.runs} (least to most)")
+    print(f"median of {arguments.runs} (minimum to maximum)")
     greeting = statistics.median(greetings)
     _print("QEMU start to QMP greeting", greetings, "s", "1")
     for name in names:
         seconds = [sample.seconds for sample in samples[name]]
         rates = [sample.rate for sample in samples[name]]
         ratio = f"{statistics.median(seconds) / greeting:.2f}"
-        meanwhile = f"{statistics.median(rates) * greeting:.0f} in the time of a greeting"
+        meanwhile = f"{statistics.median(rates) * greeting:.0f} per start of QEMU"
         _print(f"{name}: {SPANS[name]}", seconds, "s", ratio)
         _print(f"{name}: 512-byte reads, one at a time", rates, "/s", meanwhile)
-    if made:
-        _print_clones(made, samples)
+    if clone_template:
+        _print_clones(clone_template, samples)
     return 0
 
 
-def _print_clones(made: Template, samples: dict[str, list[Sample]]) -> None:
-    """What is said of clones alone: memory, what the template took, and next to a boot."""
+def _print_clones(template: Template, samples: dict[str, list[Sample]]) -> None:
+    """Print the results for clones only: memory, time of the template, ratio to a boot."""
     memory = [sample.memory for sample in samples["clone"]]
     _print("clone: private memory at the first read", memory, "MiB", "-")
-    print(f"{'template: made and tried, once':42}{made.facts['seconds']:7.1f} s")
+    print(f"{'template: made and checked, once':42}{template.facts['seconds']:7.1f} s")
     if "guest-pci" in samples:
         booted, cloned = (
             statistics.median(sample.seconds for sample in samples[name])
             for name in ("guest-pci", "clone")
         )
-        print(f"{'clone: first read, next to a boot':42}1/{booted / cloned:.1f}")
+        print(f"{'clone: first read, compared to a boot':42}1/{booted / cloned:.1f}")
 
 
 def _print(what: str, values: Sequence[float], unit: str, ratio: str) -> None:
@@ -125,7 +128,7 @@ def _print(what: str, values: Sequence[float], unit: str, ratio: str) -> None:
 
 
 def _greeting(qemu: Qemu) -> float:
-    """Seconds until a QEMU without disks has greeted over QMP, and runs its parked CPU."""
+    """Return the seconds until a QEMU without disks has greeted over QMP and runs its CPU."""
     machine = Machine(MachineConfig(qemu, name="greeting", parked=True))
     begin = time.monotonic()
     try:
@@ -136,7 +139,7 @@ def _greeting(qemu: Qemu) -> float:
 
 
 def _qtest(target: QtestTarget, requests: int) -> Sample:
-    target.facts()  # to find QEMU is not part of its start
+    target.facts()  # the search for QEMU is not part of its start
     begin = time.monotonic()
     disk = target.plug(DiskSpec())
     try:
@@ -165,6 +168,22 @@ def _vhost_user(requests: int) -> Sample:
         daemon.stop()
 
 
+def _model_pci(requests: int) -> Sample:
+    target = Model(name="model-pci")
+    try:
+        target.plug(DiskSpec()).unplug()  # the start of the model's process is not counted
+        begin = time.monotonic()
+        disk = target.plug(DiskSpec())
+        try:
+            disk.driver.start()
+            seconds = time.monotonic() - begin
+            return Sample(seconds, _rate(disk.driver, requests))
+        finally:
+            disk.unplug()
+    finally:
+        target.close()
+
+
 def _guest(means: Means, requests: int) -> Sample:
     begin = time.monotonic()
     guest = Guest.boot(means, "serial", BOOT_DEADLINE)
@@ -179,13 +198,13 @@ def _guest(means: Means, requests: int) -> Sample:
 
 
 def _template(means: Means, directory: Path) -> Template:
-    """A new template, whatever the cache has."""
+    """Return a new template, independent of the cache."""
     return template(means, "serial", VARIANTS["guest-pci"], BOOT_DEADLINE, say, directory)
 
 
-def _clone(means: Means, made: Template, requests: int) -> Sample:
+def _clone(means: Means, source: Template, requests: int) -> Sample:
     begin = time.monotonic()
-    guest = Guest.clone(made, means, "serial", BOOT_DEADLINE)
+    guest = Guest.clone(source, means, "serial", BOOT_DEADLINE)
     try:
         disk = GuestDisk(guest, DiskSpec())
         disk.driver.start()
@@ -198,15 +217,15 @@ def _clone(means: Means, made: Template, requests: int) -> Sample:
 
 
 def private_memory(pid: int | None) -> float:
-    """MiB that would be free if that process ended: what it shares with nobody."""
+    """Return the private memory of a process in MiB: what is free again when it ends."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
     lines = [line.split() for line in rollup.splitlines() if line.startswith("Private_")]
     return sum(int(kib) for _, kib, _ in lines) / 1024
 
 
 def _rate(driver: Driver, requests: int) -> float:
-    """Reads a second, one at a time. DriverError if one of them fails."""
+    """Return reads per second, one at a time. Raise DriverError if one of them fails."""
     repetition = driver.repeat(READ, requests, timeout=REPEAT_DEADLINE)
     if repetition.statuses != {Status.OK: requests}:
-        raise DriverError(f"not every read succeeded: {repetition.statuses} by status")
+        raise DriverError(f"some reads failed; number of reads by status: {repetition.statuses}")
     return repetition.count / repetition.seconds

@@ -58,11 +58,11 @@ def boot(arguments: argparse.Namespace) -> int:
 
 
 def _capacity(disk: str) -> int | None:
-    """Sectors of a disk to be made; None for an image file, which has to be there."""
+    """Return the sectors of a new disk, or None for an image file, which has to exist."""
     if sizes.looks_like_size(disk):
         return sizes.parse(disk) // SECTOR
     if not Path(disk).is_file():
-        raise UsageError(f"--disk {disk}: neither a size (like {DEFAULT_DISK}) nor a file")
+        raise UsageError(f"--disk {disk}: this is neither a size (like {DEFAULT_DISK}) nor a file")
     return None
 
 
@@ -94,12 +94,12 @@ def _store(drive: Drive) -> str:
 
 
 def _ended(machine: Machine) -> int:
-    """The console was closed: 0 if the guest was switched off, else a MachineError."""
+    """Return 0 if the guest was switched off; otherwise raise MachineError."""
     try:
         if machine.wait_event("SHUTDOWN", timeout=5)["data"]["reason"] == "guest-shutdown":
             say("the guest was switched off")
             return 0
     except MachineError:
-        pass  # it ended without a word: its last ones are in the error below
+        pass  # it ended without an event: the error below contains its last output
     machine.stop()
     raise MachineError(f"the guest has ended: {machine.last_words().splitlines()[0]}")

@@ -18,10 +18,10 @@ ESCAPE_NAME = "Ctrl-]"
 
 
 def attend(console: Path) -> Literal["left", "closed"]:
-    """Join the terminal and the console, a UNIX socket, until the user leaves or the guest ends.
+    """Connect the terminal with the console until the user leaves or the guest ends.
 
-    Where stdin is no terminal, what it holds is typed into the console, and its end is not the
-    guest's.
+    The console is a UNIX socket. If stdin is not a terminal, its contents are typed into the
+    console; its end does not end the guest.
     """
     stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
     with (
@@ -34,7 +34,9 @@ def attend(console: Path) -> Literal["left", "closed"]:
         try:
             ready.register(stdin, selectors.EVENT_READ)
             typed = b""
-        except PermissionError:  # a plain file or /dev/null: always readable, epoll won't have it
+        except (
+            PermissionError
+        ):  # a plain file or /dev/null is always readable, and epoll refuses it
             typed = sys.stdin.buffer.read()
         guest.sendall(typed)
         while True:
@@ -61,7 +63,7 @@ def _write(fd: int, data: bytes) -> None:
 
 @contextmanager
 def _raw(fd: int) -> Iterator[None]:
-    """Raw mode, if this is a terminal; as it was, however this is left."""
+    """Switch a terminal to raw mode inside the block, and restore it afterwards."""
     if not os.isatty(fd):
         yield
         return

@@ -1,4 +1,4 @@
-"""`vblk doctor`: what there is, what is missing, and what installs it."""
+"""`vblk doctor`: what is installed, what is missing, and what installs it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.machine.accel import DEVICE
 
 State = Literal["ok", "note", "MISSING"]
 
-# Program, Debian package, what it is for, whether nothing works without it.
+# Program, Debian package, purpose, and whether tests need it.
 PROGRAMS = (
     ("setpriv", "util-linux", "QEMU cannot outlive the tests", True),
     (
@@ -32,7 +32,7 @@ PROGRAMS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. MISSING: tests cannot run before that is put right."""
+    """One line of the report. MISSING: tests cannot run without it."""
 
     state: State
     what: str
@@ -40,7 +40,7 @@ class Finding:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """Print the findings; 1 if something is missing."""
+    """Print the findings; return 1 if something is missing."""
     findings = list(examine(arguments.qemu))
     for finding in findings:
         print(f"{finding.state:8}{finding.what:12}{finding.text}")
@@ -48,7 +48,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def examine(qemu_path: str | None) -> Iterator[Finding]:
-    """All findings. Nothing is installed or built; KVM is tried if that has not been done."""
+    """Yield all findings. Nothing is installed or built; KVM is tried if that has not been done."""
     yield Finding("ok", "python", f"{platform.python_version()}, {sys.executable}")
     qemu = None
     try:
@@ -60,9 +60,9 @@ def examine(qemu_path: str | None) -> Iterator[Finding]:
     except MachineError as error:
         yield Finding("MISSING", "qemu", str(error))
     for program, package, purpose, needed in PROGRAMS:
-        found = shutil.which(program)
-        if found:
-            yield Finding("ok", program, found)
+        location = shutil.which(program)
+        if location:
+            yield Finding("ok", program, location)
         else:
             state: State = "MISSING" if needed else "note"
             text = f"not on PATH ({purpose}); install it: apt-get install {package}"
@@ -83,8 +83,10 @@ def _image(status: images.Status) -> Finding:
         )
     tools = [program for program in ("apt-get", "dpkg-deb") if shutil.which(program) is None]
     if tools:
-        text = f"{status.state}, and {' and '.join(tools)} to build it with not on PATH"
-        return Finding("MISSING", "image", f"{text}; build it on Debian 12 and copy {status.path}")
+        text = f"{status.state}, and cannot be built: {' and '.join(tools)} not on PATH"
+        return Finding(
+            "MISSING", "image", f"{text}; build it on Debian 12, then copy {status.path}"
+        )
     return Finding(
         "note", "image", f"{status.state}; the first test builds it, or: vblk image build"
     )
@@ -92,13 +94,13 @@ def _image(status: images.Status) -> Finding:
 
 def _accelerator(qemu: Qemu, built: bool) -> Finding:
     if not built and os.access(DEVICE, os.R_OK | os.W_OK):
-        text = f"{DEVICE} opens; whether a guest boots on it is tried once the image is built"
+        text = f"{DEVICE} can be opened; once the image is built, a trial boot decides about KVM"
         return Finding("note", "accelerator", text)
     image = images.ensure(say) if built else None
     accel = choose_accel(
         "auto",
         qemu,
-        # Without an image KVM is out of the question, and nothing is booted.
+        # Without an image KVM cannot be tried, and nothing is booted.
         image.kernel if image else DEVICE,
         image.initrd if image else DEVICE,
         images.cache_dir(),

@@ -1,7 +1,7 @@
-"""What the command line says when it cannot do what it was asked."""
+"""Errors of the command line."""
 
 from __future__ import annotations
 
 
 class UsageError(Exception):
-    """Something is wrong with what the user asked for; one line that says what to do."""
+    """Error of a request that cannot be fulfilled. The message is one line that says what to do."""

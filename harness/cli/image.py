@@ -10,7 +10,7 @@ from harness.cli.means import say
 
 
 def build(_: argparse.Namespace) -> int:
-    """Build the image unless it is there; print its directory."""
+    """Build the image if it does not exist; print its directory."""
     print(images.ensure(say).kernel.parent)
     return 0
 
@@ -22,7 +22,7 @@ def update(_: argparse.Namespace) -> int:
 
 
 def path(_: argparse.Namespace) -> int:
-    """Print the image's directory, if there is an image in it."""
+    """Print the image's directory, if it contains an image."""
     status = images.status()
     if status.state != "built":
         raise UsageError(f"the guest image is {status.state}; build it: vblk image build")

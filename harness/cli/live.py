@@ -1,4 +1,4 @@
-"""`vblk resize` and `vblk ssh`: what is done to a running guest from another terminal."""
+"""`vblk resize` and `vblk ssh`: access to a running guest from another terminal."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ _CONNECT_DEADLINE = 15.0  # seconds
 
 
 def resize(arguments: argparse.Namespace) -> int:
-    """Change a disk's size, live."""
+    """Change a disk's size while the guest runs."""
     if not sizes.looks_like_size(arguments.size):
-        sizes.parse(arguments.size)  # says what is wrong before anything is looked for
-    # A socket that was named need not be a guest of ours: any machine will do.
+        sizes.parse(arguments.size)  # check the size first, before anything is searched
+    # A socket that the user names may belong to any machine.
     socket = arguments.qmp or running.find(None).qmp
     if not arguments.at_once:
         running.wait_until_booted(socket, say)
     with visit(Path(socket)) as visitor:
         drives = visitor.drives()
         if arguments.disk not in drives:
-            there = ", ".join(f"{name} ({size} bytes)" for name, size in drives.items())
-            raise UsageError(f"there is no disk {arguments.disk}; there are: {there or 'none'}")
+            known = ", ".join(f"{name} ({size} bytes)" for name, size in drives.items())
+            raise UsageError(
+                f"there is no disk {arguments.disk}; the machine has: {known or 'none'}"
+            )
         before = drives[arguments.disk]
         size = sizes.parse(arguments.size, now=before)
         file = visitor.files().get(arguments.disk, "")
@@ -49,9 +51,9 @@ def resize(arguments: argparse.Namespace) -> int:
 
 
 def ssh(arguments: argparse.Namespace) -> int:
-    """Become the system's ssh client, or run the command through paramiko where there is none."""
+    """Replace this process with the system's ssh client, or run the command through paramiko."""
     guest = running.find(arguments.qmp)
-    # The far end's shell gets one line. A single word is that line; several stay as they are here.
+    # The remote shell gets one line. A single word is that line; several words stay separate.
     words: list[str] = arguments.command
     command = words[0] if len(words) == 1 else shlex.join(words)
     client = shutil.which("ssh")
@@ -85,4 +87,6 @@ def _run(guest: running.Running, command: str) -> int:
             shutil.copyfileobj(channel.makefile("rb"), sys.stdout.buffer)
             return channel.recv_exit_status()
         except (paramiko.SSHException, OSError) as error:
-            raise ChannelError(f"no SSH to the guest on port {guest.ssh_port}: {error}") from error
+            raise ChannelError(
+                f"cannot connect to the guest over SSH, port {guest.ssh_port}: {error}"
+            ) from error

@@ -1,4 +1,4 @@
-"""Arguments, and errors as one line."""
+"""Arguments of `vblk`, and errors as one line."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ EXPECTED = (
 
 EXAMPLES = """\
 examples:
-  vblk doctor                            what is there, what is missing
-  vblk boot --disk 64M --disk 1G         a guest with two new disks, its console here
-  vblk resize disk0 +512M                in another terminal: live
+  vblk doctor                            what is installed, and what is missing
+  vblk boot --disk 64M --disk 1G         a guest with two new disks, and its console
+  vblk resize disk0 +512M                in another terminal, while the guest runs
   vblk ssh -- uname -r                   a command in that guest
-  vblk watch                             a guest whose driver shows the disk as it changes
-  vblk matrix diff old.json new.json     what a run of the suite found better, and what worse
+  vblk watch                             show a disk as a driver in a guest sees it
+  vblk matrix diff old.json new.json     compare the results of two runs
 """
 BOOT_EXAMPLES = """\
 examples:
   vblk boot                              one new disk of 64 MiB
   vblk boot --disk 2G --memory 128       128 MiB of memory
-  vblk boot --disk my.img                a file of yours, read-only
-  vblk boot --disk my.img --destructive  and the guest may write to it
+  vblk boot --disk my.img                an existing file, read-only
+  vblk boot --disk my.img --destructive  the same, and the guest may write to it
 """
 RESIZE_EXAMPLES = """\
-SIZE is in bytes, or has a unit K, M, G or T (powers of 1024); with + or - it is a change.
+SIZE is in bytes, or has a unit K, M, G or T (powers of 1024). With + or - it is a change.
 
 examples:
   vblk resize disk0 2G
@@ -69,7 +69,7 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `vblk`; the return value is its exit status (2 for an error, 130 for Ctrl-C)."""
+    """Run `vblk`; return its exit status (2 for an error, 130 for Ctrl-C)."""
     if sys.stdout is None:  # the process was started without one
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until its end)
     words = sys.argv[1:] if argv is None else list(argv)
@@ -99,7 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _shielded(argv: list[str]) -> list[str]:
-    """A size like -1G behind `--`, as argparse would take it for an option."""
+    """Return the arguments with sizes like -1G after `--`.
+
+    Otherwise argparse takes such a size for an option.
+    """
     if argv[:1] != ["resize"] or "--" in argv:
         return argv
     sizes = [word for word in argv if re.match(r"-\d", word)]
@@ -116,47 +119,55 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, run: Command, text: str, epilog: str = "") -> argparse.ArgumentParser:
-        made = commands.add_parser(
+        parser = commands.add_parser(
             name,
             help=text,
             description=text[0].upper() + text[1:] + ".",
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        made.set_defaults(run=run)
-        return made
+        parser.set_defaults(run=run)
+        return parser
 
-    one = command(
+    part = command(
         "boot", boot.boot, "boot a guest with disks, console in the terminal", BOOT_EXAMPLES
     )
-    one.add_argument(
+    part.add_argument(
         "--disk",
         action="append",
         metavar="SIZE|PATH",
-        help="a new disk of that size, or an image file, raw or *.qcow2 (again for more; "
-        f"default: {boot.DEFAULT_DISK})",
+        help="a new disk of this size, or an image file, raw or *.qcow2; repeatable "
+        f"(default: {boot.DEFAULT_DISK})",
     )
-    one.add_argument(
+    part.add_argument(
         "--destructive", action="store_true", help="the guest may write to image files"
     )
-    one.add_argument("--memory", type=int, default=256, metavar="MIB", help="default: %(default)s")
-    one.add_argument("--kernel-args", default="", metavar="ARGS", help="more of them")
-    _add_means(one)
-
-    one = command("resize", live.resize, "resize a disk of a running guest, live", RESIZE_EXAMPLES)
-    one.add_argument("disk", metavar="DISK", help="its name, as `vblk boot` prints it")
-    one.add_argument("size", metavar="SIZE")
-    one.add_argument(
-        "--shrink", action="store_true", help="cut off the end of an image file of yours"
+    part.add_argument(
+        "--memory",
+        type=int,
+        default=256,
+        metavar="MIB",
+        help="memory of the guest (default: %(default)s)",
     )
-    one.add_argument(
+    part.add_argument(
+        "--kernel-args", default="", metavar="ARGS", help="additional arguments for the kernel"
+    )
+    _add_means(part)
+
+    part = command("resize", live.resize, "resize a disk of a running guest", RESIZE_EXAMPLES)
+    part.add_argument("disk", metavar="DISK", help="name of the disk, as `vblk boot` prints it")
+    part.add_argument("size", metavar="SIZE")
+    part.add_argument(
+        "--shrink", action="store_true", help="allow to cut off the end of an image file"
+    )
+    part.add_argument(
         "--at-once", action="store_true", help="do not wait for a guest that still boots"
     )
-    _add_qmp(one)
+    _add_qmp(part)
 
-    one = command("ssh", live.ssh, "a shell or a command in a running guest", SSH_EXAMPLES)
-    one.add_argument("command", nargs="*", metavar="COMMAND")
-    _add_qmp(one)
+    part = command("ssh", live.ssh, "a shell or a command in a running guest", SSH_EXAMPLES)
+    part.add_argument("command", nargs="*", metavar="COMMAND")
+    _add_qmp(part)
 
     _add_means(watch.add_parser(commands))
     matrix.add_parser(commands)
@@ -165,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="build|update|path|foreign", required=True
     )
     for name, run, text in (
-        ("build", image.build, "build it unless it is there, and print its directory"),
+        ("build", image.build, "build it if it does not exist, and print its directory"),
         ("update", image.update, "lock the package versions that apt offers now"),
         ("path", image.path, "print its directory"),
     ):
@@ -178,38 +189,55 @@ def _parser() -> argparse.ArgumentParser:
         "--update", action="store_true", help="first lock the versions that the suite offers now"
     )
 
-    one = command("doctor", doctor.doctor, "what is there, what is missing, what installs it")
-    _add_qemu(one)
-
-    one = command("bench", bench.bench, "time the start of targets, and their requests")
-    one.add_argument(
-        "targets", nargs="*", metavar="TARGET", help=f"default: {', '.join(bench.SPANS)}"
+    part = command(
+        "doctor", doctor.doctor, "show what is installed, what is missing, and what installs it"
     )
-    one.add_argument("--runs", type=int, default=5, metavar="N", help="default: %(default)s")
-    one.add_argument(
+    _add_qemu(part)
+
+    part = command("bench", bench.bench, "measure the start of targets, and their requests")
+    part.add_argument(
+        "targets",
+        nargs="*",
+        metavar="TARGET",
+        help=f"target to measure (default: {', '.join(bench.SPANS)})",
+    )
+    part.add_argument(
+        "--runs", type=int, default=5, metavar="N", help="number of runs (default: %(default)s)"
+    )
+    part.add_argument(
         "--requests",
         type=int,
         default=20000,
         metavar="N",
-        help="of each target in each run; default: %(default)s",
+        help="requests of each target in each run (default: %(default)s)",
     )
-    _add_means(one)
+    _add_means(part)
 
-    one = command("soak", soak.soak, "clone many guests, and look what they leave behind")
-    one.add_argument(
-        "--clones", type=int, default=200, metavar="N", help="in a row; default: %(default)s"
+    part = command("soak", soak.soak, "clone many guests, and check that they leave nothing behind")
+    part.add_argument(
+        "--clones",
+        type=int,
+        default=200,
+        metavar="N",
+        help="clones one after the other (default: %(default)s)",
     )
-    one.add_argument(
-        "--at-once", type=int, default=8, metavar="N", help="after that; default: %(default)s"
+    part.add_argument(
+        "--at-once",
+        type=int,
+        default=8,
+        metavar="N",
+        help="clones at the same time, afterwards (default: %(default)s)",
     )
-    _add_means(one)
+    _add_means(part)
 
     random.add_parsers(command)
     return parser
 
 
 def _add_qemu(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--qemu", metavar="PATH", help="default: qemu-system-x86_64 on PATH")
+    parser.add_argument(
+        "--qemu", metavar="PATH", help="QEMU program (default: qemu-system-x86_64 from PATH)"
+    )
 
 
 def _add_means(parser: argparse.ArgumentParser) -> None:
@@ -218,9 +246,9 @@ def _add_means(parser: argparse.ArgumentParser) -> None:
         "--accel",
         choices=("auto", "kvm", "tcg"),
         default="auto",
-        help="auto: KVM where a guest has been seen to boot on it, else TCG",
+        help="accelerator; auto uses KVM if a guest boots with it, otherwise TCG",
     )
 
 
 def _add_qmp(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--qmp", metavar="SOCKET", help="which guest, if several run")
+    parser.add_argument("--qmp", metavar="SOCKET", help="QMP socket of the guest, if several run")

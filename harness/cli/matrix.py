@@ -1,4 +1,4 @@
-"""`vblk matrix`: what runs of the suite have found, put together and compared."""
+"""`vblk matrix`: merge and compare the results of runs, and make tables from them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 MERGE = """\
-Columns of the result are targets; the same target on other versions is another column. Where a
-test ran more than once on one, the worst result counts.
+The columns of the result are targets; the same target with other versions is another column. If a
+test ran more than once on a target, its worst result counts.
 
 examples:
   pytest conformance --target qtest-pci --matrix a.json
@@ -27,74 +27,80 @@ examples:
   vblk matrix merge a.json --output a.html       a page of one run's results
 """
 DIFF = """\
-exit status: 0 if nothing got worse; 1 if a statement is kept no longer, or tested no longer;
+exit status: 0 if nothing is worse; 1 if a statement is no longer kept, or no longer tested;
 2 if a file cannot be read.
 """
-STEADY = """\
-exit status: 0 if every test has one verdict on a target in all files; 1 if one has not;
+FLAKY = """\
+exit status: 0 if every test has the same verdict on a target in all files; 1 if one has not;
 2 if a file cannot be read.
 
 examples:
-  vblk matrix steady reports/alarms/run-*.json
+  vblk matrix flaky reports/alarms/run-*.json
 """
 COUNTS = """\
-Run it in a checkout. With results, they take the place of those in docs/coverage.json; a column is
-a target on a version. The tables in docs/coverage.md and README.md are made anew in any case.
+Run it in a checkout. Results that are given replace those in docs/coverage.json; a column is a
+target with its version. The tables in docs/coverage.md and README.md are made in any case.
 
 examples:
   vblk matrix counts                             after a change of the suite or the catalogue
   vblk matrix counts old-qemu.json new-qemu.json
-  vblk matrix counts --check                     says what is not current, and changes nothing
+  vblk matrix counts --check                     print what is out of date, and change nothing
 """
 HARDENING = """\
 examples:
   pytest conformance --level hardening --target qtest-pci --matrix a.json
-  vblk matrix hardening a.json                   Markdown, with a line for each case that was lost
+  vblk matrix hardening a.json                   Markdown, with a line for each case with a bad fate
 
-In a checkout, --docs makes the tables of docs/hardening.md anew. With results, those take the place
-of what is in docs/hardening.json.
+In a checkout, --docs makes the tables of docs/hardening.md. Results that are given replace those in
+docs/hardening.json.
 
   vblk matrix hardening --docs old-qemu.json new-qemu.json
-  vblk matrix hardening --check                  says if they are not current, and changes nothing
+  vblk matrix hardening --check                  print if they are out of date; change nothing
 """
 
 
 def add_parser(commands: Subparsers) -> None:
-    """The command, with those of its own."""
+    """Add the command and its subcommands."""
     parser = commands.add_parser(
         "matrix",
-        help="results of runs: put together as a page, compared, counted",
-        description="What pytest --matrix FILE.json has written, put together, compared, counted.",
+        help="merge, compare and count the results of runs",
+        description="Merge, compare and count results that pytest --matrix FILE.json has written.",
     )
-    parts = parser.add_subparsers(metavar="merge|diff|steady|counts|hardening", required=True)
-    one = _part(parts, "merge", "results of several runs as one page, or one file", MERGE)
-    one.add_argument("files", nargs="+", metavar="FILE.json", type=Path)
-    one.add_argument(
+    parts = parser.add_subparsers(metavar="merge|diff|flaky|counts|hardening", required=True)
+    part = _part(parts, "merge", "merge results of several runs to one page, or one file", MERGE)
+    part.add_argument("files", nargs="+", metavar="FILE.json", type=Path)
+    part.add_argument(
         "-o",
         "--output",
         action="append",
         required=True,
         metavar="FILE",
         type=_output,
-        help="FILE.html, a page, or FILE.json; repeatable",
+        help="FILE.html (a page) or FILE.json (data); repeatable",
     )
-    one.set_defaults(run=merge)
-    one = _part(parts, "diff", "what got better and what got worse, target by target", DIFF)
-    one.add_argument("old", metavar="OLD.json", type=Path)
-    one.add_argument("new", metavar="NEW.json", type=Path)
-    one.set_defaults(run=diff)
-    one = _part(parts, "steady", "which tests do not have the same verdict in all runs", STEADY)
-    one.add_argument("files", nargs="+", metavar="FILE.json", type=Path)
-    one.set_defaults(run=steady)
-    one = _part(parts, "counts", "the tables of docs/coverage.md and README.md", COUNTS)
-    one.add_argument("files", nargs="*", metavar="FILE.json", type=Path)
-    one.add_argument("--check", action="store_true", help="only say what is not current")
-    one.set_defaults(run=counts)
-    one = _part(parts, "hardening", "tables of what became of mistreated devices", HARDENING)
-    one.add_argument("files", nargs="*", metavar="FILE.json", type=Path)
-    one.add_argument("--docs", action="store_true", help="into docs/hardening.md")
-    one.add_argument("--check", action="store_true", help="only say if that is not current")
-    one.set_defaults(run=hardening)
+    part.set_defaults(run=merge)
+    part = _part(parts, "diff", "show what is better and what is worse, target by target", DIFF)
+    part.add_argument("old", metavar="OLD.json", type=Path)
+    part.add_argument("new", metavar="NEW.json", type=Path)
+    part.set_defaults(run=diff)
+    part = _part(parts, "flaky", "show tests whose verdict is not the same in all runs", FLAKY)
+    part.add_argument("files", nargs="+", metavar="FILE.json", type=Path)
+    part.set_defaults(run=flaky)
+    # The old name, without a line in the help.
+    parts.add_parser("steady", parents=[part], add_help=False)
+    part = _part(parts, "counts", "make the tables of docs/coverage.md and README.md", COUNTS)
+    part.add_argument("files", nargs="*", metavar="FILE.json", type=Path)
+    part.add_argument("--check", action="store_true", help="only print what is out of date")
+    part.set_defaults(run=counts)
+    part = _part(
+        parts, "hardening", "make tables of the fates of devices in hardening tests", HARDENING
+    )
+    part.add_argument("files", nargs="*", metavar="FILE.json", type=Path)
+    part.add_argument("--docs", action="store_true", help="write them to docs/hardening.md")
+    part.add_argument(
+        "--check", action="store_true", help="only print whether docs/hardening.md is out of date"
+    )
+    part.set_defaults(run=hardening)
 
 
 def _part(parts: Subparsers, name: str, text: str, epilog: str) -> argparse.ArgumentParser:
@@ -114,7 +120,7 @@ def _output(text: str) -> Path:
 
 
 def merge(arguments: argparse.Namespace) -> int:
-    """Write what several files have into one."""
+    """Write the merged results of several files to one file."""
     from harness.report.files import complaint, write
     from harness.report.merge import merged
 
@@ -126,28 +132,31 @@ def merge(arguments: argparse.Namespace) -> int:
 
 
 def diff(arguments: argparse.Namespace) -> int:
-    """Print what changed; 1 if something is worse or no longer tested."""
+    """Print the changes; return 1 if something is worse or no longer tested."""
     from harness.report.compare import difference, lines
 
-    found = difference(_load(arguments.old), _load(arguments.new))
-    for line in lines(found):
+    changes = difference(_load(arguments.old), _load(arguments.new))
+    for line in lines(changes):
         print(line)
-    return 1 if found.regressed else 0
+    return 1 if changes.regressed else 0
 
 
-def steady(arguments: argparse.Namespace) -> int:
-    """Print what wavers; 1 if anything does."""
+def flaky(arguments: argparse.Namespace) -> int:
+    """Print the flaky results; return 1 if there are any."""
     from harness.report.flaky import flaky_results, lines
 
     runs = [_load(path) for path in arguments.files]
-    found = flaky_results(runs)
-    for line in lines(runs, found):
+    results = flaky_results(runs)
+    for line in lines(runs, results):
         print(line)
-    return 1 if found else 0
+    return 1 if results else 0
 
 
 def counts(arguments: argparse.Namespace) -> int:
-    """Make the tables, of these results or those before; 1 if --check finds them not current."""
+    """Make the tables, from the given results or the stored ones.
+
+    Return 1 if --check finds that they are out of date.
+    """
     from harness.report import coverage
 
     root = Path()
@@ -155,7 +164,7 @@ def counts(arguments: argparse.Namespace) -> int:
         if arguments.check:
             old = coverage.stale(root)
             for path in old:
-                print(f"{path} is not current: {coverage.MAKE} makes its tables")
+                print(f"{path} is out of date; {coverage.MAKE} makes its tables")
             return 1 if old else 0
         if arguments.files:
             coverage.keep(root, map(_load, arguments.files))
@@ -167,7 +176,7 @@ def counts(arguments: argparse.Namespace) -> int:
 
 
 def hardening(arguments: argparse.Namespace) -> int:
-    """Print the tables, or put them into the docs; 1 if --check finds those not current."""
+    """Print the tables, or write them to the docs; return 1 if --check finds them out of date."""
     from harness.report import hardened_docs
     from harness.report.coverage import CoverageError
     from harness.report.hardened_table import tables
@@ -175,12 +184,12 @@ def hardening(arguments: argparse.Namespace) -> int:
 
     root = Path()
     if not (arguments.files or arguments.docs or arguments.check):
-        raise UsageError("there are no results; or --docs, or --check")
+        raise UsageError("name a file of results, or use --docs or --check")
     parts = [_load(path) for path in arguments.files]
     try:
         if arguments.check:
             if old := hardened_docs.stale(root):
-                print(f"{hardened_docs.PAGE} is not current: {hardened_docs.MAKE} makes its tables")
+                print(f"{hardened_docs.PAGE} is out of date; {hardened_docs.MAKE} makes its tables")
             return int(old)
         if not arguments.docs:
             print("\n".join(tables(merged(parts))))

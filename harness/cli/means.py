@@ -1,4 +1,4 @@
-"""What it takes to boot a guest, found as the arguments say."""
+"""QEMU, image and accelerator for booting a guest, as the arguments ask."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from harness.targets.guest.guest import Means
 
 
 def find(arguments: argparse.Namespace) -> Means:
-    """QEMU, the image (built if need be), the accelerator. Raises MachineError or ImageError."""
+    """Return QEMU, the image (built if needed) and the accelerator.
+
+    Raise MachineError or ImageError.
+    """
     qemu = find_qemu(arguments.qemu)
     image = images.ensure(say)
     accel = choose_accel(
@@ -27,5 +30,5 @@ def find(arguments: argparse.Namespace) -> Means:
 
 
 def say(line: str) -> None:
-    """Progress, for the person who waits."""
+    """Print a line about progress on stderr."""
     print(f"vblk: {line}", file=sys.stderr, flush=True)

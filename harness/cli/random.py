@@ -1,4 +1,4 @@
-"""`vblk random`: random operations on a target for so many minutes. `vblk replay`: a script."""
+"""`vblk random`: random operations on a target for some minutes. `vblk replay`: a saved script."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from harness.targets import Target
 from harness.targets.registry import Settings, load_targets, maker
 
 SAY_EVERY = 60.0
-"""Seconds between two lines that say how far it is."""
+"""Seconds between two lines about progress."""
 
 EXAMPLES = 20
 STEPS = 40
-"""Of a round: so few that a kind of disk soon gives way to the next."""
+"""Examples of a round, and operations of an example.
+
+A short round soon uses another kind of disk.
+"""
 
 INSTALL = "hypothesis is not installed; pip install 'virtio-blk-conformance[random]'"
 
@@ -30,41 +33,59 @@ RANDOM_EXAMPLES = """\
 examples:
   vblk random --target qtest-pci --minutes 5
   vblk random --target vhost-user --hostile --seed 4711
-  vblk random --seed 4713 --rounds 1     one round of an earlier run again
+  vblk random --seed 4713 --rounds 1     repeat one round of an earlier run
 """
 
 
 def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add both commands; `command` makes a parser from a name, what to run, and texts."""
-    one = command("random", random, "random operations on a target, checked", RANDOM_EXAMPLES)
-    _add_target(one)
-    one.add_argument(
-        "--hostile", action="store_true", help="break every rule; look for crashes and the like"
+    """Add both commands; `command` makes a parser from a name, a function, and texts."""
+    part = command(
+        "random", random, "do random operations on a target, and check the results", RANDOM_EXAMPLES
     )
-    one.add_argument("--minutes", type=float, default=1.0, metavar="M", help="default: %(default)g")
-    one.add_argument("--rounds", type=int, metavar="N", help="stop after so many rounds")
-    one.add_argument("--seed", type=int, metavar="N", help="of the first round; the next is N+1")
-    one.add_argument(
+    _add_target(part)
+    part.add_argument(
+        "--hostile", action="store_true", help="break all rules, and look for crashes and hangs"
+    )
+    part.add_argument(
+        "--minutes",
+        type=float,
+        default=1.0,
+        metavar="M",
+        help="duration in minutes (default: %(default)g)",
+    )
+    part.add_argument("--rounds", type=int, metavar="N", help="stop after N rounds")
+    part.add_argument(
+        "--seed", type=int, metavar="N", help="seed of the first round; the next round has N+1"
+    )
+    part.add_argument(
         "--artifacts",
         type=Path,
         default=Path("reports"),
         metavar="DIR",
-        help="where scripts of findings go; default: %(default)s",
+        help="directory for the scripts of findings (default: %(default)s)",
     )
-    one = command("replay", replay, "do again what a saved script says")
-    one.add_argument("script", type=Path, metavar="FILE")
-    one.add_argument("--times", type=int, default=1, metavar="N", help="stop at the first finding")
-    _add_target(one)
+    part = command("replay", replay, "repeat the operations of a saved script")
+    part.add_argument("script", type=Path, metavar="FILE")
+    part.add_argument(
+        "--times",
+        type=int,
+        default=1,
+        metavar="N",
+        help="repetitions; the first finding ends them (default: 1)",
+    )
+    _add_target(part)
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--target", default="qtest-pci", metavar="NAME", help="default: %(default)s"
+        "--target", default="qtest-pci", metavar="NAME", help="target (default: %(default)s)"
     )
     parser.add_argument("--targets", type=Path, metavar="FILE", help="targets of your own (TOML)")
     parser.add_argument("--qemu", metavar="PATH", help="default: qemu-system-x86_64 on PATH")
     parser.add_argument(
-        "--destructive", action="store_true", help="overwrite the disk behind a device of yours"
+        "--destructive",
+        action="store_true",
+        help="allow to overwrite the disk behind an external device",
     )
 
 
@@ -75,7 +96,7 @@ def _target(arguments: argparse.Namespace) -> Target:
 
 
 def random(arguments: argparse.Namespace) -> int:
-    """Rounds until the time is up; 1 if anything was found that is not recorded."""
+    """Run rounds until the time is over; return 1 if there is a finding that is not recorded."""
     try:
         from harness.random import rounds
     except ImportError as error:
@@ -93,7 +114,9 @@ def random(arguments: argparse.Namespace) -> int:
     number = arguments.seed if arguments.seed is not None else chance.randrange(10**6)
     target = _target(arguments)
     if arguments.hostile and "guest" in target.traits:
-        raise UsageError(f"--hostile would end the guest of {target.name} again and again")
+        raise UsageError(
+            f"--hostile would crash the guest of {target.name} repeatedly; use a qtest target"
+        )
     hunt = Hunt(target)
     hunt.at_first = lambda finding: print(f"seen  {finding}".partition("\n")[0], flush=True)
     begun = time.monotonic()
@@ -101,16 +124,16 @@ def random(arguments: argparse.Namespace) -> int:
         wanted = rounds.HOSTILE_DISKS if arguments.hostile else rounds.LEGAL_DISKS
         disks = rounds.disks_of(hunt, wanted)
         print(f"{made_of(target)}, seed {number}", flush=True)
-        said, done = begun, 0
+        printed, done = begun, 0
         while time.monotonic() - begun < 60 * arguments.minutes and done != arguments.rounds:
             interrupt.check()
             plug = disks[number % len(disks)]
             for found in rounds.run(hunt, plug, number, EXAMPLES, STEPS, arguments.hostile):
                 _report(found, hunt, arguments.artifacts, f"found by vblk random, seed {number}")
             number, done = number + 1, done + 1
-            if time.monotonic() - said > SAY_EVERY:
-                said = time.monotonic()
-                print(f"{_rate(hunt, said - begun)}; the next seed is {number}", flush=True)
+            if time.monotonic() - printed > SAY_EVERY:
+                printed = time.monotonic()
+                print(f"{_rate(hunt, printed - begun)}; the next seed is {number}", flush=True)
     finally:
         with interrupt.shielded():
             _end(hunt, target)
@@ -139,7 +162,7 @@ def _rate(hunt: Hunt, seconds: float) -> str:
     per_second = tally.operations / seconds if seconds else 0.0
     return (
         f"{seconds / 60:.1f} min: {tally.examples} examples on {tally.disks} disks,"
-        f" {tally.operations} operations ({per_second:.0f} a second), {tally.requests} requests,"
+        f" {tally.operations} operations ({per_second:.0f} per second), {tally.requests} requests,"
         f" {len(hunt.found)} findings"
     )
 
@@ -153,7 +176,7 @@ def _sum_up(hunt: Hunt, seconds: float) -> None:
 
 
 def replay(arguments: argparse.Namespace) -> int:
-    """Play a script on a fresh disk; 1 if the device does what it must not."""
+    """Play a script on a new disk; return 1 if the device violates the specification."""
     if arguments.times < 1:
         raise UsageError(f"--times {arguments.times}: 1 or more")
     try:
@@ -172,7 +195,7 @@ def replay(arguments: argparse.Namespace) -> int:
             if finding:
                 print(f"FOUND {finding}")
                 return 1
-        print(f"{len(script) - 1} operations, {arguments.times} times: nothing found")
+        print(f"{len(script) - 1} operations, {arguments.times} times: no finding")
         return 0
     finally:
         with interrupt.shielded():

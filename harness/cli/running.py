@@ -1,8 +1,7 @@
-"""The guests that `vblk boot` runs, as other processes find them.
+"""Guests that `vblk boot` runs, and how other processes find them.
 
-A booted guest leaves a note in its machine's run directory. That directory is
-locked by the process that runs the guest and goes when the machine ends, so
-there is no list that could go stale.
+A booted guest leaves a note in its machine's run directory. The process that runs the guest locks
+this directory and removes it when the machine ends, so there is no list that could be out of date.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ BOOT_DEADLINE = 60.0
 BOOT_LOG = 1 << 20
 """Bytes of the console that the first prompt is in."""
 
-# Where a run directory goes whose path would be too long for a socket elsewhere.
+# Place of a run directory whose path would otherwise be too long for a socket.
 _SHORT = Path("/tmp")
 
 
 @dataclass(frozen=True)
 class Running:
-    """A booted guest: its sockets, and how to reach its SSH server on 127.0.0.1."""
+    """A booted guest: its QMP socket, and the access to its SSH server on 127.0.0.1."""
 
     qmp: str
     ssh_port: int
@@ -45,11 +44,11 @@ class Running:
 
     @property
     def known_hosts(self) -> Path:
-        """The file with the guest's pinned host key, as OpenSSH reads it."""
+        """Return the file with the guest's pinned host key, in OpenSSH's format."""
         return Path(self.qmp).with_name("known_hosts")
 
     def ssh_command(self) -> list[str]:
-        """The system's ssh client, as it gets into the guest: this key, and that host key only."""
+        """Return the ssh command for the guest; it uses this key and accepts only this host key."""
         options = {
             "ConnectTimeout": "15",
             "IdentitiesOnly": "yes",
@@ -62,7 +61,7 @@ class Running:
         return ["ssh", "-F", "none", "-i", self.ssh_key, "-p", port, *pairs, "root@127.0.0.1"]
 
     def announce(self) -> None:
-        """Leave the note, for as long as the machine's run directory exists."""
+        """Write the note, which exists as long as the machine's run directory."""
         self.known_hosts.write_text(f"[127.0.0.1]:{self.ssh_port} {self.ssh_host_key}\n")
         note = Path(self.qmp).with_name(_NOTE)
         fresh = note.with_suffix(".new")
@@ -71,21 +70,21 @@ class Running:
 
 
 def find(qmp: str | None) -> Running:
-    """The one running guest of this user, or the one whose QMP socket is `qmp`.
+    """Return the only running guest of this user, or the one whose QMP socket is `qmp`.
 
-    Raises UsageError if there is none, or several to choose from.
+    Raise UsageError if there is no such guest, or if there are several.
     """
     if qmp is not None:
         note = Path(qmp).absolute().with_name(_NOTE)
         if not _lives(note):
             raise UsageError(f"no guest of `vblk boot` has the QMP socket {qmp}{_listed(_all())}")
         return _read(note)
-    found = _all()
-    if not found:
+    guests = _all()
+    if not guests:
         raise UsageError("no guest is running; start one with `vblk boot`")
-    if len(found) > 1:
-        raise UsageError(f"{len(found)} guests are running; name one with --qmp{_listed(found)}")
-    return found[0]
+    if len(guests) > 1:
+        raise UsageError(f"{len(guests)} guests are running; name one with --qmp{_listed(guests)}")
+    return guests[0]
 
 
 def wait_until_booted(qmp: str, say: Callable[[str], None]) -> None:
@@ -99,16 +98,16 @@ def wait_until_booted(qmp: str, say: Callable[[str], None]) -> None:
     if not _lives(note):
         return
     deadline = time.monotonic() + BOOT_DEADLINE
-    said = False
+    announced = False
     while not _has_booted(note.with_name(_CONSOLE)):
         if time.monotonic() > deadline:
             raise UsageError(
                 f"the guest has shown no prompt within {BOOT_DEADLINE:g} s, and a resize before its"
                 " driver runs can cost it the network; with --at-once it is done"
             )
-        if not said:
+        if not announced:
             say("waiting for the guest to boot")
-            said = True
+            announced = True
         time.sleep(0.2)
 
 
@@ -134,11 +133,11 @@ def _read(note: Path) -> Running:
 
 
 def _lives(note: Path) -> bool:
-    """Whether the note is ours, and its machine's owner still holds the directory's lock."""
+    """Return True if the note is ours, and the machine's owner still holds the lock."""
     try:
         fd = os.open(note.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
-        return False  # gone meanwhile, or another user's
+        return False  # it was removed in between, or belongs to another user
     try:
         if os.fstat(fd).st_uid != os.getuid() or not note.exists():
             return False

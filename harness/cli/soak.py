@@ -1,4 +1,4 @@
-"""`vblk soak`: many clones one after the other, and several at once; what do they leave behind?"""
+"""`vblk soak`: many clones one after the other, and several at once, and a check for leftovers."""
 
 from __future__ import annotations
 
@@ -29,15 +29,18 @@ from harness.virtio.blk import RequestType, Status
 DEADLINE = 120.0  # seconds
 DATA = bytes(range(256)) * 2
 WARM = 10
-"""Clones before the first look: what a process needs once is no leak."""
+"""Number of clones before the first measurement.
+
+Allocations that a process makes only once are no leak.
+"""
 
 GROWTH = 16.0
-"""MiB by which this process may have grown after all clones, and be said to leak nothing."""
+"""Memory in MiB by which this process may grow over all clones without counting as a leak."""
 
 
 @dataclass(frozen=True)
 class Traces:
-    """What clones might leave in and around this process."""
+    """Numbers of objects that clones may leave in and around this process."""
 
     processes: int
     directories: int
@@ -46,18 +49,18 @@ class Traces:
 
 
 def soak(arguments: argparse.Namespace) -> int:
-    """Clone, use and end guests; 0 if none failed and nothing is left."""
+    """Clone, use and end guests; return 0 if none failed and nothing is left."""
     if arguments.clones < 1 or arguments.at_once < 1:
-        raise UsageError("--clones and --at-once take 1 or more")
+        raise UsageError("--clones and --at-once have to be 1 or more")
     means = find(arguments)
-    made = template(means, "serial", VARIANTS["guest-pci"], DEADLINE, say)
+    source = template(means, "serial", VARIANTS["guest-pci"], DEADLINE, say)
     for _ in range(WARM):
-        use(made, means)
+        use(source, means)
     before, memory, available = traces(), resident(), _available()
     say(f"{arguments.clones} clones, one after the other")
-    seconds, failures = _in_a_row(made, means, arguments.clones)
+    seconds, failures = _in_a_row(source, means, arguments.clones)
     say(f"{arguments.at_once} clones at once")
-    failures += _at_once(made, means, arguments.at_once)
+    failures += _at_once(source, means, arguments.at_once)
 
     after, grown = traces(), resident() - memory
     for failure in failures:
@@ -66,7 +69,7 @@ def soak(arguments: argparse.Namespace) -> int:
     print(f"{total - len(failures)} of {total} clones served, {arguments.at_once} of them at once")
     print(f"{statistics.median(seconds):.3f} s each in a row (to {max(seconds):.3f})")
     for name, count in asdict(after).items():
-        print(f"{name} of ours: {getattr(before, name)} before, {count} after")
+        print(f"{name} of this process: {getattr(before, name)} before, {count} after")
     print(
         f"memory of this process: {grown:+.1f} MiB; available on the host:"
         f" {_available() - available:+.0f} MiB"
@@ -74,9 +77,9 @@ def soak(arguments: argparse.Namespace) -> int:
     return 0 if not failures and after == before and grown <= GROWTH else 1
 
 
-def use(made: Template, means: Means, meanwhile: Callable[[], object] = lambda: None) -> None:
-    """One clone: a disk that is written and read. Raises what a guest may raise."""
-    guest = Guest.clone(made, means, "serial", DEADLINE)
+def use(source: Template, means: Means, meanwhile: Callable[[], object] = lambda: None) -> None:
+    """Use one clone: write and read its disk. Raise the errors of a guest."""
+    guest = Guest.clone(source, means, "serial", DEADLINE)
     try:
         driver = GuestDisk(guest, DiskSpec(capacity=64)).driver
         driver.start()
@@ -84,41 +87,41 @@ def use(made: Template, means: Means, meanwhile: Callable[[], object] = lambda: 
         meanwhile()
         read = driver.request(Request(RequestType.IN, 1, receive=len(DATA)))
         if (written.status, read.status, read.data) != (Status.OK, Status.OK, DATA):
-            raise DriverError("what was written was not read again")
+            raise DriverError("the data that was read differs from the data that was written")
     finally:
         guest.end()
 
 
-def _in_a_row(made: Template, means: Means, count: int) -> tuple[list[float], list[str]]:
+def _in_a_row(source: Template, means: Means, count: int) -> tuple[list[float], list[str]]:
     seconds, failures = [], []
     for _ in range(count):
         begun = time.monotonic()
         try:
-            use(made, means)
+            use(source, means)
         except Trouble as error:
             failures.append(str(error))
         seconds.append(time.monotonic() - begun)
     return seconds, failures
 
 
-def _at_once(made: Template, means: Means, count: int) -> list[str]:
-    """Clones of which none ends before all have written."""
+def _at_once(source: Template, means: Means, count: int) -> list[str]:
+    """Run clones of which none ends before all have written. Return the errors."""
     together = threading.Barrier(count, timeout=DEADLINE)
 
-    def one(_: int) -> str:
+    def run_clone(_: int) -> str:
         try:
-            use(made, means, together.wait)
+            use(source, means, together.wait)
         except (*Trouble, threading.BrokenBarrierError) as error:
             together.abort()
-            return str(error) or "another one failed"
+            return str(error) or "another clone failed"
         return ""
 
     with ThreadPoolExecutor(count) as pool:
-        return [failure for failure in pool.map(one, range(count)) if failure]
+        return [failure for failure in pool.map(run_clone, range(count)) if failure]
 
 
 def traces() -> Traces:
-    """Children, run directories, open files and threads of this process."""
+    """Count the children, run directories, open files and threads of this process."""
     own = Path("/proc/self")
     children = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -137,12 +140,12 @@ def traces() -> Traces:
 
 
 def resident() -> float:
-    """MiB of this process."""
+    """Return the resident memory of this process in MiB."""
     return _kib(Path("/proc/self/status"), "VmRSS") / 1024
 
 
 def _available() -> float:
-    """MiB that the host has to give."""
+    """Return the available memory of the host in MiB."""
     return _kib(Path("/proc/meminfo"), "MemAvailable") / 1024
 
 

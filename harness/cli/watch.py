@@ -25,24 +25,24 @@ EXAMPLES = """\
 examples:
   vblk watch                             a new disk of 64 MiB
   vblk watch --size 3T --block-size 4096
-  vblk watch --changes 1                 until it was resized once
+  vblk watch --changes 1                 end after the first resize
 """
 
 INTERVAL = 0.2
-"""Seconds between two looks at the media status, each with a read of the disk's first block."""
+"""Seconds between two queries of the media status, each with a read of the disk's first block."""
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
-    """The command and its arguments, but for `--qemu` and `--accel`: those are the caller's."""
+    """Add the command and its arguments, except `--qemu` and `--accel`, which the caller adds."""
     parser = commands.add_parser(
         "watch",
-        help="what a driver sees of a disk, also while it is resized",
-        description="Boot a guest with a disk, open the disk there, and show what the driver "
-        "sees of it: again whenever it changes, until Ctrl-C.",
+        help="show a disk as a driver sees it, also while it is resized",
+        description="Boot a guest with a disk, open the disk there, and show it as the driver "
+        "sees it. Show it again after each change, until Ctrl-C.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--size", default="64M", help="of the new disk; default: %(default)s")
+    parser.add_argument("--size", default="64M", help="size of the new disk (default: %(default)s)")
     parser.add_argument("--block-size", type=int, metavar="BYTES", help="logical block size")
     parser.add_argument("--read-only", action="store_true", help="a disk that cannot be written")
     parser.add_argument(
@@ -53,7 +53,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Boot, open, and show until the user has seen enough."""
+    """Boot a guest, open its disk, and show it until the user stops."""
     from harness.cli import means, sizes
     from harness.targets import GuestPci
 
@@ -99,7 +99,7 @@ def watch(
     seen = 0
     while changes is None or seen < changes:
         pause()
-        # I/O goes on, so that the statistics have something to tell.
+        # Keep reading, so that the statistics change.
         handle.read(0, handle.info.media.block_size)
         status = media_status(handle)
         if status is not StatusT.B_OK:
@@ -108,7 +108,7 @@ def watch(
 
 
 def media_status(handle: Handle) -> StatusT:
-    """B_GET_MEDIA_STATUS, which clears it."""
+    """Query B_GET_MEDIA_STATUS, which also clears the status."""
     buffer = bytearray(4)
     status = handle.ioctl(Ioctl.B_GET_MEDIA_STATUS, buffer)
     if status is not StatusT.B_OK:
@@ -117,7 +117,7 @@ def media_status(handle: Handle) -> StatusT:
 
 
 def view(handle: Handle, status: StatusT) -> str:
-    """The disk in a few lines; `status` is its media status."""
+    """Return a description of the disk in a few lines; `status` is its media status."""
     info = handle.info
     buffer = bytearray(GEOMETRY_SIZE)
     handle.ioctl(Ioctl.B_GET_GEOMETRY, buffer, GEOMETRY_SIZE)

@@ -1,6 +1,5 @@
-"""Devices with one defect each: what lies between a driver and a real device lies about it.
+"""Defects of devices, each planted between the driver and a real device.
 
-A check is worth what it would catch. These defects live in registers (PCI
-capabilities, common configuration, ISR, MSI-X, virtio-mmio), so they are made
-by a bus that alters what the driver reads and writes.
+They show whether a test detects the defect. These defects are in registers (PCI capabilities,
+common configuration, ISR, MSI-X, virtio-mmio), so a bus changes what the driver reads and writes.
 """

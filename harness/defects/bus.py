@@ -1,8 +1,7 @@
-"""Buses that stand between a driver and a real device, and alter what passes.
+"""Buses between a driver and a real device that can alter the accesses.
 
-Each forwards everything; a defect overrides the few methods whose names begin
-with `alter_`. Accesses come to those by the specification's names for what is
-accessed, whatever BAR or offset it lies at.
+Each bus forwards everything; a defect overrides the few methods whose names begin with `alter_`.
+These methods get the specification's name of the accessed register, whatever BAR and offset it has.
 """
 
 from __future__ import annotations
@@ -21,35 +20,37 @@ from harness.virtio.pci import COMMON_REGISTERS, LEGACY_CONFIG, LEGACY_REGISTERS
 ISR = "isr_status"
 CONFIG = "config"
 NOTIFY = "notify"
-"""Names of what is no register of a structure: ISR status, the device's configuration space
-(any field of it), and the notification addresses."""
+"""Names for accesses that are not to a register of a structure.
+
+They are ISR status, any field of the device configuration space, and the notification addresses.
+"""
 
 
 class Alteration:
-    """What a defect may do to the accesses of one device; by itself it does nothing.
+    """Changes that a defect makes to the accesses of one device; this base class changes nothing.
 
-    `written` has the last value that the driver wrote to each register, 0 if
-    none; a reset (0 written to the status) leaves it alone.
+    `written` has the last value that the driver wrote to each register, 0 if it wrote none. A reset
+    (0 written to the status) does not clear it.
     """
 
     def __init__(self) -> None:
         self.written: Counter[str] = Counter()
 
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
-        """What the driver reads, where the device shows `value`.
+        """Return the value for the driver when the device returns `value`.
 
-        `offset` is in bytes from the register's (or the configuration space's) start.
+        `offset` is in bytes from the start of the register (or of the configuration space).
         """
         del name, offset, width
         return value
 
     def alter_write(self, name: str, value: int) -> int | None:
-        """What reaches the device, where the driver writes `value`; None for nothing at all."""
+        """Return the value for the device when the driver writes `value`; None drops the write."""
         del name
         return value
 
     def alter_interrupts(self, raised: int) -> int:
-        """How often the driver finds the line raised, where the device raised it `raised` times."""
+        """Return the number of interrupts for the driver when the device has sent `raised`."""
         return raised
 
 
@@ -67,86 +68,86 @@ class AlteredPci(Alteration, PciFunction):
         for at, data in self.patches().items():
             self._patches.update(enumerate(data, at))
 
-    # --- what a PCI defect may override beside `alter_...`
+    # --- additional methods that a PCI defect may override
 
     def patches(self) -> dict[int, bytes]:
-        """Offset in PCI configuration space -> what is read there instead."""
+        """Return offset in PCI configuration space -> bytes that are read there instead."""
         return {}
 
     def alter_pci_read(self, offset: int, data: bytes) -> bytes:
-        """What the driver reads of PCI configuration space."""
+        """Return the bytes that the driver reads from PCI configuration space."""
         del offset
         return data
 
     def alter_pci_write(self, offset: int, data: bytes) -> bytes | None:
-        """What reaches PCI configuration space; None for nothing."""
+        """Return the bytes that reach PCI configuration space; None drops the write."""
         del offset
         return data
 
     def alter_messages(self, messages: Counter[int]) -> Counter[int]:
-        """The messages that reach the driver, by vector."""
+        """Return the messages that reach the driver, by vector."""
         return messages
 
     def capability(self, kind: CapType) -> int:
-        """Where the first capability of a type lies in PCI configuration space."""
-        return next(one.at for one in self._capabilities if one.type == kind)
+        """Return the offset of the first capability of a type in PCI configuration space."""
+        return next(cap.at for cap in self._capabilities if cap.type == kind)
 
-    # --- the function
+    # --- forwarding
 
     def description(self) -> dict[str, Any]:
-        """That of the real device."""
+        """Return the description of the real device."""
         return self.real.description()
 
     def fileno(self) -> int | None:
-        """That of the real device."""
+        """Return the file descriptor of the real device."""
         return self.real.fileno()
 
     def take_interrupts(self, timeout: float) -> int:
-        """Those of the real device, altered."""
+        """Take the interrupts of the real device, altered."""
         return self.alter_interrupts(self.real.take_interrupts(timeout))
 
     def unmask_interrupts(self) -> None:
-        """Let the line through again."""
+        """Unmask the interrupt line of the real device."""
         self.real.unmask_interrupts()
 
     def close(self) -> None:
-        """Give the real device back."""
+        """Close the real device."""
         self.real.close()
 
     def pci_read(self, offset: int, length: int) -> bytes:
-        """Configuration space, patched and altered."""
+        """Read configuration space, patched and altered."""
         data = bytearray(self.real.pci_read(offset, length))
         for at in range(length):
             data[at] = self._patches.get(offset + at, data[at])
         return self.alter_pci_read(offset, bytes(data))
 
     def pci_write(self, offset: int, data: bytes) -> None:
-        """Write configuration space, unless that is altered."""
+        """Write configuration space, unless the defect drops the write."""
         altered = self.alter_pci_write(offset, data)
         if altered is not None:
             self.real.pci_write(offset, altered)
 
     def enable_msix(self, vectors: int) -> None:
-        """Enable as many of the vectors as there really are."""
+        """Enable vectors of the real device."""
         self.real.enable_msix(vectors)
         self.vectors = vectors
 
     def take_messages(self, timeout: float) -> Counter[int]:
-        """The messages of the real device, altered."""
+        """Take the messages of the real device, altered."""
         return self.alter_messages(self.real.take_messages(timeout))
 
     def bar_size(self, bar: int) -> int:
-        """That of the real device."""
+        """Return the size of the real device's BAR in bytes."""
         return self.real.bar_size(bar)
 
     def bar_read(self, bar: int, offset: int, width: int) -> int:
-        """One access, altered."""
+        """Read once, altered."""
         value = self.real.bar_read(bar, offset, width)
         name, at = self._named(bar, offset)
         return self.alter_read(name, at, width, value) & ((1 << 8 * width) - 1)
 
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
-        """One access, altered."""
+        """Write once, altered."""
         name, _ = self._named(bar, offset)
         altered = self.alter_write(name, value)
         self.written[name] = value
@@ -154,17 +155,17 @@ class AlteredPci(Alteration, PciFunction):
             self.real.bar_write(bar, offset, width, altered)
 
     def _named(self, bar: int, offset: int) -> tuple[str, int]:
-        for one in self._capabilities:
-            if one.bar != bar or not one.offset <= offset < one.offset + one.length:
+        for cap in self._capabilities:
+            if cap.bar != bar or not cap.offset <= offset < cap.offset + cap.length:
                 continue
-            at = offset - one.offset
-            if one.type == CapType.COMMON_CFG:
+            at = offset - cap.offset
+            if cap.type == CapType.COMMON_CFG:
                 return _register(COMMON_REGISTERS, at)
-            if one.type == CapType.ISR_CFG:
+            if cap.type == CapType.ISR_CFG:
                 return ISR, at
-            if one.type == CapType.DEVICE_CFG:
+            if cap.type == CapType.DEVICE_CFG:
                 return CONFIG, at
-            if one.type == CapType.NOTIFY_CFG:
+            if cap.type == CapType.NOTIFY_CFG:
                 return NOTIFY, at
         header = LEGACY_CONFIG + (4 if self.vectors else 0)
         return (
@@ -193,33 +194,33 @@ class AlteredMmio(Alteration, MmioWindow):
         self._names = {offset: name for name, offset in registers.items()}
 
     def description(self) -> dict[str, Any]:
-        """That of the real device."""
+        """Return the description of the real device."""
         return self.real.description()
 
     def fileno(self) -> int | None:
-        """That of the real device."""
+        """Return the file descriptor of the real device."""
         return self.real.fileno()
 
     def take_interrupts(self, timeout: float) -> int:
-        """Those of the real device, altered."""
+        """Take the interrupts of the real device, altered."""
         return self.alter_interrupts(self.real.take_interrupts(timeout))
 
     def unmask_interrupts(self) -> None:
-        """Let the line through again."""
+        """Unmask the interrupt line of the real device."""
         self.real.unmask_interrupts()
 
     def close(self) -> None:
-        """Give the real device back."""
+        """Close the real device."""
         self.real.close()
 
     def read(self, offset: int, width: int) -> int:
-        """One access, altered."""
+        """Read once, altered."""
         value = self.real.read(offset, width)
         name, at = self._named(offset)
         return self.alter_read(name, at, width, value) & ((1 << 8 * width) - 1)
 
     def write(self, offset: int, width: int, value: int) -> None:
-        """One access, altered."""
+        """Write once, altered."""
         name, _ = self._named(offset)
         altered = self.alter_write(name, value)
         self.written[name] = value

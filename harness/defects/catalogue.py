@@ -1,4 +1,4 @@
-"""All defects by name, wherever they are made."""
+"""All defects by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.model.defects import DEFECTS as MODEL_DEFECTS
 
 
 class Defect(Protocol):
-    """What every defect says of itself: see `registers.RegisterDefect`, `model.defects.Defect`."""
+    """Common attributes of defects: see `registers.RegisterDefect` and `model.defects.Defect`."""
 
     @property
     def name(self) -> str: ...
@@ -37,7 +37,9 @@ class Defect(Protocol):
 
 @cache
 def defects() -> dict[str, Defect]:
-    """Name -> defect, in the order in which they were written. ValueError for a name of two."""
+    """Return name -> defect, in the order of definition. Raise ValueError for a duplicate name."""
     if both := REGISTER_DEFECTS.keys() & MODEL_DEFECTS.keys():
-        raise ValueError(f"defects of the registers and of the model share names: {sorted(both)}")
+        raise ValueError(
+            f"defects of the registers and of the model have the same names: {sorted(both)}"
+        )
     return {**REGISTER_DEFECTS, **MODEL_DEFECTS}

@@ -1,4 +1,4 @@
-"""Devices that differ in nothing that the specification asks: on these, no test may turn red."""
+"""Harmless changes of a device, which violate nothing: no test may fail because of them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from harness.defects.registers import defect
 from harness.diskspec import DiskSpec
 
 SLOW_IOPS = 25
-"""Operations a second: 40 ms each, four times what a rotating disk takes."""
+"""Operations per second: 40 ms each, four times as long as a hard disk needs."""
 
 REGISTER_SECONDS = 0.001
 
 
 def throttled(spec: DiskSpec) -> DiskSpec:
-    """The same disk on slow storage."""
+    """Return the same disk with slow storage."""
     return spec if spec.iops is not None else replace(spec, iops=SLOW_IOPS)
 
 
 @defect(
     "slow-storage",
-    text=f"harmless: the storage does {SLOW_IOPS} operations a second",
+    text=f"harmless: the storage executes {SLOW_IOPS} operations per second",
     spec=throttled,
 )
 class SlowStorage(AlteredPci):

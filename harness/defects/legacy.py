@@ -1,4 +1,4 @@
-"""Defects of the legacy interfaces, and of what a queue's reset leaves (virtio 2.6.1, 4.2.4)."""
+"""Defects of the legacy interfaces, and of the reset of a queue (virtio 2.6.1, 4.2.4)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ConfigBigEndian(AlteredPci):
 @defect(
     "legacy-writeback-follows-driver-features",
     "5.2.5.3-L-04",
-    text="what the driver accepts changes writeback through the legacy interface",
+    text="legacy: writeback changes when the driver writes its features",
     target=LEGACY,
 )
 class WritebackFollows(AlteredPci):
@@ -75,19 +75,19 @@ class WideConfigWriteLost(AlteredPci):
 @defect(
     "legacy-config-4-bytes-at-once",
     "4.1.4.10-L-03b",
-    text="configuration space reads otherwise in accesses of four bytes",
+    text="configuration space reads differently in accesses of four bytes",
     target=LEGACY,
 )
 class FourBytesAtOnce(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
-        odd = name == CONFIG and width == 4 and offset >= CONFIG_FIELD["cylinders"].offset
-        return value ^ 0x1100 if odd else value
+        altered = name == CONFIG and width == 4 and offset >= CONFIG_FIELD["cylinders"].offset
+        return value ^ 0x1100 if altered else value
 
 
 @defect(
     "legacy-interrupts-lost",
     "6.3-L-02",
-    text="the line is never raised",
+    text="the interrupt line is never raised",
     target=LEGACY,
 )
 class InterruptsLost(AlteredPci):
@@ -98,7 +98,7 @@ class InterruptsLost(AlteredPci):
 @defect(
     "pci-structure-beyond-its-bar",
     "4.1.4-P-01",
-    text="the notification structure ends beyond its BAR",
+    text="the notification structure ends after the end of its BAR",
     target=LEGACY,
 )
 class StructureBeyond(NotifyLength):
@@ -108,7 +108,7 @@ class StructureBeyond(NotifyLength):
 @defect(
     "queue-reset-keeps-vector",
     "2.6.1.2.1-D-01",
-    text="a queue that was reset goes on with its old vector, and shows the new one",
+    text="a queue that was reset keeps its old vector, but shows the new one",
 )
 class VectorKept(AlteredPci):
     def alter_write(self, name: str, value: int) -> int | None:
@@ -123,7 +123,7 @@ class VectorKept(AlteredPci):
 @defect(
     "queue-reset-stops-the-others",
     "2.6.1-P-01",
-    text="as long as one queue is reset, notifications of the others are lost",
+    text="notifications of the other queues are lost while one queue is reset",
 )
 class OthersStopped(AlteredPci):
     stopped = False
@@ -150,7 +150,7 @@ class FeatureOfPci(AlteredMmio):
 @defect(
     "mmio-legacy-magic-value",
     "4.2.4-P-02",
-    text="MagicValue of a legacy device is another one",
+    text="MagicValue of a legacy device is wrong",
     target=MMIO_LEGACY,
     unusable=True,
 )

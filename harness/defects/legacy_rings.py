@@ -1,9 +1,8 @@
-"""Defects of a legacy device's only virtqueue and of its requests (virtio 2.7.3, 5.2.6.3).
+"""Defects of a legacy device's virtqueue and of its requests (virtio 2.7.3, 5.2.6.3).
 
-A bus sees no device's accesses to memory. But a driver that writes a
-notification waits for that access: what is altered before it passes the device
-finds so, and what is altered after it, once the device has used all that was
-available, the driver finds so.
+A bus does not see the device's accesses to memory. But a driver that writes a notification waits
+for that access to return. Changes to memory before the write is forwarded are seen by the device.
+Changes after it, once the device has used all available buffers, are seen by the driver.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from harness.virtio.ring import (
 )
 
 PATIENCE = 1.0
-"""Seconds that the device has to use what is available; later is left as it is."""
+"""Longest time for the device to use the available buffers, in seconds."""
 
 NO_TYPE = 99
 
@@ -67,15 +66,15 @@ class _AltersRings(AlteredPci):
             self.alter_used(index, used[4 + 8 * slot : 12 + 8 * slot])
 
     def descriptor(self, number: int) -> memoryview:
-        """One entry of the descriptor table."""
+        """Return one entry of the descriptor table."""
         return self.memory.view(self.base + DESC_SIZE * number, DESC_SIZE)
 
     def alter_header(self, header: memoryview) -> None:
-        """What the device finds in place of a request's header."""
+        """Change a request's header before the device reads it."""
         del header
 
     def alter_used(self, index: memoryview, element: memoryview) -> None:
-        """What the driver finds in place of a used element; `index` is [1] of it."""
+        """Change a used element before the driver reads it. The used index is `index[1]`."""
         del index, element
 
 
@@ -118,7 +117,7 @@ class SectorBigEndian(_AltersRings):
 @defect(
     "legacy-flush-out-unsupported",
     "5.2.6.3-L-03",
-    text="FLUSH_OUT ends with UNSUPP through the legacy interface",
+    text="a legacy device answers FLUSH_OUT with UNSUPP",
     target=LEGACY,
 )
 class FlushOutUnsupported(_AltersRings):

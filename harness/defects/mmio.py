@@ -13,7 +13,7 @@ MODERN = "qtest-mmio"
 @defect(
     "mmio-magic-value",
     "4.2.2.1-D-01",
-    text="MagicValue is another one",
+    text="MagicValue is wrong",
     target=MODERN,
     unusable=True,
 )
@@ -42,7 +42,7 @@ class StatusEmpty(AlteredMmio):
 @defect(
     "mmio-acknowledge-clears-all",
     "4.2.2.1-D-03",
-    text="any acknowledgement clears all of InterruptStatus",
+    text="any acknowledgement clears all bits of InterruptStatus",
     target=MODERN,
 )
 class AcknowledgesAll(AlteredMmio):
@@ -82,7 +82,7 @@ class _SurvivesReset(AlteredMmio):
 @defect(
     "mmio-interrupt-survives-reset",
     "4.2.2.1-D-05",
-    text="a reset leaves InterruptStatus as it is",
+    text="a reset does not clear InterruptStatus",
     target=MODERN,
 )
 class InterruptSurvives(_SurvivesReset):
@@ -103,7 +103,7 @@ class InterruptSurvives(_SurvivesReset):
 @defect(
     "mmio-queue-ready-survives-reset",
     "4.2.2.1-D-05",
-    text="a reset leaves QueueReady as it is",
+    text="a reset does not clear QueueReady",
     target=MODERN,
 )
 class ReadySurvives(_SurvivesReset):

@@ -15,10 +15,10 @@ VECTORS = (CONFIG_VECTOR, QUEUE_VECTOR)
 
 
 class _TableSize(AlteredPci):
-    """Reports another number of vectors than there are."""
+    """Reports another number of vectors than the device has."""
 
     def reported(self, real: int) -> int:
-        """The number of vectors to report."""
+        """Return the number of vectors to report."""
         raise NotImplementedError
 
     def patches(self) -> dict[int, bytes]:
@@ -38,7 +38,7 @@ class OneVector(_TableSize):
 @defect(
     "msix-table-too-large",
     "4.1.5.1.2.1-D-02",
-    text="MSI-X reports one vector more than there is",
+    text="MSI-X reports one vector more than the device has",
 )
 class TableTooLarge(_TableSize):
     def reported(self, real: int) -> int:
@@ -54,7 +54,7 @@ class OnlyVector0(AlteredPci):
 @defect(
     "msix-messages-of-another-vector",
     "4.1.5.1.2.1-D-04",
-    text="messages come as those of the vector before",
+    text="messages arrive with the number of the previous vector",
 )
 class OtherVector(AlteredPci):
     def alter_messages(self, messages: Counter[int]) -> Counter[int]:
@@ -76,7 +76,7 @@ class VectorReads0(AlteredPci):
 @defect(
     "msix-mapping-survives-reset",
     "4.1.5.1.2.1-D-07",
-    text="the vector registers show the old mapping after a reset",
+    text="the vector registers keep the old mapping after a reset",
 )
 class MappingSurvives(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
@@ -88,7 +88,7 @@ class MappingSurvives(AlteredPci):
 @defect(
     "msix-vectors-not-shared",
     "4.1.5.1.2.1-D-08",
-    text="a vector that configuration changes have is refused to queues",
+    text="a vector of configuration changes cannot be shared with queues",
 )
 class NotShared(AlteredPci):
     def alter_write(self, name: str, value: int) -> int | None:
@@ -107,7 +107,7 @@ class FailedMappingShown(AlteredPci):
 
 
 class _MapsAnyway(AlteredPci):
-    """Maps an event that the driver has unmapped to vector 1, and does not show it."""
+    """Maps an event that the driver has unmapped to vector 1, without showing it."""
 
     register: str
 

@@ -1,4 +1,4 @@
-"""Defects of PCI configuration space: identities, capabilities, window (virtio 4.1.2, 4.1.4)."""
+"""Defects of PCI configuration space: ids, capabilities, window (virtio 4.1.2, 4.1.4)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from harness.virtio.pci import CAP, CapType
 VENDOR, DEVICE, STATUS, REVISION, BAR_0, SUBSYSTEM, POINTER = 0, 2, 6, 8, 0x10, 0x2E, 0x34
 INTERRUPT_STATUS = 1 << 3
 KIND, CAP_LEN, OFFSET, LENGTH, MULTIPLIER = 3, 2, 8, 12, 16
-"""Where things are in a capability."""
+"""Offsets of fields in a capability."""
 
 UNKNOWN_KIND = 0x7F
 FREE = 0xC0
-"""Offset in configuration space where QEMU has nothing, so that capabilities can be added."""
+"""Offset in configuration space that QEMU does not use, for additional capabilities."""
 
 TRANSITIONAL = "qtest-pci-transitional"
 
@@ -24,7 +24,7 @@ TRANSITIONAL = "qtest-pci-transitional"
 @defect(
     "pci-vendor-id",
     "4.1.2.1-D-01",
-    text="the PCI vendor id is another one",
+    text="the PCI vendor id is wrong",
     unusable=True,
 )
 class VendorId(AlteredPci):
@@ -66,7 +66,7 @@ class Revision0(AlteredPci):
 @defect(
     "pci-low-subsystem-id",
     "4.1.2.1-D-06",
-    text="a device without a legacy interface has its device type for a subsystem id",
+    text="the subsystem id of a device without a legacy interface is its device type",
 )
 class LowSubsystemId(AlteredPci):
     def patches(self) -> dict[int, bytes]:
@@ -98,7 +98,7 @@ class TransitionalSubsystem(AlteredPci):
 @defect(
     "pci-transitional-modern-id",
     "4.1.2.3-L-03",
-    text="a device with a legacy interface has the id of one without",
+    text="a device with a legacy interface has the device id of a modern device",
     target=TRANSITIONAL,
 )
 class TransitionalModernId(AlteredPci):
@@ -110,7 +110,7 @@ class TransitionalModernId(AlteredPci):
     "pci-legacy-bar-in-memory",
     "4.1.4.10-L-01",
     "4.1.5.1.1.1-L-01",
-    text="BAR 0 of a transitional device is in memory",
+    text="BAR 0 of a transitional device is a memory BAR",
     target=LEGACY,
 )
 class LegacyBarInMemory(AlteredPci):
@@ -121,7 +121,7 @@ class LegacyBarInMemory(AlteredPci):
 @defect(
     "pci-short-cap-len",
     "4.1.4.2-D-01",
-    text="cap_len leaves out what the notification capability adds",
+    text="cap_len does not include the additional field of the notification capability",
 )
 class ShortCapLen(AlteredPci):
     def patches(self) -> dict[int, bytes]:
@@ -135,7 +135,7 @@ class _Without(AlteredPci):
         return {self.capability(self.kind) + KIND: bytes([UNKNOWN_KIND])}
 
 
-# A driver of the legacy interface does without the capabilities, so that the tests get to look.
+# A driver of the legacy interface does not need the capabilities, so the tests can run.
 @defect(
     "pci-no-common-cfg",
     "4.1.4.3.1-D-02",
@@ -171,7 +171,11 @@ class NoDevice(_Without):
     kind = CapType.DEVICE_CFG
 
 
-@defect("pci-no-window", "4.1.4.9.1-D-01", text="there is no window to the BARs")
+@defect(
+    "pci-no-window",
+    "4.1.4.9.1-D-01",
+    text="there is no PCI configuration access capability (window)",
+)
 class NoWindow(_Without):
     kind = CapType.PCI_CFG
 
@@ -253,14 +257,14 @@ class NotifyOf1Byte(NotifyLength):
     "pci-notify-address-outside",
     "4.1.4.4.1-D-05",
     "4.1.4.4.1-D-04b",
-    text="the notification structure has room for the first queue only",
+    text="the notification structure has room only for the first queue",
 )
 class NotifyOutside(NotifyLength):
     length = 2
 
 
 class _OffersNotificationData(AlteredPci):
-    """Offers NOTIFICATION_DATA, which no device here does, to be wrong about it."""
+    """Offers NOTIFICATION_DATA, which no device here really has, for defects of this feature."""
 
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
         if name == "device_feature" and self.written["device_feature_select"] == 1:
@@ -298,10 +302,10 @@ class DataOf2Bytes(_OffersNotificationData, NotifyLength):
 
 
 class _Added(AlteredPci):
-    """With capabilities in front of those that the device has."""
+    """A function with capabilities in front of the device's own."""
 
     def added(self) -> list[bytes]:
-        """The capabilities, each without its first two bytes."""
+        """Return the capabilities, each without its first two bytes."""
         raise NotImplementedError
 
     def patches(self) -> dict[int, bytes]:
@@ -316,7 +320,7 @@ class _Added(AlteredPci):
 
 
 def shared_memory(bar: int, ident: int, offset: int, length: int) -> bytes:
-    """The capability of a shared memory region, without its first two bytes."""
+    """Return the capability of a shared memory region, without its first two bytes."""
     first = CAP.pack(0, 0, CAP.size + 8, CapType.SHARED_MEMORY_CFG, bar, ident, offset, length)
     return first[2:] + bytes(8)
 
@@ -334,7 +338,7 @@ class SameIds(_Added):
 @defect(
     "pci-shared-memory-outside-its-bar",
     "4.1.4.7.1-D-01",
-    text="a shared memory region ends beyond its BAR",
+    text="a shared memory region ends after the end of its BAR",
 )
 class RegionOutside(_Added):
     def added(self) -> list[bytes]:
@@ -354,7 +358,7 @@ class RegionOverRegisters(_Added):
 
 
 def vendor_data(vendor: int, length: int) -> bytes:
-    """A vendor data capability of `length` bytes, without its first two."""
+    """Return a vendor data capability of `length` bytes, without its first two bytes."""
     return (bytes([length, CapType.VENDOR_CFG]) + vendor.to_bytes(2, "little")).ljust(
         length - 2, b"\x5a"
     )
@@ -400,7 +404,7 @@ class VendorDataCounts(_Added):
 
 
 class _Window(AlteredPci):
-    """Knows where the window's data is."""
+    """A function that knows the place of the window's data."""
 
     def is_data(self, offset: int) -> bool:
         at = self.capability(CapType.PCI_CFG) + CAP.size

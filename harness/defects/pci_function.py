@@ -1,4 +1,4 @@
-"""Defects of the PCI function as such, and of what few functions have (virtio 4.1.1, 6.2, 7.4)."""
+"""Defects of the PCI function, and of rare features (virtio 4.1.1, 6.2, 7.4)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class BridgeHeader(AlteredPci):
         return {HEADER_TYPE: b"\x01"}
 
 
-# A driver of the legacy interface does not walk the list, so that the test gets to look.
+# A driver of the legacy interface does not read the list, so the test can run.
 @defect(
     "pci-capabilities-in-a-circle",
     "4.1.1-D-01",
-    text="the list of capabilities leads back to its beginning",
+    text="the list of capabilities is circular",
     target=LEGACY,
 )
 class Circle(AlteredPci):
@@ -49,7 +49,7 @@ class BarOfNoType(AlteredPci):
 @defect(
     "pci-transitional-in-name",
     "7.4-T-01",
-    text="all ids are those of a transitional device, and there is no legacy interface",
+    text="all ids are those of a transitional device, but there is no legacy interface",
 )
 class TransitionalInName(AlteredPci):
     def patches(self) -> dict[int, bytes]:
@@ -59,7 +59,7 @@ class TransitionalInName(AlteredPci):
 @defect(
     "access-platform-not-offered",
     "6.2-D-03",
-    text="the platform translates addresses, and ACCESS_PLATFORM is not offered",
+    text="the platform translates addresses, but ACCESS_PLATFORM is not offered",
 )
 class NoAccessPlatform(Offer):
     missing = Feature.ACCESS_PLATFORM.mask
@@ -74,7 +74,11 @@ class SrIovAlone(Offer):
     added = Feature.SR_IOV.mask
 
 
-@defect("sr-iov-not-offered", "6.2-D-09a", text="there is the SR-IOV capability, and no SR_IOV")
+@defect(
+    "sr-iov-not-offered",
+    "6.2-D-09a",
+    text="the device has the SR-IOV capability, but does not offer SR_IOV",
+)
 class SrIovNotOffered(AlteredPci):
     def patches(self) -> dict[int, bytes]:
         following = self.real.pci_read(POINTER, 1)[0]
@@ -86,7 +90,7 @@ class SrIovNotOffered(AlteredPci):
 
 
 class _Administration(Offer):
-    """With administration virtqueues, from `first` on behind the others and `count` of them."""
+    """A device with `count` administration virtqueues, from `first` after the other queues on."""
 
     added = mask(Feature.ADMIN_VQ)
     first = 0
@@ -100,7 +104,7 @@ class _Administration(Offer):
         return super().alter_read(name, offset, width, value)
 
     def _queues(self) -> int:
-        common = next(one for one in self._capabilities if one.type == CapType.COMMON_CFG)
+        common = next(cap for cap in self._capabilities if cap.type == CapType.COMMON_CFG)
         return self.real.bar_read(common.bar, common.offset + 0x12, 2)
 
 
@@ -116,7 +120,7 @@ class AdministrationAmong(_Administration):
 @defect(
     "admin-queues-beyond-16-bits",
     "4.1.4.3.1-D-16b",
-    text="the last administration virtqueue has no index of 16 bits",
+    text="the index of the last administration virtqueue does not fit into 16 bits",
 )
 class AdministrationBeyond(_Administration):
     first = 1
@@ -155,7 +159,7 @@ class AdministrationWithDataOutside(_AdministrationOutside):
 @defect(
     "queue-reset-in-name",
     "4.1.4.3.1-D-12",
-    text="queue_reset reads 0 at once, and the queue is served on",
+    text="queue_reset reads 0 at once, but the queue is not reset",
 )
 class QueueResetInName(AlteredPci):
     def alter_write(self, name: str, value: int) -> int | None:

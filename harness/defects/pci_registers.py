@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.defects.bus import CONFIG, ISR, AlteredPci
+from harness.defects.bus import CONFIG, ISR, NOTIFY, AlteredPci
 from harness.defects.registers import LEGACY, defect
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, mask
@@ -83,7 +83,7 @@ class DriverFeatureRepeats(AlteredPci):
 
 
 class _Refuses(AlteredPci):
-    """Refuses FEATURES_OK for some of what the driver accepts."""
+    """Refuses FEATURES_OK for some sets of features."""
 
     def __init__(self, real: AlteredPci) -> None:
         super().__init__(real)
@@ -91,7 +91,7 @@ class _Refuses(AlteredPci):
         self.refused = False
 
     def refuses(self, accepted: int) -> bool:
-        """Whether this set of features is refused."""
+        """Return True if this set of features is refused."""
         raise NotImplementedError
 
     def alter_write(self, name: str, value: int) -> int | None:
@@ -106,9 +106,23 @@ class _Refuses(AlteredPci):
 
 
 @defect(
+    "unoffered-features-taken",
+    "2.2.2-D-02b",
+    text="bits that were not offered are accepted, and then nothing is served",
+)
+class UnofferedTaken(_Refuses):
+    def refuses(self, accepted: int) -> bool:
+        return False
+
+    def alter_write(self, name: str, value: int) -> int | None:
+        unknown = self.accepted & (1 << 44 | 1 << 63)
+        return None if name == NOTIFY and unknown else super().alter_write(name, value)
+
+
+@defect(
     "features-all-or-nothing",
     "2.2.2-D-02a",
-    text="features are refused unless SEG_MAX is among them",
+    text="features are refused if they do not include SEG_MAX",
 )
 class AllOrNothing(_Refuses):
     def refuses(self, accepted: int) -> bool:
@@ -128,6 +142,26 @@ class AcceptedOnce(_Refuses):
         return self.times > 2
 
 
+@defect(
+    "features-refused-after-system-reset",
+    "2.2.2-D-04",
+    text="features that were accepted are refused after a reset of the machine",
+)
+class RefusedAfterSystemReset(_Refuses):
+    last: object = None
+    """The machine of the latest function."""
+
+    def __init__(self, real: AlteredPci) -> None:
+        super().__init__(real)
+        # Only a reset of the machine has another driver on the same machine.
+        machine = getattr(real, "qtest", None)
+        self.again = machine is not None and machine is RefusedAfterSystemReset.last
+        RefusedAfterSystemReset.last = machine
+
+    def refuses(self, accepted: int) -> bool:
+        return self.again
+
+
 # --- device status (virtio 2.1, 2.4)
 
 
@@ -135,7 +169,7 @@ class AcceptedOnce(_Refuses):
     "status-stays-after-reset",
     "2.4.1-D-01",
     "4.1.4.3.1-D-07",
-    text="a reset leaves ACKNOWLEDGE in device status",
+    text="device status keeps ACKNOWLEDGE after a reset",
 )
 class StatusStays(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
@@ -145,7 +179,7 @@ class StatusStays(AlteredPci):
 @defect(
     "needs-reset-hidden",
     "2.1.2-D-02",
-    text="a device that has stopped working does not show NEEDS_RESET",
+    text="a device that has stopped working does not set DEVICE_NEEDS_RESET",
 )
 class NeedsResetHidden(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
@@ -155,7 +189,7 @@ class NeedsResetHidden(AlteredPci):
 @defect(
     "needs-reset-silent",
     "2.1.2-D-03",
-    text="NEEDS_RESET comes without a configuration change notification",
+    text="DEVICE_NEEDS_RESET is set without a configuration change notification",
 )
 class NeedsResetSilent(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
@@ -165,9 +199,9 @@ class NeedsResetSilent(AlteredPci):
         return 0 if raised and self._needs_reset() else raised
 
     def _needs_reset(self) -> bool:
-        for one in self._capabilities:
-            if one.type == 1:
-                status = self.real.bar_read(one.bar, one.offset + 0x14, 1)
+        for cap in self._capabilities:
+            if cap.type == 1:
+                status = self.real.bar_read(cap.bar, cap.offset + 0x14, 1)
                 return bool(status & DeviceStatus.NEEDS_RESET)
         return False
 
@@ -189,7 +223,7 @@ class ConfigEarly(AlteredPci):
 @defect(
     "config-high-half-needs-low",
     "4.1.3.2-D-01",
-    text="the high half of capacity reads what the low half does",
+    text="the high half of capacity reads the same as the low half",
 )
 class HighHalf(AlteredPci):
     low = 0
@@ -218,7 +252,7 @@ class GenerationFixed(AlteredPci):
 @defect(
     "queue-enable-after-reset",
     "4.1.4.3.1-D-08",
-    text="queue_enable shows 1 still after a reset",
+    text="queue_enable still reads 1 after a reset",
 )
 class EnableAfterReset(AlteredPci):
     def __init__(self, real: AlteredPci) -> None:
@@ -246,7 +280,7 @@ class QueueResetAfterReset(AlteredPci):
     "queue-reset-1-for-ever",
     "4.1.4.3.1-D-10",
     "4.1.4.3.1-D-13",
-    text="queue_reset reads 1 ever after a queue's reset",
+    text="queue_reset always reads 1 after a queue's reset",
 )
 class QueueResetForEver(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
@@ -262,7 +296,7 @@ class QueueResetIgnored(AlteredPci):
 @defect(
     "queue-enable-after-queue-reset",
     "4.1.4.3.1-D-13",
-    text="queue_enable shows 1 still after the queue's reset",
+    text="queue_enable still reads 1 after the queue's reset",
 )
 class EnableAfterQueueReset(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
@@ -334,7 +368,7 @@ class IsrNotCleared(AlteredPci):
 @defect(
     "legacy-config-width",
     "4.1.4.10-L-03b",
-    text="configuration space reads otherwise in bytes than in words",
+    text="a read of 2 bytes of configuration space differs from two reads of 1 byte",
     target=LEGACY,
 )
 class LegacyConfigWidth(AlteredPci):
@@ -345,7 +379,7 @@ class LegacyConfigWidth(AlteredPci):
 @defect(
     "legacy-config-fixed-place",
     "4.1.4.10-L-05",
-    text="configuration space stays where it is when MSI-X is enabled",
+    text="configuration space does not move when MSI-X is enabled",
     target=LEGACY,
 )
 class LegacyConfigPlace(AlteredPci):
@@ -358,7 +392,7 @@ class LegacyConfigPlace(AlteredPci):
 @defect(
     "legacy-early-config-write-lost",
     "3.1.2-L-02",
-    text="a configuration field written before the features were read is lost",
+    text="a write to a configuration field before feature negotiation is lost",
     target=LEGACY,
 )
 class LegacyEarlyWrite(AlteredPci):
@@ -404,7 +438,7 @@ class LegacyNoAnyLayout(AlteredPci):
 @defect(
     "legacy-writeback-follows-features",
     "5.2.5.3-L-03",
-    text="device status and driver features change writeback through the legacy interface",
+    text="legacy: writeback changes when the driver writes its features or DRIVER_OK",
     target=LEGACY,
 )
 class LegacyWriteback(AlteredPci):
@@ -418,7 +452,7 @@ class LegacyWriteback(AlteredPci):
 @defect(
     "legacy-used-ring-at-once",
     "2.7.2-L-02",
-    text="the legacy used ring follows the available ring without the gap",
+    text="the rings of a legacy device begin one page after the queue address",
     target=LEGACY,
 )
 class LegacyUsedRing(AlteredPci):

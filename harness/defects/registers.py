@@ -1,4 +1,4 @@
-"""The register defects by name."""
+"""Register defects by name."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from harness.driver.bus.base import Bus, MmioWindow, PciFunction
 from harness.driver.errors import DriverError
 
 LEGACY = "qtest-pci-legacy"
-"""The target of what a legacy interface shows."""
+"""Target for defects that only the legacy interface shows."""
 
 AlteredBus = type[AlteredPci] | type[AlteredMmio]
 Altered = TypeVar("Altered", bound=AlteredBus)
 
 
 def as_asked(spec: DiskSpec) -> DiskSpec:
-    """The disk that the test asks for."""
+    """Return the disk that the test asks for."""
     return spec
 
 
 @dataclass(frozen=True)
 class RegisterDefect:
-    """One behaviour of a device, changed on the way to its driver.
+    """One changed behaviour of a device, altered on the way to its driver.
 
     `statements` are the catalogue ids of what it breaks. `text` says how, `target` is
     a target on which it shows. With `unusable` the driver turns the device down, so that
@@ -43,17 +43,17 @@ class RegisterDefect:
     spec: Callable[[DiskSpec], DiskSpec] = as_asked
 
     def can_be_on(self, target: str) -> bool:
-        """Whether a target's device can have it."""
+        """Return True if a target's device can have this defect."""
         kind = "qtest-pci" if issubclass(self.bus, AlteredPci) else "qtest-mmio"
         return target.startswith(kind)
 
     def alter(self, bus: Bus) -> Bus:
-        """The bus with this defect in between. DriverError for a bus of another kind."""
+        """Return a bus that plants this defect. Raise DriverError for a bus of another kind."""
         if issubclass(self.bus, AlteredPci) and isinstance(bus, PciFunction):
             return self.bus(bus)
         if issubclass(self.bus, AlteredMmio) and isinstance(bus, MmioWindow):
             return self.bus(bus)
-        raise DriverError(f"{self.name} is no defect of this kind of device: try {self.target}")
+        raise DriverError(f"{self.name} is not a defect of this kind of device; use {self.target}")
 
 
 REGISTER_DEFECTS: dict[str, RegisterDefect] = {}
@@ -67,11 +67,11 @@ def defect(
     unusable: bool = False,
     spec: Callable[[DiskSpec], DiskSpec] = as_asked,
 ) -> Callable[[Altered], Altered]:
-    """Files a bus under the name of its defect."""
+    """Register the decorated bus under the name of its defect."""
 
     def file(bus: Altered) -> Altered:
         if name in REGISTER_DEFECTS:
-            raise ValueError(f"there are two defects {name!r}")
+            raise ValueError(f"there is already a defect {name!r}")
         REGISTER_DEFECTS[name] = RegisterDefect(name, statements, text, target, bus, unusable, spec)
         return bus
 

@@ -33,6 +33,18 @@ class BlockGraph:
     socket: Path | None = None
 
 
+HONOURED = frozenset(
+    {
+        *("capacity", "backing", "read_only", "logical_block_size", "physical_block_size"),
+        *("geometry", "min_io_size", "opt_io_size", "serial", "queues", "queue_size"),
+        *("seg_max_adjust", "write_cache", "config_wce", "discard", "write_zeroes"),
+        *("max_discard_sectors", "max_write_zeroes_sectors", "event_idx", "indirect_desc"),
+        *("packed", "in_order", "unmap", "iops", "faults"),
+    }
+)
+"""Fields of `DiskSpec` that QEMU's virtio-blk with a drive supports."""
+
+
 def build_vhost_user(name: str, spec: DiskSpec, attachment: Options, socket: Path) -> BlockGraph:
     """Return the graph of the drive `name` whose back-end listens on a UNIX socket."""
     wanted: Options = {

@@ -7,13 +7,12 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from harness import interrupt
-from harness.diskspec import SECTOR, DiskSpec
+from harness.diskspec import SECTOR, DiskSpec, unsupported
 from harness.machine import cleanup
 from harness.machine.blockgraph import BlockGraph, build
 from harness.machine.drive import Volume
@@ -202,9 +201,9 @@ class StorageDaemon:
 
         Raises MachineError for a field that exports do not support (see `HONOURED`).
         """
-        unsupported = unhonoured(spec)
-        if unsupported:
-            raise MachineError(f"{PROGRAM} has no option for a disk's {', '.join(unsupported)}")
+        refused = unsupported(spec, HONOURED)
+        if refused:
+            raise MachineError(f"{PROGRAM} has no option for a disk's {', '.join(refused)}")
         name = f"disk{self._made}"
         self._made += 1
         own_file = None if spec.backing == "null" else self._dir.path / f"{name}.raw"
@@ -288,16 +287,6 @@ class StorageDaemon:
         command = self._process.command if self._process else "(none)"
         details = f"--- its command line\n{command}\n--- its last words\n{words}"
         return MachineError(f"{what}: {line}", details)
-
-
-def unhonoured(spec: DiskSpec) -> list[str]:
-    """Return the fields of `spec` that differ from the default and that exports do not support."""
-    default = DiskSpec()
-    return [
-        field.name
-        for field in fields(DiskSpec)
-        if field.name not in HONOURED and getattr(spec, field.name) != getattr(default, field.name)
-    ]
 
 
 def _options(export: Export) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""A virtio block device in Python, written from the specification and served over vhost-user.
+"""A virtio block device in Python, written from the specification.
 
-It shares nothing with the driver but the constants of `harness.virtio` and the
-words for a disk in `harness.diskspec`, and runs as a process of its own.
+It shares only the constants of `harness.virtio` and the disk fields of `harness.diskspec` with the
+driver, and runs as a process of its own.
 """

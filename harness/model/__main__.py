@@ -1,4 +1,4 @@
-"""`python -m harness.model`: the model's process, as a target starts it."""
+"""Entry point of `python -m harness.model`: the model's process, as a target starts it."""
 
 from harness.model.main import main
 

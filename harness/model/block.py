@@ -27,15 +27,17 @@ SIZE_MAX = 1 << 20
 MAX_SEGMENTS = 16
 MAX_DISCARD = 1 << 22
 MAX_WRITE_ZEROES = 1 << 16
-"""Sectors: these are written, one by one, unless the driver allows to deallocate them."""
+"""Sectors. Zeroes are really written, unless the driver allows the device to deallocate."""
 
 WRITEBACK = next(field for field in CONFIG_FIELDS if field.name == "writeback")
 
 
 class Block:
-    """One device, from its making on; `reset` makes it new again but for its contents.
+    """One device.
 
-    ValueError for a `spec` that no device can be.
+    `reset` returns it to its first state, but keeps the disk's contents.
+
+    Raise ValueError for a `spec` that no device can have.
     """
 
     def __init__(self, spec: DiskSpec, storage: Storage) -> None:
@@ -52,7 +54,7 @@ class Block:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the driver."""
+        """Forget everything that the driver has set."""
         self.features = 0
         self.legacy = False
         self.writeback = self.spec.write_cache is not False
@@ -60,9 +62,9 @@ class Block:
     # --- features (virtio 2.2, 5.2.3)
 
     def offered(self) -> int:
-        """The feature bits of a virtio device and of a block device."""
+        """Return the feature bits that the device offers."""
         spec = self.spec
-        having = {
+        offers = {
             Feature.VERSION_1: True,
             Feature.INDIRECT_DESC: spec.indirect_desc is not False,
             Feature.EVENT_IDX: spec.event_idx is not False,
@@ -84,10 +86,10 @@ class Block:
             Feature.BLK_LIFETIME: spec.lifetime is not None,
             Feature.BLK_SECURE_ERASE: bool(spec.secure_erase),
         }
-        return mask(*(feature for feature, has in having.items() if has))
+        return mask(*(feature for feature, has in offers.items() if has))
 
     def acceptable(self, features: int) -> bool:
-        """Whether the device can work with what the driver has chosen."""
+        """Return True if the device can work with the features that the driver has chosen."""
         offered = self.offered()
         return not features & ~offered and not offered & ~features & Feature.VERSION_1.mask
 
@@ -101,18 +103,18 @@ class Block:
             self.writeback = False
 
     def has(self, feature: Feature) -> bool:
-        """Whether a feature was negotiated."""
+        """Return True if a feature was negotiated."""
         return bool(self.features & feature.mask)
 
     # --- configuration space (virtio 5.2.4)
 
     def fields(self) -> dict[str, int]:
-        """The configuration's fields now; one that is not named is 0."""
+        """Return the present values of the configuration's fields; a field without a value is 0."""
         spec = self.spec
         physical = self.physical_size // self.block_size
         alignment = self.block_size // SECTOR
-        usual = min(self.capacity // (16 * 63), 0xFFFF), 16, 63
-        cylinders, heads, sectors = spec.geometry or usual
+        default = min(self.capacity // (16 * 63), 0xFFFF), 16, 63
+        cylinders, heads, sectors = spec.geometry or default
         return {
             "capacity": self.capacity,
             "size_max": SIZE_MAX,
@@ -138,7 +140,7 @@ class Block:
         }
 
     def config(self) -> bytes:
-        """The whole configuration space; a field without its feature is 0."""
+        """Return the whole configuration space; a field whose feature is not offered is 0."""
         space, offered, values = bytearray(CONFIG_SIZE), self.offered(), self.fields()
         for field in CONFIG_FIELDS:
             if field.feature is None or offered & field.feature.mask:
@@ -161,16 +163,16 @@ class Block:
         return True
 
     def resize(self, capacity: int) -> None:
-        """Become so many sectors. OSError if that cannot be."""
+        """Set the capacity, in sectors. Raise OSError if that is impossible."""
         if self.spec.read_only:
-            raise PermissionError("a read-only disk is not resized")
+            raise PermissionError("a read-only disk cannot be resized")
         self.storage.resize(capacity)
         self.capacity = capacity
 
     # --- requests (virtio 5.2.6)
 
     def takes_time(self, request: Request) -> bool:
-        """Whether a request is one for the storage, which may be throttled."""
+        """Return True for a request that uses the storage, which may be throttled."""
         return request.type in (
             RequestType.IN,
             RequestType.OUT,
@@ -181,11 +183,11 @@ class Block:
         )
 
     def serve(self, request: Request) -> int:
-        """Do what a request asks, and end it; its used length."""
+        """Execute a request, write its status byte, and return the used length in bytes."""
         return request.end(self.execute(request))
 
     def execute(self, request: Request) -> Status:
-        """Do what a request asks; all but its status byte is written then."""
+        """Execute a request and return its status. The status byte is not written here."""
         if request.type is None:
             return Status.IOERR
         kind = RequestType._value2member_map_.get(request.type)
@@ -198,35 +200,35 @@ class Block:
             return Status.IOERR
 
     def handlers(self) -> dict[RequestType, Callable[[Request], Status]]:
-        """What the device does with each type of request; any other is unsupported."""
-        found: dict[RequestType, Callable[[Request], Status]] = {
+        """Return the handler for each supported type of request."""
+        handlers: dict[RequestType, Callable[[Request], Status]] = {
             RequestType.IN: self.read,
             RequestType.OUT: self.write,
             RequestType.FLUSH: self.flush,
             RequestType.GET_ID: self.get_id,
         }
         if self.legacy:
-            found[RequestType.FLUSH_OUT] = self.flush
+            handlers[RequestType.FLUSH_OUT] = self.flush
         if self.has(Feature.BLK_DISCARD):
-            found[RequestType.DISCARD] = self.discard
+            handlers[RequestType.DISCARD] = self.discard
         if self.has(Feature.BLK_WRITE_ZEROES):
-            found[RequestType.WRITE_ZEROES] = self.write_zeroes
+            handlers[RequestType.WRITE_ZEROES] = self.write_zeroes
         if self.has(Feature.BLK_SECURE_ERASE):
-            found[RequestType.SECURE_ERASE] = self.secure_erase
+            handlers[RequestType.SECURE_ERASE] = self.secure_erase
         if self.has(Feature.BLK_LIFETIME):
-            found[RequestType.GET_LIFETIME] = self.get_lifetime
-        return found
+            handlers[RequestType.GET_LIFETIME] = self.get_lifetime
+        return handlers
 
     def within(self, sector: int, count: int) -> bool:
-        """Whether these sectors are on the disk."""
+        """Return True if all these sectors are on the disk."""
         return sector + count <= self.capacity
 
     def read_only(self) -> bool:
-        """Whether requests that write are refused."""
+        """Return True if requests that write are refused."""
         return self.spec.read_only
 
     def read(self, request: Request) -> Status:
-        """IN."""
+        """Serve IN."""
         count, rest = divmod(request.room, SECTOR)
         if rest or not self.within(request.sector, count):
             return Status.IOERR
@@ -235,7 +237,7 @@ class Block:
         return Status.OK
 
     def write(self, request: Request) -> Status:
-        """OUT."""
+        """Serve OUT."""
         count, rest = divmod(request.sent, SECTOR)
         if self.read_only() or rest or not self.within(request.sector, count):
             return Status.IOERR
@@ -250,22 +252,22 @@ class Block:
             self.storage.flush()
 
     def flush(self, request: Request) -> Status:
-        """FLUSH."""
+        """Serve FLUSH."""
         del request
         self.storage.flush()
         return Status.OK
 
     def get_id(self, request: Request) -> Status:
-        """GET_ID."""
+        """Serve GET_ID."""
         serial = SERIAL if self.spec.serial is None else self.spec.serial
         request.write(0, serial.encode()[:ID_LENGTH].ljust(ID_LENGTH, b"\0"))
         return Status.OK
 
     def get_lifetime(self, request: Request) -> Status:
-        """GET_LIFETIME."""
+        """Serve GET_LIFETIME."""
         assert self.spec.lifetime is not None
         most = (PRE_EOL_INFO_MOST, LIFETIME_EST_MOST, LIFETIME_EST_MOST)
-        # What the storage says beyond the defined values is as good as unknown, which is 0.
+        # A value of the storage beyond the defined ones means unknown, which is 0.
         known = (
             value if value <= limit else 0
             for value, limit in zip(self.spec.lifetime, most, strict=True)
@@ -274,7 +276,7 @@ class Block:
         return Status.OK
 
     def discard(self, request: Request) -> Status:
-        """DISCARD."""
+        """Serve DISCARD."""
         return self.each_segment(
             request,
             known=0,
@@ -283,7 +285,7 @@ class Block:
         )
 
     def write_zeroes(self, request: Request) -> Status:
-        """WRITE_ZEROES."""
+        """Serve WRITE_ZEROES."""
         return self.each_segment(
             request,
             known=SEGMENT_UNMAP,
@@ -292,14 +294,14 @@ class Block:
         )
 
     def zero(self, sector: int, count: int, flags: int) -> None:
-        """One segment of WRITE_ZEROES."""
+        """Zero one segment of WRITE_ZEROES."""
         if flags & SEGMENT_UNMAP:
             self.storage.deallocate("write-zeroes", sector, count)
         else:
             self.storage.zero(sector, count)
 
     def secure_erase(self, request: Request) -> Status:
-        """SECURE_ERASE."""
+        """Serve SECURE_ERASE."""
         return self.each_segment(
             request,
             known=0,
@@ -310,8 +312,10 @@ class Block:
     def each_segment(
         self, request: Request, known: int, most: int, act: Callable[[int, int, int], None]
     ) -> Status:
-        """`act` on every segment, once all are found good. `known` are the flags that may be set,
-        `most` the sectors of the longest segment."""
+        """Check all segments, then call `act` for each.
+
+        `known` are the flags that may be set, `most` is the longest segment in sectors.
+        """
         data = b"".join(request.data())
         if not data or len(data) % SEGMENT.size:
             return Status.IOERR
@@ -330,5 +334,7 @@ class Block:
 
 def _block_size(size: int) -> int:
     if size < SECTOR or size & (size - 1):
-        raise ValueError(f"{size} is no block size: a power of 2, {SECTOR} or more")
+        raise ValueError(
+            f"{size} is not a block size: it has to be a power of 2, at least {SECTOR}"
+        )
     return size

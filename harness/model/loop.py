@@ -1,4 +1,4 @@
-"""Waiting for file descriptors and for points in time, in one thread."""
+"""An event loop for file descriptors and timers, in one thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import count
 
 
 class Loop:
-    """Calls a handler while its descriptor is readable, and others at their time."""
+    """Calls a handler while its descriptor is readable, and other handlers at their time."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -24,19 +24,19 @@ class Loop:
         self._epoll.register(fd, select.EPOLLIN)
 
     def forget(self, fd: int) -> None:
-        """Watch a descriptor no more; before it is closed."""
+        """Stop watching a descriptor. Call this before the descriptor is closed."""
         del self._handlers[fd]
         self._epoll.unregister(fd)
 
     def at(self, when: float, handler: Callable[[], None]) -> None:
-        """Call `handler` once, when the monotonic clock shows `when` (seconds)."""
+        """Call `handler` once, when the monotonic clock reaches `when` (seconds)."""
         heapq.heappush(self._timers, (when, next(self._numbers), handler))
 
     def run(self) -> None:
-        """Go on for as long as a descriptor is watched."""
+        """Run until no descriptor is watched."""
         while self._handlers:
             for fd, _ in self._epoll.poll(self._patience()):
-                # An earlier handler of this round may have ended this one's affair.
+                # An earlier handler of this round may have removed this descriptor.
                 if handler := self._handlers.get(fd):
                     handler()
             while self._timers and self._timers[0][0] <= time.monotonic():

@@ -1,4 +1,4 @@
-"""The front-end's memory, as its memory table shows it to us."""
+"""The front-end's memory, as described by its memory table."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from dataclasses import dataclass
 
 
 class BrokenError(Exception):
-    """The driver broke a virtqueue in a way that only a reset mends (virtio 2.1.2)."""
+    """Error of a virtqueue that the driver has broken so that only a reset helps (virtio 2.1.2)."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """A piece of the memory table: addresses on the bus and of the front-end's process, bytes."""
+    """A region of the memory table.
+
+    `bus` is its address on the bus, `user` its address in the front-end's process, `view` its
+    bytes.
+    """
 
     bus: int
     user: int
@@ -21,23 +25,26 @@ class Region:
 
     @classmethod
     def mapped(cls, fd: int, bus: int, size: int, user: int, offset: int) -> Region:
-        """Map `size` bytes of the file `fd` from `offset` on. OSError, ValueError if it is not."""
-        # The offset need be no multiple of a page, so the file is mapped from its start on.
+        """Map `size` bytes of the file `fd` at `offset`.
+
+        Raise OSError or ValueError if that fails.
+        """
+        # The offset need not be a multiple of a page, so the file is mapped from its start.
         return cls(bus, user, memoryview(mmap.mmap(fd, offset + size))[offset:])
 
 
 class Memory:
-    """All regions. An address outside them is BrokenError."""
+    """All regions. Access to an address outside them raises BrokenError."""
 
     def __init__(self, regions: Iterable[Region] = ()) -> None:
         self._regions = list(regions)
 
     def bus(self, address: int, length: int) -> memoryview:
-        """The bytes at an address that a descriptor holds."""
+        """Return the bytes at a bus address, which is the kind that descriptors contain."""
         return self._find(address, length, [region.bus for region in self._regions])
 
     def user(self, address: int, length: int) -> memoryview:
-        """The bytes at an address that SET_VRING_ADDR holds."""
+        """Return the bytes at a user address, which is the kind that SET_VRING_ADDR contains."""
         return self._find(address, length, [region.user for region in self._regions])
 
     def _find(self, address: int, length: int, starts: list[int]) -> memoryview:
@@ -49,7 +56,7 @@ class Memory:
 
 
 def pieces(views: Iterable[memoryview], start: int, end: int) -> Iterator[memoryview]:
-    """Bytes `start` to `end` of what the views make up together."""
+    """Yield bytes `start` to `end` of the concatenation of the views."""
     at = 0
     for view in views:
         first, last = max(start - at, 0), min(end - at, len(view))
@@ -59,5 +66,5 @@ def pieces(views: Iterable[memoryview], start: int, end: int) -> Iterator[memory
 
 
 def size(views: Iterable[memoryview]) -> int:
-    """Bytes in all of the views."""
+    """Return the number of bytes in all views."""
     return sum(len(view) for view in views)

@@ -20,11 +20,14 @@ from harness.virtio.ring import (
 from harness.virtio.shared import Descriptors, fence, load_fence, store_fence
 
 WRAP = 1 << 15
-"""The wrap counter beside an offset, in vhost-user's base and in event suppression areas."""
+"""Wrap counter next to an offset, in vhost-user's base and in event suppression areas."""
 
 
 class PackedRing(Ring):
-    """Positions count descriptors from the start of round 0, whose wrap counter is 1."""
+    """A packed virtqueue.
+
+    Positions count descriptors from the start of round 0, whose wrap counter is 1.
+    """
 
     def __init__(self, size: int, event_idx: bool, base: int) -> None:
         super().__init__(size, event_idx)
@@ -40,7 +43,7 @@ class PackedRing(Ring):
         return offset | (WRAP if self._wrap(position) else 0)
 
     def _wrap(self, position: int) -> bool:
-        """The wrap counter of the round that a position is in."""
+        """Return the wrap counter of the round that contains a position."""
         return position // self.size % 2 == 0
 
     def map(self, memory: Memory, addresses: Addresses) -> None:
@@ -71,7 +74,7 @@ class PackedRing(Ring):
         self._next = chain.position
 
     def available(self, position: int) -> bool:
-        """Whether the driver has put a descriptor there in this round."""
+        """Return True if the driver has made the descriptor at a position available."""
         flags = self.table.last(position % self.size)
         wrap = self._wrap(position)
         return (
@@ -79,7 +82,10 @@ class PackedRing(Ring):
         )
 
     def _read_chain(self, chain: Chain) -> None:
-        """The chain's elements, slots and buffer id, which its last descriptor has."""
+        """Read the chain's elements, and count its slots.
+
+        Its buffer id is in the last descriptor.
+        """
         while True:
             if chain.slots == self.size:
                 raise BrokenError(f"a chain longer than its ring of {self.size}")
@@ -87,7 +93,8 @@ class PackedRing(Ring):
             address, length, chain.id, flags = PACKED_DESC.unpack_from(self._ring, at)
             chain.slots += 1
             if flags & DESC_F_INDIRECT:
-                # Its WRITE flag means nothing, and of the table's flags only WRITE does.
+                # The WRITE flag of this descriptor has no meaning, and in the table only WRITE has
+                # one.
                 table = self._memory.bus(address, length)
                 for address, length, _, flags in descriptors(table):
                     chain.add(self._memory, address, length, flags & DESC_F_WRITE)
@@ -112,7 +119,7 @@ class PackedRing(Ring):
         return old != self._used and self.wanted(old, self._used)
 
     def wanted(self, old: int, new: int) -> bool:
-        """Whether the driver wants to hear that the ring was used from `old` to `new`."""
+        """Return True if the driver wants a notification for the use of `old` to `new`."""
         flags, off_wrap = divmod(self._driver[0], 1 << 16)
         if flags == RING_EVENT_FLAGS_DISABLE:
             return False

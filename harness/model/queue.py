@@ -1,4 +1,4 @@
-"""A virtqueue at work: chains are taken, requests done in their time, and used."""
+"""A running virtqueue: it takes chains, executes requests in time, and marks them used."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from harness.virtio.features import Feature
 
 
 class Throttle:
-    """At most so many operations a second; None for as many as come."""
+    """Limits operations to a number per second; None is no limit."""
 
     def __init__(self, per_second: int | None) -> None:
         self._step = 1 / per_second if per_second else 0.0
         self._next = 0.0
 
     def turn(self) -> float:
-        """When the next operation may begin, by the monotonic clock."""
+        """Return when the next operation may begin, in seconds of the monotonic clock."""
         now = max(self._next, time.monotonic())
         self._next = now + self._step
         return now
 
     def give_back(self, turns: int) -> None:
-        """So many operations, the last ones, will not be done."""
+        """Return the turns of the last `turns` operations, which will not be done."""
         self._next -= turns * self._step
 
 
 @dataclass
 class Job:
-    """A request that was taken and not yet used; `number` counts up on its queue."""
+    """A request that was taken and not used yet. `number` counts the requests of its queue."""
 
     number: int
     chain: Chain
@@ -47,10 +47,11 @@ class Job:
 
 
 class Queue:
-    """One virtqueue. Every method may raise BrokenError.
+    """One virtqueue.
 
-    It touches its rings only between `start` and `stop`, and only once it was
-    kicked.
+    Every method may raise BrokenError.
+
+    It accesses its rings only between `start` and `stop`, and only after the first notification.
     """
 
     def __init__(self, block: Block, throttle: Throttle, loop: Loop) -> None:
@@ -74,11 +75,11 @@ class Queue:
 
     @property
     def ring(self) -> Ring | None:
-        """The rings, None while the queue is stopped."""
+        """Return the rings, or None while the queue is stopped."""
         return self._ring
 
     def start(self, memory: Memory, broken: Callable[[BrokenError], None]) -> None:
-        """Begin with the rings as they were set up; `broken` is told of a failure later on."""
+        """Start with the rings as they were set up. `broken` is called with a later failure."""
         self._broken = broken
         ring = self.make_ring(self._block.has(Feature.EVENT_IDX))
         assert self.addresses
@@ -86,17 +87,20 @@ class Queue:
         self._ring = ring
 
     def make_ring(self, event_idx: bool) -> Ring:
-        """A ring of the negotiated kind, at the base that was set."""
+        """Return a ring of the negotiated kind, at the base that was set."""
         kind = PackedRing if self._block.has(Feature.RING_PACKED) else SplitRing
         return kind(self.size, event_idx, self.base)
 
     def remap(self, memory: Memory) -> None:
-        """Find the rings in another memory table."""
+        """Locate the rings in another memory table."""
         if self._ring and self.addresses:
             self._ring.map(memory, self.addresses)
 
     def stop(self) -> None:
-        """Let go of the rings: what was begun out of turn is brought to its end, the rest left."""
+        """Stop the queue.
+
+        Finish requests that completed out of order; leave the others unprocessed.
+        """
         ring, self._ring = self._ring, None
         self.kicked = False
         if ring is None:
@@ -111,7 +115,7 @@ class Queue:
         self.base = ring.base
 
     def settle(self) -> None:
-        """Bring all that was taken to its end, and take no more."""
+        """Finish all requests that were taken, and take no more."""
         if self._ring:
             while self._jobs:
                 self._finish(self._ring, self._jobs[0])
@@ -120,14 +124,14 @@ class Queue:
     # --- work
 
     def run(self) -> None:
-        """Take all that is available, and do what need not wait."""
+        """Take everything available, and execute what does not have to wait."""
         ring = self._ring
         if ring is None:
             return
         while chain := ring.take():
             self._begin(ring, chain)
         ring.want_kicks()
-        while chain := ring.take():  # made available before the driver saw that it has to kick
+        while chain := ring.take():  # made available before the driver saw that it has to notify
             self._begin(ring, chain)
             ring.want_kicks()
         self._announce(ring)
@@ -147,8 +151,8 @@ class Queue:
         return self._throttle.turn() if self._block.takes_time(request) else 0.0
 
     def _late(self, ring: Ring, job: Job) -> None:
-        """A throttled request's time has come, if it is still to be done."""
-        if job.done or not any(one is job for one in self._jobs):
+        """Execute a throttled request at its time, if it is still to be done."""
+        if job.done or not any(waiting_job is job for waiting_job in self._jobs):
             return
         try:
             self._finish(ring, job)
@@ -171,11 +175,11 @@ class Queue:
         ring.use(job.chain, job.length)
 
     def ready(self, job: Job) -> list[Job]:
-        """What may be used now that `job` is done (virtio 6.2)."""
+        """Return the jobs that may be used now that `job` is done (virtio 6.2)."""
         if not self._block.has(Feature.IN_ORDER):
             return [job]
-        waiting = next((n for n, one in enumerate(self._jobs) if not one.done), len(self._jobs))
-        return self._jobs[:waiting]
+        done = next((n for n, other in enumerate(self._jobs) if not other.done), len(self._jobs))
+        return self._jobs[:done]
 
     def _announce(self, ring: Ring) -> None:
         if ring.notification_due():

@@ -10,10 +10,10 @@ HEADER = REQUEST_HEADER.size
 
 
 class Request:
-    """A chain's bytes by their meaning, however it is cut into elements.
+    """A chain's bytes by their meaning, independent of the division into elements.
 
-    `type` is None if the device-readable part is too short for a header.
-    BrokenError for a chain without a status byte.
+    `type` is None if the device-readable part is too short for a header. Raise BrokenError for a
+    chain without a status byte.
     """
 
     def __init__(self, chain: Chain) -> None:
@@ -31,11 +31,11 @@ class Request:
             self.type, _, self.sector = REQUEST_HEADER.unpack(header)
 
     def data(self) -> list[memoryview]:
-        """What the driver sends after the header, `sent` bytes."""
+        """Return what the driver sends after the header, `sent` bytes."""
         return list(pieces(self._readable, HEADER, HEADER + self.sent))
 
     def area(self) -> list[memoryview]:
-        """Where the device answers before the status byte, `room` bytes."""
+        """Return the area for the device's answer before the status byte, `room` bytes."""
         return list(pieces(self._writable, 0, self.room))
 
     def filled(self, length: int) -> None:
@@ -43,7 +43,7 @@ class Request:
         self._written = length
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write into the area, from a place on that has been reached already or later."""
+        """Write into the area at `offset`. Bytes count as written if no gap is before them."""
         for piece in pieces(self._writable, offset, min(offset + len(data), self.room)):
             piece[:], data = data[: len(piece)], data[len(piece) :]
             if offset <= self._written:
@@ -51,7 +51,7 @@ class Request:
             offset += len(piece)
 
     def end(self, status: Status) -> int:
-        """Write the status byte. How many bytes were written from the first one on (2.7.8.2)."""
+        """Write the status byte. Return the number of bytes written without a gap (2.7.8.2)."""
         for piece in pieces(self._writable, self.room, self.room + 1):
             piece[0] = status
         return self._written + (self._written == self.room)

@@ -1,4 +1,4 @@
-"""What split and packed virtqueues have in common on the device's side."""
+"""Common parts of split and packed virtqueues on the device's side."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from harness.virtio.ring import DESC, DESC_F_WRITE, DESC_SIZE
 class Chain:
     """A buffer that the driver made available.
 
-    `id` is what the used ring names it by. `position` is the ring's before it
-    was taken, and `slots` are the ring's entries that it fills.
+    `id` names it in the used ring. `position` is the ring's position before the chain was taken,
+    and `slots` is the number of ring entries that it fills.
     """
 
     id: int
@@ -24,7 +24,10 @@ class Chain:
     writable: list[memoryview] = field(default_factory=list)
 
     def add(self, memory: Memory, address: int, length: int, flags: int) -> None:
-        """One element. BrokenError if the device may not read it any more (virtio 2.7.4.2)."""
+        """Add one element.
+
+        Raise BrokenError if a readable one follows a writable one (virtio 2.7.4.2).
+        """
         view = memory.bus(address, length)
         if flags & DESC_F_WRITE:
             self.writable.append(view)
@@ -36,7 +39,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a ring lies, in the front-end's own addresses."""
+    """Addresses of a ring's areas, in the front-end's own address space."""
 
     desc: int
     driver: int
@@ -44,7 +47,7 @@ class Addresses:
 
 
 class Ring(ABC):
-    """One virtqueue's rings. Any method that looks at them may raise BrokenError."""
+    """The rings of one virtqueue. Any method that reads them may raise BrokenError."""
 
     def __init__(self, size: int, event_idx: bool) -> None:
         self.size = size
@@ -52,28 +55,31 @@ class Ring(ABC):
 
     @abstractmethod
     def map(self, memory: Memory, addresses: Addresses) -> None:
-        """Find the rings in memory, which may have moved."""
+        """Locate the rings in memory, which may have moved."""
 
     @property
     @abstractmethod
     def base(self) -> int:
-        """Where the next chain is taken, as GET_VRING_BASE says it."""
+        """Return the position of the next chain to take, in the form of GET_VRING_BASE."""
 
     @abstractmethod
     def take(self) -> Chain | None:
-        """The next available chain, None if there is none."""
+        """Return the next available chain, or None if there is none."""
 
     @abstractmethod
     def give_back(self, chain: Chain) -> None:
-        """Go back to before `chain` was taken: neither it nor a later one was used."""
+        """Return to the position before `chain`.
+
+        Neither it nor a later chain may have been used.
+        """
 
     @abstractmethod
     def use(self, chain: Chain, length: int) -> None:
-        """Mark a chain as used, with so many bytes written."""
+        """Mark a chain as used, with `length` bytes written."""
 
     @abstractmethod
     def notification_due(self) -> bool:
-        """Whether what was used since the last call is to be announced (virtio 2.7.7, 2.8.10)."""
+        """Return True if uses since the last call need a notification (virtio 2.7.7, 2.8.10)."""
 
     @abstractmethod
     def want_kicks(self) -> None:
@@ -81,7 +87,7 @@ class Ring(ABC):
 
 
 def descriptors(table: memoryview) -> list[tuple[int, int, int, int]]:
-    """The entries of an indirect table. BrokenError if it is cut off in the middle of one."""
+    """Return the entries of an indirect table. Raise BrokenError if it ends inside an entry."""
     if not len(table) or len(table) % DESC_SIZE:
         raise BrokenError(f"an indirect table of {len(table)} bytes")
     return list(DESC.iter_unpack(table))

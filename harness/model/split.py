@@ -17,7 +17,10 @@ from harness.virtio.shared import fence, load_fence, store_fence
 
 
 class SplitRing(Ring):
-    """Indices count up modulo 2^16. The used index lives in memory, also before `map`."""
+    """A split virtqueue.
+
+    Indices count modulo 2^16. The used index is kept in the driver's memory.
+    """
 
     def __init__(self, size: int, event_idx: bool, base: int) -> None:
         super().__init__(size, event_idx)
@@ -59,18 +62,23 @@ class SplitRing(Ring):
         at, seen = chain.id, 0
         while True:
             if at >= self.size or seen == self.size:
-                raise BrokenError(f"descriptor {at}, the {seen + 1}. of a chain in {self.size}")
+                raise BrokenError(
+                    f"descriptor {at} as number {seen + 1} of a chain in a queue of {self.size}"
+                )
             address, length, flags, following = DESC.unpack_from(self._desc, DESC_SIZE * at)
             if self.is_table(flags, seen):
                 self._read_table(chain, self._memory.bus(address, length))
-                return  # nothing may follow
+                return  # no element may follow
             chain.add(self._memory, address, length, flags)
             if not flags & DESC_F_NEXT:
                 return
             at, seen = following, seen + 1
 
     def is_table(self, flags: int, seen: int) -> bool:
-        """Whether a descriptor refers to a table, with so many before it (virtio 2.7.5.3.2)."""
+        """Return True if a descriptor refers to an indirect table (virtio 2.7.5.3.2).
+
+        `seen` is the number of descriptors before it in the chain.
+        """
         return bool(flags & DESC_F_INDIRECT)
 
     def _read_table(self, chain: Chain, table: memoryview) -> None:
@@ -103,7 +111,7 @@ class SplitRing(Ring):
         return new != old and self.wanted(old, new)
 
     def wanted(self, old: int, new: int) -> bool:
-        """Whether the driver wants to hear that elements `old` to `new` were used."""
+        """Return True if the driver wants a notification for the use of `old` to `new`."""
         if not self.event_idx:
             return not self._avail[0] & AVAIL_F_NO_INTERRUPT
         used_event = self._avail[2 + self.size]
@@ -116,5 +124,5 @@ class SplitRing(Ring):
         fence()
 
     def flags(self) -> int:
-        """The used ring's flags (virtio 2.7.10.2)."""
+        """Return the used ring's flags (virtio 2.7.10.2)."""
         return 0

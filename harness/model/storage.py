@@ -1,4 +1,4 @@
-"""The bytes behind the model: a raw file or nothing, with the failures that were asked for."""
+"""The bytes behind the model: a raw file or nothing, with the failures that a disk asks for."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ PUNCH_HOLE, KEEP_SIZE = 2, 1
 """Modes of fallocate(2)."""
 
 IOV_MAX = 1024
-"""Pieces that the host takes in one system call."""
+"""Number of buffers that the host accepts in one system call."""
 
 
 class Storage:
-    """Sectors of 512 bytes in the file `path`, or a null disk without one.
+    """Sectors of 512 bytes in the file `path`, or a null disk without a file.
 
-    Every operation raises OSError where the host fails or a fault says so. A
-    flush comes to a fault only if something was written since the last one. Without
-    `unmap` nothing is deallocated.
+    Every operation raises OSError if the host fails or a fault applies. A fault applies to a flush
+    only if something was written since the last one. Without `unmap` nothing is deallocated.
     """
 
     def __init__(
@@ -43,13 +42,13 @@ class Storage:
             self._fd = -1
 
     def resize(self, capacity: int) -> None:
-        """Make the file so many sectors long. OSError for a null or read-only disk."""
+        """Set the size of the file, in sectors. Raise OSError for a null or read-only disk."""
         if self._fd < 0:
             raise OSError(errno.ENOTSUP, "a null disk cannot be resized")
         os.ftruncate(self._fd, capacity * SECTOR)
 
     def read(self, sector: int, views: Sequence[memoryview]) -> None:
-        """Fill the views, one after the other, from `sector` on."""
+        """Fill the views, one after the other, with data that starts at `sector`."""
         self._fail("read", sector, views)
         if self._fd < 0:
             for view in views:
@@ -57,10 +56,10 @@ class Storage:
             return
         offset = sector * SECTOR
         for start in range(0, len(views), IOV_MAX):
-            some = views[start : start + IOV_MAX]
-            if os.preadv(self._fd, some, offset) != size(some):
-                raise OSError(errno.EIO, "the file ends before the disk")
-            offset += size(some)
+            batch = views[start : start + IOV_MAX]
+            if os.preadv(self._fd, batch, offset) != size(batch):
+                raise OSError(errno.EIO, "the file is shorter than the disk")
+            offset += size(batch)
 
     def write(self, sector: int, views: Sequence[memoryview]) -> None:
         """Write the views, one after the other, from `sector` on."""
@@ -68,12 +67,12 @@ class Storage:
         self._write(sector, views)
 
     def zero(self, sector: int, count: int) -> None:
-        """Write zeroes, deallocating nothing."""
+        """Write zeroes without deallocation."""
         self._fail("write-zeroes", sector, count=count)
         self._zero(sector, count)
 
     def deallocate(self, on: Operation, sector: int, count: int) -> None:
-        """Deallocate sectors, which read as zeroes then, on behalf of the operation `on`."""
+        """Deallocate sectors on behalf of the operation `on`. They read as zeroes then."""
         self._fail(on, sector, count=count)
         self._dirty = True
         if self._fd < 0 or not count:
@@ -82,7 +81,7 @@ class Storage:
             self._zero(sector, count)
 
     def flush(self) -> None:
-        """Commit all that was written."""
+        """Commit everything that was written."""
         if self._dirty:
             self._fail("flush")
         self._dirty = False
@@ -110,7 +109,7 @@ class Storage:
     def _fail(
         self, on: Operation, sector: int = 0, views: Sequence[memoryview] = (), count: int = 0
     ) -> None:
-        """OSError if a fault says so."""
+        """Raise OSError if a fault applies."""
         end = sector + (count or size(views) // SECTOR)
         for fault in self._faults:
             if fault.on == on and (fault.sector is None or sector <= fault.sector < end):
@@ -120,7 +119,7 @@ class Storage:
 
 
 def _punched(fd: int, offset: int, length: int) -> bool:
-    """Make a hole in a file; whether its file system can."""
+    """Make a hole in a file. Return False if its file system does not support holes."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not libc.fallocate(
         fd, PUNCH_HOLE | KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(length)

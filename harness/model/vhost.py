@@ -1,7 +1,7 @@
 """One front-end's connection: the messages of vhost-user, from the back-end's side.
 
-See QEMU's docs/interop/vhost-user.rst. A front-end that negotiates
-PROTOCOL_F_STATUS writes the device status; with any other an enabled queue may run.
+See QEMU's docs/interop/vhost-user.rst. A front-end that negotiates PROTOCOL_F_STATUS sets the
+device status here; without it an enabled queue may run.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ assert COUNT.size + REGION.size == MEMORY.size
 MAX_FDS = 8
 MAX_PAYLOAD = 4096
 PATIENCE = 2.0
-"""Seconds in which a message that has begun must have come."""
+"""Longest time in which the rest of a message has to arrive, in seconds."""
 
 NO_FD = 1 << 8
 Handler = Callable[[bytes, list[int]], bytes | None]
 
 
 class RefusedError(Exception):
-    """A message that the back-end does not do."""
+    """Error for a message that the back-end refuses."""
 
 
 class HungUpError(Exception):
-    """The front-end is gone."""
+    """Error raised when the front-end has disconnected."""
 
 
 class Connection(Transport):
-    """A front-end that is connected. `closed` is called once it is gone."""
+    """A connected front-end. `closed` is called once it has disconnected."""
 
     def __init__(
         self, link: socket.socket, block: Block, loop: Loop, closed: Callable[[], None]
@@ -82,7 +82,7 @@ class Connection(Transport):
         except (HungUpError, OSError):
             self.close()
         except (RefusedError, struct.error) as error:
-            print(f"hanging up: {error}", file=sys.stderr, flush=True)
+            print(f"disconnecting: {error}", file=sys.stderr, flush=True)
             self.close()
 
     def _take_message(self) -> None:
@@ -98,7 +98,7 @@ class Connection(Transport):
         except (RefusedError, BrokenError, OSError, ValueError) as error:
             refused = error
         finally:
-            for fd in fds:  # those that nobody has taken
+            for fd in fds:  # descriptors that no handler has taken
                 os.close(fd)
         if answer is None and flags & NEED_REPLY:
             answer = U64.pack(refused is not None)
@@ -144,7 +144,7 @@ class Connection(Transport):
             FrontEndRequest.GET_STATUS: lambda payload, fds: U64.pack(self.device.status),
         }
         if request not in handlers:
-            raise RefusedError("unknown")
+            raise RefusedError("this request is not implemented")
         return handlers[request](payload, fds)
 
     # --- features, status, configuration
@@ -156,7 +156,7 @@ class Connection(Transport):
         (features,) = U64.unpack(payload)
         own = features & ~FEATURE_PROTOCOL
         if not self.device.choose(own):
-            raise RefusedError(f"features {own:#x}")
+            raise RefusedError(f"features {own:#x} cannot be accepted")
         if not features & FEATURE_PROTOCOL:
             for queue in self.device.queues:
                 queue.enabled = True
@@ -198,7 +198,7 @@ class Connection(Transport):
     def _set_mem_table(self, payload: bytes, fds: list[int]) -> None:
         (count,) = COUNT.unpack_from(payload)
         if count != len(fds):
-            raise RefusedError(f"{count} regions with {len(fds)} files")
+            raise RefusedError(f"{count} regions but {len(fds)} file descriptors")
         memory = Memory(
             [
                 Region.mapped(fd, bus, size, user, offset)
@@ -212,13 +212,13 @@ class Connection(Transport):
 
     def _queue(self, index: int) -> Queue:
         if index >= len(self.device.queues):
-            raise RefusedError(f"no virtqueue {index}")
+            raise RefusedError(f"there is no virtqueue {index}")
         return self.device.queues[index]
 
     def _set_vring_num(self, payload: bytes, fds: list[int]) -> None:
         index, size = VRING_STATE.unpack(payload)
         if not 0 < size <= MAX_QUEUE_SIZE:
-            raise RefusedError(f"a virtqueue of {size}")
+            raise RefusedError(f"a virtqueue cannot have {size} descriptors")
         self.device.set_queue_size(self._queue(index), size)
 
     def _set_vring_addr(self, payload: bytes, fds: list[int]) -> None:
@@ -293,7 +293,7 @@ class Connection(Transport):
             os.close(fd)
 
     def close(self) -> None:
-        """Hang up; the device is reset."""
+        """Disconnect; the device is reset."""
         self.device.reset()
         for queue in self.device.queues:
             self._drop_kick(queue)

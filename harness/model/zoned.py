@@ -1,4 +1,4 @@
-"""A zoned block device: what its zones add to the requests of `block` (virtio 5.2.6)."""
+"""A zoned block device: the additions for zones to the requests of `block` (virtio 5.2.6)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from harness.virtio.blk import (
 from harness.virtio.features import Feature
 
 UNDEFINED = 2**64 - 1
-"""z_wp where it means nothing."""
+"""Value of z_wp where it has no meaning."""
 
 
 class ZonedBlock(Block):
-    """A block device with zones, which stay as they are when the device is reset."""
+    """A block device with zones. A reset of the device does not change the zones."""
 
     def __init__(self, spec: DiskSpec, storage: Storage) -> None:
         super().__init__(spec, storage)
@@ -38,7 +38,7 @@ class ZonedBlock(Block):
     # --- features and configuration space
 
     def offered(self) -> int:
-        # On a host-managed disk zones are reset; what else deallocates has no place there.
+        # On a host-managed disk only a zone reset deallocates.
         features = super().offered() | Feature.BLK_ZONED.mask
         if self.host_managed:
             features &= ~(Feature.BLK_DISCARD.mask | Feature.BLK_WRITE_ZEROES.mask)
@@ -64,11 +64,11 @@ class ZonedBlock(Block):
         }
 
     def declined(self) -> bool:
-        """Whether the driver has chosen to know of no zones (virtio 5.2.5.2)."""
+        """Return True if the driver has chosen not to use zones (virtio 5.2.5.2)."""
         return bool(self.features) and not self.has(Feature.BLK_ZONED)
 
     def resize(self, capacity: int) -> None:
-        raise OSError("a zoned disk is not resized")
+        raise OSError("a zoned disk cannot be resized")
 
     # --- requests
 
@@ -82,9 +82,9 @@ class ZonedBlock(Block):
             return error.status
 
     def handlers(self) -> dict[RequestType, Callable[[Request], Status]]:
-        found = super().handlers()
+        handlers = super().handlers()
         if self.has(Feature.BLK_ZONED):
-            found |= {
+            handlers |= {
                 RequestType.ZONE_APPEND: self.append,
                 RequestType.ZONE_REPORT: self.report,
                 RequestType.ZONE_OPEN: lambda request: self.manage(request, self.zones.open),
@@ -93,10 +93,10 @@ class ZonedBlock(Block):
                 RequestType.ZONE_RESET: lambda request: self.manage(request, self.clear),
                 RequestType.ZONE_RESET_ALL: self.reset_all,
             }
-        return found
+        return handlers
 
     def read(self, request: Request) -> Status:
-        """IN; what was never written reads as zeroes."""
+        """Serve IN; sectors that were never written read as zeroes."""
         count = request.room // SECTOR
         if not self.has(Feature.BLK_ZONED) or not self.within(request.sector, count):
             return super().read(request)
@@ -107,14 +107,14 @@ class ZonedBlock(Block):
         return status
 
     def blank(self, request: Request, count: int) -> None:
-        """Fill what was never written of the sectors that were read."""
+        """Fill the sectors of a read that were never written with zeroes."""
         for first, length in self.zones.unwritten(request.sector, count):
             at = (first - request.sector) * SECTOR
             for piece in pieces(request.area(), at, at + length * SECTOR):
                 piece[:] = bytes(len(piece))
 
     def write(self, request: Request) -> Status:
-        """OUT."""
+        """Serve OUT."""
         count = request.sent // SECTOR
         zoned = self.has(Feature.BLK_ZONED) and self.within(request.sector, count)
         if not zoned or self.read_only():
@@ -129,7 +129,7 @@ class ZonedBlock(Block):
 
     @contextmanager
     def unless_it_fails(self) -> Iterator[None]:
-        """Zones are as they were before if what is done here raises."""
+        """Restore the zones if the block raises."""
         before = [(zone.state, zone.wp) for zone in self.zones.all]
         try:
             yield
@@ -139,7 +139,7 @@ class ZonedBlock(Block):
             raise
 
     def append(self, request: Request) -> Status:
-        """ZONE_APPEND."""
+        """Serve ZONE_APPEND."""
         count, rest = divmod(request.sent, SECTOR)
         if self.read_only() or rest or request.room != APPEND_SECTOR.size:
             return Status.IOERR
@@ -152,7 +152,7 @@ class ZonedBlock(Block):
         return Status.OK
 
     def report(self, request: Request) -> Status:
-        """ZONE_REPORT: as many zones as there is room for."""
+        """Serve ZONE_REPORT: as many zones as the request has room for."""
         if not self.within(request.sector, 1):
             return Status.ZONE_INVALID_CMD
         if request.room < ZONE_REPORT_HEADER.size:
@@ -165,32 +165,35 @@ class ZonedBlock(Block):
         return Status.OK
 
     def reported(self, count: int) -> int:
-        """`nr_zones` of a report with so many descriptors in it."""
+        """Return `nr_zones` for a report with `count` descriptors."""
         return count
 
     def descriptor(self, zone: Zone) -> bytes:
-        """A zone as a report has it."""
+        """Return a zone's descriptor for a report."""
         vague = not zone.sequential or zone.state in DEAD or zone.state is ZoneState.FULL
         wp = UNDEFINED if vague else zone.wp
         return ZONE_DESCRIPTOR.pack(zone.capacity, zone.start, wp, zone.type, zone.state)
 
     def manage(self, request: Request, act: Callable[[Zone], None]) -> Status:
-        """A request about the one zone that starts at its sector."""
+        """Serve a request about the single zone that starts at its sector."""
         if self.read_only():
             return Status.IOERR
         act(self.zones.at(request.sector))
         return Status.OK
 
     def clear(self, zone: Zone) -> None:
-        """Make a zone empty. What was in it is behind its write pointer then, and is not read;
-        but where writes may leave gaps it has to go."""
+        """Make a zone empty.
+
+        Its data lies beyond the write pointer then and is not read. Where writes may leave gaps, it
+        has to be deallocated.
+        """
         self.zones.manageable(zone)
         if zone.type is ZoneType.SWP:
             self.storage.deallocate("discard", zone.start, zone.size)
         self.zones.reset(zone)
 
     def reset_all(self, request: Request) -> Status:
-        """ZONE_RESET_ALL."""
+        """Serve ZONE_RESET_ALL."""
         del request
         if self.read_only():
             return Status.IOERR
@@ -199,13 +202,13 @@ class ZonedBlock(Block):
         return Status.OK
 
     def secure_erase(self, request: Request) -> Status:
-        """SECURE_ERASE: of whole zones, as their reset."""
+        """Serve SECURE_ERASE: it erases whole zones, and resets them."""
         if not self.has(Feature.BLK_ZONED):
             return super().secure_erase(request)
         return self.each_segment(request, 0, self.zones.size, self.erase)
 
     def erase(self, sector: int, count: int, flags: int) -> None:
-        """One segment of SECURE_ERASE."""
+        """Erase one segment of SECURE_ERASE."""
         zones = self.zones.touched(sector, count)
         if sector != zones[0].start or sector + count != zones[-1].end:
             raise ZoneError(Status.ZONE_INVALID_CMD)

@@ -1,7 +1,7 @@
-"""The state machine of the zones of a disk (virtio 5.2.6); it knows no storage.
+"""The state machine of a disk's zones (virtio 5.2.6), without storage.
 
-Sectors are of 512 bytes. Finishing an empty or a closed zone, on which the text
-is silent, makes it full, as the ZBD standards have it.
+Sectors have 512 bytes. The specification does not say what finishing an empty or a closed zone
+does; here it makes the zone full, as the ZBD standards require.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_ACTIVE = 12
 
 
 class ZoneError(Exception):
-    """A request that a zone cannot serve, and the status that it ends with."""
+    """Error of a request that a zone cannot serve, with the status for the request."""
 
     def __init__(self, status: Status) -> None:
         super().__init__(status.name)
@@ -30,7 +30,7 @@ class ZoneError(Exception):
 
 @dataclass
 class Zone:
-    """One zone. `wp` is where its written part ends, also once it is full."""
+    """One zone. `wp` is the end of its written part, also once the zone is full."""
 
     start: int
     size: int
@@ -41,22 +41,22 @@ class Zone:
 
     @property
     def sequential(self) -> bool:
-        """Whether it has a write pointer."""
+        """Return True if the zone has a write pointer."""
         return self.type is not ZoneType.CONV
 
     @property
     def end(self) -> int:
-        """The first sector behind it."""
+        """Return the first sector after the zone."""
         return self.start + self.size
 
     @property
     def limit(self) -> int:
-        """The first sector behind what can be written."""
+        """Return the first sector after the writable part."""
         return self.start + self.capacity
 
 
 class Zones:
-    """All zones of a disk, with their limits. ValueError for a `spec` that makes no sense."""
+    """All zones of a disk, with their limits. Raise ValueError for an impossible `spec`."""
 
     def __init__(self, spec: DiskSpec, max_append: int) -> None:
         self.size = ZONE_SECTORS if spec.zone_sectors is None else spec.zone_sectors
@@ -94,13 +94,13 @@ class Zones:
     # --- finding zones
 
     def touched(self, sector: int, count: int) -> list[Zone]:
-        """The zones that a range on the disk has sectors in."""
+        """Return the zones that contain sectors of a range on the disk."""
         first = sector // self.size
         last = (sector + max(count, 1) - 1) // self.size
         return self.all[first : last + 1]
 
     def at(self, sector: int) -> Zone:
-        """The zone that starts there. ZoneError if none does."""
+        """Return the zone that starts at a sector. Raise ZoneError if there is none."""
         number, rest = divmod(sector, self.size)
         if rest or number >= len(self.all):
             raise ZoneError(Status.ZONE_INVALID_CMD)
@@ -109,44 +109,47 @@ class Zones:
     # --- zone management
 
     def manageable(self, zone: Zone) -> None:
-        """ZoneError if no request may change the zone's state."""
+        """Raise ZoneError if no request may change the zone's state."""
         if not zone.sequential or zone.state in DEAD:
             raise ZoneError(Status.ZONE_INVALID_CMD)
 
     def open(self, zone: Zone) -> None:
-        """ZONE_OPEN."""
+        """Do ZONE_OPEN."""
         self.manageable(zone)
         if zone.state is ZoneState.FULL:
             raise ZoneError(Status.ZONE_INVALID_CMD)
         self.enter(zone, ZoneState.EOPEN)
 
     def close(self, zone: Zone) -> None:
-        """ZONE_CLOSE."""
+        """Do ZONE_CLOSE."""
         self.manageable(zone)
         if zone.state not in ACTIVE:
             raise ZoneError(Status.ZONE_INVALID_CMD)
         zone.state = self.closed(zone)
 
     def closed(self, zone: Zone) -> ZoneState:
-        """What an active zone becomes when it is closed."""
+        """Return the state of an active zone after it is closed."""
         return ZoneState.EMPTY if zone.wp == zone.start else ZoneState.CLOSED
 
     def finish(self, zone: Zone) -> None:
-        """ZONE_FINISH."""
+        """Do ZONE_FINISH."""
         self.manageable(zone)
         zone.state = ZoneState.FULL
 
     def reset(self, zone: Zone) -> None:
-        """ZONE_RESET."""
+        """Do ZONE_RESET."""
         self.manageable(zone)
         zone.state, zone.wp = ZoneState.EMPTY, zone.start
 
     def resettable(self) -> list[Zone]:
-        """The zones that ZONE_RESET_ALL is about."""
+        """Return the zones that ZONE_RESET_ALL resets."""
         return [zone for zone in self.all if zone.sequential and zone.state not in DEAD]
 
     def enter(self, zone: Zone, state: ZoneState) -> None:
-        """Open a zone that is not full. ZoneError, nothing changed, if the limits forbid it."""
+        """Open a zone that is not full.
+
+        Raise ZoneError, with no change, if the limits forbid it.
+        """
         if zone.state not in ACTIVE and self.exhausted(self.max_active, ACTIVE):
             raise ZoneError(Status.ZONE_ACTIVE_RESOURCE)
         if zone.state not in OPEN and self.exhausted(self.max_open, OPEN):
@@ -154,11 +157,11 @@ class Zones:
         zone.state = state
 
     def exhausted(self, limit: int, states: frozenset[ZoneState]) -> bool:
-        """Whether as many zones as the limit allows are in these states; 0 is no limit."""
+        """Return True if `limit` zones or more are in these states; a limit of 0 is none."""
         return 0 < limit <= sum(zone.state in states for zone in self.all)
 
     def make_room(self) -> None:
-        """Close a zone that was opened implicitly. ZoneError if there is none."""
+        """Close a zone that was opened implicitly. Raise ZoneError if there is none."""
         for zone in self.all:
             if zone.state is ZoneState.IOPEN:
                 zone.state = self.closed(zone)
@@ -168,19 +171,19 @@ class Zones:
     # --- reads and writes
 
     def readable(self, sector: int, count: int) -> None:
-        """ZoneError if such a read is none for these zones."""
+        """Raise ZoneError if the zones do not allow this read."""
         zones = self.touched(sector, count)
         if any(zone.state is ZoneState.OFFLINE for zone in zones):
             raise ZoneError(Status.ZONE_INVALID_CMD)
         self.one_zone(zones)
 
     def one_zone(self, zones: list[Zone]) -> None:
-        """ZoneError for a range of several zones, one of which requires sequential writes."""
+        """Raise ZoneError for a range over several zones if one requires sequential writes."""
         if len(zones) > 1 and any(zone.type is ZoneType.SWR for zone in zones):
             raise ZoneError(Status.ZONE_INVALID_CMD)
 
     def begin_write(self, sector: int, count: int) -> None:
-        """Open the zones that a write goes to. ZoneError if it is none for these zones."""
+        """Open the zones of a write. Raise ZoneError if the zones do not allow the write."""
         zones = self.touched(sector, count)
         if any(zone.state in DEAD for zone in zones):
             raise ZoneError(Status.ZONE_INVALID_CMD)
@@ -194,7 +197,7 @@ class Zones:
                 self.open_for_write(zone)
 
     def check_write(self, zone: Zone, first: int, end: int) -> None:
-        """ZoneError if these sectors of a sequential zone cannot be written now."""
+        """Raise ZoneError if these sectors of a sequential zone cannot be written now."""
         required = zone.type is ZoneType.SWR
         if end > zone.limit or (required and zone.state is ZoneState.FULL):
             raise ZoneError(Status.ZONE_INVALID_CMD)
@@ -204,16 +207,16 @@ class Zones:
             raise ZoneError(Status.ZONE_INVALID_CMD)
 
     def aligned(self, sector: int) -> bool:
-        """Whether a write may begin or end there."""
+        """Return True if a write may begin or end at this sector."""
         return sector * SECTOR % self.granularity == 0
 
     def open_for_write(self, zone: Zone) -> None:
-        """ZoneError if a zone that is written cannot be open."""
+        """Open a zone for a write. Raise ZoneError if it cannot be opened."""
         if zone.sequential and zone.state in (ZoneState.EMPTY, ZoneState.CLOSED):
             self.enter(zone, ZoneState.IOPEN)
 
     def written(self, sector: int, count: int) -> None:
-        """Note what was written."""
+        """Note that these sectors were written."""
         for zone in self.touched(sector, count):
             if zone.sequential and count:
                 zone.wp = max(zone.wp, min(sector + count, zone.end))
@@ -221,7 +224,10 @@ class Zones:
                     zone.state = ZoneState.FULL
 
     def append_to(self, sector: int, count: int) -> int:
-        """The sector at which an append to the zone there writes. ZoneError if none can."""
+        """Return the sector that an append to the zone writes first.
+
+        Raise ZoneError if it cannot append.
+        """
         if not self.max_append:
             raise ZoneError(Status.UNSUPP)
         zone = self.at(sector)
@@ -233,10 +239,10 @@ class Zones:
         return zone.wp
 
     def unwritten(self, sector: int, count: int) -> list[tuple[int, int]]:
-        """The parts of a range that were never written: first sector, sectors."""
-        found = []
+        """Return the parts of a range that were never written, each as first sector and count."""
+        gaps = []
         for zone in self.touched(sector, count):
             first, end = max(sector, zone.wp), min(sector + count, zone.end)
             if zone.sequential and first < end:
-                found.append((first, end - first))
-        return found
+                gaps.append((first, end - first))
+        return gaps

@@ -1,1 +1,1 @@
-"""Runs of the suite on planted defects: each check has to turn red on one of them."""
+"""Runs of the suite on planted defects: each check has to fail on at least one of them."""

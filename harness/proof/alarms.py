@@ -1,10 +1,10 @@
-"""Looks for false alarms: the suite, again and again on a healthy device, while the host is busy.
+"""Search for false alarms: repeated runs of the suite on a healthy device while the host is busy.
 
     python -m harness.proof.alarms conformance --target qtest-pci --directory reports/alarms
 
-runs it 20 times, one run after the other, with a process beside it for every
-processor that does nothing but take its time, and says which verdicts are not
-the same in all runs. Exit status 1 if there are such, 2 if a run came to no results.
+runs the suite 20 times, one run after the other, while a process per processor does nothing but use
+CPU time. It prints the verdicts that are not the same in all runs. The exit status is 1 if there
+are any, and 2 if a run gave no results.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from harness.report.results import Results, ResultsError, load
 
 RUNS = 20
 DEADLINE = 1800.0
-"""Seconds that one run may take."""
+"""Longest time of one run, in seconds."""
 
 SPIN = """
 import select, sys
@@ -30,12 +30,12 @@ while not select.select([sys.stdin], [], [], 0)[0]:
     for _ in range(1_000_000):
         pass
 """
-"""What keeps a processor busy until its standard input ends, as it does with whoever started it."""
+"""Program that keeps a processor busy until its standard input is closed."""
 
 
 @contextmanager
 def load_on(processors: int) -> Iterator[None]:
-    """Keep so many processors busy."""
+    """Keep this number of processors busy."""
     with ExitStack() as stack:
         for _ in range(processors):
             child = subprocess.Popen([sys.executable, "-c", SPIN], stdin=subprocess.PIPE)
@@ -46,7 +46,7 @@ def load_on(processors: int) -> Iterator[None]:
 
 
 def run(number: int, target: str, directory: Path, suite: Path) -> Results:
-    """One run; its results, which stay in the directory. ResultsError if there are none."""
+    """Do one run, whose files stay in the directory. Raise ResultsError if it gives no results."""
     path = directory / f"run-{number:02}.json"
     words = path.with_suffix(".log")
     if path.exists():
@@ -69,7 +69,7 @@ def run(number: int, target: str, directory: Path, suite: Path) -> Results:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise ResultsError(f"run {number}: no end within {DEADLINE:g} s") from None
+            raise ResultsError(f"run {number} did not end within {DEADLINE:g} s") from None
     results = load(path)
     if not results.runs[0].complete:
         raise ResultsError(f"run {number} was cut short: {log.name}")
@@ -77,9 +77,9 @@ def run(number: int, target: str, directory: Path, suite: Path) -> Results:
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m harness.proof.alarms")
-    parser.add_argument("suite", type=Path, help="the directory of the conformance suite")
+    parser.add_argument("suite", type=Path, help="directory of the conformance suite")
     parser.add_argument("--target", default="qtest-pci", metavar="NAME")
     parser.add_argument("--runs", type=int, default=RUNS, metavar="N")
     parser.add_argument("--directory", type=Path, default=Path("reports/alarms"))
@@ -95,9 +95,9 @@ def main() -> int:
     except ResultsError as error:
         print(f"alarms: {error}", file=sys.stderr)
         return 2
-    found = flaky_results(runs)
-    print(*lines(runs, found), sep="\n")
-    return 1 if found else 0
+    flaky = flaky_results(runs)
+    print(*lines(runs, flaky), sep="\n")
+    return 1 if flaky else 0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The proof that the suite sees what it says it checks: run on each defect, it turns red.
+"""Proof that the suite detects what it checks: on each defect a test of its statements fails.
 
     python -m harness.proof.proof SUITE DIRECTORY [--write FILE]
 
-takes what `prover` found for the defects (a file each in DIRECTORY) and makes
-one page of it: statement, defect, tests that turn red, and the tests that no
-defect turns red. Its exit status is 1 if one of these has no reason on record.
+takes the results of `prover` for the defects (a file each in DIRECTORY) and makes one page from
+them: statement, defect, tests that fail, and the tests that fail on no defect. The exit status is 1
+if one of these has no recorded reason.
 """
 
 from __future__ import annotations
@@ -37,23 +37,22 @@ REASONS = Path(__file__).with_name("unproven.toml")
 COLLECTION_DEADLINE = 60.0
 
 PER_MODULE = 2
-"""Tests of each module that run beside those of a defect's statements."""
+"""Number of tests of each module that run in addition to those of a defect's statements."""
 
 BESIDE = 10.0
-"""Seconds after which no more of these begin: a device with a defect may be slow to come and go."""
+"""Seconds after which no more of these tests begin, because a defective device may be slow."""
 
 
 class ProofError(Exception):
-    """The suite did not run on a device with a defect, or nothing is kept of it; one line."""
+    """Error of a suite that did not run on a defective device, or left no results; one line."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What the suite made of a defect: how many tests ran, and the ids of some, without parameters.
+    """Results of the suite on a defect: the number of tests, and ids of tests without parameters.
 
-    `keyed` are those about one of its statements that turned red, `red` all that
-    did. Of the tests that are about none of its statements, `others` did not
-    skip, and `elsewhere` turned red or came to no verdict.
+    `keyed` are failed tests of the defect's statements, `red` all failed tests. Of the tests of
+    other statements, `others` were not skipped, and `elsewhere` failed or had an error.
     """
 
     defect: str
@@ -65,13 +64,16 @@ class Proof:
 
 
 def save(directory: Path, proof: Proof) -> None:
-    """Keep a proof in a directory, for the page."""
+    """Write a proof to a directory, for the page."""
     directory.mkdir(parents=True, exist_ok=True)
     replace_text(directory / f"{proof.defect}.json", json.dumps(asdict(proof)))
 
 
 def saved(directory: Path) -> list[Proof]:
-    """The proofs in a directory, in the order of the defects. ProofError if one is missing."""
+    """Return the proofs in a directory, in the order of the defects.
+
+    Raise ProofError if one is missing.
+    """
     proofs = []
     for name in defects():
         try:
@@ -85,7 +87,7 @@ def saved(directory: Path) -> list[Proof]:
 
 
 def all_tests(suite: Path) -> list[str]:
-    """The tests of the suite about statements: their ids without parameters, by pytest."""
+    """Return the ids without parameters of the suite's tests, as collected by pytest."""
     listed = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", str(suite), "-q", "--collect-only"),
@@ -100,7 +102,7 @@ def all_tests(suite: Path) -> list[str]:
 
 
 def unproven(proofs: Iterable[Proof], tests: Iterable[str], suite: Path) -> list[str]:
-    """The tests that nothing has turned red: no defect, and no real device's deviation."""
+    """Return the tests that have failed on no defect and on no real device."""
     red = {name for proof in proofs for name in proof.red}
     for path in sorted((suite / "deviations").glob("*.toml")):
         for deviation in load_deviations(path):
@@ -109,12 +111,12 @@ def unproven(proofs: Iterable[Proof], tests: Iterable[str], suite: Path) -> list
 
 
 def reasons() -> dict[str, str]:
-    """Test -> why no defect turns it red."""
+    """Return test -> reason why it fails on no defect."""
     return tomllib.loads(REASONS.read_text(encoding="utf-8"))
 
 
 def page(proofs: Sequence[Proof], tests: Iterable[str], suite: Path) -> str:
-    """The page in Markdown."""
+    """Return the page in Markdown."""
     tests = list(tests)
     by_statement: defaultdict[str, list[Proof]] = defaultdict(list)
     for proof in proofs:
@@ -145,14 +147,16 @@ def page(proofs: Sequence[Proof], tests: Iterable[str], suite: Path) -> str:
     ]
     for name in sorted(by_statement, key=_order):
         for proof in by_statement[name]:
-            one = defects()[proof.defect]
+            defect = defects()[proof.defect]
             red = "<br>".join(f"`{test.partition('::')[2]}`" for test in proof.keyed)
-            lines.append(f"| {name} | `{one.name}`: {one.text} | `{one.target}` | {red} |")
+            lines.append(f"| {name} | `{defect.name}`: {defect.text} | `{defect.target}` | {red} |")
     lines += ["", "## Harmless: nothing turns red", ""]
     for proof in proofs:
-        one = defects()[proof.defect]
-        if not one.statements:
-            lines.append(f"- `{one.name}` on `{one.target}`, {proof.ran} tests: {one.text}")
+        defect = defects()[proof.defect]
+        if not defect.statements:
+            lines.append(
+                f"- `{defect.name}` on `{defect.target}`, {proof.ran} tests: {defect.text}"
+            )
     lines += ["", "## Red elsewhere, too", ""]
     for proof in elsewhere:
         names = ", ".join(f"`{name}`" for name in proof.elsewhere)
@@ -171,11 +175,11 @@ def _order(name: str) -> tuple[list[int], str]:
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m harness.proof.proof")
-    parser.add_argument("suite", type=Path, help="the directory of the conformance suite")
-    parser.add_argument("directory", type=Path, help="where `tox -e proof` left its results")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page there")
+    parser.add_argument("suite", type=Path, help="directory of the conformance suite")
+    parser.add_argument("directory", type=Path, help="directory with the results of `tox -e proof`")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to FILE")
     asked = parser.parse_args()
     try:
         proofs = saved(asked.directory)
@@ -191,9 +195,9 @@ def main() -> int:
     print(f"{len(proofs)} defects, {len(tests)} tests, {len(without)} that nothing turns red")
     print(f"{sum(bool(proof.elsewhere) for proof in proofs)} defects turn others red, too")
     for name in unexplained:
-        print(f"no defect turns this red, and {REASONS.name} has no reason: {name}")
+        print(f"no defect turns this test red, and {REASONS.name} has no reason: {name}")
     for name in stale:
-        print(f"{REASONS.name} has a reason that is not needed: {name}")
+        print(f"{REASONS.name} has a reason for a test that does not need one: {name}")
     return 1 if unexplained or stale else 0
 
 

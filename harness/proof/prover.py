@@ -1,8 +1,8 @@
-"""Runs tests of the suite on one defect after the other, from a process that has collected it once.
+"""Runs of the suite's tests on one defect after the other, from a process that has collected once.
 
     python -m harness.proof.prover SUITE FD
 
-is that process; `Prover` is the other side of its socket.
+is that process; `Prover` is the other end of its socket.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from harness.report import statement_of
 from harness.report.results import Results, Verdict, bare_name, plain_node
 
 ENOUGH = "enough is known"
-"""Why the session of a fork is stopped before its end, if it is by us."""
+"""Reason of a fork's session that we have stopped before its end."""
 
 
 def statements(item: pytest.Item) -> frozenset[str]:
@@ -37,9 +37,9 @@ def statements(item: pytest.Item) -> frozenset[str]:
 
 
 def sample(items: Iterable[pytest.Item], defect: Defect, suite: Path) -> list[pytest.Item]:
-    """Some tests of each module, the same for the same defect whatever else there is.
+    """Return some tests of each module, always the same for the same defect.
 
-    None of those that do anything at random: these are about every statement there is.
+    Tests of random operations are left out: they are about all statements.
     """
     modules: defaultdict[str, list[tuple[int, str, pytest.Item]]] = defaultdict(list)
     for item in items:
@@ -51,7 +51,7 @@ def sample(items: Iterable[pytest.Item], defect: Defect, suite: Path) -> list[py
 
 
 class Session(ForkingSession):
-    """A plugin for the session that forks; in a fork, for the one defect of it."""
+    """Plugin of the session that is forked, and of the forks, each for one defect."""
 
     def __init__(self, control: socket.socket, suite: Path) -> None:
         super().__init__(control)
@@ -62,7 +62,7 @@ class Session(ForkingSession):
         self._beside = 0.0
 
     def become(self, session: pytest.Session, request: str) -> None:
-        """In a fork: make the session one about this defect."""
+        """Change the session in a fork into a session for this defect."""
         self.defect = defect = defects()[request]
         items = [item for item in session.items if target_of(item) == defect.target]
         name = f"{defect.target}+{defect.name}"
@@ -78,11 +78,14 @@ class Session(ForkingSession):
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """A SHOULD that is no statement of the defect's may be one that the real device breaks."""
-        item.config.option.strict_should = plain_node(item.nodeid) in self._own
+        """Make SHOULDs strict for the defect's own statements only.
+
+        The real device may break others.
+        """
+        item.config.option.vblk_strict_should = plain_node(item.nodeid) in self._own
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take note. What goes wrong elsewhere is enough to know that something does."""
+        """Collect the report. One failure of a test of other statements is enough to stop."""
         self._collector.add(report)
         assert self.defect
         if self.defect.statements and plain_node(report.nodeid) not in self._own:
@@ -94,16 +97,16 @@ class Session(ForkingSession):
         """Return the proof, or why there is none."""
         assert self.defect
         stopped = self.defect.unusable or self._session.shouldstop == ENOUGH
-        usual = (0, 1, 2) if stopped else (0, 1)
+        expected = (0, 1, 2) if stopped else (0, 1)
         if self._untested:
-            return {"error": f"no test on {self.defect.target} is about {self._untested}"}
-        if code in usual:
+            return {"error": f"no test on {self.defect.target} checks {self._untested}"}
+        if code in expected:
             return asdict(judged(self.defect, self._collector.results(True), self._own))
         return {"error": f"pytest ended with {code}: {self._session.shouldstop}"}
 
 
 def judged(defect: Defect, results: Results, own: set[str]) -> Proof:
-    """What a run on a defect shows; `own` are the ids of the tests about its statements."""
+    """Return the result of a run on a defect; `own` are the ids of its statements' tests."""
     seen_red = {Verdict.BROKEN, *([Verdict.ERROR] if defect.unusable else [])}
     keyed, red, elsewhere = {}, {}, {}
     others = 0
@@ -124,13 +127,13 @@ def judged(defect: Defect, results: Results, own: set[str]) -> Proof:
 
 
 class Prover:
-    """The process, from the first defect that it is asked about until `close`."""
+    """The process, from the first defect that is asked for until `close`."""
 
     def __init__(self, suite: Path) -> None:
         self._server = ForkServer("harness.proof.prover", suite)
 
     def prove(self, defect: Defect) -> Proof:
-        """Run the tests of a defect's statements on it, and beside them a sample of the others.
+        """Run the tests of a defect's statements on it, and in addition a sample of the others.
 
         On a harmless one, the whole suite. ProofError if that comes to no end
         within `forks.DEADLINE` seconds, or to no results.
@@ -141,7 +144,7 @@ class Prover:
             raise ProofError(str(error)) from None
 
     def close(self) -> None:
-        """Hang up, and see the process end."""
+        """Close the connection, and wait for the process to end."""
         self._server.close()
 
 

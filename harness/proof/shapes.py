@@ -39,17 +39,13 @@ from harness.report.results import Results, Verdict
 WAYS = (MODEL, OWNED)
 PAIRS = 60
 SEED = 18
-"""Of the sample of pairs: the same pairs in every run."""
+"""Seed for the sample of pairs: the same pairs in every run."""
 
 SHARE = (
     "used-length-0",
     "signals-twice",
-    "used-in-reverse",
-    "no-flush",
-    "polls-without-pause",
     "capacity-16",
     "host-aware",
-    "zeroes-limit-1+no-in-order",
 )
 """The shapes that the tests of the harness try: as `owned-model`."""
 
@@ -91,7 +87,7 @@ class Odd:
 
 @dataclass(frozen=True)
 class Found:
-    """What the suite made of a shape: how many tests ended how, and those that are odd."""
+    """Result of the suite on a shape: the tests by outcome, and the unexpected ones."""
 
     shape: Shape
     passed: int
@@ -99,16 +95,16 @@ class Found:
     errors: int
     advisories: int
     skipped: int
-    odd: tuple[Odd, ...]
+    unexpected: tuple[Odd, ...]
     seconds: float
 
     @property
     def wrong(self) -> tuple[Odd, ...]:
         """Return the tests that blame the shape for nothing, or are in trouble."""
         return tuple(
-            odd
-            for odd in self.odd
-            if odd.verdict != Verdict.ADVISORY or not self.shape.breaks & set(odd.statements)
+            result
+            for result in self.unexpected
+            if result.verdict != Verdict.ADVISORY or not self.shape.breaks & set(result.statements)
         )
 
 
@@ -134,12 +130,12 @@ def all_shapes() -> list[Shape]:
 def judged(shape: Shape, results: Results, seconds: float) -> Found:
     """Return what a run on a shape shows."""
     counts = dict.fromkeys(Verdict, 0)
-    odd = []
+    unexpected = []
     for test in results.tests.values():
         (result,) = test.results.values()
         counts[result.verdict] += 1
         if result.verdict not in UNREMARKABLE:
-            odd.append(
+            unexpected.append(
                 Odd(test.id, result.verdict, tuple(test.statements), result.seen or result.reason)
             )
     return Found(
@@ -149,7 +145,7 @@ def judged(shape: Shape, results: Results, seconds: float) -> Found:
         counts[Verdict.ERROR],
         counts[Verdict.ADVISORY],
         counts[Verdict.SKIPPED] + counts[Verdict.NOT_RUN],
-        tuple(odd),
+        tuple(unexpected),
         seconds,
     )
 
@@ -184,10 +180,10 @@ class Session(ForkingSession):
 def ask(server: ForkServer, shape: Shape) -> Found:
     """Run the suite on a shape. ForkError if that comes to no result."""
     answer = server.ask(json.dumps(asdict(shape)))
-    odd = tuple(
-        Odd(**{**entry, "statements": tuple(entry["statements"])}) for entry in answer["odd"]
+    unexpected = tuple(
+        Odd(**{**entry, "statements": tuple(entry["statements"])}) for entry in answer["unexpected"]
     )
-    return Found(**{**answer, "shape": shape, "odd": odd})
+    return Found(**{**answer, "shape": shape, "unexpected": unexpected})
 
 
 def run(
@@ -212,7 +208,9 @@ def run(
 
     try:
         with ThreadPoolExecutor(len(servers)) as pool:
-            return [one for one in pool.map(try_one, shapes) if isinstance(one, Found)]
+            return [
+                shape_run for shape_run in pool.map(try_one, shapes) if isinstance(shape_run, Found)
+            ]
     finally:
         for server in servers:
             server.close()
@@ -224,18 +222,26 @@ def table(found: Iterable[Found]) -> list[str]:
         "| shape | as | passed | failed | errors | advisories | skipped |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for one in found:
-        counts = (one.passed, one.failed, one.errors, one.advisories, one.skipped)
-        lines.append(f"| {one.shape.label} | {one.shape.way} | {' | '.join(map(str, counts))} |")
+    for shape_run in found:
+        counts = (
+            shape_run.passed,
+            shape_run.failed,
+            shape_run.errors,
+            shape_run.advisories,
+            shape_run.skipped,
+        )
+        lines.append(
+            f"| {shape_run.shape.label} | {shape_run.shape.way} | {' | '.join(map(str, counts))} |"
+        )
     return lines
 
 
 def wrong(found: Iterable[Found]) -> list[str]:
     """Return a line for each test that blames a shape for nothing, or is in trouble."""
     return [
-        f"{one.shape.target}: {odd.verdict}: {odd.test}: {odd.seen}"
-        for one in found
-        for odd in one.wrong
+        f"{shape_run.shape.target}: {result.verdict}: {result.test}: {result.seen}"
+        for shape_run in found
+        for result in shape_run.wrong
     ]
 
 
@@ -266,15 +272,15 @@ def main() -> int:
     shapes = [shape for shape in shapes if asked.way in (None, shape.way)]
     begun, lost = time.monotonic(), 0
 
-    def each(one: Found | ForkError) -> None:
+    def each(shape_run: Found | ForkError) -> None:
         nonlocal lost
-        if isinstance(one, ForkError):
+        if isinstance(shape_run, ForkError):
             lost += 1
-            print(f"no result: {one}", flush=True)
+            print(f"no result: {shape_run}", flush=True)
             return
-        words = f"{one.passed} passed, {len(one.wrong)} wrong, {one.seconds:g} s"
-        print(f"{one.shape.target}: {words}", flush=True)
-        for line in wrong([one]):
+        words = f"{shape_run.passed} passed, {len(shape_run.wrong)} wrong, {shape_run.seconds:g} s"
+        print(f"{shape_run.shape.target}: {words}", flush=True)
+        for line in wrong([shape_run]):
             print(f"    {line}", flush=True)
 
     found = run(shapes, asked.suite, asked.jobs, each)

@@ -4,38 +4,41 @@ from __future__ import annotations
 
 import pytest
 
+from harness.pytestplugin.arguments import add_option
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options for planted defects."""
-    group = parser.getgroup("virtio-blk", "virtio-blk conformance")
-    group.addoption(
-        "--defect",
+    add_option(
+        parser,
+        "defect",
         action="append",
         default=[],
         metavar="NAME",
         help="plant this defect in the device of every --target; repeatable, the defects add up",
     )
-    group.addoption("--list-defects", action="store_true", help="print the defects and exit")
-    group.addoption(
-        "--whim",
+    add_option(parser, "list-defects", action="store_true", help="print the defects and exit")
+    add_option(
+        parser,
+        "whim",
         action="append",
         default=[],
         metavar="NAME",
         help="give the device of every --target this legal variation; repeatable, they add up",
     )
-    group.addoption("--list-whims", action="store_true", help="print the whims and exit")
+    add_option(parser, "list-whims", action="store_true", help="print the whims and exit")
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """Print the defects if `--list-defects` is given, the whims if `--list-whims` is."""
-    if config.option.list_whims:
+    if config.option.vblk_list_whims:
         from harness.model.whims import WHIMS
 
         for whim in WHIMS.values():
             breaks = f"; breaks {', '.join(whim.breaks)}" if whim.breaks else ""
             print(f"{whim.name}  ({', '.join(whim.ways)}{breaks})\n    {whim.text}")
         return 0
-    if not config.option.list_defects:
+    if not config.option.vblk_list_defects:
         return None
     from harness.defects.catalogue import defects
 

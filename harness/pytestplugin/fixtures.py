@@ -10,6 +10,7 @@ import pytest
 from harness import interrupt
 from harness.diskspec import DiskSpec
 from harness.driver.errors import DeviceTimeoutError
+from harness.pytestplugin.arguments import add_option
 from harness.pytestplugin.bench import BENCHES, SPENT, USER_TARGETS, TargetRun, bench_of
 from harness.pytestplugin.workers import progress_of
 from harness.virtio.blk import ZonedModel
@@ -53,15 +54,16 @@ class Plug(Protocol):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options for guests."""
-    group = parser.getgroup("virtio-blk", "virtio-blk conformance")
-    group.addoption(
-        "--guest-per",
+    add_option(
+        parser,
+        "guest-per",
         choices=("test", "module", "run"),
         default="test",
         help="which tests share a cloned guest (default: %(default)s)",
     )
-    group.addoption(
-        "--no-clones",
+    add_option(
+        parser,
+        "no-clones",
         action="store_true",
         help="boot one guest for the whole run instead of cloning guests from a template",
     )
@@ -98,13 +100,13 @@ def _bench(
     record("specification", SPECIFICATION)
     bench.record = record
     settings = Settings(
-        option.channel,
-        option.qemu,
-        option.accel,
-        option.boot_timeout,
-        option.destructive,
+        option.vblk_channel,
+        option.vblk_qemu,
+        option.vblk_accel,
+        option.vblk_boot_timeout,
+        option.vblk_destructive,
         progress_of(request.config),
-        clones=not option.no_clones,
+        clones=not option.vblk_no_clones,
     )
     user = request.config.stash[USER_TARGETS]
     bench.target = maker(bench.name, user)(settings)
@@ -118,7 +120,7 @@ def _bench(
 
 def _guest_scope(fixture_name: str, config: pytest.Config) -> Any:
     """Return pytest's name for the lifetime of a guest."""
-    return {"test": "function", "module": "module", "run": "session"}[config.option.guest_per]
+    return {"test": "function", "module": "module", "run": "session"}[config.option.vblk_guest_per]
 
 
 @pytest.fixture(scope=_guest_scope)
@@ -205,7 +207,7 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
     yield make
 
     with interrupt.shielded():
-        errors = _take_out(bench, request.config.option.guest_per == "test")
+        errors = _take_out(bench, request.config.option.vblk_guest_per == "test")
     # After a failure or a signal, errors here are a consequence of it.
     if errors and not bench.failed and interrupt.received() is None:
         raise errors[0]

@@ -29,7 +29,7 @@ LEFT_OUT = pytest.StashKey[int]()
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect hardening tests in a run that does not ask for them."""
-    if LEVEL in config.option.level:
+    if LEVEL in config.option.vblk_level:
         return
     given = config.args_source is pytest.Config.ArgsSource.ARGS
     named = [Path(arg.partition("::")[0]).absolute() for arg in config.args if given]

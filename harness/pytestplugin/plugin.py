@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.inputs import printable
-from harness.pytestplugin.arguments import seconds
+from harness.pytestplugin.arguments import add_option, existing_directory, seconds
 from harness.pytestplugin.bench import BENCHES, USER_TARGETS, TargetRun, bench_of
 from harness.pytestplugin.summary import by_target
 from harness.report import Statement, statement_of
@@ -47,44 +47,58 @@ DEVIATIONS = pytest.StashKey[tuple[Deviation, ...]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the plugin's general options."""
-    group = parser.getgroup("virtio-blk", "virtio-blk conformance")
-    group.addoption(
-        "--target",
+    add_option(
+        parser,
+        "target",
         action="append",
         metavar="NAME",
         help="target to test: a device and the way to reach it (default: guest-pci); repeatable",
     )
-    group.addoption(
-        "--targets", metavar="FILE", type=Path, help="TOML file that defines more targets"
+    add_option(
+        parser, "targets", metavar="FILE", type=Path, help="TOML file that defines more targets"
     )
-    group.addoption("--list-targets", action="store_true", help="print the targets and exit")
-    group.addoption(
-        "--destructive",
+    add_option(parser, "list-targets", action="store_true", help="print the targets and exit")
+    add_option(
+        parser,
+        "deviations",
+        action="append",
+        default=[],
+        type=existing_directory,
+        metavar="DIR",
+        help="directory with more files of recorded deviations, IMPLEMENTATION.toml; repeatable",
+    )
+    add_option(
+        parser,
+        "destructive",
         action="store_true",
         help="allow tests to overwrite the disk behind an external device (vhost-user:PATH)",
     )
-    group.addoption(
-        "--channel",
+    add_option(
+        parser,
+        "channel",
         choices=("serial", "ssh"),
         default="serial",
         help="connection to the driver in a guest (default: %(default)s)",
     )
-    group.addoption(
-        "--qemu", metavar="PATH", help="QEMU program (default: qemu-system-x86_64 from PATH)"
+    add_option(
+        parser, "qemu", metavar="PATH", help="QEMU program (default: qemu-system-x86_64 from PATH)"
     )
-    group.addoption(
-        "--accel",
+    add_option(
+        parser,
+        "accel",
         choices=("auto", "kvm", "tcg"),
         default="auto",
         help="accelerator of QEMU; auto uses KVM if a guest boots with it (default: %(default)s)",
     )
-    group.addoption(
-        "--strict-should",
+    add_option(
+        parser,
+        "strict-should",
         action="store_true",
         help="report a SHOULD that the device does not keep as a failure, not as an advisory",
     )
-    group.addoption(
-        "--boot-timeout",
+    add_option(
+        parser,
+        "boot-timeout",
         type=seconds,
         default=60.0,
         metavar="SECONDS",
@@ -111,10 +125,10 @@ def _targets(config: pytest.Config) -> list[str]:
 
     Raise pytest.UsageError for an unknown one.
     """
-    wanted: list[str] = config.option.target or []
-    if config.option.defect or config.option.whim:
-        whims = [f"whim:{name}" for name in config.option.whim]
-        planted = "+".join(["", *config.option.defect, *whims])
+    wanted: list[str] = config.option.vblk_target or []
+    if config.option.vblk_defect or config.option.vblk_whim:
+        whims = [f"whim:{name}" for name in config.option.vblk_whim]
+        planted = "+".join(["", *config.option.vblk_defect, *whims])
         wanted = [name + planted for name in wanted or ["guest-pci"]]
     user = config.stash[USER_TARGETS] = _user_targets(config)
     if wanted:
@@ -134,20 +148,20 @@ def _user_targets(config: pytest.Config) -> dict[str, UserTarget]:
 
     Raise pytest.UsageError, with the line, for a bad file.
     """
-    if config.option.targets is None:
+    if config.option.vblk_targets is None:
         return {}
     from harness.targets import TargetError
     from harness.targets.registry import load_targets
 
     try:
-        return load_targets(config.option.targets)
+        return load_targets(config.option.vblk_targets)
     except TargetError as error:
         raise pytest.UsageError(printable(str(error))) from None
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """Print the targets if `--list-targets` is given."""
-    if not config.option.list_targets:
+    if not config.option.vblk_list_targets:
         return None
     from harness.targets.registry import descriptions
 
@@ -180,7 +194,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if bench:
             item.user_properties.append(("target", bench.name))
             if bench.name.startswith("guest-"):
-                item.user_properties.append(("channel", item.config.option.channel))
+                item.user_properties.append(("channel", item.config.option.vblk_channel))
         if statement is None:
             continue
         item.user_properties += statement.properties()
@@ -194,7 +208,8 @@ def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
     """Yield the recorded deviations of this test, for every implementation and version."""
     node = item.path.name + plain_node(item.nodeid[item.nodeid.index("::") :])
     bound = {*statement.clauses, *(section for section, _ in statement.hardening)}
-    for path in sorted((item.path.parent / "deviations").glob("*.toml")):
+    directories = (item.path.parent / "deviations", *item.config.option.vblk_deviations)
+    for path in (path for place in directories for path in sorted(place.glob("*.toml"))):
         for deviation in load(path):
             if deviation.covers(node):
                 if deviation.clause not in bound:
@@ -202,11 +217,15 @@ def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
                 yield deviation
 
 
+SEEN = "seen"
+"""User property of a test that looked at the disk through the device, for want of its file."""
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     """Return the header line: specification, targets and the channel to guests."""
     return (
         f"{SPECIFICATION}, target {', '.join(config.stash[BENCHES].keys())},"
-        f" guests over {config.option.channel}"
+        f" guests over {config.option.vblk_channel}"
     )
 
 
@@ -234,6 +253,12 @@ def pytest_terminal_summary(
 ) -> None:
     """Print a table of results for each target if there are several."""
     names = list(config.stash[BENCHES].keys())
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    looks = sum(SEEN in dict(getattr(report, "user_properties", ())) for report in reports)
+    if looks:
+        terminalreporter.write_line(
+            f"{looks} tests without a backing file: the disk was seen through the device"
+        )
     if len(names) > 1:
         terminalreporter.section("targets")
         for line in by_target(terminalreporter.stats, names):
@@ -257,7 +282,7 @@ def pytest_runtest_makereport(
             error,
             item.stash[STATEMENT],
             _affecting(item, bench),
-            item.config.option.strict_should,
+            item.config.option.vblk_strict_should,
         )
         if excused:
             item.user_properties.append(excused)
@@ -267,6 +292,8 @@ def pytest_runtest_makereport(
         attach_evidence(report, error, bench.target, bench.disks)
         kept = keep(report, item, bench.name, bench.target, bench.disks)
     describe(report, item, call, excused, bench.description, kept)
+    if call.when == "call" and any(disk.through_device for disk in bench.disks):
+        item.user_properties.append((SEEN, "through the device"))
     if call.when == "call" and is_error(report):
         item.user_properties.append(("verdict", Verdict.ERROR.value))
     return report

@@ -69,7 +69,7 @@ def random_run(
     forced_seed = core.global_force_seed
     default_seed = random.randrange(10**6) if profile == "long" else CI_SEED
     first = forced_seed if isinstance(forced_seed, int) else default_seed
-    directory = Path(getattr(request.config.option, "artifacts", None) or "reports")
+    directory = Path(request.config.option.vblk_artifacts or "reports")
 
     def run() -> str:
         print(f"random: seed {first}; repeat with --hypothesis-seed={first}")

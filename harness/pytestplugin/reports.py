@@ -12,6 +12,7 @@ import pytest
 
 from harness.inputs import printable
 from harness.outputs import reason
+from harness.pytestplugin.arguments import add_option
 from harness.report.collect import Collector
 from harness.report.files import complaint, directory, report_file, writable, write
 from harness.report.junit import reshape
@@ -25,9 +26,9 @@ COLLECTOR = pytest.StashKey[Collector]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options for reports."""
-    group = parser.getgroup("virtio-blk", "virtio-blk conformance")
-    group.addoption(
-        "--matrix",
+    add_option(
+        parser,
+        "matrix",
         action="append",
         default=[],
         metavar="FILE",
@@ -35,8 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write the verdict of every statement on every target to FILE.html (a page) or"
         " FILE.json (data); repeatable",
     )
-    group.addoption(
-        "--artifacts",
+    add_option(
+        parser,
+        "artifacts",
         metavar="DIR",
         type=_directory,
         help="directory for each failed test's console, logs, state and a command that repeats it",
@@ -55,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
             config.rootpath, config.invocation_params.args
         )
         junit = _junit_file(config)
-        config.pluginmanager.register(_Listener(collector, config.option.matrix, junit))
+        config.pluginmanager.register(_Listener(collector, config.option.vblk_matrix, junit))
 
 
 def _junit_file(config: pytest.Config) -> Path | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from harness.pytestplugin.arguments import add_option
 from harness.report.listing import listing
 from harness.report.markers import Statement, statement_of
 from harness.virtio.catalogue import STRENGTH, Clause, clauses, section_order
@@ -33,39 +34,40 @@ TESTS = pytest.StashKey[dict[str, dict[str, None]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options that select tests.
-
-    `--strict` is pytest's own option; here it also means `--strict-should`.
-    """
-    group = parser.getgroup("virtio-blk", "virtio-blk conformance")
-    group.addoption(
-        "--level",
+    """Add the options that select tests."""
+    add_option(
+        parser,
+        "level",
         action="append",
         default=[],
         type=_level,
         metavar="|".join(LEVELS),
         help="only tests of statements of this level; repeatable",
     )
-    group.addoption(
-        "--section",
+    add_option(
+        parser,
+        "section",
         action="append",
         default=[],
         type=_section,
         metavar="NUMBER",
         help="only tests of this section of the specification and those below it (2.7); repeatable",
     )
-    group.addoption(
-        "--list-statements",
+    add_option(
+        parser,
+        "list-statements",
         action="store_true",
         help="print the statements, with their tests, and exit; the options above select",
     )
-    group.addoption(
-        "--party",
+    add_option(
+        parser,
+        "party",
         choices=PARTIES,
         help="with --list-statements: only statements that bind this party",
     )
-    group.addoption(
-        "--clause",
+    add_option(
+        parser,
+        "clause",
         action="append",
         default=[],
         type=_clause,
@@ -117,28 +119,21 @@ def _is_below(section: str, wanted: str) -> bool:
     return section.split(".")[: len(parts)] == parts
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_configure(config: pytest.Config) -> None:
-    """Make `--strict` mean `--strict-should` in addition to pytest's own meaning."""
-    if config.option.strict:
-        config.option.strict_should = True
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect tests that were not asked for. Raise pytest.UsageError for an unknown section."""
     option = config.option
-    if option.list_statements:
+    if option.vblk_list_statements:
         tests = config.stash[TESTS] = {}
         for item in items:
             statement = statement_of(item)
             for name in statement.clauses if statement else ():
                 tests.setdefault(name, {})[item.nodeid.partition("[")[0]] = None
         return
-    if not (option.level or option.section or option.clause):
+    if not (option.vblk_level or option.vblk_section or option.vblk_clause):
         return
     statements = {item: statement_of(item) for item in items}
-    _check_sections(option.section, filter(None, statements.values()))
+    _check_sections(option.vblk_section, filter(None, statements.values()))
     chosen: list[pytest.Item] = []
     rest: list[pytest.Item] = []
     for item, statement in statements.items():
@@ -149,13 +144,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _wanted(statement: Statement, option: argparse.Namespace) -> bool:
-    if option.level and not any(statement.level in LEVELS[word] for word in option.level):
+    if option.vblk_level and not any(statement.level in LEVELS[word] for word in option.vblk_level):
         return False
-    if not (option.section or option.clause):
+    if not (option.vblk_section or option.vblk_clause):
         return True
     return any(
-        _is_below(section, wanted) for section in statement.sections for wanted in option.section
-    ) or any(_is_clause(name, wanted) for name in statement.clauses for wanted in option.clause)
+        _is_below(section, wanted)
+        for section in statement.sections
+        for wanted in option.vblk_section
+    ) or any(
+        _is_clause(name, wanted) for name in statement.clauses for wanted in option.vblk_clause
+    )
 
 
 def _check_sections(wanted: Iterable[str], statements: Iterable[Statement]) -> None:
@@ -172,9 +171,9 @@ def _check_sections(wanted: Iterable[str], statements: Iterable[Statement]) -> N
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     """Print the statements instead of running tests if `--list-statements` is given."""
     config = session.config
-    if not config.option.list_statements:
+    if not config.option.vblk_list_statements:
         return None
-    _check_sections(config.option.section, ())
+    _check_sections(config.option.vblk_section, ())
     found = [clause for clause in clauses().values() if _listed(clause, config.option)]
     tests: dict[str, dict[str, None]] = config.stash.get(TESTS, {})
     for line in listing(found, tests) if found else [NOTHING]:
@@ -186,7 +185,7 @@ NOTHING = "no such statement in the catalogue, which has those that bind devices
 
 
 def _listed(clause: Clause, option: argparse.Namespace) -> bool:
-    if option.party and not clause.party.endswith(option.party):
+    if option.vblk_party and not clause.party.endswith(option.vblk_party):
         return False
     return _wanted(Statement((clause.id,), clause.level), option)
 
@@ -195,7 +194,7 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Print, for each requested statement without a test, why it has none."""
-    for wanted in config.option.clause:
+    for wanted in config.option.vblk_clause:
         for clause in clauses().values():
             if clause.untested and _is_clause(clause.id, wanted):
                 terminalreporter.write_line(f"{clause.id} has no test: {clause.untested}")

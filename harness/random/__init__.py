@@ -1,6 +1,8 @@
-"""Random operations on a device, checked against a model of the disk; each run leaves a script.
+"""Random operations on a device, checked against a model of the disk.
 
-`operations` and `script` are what can be done, as data and as text; `contents` is the model;
-`session` plays legal operations and checks them. These need no hypothesis, so a script replays
-without it. `draw` and `machine` make the operations up, and need it.
+Each run leaves a script.
+
+`operations` and `script` define the operations, as data and as text; `contents` is the model of the
+disk; `session` plays legal operations and checks them. These modules do not need hypothesis, so a
+script can be replayed without it. `draw` and `machine` generate operations, and need it.
 """

@@ -1,9 +1,10 @@
-"""What the sectors of a disk may hold: a model that accuses no device of what is left open.
+"""A model of the possible contents of a disk's sectors.
 
-Each write has a salt, and what it writes follows from salt and sector, so that data in the wrong
-place is seen. Salt 0 is zeroes. Requests in flight together have no order (virtio 5.2.6): until
-a write is done its sectors may hold what they held or what it writes, byte by byte, and after
-writes that overlapped in time, what any of them wrote.
+It accepts everything that the specification leaves open. Each write has a salt, and its data
+follows from salt and sector, so that data in the wrong place is detected. Salt 0 means zeroes.
+Requests in flight at the same time have no order (virtio 5.2.6): until a write is done, each byte
+of its sectors may be the old or the new one, and after writes that overlapped in time, the data of
+any of them.
 """
 
 from __future__ import annotations
@@ -15,26 +16,36 @@ from harness.virtio.blk import SECTOR
 
 ZEROES = 0
 ANYTHING = -1
-"""The salt of what the specification leaves open: discarded sectors, and those lost to a resize."""
+"""Salt of contents that the specification leaves open.
+
+These are discarded sectors, and sectors that were lost to a resize.
+"""
 
 UNIT = 32
 
 
 def sector_of(salt: int, sector: int) -> bytes:
-    """What a write with this salt puts into a sector: text, so neither 0 nor CANARY."""
+    """Return the data of a write with this salt for a sector.
+
+    It is text, so it contains neither 0 nor CANARY.
+    """
     if salt == ZEROES:
         return bytes(SECTOR)
     return (b"%d@%d" % (salt, sector)).ljust(UNIT, b".") * (SECTOR // UNIT)
 
 
 def sectors_of(salt: int, sector: int, count: int) -> bytes:
-    """What a write with this salt puts into sectors."""
-    return b"".join(sector_of(salt, one) for one in range(sector, sector + count))
+    """Return the data of a write with this salt for several sectors."""
+    return b"".join(sector_of(salt, number) for number in range(sector, sector + count))
 
 
 @dataclass
 class _Held:
-    """One sector: what it may hold, the writes in flight, and what they and their like write."""
+    """State of one sector.
+
+    `may` are the salts it may hold, `writers` the writes in flight, and `together` the salts of
+    writes that overlap in time.
+    """
 
     may: set[int]
     writers: set[int] = field(default_factory=set)
@@ -43,30 +54,30 @@ class _Held:
 
 @dataclass
 class _Reader:
-    """A read in flight: for each of its sectors what it may return."""
+    """A read in flight: the salts that each of its sectors may return."""
 
     sector: int
     may: list[set[int]]
 
 
 class Contents:
-    """The sectors of one disk. Requests are known by a number of the caller's."""
+    """The sectors of one disk. The caller identifies requests by numbers."""
 
     def __init__(self, initial: int = ZEROES) -> None:
-        """`initial` is the salt of a sector that nobody has written."""
+        """Start with `initial` as the salt of every sector that nobody has written."""
         self._initial = initial
         self._held: dict[int, _Held] = {}
         self._readers: dict[int, _Reader] = {}
 
     def may_hold(self, sector: int) -> frozenset[int]:
-        """The salts of what a sector may hold now."""
+        """Return the salts that a sector may hold now."""
         held = self._held.get(sector)
         return frozenset(held.may) if held else frozenset({self._initial})
 
     def write_begins(self, number: int, sector: int, count: int, salt: int) -> None:
-        """A request that puts `salt` into sectors is in flight from now on."""
-        for one in range(sector, sector + count):
-            held = self._held.setdefault(one, _Held({self._initial}))
+        """Note that a request which writes `salt` is in flight from now on."""
+        for at in range(sector, sector + count):
+            held = self._held.setdefault(at, _Held({self._initial}))
             held.may.add(salt)
             held.writers.add(number)
             held.together.add(salt)
@@ -77,13 +88,16 @@ class Contents:
     def _tell(reader: _Reader, sector: int, count: int, salt: int) -> None:
         first = max(sector, reader.sector)
         last = min(sector + count, reader.sector + len(reader.may))
-        for one in range(first, last):
-            reader.may[one - reader.sector].add(salt)
+        for at in range(first, last):
+            reader.may[at - reader.sector].add(salt)
 
     def write_ends(self, number: int, sector: int, count: int, done: bool) -> None:
-        """It is in flight no more; unless it was `done`, nobody knows what it has left."""
-        for one in range(sector, sector + count):
-            held = self._held[one]
+        """Note that a write is no longer in flight.
+
+        Unless it was `done`, its sectors may hold anything.
+        """
+        for at in range(sector, sector + count):
+            held = self._held[at]
             if number not in held.writers:
                 continue
             held.writers.discard(number)
@@ -96,9 +110,9 @@ class Contents:
                 held.together = set()
 
     def lost(self, sector: int, end: int) -> None:
-        """The sectors from `sector` to `end` are gone, and come back with anything in them."""
-        for one in range(sector, end):
-            held = self._held.setdefault(one, _Held({self._initial}))
+        """Note that the sectors from `sector` to `end` are gone, and may return with any data."""
+        for at in range(sector, end):
+            held = self._held.setdefault(at, _Held({self._initial}))
             held.may.add(ANYTHING)
             held.together.add(ANYTHING)
             if not held.writers:
@@ -107,31 +121,34 @@ class Contents:
             self._tell(reader, sector, end - sector, ANYTHING)
 
     def read_begins(self, number: int, sector: int, count: int) -> None:
-        """A read is in flight from now on."""
-        may = [set(self.may_hold(one)) for one in range(sector, sector + count)]
+        """Note that a read is in flight from now on."""
+        may = [set(self.may_hold(at)) for at in range(sector, sector + count)]
         self._readers[number] = _Reader(sector, may)
 
     def read_ends(self, number: int) -> list[frozenset[int]]:
-        """It is in flight no more; for each of its sectors the salts it may have returned."""
+        """Note that a read has ended.
+
+        Return the salts that each of its sectors may have returned.
+        """
         return [frozenset(may) for may in self._readers.pop(number).may]
 
 
-def mismatch(found: bytes, sector: int, may: Sequence[frozenset[int]]) -> str | None:
-    """What is wrong with sectors that were read, None if nothing is: one line."""
+def mismatch(data: bytes, sector: int, may: Sequence[frozenset[int]]) -> str | None:
+    """Describe in one line how the data of a read is wrong; return None if it is right."""
     for position, salts in enumerate(may):
         if ANYTHING in salts:
             continue
-        one = sector + position
-        got = found[position * SECTOR : (position + 1) * SECTOR]
-        candidates = [sector_of(salt, one) for salt in sorted(salts)]
-        if got in candidates:
+        number = sector + position
+        actual = data[position * SECTOR : (position + 1) * SECTOR]
+        candidates = [sector_of(salt, number) for salt in sorted(salts)]
+        if actual in candidates:
             continue
         bad = next(
-            (at for at, byte in enumerate(got) if all(byte != c[at] for c in candidates)), None
+            (at for at, byte in enumerate(actual) if all(byte != c[at] for c in candidates)), None
         )
-        if bad is None and len(got) == SECTOR:
+        if bad is None and len(actual) == SECTOR:
             continue
         at = bad or 0
         expected = " or ".join(repr(c[at : at + UNIT // 2]) for c in candidates)
-        return f"sector {one} at byte {at} is {got[at : at + UNIT // 2]!r}, not {expected}"
+        return f"sector {number} at byte {at} is {actual[at : at + UNIT // 2]!r}, not {expected}"
     return None

@@ -1,4 +1,4 @@
-"""A script made shorter by leaving things out, for as long as it still finds the same."""
+"""Reduction of a script to the operations that are needed for the same finding."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import TypeVar
 from harness.random.operations import Ask, Operation, Send
 
 REPLAYS = 150
-"""Of one script. From forty operations, the most of an example, to five takes some sixty; the rest
-is for the requests in them."""
+"""Replays of one script.
+
+From forty operations, the most in an example, to five takes some sixty; the rest is for the
+requests in them.
+"""
 
 SECONDS = 30.0
-"""For one script. A replay that ends in a device that hangs takes some ten."""
+"""Seconds for one script. A replay that ends with a device that hangs takes some ten seconds."""
 
 T = TypeVar("T")
 
@@ -25,10 +28,10 @@ def cut(
     replays: int = REPLAYS,
     seconds: float = SECONDS,
 ) -> tuple[Operation, ...]:
-    """The script without the operations, and then the requests, that it does not need.
+    """Return the script without the operations and requests that the finding does not need.
 
-    `finds` plays a script, and says whether it found the same; it is asked so many times, and
-    not after so many seconds any more. The first operation stays.
+    `finds` plays a script, and returns True for the same finding. It is called at most `replays`
+    times, and not after `seconds`. The first operation stays.
     """
     left, until = replays, time.monotonic() + seconds
 
@@ -47,7 +50,7 @@ def cut(
 def _thin_out(
     rest: Sequence[Operation], place: int, still: Callable[[Sequence[Operation]], bool]
 ) -> Operation:
-    """One of the operations, without the requests in it that are not needed."""
+    """Return one of the operations without the requests in it that are not needed."""
     send = rest[place]
     if not isinstance(send, Send):
         return send
@@ -59,9 +62,9 @@ def _thin_out(
 
 
 def _shorten(items: Sequence[T], still: Callable[[Sequence[T]], bool]) -> list[T]:
-    """What is left of some items: halves are left out first, single ones last.
+    """Return the needed items: first leave out halves, then smaller parts, then single items.
 
-    From the end, for what comes later is needed by less.
+    It starts at the end: few items depend on later ones.
     """
     kept = list(items)
     size = max(len(kept) // 2, 1)

@@ -1,6 +1,6 @@
-"""Legal operations for hypothesis to choose from, given a session and the shape of its device.
+"""Strategies of hypothesis for legal operations, given a session and the shape of its device.
 
-What is simplest comes first everywhere, for that is what a failure shrinks to.
+The simplest choice is always first, because hypothesis shrinks a failure towards it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from harness.random.shape import Shape
 from harness.virtio.features import Feature
 
 MOST_SECTORS = 64
-"""The longest usual request; now and then one is as long as the disk is."""
+"""Sectors of the longest usual request. A few requests are as long as the disk."""
 
 CAPACITY_STEP = 8
 CAPACITIES = st.integers(4, 512).map(lambda steps: steps * CAPACITY_STEP)
@@ -40,14 +40,14 @@ CAPACITIES = st.integers(4, 512).map(lambda steps: steps * CAPACITY_STEP)
 
 @st.composite
 def starts(draw: DrawFn, shape: Shape) -> Start:
-    """Any legal set of features, some or all queues, any sizes, INTx or MSI-X."""
+    """Return a start with any legal set of features, number of queues, sizes, and INTx or MSI-X."""
     chosen = set(draw(st.sets(st.sampled_from(shape.optional)))) if shape.optional else set()
     most = len(shape.largest) if "BLK_MQ" in chosen else 1
     queues = draw(st.integers(1, most))
     packed = "RING_PACKED" in chosen
     sizes = [draw(_sizes(shape, index, packed)) for index in range(queues)]
     features = [name for name in shape.optional if name in chosen]
-    # With one vector nobody could tell a used buffer from a changed configuration.
+    # With one vector a used buffer and a configuration change could not be told apart.
     counts = [None, 0, *range(2, shape.vectors + 1)] if shape.vectors else [None]
     vectors = draw(st.sampled_from(counts))
     return Start(features=(*shape.required, *features), sizes=tuple(sizes), vectors=vectors)
@@ -64,20 +64,20 @@ def _sizes(shape: Shape, index: int, packed: bool) -> st.SearchStrategy[int]:
 
 
 def can_send(session: Session) -> bool:
-    """Whether a request has room anywhere."""
+    """Return True if a queue has room for another request."""
     return len(session.sent) < MOST_IN_FLIGHT and any(
         lane.free >= _least(session) for lane in session.lanes
     )
 
 
 def _least(session: Session) -> int:
-    """Descriptors that the least request takes."""
+    """Return the number of descriptors of the smallest request."""
     return 1 if session.negotiated(Feature.INDIRECT_DESC) else 3
 
 
 @st.composite
 def sends(draw: DrawFn, session: Session, shape: Shape) -> Send:
-    """One request or several, on a queue that has room."""
+    """Return one request or several, on a queue that has room."""
     with_room = [n for n, lane in enumerate(session.lanes) if lane.free >= _least(session)]
     queue = draw(st.sampled_from(with_room))
     free = session.lanes[queue].free
@@ -129,7 +129,7 @@ def _asks(draw: DrawFn, session: Session, shape: Shape, queue: int, free: int) -
 
 @st.composite
 def _places(draw: DrawFn, capacity: int, most: int | None = None) -> tuple[int, int]:
-    """A first sector and a number of sectors, often where others are too, or at the end."""
+    """Return a first sector and a number of sectors, often close to others, or at the end."""
     longest = min(capacity, most or capacity)
     count = draw(
         st.one_of(
@@ -153,30 +153,30 @@ def _segments(
 
 @st.composite
 def _framed(draw: DrawFn, ask: Ask, session: Session, shape: Shape, queue: int, free: int) -> Ask:
-    """The request cut into descriptors somehow (virtio 2.7.4), direct or indirect."""
+    """Return the request with any legal division into descriptors (virtio 2.7.4)."""
     if shape.legacy:
-        return ask  # a legacy interface's framing is fixed (virtio 5.2.6.4)
+        return ask  # a legacy interface requires a fixed framing (virtio 5.2.6.4)
     size = session.lanes[queue].layout.size
     indirect = session.negotiated(Feature.INDIRECT_DESC) and (free < 3 or draw(st.booleans()))
     most = size if indirect else free
     if session.config.seg_max is not None:
         most = min(most, session.config.seg_max + 2)
     most = max(most, 2)
-    readable = draw(_cuts(ask.sent, most - 1, usual=2 if ask.sent > 16 else 1))
-    usual = 2 if ask.received else 1
+    readable = draw(_cuts(ask.sent, most - 1, default=2 if ask.sent > 16 else 1))
+    default = 2 if ask.received else 1
     left = most - (len(readable) or (2 if ask.sent > 16 else 1))
-    writable = draw(_cuts(ask.received + 1, left, usual))
+    writable = draw(_cuts(ask.received + 1, left, default))
     return replace(ask, readable=readable, writable=writable, indirect=indirect)
 
 
 @st.composite
-def _cuts(draw: DrawFn, total: int, most: int, usual: int) -> tuple[int, ...]:
-    """Lengths of up to `most` pieces that make `total`; () for the `usual` number of them."""
-    if most < usual:
+def _cuts(draw: DrawFn, total: int, most: int, default: int) -> tuple[int, ...]:
+    """Return up to `most` lengths whose sum is `total`; () for the `default` number of them."""
+    if most < default:
         return (total,)
     most = min(most, total)
     how = draw(st.sampled_from(("usual", "usual", "here and there", "many")))
-    if how == "usual" or most < 2:
+    if how == "default" or most < 2:
         return ()
     if how == "many":
         pieces = draw(st.integers(2, most))
@@ -190,7 +190,7 @@ def _cuts(draw: DrawFn, total: int, most: int, usual: int) -> tuple[int, ...]:
 
 @st.composite
 def others(draw: DrawFn, session: Session, shape: Shape) -> list[Operation]:
-    """Operations that change how the device runs. What must be collected before, comes first."""
+    """Return operations that change how the device runs, after a Collect if they need one."""
     queue = draw(st.integers(0, len(session.lanes) - 1))
     kinds = ["interrupts"]
     if session.negotiated(Feature.BLK_CONFIG_WCE):
@@ -207,6 +207,6 @@ def others(draw: DrawFn, session: Session, shape: Shape) -> list[Operation]:
     if kind == "resize":
         return [Resize(capacity=draw(CAPACITIES))]
     size = draw(_sizes(shape, queue, session.negotiated(Feature.RING_PACKED)))
-    there = any(one.queue == queue for one in session.sent)
+    there = any(request.queue == queue for request in session.sent)
     first = [] if shape.queue_resets_in_flight or not there else [Collect(count=len(session.sent))]
     return [*first, QueueReset(queue=queue, size=size)]

@@ -1,4 +1,4 @@
-"""Operations of a driver that keeps to no rule, for hypothesis to choose from."""
+"""Strategies of hypothesis for the operations of a driver that follows no rule."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ ODD_FLAGS = st.sampled_from(
         *(1 << 3, 0xFFFF),
     )
 )
-FLAGS = st.builds(lambda way, odd: way ^ odd, st.sampled_from((0, DESC_F_WRITE)), ODD_FLAGS)
+FLAGS = st.builds(
+    lambda direction, extra: direction ^ extra, st.sampled_from((0, DESC_F_WRITE)), ODD_FLAGS
+)
 KINDS = st.one_of(
     st.sampled_from([int(kind) for kind in RequestType]),
     st.sampled_from((0x80000000, 0x80000001, 9, 99, 0xFFFFFFFF)),
@@ -84,7 +86,7 @@ def _pieces(most: int) -> st.SearchStrategy[tuple[Piece, ...]]:
 
 @st.composite
 def mischief(draw: DrawFn, session: HostileSession, shape: Shape) -> Operation:
-    """One thing that a driver must not do, or that it may."""
+    """Return one operation, forbidden or allowed."""
     kinds = ["chain", "chain", "chain", "describe", "scribble", "kick", "config", "pause"]
     if not session.packed:
         kinds.append("offer")

@@ -1,4 +1,4 @@
-"""What a random run has found, and which of that is known already."""
+"""Findings of a random run, and the recorded deviations among them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from harness.report.deviations import Deviation, load
 from harness.targets.base import DeviceIdentity
 
 KNOWN = Path(__file__).parent / "known"
-"""Deviations of implementations, as in `conformance/deviations`; `tests` are names of checks."""
+"""Folder of recorded deviations, as in `conformance/deviations`; `tests` are names of checks."""
 
 
-class Finding(Exception):  # noqa: N818 (it says something about the device, not about us)
-    """The device did what it must not: by which check, against which statement, and what.
+class Finding(Exception):  # noqa: N818 (it is a verdict on the device)
+    """A violation by the device: the check, the violated statement, and a description.
 
-    `detail` is what differs between findings of one kind, beside the numbers in `what`.
+    `detail` holds what differs between findings of one kind, in addition to the numbers in `what`.
     """
 
     def __init__(self, check: str, statement: str, what: str, detail: str = "") -> None:
@@ -29,7 +29,7 @@ class Finding(Exception):  # noqa: N818 (it says something about the device, not
 
     @property
     def signature(self) -> str:
-        """The same for findings of one kind, whatever numbers are in them."""
+        """Return a text that is the same for findings of one kind, without their numbers."""
         return f"{self.check}: {re.sub(r'0x[0-9a-f]+|[0-9]+', 'N', self.what)[:160]}"
 
 
@@ -41,25 +41,25 @@ class Known:
 
     @classmethod
     def of(cls, identities: Iterable[DeviceIdentity], target: str) -> Known:
-        """Those of these implementations, on that target."""
-        recorded = [one for path in sorted(KNOWN.glob("*.toml")) for one in load(path)]
+        """Return the deviations of these implementations on that target."""
+        recorded = [deviation for path in sorted(KNOWN.glob("*.toml")) for deviation in load(path)]
         return cls(
             tuple(
-                one
+                deviation
                 for identity in identities
-                for one in recorded
-                if one.affects(identity.implementation, identity.version, target)
+                for deviation in recorded
+                if deviation.affects(identity.implementation, identity.version, target)
             )
         )
 
     @cached_property
     def checks(self) -> frozenset[str]:
-        """The checks that one is recorded for."""
-        return frozenset(check for one in self.deviations for check in one.tests)
+        """Return the checks for which a deviation is recorded."""
+        return frozenset(check for deviation in self.deviations for check in deviation.tests)
 
     def explains(self, finding: Finding) -> Deviation | None:
-        """The deviation that a finding is an instance of."""
-        for one in self.deviations:
-            if finding.check in one.tests and one.explains(finding.what):
-                return one
+        """Return the deviation that explains a finding, or None."""
+        for deviation in self.deviations:
+            if finding.check in deviation.tests and deviation.explains(finding.what):
+                return deviation
         return None

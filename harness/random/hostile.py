@@ -1,4 +1,4 @@
-"""Plays a driver that keeps to no rule, and judges whether the device survives it."""
+"""A session that plays a driver without rules, and judges whether the device survives it."""
 
 from __future__ import annotations
 
@@ -47,26 +47,26 @@ FENCE = 16 << 10
 ARENA = 64 << 10
 TABLES = 16 << 10
 HEADERS = 4 << 10
-"""Bytes: of canaries on either side, and of the memory between them that the device may write."""
+"""Sizes in bytes of each fence of canaries, and of the areas between the fences."""
 
 ABSENT = {"low": 0xA0000, "beyond": 1 << 36, "top": (1 << 64) - 4096}
-"""Bus addresses where no memory of ours is, on any of our targets."""
+"""Bus addresses that are outside our memory on all our targets."""
 
 OWN = 0x38
-"""Bytes of the device's own registers: the common configuration of PCI (virtio 4.1.4.3)."""
+"""Length in bytes of the device's registers: the common configuration of PCI (virtio 4.1.4.3)."""
 
 BAR_0 = 0x10
 BAR_FLAGS = 0xF
 
 REVIVES = 3.0
-"""Seconds that a reset may take, and each request after it."""
+"""Longest time for a reset, and for each request after it, in seconds."""
 
 PAUSE = 0.005
 ALL = 1 << 64
 
 
 class Lane:
-    """A virtqueue written by hand: where it lies, and where its next chain goes."""
+    """A virtqueue written by hand: its layout, and the position of its next chain."""
 
     def __init__(self, layout: QueueLayout) -> None:
         self.layout = layout
@@ -76,10 +76,12 @@ class Lane:
 
 
 class HostileSession:
-    """A disk whose device is mistreated. Nothing is expected of it before `finish`.
+    """A disk whose driver breaks the rules.
 
-    What the transport makes of a broken device (it hangs up, it does not answer) ends in
-    `trouble`, and the operations up to the next Start are left out.
+    Nothing is expected of the device before `finish`.
+
+    If the transport fails because the device is broken (it disconnects, or does not answer), the
+    error goes to `trouble`, and the operations up to the next Start are skipped.
     """
 
     def __init__(self, disk: Disk) -> None:
@@ -100,13 +102,13 @@ class HostileSession:
         self._headers = 0
 
     def play(self, operation: Operation) -> None:
-        """Do one operation, whatever the device makes of it."""
+        """Do one operation, without a check of the device's reaction."""
         if (self.trouble or not self.lanes) and not isinstance(operation, Start):
             return
         try:
             self._play(operation)
         except BadArgumentError:
-            pass  # there is no such thing here
+            pass  # this device does not have what the operation is about
         except (DriverError, OSError, TargetError) as error:
             self.trouble = str(error)
 
@@ -128,7 +130,7 @@ class HostileSession:
             case Kick():
                 self.driver.queue_kick(operation.queue % len(self.lanes))
             case Poke():
-                # A longer ring, or none of ours any more: its areas may be on a fence.
+                # The ring may become longer, or another one, so its areas may reach a fence.
                 self._fences_given |= operation.register.startswith("queue_")
                 self.driver.register_write(operation.register, operation.value)
             case PokeAddress():
@@ -140,9 +142,9 @@ class HostileSession:
             case Pause():
                 time.sleep(PAUSE)
             case _:
-                raise TypeError(f"{operation} is nothing that a hostile driver does")
+                raise TypeError(f"{operation} is not an operation of a hostile driver")
 
-    # --- the device as a driver sets it up
+    # --- set-up of the device
 
     def _start(self, start: Start) -> None:
         self.lanes, self.trouble = [], ""
@@ -177,10 +179,12 @@ class HostileSession:
         self.driver.set_status(agreed.status | DeviceStatus.DRIVER_OK)
 
     def _registers(self) -> int:
-        """The bus address of the device's own registers; where there are none, of nothing."""
+        """Return the bus address of the device's own registers, or of nothing if it has none."""
         try:
             common = next(
-                one for one in self.driver.capabilities() if one.type == CapType.COMMON_CFG
+                structure
+                for structure in self.driver.capabilities()
+                if structure.type == CapType.COMMON_CFG
             )
             raw = self.driver.pci_read(BAR_0 + 4 * common.bar, 4)
         except (DriverError, StopIteration):
@@ -197,8 +201,8 @@ class HostileSession:
         if self._fences_given:
             return
         for number, address in enumerate(fences):
-            found = self.driver.memory_read(address, FENCE)
-            changed = [at for at, byte in enumerate(found) if byte != CANARY]
+            data = self.driver.memory_read(address, FENCE)
+            changed = [at for at, byte in enumerate(data) if byte != CANARY]
             if changed:
                 what = f"{len(changed)} bytes of fence {number} changed"
                 detail = f"from +{changed[0]:#x} to +{changed[-1]:#x}"
@@ -220,7 +224,8 @@ class HostileSession:
             if (own - address) % ALL < length or (address - own) % ALL < OWN:
                 self._registers_given = True
             for fence in self._fences:
-                # From the fence's start, how far off the descriptor's start is, going up.
+                # Distance from the fence's start up to the descriptor's start, modulo the address
+                # space.
                 if (fence - address) % ALL < length or (address - fence) % ALL < FENCE:
                     self._fences_given = True
 
@@ -247,7 +252,7 @@ class HostileSession:
         self.driver.queue_kick(lane.layout.index)
 
     def _entries(self, chain: Chain) -> list[tuple[int, int, int]]:
-        """Address, length and flags of each descriptor."""
+        """Return address, length and flags of each descriptor."""
         entries: list[tuple[int, int, int]] = []
         if chain.header is not None:
             at = self._headers + 32 * (self.requests % (HEADERS // 32))
@@ -269,14 +274,14 @@ class HostileSession:
     def _entry(self, piece: Piece) -> tuple[int, int, int]:
         name, offset, length, flags = piece
         if flags & DESC_F_INDIRECT:
-            self._fences_given = True  # anything may stand there
+            self._fences_given = True  # anything may be there
         return self._address((name, offset)), length, flags ^ DESC_F_NEXT
 
     def _scribble(self, scribble: Scribble) -> None:
         name, offset = scribble.place
         offset %= self._lengths[name] - 1
         if name in ("desc", "table") and offset % DESC_SIZE < 12:
-            self._fences_given = True  # an address or a length is now another one
+            self._fences_given = True  # an address or a length may have changed
         self.driver.memory_write(self._places[name] + offset, scribble.value.to_bytes(2, "little"))
 
     def _lay_split(self, lane: Lane, entries: list[tuple[int, int, int]]) -> None:
@@ -289,7 +294,7 @@ class HostileSession:
         self._offer(lane, (head,), 0)
 
     def _lay_packed(self, lane: Lane, entries: list[tuple[int, int, int]]) -> None:
-        """All but the first, and then that: it makes the chain available."""
+        """Write all descriptors but the first, then the first, which makes the chain available."""
         written = []
         for address, length, flags in entries:
             flags ^= PACKED_DESC_F_AVAIL if lane.wrap else PACKED_DESC_F_USED
@@ -312,29 +317,29 @@ class HostileSession:
         lane.avail = (lane.avail + jump) % (1 << 16)
         self.driver.memory_write(lane.layout.driver + 2, lane.avail.to_bytes(2, "little"))
 
-    def _describe(self, one: Describe) -> None:
-        layout = self._lane(one.queue).layout
-        address = self._address(one.place)
-        self._given(address, one.length, one.flags)
-        self._fences_given |= bool(one.flags & DESC_F_INDIRECT)
+    def _describe(self, change: Describe) -> None:
+        layout = self._lane(change.queue).layout
+        address = self._address(change.place)
+        self._given(address, change.length, change.flags)
+        self._fences_given |= bool(change.flags & DESC_F_INDIRECT)
         if self.packed:
-            raw = PACKED_DESC.pack(address, one.length, one.last, one.flags)
+            raw = PACKED_DESC.pack(address, change.length, change.last, change.flags)
         else:
-            raw = DESC.pack(address, one.length, one.flags, one.last)
-        self.driver.memory_write(layout.desc + DESC_SIZE * (one.slot % layout.size), raw)
+            raw = DESC.pack(address, change.length, change.flags, change.last)
+        self.driver.memory_write(layout.desc + DESC_SIZE * (change.slot % layout.size), raw)
 
-    # --- the judgement
+    # --- judgement
 
     def guarded(self) -> AbstractContextManager[None]:
-        """A device that spins while the driver waits for it is ended."""
+        """Return a context in which a device that spins while the driver waits for it is killed."""
         return self.vitals.guarded()
 
     def give_up(self) -> None:
-        """End the device's processes: nobody can know what they would answer."""
+        """Kill the device's processes: their answers would mean nothing."""
         self.disk.kill()
 
     def finish(self) -> None:
-        """Raise Finding unless the device lives, rests, and serves after a reset."""
+        """Raise Finding unless the device lives, is idle, and serves requests after a reset."""
         self._raise_if_dead(DYING if self.trouble else 0.0)
         self._check_fences()
         if growth := self.vitals.growth():
@@ -349,20 +354,21 @@ class HostileSession:
         self._raise_if_dead()
 
     def _raise_if_dead(self, within: float = 0.0) -> None:
-        """Finding if a process has ended, spins, or answers nobody."""
+        """Raise Finding if a process has ended, spins, or does not answer."""
         ring = "packed" if self.packed else "split"
         if crash := self.vitals.crash(within):
             lines = crash.evidence.split(" / ")
             raise Finding("crashed", "5.2.6", f"{lines[0]}: {lines[-1]}", crash.evidence)
         if ended := self.vitals.spin() or (self.vitals.hung() if self.trouble else None):
-            said = "\n".join(one.last_words() for one in self.disk.processes()).splitlines()
-            what = f"with a {ring} ring, after {said[-1] if said else 'no word'}"
+            processes = self.disk.processes()
+            lines = "\n".join(process.last_words() for process in processes).splitlines()
+            what = f"with a {ring} ring, after {lines[-1] if lines else 'no output'}"
             if self._registers_given:
                 what += ", its own registers given to it"
             raise Finding(str(ended.fate), "5.2.6", what, ended.evidence)
 
     def _revive(self) -> None:
-        """A reset, a start, a write and a read, as any driver does them."""
+        """Reset and start the device, then write and read a sector, as any driver does."""
         self.driver.reset(REVIVES)
         self.driver.start()
         data = sectors_of(1, 0, 1)
@@ -374,4 +380,4 @@ class HostileSession:
             if completion.status != Status.OK:
                 raise DriverError(f"a request ended with status {completion.status}")
         if completion.data != data:
-            raise DriverError("a sector did not hold what was written to it")
+            raise DriverError("a sector does not contain what was written to it")

@@ -1,4 +1,4 @@
-"""Examples, one after the other on as few disks as will do, and what they find."""
+"""Examples, played one after the other on as few disks as possible, and their findings."""
 
 from __future__ import annotations
 
@@ -27,33 +27,36 @@ from harness.robustness.process_watch import DYING, ProcessWatch
 from harness.targets import Disk, LacksError, Target, TargetError
 
 TROUBLE = (DriverError, TargetError, OSError)
-"""What the harness raises if the device, or what carries it, is gone or does not answer."""
+"""Errors of the harness if the device, or its process, is gone or does not answer."""
 
 SERVES_ON = frozenset({"contents", "generation", "identity", "used-length", "writeback"})
-"""Checks after whose failure a reset makes the device as good as new. While hypothesis shrinks
-a failure, most of its examples fail: a new QEMU for each would take most of the time."""
+"""Checks after whose failure a reset restores the device.
+
+While hypothesis shrinks a failure, most of its examples fail. A new QEMU for each would take most
+of the time.
+"""
 
 PATIENCE = 60.0
-"""Seconds that a failure is shrunk for. Every example that does not end well takes its time."""
+"""Seconds for which a failure is shrunk. Every example that fails takes time."""
 
 USES = 200
-"""Examples on one disk, if none fails."""
+"""Number of examples on one disk, if none fails."""
 
 
 @dataclass
 class Found:
-    """The shortest script that led to a finding, and how often that came."""
+    """The shortest script that led to a finding, and the number of examples with this finding."""
 
     finding: Finding
     script: tuple[Operation, ...]
     times: int = 1
     again: bool = False
-    """Whether the script led there once more, on a disk of its own."""
+    """True if the script led to the finding once more, on a new disk."""
 
 
 @dataclass
 class Tally:
-    """What a hunt has done so far."""
+    """Counters of a hunt so far."""
 
     examples: int = 0
     operations: int = 0
@@ -61,7 +64,7 @@ class Tally:
     disks: int = 0
     seconds: float = 0.0
     known: Counter[str] = field(default_factory=Counter)
-    """By signature, how often a finding came that was recorded, or found in an earlier round."""
+    """Signature -> number of findings that were recorded, or found in an earlier round."""
 
 
 class IllegalError(Exception):
@@ -69,19 +72,19 @@ class IllegalError(Exception):
 
 
 class Hunt:
-    """Plays examples on a target. Findings of the round that runs are `fresh`."""
+    """Plays examples on a target. Findings of the present round are in `fresh`."""
 
     def __init__(self, target: Target, deadline: float = REQUEST_TIMEOUT) -> None:
-        """`deadline` is for every wait of an example, in seconds."""
+        """Prepare a hunt; `deadline` limits every wait of an example, in seconds."""
         self.target = target
         self.deadline = deadline
         self.tally = Tally()
         self.found: dict[str, Found] = {}
         self.fresh: dict[str, Found] = {}
         self.at_first: Callable[[Finding], None] = lambda finding: None
-        """Called with what is news, before it is shrunk."""
+        """Function that is called with a new finding before it is shrunk."""
         self.wrap: Callable[[Disk], Disk] = lambda disk: disk
-        """For tests: puts a broken driver on a disk."""
+        """Hook for tests: replaces the driver of a disk with a broken one."""
         self._disk: Disk | None = None
         self._plug: Plug | None = None
         self._uses = 0
@@ -91,27 +94,27 @@ class Hunt:
 
     @property
     def known(self) -> Known:
-        """The recorded deviations of the target; it has plugged a disk by then."""
+        """Return the recorded deviations of the target, which must have plugged a disk before."""
         if self._known is None:
             self._known = Known.of(self.target.identities(), self.target.name)
         return self._known
 
     def shape(self, plug: Plug) -> Shape:
-        """What a kind of disk allows. LacksError if the target has no such disk."""
+        """Return the shape of a kind of disk. Raise LacksError if the target has no such disk."""
         if plug not in self._shapes:
             disk = self._take(plug)
             self._shapes[plug] = shape_of(disk, "legacy" in self.target.traits, self.known)
         return self._shapes[plug]
 
     def legal(self, plug: Plug, news: bool = True) -> Example[Session]:
-        """The beginning of an example, on a disk that nothing has been written to."""
+        """Begin an example of a legal driver, on a disk that nothing has been written to."""
         disk = self._take(plug)
         self._uses += 1
         session = Session(disk, self._host_sees(disk), self.known, self.deadline)
         return Example(self, plug, session, news)
 
     def hostile(self, plug: Plug, news: bool = True) -> Example[HostileSession]:
-        """The same for a driver that keeps to no rule."""
+        """Begin an example of a driver that follows no rule."""
         disk = self._take(plug)
         self._uses += 1
         return Example(self, plug, HostileSession(disk), news)
@@ -147,7 +150,7 @@ class Hunt:
             return False
 
     def wipe(self, session: Playing, plug: Plug) -> None:
-        """Make a session's disk as good as new, or drop it."""
+        """Restore a session's disk to its first state, or drop it."""
         try:
             session.disk.driver.reset()
             if not self._host_sees(session.disk):
@@ -155,27 +158,27 @@ class Hunt:
             if session.capacity != plug.capacity:
                 session.disk.resize(plug.capacity)
                 if session.disk.driver.config().capacity != plug.capacity:
-                    self.drop()  # not every device hears of it before DRIVER_OK (finding 17)
+                    self.drop()  # some devices do not notice a resize before DRIVER_OK (finding 17)
                     return
-            # All of it: what went to the wrong place is there too.
+            # All of it, because data in the wrong place has to go, too.
             session.disk.backing.write(0, bytes(plug.capacity * SECTOR))
         except TROUBLE:
             self.drop()
 
     def drop(self) -> None:
-        """Take the disk out, whatever its state."""
+        """Unplug the disk, whatever its state."""
         disk, self._disk = self._disk, None
         if disk:
             with suppress(*TROUBLE):
                 disk.unplug()
 
     def trouble(self, error: Exception) -> Finding:
-        """What an error of the harness says about the device."""
+        """Convert an error of the harness to a finding about the device."""
         try:
             if self._disk:
                 ProcessWatch(self._disk.processes()).crash(
                     DYING
-                )  # its sockets close before it has ended
+                )  # its sockets close before the process has ended
             self.target.check()
         except TargetError as gone:
             words = "\n".join(text for text in self.target.evidence().values() if text)
@@ -184,7 +187,7 @@ class Hunt:
         return Finding("answers", "5.2.6", message, str(error))
 
     def note(self, finding: Finding, script: list[Operation]) -> bool:
-        """Keep a finding; whether it is news. What is not ends its example, and no more."""
+        """Keep a finding. Return False if it is already known; that only ends its example."""
         signature = finding.signature
         if signature in self.found:
             self.found[signature].times += 1
@@ -207,14 +210,17 @@ class Hunt:
 
     @property
     def impatient(self) -> bool:
-        """Whether what there is of the round's examples is enough."""
+        """Return True when PATIENCE has run out after the first finding of this round.
+
+        Remaining operations are skipped then.
+        """
         return time.monotonic() > self._until
 
     def settle(self) -> list[Found]:
-        """The round is over: what was fresh is tried once more, cut, and known from now on.
+        """End the round: play each fresh finding's script once more, cut it, and mark it as known.
 
-        The shortest comes first: hypothesis shrinks one finding of a round, as far as it gets in
-        its time, the others came up on the way and may be the same thing seen from elsewhere.
+        The shortest is first. Hypothesis shrinks one finding of a round, as far as its time allows;
+        the others appeared on the way, and may have the same cause.
         """
         fresh, self.fresh = self.fresh, {}
         self._until = inf
@@ -227,9 +233,9 @@ class Hunt:
         return sorted(fresh.values(), key=lambda found: len(found.script))
 
     def _comes_again(self, found: Found, script: Sequence[Operation]) -> bool:
-        """Whether a script leads there too, on a new disk; then `found` has how it looked now.
+        """Return True if a script leads to the same finding on a new disk; update `found` from it.
 
-        One that something was left out of may be legal no more, and leads nowhere then.
+        A script from which operations were removed may be illegal; then it leads to no finding.
         """
         self.drop()
         example, legal = self._begin(script), True
@@ -239,12 +245,12 @@ class Hunt:
             if legal:
                 example.play(operation)
         example.end()
-        again = example.finding
-        if not legal or again is None or again.signature != found.finding.signature:
+        repeated = example.finding
+        if not legal or repeated is None or repeated.signature != found.finding.signature:
             return False
-        if self.known.explains(again):
+        if self.known.explains(repeated):
             return False
-        found.finding = again
+        found.finding = repeated
         return True
 
     def replay(self, script: Sequence[Operation]) -> Finding | None:
@@ -276,33 +282,33 @@ class Hunt:
 
 
 class Playing(Protocol):
-    """What an example needs of a session, be it a legal or a hostile one."""
+    """Interface that an example needs of a session, legal or hostile."""
 
     disk: Disk
     capacity: int
     requests: int
 
     def play(self, operation: Operation) -> None:
-        """Do one operation; Finding for what the device must not do."""
+        """Do one operation. Raise Finding for a violation by the device."""
 
     def finish(self) -> None:
-        """Look at all that can be looked at only now; Finding likewise."""
+        """Check what can only be checked at the end. Raise Finding for a violation."""
 
     def guarded(self) -> AbstractContextManager[None]:
-        """What has to last as long as the example does."""
+        """Return a context that lasts as long as the example."""
 
     def give_up(self) -> None:
-        """Make sure that the disk can be taken out after a failure."""
+        """Make sure that the disk can be unplugged after a failure."""
 
 
 S = TypeVar("S", bound=Playing)
 
 
 class Example(Generic[S]):
-    """One script as it comes to be. Raises Finding for what is news, unless told not to."""
+    """One script while it is played. New findings are raised, unless `news` is False."""
 
     def __init__(self, hunt: Hunt, plug: Plug, session: S, news: bool = True) -> None:
-        """`session` has just begun, on a disk like `plug`; `news` is whether to raise any."""
+        """Begin with a new `session` on a disk like `plug`; with `news` new findings are raised."""
         self.hunt = hunt
         self.plug = plug
         self.shape = hunt.shape(plug)
@@ -316,7 +322,7 @@ class Example(Generic[S]):
         self._guard.enter_context(session.guarded())
 
     def play(self, operation: Operation) -> None:
-        """The next operation; nothing, once the example has failed or nobody waits for it."""
+        """Play the next operation; do nothing after a failure or when the time is over."""
         if self.finding or self.hunt.impatient:
             return
         self.script.append(operation)
@@ -324,7 +330,7 @@ class Example(Generic[S]):
         self._guarded(lambda: self.session.play(operation))
 
     def end(self) -> None:
-        """Look at the whole, and give the disk back."""
+        """Do the final checks, and return the disk."""
         if self._given_up or interrupt.received() is not None:
             # An exchange with the device may be half done, which is no fault of the device.
             self.hunt.drop()

@@ -1,8 +1,8 @@
-"""What a driver does that keeps to no rule: plain data, as in `operations`.
+"""Operations of a driver that follows no rule: plain data, as in `operations`.
 
 A place is a name and an offset in bytes: "arena" (memory for buffers), "table" (for indirect
 tables), "desc", "driver" and "device" (the areas of virtqueue 0), "own" (the device's own
-registers), "low", "beyond" and "top" (bus addresses where no memory of ours is).
+registers), "low", "beyond" and "top" (bus addresses outside our memory).
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ Name = Annotated[str, one_of(*AREAS, "own", "low", "beyond", "top")]
 Place = tuple[Name, Offset]
 
 Piece = tuple[Name, Offset, U32, U16]
-"""A descriptor: a place, a length in bytes, and flags as they go into the ring (WRITE is 2)."""
+"""A descriptor: a place, a length in bytes, and the flags of the ring (WRITE is 2)."""
 
 
 class Mischief(Operation):
-    """An operation that makes a script a hostile one."""
+    """An operation that makes a script hostile."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chain(Mischief):
-    """A chain of descriptors at the next free slots, made available.
+    """Make a chain of descriptors available, at the next free slots.
 
-    The pieces' NEXT flags are set as they should be, and then all flags are changed (xor) as the
-    pieces say. With `header` (type, sector), a proper header comes first; with `status`, a status
-    byte last. With `table` the chain is in an indirect table there, of `spare` bytes more or fewer.
+    NEXT is set in the pieces as it should be; then all flags are changed (xor) by the pieces' own.
+    With `header` (type, sector), a correct header is first; with `status`, a status byte is last.
+    With `table` the chain is in an indirect table at that offset, whose length is wrong by `spare`
+    bytes.
     """
 
     pieces: Annotated[tuple[Piece, ...], at_most(1024)] = ()
@@ -62,7 +63,10 @@ class Describe(Mischief):
 
 @dataclass(frozen=True, kw_only=True)
 class Offer(Mischief):
-    """Put heads into a split ring's available ring, and move its index by so many and `jump`."""
+    """Put heads into a split queue's available ring, and advance its index.
+
+    The index advances by the number of heads plus `jump`.
+    """
 
     heads: Annotated[tuple[U16, ...], at_most(256)] = ()
     jump: U16 = 0
@@ -71,7 +75,7 @@ class Offer(Mischief):
 
 @dataclass(frozen=True, kw_only=True)
 class Scribble(Mischief):
-    """Write a number of 2 bytes into an area that is ours, modulo its length."""
+    """Write 2 bytes to one of our areas, at an offset modulo its length."""
 
     place: tuple[Area, Offset]
     value: U16
@@ -116,4 +120,4 @@ class PokeConfig(Mischief):
 
 @dataclass(frozen=True, kw_only=True)
 class Pause(Mischief):
-    """Give the device a few milliseconds."""
+    """Wait a few milliseconds."""

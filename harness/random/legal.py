@@ -1,6 +1,7 @@
-"""Whether an operation is one that a legal driver may do, where a script has got to.
+"""Check whether a legal driver may do an operation in the present state of a session.
 
-What `draw` makes is legal where it was made. A script that something was left out of need not be.
+Operations of `draw` are legal where they were made. A script from which operations were removed
+need not be.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from harness.virtio.features import Feature
 
 
 def objection(operation: Operation, session: Session, shape: Shape) -> str:
-    """Why a legal driver would not do that now, "" if it may.
+    """Return the reason why a legal driver must not do this now, or "" if it may.
 
-    What would only find a recorded deviation again is objected to as well.
+    Operations that would only repeat a recorded deviation are objected to, too.
     """
     if isinstance(operation, Start):
         return _to_start(operation, session, shape)
@@ -51,18 +52,18 @@ def objection(operation: Operation, session: Session, shape: Shape) -> str:
 def _to_start(start: Start, session: Session, shape: Shape) -> str:
     names = set(start.features)
     if not set(shape.required) <= names <= {*shape.required, *shape.optional}:
-        return "these features are not offered, or not to be left out"
+        return "these features are not offered, or a required one is missing"
     if session.sent and not shape.resets_in_flight:
-        return "requests are in flight, whose reset is a recorded deviation"
+        return "requests are in flight, and a reset then is a recorded deviation"
     most = len(shape.largest) if "BLK_MQ" in names else 1
     if not 1 <= len(start.sizes) <= most:
-        return f"there are {most} virtqueues"
+        return f"the device has {most} virtqueues"
     packed = "RING_PACKED" in names
     if not all(_fits(size, n, packed, shape) for n, size in enumerate(start.sizes)):
         return "a virtqueue cannot have such a size"
     vectors = start.vectors or 0
     if vectors > shape.vectors or vectors == 1:
-        return f"there are no {vectors} vectors to tell interrupts by"
+        return f"{vectors} vectors are not enough or too many to tell interrupts apart"
     return ""
 
 
@@ -77,9 +78,9 @@ def _to_queue_reset(reset: QueueReset, session: Session, shape: Shape) -> str:
         return "RING_RESET is not negotiated"
     if not _fits(reset.size, reset.queue, session.negotiated(Feature.RING_PACKED), shape):
         return "a virtqueue cannot have such a size"
-    there = any(one.queue == reset.queue for one in session.sent)
+    there = any(request.queue == reset.queue for request in session.sent)
     if there and not shape.queue_resets_in_flight:
-        return "requests are in flight, whose queue's reset is a recorded deviation"
+        return "requests are in flight, and a reset of their queue is a recorded deviation"
     return ""
 
 
@@ -89,7 +90,7 @@ def _to_send(send: Send, session: Session, shape: Shape) -> str:
     if len(session.sent) + len(send.asks) > MOST_IN_FLIGHT:
         return f"more than {MOST_IN_FLIGHT} requests in flight"
     if sum(ask.descriptors for ask in send.asks) > session.lanes[send.queue].free:
-        return "the virtqueue has not so many free descriptors"
+        return "the virtqueue has too few free descriptors"
     reasons = (_to_ask(ask, send.queue, session, shape) for ask in send.asks)
     return next(filter(None, reasons), "")
 
@@ -108,7 +109,7 @@ def _to_type(ask: Ask, session: Session, shape: Shape) -> str:
         case Flush() if not session.negotiated(Feature.BLK_FLUSH):
             return "FLUSH is not negotiated"
         case GetId() if shape.legacy:
-            return "a legacy interface knows no GET_ID"
+            return "a legacy interface has no GET_ID"
         case Discard():
             most, longest = config.max_discard_seg, config.max_discard_sectors
         case WriteZeroes():

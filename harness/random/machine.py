@@ -1,4 +1,4 @@
-"""The state machines that hypothesis runs: legal operations in any order, and hostile ones."""
+"""State machines for hypothesis: legal operations in any order, and hostile ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.random.session import Session
 
 
 class LegalMachine(RuleBasedStateMachine):
-    """One example: a disk, and operations on it until hypothesis has had enough."""
+    """One example: a disk, and the operations on it that hypothesis chooses."""
 
     def __init__(self, example: Example[Session]) -> None:
         super().__init__()
@@ -34,51 +34,51 @@ class LegalMachine(RuleBasedStateMachine):
 
     @initialize(data=st.data())
     def begin(self, data: Any) -> None:
-        """The first start."""
+        """Start the device for the first time."""
         self._play(data.draw(draw.starts(self.example.shape)))
 
     @precondition(lambda self: draw.can_send(self.example.session))
     @rule(data=st.data())
     def send(self, data: Any) -> None:
-        """Some requests."""
+        """Send some requests."""
         self._play(data.draw(draw.sends(self.example.session, self.example.shape)))
 
     @precondition(lambda self: draw.can_send(self.example.session))
     @rule(data=st.data())
     def send_and_collect(self, data: Any) -> None:
-        """Some requests, and all that are in flight then."""
+        """Send some requests, and collect all that are in flight."""
         self._play(data.draw(draw.sends(self.example.session, self.example.shape)))
         self._play(Collect(count=len(self.example.session.sent)))
 
     @precondition(lambda self: self.example.session.sent)
     @rule(data=st.data())
     def collect(self, data: Any) -> None:
-        """Some of those in flight."""
+        """Collect some requests in flight."""
         self._play(Collect(count=data.draw(st.integers(1, len(self.example.session.sent)))))
 
     @precondition(lambda self: self.example.session.lanes)
     @rule(data=st.data())
     def change(self, data: Any) -> None:
-        """A resize, a cache mode, interrupts on or off, or a queue's reset."""
+        """Change the capacity, the cache mode or interrupts, or reset a queue."""
         self._play(*data.draw(draw.others(self.example.session, self.example.shape)))
 
     @rule()
     def read_config(self) -> None:
-        """The configuration space."""
+        """Read the configuration space."""
         self._play(ReadConfig())
 
     @rule(data=st.data())
     def start_again(self, data: Any) -> None:
-        """Another negotiation, whatever is in flight."""
+        """Start the device again with another negotiation, with or without requests in flight."""
         self._play(*self._collect_first, data.draw(draw.starts(self.example.shape)))
 
     def teardown(self) -> None:
-        """The end of the example."""
+        """End the example."""
         self.example.end()
 
 
 class HostileMachine(RuleBasedStateMachine):
-    """One example of a driver that keeps to no rule, though it starts as it should."""
+    """One example of a driver that follows no rule, except that it starts correctly."""
 
     def __init__(self, example: Example[HostileSession]) -> None:
         super().__init__()
@@ -90,23 +90,23 @@ class HostileMachine(RuleBasedStateMachine):
 
     @initialize(data=st.data())
     def begin(self, data: Any) -> None:
-        """The first start."""
+        """Start the device for the first time."""
         self._start(data)
 
     @rule(data=st.data())
     def mischief(self, data: Any) -> None:
-        """Something that no driver does."""
+        """Do something that no driver may do."""
         shape = self.example.shape
         self.example.play(data.draw(draw_hostile.mischief(self.example.session, shape)))
 
     @rule(data=st.data(), often=st.integers(0, 7))
     def more(self, data: Any, often: int) -> None:
-        """The same, and now and then another start."""
+        """Do the same, or sometimes start the device again."""
         if often == 7:
             self._start(data)
         else:
             self.mischief(data)
 
     def teardown(self) -> None:
-        """The end of the example."""
+        """End the example."""
         self.example.end()

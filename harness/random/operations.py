@@ -1,7 +1,7 @@
-"""What a random run does to a device: plain data, so that it can be saved and done again.
+"""Operations of a random run on a device: plain data, so that they can be saved and repeated.
 
-Sectors are 512 bytes, lengths bytes. What a write writes is not part of it: that follows from
-its place in the script (see `contents`).
+Sectors are 512 bytes, lengths are in bytes. The data of a write is not stored: it follows from the
+write's place in the script (see `contents`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FeatureName = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """A request. `readable` and `writable` cut it into descriptors as `driver.Request` says."""
+    """A request. `readable` and `writable` divide it into descriptors as in `driver.Request`."""
 
     readable: Lengths = ()
     writable: Lengths = ()
@@ -39,114 +39,114 @@ class Ask:
 
     @property
     def sent(self) -> int:
-        """Bytes that the device reads: header and data."""
+        """Return the bytes that the device reads: header and data."""
         return REQUEST_HEADER.size
 
     @property
     def received(self) -> int:
-        """Bytes that the device writes before the status byte."""
+        """Return the bytes that the device writes before the status byte."""
         return 0
 
     @property
     def pieces(self) -> int:
-        """Buffers that it is cut into."""
-        usual = 2 if self.sent > REQUEST_HEADER.size else 1
-        return (len(self.readable) or usual) + (len(self.writable) or (2 if self.received else 1))
+        """Return the number of buffers of the request."""
+        default = 2 if self.sent > REQUEST_HEADER.size else 1
+        return (len(self.readable) or default) + (len(self.writable) or (2 if self.received else 1))
 
     @property
     def descriptors(self) -> int:
-        """Descriptors of the virtqueue that it takes."""
+        """Return the number of the virtqueue's descriptors that the request takes."""
         return 1 if self.indirect else self.pieces
 
     @property
     def places(self) -> tuple[tuple[int, int], ...]:
-        """The stretches of the disk that it is about: first sector, number of sectors."""
+        """Return the ranges of the disk that the request uses: first sector, number of sectors."""
         return ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Read(Ask):
-    """IN."""
+    """A read (IN)."""
 
     sector: Sector
     count: Count
 
     @property
     def received(self) -> int:
-        """The sectors."""
+        """Return the length of the sectors."""
         return self.count * SECTOR
 
     @property
     def places(self) -> tuple[tuple[int, int], ...]:
-        """The sectors."""
+        """Return the range of the sectors."""
         return ((self.sector, self.count),)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Write(Ask):
-    """OUT."""
+    """A write (OUT)."""
 
     sector: Sector
     count: Count
 
     @property
     def sent(self) -> int:
-        """Header and sectors."""
+        """Return the length of header and sectors."""
         return REQUEST_HEADER.size + self.count * SECTOR
 
     @property
     def places(self) -> tuple[tuple[int, int], ...]:
-        """The sectors."""
+        """Return the range of the sectors."""
         return ((self.sector, self.count),)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flush(Ask):
-    """FLUSH."""
+    """A FLUSH."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GetId(Ask):
-    """GET_ID."""
+    """A GET_ID."""
 
     @property
     def received(self) -> int:
-        """The id string."""
+        """Return the length of the id string."""
         return ID_LENGTH
 
 
 @dataclass(frozen=True, kw_only=True)
 class Discard(Ask):
-    """DISCARD of segments: first sector, number of sectors."""
+    """A DISCARD of segments: first sector, number of sectors."""
 
     segments: Segments
 
     @property
     def sent(self) -> int:
-        """Header and segments."""
+        """Return the length of header and segments."""
         return REQUEST_HEADER.size + SEGMENT.size * len(self.segments)
 
     @property
     def places(self) -> tuple[tuple[int, int], ...]:
-        """The segments."""
+        """Return the segments."""
         return self.segments
 
 
 @dataclass(frozen=True, kw_only=True)
 class WriteZeroes(Ask):
-    """WRITE_ZEROES of segments, all with the UNMAP flag or none."""
+    """A WRITE_ZEROES of segments, all with the UNMAP flag or none."""
 
     segments: Segments
     unmap: bool = False
 
     @property
     def sent(self) -> int:
-        """Header and segments."""
+        """Return the length of header and segments."""
         return REQUEST_HEADER.size + SEGMENT.size * len(self.segments)
 
     @property
     def places(self) -> tuple[tuple[int, int], ...]:
-        """The segments."""
+        """Return the segments."""
         return self.segments
 
 
@@ -157,7 +157,7 @@ class Operation:
 
 @dataclass(frozen=True, kw_only=True)
 class Plug(Operation):
-    """Always the first: a new disk. The fields are those of `DiskSpec`."""
+    """Plug a new disk; always the first operation. The fields are those of `DiskSpec`."""
 
     capacity: Capacity
     queues: Annotated[int, within(1, 256)] | None = None
@@ -171,8 +171,8 @@ class Plug(Operation):
 class Start(Operation):
     """Reset the device, whatever is in flight, and initialise it (virtio 3.1.1).
 
-    `features` are names; `sizes` are the descriptors of each virtqueue; `vectors` those of
-    MSI-X, 0 for INTx, None to leave that as it is.
+    `features` are names; `sizes` are the descriptors of each virtqueue; `vectors` is the number of
+    MSI-X vectors, 0 for INTx, None to leave it as it is.
     """
 
     features: Annotated[tuple[FeatureName, ...], at_most(64)]
@@ -197,7 +197,7 @@ class Collect(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Resize(Operation):
-    """Another capacity, live."""
+    """Change the capacity, in sectors, while the device runs."""
 
     capacity: Capacity
 
@@ -211,7 +211,7 @@ class CacheMode(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class WantInterrupts(Operation):
-    """From the next request on, ask a virtqueue for used buffer notifications, or for none."""
+    """Enable or disable used buffer notifications of a virtqueue from the next request on."""
 
     wanted: bool
     queue: Queue = 0
@@ -219,12 +219,12 @@ class WantInterrupts(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadConfig(Operation):
-    """Read the configuration space, and compare it with what is known."""
+    """Read the configuration space, and compare it with the expected values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueueReset(Operation):
-    """Reset one virtqueue, whatever is in flight there, and set it up anew (virtio 2.6.1)."""
+    """Reset one virtqueue, whatever is in flight there, and set it up again (virtio 2.6.1)."""
 
     size: Size
     queue: Queue = 0

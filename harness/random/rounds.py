@@ -1,4 +1,4 @@
-"""Rounds of hypothesis: a seed, a kind of disk, so many examples, and what came of it."""
+"""Rounds of hypothesis: each has a seed, a kind of disk, and a number of examples."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ LEGAL_DISKS: Sequence[Plug] = (
     Plug(capacity=2048),
     Plug(capacity=2048, queues=2),
 )
-"""The kinds of disk that rounds take in turn, as far as the target has them."""
+"""Kinds of disk that rounds use in turn, if the target has them."""
 
 HOSTILE_DISKS: Sequence[Plug] = (
     Plug(capacity=2048, queues=2),
     Plug(capacity=2048, queues=2, packed=True),
     Plug(capacity=2048, queues=2, iops=2000),
 )
-"""The same for hostile rounds."""
+"""Kinds of disk for hostile rounds."""
 
 QUIET = settings(
     database=None,
@@ -43,22 +43,25 @@ QUIET = settings(
     suppress_health_check=list(HealthCheck),
     verbosity=Verbosity.quiet,
 )
-"""Nothing is remembered between runs, so that a seed says it all."""
+"""Settings without a database between runs, so that the seed alone determines a run."""
 
 
 def disks_of(hunt: Hunt, wanted: Sequence[Plug]) -> list[Plug]:
-    """Those kinds of disk that the target has. LacksError, with the reason, if it has none."""
-    found = []
+    """Return the kinds of disk that the target has.
+
+    Raise LacksError, with the reason, if it has none.
+    """
+    kinds = []
     for plug in hunt.as_found(wanted):
         try:
             hunt.shape(plug)
         except LacksError as error:
             reason = error
         else:
-            found.append(plug)
-    if not found:
+            kinds.append(plug)
+    if not kinds:
         raise reason
-    return found
+    return kinds
 
 
 def run(
@@ -69,7 +72,7 @@ def run(
     steps: int,
     hostile: bool = False,
 ) -> list[Found]:
-    """One round with the seed `number`; what it has found that nothing had before."""
+    """Run one round with the seed `number`. Return its new findings."""
 
     def machine() -> RuleBasedStateMachine:
         return HostileMachine(hunt.hostile(plug)) if hostile else LegalMachine(hunt.legal(plug))
@@ -82,5 +85,5 @@ def run(
     except Finding:
         pass
     except Flaky:
-        pass  # it did not come every time, or the hunt lost its patience: it is kept all the same
+        pass  # the finding did not come every time, or the time was over: it is kept in any case
     return hunt.settle()

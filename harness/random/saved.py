@@ -1,4 +1,4 @@
-"""Scripts of findings as files that say what they show and how to do it again."""
+"""Scripts of findings as files, with comments that say what they show and how to repeat them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from harness.targets import Target
 
 
 def save(found: Found, hunt: Hunt, directory: Path, origin: str) -> Path:
-    """Write a finding's script into a directory, which is made if need be; the file.
+    """Write a finding's script into a directory, and return the file.
 
-    `origin` says where it comes from, in one line. A name that is taken is not taken again.
+    The directory is made if needed.
+
+    `origin` describes the source of the script in one line. An existing file is never overwritten.
     """
     directory.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^a-z0-9]+", "-", f"{hunt.target.name}-{found.finding.signature}".lower())
@@ -32,19 +34,20 @@ def save(found: Found, hunt: Hunt, directory: Path, origin: str) -> Path:
 
 
 def notes(found: Found, hunt: Hunt, path: Path, origin: str) -> list[str]:
-    """What stands above a saved script."""
+    """Return the comment lines at the top of a saved script."""
     return [
         str(found.finding),
         f"on {made_of(hunt.target)}",
-        f"{origin}; {found.times} examples failed so",
-        "and so did this script alone" if found.again else "this script alone did not fail",
-        f"again: vblk replay {path} --target {hunt.target.name}",
+        f"{origin}; {found.times} examples failed in this way",
+        "this script alone failed, too" if found.again else "this script alone did not fail",
+        f"repeat: vblk replay {path} --target {hunt.target.name}",
     ]
 
 
 def made_of(target: Target) -> str:
-    """The target, and the implementations behind it with their versions."""
-    made = [
-        f"{one.implementation} {'.'.join(map(str, one.version))}" for one in target.identities()
+    """Return the target's name, and the implementations behind it with their versions."""
+    implementations = [
+        f"{identity.implementation} {'.'.join(map(str, identity.version))}"
+        for identity in target.identities()
     ]
-    return f"{target.name} ({', '.join(made)})"
+    return f"{target.name} ({', '.join(implementations)})"

@@ -1,4 +1,4 @@
-"""Scripts as text: an operation a line, as Python would write it; `#` begins a comment."""
+"""Scripts as text: one operation per line, in Python's syntax; `#` begins a comment."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ HOSTILE = (Plug, operations.Start, operations.Resize, illegal.Mischief)
 
 
 class ScriptError(Exception):
-    """A script that cannot be read; one line with the place."""
+    """Error of a script that cannot be read. The message is one line with the place."""
 
 
 def line_of(operation: Operation | Ask) -> str:
-    """The operation as text, what is usual left out."""
-    said = [
+    """Return an operation as text, without fields that have their default value."""
+    arguments = [
         f"{field.name}={_text(getattr(operation, field.name))}"
-        for field in sorted(fields(operation), key=lambda one: one.name in _LAST)
+        for field in sorted(fields(operation), key=lambda field: field.name in _LAST)
         if getattr(operation, field.name) != field.default
     ]
-    return f"{type(operation).__name__}({', '.join(said)})"
+    return f"{type(operation).__name__}({', '.join(arguments)})"
 
 
 _LAST = ("readable", "writable", "indirect")
@@ -52,7 +52,7 @@ def _text(value: object) -> str:
 
 
 def text_of(script: Iterable[Operation], notes: Sequence[str] = ()) -> str:
-    """A whole script, with notes above it."""
+    """Return a whole script as text, with notes as comments at the top."""
     lines = [f"# {line}".rstrip() for note in notes for line in note.splitlines()]
     return "\n".join([*lines, *map(line_of, script), ""])
 
@@ -67,21 +67,21 @@ def parse(text: str, name: str = "script") -> list[Operation]:
             continue
         where = f"{name}, line {number}"
         try:
-            made = _made(ast.parse(bare, mode="eval").body)
+            operation = _made(ast.parse(bare, mode="eval").body)
         except SyntaxError as error:
             raise ScriptError(f"{where}: {printable(error.msg)}") from None
         except (RecursionError, MemoryError):
             raise ScriptError(f"{where}: nested too deeply") from None
         except ValueError as error:
             raise ScriptError(f"{where}: {printable(str(error))}") from None
-        if not isinstance(made, Operation) or isinstance(made, Plug) == bool(script):
-            raise ScriptError(f"{where}: a script is Plug(...), then operations")
-        hostile = hostile or isinstance(made, illegal.Mischief)
-        script.append(made)
+        if not isinstance(operation, Operation) or isinstance(operation, Plug) == bool(script):
+            raise ScriptError(f"{where}: a script is one Plug(...), followed by other operations")
+        hostile = hostile or isinstance(operation, illegal.Mischief)
+        script.append(operation)
         if len(script) > MOST_OPERATIONS:
             raise ScriptError(f"{where}: more than {MOST_OPERATIONS} operations")
-        if hostile and not all(isinstance(one, HOSTILE) for one in script):
-            raise ScriptError(f"{where}: a script with {type(made).__name__} has no requests")
+        if hostile and not all(isinstance(played, HOSTILE) for played in script):
+            raise ScriptError(f"{where}: a script with {type(operation).__name__} has no requests")
     if not script:
         raise ScriptError(f"{name} has no operations")
     return script
@@ -91,7 +91,7 @@ def _made(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
         kind = KINDS.get(node.func.id)
         if kind is None:
-            raise ValueError(f"there is no operation {node.func.id}")
+            raise ValueError(f"unknown operation {node.func.id}")
         return build(kind, {word.arg or "**": _made(word.value) for word in node.keywords})
     if isinstance(node, ast.Tuple):
         return tuple(map(_made, node.elts))

@@ -1,4 +1,4 @@
-"""Plays legal operations on a disk, and checks all that the specification binds."""
+"""A session that plays legal operations on a disk, and checks the device's reactions."""
 
 from __future__ import annotations
 
@@ -41,15 +41,18 @@ from harness.virtio.ring import (
 )
 
 MOST_IN_FLIGHT = 48
-"""Requests: what the driver's memory has room for, whatever their lengths."""
+"""Requests in flight at most: the driver's memory has room for them, whatever their lengths."""
 
 FAR = 0x8000
-"""Half the range of a split ring's index: a used_event that far off asks for nothing soon."""
+"""Half the range of a split ring's index.
+
+A used_event this far away asks for no notification soon.
+"""
 
 
 @dataclass
 class Lane:
-    """A virtqueue as the session sees it: descriptors that no uncollected request takes."""
+    """A virtqueue as the session sees it. `free` descriptors belong to no uncollected request."""
 
     layout: QueueLayout
     free: int
@@ -60,8 +63,9 @@ class Lane:
 class Sent:
     """A request that was sent and not collected.
 
-    `interrupts` is the count that must be exceeded once it is used, None where none is due.
-    `doubtful` says that it may fail: what it is about was shrunk away under it.
+    `interrupts` is a count that the interrupts must exceed once the request is used; None if none
+    is due. `doubtful` means that the request may fail, because its sectors were removed by a
+    resize.
     """
 
     number: int
@@ -74,16 +78,21 @@ class Sent:
 
 
 class Session:
-    """One disk from `Plug` on. `play` raises Finding for what the device must not do.
+    """One disk from `Plug` on.
 
-    All that decides what is legal next (`lanes`, `sent`, `capacity`, `features`, `config`)
-    follows from the operations, not from what the device has got round to.
+    `play` raises Finding for a violation by the device.
+
+    The state that decides what is legal next (`lanes`, `sent`, `capacity`, `features`, `config`)
+    follows from the operations, not from the device's progress.
     """
 
     def __init__(
         self, disk: Disk, wiped: bool, known: Known, deadline: float = REQUEST_TIMEOUT
     ) -> None:
-        """`wiped` says that the disk is all zeroes; `deadline` is for every wait, in seconds."""
+        """Begin a session.
+
+        `wiped` means that the disk is all zeroes; `deadline` limits every wait, in seconds.
+        """
         self.disk = disk
         self.driver = disk.driver
         self.known = known
@@ -100,11 +109,11 @@ class Session:
         self._writeback: int | None = None
 
     def negotiated(self, feature: Feature) -> bool:
-        """Whether the running driver has that feature."""
+        """Return True if the running driver has negotiated the feature."""
         return bool(self.features & feature.mask)
 
     def play(self, operation: Operation) -> None:
-        """Do one operation, and check what can be seen of it now."""
+        """Do one operation, and check what can be checked now."""
         match operation:
             case Plug():
                 pass
@@ -125,14 +134,14 @@ class Session:
             case QueueReset():
                 self._queue_reset(operation)
             case _:
-                raise TypeError(f"{operation} is nothing that a legal driver does")
+                raise TypeError(f"{operation} is not an operation of a legal driver")
 
     def guarded(self) -> AbstractContextManager[None]:
-        """Nothing: a device that a driver treats well may take its time."""
+        """Return an empty context: a device that is treated correctly may take its time."""
         return nullcontext()
 
     def give_up(self) -> None:
-        """Nothing: a device that answers comes out, and one that does not is given a deadline."""
+        """Do nothing: a device that answers can be unplugged; otherwise a deadline applies."""
 
     def finish(self) -> None:
         """Collect what is in flight, and compare the whole disk with the model."""
@@ -142,9 +151,9 @@ class Session:
             raise Finding("status", "2.1.2", f"after legal requests the status is {status:#04x}")
         try:
             backing = self.disk.backing
+            end = min(self.capacity, backing.size // 512)
         except LacksError:
             return
-        end = min(self.capacity, backing.size // 512)
         may = [self.contents.may_hold(sector) for sector in range(end)]
         wrong = mismatch(backing.read(0, end), 0, may)
         if wrong:
@@ -170,17 +179,17 @@ class Session:
         self._read_config()
 
     def _forget(self, sent: list[Sent]) -> None:
-        """These requests will never be collected; their writes may have been done or not."""
-        for one in list(sent):
-            for sector, count in one.ask.places:
-                if isinstance(one.ask, Read):
-                    self.contents.read_ends(one.number)
+        """Forget requests that will never be collected. Their writes may have been done or not."""
+        for request in list(sent):
+            for sector, count in request.ask.places:
+                if isinstance(request.ask, Read):
+                    self.contents.read_ends(request.number)
                 else:
-                    self.contents.write_ends(one.number, sector, count, done=False)
-            self.sent.remove(one)
+                    self.contents.write_ends(request.number, sector, count, done=False)
+            self.sent.remove(request)
 
     def _queue_reset(self, reset: QueueReset) -> None:
-        self._forget([one for one in self.sent if one.queue == reset.queue])
+        self._forget([request for request in self.sent if request.queue == reset.queue])
         self.driver.queue_reset(reset.queue, self.deadline)
         layout = self.driver.queue_setup(reset.queue, reset.size)
         self.lanes[reset.queue] = Lane(layout, reset.size)
@@ -191,21 +200,22 @@ class Session:
         changes = len(self.driver.config_changes())
         end = self.capacity
         self.contents.lost(min(capacity, end), max(capacity, end))
-        for one in self.sent:
-            if any(sector + count > capacity for sector, count in one.ask.places):
-                one.doubtful = True
+        for request in self.sent:
+            if any(sector + count > capacity for sector, count in request.ask.places):
+                request.doubtful = True
         self.disk.resize(capacity)
         self.capacity = capacity
         if capacity == end:
             return
         try:
             seen = self.driver.wait_config_change(above=changes, timeout=self.deadline)
-            while seen[-1].capacity != capacity:  # an interrupt of before, or one for a used buffer
+            # The last interrupt may be from before the resize, or for a used buffer.
+            while seen[-1].capacity != capacity:
                 seen = self.driver.wait_config_change(above=len(seen), timeout=self.deadline)
         except DeviceTimeoutError as error:
             what = f"the capacity is {self.driver.config().capacity}, not {capacity}"
             raise Finding("resize", "5.2.6.2-D-02", what, str(error)) from None
-        # A legacy interface, which shows no VERSION_1, has no generation (virtio 2.5.4).
+        # A legacy interface, which does not offer VERSION_1, has no generation (virtio 2.5.4).
         modern = self.offered & Feature.VERSION_1.mask
         if modern and seen[-1].generation == before:
             what = f"a resize left the config generation at {before}"
@@ -229,9 +239,9 @@ class Session:
 
     def _want_interrupts(self, want: WantInterrupts) -> None:
         self.lanes[want.queue].wanted = want.wanted
-        for one in self.sent:
-            if one.queue == want.queue:
-                one.interrupts = None  # whether the device saw the old wish or the new is open
+        for request in self.sent:
+            if request.queue == want.queue:
+                request.interrupts = None  # the device may have seen the old setting or the new one
         self._arm(want.queue)
 
     def _arm(self, queue: int) -> None:
@@ -260,8 +270,8 @@ class Session:
 
     def _send(self, send: Send) -> None:
         lane = self.lanes[send.queue]
-        # With others in flight, an interrupt of theirs could not be told from one of these.
-        alone = not any(one.queue == send.queue for one in self.sent)
+        # With other requests in flight, their interrupts could not be told from these.
+        alone = not any(request.queue == send.queue for request in self.sent)
         if self.negotiated(Feature.EVENT_IDX):
             self._arm(send.queue)
         interrupts = self.driver.interrupts().queue if lane.wanted and alone else None
@@ -275,46 +285,46 @@ class Session:
                     self.contents.read_begins(self.requests, sector, count)
                 else:
                     self.contents.write_begins(self.requests, sector, count, salt)
-        # A read that is sent before a write of the same batch may see it too.
-        tokens = self.driver.submit([_request(one) for one in fresh], send.queue)
-        for one, token in zip(fresh, tokens, strict=True):
-            one.token = token
+        # A read that is sent before a write of the same batch may see its data, too.
+        tokens = self.driver.submit([_request(sent) for sent in fresh], send.queue)
+        for sent, token in zip(fresh, tokens, strict=True):
+            sent.token = token
         self.sent += fresh
         lane.free -= sum(ask.descriptors for ask in send.asks)
 
     def _collect(self, count: int) -> None:
         taken, self.sent = self.sent[:count], self.sent[count:]
         try:
-            completions = self.driver.complete([one.token for one in taken], self.deadline)
+            completions = self.driver.complete([request.token for request in taken], self.deadline)
         except DeviceTimeoutError as error:
             what = "a request is not used"
             raise Finding("completes", "5.2.6", what, str(error)) from None
-        for one, completion in zip(taken, completions, strict=True):
-            self.lanes[one.queue].free += one.ask.descriptors
-            self._check(one, completion)
-        for one in taken:
-            if one.interrupts is None:
+        for request, completion in zip(taken, completions, strict=True):
+            self.lanes[request.queue].free += request.ask.descriptors
+            self._check(request, completion)
+        for request in taken:
+            if request.interrupts is None:
                 continue
             try:
-                self.driver.wait_interrupt("queue", one.interrupts, self.deadline)
+                self.driver.wait_interrupt("queue", request.interrupts, self.deadline)
             except DeviceTimeoutError as error:
                 what = "a used buffer did not interrupt"
                 raise Finding("interrupt", self._interrupt_statement(), what, str(error)) from None
 
-    def _check(self, one: Sent, completion: Completion) -> None:
-        ask, status = one.ask, completion.status
-        # First of all end it in the model, whatever comes of it.
+    def _check(self, sent: Sent, completion: Completion) -> None:
+        ask, status = sent.ask, completion.status
+        # First of all end the request in the model, whatever the checks find.
         may = []
         for sector, count in ask.places:
             if isinstance(ask, Read):
-                may = self.contents.read_ends(one.number)
+                may = self.contents.read_ends(sent.number)
             else:
-                self.contents.write_ends(one.number, sector, count, done=status == Status.OK)
+                self.contents.write_ends(sent.number, sector, count, done=status == Status.OK)
         what = type(ask).__name__
         if completion.damage:
             damage = "; ".join(completion.damage)
-            raise Finding("damage", "2.7.5.1", f"{what} changed what is not its own", damage)
-        if status != Status.OK and not (one.doubtful and status == Status.IOERR):
+            raise Finding("damage", "2.7.5.1", f"{what} changed memory outside its buffers", damage)
+        if status != Status.OK and not (sent.doubtful and status == Status.IOERR):
             raise Finding("status", "5.2.6", f"{what} ended with status {status}", str(ask))
         self._check_used_length(what, completion, may)
         if status != Status.OK:
@@ -329,9 +339,9 @@ class Session:
     def _check_used_length(
         self, what: str, completion: Completion, may: list[frozenset[int]]
     ) -> None:
-        """The used length counts no byte that was not written (virtio 2.7.8.2).
+        """Raise Finding if the used length counts bytes that were not written (virtio 2.7.8.2).
 
-        Of a read whose contents are anybody's guess, a byte like CANARY may be data.
+        In a read with unknown contents, a byte like CANARY may be data.
         """
         unwritten = -1 if any(ANYTHING in salts for salts in may) else completion.data.find(CANARY)
         written = len(completion.data) + 1 if unwritten < 0 else unwritten
@@ -347,24 +357,24 @@ class Session:
         if not self.known.explains(finding):
             raise finding
 
-    def _check_identity(self, found: bytes) -> None:
+    def _check_identity(self, identity: bytes) -> None:
         serial = self.disk.spec.serial
         if serial is not None:
             self._identity = serial.encode().ljust(20, b"\0")
         elif self._identity is None:
-            self._identity = found
-        if found != self._identity:
-            raise Finding("identity", "5.2.6", "GET_ID", f"{found!r}, not {self._identity!r}")
+            self._identity = identity
+        if identity != self._identity:
+            raise Finding("identity", "5.2.6", "GET_ID", f"{identity!r}, not {self._identity!r}")
 
 
-def _request(one: Sent) -> Request:
-    """The request as the driver takes it."""
-    ask = one.ask
+def _request(sent: Sent) -> Request:
+    """Return the request in the driver's form."""
+    ask = sent.ask
     match ask:
         case Read():
             plain = Request(RequestType.IN, ask.sector, receive=ask.received)
         case Write():
-            data = sectors_of(one.salt, ask.sector, ask.count)
+            data = sectors_of(sent.salt, ask.sector, ask.count)
             plain = Request(RequestType.OUT, ask.sector, data)
         case Flush():
             plain = Request(RequestType.FLUSH)
@@ -377,5 +387,5 @@ def _request(one: Sent) -> Request:
             data = b"".join(segment(*place, int(ask.unmap)) for place in ask.segments)
             plain = Request(RequestType.WRITE_ZEROES, data=data)
         case _:
-            raise TypeError(f"{ask} is no request")
+            raise TypeError(f"{ask} is not a request")
     return replace(plain, readable=ask.readable, writable=ask.writable, indirect=ask.indirect)

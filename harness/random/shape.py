@@ -1,4 +1,4 @@
-"""What a device allows a legal driver, found out once for each kind of disk."""
+"""The limits that a device sets for a legal driver, determined once for each kind of disk."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from harness.targets import Disk
 from harness.virtio.features import LEGACY_ONLY, Feature, mask, members
 
 SERVED = SUPPORTED | mask(Feature.RING_PACKED, Feature.EVENT_IDX, Feature.RING_RESET)
-"""What a session can deal with: the driver's own, and what the suite's tests negotiate too."""
+"""Features that a session can handle: the driver's own, and others that the suite negotiates."""
 
 MUST = mask(Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.BLK_RO)
-"""What is accepted whenever it is offered."""
+"""Features that are accepted whenever they are offered."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A kind of disk: largest virtqueues (descriptors), features, and what is not to be tried.
+    """Shape of a kind of disk: largest virtqueues (descriptors), features, and operations to avoid.
 
-    `vectors` are the most of MSI-X, 0 without it; `registers` are those of PCI. What a recorded
-    deviation would only find again, and spoil the rest of the example with, is not to be tried:
-    `resizes`, `resets_in_flight` and so on are false.
+    `vectors` is the largest number of MSI-X vectors, 0 without MSI-X; `registers` is True for PCI
+    registers. Operations that would only repeat a recorded deviation, and spoil the rest of the
+    example, are avoided: then `resizes`, `resets_in_flight` and so on are False.
     """
 
     largest: tuple[int, ...]
@@ -38,22 +38,22 @@ class Shape:
 
     @property
     def required(self) -> tuple[str, ...]:
-        """Names of the features that are always accepted."""
-        return tuple(one.name for one in _named(self.offered & MUST))
+        """Return the names of the features that are always accepted."""
+        return tuple(feature.name for feature in _named(self.offered & MUST))
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """Names of the features that may be accepted or not."""
+        """Return the names of the features that may be accepted or not."""
         served = SERVED & ~MUST & ~mask(*LEGACY_ONLY)
-        return tuple(one.name for one in _named(self.offered & served))
+        return tuple(feature.name for feature in _named(self.offered & served))
 
 
 def _named(bits: int) -> list[Feature]:
-    return [one for one in members(bits) if isinstance(one, Feature)]
+    return [feature for feature in members(bits) if isinstance(feature, Feature)]
 
 
 def shape_of(disk: Disk, legacy: bool, known: Known) -> Shape:
-    """Ask a disk; its device is left reset."""
+    """Determine the shape of a disk. Its device is left in the reset state."""
     driver = disk.driver
     offered = driver.offered()
     driver.negotiate(offered & (SERVED | MUST) & ~mask(Feature.RING_PACKED))

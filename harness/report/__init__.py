@@ -1,4 +1,4 @@
-"""What a test proves, and how a run says so: markers, levels, deviations, reports."""
+"""Markers for the statements of tests, judgement of outcomes, and reports."""
 
 from harness.report.markers import (
     Statement,

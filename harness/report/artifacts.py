@@ -1,7 +1,7 @@
-"""What `--artifacts DIR` keeps of a failed test: a directory with all there was to see.
+"""Directory that `--artifacts DIR` writes for a failed test.
 
-failure.txt          what the report has: traceback, evidence
-disk0.txt ...        each disk of the test: what was asked for, its registers and rings
+failure.txt          the report's text: traceback and evidence
+disk0.txt ...        each disk of the test: properties asked for, registers and rings
 replay.sh            runs this test alone, with the options of this run
 *.log, *.command     of what carries the device: console, stderr, command line
 .vblk-artifacts      the names of these files
@@ -33,10 +33,12 @@ from harness.report.results import plain_node
 if TYPE_CHECKING:
     from harness.targets import Disk, Target
 
-SELECTING = ("-k", "-m", "-n", "--deselect", "--ignore", "--ignore-glob", "--maxfail", "--target")
-REPORTING = ("--matrix", "--artifacts", "--junitxml", "--junit-xml", "--basetemp", "--tb")
-OTHER = ("--level", "--section", "--clause")
-"""Options with a value that a replay does without: it is one test, on one target, for a look."""
+SELECTING = ("-k", "-m", "-n", "--deselect", "--ignore", "--ignore-glob", "--maxfail")
+REPORTING = ("--junitxml", "--junit-xml", "--basetemp", "--tb")
+OURS = ("--target", "--matrix", "--artifacts", "--level", "--section", "--clause")
+"""Options with a value that a replay does without: it is one test, on one target, for a look.
+
+Each of OURS has a name that begins with `--vblk-`, too."""
 
 MARKER = ".vblk-artifacts"
 """The file that names what we wrote into a directory, a name a line."""
@@ -45,7 +47,7 @@ _INTO = pytest.StashKey[Path]()
 
 FLAGS = ("--lf", "--last-failed", "--ff", "--failed-first", "--nf", "--new-first", "--sw", "-x")
 MORE_FLAGS = ("--stepwise", "--exitfirst", "--pyargs", "-q", "--quiet", "-v", "--verbose")
-"""Options without one."""
+"""Options without a value that a replay leaves out."""
 
 
 def keep(
@@ -55,12 +57,14 @@ def keep(
     target: Target,
     disks: Iterable[Disk],
 ) -> str:
-    """Keep all of a failed test that the run was asked to; the directory, or empty for none.
+    """Write everything about a failed test if the run asks for it.
 
-    A phase that fails after another of the same test adds its own failure. What
-    cannot be written is said in the report, and is no second failure.
+    Return the directory, or "".
+
+    If another phase of the same test fails later, its failure is added. Files that cannot be
+    written are reported, but are not a second failure.
     """
-    top: Path | None = item.config.option.artifacts
+    top: Path | None = item.config.option.vblk_artifacts
     if top is None:
         return ""
     base = top / _slug(target_name) / _slug(plain_node(item.nodeid))
@@ -77,7 +81,7 @@ def keep(
         _write(into, files, first)
     except OSError as error:
         into = base
-        report.sections.append(("artifacts", f"not all is in {into}: {error}"))
+        report.sections.append(("artifacts", f"some files are missing in {into}: {error}"))
     if first:
         item.stash[_INTO] = into
         item.user_properties.append(("artifacts", os.path.relpath(into)))
@@ -120,23 +124,24 @@ def _write(into: Path, files: Mapping[str, str], fresh: bool) -> None:
 
 
 def _slug(name: str) -> str:
-    """A name as a directory's; a digest keeps apart what would be alike."""
+    """Return a name for a directory. A digest is added if characters were replaced."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:120]
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def replay(item: pytest.Item, target: str) -> str:
-    """A command for a shell that runs one test again, alone, on one target."""
+    """Return a shell command that runs one test again, alone, on one target."""
     config = item.config
     start = config.invocation_params.dir
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for option in (*SELECTING, *REPORTING, *OTHER):
-        parser.add_argument(option, action="append")
+    for option in (*SELECTING, *REPORTING, *OURS):
+        names = [option, option.replace("--", "--vblk-", 1)] if option in OURS else [option]
+        parser.add_argument(*names, action="append")
     for option in (*FLAGS, *MORE_FLAGS):
         parser.add_argument(option, action="count")
     _, rest = parser.parse_known_args(list(map(str, config.invocation_params.args)))
     places = set(map(str, config.option.file_or_dir or ()))
     options = [word for word in rest if word not in places]
     node = os.path.relpath(item.path, start) + plain_node(item.nodeid[item.nodeid.index("::") :])
-    command = [sys.executable, "-m", "pytest", *options, "--target", target, node]
+    command = [sys.executable, "-m", "pytest", *options, "--vblk-target", target, node]
     return f"cd {shlex.quote(str(start))} && {shlex.join(command)}"

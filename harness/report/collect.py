@@ -1,4 +1,4 @@
-"""Gathers a session's reports into `Results`; on pytest-xdist's controller, of all workers."""
+"""Collection of a session's reports into `Results`; under pytest-xdist from all workers."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from harness.virtio.catalogue import SPECIFICATION, Clause, clauses, lookup
 SUITE = "virtio-blk-conformance"
 
 HARDENING = "hardening-"
-"""How the names of the properties begin that say what became of a device."""
+"""Prefix of the properties about the fate of a device."""
 
 
 class Collector:
-    """All that is told of the tests, in the order in which they ended."""
+    """Collects the reports of tests, in the order in which the tests ended."""
 
     def __init__(self, root: Path, arguments: Iterable[str]) -> None:
         self._root = root
@@ -46,42 +46,44 @@ class Collector:
         self._reports: dict[tuple[str, str], list[pytest.TestReport]] = {}
 
     def add(self, report: pytest.TestReport) -> None:
-        """Take note of one phase of a test, if it is about a statement on a target."""
+        """Store the report of one phase of a test, if the test is about a statement on a target."""
         target = dict(report.user_properties).get("target")
         if target is not None and Statement.parse(report.user_properties):
             self._reports.setdefault((report.nodeid, str(target)), []).append(report)
 
     def results(self, complete: bool) -> Results:
-        """What has been found up to now. `complete` says that nothing is missing."""
-        made = Results([self._run(complete)], [], {}, {})
+        """Return the results up to now. `complete` means that no test is missing."""
+        results = Results([self._run(complete)], [], {}, {})
         for clause in clauses().values():
-            made.rows[clause.id] = _row(clause)
+            results.rows[clause.id] = _row(clause)
         columns = self._columns()
-        made.columns += columns.values()
+        results.columns += columns.values()
         for (node, target), reports in self._reports.items():
-            test = made.tests.setdefault(plain_node(node), self._test(plain_node(node), reports[0]))
+            test = results.tests.setdefault(
+                plain_node(node), self._test(plain_node(node), reports[0])
+            )
             for row in _rows(reports[0]):
-                made.rows.setdefault(row.id, row)
+                results.rows.setdefault(row.id, row)
                 if row.id not in test.statements:
                     test.statements.append(row.id)
             test.results[columns[target].id] = _result(reports)
-        return made
+        return results
 
     def _columns(self) -> dict[str, Column]:
         columns: dict[str, Column] = {}
         for (_, target), reports in self._reports.items():
             column = columns.setdefault(target, Column(target))
             for report in reports:
-                said = _said(report)
-                column.implementations.update(said.get("implementations", {}))
-                column.facts.update(said.get("facts", {}))
+                facts = _attributes(report)
+                column.implementations.update(facts.get("implementations", {}))
+                column.facts.update(facts.get("facts", {}))
         return columns
 
     def _run(self, complete: bool) -> Run:
         ended = datetime.now(UTC)
         try:
             suite = version(SUITE)
-        except PackageNotFoundError:  # a checkout that nobody installed
+        except PackageNotFoundError:  # a checkout that was not installed
             suite = "unknown"
         return Run(
             started=self._started.isoformat(timespec="seconds"),
@@ -105,7 +107,7 @@ class Collector:
 
 
 def source_url(environ: Mapping[str, str]) -> str:
-    """Where CI's checkout can be read, with {file} and {line}; empty outside GitHub and GitLab."""
+    """Return the URL of CI's checkout, with {file} and {line}; "" outside GitHub and GitLab."""
     if environ.get("GITHUB_SHA"):
         server, name = environ.get("GITHUB_SERVER_URL"), environ.get("GITHUB_REPOSITORY")
         return f"{server}/{name}/blob/{environ['GITHUB_SHA']}/{{file}}#L{{line}}"
@@ -125,7 +127,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _source(path: Path, line: int) -> str:
-    """The test itself, from its first decorator on."""
+    """Return the source text of a test, from its first decorator on."""
     lines = _lines(path)[line:]
     return "".join(inspect.getblock(lines)) if lines else ""
 
@@ -142,7 +144,7 @@ def _row(clause: Clause) -> Row:
 
 
 def _rows(report: pytest.TestReport) -> Iterator[Row]:
-    """A test's statements, from the properties that its markers made."""
+    """Yield a test's statements, from the properties that its markers made."""
     statement = Statement.parse(report.user_properties)
     if statement is None:
         return
@@ -152,40 +154,40 @@ def _rows(report: pytest.TestReport) -> Iterator[Row]:
         yield Row(f"{section}: {text}", section, LEVEL, "device", text, kind=LEVEL)
 
 
-def _said(report: pytest.TestReport) -> dict[str, Any]:
-    said: dict[str, Any] = getattr(report, ATTRIBUTE, {})
-    return said
+def _attributes(report: pytest.TestReport) -> dict[str, Any]:
+    attributes: dict[str, Any] = getattr(report, ATTRIBUTE, {})
+    return attributes
 
 
 def _result(reports: list[pytest.TestReport]) -> Result:
-    """The phases of a test as one result: the worst of them, with its words."""
+    """Return the worst result of a test's phases, with its details."""
     verdicts = [_verdict(report) for report in reports]
     verdict = worst(verdicts)
     report = reports[verdicts.index(verdict)]
-    said = _said(report)
+    attributes = _attributes(report)
     skip = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
     failed = verdict not in (Verdict.KEPT, Verdict.SKIPPED)
     return Result(
         verdict,
-        round(sum(one.duration for one in reports), 4),
-        said.get("expected", ""),
-        said.get("seen", ""),
+        round(sum(phase.duration for phase in reports), 4),
+        attributes.get("expected", ""),
+        attributes.get("seen", ""),
         skip.removeprefix("Skipped: "),
-        said.get("deviation", {}),
+        attributes.get("deviation", {}),
         report.longreprtext if failed else "",
-        said.get("artifacts", ""),
+        attributes.get("artifacts", ""),
         {
             name.removeprefix(HARDENING): str(value)
-            for one in reports
-            for name, value in one.user_properties
+            for phase in reports
+            for name, value in phase.user_properties
             if name.startswith(HARDENING)
         },
     )
 
 
 def _verdict(report: pytest.TestReport) -> Verdict:
-    if "verdict" in _said(report):
-        return Verdict(_said(report)["verdict"])
+    if "verdict" in _attributes(report):
+        return Verdict(_attributes(report)["verdict"])
     if report.failed:
         return Verdict.ERROR
     if report.skipped:

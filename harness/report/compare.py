@@ -1,4 +1,4 @@
-"""What changed between two results: `vblk matrix diff`."""
+"""Comparison of two results: `vblk matrix diff`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.report.results import OPEN, ORDER, Column, Results, Row, Test, Verd
 
 
 class Direction(StrEnum):
-    """What a change is."""
+    """Direction of a change."""
 
     WORSE = "worse"
     LOST = "no longer tested"
@@ -19,7 +19,10 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True)
 class Change:
-    """A statement whose verdict on a target is another; `why` is what the new tests say of it."""
+    """A statement whose verdict on a target has changed.
+
+    `why` is the reason given by the new tests.
+    """
 
     direction: Direction
     row: Row
@@ -31,9 +34,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """All changes, the worst first, and the targets that only one of the two has.
+    """All changes, the worst first, and the targets that only one of the results has.
 
-    `pairs` are the targets compared, by their ids; versions may differ.
+    `pairs` are the ids of the compared targets; their versions may differ.
     """
 
     changes: list[Change]
@@ -43,12 +46,12 @@ class Difference:
 
     @property
     def regressed(self) -> bool:
-        """Whether anything is worse, or was tested and is no longer."""
+        """Return True if a verdict is worse, or a statement is no longer tested."""
         return any(change.direction is not Direction.BETTER for change in self.changes)
 
 
 def difference(old: Results, new: Results) -> Difference:
-    """Compare target by target: those alike in name and versions, else the only ones of a name."""
+    """Compare target by target: those with equal name and versions, else single ones of a name."""
     pairs = list(_pairs(old, new))
     old_verdicts, new_verdicts = old.verdicts(), new.verdicts()
     changes = []
@@ -61,28 +64,36 @@ def difference(old: Results, new: Results) -> Difference:
                 changes.append(Change(direction, row, after, was, now, why))
     order = {row.id: number for number, row in enumerate(new.ordered_rows())}
     changes.sort(
-        key=lambda one: (
-            [*Direction].index(one.direction),
-            ORDER.index(one.new),
-            order.get(one.row.id, len(order)),
+        key=lambda change: (
+            [*Direction].index(change.direction),
+            ORDER.index(change.new),
+            order.get(change.row.id, len(order)),
         )
     )
     return Difference(
         changes,
         [(before.id, after.id) for before, after in pairs],
-        [one.id for one in old.columns if one.id not in {before.id for before, _ in pairs}],
-        [one.id for one in new.columns if one.id not in {after.id for _, after in pairs}],
+        [
+            change.id
+            for change in old.columns
+            if change.id not in {before.id for before, _ in pairs}
+        ],
+        [change.id for change in new.columns if change.id not in {after.id for _, after in pairs}],
     )
 
 
 def _pairs(old: Results, new: Results) -> Iterator[tuple[Column, Column]]:
-    alike = {one.id for one in old.columns} & {one.id for one in new.columns}
+    alike = {column.id for column in old.columns} & {column.id for column in new.columns}
     for after in new.columns:
         if after.id in alike:
-            yield next(one for one in old.columns if one.id == after.id), after
+            yield next(column for column in old.columns if column.id == after.id), after
             continue
-        before = [one for one in old.columns if one.name == after.name and one.id not in alike]
-        rivals = [one for one in new.columns if one.name == after.name and one.id not in alike]
+        before = [
+            column for column in old.columns if column.name == after.name and column.id not in alike
+        ]
+        rivals = [
+            column for column in new.columns if column.name == after.name and column.id not in alike
+        ]
         if len(before) == len(rivals) == 1:
             yield before[0], after
 
@@ -105,23 +116,23 @@ def _why(tests: list[Test], row: Row, column: Column, verdict: Verdict) -> str:
     return ""
 
 
-def lines(found: Difference) -> Iterator[str]:
-    """The difference as text, a line each."""
-    for before, after in found.pairs:
+def lines(changes: Difference) -> Iterator[str]:
+    """Yield the difference as text, line by line."""
+    for before, after in changes.pairs:
         yield before if before == after else f"{before} -> {after}"
-    for name in found.gone:
+    for name in changes.gone:
         yield f"{name}: only in the old results"
-    for name in found.added:
+    for name in changes.added:
         yield f"{name}: only in the new results"
     for direction in Direction:
-        some = [change for change in found.changes if change.direction is direction]
-        if some:
+        selected = [change for change in changes.changes if change.direction is direction]
+        if selected:
             yield ""
-            yield f"{direction}: {len(some)}"
-        for one in some:
-            why = f": {one.why}" if one.why else ""
-            where = f"{one.row.id}, {one.row.level}, {one.column.id}"
-            yield f"  {where}: {one.old} -> {one.new}{why}"
-    if not found.changes:
+            yield f"{direction}: {len(selected)}"
+        for change in selected:
+            why = f": {change.why}" if change.why else ""
+            where = f"{change.row.id}, {change.row.level}, {change.column.id}"
+            yield f"  {where}: {change.old} -> {change.new}{why}"
+    if not changes.changes:
         yield ""
         yield "no verdict has changed"

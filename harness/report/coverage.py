@@ -1,8 +1,8 @@
-"""How much of the specification the suite covers, and what came of it: tables for the docs.
+"""Tables for the docs: how much of the specification the suite covers, and the verdicts of runs.
 
-`docs/coverage.json` keeps the verdicts of some runs by target and section. The
-tables in `docs/coverage.md` and `README.md` are made of it, of the catalogue
-and of the suite's markers, and stand between comments that name them.
+`docs/coverage.json` keeps the verdicts of some runs by target and section. The tables in
+`docs/coverage.md` and `README.md` are made from it, from the catalogue and from the suite's
+markers. Comments in these files name the places of the tables.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from harness.virtio.sections import section_url
 PAGE, SUMMARY, README = Path("docs/coverage.md"), Path("docs/coverage.json"), Path("README.md")
 
 MAKE = "vblk matrix counts"
-"""The command that makes the tables."""
+"""Command that makes the tables."""
 
 CHAPTERS = ("2", "3", "4.1", "4.2", "5.2", "6", "7")
-"""The parts of the specification, for a short table."""
+"""Parts of the specification, for a short table."""
 
 LETTER = {
     Verdict.BROKEN: "b",
@@ -54,7 +54,7 @@ LETTER = {
 
 
 class CoverageError(Exception):
-    """A file is not as it has to be; one line that says what to do."""
+    """Error of a file that is not as required. The message is one line that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Bound:
 
     @classmethod
     def by(cls, suite: Path) -> Bound:
-        """Read it from the test modules in a directory; nothing of them is run."""
+        """Read the markers from the test modules in a directory, without running the modules."""
         named: set[str] = set()
         for path in sorted(suite.rglob("test_*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -78,8 +78,11 @@ class Bound:
 
 @dataclass(frozen=True)
 class Group:
-    """A part of the specification in numbers: statements that can be seen broken, those with a
-    test, those with a reason for none, and behaviour that is described without a keyword."""
+    """Numbers of a part of the specification.
+
+    `statements` are those whose violation can be seen, `tested` those with a test, `reasoned` those
+    with a reason for having none; `described` is behaviour without a keyword.
+    """
 
     name: str
     statements: int
@@ -89,19 +92,19 @@ class Group:
 
 
 def group(name: str, bound: Bound, below: bool = True) -> Group:
-    """The numbers of a section, with all below it or without; of everything, without a name."""
+    """Count a section, with or without its subsections; an empty name counts everything."""
 
     def inside(section: str) -> bool:
         return _within(section, name) if below else section == name
 
-    within = [one for one in clauses().values() if inside(one.section)]
-    stated = [one for one in within if one.level != "described"]
+    within = [clause for clause in clauses().values() if inside(clause.section)]
+    stated = [clause for clause in within if clause.level != "described"]
     return Group(
         name,
         len(stated),
-        sum(one.id in bound.clauses for one in stated),
-        sum(bool(one.untested) for one in stated),
-        sum(one.id in bound.clauses for one in within if one.level == "described"),
+        sum(clause.id in bound.clauses for clause in stated),
+        sum(bool(clause.untested) for clause in stated),
+        sum(clause.id in bound.clauses for clause in within if clause.level == "described"),
     )
 
 
@@ -110,20 +113,20 @@ def _within(section: str, wanted: str) -> bool:
 
 
 def sections() -> list[str]:
-    """Every section that states or describes something, in the specification's order."""
-    return sorted({one.section for one in clauses().values()}, key=section_order)
+    """Return all sections with a statement or a description, in the specification's order."""
+    return sorted({clause.section for clause in clauses().values()}, key=section_order)
 
 
 Counts = Mapping[str, Mapping[Verdict, int]]
-"""Section -> how many of its statements have each verdict."""
+"""Section -> number of its statements with each verdict."""
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a target's runs came to, by section. Statements with a keyword only.
+    """Verdicts of a target's runs by section, for statements with a keyword only.
 
-    `implementations` make up the device: name -> version. `tests` counts tests, which
-    took `seconds` together.
+    `implementations` make up the device: name -> version. `tests` counts tests; `seconds` is their
+    total duration.
     """
 
     target: str
@@ -153,7 +156,7 @@ class Verdicts:
         )
 
     def within(self, name: str) -> Counter[Verdict]:
-        """The verdicts of a section with all below it; all of them, with an empty name."""
+        """Return the verdicts of a section and its subsections; an empty name returns all."""
         total: Counter[Verdict] = Counter()
         for section, counts in self.sections.items():
             if _within(section, name):
@@ -162,21 +165,21 @@ class Verdicts:
 
 
 def dumped(verdicts: Iterable[Verdicts]) -> str:
-    """The JSON that `loaded` reads."""
+    """Return the JSON that `loaded` reads."""
     document = [
         {
-            "target": one.target,
-            "implementations": dict(one.implementations),
+            "target": entry.target,
+            "implementations": dict(entry.implementations),
             "sections": {
                 section: _words(counts)
                 for section, counts in sorted(
-                    one.sections.items(), key=lambda entry: section_order(entry[0])
+                    entry.sections.items(), key=lambda item: section_order(item[0])
                 )
             },
-            "tests": _words(one.tests),
-            "seconds": round(one.seconds),
+            "tests": _words(entry.tests),
+            "seconds": round(entry.seconds),
         }
-        for one in verdicts
+        for entry in verdicts
     ]
     return json.dumps(document, indent=1) + "\n"
 
@@ -197,7 +200,10 @@ class _Kept:
 
 
 def loaded(path: Path) -> list[Verdicts]:
-    """The verdicts in a file, none if there is no such file. CoverageError for a damaged one."""
+    """Return the verdicts in a file; none if there is no file.
+
+    Raise CoverageError for a damaged file.
+    """
     try:
         kept = build(list[_Kept], json_of(path, read_text(path, LIMIT)))
     except MissingFileError:
@@ -208,13 +214,13 @@ def loaded(path: Path) -> list[Verdicts]:
         raise CoverageError(f"{path} is damaged: {error}; {MAKE} RESULTS.json makes it") from None
     return [
         Verdicts(
-            one.target,
-            one.implementations,
-            {section: Counter(counts) for section, counts in one.sections.items()},
-            Counter(one.tests),
-            one.seconds,
+            entry.target,
+            entry.implementations,
+            {section: Counter(counts) for section, counts in entry.sections.items()},
+            Counter(entry.tests),
+            entry.seconds,
         )
-        for one in kept
+        for entry in kept
     ]
 
 
@@ -222,17 +228,17 @@ def loaded(path: Path) -> list[Verdicts]:
 
 
 def statements_table(bound: Bound, names: Iterable[str], below: bool) -> list[str]:
-    """A line for each section named, with all below it or without, and one for everything."""
+    """Return a table of the named sections, with or without subsections, and a total."""
     lines = [
         "| section | statements | tested | with a reason for none | described, tested |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for one in (*(group(name, bound, below) for name in names), group("", bound)):
+    for part in (*(group(name, bound, below) for name in names), group("", bound)):
         numbers = " | ".join(
-            f"{number or ''}" for number in (one.statements, one.tested, one.reasoned)
+            f"{number or ''}" for number in (part.statements, part.tested, part.reasoned)
         )
-        name = section_link(one.name) if one.name else "**all**"
-        lines.append(f"| {name} | {numbers} | {one.described or ''} |")
+        name = section_link(part.name) if part.name else "**all**"
+        lines.append(f"| {name} | {numbers} | {part.described or ''} |")
     return lines
 
 
@@ -261,61 +267,66 @@ def summary_line(bound: Bound, verdicts: Iterable[Verdicts]) -> str:
 
 
 def totals_table(verdicts: Iterable[Verdicts]) -> list[str]:
-    """How many statements have each verdict, a line for a target and version."""
+    """Return a table of the statements with each verdict, for each target and version."""
     shown = [verdict for verdict in ORDER if verdict is not Verdict.NOT_RUN]
     lines = [
         f"| target | version | {' | '.join(shown)} |",
         f"| --- | --- |{' ---: |' * len(shown)}",
     ]
-    for one in verdicts:
-        total = one.within("")
-        # A statement that has no test cannot run here either.
+    for target in verdicts:
+        total = target.within("")
+        # A statement without a test counts as one that cannot run here.
         total[Verdict.SKIPPED] += total[Verdict.NOT_RUN]
         numbers = " | ".join(str(total[verdict]) for verdict in shown)
-        lines.append(f"| `{one.target}` | {made_of(one.implementations)} | {numbers} |")
+        lines.append(f"| `{target.target}` | {made_of(target.implementations)} | {numbers} |")
     return lines
 
 
 def runs_table(verdicts: Iterable[Verdicts]) -> list[str]:
-    """What the whole suite said and how long it took, a line for a target and version."""
+    """Return a table of the suite's outcomes and durations, for each target and version."""
     lines = [
         "| target | version | passed | expected failures | failed | skipped | seconds |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for one in verdicts:
-        tests = Counter(one.tests)
+    for target in verdicts:
+        tests = Counter(target.tests)
         numbers = (
             tests[Verdict.KEPT],
             tests[Verdict.DEVIATION] + tests[Verdict.ADVISORY],
             tests[Verdict.BROKEN] + tests[Verdict.ERROR],
             tests[Verdict.SKIPPED],
-            round(one.seconds),
+            round(target.seconds),
         )
         cells = " | ".join(map(str, numbers))
-        lines.append(f"| `{one.target}` | {made_of(one.implementations)} | {cells} |")
+        lines.append(f"| `{target.target}` | {made_of(target.implementations)} | {cells} |")
     return lines
 
 
 def sections_tables(verdicts: Iterable[Verdicts]) -> list[str]:
-    """Section by section, a table for each version: QEMU and what comes with it are of one."""
+    """Return a table of the verdicts by section for each version of QEMU and its tools."""
     by_version: dict[frozenset[str], list[Verdicts]] = {}
-    for one in verdicts:
-        by_version.setdefault(frozenset(one.implementations.values()), []).append(one)
+    for target in verdicts:
+        by_version.setdefault(frozenset(target.implementations.values()), []).append(target)
     lines = []
     for columns in by_version.values():
-        parts = {name: version for one in columns for name, version in one.implementations.items()}
-        names = sorted({name for one in columns for name in one.sections}, key=section_order)
+        parts = {
+            name: version for target in columns for name, version in target.implementations.items()
+        }
+        names = sorted({name for target in columns for name in target.sections}, key=section_order)
         lines += ["", f"### {made_of(parts)}", ""]
-        lines.append(f"| section | {' | '.join(f'`{one.target}`' for one in columns)} |")
+        lines.append(f"| section | {' | '.join(f'`{target.target}`' for target in columns)} |")
         lines.append(f"| --- |{' --- |' * len(columns)}")
         for name in names:
-            cells = " | ".join(_cell(Counter(one.sections.get(name, {}))) for one in columns)
+            cells = " | ".join(_cell(Counter(target.sections.get(name, {}))) for target in columns)
             lines.append(f"| {section_link(name)} | {cells} |")
     return lines
 
 
 def _cell(counts: Counter[Verdict]) -> str:
-    """Kept of all, and what is not kept: "7/9 1d" has a known deviation, and one skipped."""
+    """Return the kept statements of all, and the others.
+
+    "7/9 1d" has one known deviation, and one skipped.
+    """
     others = [f"{counts[verdict]}{letter}" for verdict, letter in LETTER.items() if counts[verdict]]
     return " ".join([f"{counts[Verdict.KEPT]}/{counts.total()}", *others])
 
@@ -324,21 +335,23 @@ def _cell(counts: Counter[Verdict]) -> str:
 
 
 def keep(root: Path, parts: Iterable[Results]) -> None:
-    """Put the verdicts of these results, and of no others, into the summary."""
+    """Write the verdicts of these results, and no others, to the summary."""
     results = merged(parts)
     verdicts = [Verdicts.of(results, column) for column in results.columns]
     replace_text(root / SUMMARY, dumped(verdicts))
 
 
 def made(root: Path) -> dict[Path, str]:
-    """What the files with tables have to say, by their paths. CoverageError if one cannot."""
+    """Return the new texts of the files with tables, by path. Raise CoverageError if that fails."""
     bound = Bound.by(root / "conformance")
     verdicts = loaded(root / SUMMARY)
     blocks = {
         PAGE: {
             "statements": statements_table(bound, sections(), below=False),
             "reasons": [
-                f"- {one.id}: {one.untested}" for one in clauses().values() if one.untested
+                f"- {clause.id}: {clause.untested}"
+                for clause in clauses().values()
+                if clause.untested
             ],
             "chapters": statements_table(bound, CHAPTERS, below=True),
             "totals": totals_table(verdicts),
@@ -361,18 +374,20 @@ def made(root: Path) -> dict[Path, str]:
 
 
 def replaced(path: Path, text: str, part: str, lines: Iterable[str], make: str) -> str:
-    """A text with other lines between two comments; `make` is the command that makes them.
+    """Return the text with new lines between two comments.
 
-    CoverageError if the text has no such place.
+    `make` is the command that makes them.
+
+    Raise CoverageError if the text does not contain the two comments.
     """
     begin, end = f"<!-- {part}: made by {make} -->", f"<!-- {part}: end -->"
-    head, found, rest = text.partition(begin)
+    head, opened, rest = text.partition(begin)
     _, closed, tail = rest.partition(end)
-    if not found or not closed:
+    if not opened or not closed:
         raise CoverageError(f"{path} has no place between {begin} and {end}")
     return "\n".join([head + begin, "", *lines, "", end + tail])
 
 
 def stale(root: Path) -> list[Path]:
-    """The files whose tables are not current."""
+    """Return the files whose tables are out of date."""
     return [path for path, text in made(root).items() if path.read_text(encoding="utf-8") != text]

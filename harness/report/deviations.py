@@ -1,6 +1,6 @@
-"""Known deviations of a device implementation, and what they do to a test's outcome.
+"""Known deviations of a device implementation, and their effect on a test's outcome.
 
-A file `deviations/<implementation>.toml` beside the tests holds tables:
+A file `deviations/<implementation>.toml` next to the tests contains tables:
 
     [[deviation]]
     clause = "2.1.2-D-01"                     # the statement that is not kept
@@ -8,12 +8,12 @@ A file `deviations/<implementation>.toml` beside the tests holds tables:
     versions = ">=7.2"                        # of the implementation; comparisons, comma-separated
     seen = "used index"                       # regular expression, found in the failure's message
     why = "what the device does, and where in its source"
-    targets = ["*-pci*"]                      # fnmatch patterns; left out, on every target
-    sometimes = true                          # it is a race, and the test may pass; left out, false
+    targets = ["*-pci*"]                      # fnmatch patterns; default: every target
+    sometimes = true                          # a race: the test may pass; default: false
 
-A test that fails as recorded is an expected failure. One that passes on an
-affected version fails, unless it is a race: the record has to go. A failure
-that looks otherwise stays a failure.
+A test that fails as recorded is an expected failure. A test that passes on an affected version
+fails, unless the deviation is a race: the record has to be removed. A failure with another message
+remains a failure.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _COMPARISONS: dict[str, Callable[[Version, Version], bool]] = {
 
 
 class DeviationFileError(Exception):
-    """A file of deviations makes no sense; one line that says where."""
+    """Error of a bad deviations file. The message is one line with the place."""
 
 
 def _holds(parse: Callable[[str], object]) -> Callable[[str], bool]:
@@ -71,7 +71,7 @@ def _bounds(text: str) -> list[tuple[Callable[[Version, Version], bool], Version
     for part in text.split(","):
         match = re.fullmatch(r"\s*(>=|<=|==|>|<)\s*(\d{1,9}(?:\.\d{1,9})*)\s*", part)
         if match is None:
-            raise ValueError(f"{part!r} is no comparison with a version, like >=7.2")
+            raise ValueError(f"{part!r} is not a comparison with a version; an example is >=7.2")
         bounds.append((_COMPARISONS[match[1]], tuple(map(int, match[2].split(".")))))
     return bounds
 
@@ -82,7 +82,10 @@ Expression = Annotated[str, Check("a regular expression", _holds(re.compile))]
 
 @dataclass(frozen=True)
 class Deviation:
-    """One recorded deviation; `implementation` is the file's name, for the rest see above."""
+    """One recorded deviation.
+
+    `implementation` is the file's name; the module describes the other fields.
+    """
 
     implementation: str
     clause: str
@@ -94,7 +97,7 @@ class Deviation:
     sometimes: bool = False
 
     def affects(self, implementation: str, version: Version, target: str) -> bool:
-        """Whether this version of this implementation, on this target, is one that deviates."""
+        """Return True if this version of this implementation deviates on this target."""
         return (
             implementation == self.implementation
             and any(fnmatchcase(target, pattern) for pattern in self.targets)
@@ -104,17 +107,17 @@ class Deviation:
         )
 
     def covers(self, node: str) -> bool:
-        """Whether a test, by its node id below the directory of the tests, is one of these."""
+        """Return True if a test's node id, relative to the tests' folder, matches a pattern."""
         return any(fnmatchcase(_literal(node), _literal(pattern)) for pattern in self.tests)
 
     def explains(self, message: str) -> bool:
-        """Whether a failure's message is what was recorded."""
+        """Return True if a failure's message matches the record."""
         return re.search(self.seen, message) is not None
 
 
 @cache
 def load(path: Path) -> tuple[Deviation, ...]:
-    """The deviations in a file, none if there is no such file. Raises DeviationFileError."""
+    """Return the deviations in a file, none if there is no such file. Raise DeviationFileError."""
     try:
         text = read_text(path)
         document = toml_of(path, text)
@@ -142,5 +145,5 @@ def _deviations(document: dict[str, Any], implementation: str) -> tuple[Deviatio
 
 
 def _literal(node: str) -> str:
-    """A node id with its brackets made plain: they hold parameters, not sets of characters."""
+    """Return a node id whose brackets have no special meaning: they contain parameters."""
     return node.replace("[", "(").replace("]", ")")

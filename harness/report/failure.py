@@ -1,4 +1,4 @@
-"""What a failed test's report carries besides the traceback."""
+"""Evidence in a failed test's report, in addition to the traceback."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from harness.targets import Disk, Target
 
 
-# A console may hold sequences that would move, or question, the terminal this is shown on.
+# A console may contain sequences that move the cursor of, or query, the reader's terminal.
 _UNPRINTABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\n\t\x20-\x7e\xa0-\uffff]")
 
 
 def printable(text: str) -> str:
-    """A text without what is no character of it."""
+    """Return a text without control sequences and unprintable characters."""
     return _UNPRINTABLE.sub("", text)
 
 
@@ -32,7 +32,7 @@ def attach_evidence(
 ) -> None:
     """Add the error's details, the machine's evidence and every disk's state to a failure.
 
-    They go into the failure's own text, so that a JUnit report has them too.
+    They become part of the failure's text, so that a JUnit report contains them, too.
     """
     sections = {}
     details = getattr(error, "details", "")
@@ -46,18 +46,18 @@ def attach_evidence(
 
 
 def words_of(spec: DiskSpec) -> str:
-    """What was asked for beside the defaults."""
-    usual = DiskSpec()
-    asked = {name: value for name, value in vars(spec).items() if value != getattr(usual, name)}
-    return ", ".join(f"{name}={value}" for name, value in asked.items()) or "as it comes"
+    """Return the properties of a disk that differ from the defaults, as text."""
+    default = DiskSpec()
+    asked = {name: value for name, value in vars(spec).items() if value != getattr(default, name)}
+    return ", ".join(f"{name}={value}" for name, value in asked.items()) or "default properties"
 
 
 def state_of(disk: Disk) -> str:
-    """Registers and rings of a disk, a line each."""
+    """Return the registers and rings of a disk, line by line."""
     try:
         return "\n".join(_lines(disk.driver.state()))
-    except Exception as error:  # the state is a help, and its absence no second failure
-        return f"no state: {error}"
+    except Exception as error:  # the state is only a help: its absence is not a second failure
+        return f"the state cannot be read: {error}"
 
 
 def _lines(state: dict[str, Any]) -> Iterable[str]:

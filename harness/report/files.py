@@ -1,4 +1,4 @@
-"""Reports as files: a suffix says which."""
+"""Report files. The suffix of a file selects its format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.report.page import rendered
 from harness.report.results import Results, dumped, relocated
 
 WRITERS = {".json": dumped, ".html": rendered}
-"""What a file's suffix asks for."""
+"""File suffix -> function that makes the file's text."""
 
 
 def report_file(text: str) -> Path:
@@ -24,7 +24,7 @@ def report_file(text: str) -> Path:
     """
     path = Path(text)
     if path.suffix not in WRITERS:
-        raise argparse.ArgumentTypeError(f"{text!r} ends in none of {', '.join(WRITERS)}")
+        raise argparse.ArgumentTypeError(f"{text!r} has to end with {' or '.join(WRITERS)}")
     return writable(path)
 
 
@@ -48,14 +48,16 @@ def directory(path: Path) -> Path:
         check_directory(path)
     except OSError as error:
         why = printable(reason(error))
-        raise argparse.ArgumentTypeError(f"{str(path)!r} can be no directory: {why}") from None
+        raise argparse.ArgumentTypeError(
+            f"{str(path)!r} cannot be made a directory: {why}"
+        ) from None
     return path
 
 
 def write(path: Path, results: Results) -> None:
     """Write a report in the form that its suffix names, whole or not at all. Raises OSError."""
     top = path.absolute().parent
-    # Moved together, a report and the artifacts of its failures find each other.
+    # The paths of artifacts are relative to the report, so that both can be moved together.
     results = relocated(results, lambda place: os.path.relpath(place, top))
     replace_text(path, WRITERS[path.suffix](results))
 

@@ -1,4 +1,4 @@
-"""Whether runs of the suite on the same device came to the same verdicts: `vblk matrix steady`."""
+"""Tests whose verdicts differ between runs on the same device: `vblk matrix flaky`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from harness.report.results import Result, Results, Verdict
 class FlakyResult:
     """A test whose verdict on a target is not the same in all runs.
 
-    `seen` has a verdict for each run, in order; `why` is what the first run with
-    the rarest verdict has to say.
+    `seen` has a verdict for each run, in order; `why` is the reason given by the first run with the
+    rarest verdict.
     """
 
     test: str
@@ -24,20 +24,20 @@ class FlakyResult:
 
 
 def flaky_results(runs: Sequence[Results]) -> list[FlakyResult]:
-    """Every such test; one that a run does not have was not run there."""
+    """Return all flaky results. A test that is missing in a run counts as not run there."""
     tests = dict.fromkeys(test for run in runs for test in run.tests)
     columns = dict.fromkeys(column.id for run in runs for column in run.columns)
-    found = []
+    flaky = []
     for test in tests:
         for column in columns:
             results = [_result(run, test, column) for run in runs]
             seen = tuple(result.verdict for result in results)
             if len(set(seen)) > 1:
                 counts = Counter(seen)
-                odd = min(results, key=lambda one: counts[one.verdict])
-                why = odd.deviation.get("why", "") or odd.seen or odd.reason
-                found.append(FlakyResult(test, column, seen, why))
-    return found
+                rarest = min(results, key=lambda result: counts[result.verdict])
+                why = rarest.deviation.get("why", "") or rarest.seen or rarest.reason
+                flaky.append(FlakyResult(test, column, seen, why))
+    return flaky
 
 
 def _result(run: Results, test: str, column: str) -> Result:
@@ -45,16 +45,16 @@ def _result(run: Results, test: str, column: str) -> Result:
     return results.get(column, Result(Verdict.NOT_RUN))
 
 
-def lines(runs: Sequence[Results], found: Sequence[FlakyResult]) -> Iterator[str]:
-    """What was compared, and each test that was found to waver, as text."""
+def lines(runs: Sequence[Results], flaky: Sequence[FlakyResult]) -> Iterator[str]:
+    """Yield the report's lines: the compared runs, and each flaky result."""
     tests = {test for run in runs for test in run.tests}
     columns = dict.fromkeys(column.id for run in runs for column in run.columns)
     yield f"{len(runs)} runs, {len(tests)} tests, on {', '.join(columns)}"
-    for one in found:
-        counts = Counter(one.seen)
-        told = ", ".join(f"{verdict} in {counts[verdict]}" for verdict in counts)
+    for result in flaky:
+        counts = Counter(result.seen)
+        verdicts = ", ".join(f"{verdict} in {counts[verdict]}" for verdict in counts)
         rare = min(counts, key=lambda verdict: counts[verdict])
-        numbers = ", ".join(str(n) for n, verdict in enumerate(one.seen, 1) if verdict is rare)
-        why = f": {one.why}" if one.why else ""
-        yield f"{one.test}, {one.column}: {told}; {rare} in run {numbers}{why}"
-    yield f"{len(found)} verdicts are not the same in all runs"
+        numbers = ", ".join(str(n) for n, verdict in enumerate(result.seen, 1) if verdict is rare)
+        why = f": {result.why}" if result.why else ""
+        yield f"{result.test}, {result.column}: {verdicts}; {rare} in run {numbers}{why}"
+    yield f"{len(flaky)} verdicts are not the same in all runs"

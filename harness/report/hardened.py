@@ -1,4 +1,4 @@
-"""The properties of a hardening test: the level's name, the device's fate, the evidence."""
+"""Names of a hardening test's level and properties."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ LEVEL: Literal["hardening"] = "hardening"
 VERDICT = "hardening-verdict"
 EVIDENCE = "hardening-evidence"
 RING = "hardening-ring"
-"""The properties of a test: the fate, the evidence for it, and the kind of virtqueue."""
+"""Properties of a hardening test: the fate, the evidence for it, and the kind of virtqueue."""

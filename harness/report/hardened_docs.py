@@ -1,6 +1,6 @@
-"""What hardening runs found, in docs/hardening.md: cases by ring, verdicts, what was lost where.
+"""Tables of hardening runs in docs/hardening.md: cases by ring, verdicts, and lost devices.
 
-`docs/hardening.json` keeps the numbers of some runs, and the tables are made of it.
+`docs/hardening.json` keeps the numbers of some runs, and the tables are made from it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from harness.robustness.fate import Fate
 PAGE, SUMMARY = Path("docs/hardening.md"), Path("docs/hardening.json")
 
 MAKE = "vblk matrix hardening --docs"
-"""The command that makes the tables."""
+"""Command that makes the tables."""
 
 
 @dataclass(frozen=True)
 class Fates:
-    """What became of the devices of one target, on one version.
+    """Fates of the devices of one target, on one version.
 
-    `implementations` make up the device: name -> version. `rings`, `verdicts`: kind -> cases.
-    `lost` has, for each test, how its cases ended that ended badly; `failed` counts those of
-    them that are not recorded.
+    `implementations` make up the device: name -> version. `rings` and `verdicts` map a kind to the
+    number of cases. `lost` maps each test to the bad fates of its cases; `failed` counts the bad
+    cases that are not recorded.
     """
 
     target: str
@@ -43,37 +43,37 @@ class Fates:
 
     @classmethod
     def of(cls, results: Results, column: Column) -> Fates:
-        """Count those of a column."""
-        found = dict(found_on(results, column))
+        """Count the fates of a column."""
+        cases = dict(found_on(results, column))
         lost: dict[str, Counter[str]] = {}
-        for name, one in found.items():
-            if not Fate(one.hardening["verdict"]).tolerable:
-                lost.setdefault(bare_name(name), Counter())[one.hardening["verdict"]] += 1
+        for name, case in cases.items():
+            if not Fate(case.hardening["verdict"]).tolerable:
+                lost.setdefault(bare_name(name), Counter())[case.hardening["verdict"]] += 1
         return cls(
             column.name,
             dict(column.implementations),
-            Counter(one.hardening["ring"] for one in found.values()),
-            Counter(one.hardening["verdict"] for one in found.values()),
+            Counter(case.hardening["ring"] for case in cases.values()),
+            Counter(case.hardening["verdict"] for case in cases.values()),
             lost,
-            sum(one.verdict in (Verdict.BROKEN, Verdict.ERROR) for one in found.values()),
+            sum(case.verdict in (Verdict.BROKEN, Verdict.ERROR) for case in cases.values()),
         )
 
 
 def keep(root: Path, parts: Iterable[Results]) -> None:
-    """Put the numbers of these results, and of no others, into the summary."""
+    """Write the numbers of these results, and no others, to the summary."""
     results = merged(parts)
     fates = [Fates.of(results, column) for column in results.columns]
     document = [
         {
-            "target": one.target,
-            "implementations": dict(one.implementations),
-            "rings": {ring: one.rings.get(ring, 0) for ring in RINGS},
-            "verdicts": _ordered(one.verdicts),
-            "lost": {test: _ordered(counts) for test, counts in sorted(one.lost.items())},
-            "failed": one.failed,
+            "target": target.target,
+            "implementations": dict(target.implementations),
+            "rings": {ring: target.rings.get(ring, 0) for ring in RINGS},
+            "verdicts": _ordered(target.verdicts),
+            "lost": {test: _ordered(counts) for test, counts in sorted(target.lost.items())},
+            "failed": target.failed,
         }
-        for one in fates
-        if one.verdicts
+        for target in fates
+        if target.verdicts
     ]
     replace_text(root / SUMMARY, json.dumps(document, indent=1) + "\n")
 
@@ -83,7 +83,7 @@ def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def loaded(root: Path) -> list[Fates]:
-    """The numbers in the summary. CoverageError if it is not there, or damaged."""
+    """Return the numbers in the summary. Raise CoverageError if it is missing or damaged."""
     path = root / SUMMARY
     try:
         return build(list[Fates], json_of(path, read_text(path, LIMIT)))
@@ -94,7 +94,10 @@ def loaded(root: Path) -> list[Fates]:
 
 
 def made(root: Path) -> str:
-    """What the page has to say. CoverageError if there is no place for it, or no numbers."""
+    """Return the page's new text.
+
+    Raise CoverageError if the numbers, or their place, are missing.
+    """
     fates = loaded(root)
     path = root / PAGE
     try:
@@ -107,38 +110,38 @@ def made(root: Path) -> str:
 
 
 def stale(root: Path) -> bool:
-    """Whether the page's tables are not current."""
+    """Return True if the page's tables are out of date."""
     return made(root) != (root / PAGE).read_text(encoding="utf-8")
 
 
 def verdicts_table(fates: Iterable[Fates]) -> list[str]:
-    """Cases and verdicts, a line for each target and version."""
+    """Return a table of cases and verdicts, with a line for each target and version."""
     fates = list(fates)
-    seen = [fate.value for fate in Fate if any(one.verdicts.get(fate) for one in fates)]
+    seen = [fate.value for fate in Fate if any(target.verdicts.get(fate) for target in fates)]
     lines = [
         f"| target | version | {' | '.join((*RINGS, *seen))} | not recorded |",
         f"| --- | --- |{' ---: |' * (len(RINGS) + len(seen) + 1)}",
     ]
-    for one in fates:
-        numbers = [one.rings.get(ring, 0) for ring in RINGS]
-        numbers += [one.verdicts.get(fate, 0) for fate in seen]
+    for target in fates:
+        numbers = [target.rings.get(ring, 0) for ring in RINGS]
+        numbers += [target.verdicts.get(fate, 0) for fate in seen]
         cells = " | ".join(f"{number or ''}" for number in numbers)
         lines.append(
-            f"| `{one.target}` | {made_of(one.implementations)} | {cells} | {one.failed} |"
+            f"| `{target.target}` | {made_of(target.implementations)} | {cells} | {target.failed} |"
         )
     return lines
 
 
 def lost_table(fates: Iterable[Fates]) -> list[str]:
-    """How many cases of each test ended badly, and how. Targets that lost none are left out."""
-    fates = [one for one in fates if one.lost]
-    tests = sorted({test for one in fates for test in one.lost})
-    titles = " | ".join(f"`{one.target}`, {made_of(one.implementations)}" for one in fates)
+    """Return a table of the bad cases of each test. Targets without any are left out."""
+    fates = [target for target in fates if target.lost]
+    tests = sorted({test for target in fates for test in target.lost})
+    titles = " | ".join(f"`{target.target}`, {made_of(target.implementations)}" for target in fates)
     lines = [f"| test | {titles} |", f"| --- |{' --- |' * len(fates)}"]
     for test in tests:
         cells = " | ".join(
-            ", ".join(f"{count} {fate}" for fate, count in one.lost.get(test, {}).items())
-            for one in fates
+            ", ".join(f"{count} {fate}" for fate, count in target.lost.get(test, {}).items())
+            for target in fates
         )
         lines.append(f"| `{test}` | {cells} |")
     return lines

@@ -1,4 +1,4 @@
-"""What hardening runs found, as tables in Markdown: cases and verdicts by target and version."""
+"""Tables of hardening runs in Markdown: cases and verdicts by target and version."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RINGS = ("split", "packed")
 
 
 def tables(results: Results) -> list[str]:
-    """The lines of three tables: cases by ring, verdicts, and the cases that were lost."""
+    """Return the lines of three tables: cases by ring, verdicts, and cases with a bad fate."""
     columns = [column for column in results.columns if any(found_on(results, column))]
     return [
         *_cases(results, columns),
@@ -24,7 +24,7 @@ def tables(results: Results) -> list[str]:
 
 
 def found_on(results: Results, column: Column) -> Iterator[tuple[str, Result]]:
-    """The tests that have a verdict on a target, by name, and their results there."""
+    """Yield name and result of the tests with a fate on a target."""
     for test in results.tests.values():
         if column.id in test.results and test.results[column.id].hardening:
             yield test.id, test.results[column.id]
@@ -41,13 +41,13 @@ def _head(*titles: str) -> list[str]:
 def _cases(results: Results, columns: Iterable[Column]) -> Iterator[str]:
     yield from _head("target", *RINGS, "cases")
     for column in columns:
-        rings = Counter(one.hardening.get("ring") for _, one in found_on(results, column))
+        rings = Counter(case.hardening.get("ring") for _, case in found_on(results, column))
         yield _row(column.id, *(rings[ring] for ring in RINGS), rings.total())
 
 
 def _verdicts(results: Results, columns: Iterable[Column]) -> Iterator[str]:
     counts = {
-        column.id: Counter(one.hardening["verdict"] for _, one in found_on(results, column))
+        column.id: Counter(case.hardening["verdict"] for _, case in found_on(results, column))
         for column in columns
     }
     seen = [verdict for verdict in Fate if any(count[verdict] for count in counts.values())]
@@ -59,9 +59,9 @@ def _verdicts(results: Results, columns: Iterable[Column]) -> Iterator[str]:
 def _lost(results: Results, columns: list[Column]) -> Iterator[str]:
     yield from _head("case", *(column.id for column in columns))
     for test in results.tests.values():
-        found = (test.results.get(column.id) for column in columns)
+        cases = (test.results.get(column.id) for column in columns)
         verdicts = [
-            Fate(one.hardening["verdict"]) if one and one.hardening else None for one in found
+            Fate(case.hardening["verdict"]) if case and case.hardening else None for case in cases
         ]
         if any(verdict and not verdict.tolerable for verdict in verdicts):
             yield _row(f"`{test.id.rpartition('/')[2]}`", *map(_cell, verdicts))

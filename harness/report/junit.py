@@ -1,4 +1,4 @@
-"""The file of --junitxml: pytest writes it, and here it gets suites by section.
+"""Change of the file that pytest writes for --junitxml: it gets suites by section.
 
 What else is in it depends on pytest's `junit_family`. With xunit2, pytest's
 default, it is as Jenkins' schema (junit-10.xsd) has it, which knows no
@@ -16,17 +16,15 @@ from pathlib import Path
 
 from harness.outputs import replace_text
 from harness.report.markers import Statement
-from harness.report.outcome import PROPERTY
-from harness.report.results import Verdict
 from harness.virtio.catalogue import section_order
 from harness.virtio.sections import section_name
 
-_NO_VERDICT = f"properties/property[@name='{PROPERTY}'][@value='{Verdict.ERROR}']"
-"""The property of a test that met trouble; pytest has a failure of it in its call phase."""
-
 
 def reshape(path: Path, family: str) -> None:
-    """Put the test cases of a file into suites by section; one without conformance tests stays."""
+    """Put the test cases of a file into suites by section.
+
+    Leave a file without conformance tests unchanged.
+    """
     tree = ElementTree.parse(path)
     root = tree.getroot()
     written = root.find("testsuite")
@@ -37,9 +35,6 @@ def reshape(path: Path, family: str) -> None:
         _error_instead_of_failure(case)
     sections: dict[tuple[str, str], str] = {}
     for case in cases:
-        if case.find(_NO_VERDICT) is not None:
-            for failure in case.findall("failure"):
-                failure.tag = "error"
         if section := _section(case):
             sections[_key(case)] = section
     if not sections:
@@ -50,10 +45,10 @@ def reshape(path: Path, family: str) -> None:
         if family != "xunit1":
             _properties_to_output(case)
     root.remove(written)
-    for section in sorted(suites, key=lambda one: section_order(one) if one else []):
+    for section in sorted(suites, key=lambda name: section_order(name) if name else []):
         root.append(_suite(section, suites[section], written))
     for name, value in _counts(cases).items():
-        if name != "skipped":  # the schema has it of a suite only
+        if name != "skipped":  # the schema allows it only in a suite
             root.set(name, value)
     text = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     replace_text(path, text.decode("utf-8"))
@@ -74,14 +69,16 @@ def _key(case: ElementTree.Element) -> tuple[str, str]:
 def _section(case: ElementTree.Element) -> str:
     """Return the section of the first statement of a test case; empty if it has none."""
     elements = case.iterfind("properties/property")
-    statement = Statement.parse((one.get("name", ""), one.get("value", "")) for one in elements)
+    statement = Statement.parse(
+        (element.get("name", ""), element.get("value", "")) for element in elements
+    )
     return statement.sections[0] if statement else ""
 
 
 def _suite(
     section: str, cases: list[ElementTree.Element], written: ElementTree.Element
 ) -> ElementTree.Element:
-    """A suite with what pytest says of the whole run."""
+    """Return a suite with pytest's attributes and properties of the whole run."""
     name = f"{section} {section_name(section)}" if section else written.get("name", "")
     suite = ElementTree.Element("testsuite", {"name": name, **_counts(cases)})
     for attribute in ("timestamp", "hostname"):
@@ -105,11 +102,11 @@ def _counts(cases: list[ElementTree.Element]) -> dict[str, str]:
 
 def _properties_to_output(case: ElementTree.Element) -> None:
     for properties in case.findall("properties"):
-        for one in properties:
-            value = " ".join(one.get("value", "").split())
-            _say(case, f"[[PROPERTY|{one.get('name')}={value}]]")
-            if one.get("name") == "artifacts":
-                for file in sorted(Path(one.get("value", "")).glob("*")):
+        for element in properties:
+            value = " ".join(element.get("value", "").split())
+            _say(case, f"[[PROPERTY|{element.get('name')}={value}]]")
+            if element.get("name") == "artifacts":
+                for file in sorted(Path(element.get("value", "")).glob("*")):
                     _say(case, f"[[ATTACHMENT|{file}]]")
         case.remove(properties)
 

@@ -1,4 +1,4 @@
-"""Which statements of the specification a test is about."""
+"""Markers that name the statements of the specification that a test checks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 
 
 def clause(*ids: str) -> pytest.MarkDecorator:
-    """This test checks these statements, by their ids in the catalogue."""
+    """Mark a test with the statements that it checks, by their ids in the catalogue."""
     return pytest.mark.clause(*ids)
 
 
@@ -31,30 +31,29 @@ def described(*ids: str) -> pytest.MarkDecorator:
 
 
 def hardening(section: str, text: str) -> pytest.MarkDecorator:
-    """This test drives the device against the rules of a section; `text`, ours, says how."""
+    """Mark a test whose driver breaks the rules of a section; `text` says how, in our own words."""
     return pytest.mark.hardening(section, text)
 
 
 def on(*traits: str) -> pytest.MarkDecorator:
-    """This test is about targets with all of these traits; on others it is skipped."""
+    """Mark a test for targets with all of these traits; on others it is skipped."""
     return pytest.mark.on(*traits)
 
 
 def reads_only(test: Test) -> Test:
-    """This test changes nothing on the disk, so it may run on one that somebody needs."""
+    """Mark a test that does not change the disk, so that it may run on a disk that is only read."""
     pytest.mark.reads_only(test)
     return test
 
 
 @dataclass(frozen=True)
 class Statement:
-    """What a test is about: ids in the catalogue and its level.
+    """Statement of a test: ids in the catalogue, and the level.
 
     `hardening` are rules that the test's driver breaks, as (section, text).
 
-    The level is the weakest of all that is bound: a failure of a test that
-    binds a MUST and a SHOULD may be of the SHOULD, so it proves no more. A
-    test that should fail as a MUST does binds nothing weaker.
+    The level is the weakest of all: a failure of a test of a MUST and a SHOULD may be about the
+    SHOULD, so it proves no more. A test that should fail as a MUST does not name anything weaker.
     """
 
     clauses: tuple[str, ...]
@@ -63,7 +62,7 @@ class Statement:
 
     @property
     def advisory(self) -> bool:
-        """Whether a device may have a good reason to fail it (SHOULD)."""
+        """Return True if a device may have a good reason to fail the test (SHOULD)."""
         return self.level in ADVISORY
 
     @property
@@ -73,7 +72,7 @@ class Statement:
         return tuple(dict.fromkeys((*named, *(section for section, _ in self.hardening))))
 
     def properties(self) -> list[tuple[str, str]]:
-        """Properties of the test case in a JUnit report."""
+        """Return the properties of the test case in a JUnit report."""
         return [
             *(("clause", name) for name in self.clauses),
             *(("hardening", f"{section}: {text}") for section, text in self.hardening),
@@ -98,7 +97,7 @@ class Statement:
 
 
 def statement_of(item: pytest.Item) -> Statement | None:
-    """What an item's markers say; None for a test that is about no statement.
+    """Return the statement in an item's markers, or None if it has no such markers.
 
     Raises pytest.UsageError, naming the test, for an id that the catalogue
     does not have, for one of the other marker, and for a marker without arguments.
@@ -134,7 +133,7 @@ def _ids(item: pytest.Item, marker: str) -> list[str]:
 
 
 def _broken_rules(item: pytest.Item) -> tuple[tuple[str, str], ...]:
-    """What the hardening markers say, as (section, text)."""
+    """Return the arguments of hardening markers, as (section, text)."""
     rules: list[tuple[str, str]] = []
     for mark in item.iter_markers("hardening"):
         try:

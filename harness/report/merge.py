@@ -1,4 +1,4 @@
-"""Several results as one: of other targets, other versions, or shards of one run."""
+"""Merging of several results: of other targets, other versions, or shards of one run."""
 
 from __future__ import annotations
 
@@ -9,45 +9,48 @@ from harness.report.results import ORDER, Column, Result, Results, Test
 
 
 def merged(parts: Iterable[Results]) -> Results:
-    """All that was found, oldest run first.
+    """Return all results in one, the oldest run first.
 
-    The same target on the same versions is one column. Of a test that ran there
-    more than once the worst result counts, and the later of two alike. Where
-    words differ (a statement's, a test's source) those of the later run stay. A
-    run that comes twice counts once.
+    The same target with the same versions is one column. If a test ran there more than once, its
+    worst result counts, or the later one of two equal results. If texts differ (of a statement, or
+    a test's source), the text of the later run is kept. A run that occurs twice counts once.
     """
-    made = Results([], [], {}, {})
-    for part in sorted(parts, key=lambda one: min((run.started for run in one.runs), default="")):
+    union = Results([], [], {}, {})
+    for part in sorted(
+        parts, key=lambda results: min((run.started for run in results.runs), default="")
+    ):
         numbers = []
         for run in part.runs:
-            if run not in made.runs:
-                made.runs.append(run)
-            numbers.append(made.runs.index(run))
+            if run not in union.runs:
+                union.runs.append(run)
+            numbers.append(union.runs.index(run))
         for column in part.columns:
-            _add_column(made, column, [numbers[index] for index in column.runs])
-        made.rows.update(part.rows)
+            _add_column(union, column, [numbers[index] for index in column.runs])
+        union.rows.update(part.rows)
         for test in part.tests.values():
-            made.tests[test.id] = _added(made.tests.get(test.id), test)
-    names = list(dict.fromkeys(column.name for column in made.columns))
-    made.columns.sort(key=lambda column: names.index(column.name))
-    return made
+            union.tests[test.id] = _added(union.tests.get(test.id), test)
+    names = list(dict.fromkeys(column.name for column in union.columns))
+    union.columns.sort(key=lambda column: names.index(column.name))
+    return union
 
 
-def _add_column(made: Results, column: Column, runs: list[int]) -> None:
-    """Versions of a target stand beside each other, in the order in which they came."""
-    for index, known in enumerate(made.columns):
+def _add_column(union: Results, column: Column, runs: list[int]) -> None:
+    """Add a column, or merge it into the column with the same id."""
+    for index, known in enumerate(union.columns):
         if known.id == column.id:
             facts = {
                 name: "; ".join(
-                    dict.fromkeys(one.facts[name] for one in (known, column) if name in one.facts)
+                    dict.fromkeys(
+                        source.facts[name] for source in (known, column) if name in source.facts
+                    )
                 )
                 for name in known.facts | column.facts
             }
-            made.columns[index] = replace(
+            union.columns[index] = replace(
                 known, facts=facts, runs=list(dict.fromkeys((*known.runs, *runs)))
             )
             return
-    made.columns.append(replace(column, runs=runs))
+    union.columns.append(replace(column, runs=runs))
 
 
 def _added(known: Test | None, test: Test) -> Test:

@@ -1,6 +1,6 @@
-"""What a test's report carries for the results file, from the process that ran the test.
+"""Data that a test's report carries from the process of the test to the results file.
 
-pytest-xdist sends a report's own attributes along, if they are plain values.
+pytest-xdist transfers a report's attributes if they are plain values.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from harness.report.verdict import about_the_device
 
 ATTRIBUTE = "conformance"
 
-PROPERTY = "verdict"
-"""The property of a test that came to no verdict: for JUnit, which has a failure of it."""
-
 
 def describe(
     report: pytest.TestReport,
@@ -29,47 +26,45 @@ def describe(
     device: dict[str, dict[str, str]],
     artifacts: str = "",
 ) -> None:
-    """Put into a report what the results need of it.
+    """Store in a report the data that the results need.
 
-    `excused` is what `judge` returned; `device` has what a target says of
-    itself, "facts" and "implementations", both empty before its first disk.
-    `artifacts` is the directory with what was kept of a failure.
+    `excused` is the return value of `judge`; `device` has a target's description, "facts" and
+    "implementations", both empty before its first disk. `artifacts` is the directory with the
+    artifacts of a failure.
     """
-    said: dict[str, Any] = dict(device)
+    attributes: dict[str, Any] = dict(device)
     if artifacts:
-        said["artifacts"] = artifacts
+        attributes["artifacts"] = artifacts
     error = call.excinfo.value if call.excinfo else None
     if excused:
-        said["verdict"] = _excuse(said, *excused)
+        attributes["verdict"] = _excuse(attributes, *excused)
     elif report.failed:
         about_device = call.when == "call" and about_the_device(error)
-        if call.when == "call" and not about_device:
-            item.user_properties.append((PROPERTY, Verdict.ERROR.value))
-        said["verdict"] = (Verdict.BROKEN if about_device else Verdict.ERROR).value
+        attributes["verdict"] = (Verdict.BROKEN if about_device else Verdict.ERROR).value
     if call.excinfo and not isinstance(error, pytest.skip.Exception):
-        said["expected"] = _expected(item, call.excinfo)
-        said["seen"] = _seen(call.excinfo.value)
+        attributes["expected"] = _expected(item, call.excinfo)
+        attributes["seen"] = _seen(call.excinfo.value)
     elif report.failed:
-        said["seen"] = _line(report.longreprtext)
-    setattr(report, ATTRIBUTE, said)
+        attributes["seen"] = _line(report.longreprtext)
+    setattr(report, ATTRIBUTE, attributes)
 
 
 def is_error(report: pytest.TestReport) -> bool:
     """Return whether a report that `describe` has seen says that the test came to no verdict."""
-    said: dict[str, Any] = getattr(report, ATTRIBUTE, {})
-    return said.get("verdict") == Verdict.ERROR.value
+    attributes: dict[str, Any] = getattr(report, ATTRIBUTE, {})
+    return attributes.get("verdict") == Verdict.ERROR.value
 
 
-def _excuse(said: dict[str, Any], kind: str, reason: str) -> str:
+def _excuse(attributes: dict[str, Any], kind: str, reason: str) -> str:
     if kind == "advisory":
         return Verdict.ADVISORY.value
     statement, _, why = reason.partition(": ")
-    said["deviation"] = {"statement": statement, "why": why}
+    attributes["deviation"] = {"statement": statement, "why": why}
     return Verdict.DEVIATION.value
 
 
 def _expected(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> str:
-    """The line of the suite that did not hold: of the test, or of a helper beside it."""
+    """Return the line of the suite that failed: of the test, or of a helper in the same folder."""
     for entry in reversed(excinfo.traceback):
         if item.path.parent in getattr(entry.path, "parents", ()):
             return _line(_condition(" ".join(str(entry.statement).split())))
@@ -77,26 +72,26 @@ def _expected(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -
 
 
 def _condition(statement: str) -> str:
-    """What an assertion asserts, without its message; other statements as they are."""
+    """Return the condition of an assertion, without its message; other statements unchanged."""
     try:
         (node,) = ast.parse(statement).body
-    except (SyntaxError, ValueError):  # it was cut, or lines were joined that may not be
+    except (SyntaxError, ValueError):  # it was cut, or joined from lines that cannot be joined
         return statement.removeprefix("assert ")
     asserted = isinstance(node, ast.Assert) and ast.get_source_segment(statement, node.test)
     return asserted or statement
 
 
 def _seen(error: BaseException) -> str:
-    """What the error says; of an assertion with a message, the values too."""
+    """Return the error's message; for an assertion with a message, also the values."""
     if not isinstance(error, AssertionError):
-        told = error.message if isinstance(error, DriverError) else str(error)
-        return _line(told) or type(error).__name__
+        message = error.message if isinstance(error, DriverError) else str(error)
+        return _line(message) or type(error).__name__
     message, *rest = str(error).splitlines() or [""]
     values = [line for line in rest if line.startswith("assert ")][:1]
     return ": ".join(_line(part).removeprefix("assert ") for part in (message, *values))
 
 
 def _line(text: str) -> str:
-    """The first line of a text, not longer than a terminal's few."""
+    """Return the first line of a text, at most 300 characters long."""
     first = re.sub(r"\s+", " ", (text.strip().splitlines() or [""])[0])
     return first if len(first) <= 300 else first[:299] + "…"

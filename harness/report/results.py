@@ -1,7 +1,7 @@
-"""What a run found, as data: the file that `--matrix FILE.json` writes, and its vocabulary.
+"""Results of a run as data: the file of `--matrix FILE.json`, and its vocabulary.
 
-docs/reports.md describes the file. Only one test's words are kept of each
-target; what a statement's verdict is follows from its tests'.
+docs/reports.md describes the file. It keeps the result of each test on each target; the verdict of
+a statement follows from the results of its tests.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ FORMAT = "virtio-blk-conformance results"
 VERSION = 1
 
 LIMIT = 256 * MIB
-"""Bytes of a file that is read."""
+"""Largest size of a file that is read, in bytes."""
 
 TARGET_ID = "@"
-"""What marks the target among a test's parameters: it comes last."""
+"""Prefix of the target among a test's parameters. It is the last parameter."""
 
 
 class ResultsError(Exception):
-    """A file holds no results; one line that says what is wrong with it."""
+    """Error of a file that contains no results. The message is one line with the reason."""
 
 
 class Verdict(StrEnum):
-    """What a test, or all tests of a statement, say of a target; the worst comes first."""
+    """Verdict of a test, or of all tests of a statement, on a target; the worst is first."""
 
     BROKEN = "broken"
     ERROR = "error"
@@ -60,22 +60,22 @@ class Verdict(StrEnum):
 ORDER = tuple(Verdict)
 
 MEANINGS = {
-    Verdict.BROKEN: "the device does not keep it, and nobody knew",
-    Verdict.ERROR: "the test came to no verdict: trouble with the harness, the machine or a record",
-    Verdict.DEVIATION: "the device does not keep it, as recorded, with the reason",
+    Verdict.BROKEN: "the device does not keep it, and that is not recorded",
+    Verdict.ERROR: "the test has no verdict: an error of the harness, the machine or a record",
+    Verdict.DEVIATION: "the device does not keep it, and that is recorded with the reason",
     Verdict.ADVISORY: "a SHOULD that the device does not keep",
-    Verdict.KEPT: "every test of it that could run has passed",
-    Verdict.SKIPPED: "no test of it could run here; the reason is given",
-    Verdict.NOT_RUN: "no test of it was part of the run",
+    Verdict.KEPT: "all its tests that could run have passed",
+    Verdict.SKIPPED: "none of its tests could run here; the reason is given",
+    Verdict.NOT_RUN: "none of its tests was part of the run",
 }
 
 
 OPEN = frozenset({Verdict.SKIPPED, Verdict.NOT_RUN})
-"""Verdicts that say nothing of the device."""
+"""Verdicts that do not judge the device."""
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The worst of some verdicts; NOT_RUN if there are none."""
+    """Return the worst of some verdicts; NOT_RUN if there are none."""
     return min(verdicts, key=ORDER.index, default=Verdict.NOT_RUN)
 
 
@@ -85,10 +85,12 @@ Section = Annotated[str, matching(r"\d{1,4}(\.\d{1,4}){0,9}", "a section's numbe
 
 @dataclass(frozen=True)
 class Run:
-    """One session of pytest. Times are UTC, ISO 8601; `seconds` is how long it took.
+    """One session of pytest.
 
-    A run is not `complete` if it was cut short. `source` is a URL with the
-    fields {file} and {line} where its tests can be read, empty if not known.
+    Times are UTC, ISO 8601; `seconds` is its duration.
+
+    A run is not `complete` if it was cut short. `source` is a URL of its tests with the fields
+    {file} and {line}; empty if it is not known.
     """
 
     started: str
@@ -102,16 +104,16 @@ class Run:
 
 
 def made_of(implementations: Mapping[str, str]) -> str:
-    """Implementations with their versions, in words."""
+    """Return implementations with their versions, as text."""
     return ", ".join(f"{name} {version}" for name, version in implementations.items())
 
 
 @dataclass(frozen=True)
 class Column:
-    """A target with the implementations that made it up: what the matrix has columns for.
+    """A column of the matrix: a target with the implementations of its device.
 
-    `implementations` are names with their versions; `facts` are what the target
-    says of its machine; `runs` are the indices of the runs that it was part of.
+    `implementations` maps names to versions; `facts` describes the machine; `runs` are the indices
+    of the runs that included the target.
     """
 
     name: str
@@ -121,16 +123,17 @@ class Column:
 
     @property
     def id(self) -> str:
-        """Tells a target on one version from the same target on another."""
+        """Return a name that differs for the same target with other versions."""
         versions = made_of(self.implementations)
         return f"{self.name} ({versions})" if versions else self.name
 
 
 @dataclass(frozen=True)
 class Row:
-    """A statement. `kind` is "catalogue", or the marker that brings it without an id there.
+    """A row of the matrix: a statement.
 
-    `untested` says why no test of it is possible.
+    `kind` is "catalogue", or the marker of a statement that has no id there. `untested` is the
+    reason why no test is possible.
     """
 
     id: str
@@ -143,7 +146,7 @@ class Row:
 
 
 def _is_hardening(table: dict[str, str]) -> bool:
-    """Return whether a table is empty, or says what became of a device."""
+    """Return True if a table is empty, or contains the fate of a device."""
     keys = {"verdict", "evidence", "ring"}
     return not table or (keys <= table.keys() and table["verdict"] in set(Fate))
 
@@ -155,14 +158,12 @@ Hardening = Annotated[
 
 @dataclass(frozen=True)
 class Result:
-    """What one test said of one target.
+    """Result of one test on one target.
 
-    `expected` and `seen` are a line each, of a test that failed, excused or
-    not; `reason` is a skip's. `deviation` has the keys "statement" and "why".
-    `evidence` is the failure's whole text, `artifacts` a directory with more
-    (in a file, relative to that file's).
-    `hardening` says what became of a device whose driver broke a rule:
-    "verdict", "evidence", "ring".
+    `expected` and `seen` are one line each, for a test that failed, excused or not; `reason` is the
+    reason of a skip. `deviation` has the keys "statement" and "why". `evidence` is the failure's
+    whole text, `artifacts` a directory with more (in a file, relative to that file's directory).
+    `hardening` is the fate of a device whose driver broke a rule: "verdict", "evidence", "ring".
     """
 
     verdict: Verdict
@@ -178,9 +179,9 @@ class Result:
 
 @dataclass
 class Test:
-    """A test with what it said of each target, by column id. `line` counts from 1."""
+    """A test with its results by column id. `line` counts from 1."""
 
-    __test__ = False  # no test case of pytest's
+    __test__ = False  # pytest must not collect this class
 
     id: str
     file: str
@@ -192,7 +193,7 @@ class Test:
 
 @dataclass
 class Results:
-    """All that one or several runs found."""
+    """All results of one or several runs."""
 
     runs: list[Run]
     columns: list[Column]
@@ -200,11 +201,11 @@ class Results:
     tests: dict[str, Test]
 
     def tests_of(self, row: Row) -> list[Test]:
-        """The tests that are about a statement."""
+        """Return the tests of a statement."""
         return [test for test in self.tests.values() if row.id in test.statements]
 
     def verdicts(self) -> dict[str, dict[str, Verdict]]:
-        """Row id -> column id -> what all tests of a statement say of a target: the worst."""
+        """Return row id -> column id -> worst verdict of the statement's tests on the target."""
         tests: dict[str, list[Test]] = {}
         for test in self.tests.values():
             for name in test.statements:
@@ -222,15 +223,15 @@ class Results:
         }
 
     def ordered_rows(self) -> list[Row]:
-        """The statements in the specification's order."""
+        """Return the statements in the specification's order."""
         return sorted(self.rows.values(), key=lambda row: (section_order(row.section), row.id))
 
 
 def proves(result: Result, row: Row) -> Verdict:
-    """What a test's result says of one of its statements.
+    """Return the verdict of a test's result for one of its statements.
 
-    A test that ends at another statement's known deviation, or that was excused
-    because of a SHOULD among its statements, leaves the rest of them open.
+    If the test ended at another statement's known deviation, or was excused because of a SHOULD
+    among its statements, the other statements count as skipped.
     """
     if result.verdict is Verdict.DEVIATION:
         about = result.deviation.get("statement")
@@ -241,35 +242,37 @@ def proves(result: Result, row: Row) -> Verdict:
 
 
 def _place(row: Row) -> str:
-    """What a record of deviations calls it: its id, or the section of one without an id."""
+    """Return the name in deviation records: the id, or the section of a row without one."""
     return row.id if row.kind == "catalogue" else row.section
 
 
 def plain_node(node: str) -> str:
-    """A test's node id without the target among its parameters."""
+    """Return a test's node id without the target among its parameters."""
     return re.sub(rf"\[{TARGET_ID}[^]]*]$|-{TARGET_ID}[^]]*(?=]$)", "", node)
 
 
 def bare_name(node: str) -> str:
-    """A test's id without its directory and its parameters."""
+    """Return a test's id without directory and parameters."""
     return node.rpartition("/")[2].partition("[")[0]
 
 
 def relocated(results: Results, place: Callable[[str], str]) -> Results:
-    """The same results, with directories of artifacts as `place` makes them."""
+    """Return the results with the directories of artifacts changed by `place`."""
 
     def moved(result: Result) -> Result:
         return replace(result, artifacts=place(result.artifacts)) if result.artifacts else result
 
     tests = {
-        test.id: replace(test, results={name: moved(one) for name, one in test.results.items()})
+        test.id: replace(
+            test, results={name: moved(result) for name, result in test.results.items()}
+        )
         for test in results.tests.values()
     }
     return replace(results, tests=tests)
 
 
 def dumped(results: Results) -> str:
-    """The results as the JSON that `load` reads."""
+    """Return the results as the JSON that `load` reads."""
     verdicts = results.verdicts()
     document: dict[str, Any] = {
         "format": FORMAT,
@@ -279,7 +282,7 @@ def dumped(results: Results) -> str:
         "statements": [
             {
                 **asdict(row),
-                "verdicts": {name: one.value for name, one in verdicts[row.id].items()},
+                "verdicts": {name: verdict.value for name, verdict in verdicts[row.id].items()},
             }
             for row in results.ordered_rows()
         ],
@@ -298,10 +301,7 @@ def dumped(results: Results) -> str:
 
 
 def load(path: Path) -> Results:
-    """Return the results in a file. Raises ResultsError for one that cannot be read or has others.
-
-    The error is one line.
-    """
+    """Return the results in a file. Raise ResultsError, in one line, if that fails."""
     try:
         results = parsed(json_of(path, read_text(path, LIMIT)))
     except InputError as error:
@@ -312,12 +312,14 @@ def load(path: Path) -> Results:
 
 
 def parsed(document: Any) -> Results:
-    """Return the results in a JSON document; ValueError, in one line, for anything else."""
+    """Return the results in a JSON document. Raise ValueError, in one line, for anything else."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ValueError("no results of a conformance run; --matrix FILE.json writes them")
+        raise ValueError(
+            "these are not results of a conformance run; --matrix FILE.json writes them"
+        )
     if document.get("version") != VERSION:
         raise ValueError(
-            f"version {shown(document.get('version'))} of the format; this reads {VERSION}"
+            f"the format has version {shown(document.get('version'))}; this program reads {VERSION}"
         )
     try:
         # A later version of the same number may add keys.
@@ -336,7 +338,7 @@ def parsed(document: Any) -> Results:
 
 @dataclass
 class _Document:
-    """The lists of a file, as they are named there."""
+    """The lists of a results file, with their names in the file."""
 
     runs: list[Run]
     targets: list[Column]
@@ -345,7 +347,7 @@ class _Document:
 
 
 def _check_references(results: Results) -> None:
-    """Raise WrongValueError for a reference to what the file does not have."""
+    """Raise WrongValueError for a reference to something that the file does not contain."""
     for number, column in enumerate(results.columns):
         if any(run >= len(results.runs) for run in column.runs):
             message = f"there are {len(results.runs)} runs, not {shown(column.runs)}"

@@ -1,4 +1,4 @@
-"""What a run came to, for a terminal: the failures, and the statements by section."""
+"""Results on the terminal: the failures, and the statements by section."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from harness.virtio.sections import section_name
 FAILURES = (Verdict.BROKEN, Verdict.ERROR)
 
 TITLES = {Verdict.DEVIATION: "deviates"}
-"""Column titles where the verdict's own words are too long for one."""
+"""Column titles for verdicts whose names are too long."""
 
 
 def failures(results: Results) -> Iterator[str]:
-    """A line for each failure, the worst first: the statement, what was expected, what was seen."""
+    """Yield a line for each failure, the worst first: the statement, the expected and the seen."""
     several = len(results.columns) > 1
     for verdict in FAILURES:
         for test in results.tests.values():
@@ -43,12 +43,11 @@ def _seen(result: Result) -> str:
 
 
 def tree(results: Results, depth: int | None) -> Iterator[str]:
-    """A table of the sections that were part of the run, and in each its statements' verdicts.
+    """Yield a table of the tested sections, each with the verdicts of its statements.
 
-    A statement counts once, with its worst verdict on any target, for its
-    section and for all around it. Hardening is no matter of the specification's
-    sections, and left out. Sections deeper than `depth` are part of the
-    one around them.
+    A statement counts once, with its worst verdict on any target, in its section and all sections
+    around it. Hardening does not belong to the specification's sections, and is left out. Sections
+    deeper than `depth` count in the section around them.
     """
     verdicts = results.verdicts()
     counts: dict[str, Counter[Verdict]] = {}
@@ -59,13 +58,13 @@ def tree(results: Results, depth: int | None) -> Iterator[str]:
         numbers = row.section.split(".")
         for length in range(1, min(len(numbers), depth or len(numbers)) + 1):
             counts.setdefault(".".join(numbers[:length]), Counter())[verdict] += 1
-    shown = [one for one in ORDER if any(count[one] for count in counts.values())]
+    shown = [verdict for verdict in ORDER if any(count[verdict] for count in counts.values())]
     names = {section: _name(section) for section in counts}
     width = max(map(len, names.values()), default=0)
-    titles = [TITLES.get(one, one.value) for one in shown]
+    titles = [TITLES.get(verdict, verdict.value) for verdict in shown]
     yield f"{'section':<{width}}" + "".join(f"  {title:>8}" for title in titles)
     for section, count in counts.items():
-        cells = "".join(f"  {count[one] or '-':>8}" for one in shown)
+        cells = "".join(f"  {count[verdict] or '-':>8}" for verdict in shown)
         yield f"{names[section]:<{width}}{cells}"
 
 

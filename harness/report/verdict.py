@@ -1,4 +1,4 @@
-"""From what happened in a test to what is reported: advisories and recorded deviations."""
+"""Judgement of a test's outcome: advisories and recorded deviations."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def judge(
     deviations: Iterable[Deviation],
     strict: bool,
 ) -> tuple[str, str] | None:
-    """Change a test's report as its statement and the recorded deviations ask.
+    """Change a test's report as its statement and the recorded deviations require.
 
-    `error` is what the test raised, None if it passed. `deviations` are those
-    of this test that affect the device's version. Returns a property for the
-    test case ("deviation" or "advisory", with the reason) if it was excused.
+    `error` is what the test raised, None if it passed. `deviations` are those of this test that
+    affect the device's version. Return a property for the test case ("deviation" or "advisory",
+    with the reason) if the test was excused.
     """
     recorded = list(deviations)
     if report.passed:
@@ -72,5 +72,5 @@ def _fail(report: pytest.TestReport, recorded: list[Deviation]) -> None:
     clauses = ", ".join(deviation.clause for deviation in recorded)
     report.longrepr = (
         f"The recorded deviation ({clauses}) is gone: this test passes on a version that the"
-        " record says is affected. Take it out of the deviations file, or narrow its versions."
+        " record includes. Remove the record from the deviations file, or narrow its versions."
     )

@@ -1,1 +1,1 @@
-"""Means to break the rules of a driver, and to see whether the device was harmed."""
+"""Tools that break the rules for drivers, and judge whether the device was harmed."""

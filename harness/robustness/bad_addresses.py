@@ -1,4 +1,4 @@
-"""Addresses that no driver may give to a device, or only to its own harm."""
+"""Addresses that a driver must not give to a device."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ FIRMWARE = 0xFFFF_0000
 BAR_0 = 0x10
 BAR_FLAGS = 0xF
 WIDE = 0x4
-"""A BAR's first register in PCI configuration space, its low bits, and the one of 64 bits."""
+"""PCI configuration space: offset of the first BAR, its flag bits, and the flag of a 64-bit BAR."""
 
 
 def place(driver: Driver, name: str) -> int:
-    """An address of a kind of `PLACES`. Skips the test where there is no such place."""
+    """Return an address of one of the kinds in `PLACES`.
+
+    Skip the test if there is no such address.
+    """
     if name == "nowhere":
         return 0xF0_0000_0000
     if name == "wrapping":
@@ -33,20 +36,20 @@ def place(driver: Driver, name: str) -> int:
     if name == "own-registers":
         return register_address(driver, CapType.COMMON_CFG)
     if "bus" not in driver.description():
-        pytest.skip("there is no firmware beside a vhost-user device")
+        pytest.skip("a vhost-user device has no firmware in its memory")
     return FIRMWARE
 
 
 def register_address(driver: Driver, kind: CapType) -> int:
-    """Where the device's own registers lie in memory: of PCI, a structure of this kind."""
+    """Return the memory address of the device's registers; on PCI, of the structure `kind`."""
     described = driver.description()
     if "mmio" in described.get("transport", ""):
         return int(described["address"], 0)
     try:
         structures = driver.capabilities()
     except DriverError as error:
-        pytest.skip(f"no registers in memory: {error.message}")
-    structure = next(one for one in structures if one.type == kind)
+        pytest.skip(f"the device has no registers in memory: {error.message}")
+    structure = next(structure for structure in structures if structure.type == kind)
     raw = driver.pci_read(BAR_0 + 4 * structure.bar, 8)
     low, high = int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:], "little")
     base = low & ~BAR_FLAGS
@@ -54,28 +57,28 @@ def register_address(driver: Driver, kind: CapType) -> int:
 
 
 def status_register(driver: Driver) -> int:
-    """The address of the device status field."""
+    """Return the address of the device status field."""
     base = register_address(driver, CapType.COMMON_CFG)
     mmio = "mmio" in driver.description().get("transport", "")
     return base + (0x70 if mmio else COMMON_REGISTERS["device_status"][0])
 
 
 def notify_register(driver: Driver) -> int:
-    """The address that notifies the first queue."""
+    """Return the address that notifies the first queue."""
     mmio = "mmio" in driver.description().get("transport", "")
     return register_address(driver, CapType.NOTIFY_CFG) + (0x50 if mmio else 0)
 
 
 def config_space(driver: Driver) -> int:
-    """The address of the device configuration space."""
+    """Return the address of the device configuration space."""
     mmio = "mmio" in driver.description().get("transport", "")
     return register_address(driver, CapType.DEVICE_CFG) + (CONFIG if mmio else 0)
 
 
 def end_of_memory(driver: Driver) -> int:
-    """The first address behind RAM, of which all is ours that lies below it."""
+    """Return the first address after RAM. All memory below it belongs to the driver."""
     if driver.description().get("pid") != os.getpid():
-        pytest.skip("in a guest, memory ends with the kernel's")
+        pytest.skip("in a guest, the end of memory belongs to the kernel")
     inside = driver.alloc(4096, 4096)
     step = 1 << 32
     while step >= 4096:

@@ -1,4 +1,4 @@
-"""What a device's process does with the host: whether it runs, its CPU time, its memory."""
+"""State of a device's process on the host: running or not, CPU time, memory."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ NANO = 1e9
 KIB = 1024
 
 MONITOR_DEADLINE = 3.0
-"""Seconds within which a process that is well answers a question of no consequence."""
+"""Longest time in which a healthy process answers a harmless query, in seconds."""
 
 KILL_DEADLINE = 10.0
-"""Seconds that the kernel may take to end what was killed, on a busy host."""
+"""Longest time until a killed process has ended, on a busy host, in seconds."""
 
 
 @dataclass(frozen=True)
 class DeviceProcess:
     """A process of ours that is the device, or a part of it.
 
-    `name` is what it is called in reports. `last_words` says how it fares or ended, and
-    the end of what it printed. `answers` asks its monitor whether it still does anything.
+    `name` is its name in reports. `last_words` returns its state or its end, and the last lines
+    that it printed. `answers` queries its monitor, and returns False if there is no answer.
+    `monitored` is False for a process without a monitor, of which `answers` knows nothing.
+    `polls` is True if it uses its CPU without a pause when it has nothing to do.
     """
 
     name: str
@@ -34,18 +36,20 @@ class DeviceProcess:
     alive: Callable[[], bool]
     last_words: Callable[[], str]
     answers: Callable[[], bool]
+    monitored: bool = True
+    polls: bool = False
 
     def cpu_seconds(self) -> float:
-        """Seconds of CPU that it has had, in all its threads; 0 if it is gone."""
+        """Return the CPU time used by all its threads, in seconds; 0 if it has ended."""
         with suppress(OSError):
             stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii", errors="replace")
-            # The second field, the command in brackets, may hold anything.
+            # The second field, the command in parentheses, may contain anything.
             fields = stat.rpartition(")")[2].split()
             return (int(fields[11]) + int(fields[12])) / TICKS
         return 0.0
 
     def runnable(self) -> bool:
-        """Whether a thread of it runs now, or could if there were a processor free."""
+        """Return True if one of its threads runs now, or waits only for a free processor."""
         for task in Path(f"/proc/{self.pid}/task").glob("*"):
             with suppress(OSError):
                 stat = (task / "stat").read_text(encoding="ascii", errors="replace")
@@ -54,25 +58,28 @@ class DeviceProcess:
         return False
 
     def wanted(self) -> dict[str, float]:
-        """By thread, seconds of CPU that it has had or has waited for.
+        """Return the CPU seconds that each thread has used or waited for, by thread id.
 
-        A thread that spins gains one second in a second, however busy the host is.
+        A thread that spins gains one second per second, however busy the host is.
         """
         times: dict[str, float] = {}
         for task in Path(f"/proc/{self.pid}/task").glob("*"):
-            # A thread may end meanwhile, and a kernel without schedstats has no such file.
+            # A thread may end in between, and a kernel without schedstats has no such file.
             with suppress(OSError):
                 times[task.name] = _wanted(task)
         return times or {str(self.pid): self.cpu_seconds()}
 
     def first_thread_wanted(self) -> float:
-        """The same of the first thread, which in QEMU and its daemon is the devices' own."""
+        """Return the same for the first thread.
+
+        In QEMU and its daemon this thread serves the devices.
+        """
         with suppress(OSError):
             return _wanted(Path(f"/proc/{self.pid}/task/{self.pid}"))
         return 0.0
 
     def own_memory(self) -> int:
-        """Bytes of memory that is its own: no guest RAM that is shared, no files; 0 if gone."""
+        """Return its private memory in bytes, without shared guest RAM; 0 if it has ended."""
         with suppress(OSError):
             status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii", errors="replace")
             for line in status.splitlines():
@@ -81,9 +88,10 @@ class DeviceProcess:
         return 0
 
     def kill(self) -> None:
-        """End it at once, whatever state it is in: a stopped or a spinning one too.
+        """Kill the process in any state, even if it is stopped or spins.
 
-        It has ended when this returns, lest the next disk is looked for in what is about to die.
+        The process has ended on return, so that the next disk does not use a process that is about
+        to end.
         """
         if not self.alive():
             return

@@ -1,4 +1,4 @@
-"""Memory whose every byte is accounted for: what the device was given, and what it was not."""
+"""Driver memory that is checked for writes of the device to bytes that it was not given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.driver.interface import CANARY, GUARD, Driver
 
 @dataclass
 class Region:
-    """A stretch of the driver's memory: what it has to hold, and what of it was given away."""
+    """A range of the driver's memory: its expected contents, and the parts given to the device."""
 
     name: str
     address: int
@@ -18,36 +18,36 @@ class Region:
 
     @property
     def end(self) -> int:
-        """The first address behind it."""
+        """Return the first address after the region."""
         return self.address + len(self.image)
 
     def overlap(self, address: int, length: int) -> tuple[int, int]:
-        """The offsets, first and behind the last, that a stretch has in this region."""
+        """Return the part of an address range that lies in this region, as start and end offset."""
         start = max(address - self.address, 0)
         return start, max(start, min(address + length - self.address, len(self.image)))
 
 
 class GuardedMemory:
-    """The regions of a driver's memory that are watched."""
+    """The watched regions of a driver's memory."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._regions: list[Region] = []
 
     def watch(self, name: str, address: int, length: int) -> None:
-        """Watch a stretch that is in use, as it stands."""
+        """Watch a range with its present contents."""
         image = bytearray(self._driver.memory_read(address, length))
         self._regions.append(Region(name, address, image))
 
     def fence(self, name: str, length: int = GUARD) -> int:
-        """Allocate a stretch that nobody has any business in; its address."""
+        """Allocate a range that nobody may write, and return its address."""
         address = self._driver.alloc(length)
         self._driver.memory_write(address, bytes([CANARY]) * length)
         self.watch(name, address, length)
         return address
 
     def write(self, address: int, data: bytes) -> None:
-        """Write as the driver, so that it is not taken for the device's doing."""
+        """Write as the driver, so that the change is not blamed on the device."""
         self._driver.memory_write(address, data)
         for region in self._regions:
             start, end = region.overlap(address, len(data))
@@ -55,32 +55,32 @@ class GuardedMemory:
             region.image[start:end] = data[offset : offset + end - start]
 
     def give(self, address: int, length: int) -> None:
-        """From now on the device may write there."""
+        """Allow the device to write to a range from now on."""
         for region in self._regions:
             start, end = region.overlap(address, length)
             if start < end:
                 region.given.append((start, end))
 
     def renew(self, address: int, length: int) -> None:
-        """Take back all that was given of the region there, and fill a stretch with canaries."""
+        """Withdraw all permissions in the region at `address`, and fill a range with canaries."""
         for region in self._regions:
             if region.address <= address < region.end:
                 region.given.clear()
         self.write(address, bytes([CANARY]) * length)
 
     def damage(self) -> str:
-        """The first byte that changed and was not given, in words; "" if there is none."""
+        """Describe the first byte that changed without permission; return "" if there is none."""
         for region in self._regions:
-            found = self._driver.memory_read(region.address, len(region.image))
-            if found == region.image:
+            present = self._driver.memory_read(region.address, len(region.image))
+            if present == region.image:
                 continue
             expected = bytearray(region.image)
             for start, end in region.given:
-                expected[start:end] = found[start:end]
-            changed = [n for n, byte in enumerate(found) if byte != expected[n]]
+                expected[start:end] = present[start:end]
+            changed = [n for n, byte in enumerate(present) if byte != expected[n]]
             if changed:
                 first = changed[0]
-                was, now = expected[first], found[first]
+                was, now = expected[first], present[first]
                 return (
                     f"{len(changed)} bytes of {region.name} changed, the first at +{first:#x}"
                     f" from {was:#04x} to {now:#04x}"

@@ -1,4 +1,4 @@
-"""The verdicts on a device whose driver broke a rule, and what its processes do meanwhile."""
+"""Judgement of the device's processes while and after the driver breaks a rule."""
 
 from __future__ import annotations
 
@@ -15,35 +15,42 @@ if TYPE_CHECKING:
     from harness.robustness.device_process import DeviceProcess
 
 GLANCE = 0.06
-"""Seconds between two looks at a process; one that sleeps at both is at rest."""
+"""Seconds between two looks at a process. A process that sleeps at both looks is idle."""
 
 ENOUGH = 0.5
-"""Seconds of CPU that a process has to use, without a pause, to be called spinning: in as many
-seconds where it has a processor for itself."""
+"""Seconds of CPU that a process has to use without a pause to count as spinning.
+
+A process with a processor of its own uses them in the same time.
+"""
 
 SURELY = 1.5
-"""The same for a process that somebody still waits for. It may have something to do."""
+"""Same as ENOUGH, for a process that somebody still waits for: it may have work to do."""
 
 WITHOUT_PAUSE = 0.75
-"""Of any time, what a thread that does not pause has had the CPU or waited for it, at the least:
-the kernel counts a wait only once it is over."""
+"""Smallest part of any time for which a thread without pauses has used or awaited the CPU.
+
+The kernel counts a wait only once it is over.
+"""
 
 PATIENCE = 2.0
 """Seconds after which a process that somebody waits for is asked whether it still answers."""
 
 LONGEST = 10.0
-"""Seconds after which a process that could have ENOUGH by then is let be."""
+"""Seconds after which a process is no longer watched.
+
+It could have used ENOUGH CPU time by then and did not.
+"""
 
 GROWTH = 64 << 20
-"""Bytes of memory that a request may cost a device, and it still be called sound."""
+"""Bytes of memory that a device may need for a request without counting as grown."""
 
 DYING = 2.0
-"""Seconds that a process may take to end which has closed its connections already."""
+"""Longest time, in seconds, until a process ends after it has closed its connections."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict, and what it goes by, in a line or several."""
+    """A fate, and the evidence for it, in one line or several."""
 
     fate: Fate
     evidence: str
@@ -53,75 +60,78 @@ class Judgement:
 
 
 def worst(judgements: Iterable[Judgement]) -> Judgement:
-    """The worst of some judgements; there has to be one."""
-    return max(judgements, key=lambda one: one.fate.severity)
+    """Return the worst of some judgements; there has to be at least one."""
+    return max(judgements, key=lambda judgement: judgement.fate.severity)
 
 
 class ProcessWatch:
-    """The processes that are the device, from now on. None if it is somebody else's."""
+    """Watches our processes that are the device, from now on; none for an external device."""
 
     def __init__(self, processes: Iterable[DeviceProcess]) -> None:
         self._processes = tuple(processes)
-        self._memory = {one.pid: one.own_memory() for one in self._processes}
+        self._memory = {process.pid: process.own_memory() for process in self._processes}
         self._ended: Judgement | None = None
 
     def crash(self, within: float = 0.0) -> Judgement | None:
-        """Which process has ended, or does within so many seconds, and its last words.
+        """Return the crash of a process that has ended, or ends within `within` seconds.
 
-        Those that still answer their monitors are not about to, and nobody waits for that.
+        Processes that all answer their monitors are not about to end; the wait is skipped then.
         """
         deadline = time.monotonic() + within
         while not self._ended:
-            for one in self._processes:
-                if not one.alive():
-                    return Judgement(Fate.CRASHED, " / ".join(one.last_words().splitlines()))
-            if time.monotonic() >= deadline or all(one.answers() for one in self._processes):
+            for process in self._processes:
+                if not process.alive():
+                    return Judgement(Fate.CRASHED, " / ".join(process.last_words().splitlines()))
+            if time.monotonic() >= deadline or all(
+                process.monitored and process.answers() for process in self._processes
+            ):
                 return None
             time.sleep(0.02)
         return None
 
     def spin(self) -> Judgement | None:
-        """Which process does nothing but use its CPU. Nobody may drive the device meanwhile."""
+        """Return the judgement of a process that spins. Nobody may use the device meanwhile."""
         if self._ended:
             return self._ended
-        for one in self._processes:
-            if not self._at_rest(one) and (found := self._stare(one)):
-                return found
+        for process in self._processes:
+            at_rest = process.polls or self._at_rest(process)
+            if not at_rest and (judgement := self._observe(process)):
+                return judgement
         return None
 
     @staticmethod
-    def _at_rest(one: DeviceProcess) -> bool:
-        if one.runnable():
+    def _at_rest(process: DeviceProcess) -> bool:
+        if process.runnable():
             return False
         time.sleep(GLANCE)
-        return not one.runnable()
+        return not process.runnable()
 
     @staticmethod
-    def _stare(one: DeviceProcess) -> Judgement | None:
-        """Look at a process until it pauses, or has used enough."""
-        begun, before, used = time.monotonic(), one.wanted(), one.cpu_seconds()
+    def _observe(process: DeviceProcess) -> Judgement | None:
+        """Observe a process until it pauses, or has used enough CPU time."""
+        begun, before, used = time.monotonic(), process.wanted(), process.cpu_seconds()
         while (wall := time.monotonic() - begun) < LONGEST:
             time.sleep(GLANCE)
-            gains = (now - before.get(thread, 0.0) for thread, now in one.wanted().items())
+            gains = (now - before.get(thread, 0.0) for thread, now in process.wanted().items())
             without_pause = max(gains, default=0.0) > WITHOUT_PAUSE * wall
-            spent = one.cpu_seconds() - used
+            spent = process.cpu_seconds() - used
             if wall > ENOUGH / 2 and not without_pause:
                 return None
             if spent >= ENOUGH and without_pause:
-                return _spins(one, spent, time.monotonic() - begun)
+                return _spins(process, spent, time.monotonic() - begun)
         return None
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """End a process that spins, or hangs, while a driver waits for it: the wait is over then.
+        """Kill a process that spins or hangs while a driver waits for it, which ends the wait.
 
-        Of what spins, only first threads count, which serve devices: a virtual processor whose
-        driver polls is busy with good reason.
+        For spinning only first threads count, which serve devices: the thread of a virtual
+        processor whose driver polls is busy for a good reason.
         """
         over = threading.Event()
         guards = [
-            threading.Thread(target=self._guard, args=(one, over), daemon=True)
-            for one in self._processes
+            threading.Thread(target=self._guard, args=(process, over), daemon=True)
+            for process in self._processes
         ]
         for guard in guards:
             guard.start()
@@ -132,49 +142,51 @@ class ProcessWatch:
             for guard in guards:
                 guard.join()
 
-    def _guard(self, one: DeviceProcess, over: threading.Event) -> None:
-        begun, before, used = time.monotonic(), one.first_thread_wanted(), one.cpu_seconds()
+    def _guard(self, process: DeviceProcess, over: threading.Event) -> None:
+        begun, before, used = time.monotonic(), process.first_thread_wanted(), process.cpu_seconds()
         first = begun
         while not over.wait(ENOUGH):
-            wall, gain = time.monotonic() - begun, one.first_thread_wanted() - before
-            spent = one.cpu_seconds() - used
+            wall, gain = time.monotonic() - begun, process.first_thread_wanted() - before
+            spent = process.cpu_seconds() - used
             if gain < WITHOUT_PAUSE * wall:
                 begun, before, used = begun + wall, before + gain, used + spent
                 if (
                     begun - first > PATIENCE
-                    and one.alive()
-                    and not one.answers()
-                    # One that died meanwhile has crashed, and will not hang.
-                    and one.alive()
+                    and process.alive()
+                    and not process.answers()
+                    # A process that died in between has crashed; it does not hang.
+                    and process.alive()
                     and not over.is_set()
                 ):
-                    if one.first_thread_wanted() - before > (time.monotonic() - begun) / 2:
-                        continue  # it has begun to spin meanwhile
-                    self._ended = _hung(one)
-                    one.kill()
+                    if process.first_thread_wanted() - before > (time.monotonic() - begun) / 2:
+                        continue  # it has begun to spin in between
+                    self._ended = _hung(process)
+                    process.kill()
                     return
-            elif spent >= SURELY:
-                self._ended = _spins(one, spent, wall)
-                one.kill()
+            elif spent >= SURELY and not process.polls:
+                self._ended = _spins(process, spent, wall)
+                process.kill()
                 return
 
     def hung(self) -> Judgement | None:
-        """Which process does not answer its monitor any more."""
-        for one in self._processes:
-            if not one.answers():
-                return _hung(one)
+        """Return the judgement of a process that no longer answers its monitor."""
+        for process in self._processes:
+            if not process.answers():
+                return _hung(process)
         return None
 
     def growth(self) -> Judgement | None:
-        """Which process has taken much more memory than it had."""
-        for one in self._processes:
-            more = one.own_memory() - self._memory[one.pid]
+        """Return the judgement of a process whose memory has grown by more than GROWTH."""
+        for process in self._processes:
+            more = process.own_memory() - self._memory[process.pid]
             if more > GROWTH:
-                return Judgement(Fate.GREW, f"{one.name} has {more >> 20} MiB more than before")
+                return Judgement(
+                    Fate.GREW, f"{process.name} uses {more >> 20} MiB more memory than before"
+                )
         return None
 
     def wait(self, done: Callable[[], bool], seconds: float) -> bool:
-        """Whether `done` comes true in so many seconds, while all processes live."""
+        """Return True if `done` becomes true within `seconds`, while all processes live."""
         deadline = time.monotonic() + seconds
         while not done():
             if time.monotonic() > deadline or self.crash():
@@ -191,6 +203,6 @@ def _spins(culprit: DeviceProcess, used: float, wall: float) -> Judgement:
     )
 
 
-def _hung(one: DeviceProcess) -> Judgement:
-    words = " / ".join(one.last_words().splitlines())
-    return Judgement(Fate.WEDGED, f"{one.name} answers nobody any more: {words}")
+def _hung(process: DeviceProcess) -> Judgement:
+    words = " / ".join(process.last_words().splitlines())
+    return Judgement(Fate.WEDGED, f"{process.name} no longer answers: {words}")

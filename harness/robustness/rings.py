@@ -1,4 +1,4 @@
-"""Virtqueues written by hand: every descriptor as the test wants it, legal or not."""
+"""Virtqueues written by hand: the test chooses every descriptor, legal or not."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ U16 = struct.Struct("<H")
 
 AVAIL_FLAGS, AVAIL_IDX, AVAIL_RING = 0, 2, 4
 USED_IDX = 2
-"""Offsets in the driver and the device area of a split virtqueue."""
+"""Offsets in the driver area and the device area of a split virtqueue."""
 
 FLAGS = 14
 """Offset of the flags in a packed descriptor."""
 
 
 class Ring(ABC):
-    """One virtqueue of a driver that keeps to no rule. It starts as `queue_setup` left it."""
+    """One virtqueue of a driver that follows no rule.
+
+    It starts in the state after `queue_setup`.
+    """
 
     def __init__(self, driver: Driver, canaries: GuardedMemory, layout: QueueLayout) -> None:
         self.layout = layout
@@ -37,42 +40,42 @@ class Ring(ABC):
 
     @property
     def size(self) -> int:
-        """Descriptors."""
+        """Return the number of descriptors."""
         return self.layout.size
 
     @abstractmethod
     def put(self, slot: int, buffer: Buffer, flags: int, extra: int = 0) -> None:
         """Write one descriptor of the ring.
 
-        `flags` beside WRITE, which is the buffer's; `extra` is `next` of a
-        split descriptor, the buffer id of a packed one.
+        `flags` are added to WRITE, which comes from the buffer. `extra` is `next` of a split
+        descriptor, and the buffer id of a packed one.
         """
 
     @abstractmethod
     def lay(self, *buffers: Buffer, flags: int = 0) -> None:
         """Write a chain of descriptors that is not available yet.
 
-        `flags` go into each of them, beside those that make it well-formed.
+        `flags` are added to each descriptor, in addition to those of a well-formed chain.
         """
 
     @abstractmethod
     def offer(self) -> None:
-        """Make the chain available that was laid last."""
+        """Make the chain of the last `lay` available."""
 
     @abstractmethod
     def used(self) -> bool:
-        """Whether the device has used what was offered last."""
+        """Return True if the device has used the chain that was offered last."""
 
     @abstractmethod
     def table_entry(self, buffer: Buffer, flags: int, extra: int = 0) -> bytes:
-        """A descriptor as it stands in an indirect table."""
+        """Return the bytes of a descriptor for an indirect table."""
 
     @abstractmethod
     def table(self, address: int, *buffers: Buffer) -> None:
-        """Write an indirect table, well-formed."""
+        """Write a well-formed indirect table."""
 
     def give(self, buffer: Buffer) -> None:
-        """A buffer in a chain is the device's if it is writable."""
+        """Give a buffer to the device if it is writable."""
         if buffer.writable:
             self._canaries.give(buffer.address, buffer.length)
 
@@ -111,7 +114,10 @@ class SplitRing(Ring):
         self.available(0)
 
     def available(self, *heads: int, by: int | None = None) -> None:
-        """Put heads into the available ring, and move its index by so many (None: as many)."""
+        """Put heads into the available ring, and advance its index by `by`.
+
+        None advances it by the number of heads.
+        """
         for position, head in enumerate(heads):
             slot = (self.idx + position) % self.size
             self._canaries.write(self.layout.driver + AVAIL_RING + 2 * slot, U16.pack(head))
@@ -135,7 +141,7 @@ class PackedRing(Ring):
 
     @property
     def available_flags(self) -> int:
-        """AVAIL and USED of a descriptor that is made available in this round."""
+        """Return the flags AVAIL and USED of a descriptor made available in this round."""
         return PACKED_DESC_F_AVAIL if self._wrap else PACKED_DESC_F_USED
 
     def put(self, slot: int, buffer: Buffer, flags: int, extra: int = 0) -> None:
@@ -154,7 +160,7 @@ class PackedRing(Ring):
             if position:
                 self.put(self._slot, buffer, flags | more | self.available_flags)
             else:
-                # All but the flags, which come when the rest is there.
+                # Write everything but the flags; they follow in `offer`.
                 entry = self.table_entry(buffer, flags | more | self.available_flags)
                 at = self.layout.desc + DESC_SIZE * self._slot
                 self._canaries.write(at, entry[:FLAGS])
@@ -173,7 +179,7 @@ class PackedRing(Ring):
         self.set_flags(self._head[0], self._flags)
 
     def set_flags(self, slot: int, flags: int) -> None:
-        """Write the flags of one descriptor, and nothing else."""
+        """Write only the flags of one descriptor."""
         if slot == self._head[0]:
             self._flags = flags
         self._canaries.write(self.layout.desc + DESC_SIZE * slot + FLAGS, U16.pack(flags))
@@ -183,5 +189,5 @@ class PackedRing(Ring):
         raw = self._driver.memory_read(self.layout.desc + DESC_SIZE * slot + FLAGS, U16.size)
         flags = U16.unpack(raw)[0]
         available, used = bool(flags & PACKED_DESC_F_AVAIL), bool(flags & PACKED_DESC_F_USED)
-        # A driver that breaks the rules may have written what looks used.
+        # A driver that breaks the rules may itself have written flags that look used.
         return available == used == wrap and flags != self._flags

@@ -1,7 +1,6 @@
-"""Named targets: which device, on which machine, over which transport, driven from where.
+"""Named targets: each combines a device, a machine, a transport and a place where the driver runs.
 
-A target joins the machine, the channel and the driver; a test sees none of
-them, only `Disk`.
+A target connects the machine, the channel and the driver. A test sees only `Disk`.
 """
 
 from harness.targets.base import (
@@ -10,6 +9,7 @@ from harness.targets.base import (
     LacksError,
     Plugged,
     Progress,
+    StartError,
     Target,
     TargetError,
 )
@@ -24,6 +24,7 @@ __all__ = [
     "LacksError",
     "Plugged",
     "Progress",
+    "StartError",
     "Target",
     "TargetError",
 ]

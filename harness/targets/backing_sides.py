@@ -1,9 +1,14 @@
-"""The host's side of a disk, by who has its blocks: the machine itself, or a daemon beside it."""
+"""Mixins that give a disk `backing` and `resize`.
+
+`DriveSide` is for a disk whose blocks QEMU owns, `ExportSide` for one whose blocks a storage daemon
+owns.
+"""
 
 from __future__ import annotations
 
-from harness.diskspec import DiskSpec
+from harness.diskspec import DiskSpec, unsupported
 from harness.machine import Drive, Machine, MachineError
+from harness.machine.blockgraph import HONOURED
 from harness.machine.command import Board
 from harness.machine.drive import Volume
 from harness.machine.storage_daemon import Export
@@ -11,26 +16,20 @@ from harness.robustness.device_process import MONITOR_DEADLINE, DeviceProcess
 from harness.targets.base import Backing, LacksError, TargetError, translated
 from harness.targets.daemon import Daemon
 
-NOT_QEMUS = (
-    *("zoned", "zone_sectors", "zone_capacity", "conventional_zones", "max_open_zones"),
-    *("max_active_zones", "max_append_sectors", "write_granularity"),
-    *("zones_read_only", "zones_offline", "secure_erase", "lifetime"),
-)
-"""What a disk over a file or over nothing cannot be in QEMU, nor in its storage daemon."""
-
 
 def check_board(board: Board, spec: DiskSpec) -> None:
     """LacksError if a disk on that board cannot be what `spec` says, whoever has its blocks."""
-    usual = DiskSpec()
-    odd = [name for name in NOT_QEMUS if getattr(spec, name) != getattr(usual, name)]
-    if odd:
-        raise LacksError(f"QEMU over a file has no option for a disk's {', '.join(odd)}")
+    lacking = unsupported(spec, HONOURED)
+    if lacking:
+        raise LacksError(f"QEMU has no option for a file-backed disk's {', '.join(lacking)}")
     if board == "microvm" and spec.queue_size is not None:
-        raise LacksError("QEMU's virtio-mmio shows 1024 as every queue's size, not a disk's own")
+        raise LacksError(
+            "QEMU's virtio-mmio always reports a queue size of 1024; a disk cannot choose its own"
+        )
 
 
 def machine_process(machine: Machine) -> tuple[DeviceProcess, ...]:
-    """The QEMU of a machine that runs or ran."""
+    """Return the QEMU process of a machine that runs or has run."""
     if machine.pid is None:
         return ()
 
@@ -45,22 +44,22 @@ def machine_process(machine: Machine) -> tuple[DeviceProcess, ...]:
 
 
 class DriveSide:
-    """The host's side of a disk whose blocks are QEMU's."""
+    """Host side of a disk whose blocks QEMU owns."""
 
     _drive: Drive
 
     @property
     def backing(self) -> Backing:
-        """The raw file behind the disk. TargetError for a null disk."""
+        """Return the raw file behind the disk. Raise TargetError for a null disk."""
         return _backing(self._drive)
 
     def resize(self, capacity: int) -> None:
-        """`block_resize`, live."""
+        """Change the capacity (sectors of 512 bytes) of the running disk with `block_resize`."""
         _resize(self._drive, capacity)
 
 
 class ExportSide:
-    """The host's side of a disk that is a daemon's export."""
+    """Host side of a disk that is an export of a storage daemon."""
 
     export: Export
     killed: bool
@@ -68,7 +67,7 @@ class ExportSide:
 
     def _remove_export(self) -> None:
         if self.killed:
-            return  # the daemon went, and all its exports with it
+            return  # the daemon was killed, and all its exports with it
         try:
             self._daemon.remove(self.export)
         except MachineError as error:
@@ -76,11 +75,11 @@ class ExportSide:
 
     @property
     def backing(self) -> Backing:
-        """The raw file behind the disk. TargetError for a null disk."""
+        """Return the raw file behind the disk. Raise TargetError for a null disk."""
         return _backing(self.export)
 
     def resize(self, capacity: int) -> None:
-        """`block_resize` in the daemon, live."""
+        """Change the capacity (sectors of 512 bytes) with `block_resize` in the running daemon."""
         _resize(self.export, capacity)
 
 

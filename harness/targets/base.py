@@ -1,4 +1,4 @@
-"""What a target has to be able to do."""
+"""Interfaces that every target implements."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.inputs import printable_lines
 from harness.robustness.device_process import DeviceProcess
 
 Progress = Callable[[str], None]
-"""Takes one line that says what is being done now, because it takes a moment."""
+"""Function that takes one line of text about a step that takes a moment."""
 
 
 class TargetError(Exception):
@@ -25,41 +25,49 @@ class TargetError(Exception):
 
 
 class LacksError(TargetError):
-    """The target has no such disk and never will: for a test, a skip with this reason."""
+    """Error of a target that can never provide such a disk. A test is skipped with this reason."""
+
+
+class StartError(TargetError):
+    """The device did not start; `over` says that it will not, and that the run has to end."""
+
+    def __init__(self, message: str, over: bool = False) -> None:
+        super().__init__(message)
+        self.over = over
 
 
 NO_PROPERTY = re.compile(r"Property '([\w-]+)\.([\w-]+)' not found")
-"""QEMU's word for an option that its device does not have, or not yet."""
+"""QEMU's message for a property that a device does not have in this version."""
 
 
 def translated(error: Exception) -> TargetError:
-    """A target's error for one of the packages below it, with what that knew."""
+    """Convert an error of a lower package to a TargetError, with its details."""
     if absent := NO_PROPERTY.search(str(error)):
         return LacksError(f"this QEMU's {absent[1]} has no property {absent[2]}")
-    told = TargetError(str(error))
+    translation = TargetError(str(error))
     if details := getattr(error, "details", ""):
-        told.add_note(details)
-    return told
+        translation.add_note(details)
+    return translation
 
 
 class Backing(Protocol):
-    """The bytes behind a device, from the host's side and past the device.
+    """Bytes behind a device, accessed on the host without the device.
 
     Sectors are 512 bytes. `read` and `write` raise ValueError outside the backing store.
     """
 
     @property
     def size(self) -> int:
-        """Bytes, now."""
+        """Return the present size in bytes."""
         ...
 
     @property
     def allocated(self) -> int:
-        """Bytes that they take of the host's storage, now; holes take none."""
+        """Return the bytes of the host's storage in use now. Holes use none."""
         ...
 
     def read(self, sector: int, count: int) -> bytes:
-        """`count` sectors from `sector` on."""
+        """Return the data of `count` sectors that start at `sector`."""
         ...
 
     def write(self, sector: int, data: bytes) -> None:
@@ -68,46 +76,59 @@ class Backing(Protocol):
 
 
 class Plugged(ABC):
-    """A device as a target made it: a driver attached to it, and the host's side of it."""
+    """A device that a target has made, with a driver attached to it, and its host side."""
 
     driver: Driver
     spec: DiskSpec
     resizable: bool = True
     """False if `resize` always raises LacksError."""
     storage_known: bool = True
-    """Whether the target made what the blocks lie on: a file, or what `spec` says."""
+    """True if the target made the storage of the blocks: a file, or what `spec` says."""
+    through_device: bool = False
+    """True if a test has looked at the disk through the device, for want of its backing store."""
     killed: bool = False
-    """Whether `kill` ended it: that it is gone is no trouble then."""
+    """True after `kill`: then it is no error that the device is gone."""
 
     @property
     @abstractmethod
     def backing(self) -> Backing:
-        """The bytes behind the device. TargetError where the host has no view of them."""
+        """Return the bytes behind the device. Raise TargetError if the host cannot access them."""
 
     @abstractmethod
     def resize(self, capacity: int) -> None:
         """Change the capacity (sectors of 512 bytes) while the device runs.
 
-        TargetError, with nothing changed, for a capacity that cannot be.
+        Raise TargetError for an impossible capacity; then nothing has changed.
         """
 
     @abstractmethod
     def unplug(self) -> None:
-        """Give the driver back and take the device out. TargetError if it does not come out."""
+        """Close the driver and remove the device.
+
+        Raise TargetError if the device cannot be removed.
+        """
+
+    def system_reset(self) -> None:
+        """Reset all that carries the device, as a machine's reset button does.
+
+        `driver` is another one then, which has not touched the device. LacksError where only
+        the device can be reset.
+        """
+        raise LacksError("nothing but the device itself can be reset here")
 
     def leave(self) -> None:
-        """The test is over: `unplug`, or leave it to the target's `release`, if that is cheaper.
+        """End the test's use of the disk: `unplug` it, or leave that to the target's `release`.
 
-        TargetError if the device has not come through the test.
+        The cheaper of the two is done. Raise TargetError if the device did not survive the test.
         """
         self.unplug()
 
     def processes(self) -> tuple[DeviceProcess, ...]:
-        """The processes that are the device, as far as they are ours: none if it is somebody's."""
+        """Return our processes that are the device; none for an external device."""
         return ()
 
     def kill(self) -> None:
-        """End the device's processes at once, whatever state they are in. `unplug` comes after."""
+        """Kill the device's processes at once, in any state. Call `unplug` afterwards."""
         self.killed = True
         for process in self.processes():
             process.kill()
@@ -115,19 +136,21 @@ class Plugged(ABC):
 
 @dataclass(frozen=True)
 class DeviceIdentity:
-    """Who made the device under test: the name its deviations are filed under, and its version."""
+    """Name under which a device's deviations are filed, and the device's version."""
 
     implementation: str
     version: tuple[int, ...]
 
 
 class Target(ABC):
-    """A device under test with all that carries it. Nothing starts before the first `plug`.
+    """A device under test with everything that it needs.
 
-    `traits` are what a test may ask for with `@on`: "guest" (the driver runs in
-    one), "pci", "mmio" or "vhost-user", "modern" or "legacy". `starting` counts the seconds
-    that went into starting what carries the devices, such as a guest, `preparing` those into
-    what is made once and kept, such as a template of guests.
+    Nothing starts before the first `plug`.
+
+    `traits` are what a test may ask for with `@on`: "guest" (the driver runs in a guest), "pci",
+    "mmio" or "vhost-user", "modern" or "legacy". `starting` counts the seconds spent on starting
+    what carries the devices, such as a guest; `preparing` counts the seconds for what is made once
+    and kept, such as a template of guests.
     """
 
     name: str
@@ -140,34 +163,34 @@ class Target(ABC):
 
     @abstractmethod
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
-        """A device as `spec` says, with a driver attached that has not touched it yet.
+        """Return a device as `spec` asks, with a driver attached that has not touched it yet.
 
-        `writes` says that the test changes the disk's contents, which a disk of
-        somebody else's may not allow. Raises TargetError if there cannot be
-        one, LacksError if there never will be.
+        `writes` says that the test changes the disk's contents; an external disk may not allow
+        that. Raise TargetError if there cannot be such a device now, LacksError if there never can
+        be.
         """
 
-    def release(self) -> None:  # noqa: B027  (most targets have nothing that only one test had)
-        """End what was started for one test alone; its devices were unplugged or left."""
+    def release(self) -> None:  # noqa: B027  (most targets start nothing for one test alone)
+        """End what was started for one test alone. Its devices were unplugged or left before."""
 
     @abstractmethod
     def close(self) -> None:
-        """End all that was started. A second call does nothing."""
+        """End everything that was started. A second call does nothing."""
 
     @abstractmethod
     def identities(self) -> tuple[DeviceIdentity, ...]:
-        """Which implementations make up the device; known once something was plugged."""
+        """Return the implementations that make up the device; known after the first `plug`."""
 
     @abstractmethod
     def facts(self) -> dict[str, str]:
-        """What a report says of the whole run; known once something was plugged."""
+        """Return facts for the report of the whole run; known after the first `plug`."""
 
     @abstractmethod
     def evidence(self) -> dict[str, str]:
-        """Title -> text of what a failed test's report carries of the machine, now."""
+        """Return title -> text about the machine's present state, for a failed test's report."""
 
     def logs(self) -> dict[str, str]:
-        """File name -> whole text of the logs and command lines of what carries the device, now."""
+        """Return file name -> text of the logs and command lines of what carries the device."""
         return {}
 
     @abstractmethod

@@ -1,45 +1,50 @@
-"""The back-end of the vhost-user targets: exports of one qemu-storage-daemon that we start."""
+"""Back-end of the vhost-user targets: exports of one qemu-storage-daemon that we start."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.diskspec import DiskSpec
+from harness.diskspec import DiskSpec, unsupported
 from harness.machine.errors import MachineError
 from harness.machine.qemu import Qemu
-from harness.machine.storage_daemon import Export, StorageDaemon, find_storage_daemon, unhonoured
+from harness.machine.storage_daemon import HONOURED, Export, StorageDaemon, find_storage_daemon
 from harness.robustness.device_process import MONITOR_DEADLINE, DeviceProcess
 from harness.targets.base import DeviceIdentity, LacksError
 
 BY_QEMU = frozenset(
     {"queue_size", "config_wce", "event_idx", "indirect_desc", "packed", "in_order"}
 )
-"""What of a disk with a back-end outside QEMU is still QEMU's to choose."""
+"""Fields of a disk that QEMU decides even if the back-end is outside QEMU."""
 
 
 class Daemon:
-    """A qemu-storage-daemon that starts with the first export, and anew if it has died."""
+    """A qemu-storage-daemon that starts with the first export, and again after it has died."""
 
     def __init__(self, program: str | None = None) -> None:
-        """`program` is the daemon's path (None: the one on PATH)."""
+        """Store `program`, the path of the daemon (None: search PATH)."""
         self._program = program
         self._found: Qemu | None = None
         self._running: StorageDaemon | None = None
 
     @property
     def version(self) -> Qemu:
-        """The program and its version. MachineError if there is none."""
+        """Return the program and its version. Raise MachineError if there is none."""
         if self._found is None:
             self._found = find_storage_daemon(self._program)
         return self._found
 
     def export(self, spec: DiskSpec, elsewhere: frozenset[str] = frozenset()) -> Export:
-        """A new export. LacksError for what it has no option for, but for fields `elsewhere`."""
-        usual = DiskSpec()
-        spec = replace(spec, **{name: getattr(usual, name) for name in elsewhere})
-        odd = unhonoured(spec)
-        if odd:
-            raise LacksError(f"qemu-storage-daemon has no option for a disk's {', '.join(odd)}")
+        """Add an export.
+
+        Raise LacksError for a field that the daemon cannot provide.
+
+        Fields in `elsewhere` are provided by somebody else and are ignored here.
+        """
+        default = DiskSpec()
+        spec = replace(spec, **{name: getattr(default, name) for name in elsewhere})
+        lacking = unsupported(spec, HONOURED)
+        if lacking:
+            raise LacksError(f"qemu-storage-daemon has no option for a disk's {', '.join(lacking)}")
         if self._running and not self._running.alive():
             self.stop()
         if self._running is None:
@@ -48,12 +53,12 @@ class Daemon:
         return self._running.add_export(spec)
 
     def remove(self, export: Export) -> None:
-        """Take an export out again. MachineError if the daemon does not let it go."""
+        """Remove an export. Raise MachineError if the daemon does not remove it."""
         if self._running:
             self._running.remove_export(export)
 
     def processes(self) -> tuple[DeviceProcess, ...]:
-        """The daemon's process, if one was started."""
+        """Return the daemon's process, if one was started."""
         running = self._running
         if running is None or running.pid is None:
             return ()
@@ -69,30 +74,30 @@ class Daemon:
         return (DeviceProcess(name, running.pid, running.alive, running.last_words, answers),)
 
     def stop(self) -> None:
-        """End the daemon, if it runs."""
+        """Stop the daemon if it runs."""
         if self._running:
             self._running.stop()
             self._running = None
 
     def identity(self) -> DeviceIdentity:
-        """What its deviations are filed under."""
+        """Return the identity under which the daemon's deviations are filed."""
         return DeviceIdentity("qemu-storage-daemon", self.version.version)
 
     def facts(self) -> dict[str, str]:
-        """Its version."""
+        """Return the daemon's version."""
         return {"qemu-storage-daemon": self.version.version_text}
 
     def evidence(self) -> dict[str, str]:
-        """How it fares, and the end of its stderr."""
+        """Return the daemon's state and the end of its stderr."""
         if self._running is None:
             return {}
         return {"qemu-storage-daemon, last words": self._running.last_words()}
 
     def logs(self) -> dict[str, str]:
-        """Its stderr and its command line."""
+        """Return the daemon's stderr and command line."""
         return self._running.logs() if self._running else {}
 
     def check(self) -> None:
-        """Raise MachineError if it has died."""
+        """Raise MachineError if the daemon has died."""
         if self._running:
             self._running.check()

@@ -1,4 +1,4 @@
-"""What a test holds: a disk, its driver, and the host's side of it."""
+"""The disk that a test uses: its driver, its requests, and its host side."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RangedBacking:
         self._backing.write(sector, data)
 
     def _check(self, end: int) -> None:
-        if end > max(self._capacity, self.size // SECTOR):
+        if end > self._capacity and end > self.size // SECTOR:
             raise _too_small(self._capacity, end)
 
 
@@ -62,18 +62,23 @@ class Disk:
 
     @property
     def driver(self) -> Driver:
-        """The driver itself, for all that is not a whole request."""
+        """Return the driver, for everything that is not a whole request."""
         return self._plugged.driver
 
     @property
     def spec(self) -> DiskSpec:
-        """What was asked for."""
+        """Return the properties that the test asked for."""
         return self._plugged.spec
 
     @property
     def backing(self) -> Backing:
         """The bytes behind the device, from the host's side. LacksError where there are none."""
         return RangedBacking(self._plugged.backing, self.spec.capacity)
+
+    @property
+    def through_device(self) -> bool:
+        """True if `backing` was a view through the device itself."""
+        return self._plugged.through_device
 
     @property
     def resizable(self) -> bool:
@@ -85,6 +90,12 @@ class Disk:
         if self.spec.capacity < count:
             raise _too_small(self.spec.capacity, count)
 
+    def needs_descriptors(self, count: int) -> None:
+        """Raise LacksError, which skips a test, if queue 0 was set up with fewer descriptors."""
+        size = self.queues[0].size
+        if size < count:
+            raise LacksError(f"the queue has {size} descriptors, and this test uses {count}")
+
     def needs_known_storage(self) -> None:
         """Raise LacksError, which skips a test, if nobody here knows what the blocks lie on."""
         if not self._plugged.storage_known:
@@ -94,28 +105,33 @@ class Disk:
         """Change the capacity, in sectors, while the device runs."""
         self._plugged.resize(capacity)
 
+    def system_reset(self) -> None:
+        """Reset the machine around the device; `driver` is a new one then. LacksError if none."""
+        self._plugged.system_reset()
+        self.queues = []
+
     def processes(self) -> tuple[DeviceProcess, ...]:
-        """The processes that are the device, as far as they are ours."""
+        """Return the processes that are the device and belong to us."""
         return self._plugged.processes()
 
     def kill(self) -> None:
-        """End those at once; the disk is good for nothing then but to be unplugged."""
+        """Kill these processes at once. Afterwards the disk can only be unplugged."""
         self._plugged.kill()
 
     def unplug(self) -> None:
-        """Give the driver back and take the disk out."""
+        """Close the driver and remove the disk."""
         self._plugged.unplug()
 
     def leave(self) -> None:
-        """The test is over: as `unplug`, or the target ends it with all the rest."""
+        """End the test's use of the disk: `unplug` it, or leave that to the target."""
         self._plugged.leave()
 
     def start(
         self, features: int | None = None, queues: int = 1, queue_size: int | None = None
     ) -> Negotiation:
-        """Initialise the device up to and with DRIVER_OK (virtio 3.1.1).
+        """Initialise the device, up to and including DRIVER_OK (virtio 3.1.1).
 
-        As `Driver.start`, and `self.queues` says where the virtqueues lie.
+        Same as `Driver.start`; in addition `self.queues` holds the addresses of the virtqueues.
         """
         agreed = self.driver.negotiate(features)
         self.queues = [self.driver.queue_setup(index, queue_size) for index in range(queues)]
@@ -134,43 +150,43 @@ class Disk:
         return self.send(Request(type, sector, data, receive, **framing))
 
     def send(self, request: Request) -> Completion:
-        """Send a request and wait for it. A defined status byte comes as `Status`."""
+        """Send a request and wait for it. A defined status byte is returned as `Status`."""
         return named(self.driver.request(request))
 
     def read(self, sector: int, count: int = 1, **framing: Any) -> Completion:
-        """IN: `count` sectors."""
+        """Read `count` sectors (IN)."""
         return self.request(RequestType.IN, sector, receive=count * SECTOR, **framing)
 
     def write(self, sector: int, data: bytes, **framing: Any) -> Completion:
-        """OUT: `data`."""
+        """Write `data` (OUT)."""
         return self.request(RequestType.OUT, sector, data, **framing)
 
     def flush(self) -> Completion:
-        """FLUSH."""
+        """Send FLUSH."""
         return self.request(RequestType.FLUSH)
 
     def get_id(self) -> Completion:
-        """GET_ID."""
+        """Send GET_ID."""
         return self.request(RequestType.GET_ID, receive=ID_LENGTH)
 
     def get_lifetime(self) -> Completion:
-        """GET_LIFETIME."""
+        """Send GET_LIFETIME."""
         return self.request(RequestType.GET_LIFETIME, receive=LIFETIME.size)
 
     def discard(self, *segments: bytes) -> Completion:
-        """DISCARD these segments (`harness.virtio.blk.segment`)."""
+        """Send DISCARD with these segments (made by `harness.virtio.blk.segment`)."""
         return self.request(RequestType.DISCARD, data=b"".join(segments))
 
     def write_zeroes(self, *segments: bytes) -> Completion:
-        """WRITE_ZEROES these segments (`harness.virtio.blk.segment`)."""
+        """Send WRITE_ZEROES with these segments (made by `harness.virtio.blk.segment`)."""
         return self.request(RequestType.WRITE_ZEROES, data=b"".join(segments))
 
     def secure_erase(self, *segments: bytes) -> Completion:
-        """SECURE_ERASE these segments (`harness.virtio.blk.segment`)."""
+        """Send SECURE_ERASE with these segments (made by `harness.virtio.blk.segment`)."""
         return self.request(RequestType.SECURE_ERASE, data=b"".join(segments))
 
 
 def named(completion: Completion) -> Completion:
-    """The completion with its status byte as a `Status`, where it has a name: it reads better."""
+    """Return the completion with its status byte as a `Status` if the value is defined."""
     known = completion.status in Status._value2member_map_
     return replace(completion, status=Status(completion.status)) if known else completion

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from harness.diskspec import DiskSpec
+from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.block import BlockDriver
 from harness.driver.errors import BadArgumentError, DriverError
 from harness.driver.interface import Repetition, Request
 from harness.driver.transport.base import Transport
 from harness.machine.drive import Backing as FileBacking
+from harness.machine.errors import MachineError
+from harness.machine.foreign import run
 from harness.targets.base import Backing, DeviceIdentity, LacksError, Plugged, Target, TargetError
 from harness.targets.found import Found, unreadable
+from harness.targets.through_device import ThroughDevice
+from harness.targets.userfile import START_TIMEOUT, UserTarget, words_of
 from harness.virtio.blk import RequestType
 from harness.virtio.features import Feature
 
@@ -27,18 +33,21 @@ READING = frozenset(
         RequestType.ZONE_REPORT,
     }
 )
-"""Requests that leave a disk's contents alone."""
+"""Request types that leave a disk's contents unchanged."""
 
 
 class ReadingDriver(BlockDriver):
-    """A driver that sends no request but to read: for a disk that somebody needs.
+    """A driver that sends only requests that read, for a disk whose contents must be kept.
 
-    It looks at whole requests. A chain that a test builds by hand is that
-    test's affair, and so is its claim not to write.
+    It checks whole requests. It does not check chains that a test builds by hand: such a test is
+    responsible for not writing.
     """
 
     def submit(self, requests: Sequence[Request], queue: int = 0) -> list[int]:
-        """As any driver; BadArgumentError for a request that might change the disk."""
+        """Same as `BlockDriver.submit`.
+
+        Raise BadArgumentError for a request that may change the disk.
+        """
         for request in requests:
             _must_read(request)
         return super().submit(requests, queue)
@@ -51,18 +60,25 @@ class ReadingDriver(BlockDriver):
         timeout: float = 60.0,
         interrupts: bool = False,
     ) -> Repetition:
-        """As any driver; BadArgumentError for a request that might change the disk."""
+        """Same as `BlockDriver.repeat`.
+
+        Raise BadArgumentError for a request that may change the disk.
+        """
         _must_read(request)
         return super().repeat(request, count, queue, timeout, interrupts)
 
     def config_write(self, offset: int, data: bytes) -> None:
-        """BadArgumentError: the cache mode outlasts the test that sets it."""
-        raise BadArgumentError(f"the configuration ({len(data)} bytes at {offset}) is only read")
+        """Raise BadArgumentError: the cache mode would outlast the test that sets it."""
+        raise BadArgumentError(
+            f"the configuration ({len(data)} bytes at {offset}) must not be written on this disk"
+        )
 
 
 def _must_read(request: Request) -> None:
     if request.type not in READING:
-        raise BadArgumentError(f"a request of type {request.type} on a disk that is only read")
+        raise BadArgumentError(
+            f"a request of type {request.type} must not be sent to a disk that is only read"
+        )
 
 
 UNKNOWN = DeviceIdentity("unknown", ())
@@ -70,19 +86,59 @@ UNKNOWN = DeviceIdentity("unknown", ())
 
 @dataclass(frozen=True)
 class HostSide:
-    """What the owner of a device has said of its other side.
+    """Facts that the owner of an external device has given about its host side.
 
-    `identity` is what its known deviations are filed under, `backing` the file
-    with its bytes, `resize` what makes it so many sectors.
+    `identity` is the name and version for its known deviations, `backing` the file with its bytes,
+    and `resize` a function that sets the capacity in sectors. `plug` runs before a
+    driver is put on the device, `unplug` after it was taken off, `restart` when the device cannot
+    be reached.
     """
 
     identity: DeviceIdentity = UNKNOWN
     backing: Path | None = None
     resize: Callable[[int], None] | None = None
+    plug: Callable[[], None] | None = None
+    unplug: Callable[[], None] | None = None
+    restart: Callable[[], None] | None = None
+    restart_timeout: float = START_TIMEOUT
+
+
+def host_side(name: str, definition: UserTarget, place: str) -> HostSide:
+    """Return the other side of a device as a table of the targets file has it.
+
+    `place` is the device's socket or address.
+    """
+
+    def command(text: str, capacity: int = 0) -> None:
+        values = {
+            "name": name,
+            "socket": place,
+            "file": definition.backing,
+            "dir": Path.cwd(),
+            "sectors": capacity,
+            "bytes": capacity * SECTOR,
+        }
+        try:
+            run(words_of(text, values))
+        except MachineError as error:
+            failure = TargetError(str(error))
+            if error.details:
+                failure.add_note(error.details)
+            raise failure from None
+
+    return HostSide(
+        definition.identity,
+        Path(definition.backing) if definition.backing else None,
+        partial(command, definition.resize) if definition.resize else None,
+        partial(command, definition.plug) if definition.plug else None,
+        partial(command, definition.unplug) if definition.unplug else None,
+        partial(command, definition.restart) if definition.restart else None,
+        definition.start_timeout,
+    )
 
 
 class OwnedDisk(Plugged):
-    """Somebody's device, with a driver on it."""
+    """An external device with a driver on it."""
 
     storage_known = False
 
@@ -110,13 +166,14 @@ class OwnedDisk(Plugged):
 
     @property
     def backing(self) -> Backing:
-        """The file that the owner named. LacksError if none was."""
+        """Return the file that the owner named, else the view through the device."""
         if self._host.backing is None:
-            raise LacksError(f"the backing store of {self._owner} is out of reach")
+            self.through_device = True
+            return ThroughDevice(self.driver, self._owner)
         return FileBacking(self._host.backing)
 
     def resize(self, capacity: int) -> None:
-        """By the owner's command. LacksError if none was named."""
+        """Resize with the owner's command. Raise LacksError if none was named."""
         if self._host.resize is None:
             raise LacksError("cannot resize: the targets file names no `resize` command")
         self._resized = True
@@ -132,14 +189,16 @@ class OwnedDisk(Plugged):
         finally:
             if self._resized and self._host.resize:
                 self._host.resize(self.spec.capacity)
+            if self._host.unplug:
+                self._host.unplug()
 
 
 class OwnedTarget(Target):
-    """A device that somebody else runs. It is only read, unless `destructive`."""
+    """A target whose device somebody else runs. The device is only read, unless `destructive`."""
 
     made_to_order = False
     owner: str
-    """Whose it is, in words: for the reason of a skip."""
+    """Phrase that names the owner in the reason of a skip."""
 
     def __init__(
         self,
@@ -153,6 +212,7 @@ class OwnedTarget(Target):
         self._disk: OwnedDisk | None = None
         self._queues: dict[str, str] = {}
         self._seen = False
+        self._tried = False
 
     def _look(self, spec: DiskSpec) -> None:
         """TargetError if the device is not there. One look is enough for a run."""
@@ -165,7 +225,10 @@ class OwnedTarget(Target):
 
     @abstractmethod
     def _reach(self, spec: DiskSpec) -> Transport:
-        """The device's transport. TargetError or DriverError if it is not to be had."""
+        """Return the device's transport.
+
+        Raise TargetError or DriverError if it cannot be opened.
+        """
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """Put a driver on the device as it is; one at a time.
@@ -176,19 +239,22 @@ class OwnedTarget(Target):
         """
         if writes and not self._destructive:
             self._look(spec)
-            raise LacksError(f"{self.name} is only read without --destructive")
+            raise LacksError(f"{self.name} is only read; tests that write need --destructive")
         if missing := "; ".join(unreadable(spec)):
             raise LacksError(missing)
         if self._disk and self._disk.plugged:
-            raise LacksError(f"{self.name} is one disk, and it is in use")
+            raise LacksError(f"{self.name} is a single disk, and it is in use")
         try:
-            transport = self._reach(spec)
+            transport = self._reach_or_restart(spec)
             try:
                 driver = (BlockDriver if writes else ReadingDriver)(transport)
                 found = Found.of(driver)
                 self._note_queues(found, transport)
                 if differences := [*self._differences(found, spec, writes)]:
                     raise LacksError("; ".join(differences))
+                if not self._tried:
+                    self._check_backing(driver, found, writes)
+                    self._tried = True
                 self._disk = OwnedDisk(self.owner, driver, spec, found, self._host)
             except BaseException:
                 transport.close()
@@ -196,6 +262,57 @@ class OwnedTarget(Target):
         except (DriverError, OSError) as error:
             raise TargetError(str(error)) from None
         return self._disk
+
+    def _reach_or_restart(self, spec: DiskSpec) -> Transport:
+        """Plug the device and reach it; if it cannot be reached, restart it and try again."""
+        if self._host.plug:
+            self._host.plug()
+        try:
+            return self._reach(spec)
+        except (DriverError, OSError):
+            if self._host.restart is None:
+                raise
+        self._host.restart()
+        deadline = time.monotonic() + self._host.restart_timeout
+        while True:
+            try:
+                return self._reach(spec)
+            except (DriverError, OSError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def _check_backing(self, driver: BlockDriver, found: Found, writes: bool) -> None:
+        """Raise TargetError unless the `backing` of the targets file has the device's bytes.
+
+        A sector is written through the device, looked at, and put back. A device that is only
+        read is compared with the file instead.
+        """
+        path = self._host.backing
+        if path is None:
+            return
+        if not path.exists():
+            raise TargetError(f"{self.name}: the backing {path} does not exist")
+        if not path.is_file():
+            raise TargetError(f"{self.name}: the backing {path} is not a regular file")
+        file = FileBacking(path)
+        count = max((found.config.blk_size or SECTOR) // SECTOR, 1)
+        if file.size < found.config.capacity * SECTOR or found.config.capacity < count:
+            raise TargetError(
+                f"{self.name}: the backing {path} has {file.size} bytes, the device"
+                f" {found.config.capacity * SECTOR}"
+            )
+        device = ThroughDevice(driver, self.owner)
+        before = device.read(0, count)
+        same = file.read(0, count) == before
+        if same and writes and not found.offers(Feature.BLK_RO) and not found.zoned:
+            try:
+                device.write(0, bytes(byte ^ 0xFF for byte in before))
+                same = file.read(0, count) != before
+            finally:
+                device.write(0, before)
+        if not same:
+            raise TargetError(f"{self.name}: the backing {path} does not have the device's bytes")
 
     @staticmethod
     def _differences(found: Found, spec: DiskSpec, writes: bool) -> Iterator[str]:
@@ -213,16 +330,16 @@ class OwnedTarget(Target):
             self._queues = {"queues": f"num_queues is {found.config_queues}, transport has {has}"}
 
     def close(self) -> None:
-        """Give the device back."""
+        """Unplug the disk."""
         if self._disk:
             self._disk.unplug()
 
     def identities(self) -> tuple[DeviceIdentity, ...]:
-        """What was said at the start."""
+        """Return the identity that the owner gave."""
         return (self._host.identity,)
 
     def evidence(self) -> dict[str, str]:
-        """Nothing: what somebody else's device logs is out of reach."""
+        """Return nothing: we cannot read the logs of an external device."""
         return {}
 
     def check(self) -> None:

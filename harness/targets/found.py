@@ -133,7 +133,7 @@ class Found:
         """Yield, in words, each property that a test asks for and the device does not have.
 
         A property with its default in `spec` is not asked for, nor are those of `provided`.
-        `queues` asks for at least so many.
+        `queues` asks for at least that number.
         """
         yield from unreadable(spec, provided)
         for name in asked(spec):

@@ -1,4 +1,4 @@
-"""The target `pci:ADDRESS`: a function on this very machine, driven from this process."""
+"""The target `pci:ADDRESS`: a PCI function of this machine, driven from this process."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ ADDRESS = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 DEVICES = (MODERN_DEVICE_ID, TRANSITIONAL_DEVICE_ID)
 
 GONE = b"\xff\xff"
-"""What a vendor id reads as where there is no function."""
+"""Vendor id that is read if there is no function."""
 
 
 def checked_address(text: str) -> str:
-    """The address of a PCI function, as it is. TargetError for what is none."""
+    """Return a valid address of a PCI function unchanged. Raise TargetError for any other text."""
     if not ADDRESS.fullmatch(text):
-        raise TargetError(f"{text!r} is no address of a PCI function, like 0000:00:05.0")
+        raise TargetError(
+            f"{text!r} is not an address of a PCI function; an example is 0000:00:05.0"
+        )
     return text
 
 
 class HostPci(OwnedTarget):
     """A virtio block function of this machine, through vfio or uio.
 
-    It goes through the one of the two that it is bound to; if it is bound to
-    no driver, through vfio where there is an IOMMU and else through uio. One
-    that another kernel driver has is let be: taking it away could take the
-    machine's own disk.
+    The driver uses whichever of the two the function is bound to. If it is bound to no driver, vfio
+    is used if there is an IOMMU and uio otherwise. A function that another kernel driver uses is
+    refused: to take it could take the machine's own disk.
     """
 
     description = "a PCI function of this machine, through vfio or uio, driven from the host"
     traits = frozenset({"pci", "modern"})
-    owner = "this machine's own function"
+    owner = "this machine's PCI function"
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class HostPci(OwnedTarget):
         self._function: PciFunction | None = None
 
     def _reach(self, spec: DiskSpec) -> Transport:
-        del spec  # a queue's size is chosen as it is set up
+        del spec  # the driver chooses a queue's size when it sets the queue up
         self._must_be_virtio_block()
         function = self._take()
         try:
@@ -74,12 +75,12 @@ class HostPci(OwnedTarget):
         if not path.exists():
             there = ", ".join(sorted(entry.name for entry in path.parent.glob("*")))
             raise TargetError(
-                f"this machine has no PCI function {self._address}; there are: {there or 'none'}"
+                f"this machine has no PCI function {self._address}; it has: {there or 'none'}"
             )
         vendor, device = (int((path / name).read_text(), 16) for name in ("vendor", "device"))
         if vendor != VENDOR_ID or device not in DEVICES:
             raise TargetError(
-                f"{self._address} is {vendor:04x}:{device:04x}, which is no virtio block device"
+                f"{self._address} is {vendor:04x}:{device:04x}, not a virtio block device"
             )
 
     def _take(self) -> PciFunction:
@@ -90,7 +91,7 @@ class HostPci(OwnedTarget):
         return linux_pci.LinuxPci(self._address)
 
     def facts(self) -> dict[str, str]:
-        """The function, and how it is reached."""
+        """Return the function's address and id, and the way it is reached."""
         if not self._function:
             return {"function": self._address}
         shown = self._function.description()

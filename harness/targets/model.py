@@ -1,4 +1,4 @@
-"""The target `model`: our own device, in a process of its own, driven from here."""
+"""The target `model`: our own device in a separate process, driven from this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import interrupt
-from harness.diskspec import DiskSpec
+from harness.diskspec import DiskSpec, unsupported
 from harness.driver.block import BlockDriver
 from harness.driver.bus.vfio_user import VfioUser
 from harness.driver.errors import DriverError
@@ -42,13 +42,33 @@ from harness.targets.base import (
 )
 
 ANSWER_DEADLINE = 10.0
-"""Seconds that the model may take to answer, from its start on."""
+"""Longest time for an answer of the model, in seconds, counted from its start on."""
 
 END_DEADLINE = 3.0
 MAX_ANSWER = 1 << 20
 """Bytes of an answer; those of the model have some hundred."""
 
 VERSION = (1, 0)
+
+HONOURED = frozenset(
+    {
+        *("capacity", "backing", "read_only", "logical_block_size", "physical_block_size"),
+        *("geometry", "min_io_size", "opt_io_size", "serial", "queues", "queue_size"),
+        *("seg_max_adjust", "write_cache", "config_wce", "discard", "write_zeroes"),
+        *("max_discard_sectors", "max_write_zeroes_sectors", "event_idx", "indirect_desc"),
+        *("packed", "in_order", "unmap", "iops", "faults", "zoned", "zone_sectors"),
+        *("zone_capacity", "conventional_zones", "max_open_zones", "max_active_zones"),
+        *("max_append_sectors", "write_granularity", "zones_read_only", "zones_offline"),
+        *("secure_erase", "lifetime"),
+    }
+)
+"""Fields of `DiskSpec` that the model supports."""
+
+
+def check_fields(spec: DiskSpec) -> None:
+    """Raise LacksError for a disk that the model has no option for."""
+    if refused := unsupported(spec, HONOURED):
+        raise LacksError(f"the model has no option for a disk's {', '.join(refused)}")
 
 
 class _Child(Process):
@@ -61,9 +81,9 @@ class _Child(Process):
 
 
 class ModelProcess:
-    """One process with the model in it, from the first to the last of its disks.
+    """The model's process, for the lifetime of all its disks.
 
-    Every method raises MachineError when the model refuses, is gone, or is silent.
+    Every method raises MachineError when the model refuses, is gone, or does not answer.
     """
 
     def __init__(self, defects: Sequence[str] = (), whims: Sequence[str] = ()) -> None:
@@ -92,11 +112,14 @@ class ModelProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id; None if it was not started."""
+        """Return the process id, or None if the process was not started."""
         return self._child.pid if self._child else None
 
     def stop(self) -> None:
-        """End it, by the end of its channel or else by a signal. A second call does nothing."""
+        """End the process: close its channel, and send a signal if that does not help.
+
+        A second call does nothing.
+        """
         with interrupt.shielded():
             if not self._stopped:
                 self._stop()
@@ -116,22 +139,22 @@ class ModelProcess:
             cleanup.forget(self.stop)
 
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Return True if the process runs."""
         return self._child is not None and not self._stopped and self._child.alive()
 
     def check(self) -> None:
-        """Raise MachineError if it does not run."""
+        """Raise MachineError if the process does not run."""
         if not self.alive():
             raise MachineError(f"the model is gone: {self.last_words().splitlines()[-1]}")
 
     def last_words(self) -> str:
-        """How it fares, and the end of its stderr. Also after `stop`."""
+        """Return the process's state and the end of its stderr. Also works after `stop`."""
         if self._stopped or self._child is None:
             return self._last_words
         return "\n".join([self._child.fate(), *tail(self._stderr, 20).splitlines()])
 
     def add(self, spec: DiskSpec, way: str = "vhost-user") -> tuple[str, Path, Path | None]:
-        """Make a disk: its name, its socket, and the raw file made for it, if any."""
+        """Add a disk. Return its name, its socket, and the raw file made for it, if any."""
         name = f"disk{self._made}"
         self._made += 1
         link = self._dir.path / name
@@ -148,18 +171,20 @@ class ModelProcess:
         return name, link, file
 
     def remove(self, name: str) -> None:
-        """Hang up on the front-end, if any, and remove the disk with its file and socket."""
+        """Disconnect the front-end, if any, and remove the disk with its file and socket."""
         self.tell("remove", name)
         (self._dir.path / f"{name}.raw").unlink(missing_ok=True)
 
     def resize(self, name: str, capacity: int) -> None:
-        """Make a disk so many sectors, live."""
+        """Change the capacity of a disk, in sectors, while it runs."""
         if not 0 <= capacity <= MAX_CAPACITY:
-            raise MachineError(f"{capacity} sectors is no capacity; 0 to {MAX_CAPACITY} is")
+            raise MachineError(
+                f"{capacity} sectors is not a possible capacity; the range is 0 to {MAX_CAPACITY}"
+            )
         self.tell("resize", name, capacity=capacity)
 
     def tell(self, do: str, name: str, **more: Any) -> None:
-        """One command, until it is done."""
+        """Send one command, and wait until the model has done it."""
         if self._child is None or self._stopped:
             raise MachineError("the model is not running")
         line = json.dumps({"do": do, "name": name, **more}).encode() + b"\n"
@@ -243,7 +268,7 @@ class ModelSide:
 
     @property
     def backing(self) -> Backing:
-        """The raw file behind the disk. TargetError for a null disk."""
+        """Return the raw file behind the disk. Raise TargetError for a null disk."""
         if self._file is None:
             raise TargetError(f"{self._name} has no backing file")
         return FileBacking(self._file)
@@ -278,13 +303,16 @@ class ModelDisk(ModelSide, Plugged):
             raise
 
     def unplug(self) -> None:
-        """Hang up, and remove the disk."""
+        """Disconnect, and remove the disk."""
         self.driver.close()
         self._remove()
 
 
 class Model(Target):
-    """The model device. One process serves the run; if it dies, the next disk has a new one."""
+    """The model device.
+
+    One process serves the whole run; if it dies, the next disk starts a new one.
+    """
 
     def __init__(
         self, defects: Sequence[str] = (), name: str = "model", whims: Sequence[str] = ()
@@ -303,6 +331,7 @@ class Model(Target):
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """Plug in a disk with a driver on it. LacksError for a zoned disk of a legacy interface."""
+        check_fields(spec)
         if spec.zoned and "legacy" in self.traits:
             raise LacksError("a legacy interface has no zoned disks")
         try:
@@ -321,15 +350,15 @@ class Model(Target):
             self._process = None
 
     def identities(self) -> tuple[DeviceIdentity, ...]:
-        """The model."""
+        """Return the model's identity."""
         return (DeviceIdentity("model", VERSION),)
 
     def facts(self) -> dict[str, str]:
-        """Its version."""
+        """Return the model's version."""
         return {"model": ".".join(map(str, VERSION))}
 
     def evidence(self) -> dict[str, str]:
-        """How the process fares, and the end of its stderr."""
+        """Return the process's state and the end of its stderr."""
         return {"model, last words": self._process.last_words()} if self._process else {}
 
     def check(self) -> None:

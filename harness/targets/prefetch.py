@@ -1,4 +1,4 @@
-"""What starts, and ends, while a test is busy with another one."""
+"""Start and end of machines in the background while a test uses another one."""
 
 from __future__ import annotations
 
@@ -10,34 +10,38 @@ T = TypeVar("T")
 
 
 class Prefetch(Generic[T]):
-    """Machines without disks, or guests: each started before it is asked for.
+    """One-element prefetch pool of machines or guests.
 
-    Who takes one owns it, until it is given back to be ended. `close` ends the
-    one that nobody took, and waits for those that are ending.
+    `take` returns the ready one and starts the next in a thread; `give_back` stops one in the
+    background. The caller of `take` owns the machine until `give_back`. `close` stops the machine
+    that nobody took, and waits for the machines that are stopping.
     """
 
     def __init__(self, start: Callable[[], T], end: Callable[[T], None]) -> None:
-        """`start` makes one that runs, `end` ends one; both are called in threads."""
+        """Store `start`, which returns a running machine, and `end`, which stops one.
+
+        Both run in threads.
+        """
         self._start = start
         self._end = end
-        # One starts while another one ends.
+        # Two threads: one can start a machine while the other stops one.
         self._workers = ThreadPoolExecutor(2, "ahead")
         self._next: Future[T] | None = None
 
     def take(self) -> T:
-        """One that runs. Raises what `start` raises."""
+        """Return a running machine. Raise what `start` raises."""
         ready, self._next = self._next, None
-        one = ready.result() if ready else self._start()
+        machine = ready.result() if ready else self._start()
         self._next = self._workers.submit(self._start)
-        return one
+        return machine
 
-    def give_back(self, one: T) -> None:
-        """End one, in its own time."""
-        self._workers.submit(self._end, one)
+    def give_back(self, machine: T) -> None:
+        """Stop a machine in the background."""
+        self._workers.submit(self._end, machine)
 
     def close(self) -> None:
-        """End all that is left. A second call does nothing."""
+        """Stop everything that is left. A second call does nothing."""
         ready, self._next = self._next, None
-        if ready and ready.exception() is None:  # one that did not start has ended
+        if ready and ready.exception() is None:  # a machine that failed to start has ended already
             self._end(ready.result())
         self._workers.shutdown()

@@ -1,9 +1,9 @@
 """The targets `qtest-...`: QEMU's devices without a guest, driven from this process.
 
-The machine's CPU is parked, so that nobody but our driver touches the device:
-registers go over QEMU's qtest socket, memory is shared. Every disk has a QEMU
-of its own, which takes some 50 ms to start; on the board `pc`, where disks can
-be plugged in, that can go on while a test is busy with the disk before.
+The machine's CPU is parked, so that only our driver touches the device: it accesses registers
+through QEMU's qtest socket, and memory is shared. Every disk has a QEMU of its own, which takes
+some 50 ms to start. On the board `pc`, where disks can be hot-plugged, the next QEMU can start
+while a test uses the present disk.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Take = Callable[[], Machine]
 End = Callable[[Machine], None]
 
 MEMORY = 64
-"""MiB of RAM: room for every ring and buffer a test lays out."""
+"""RAM in MiB: enough for all rings and buffers of a test."""
 
 MMIO_BASE = 0xFEB0_0000
 MMIO_STRIDE = 0x200
@@ -55,7 +55,7 @@ def _window(qtest: Qtest, machine: Machine, drive: Drive) -> Bus:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to a device: the board it sits on, what it shows, and how it is driven."""
+    """Variant of a target: its board, the interface of its device, and the driver's transport."""
 
     description: str
     board: Board
@@ -118,7 +118,10 @@ class QtestDisk(DriveSide, Plugged):
     def __init__(
         self, take: Take, end: End, variant: Variant, spec: DiskSpec, defects: Defects
     ) -> None:
-        """`take` gives a machine, which may run already; it ends with the disk, by `end`."""
+        """Plug a disk into the machine that `take` returns, which may run already.
+
+        The machine stops with the disk: `end` is called for it.
+        """
         self.spec = spec
         self._variant = variant
         self._end = end
@@ -129,28 +132,44 @@ class QtestDisk(DriveSide, Plugged):
                 machine.start()
             connection = socket.socket(socket.AF_UNIX)
             connection.connect(str(machine.qtest_path))
-            bus = variant.bus(Qtest(connection), machine, self._drive)
-            for defect in defects:
-                bus = defect.alter(bus)
-            self.driver = BlockDriver(variant.transport(bus))
+            self._qtest = Qtest(connection)
+            self._defects = defects
+            self.driver = self._attach()
         except BaseException:
             machine.stop()
             raise
+
+    def _attach(self) -> BlockDriver:
+        """Return a driver on the device; on PCI, its BARs are assigned first."""
+        bus = self._variant.bus(self._qtest, self.machine, self._drive)
+        for defect in self._defects:
+            bus = defect.alter(bus)
+        return BlockDriver(self._variant.transport(bus))
+
+    def system_reset(self) -> None:
+        """Reset the machine, and attach a new driver to the device."""
+        try:
+            self.machine.qmp("set-action", reboot="reset")  # it was started with -no-reboot
+            self.machine.qmp("system_reset")
+            self.machine.wait_event("RESET")
+        except MachineError as error:
+            raise TargetError(str(error)) from None
+        self.driver = self._attach()
 
     def _add(self) -> Drive:
         return self.machine.add_disk(self.spec)
 
     def processes(self) -> tuple[DeviceProcess, ...]:
-        """Its QEMU."""
+        """Return the disk's QEMU."""
         return machine_process(self.machine)
 
     def unplug(self) -> None:
-        """Reset the device, and end its QEMU."""
+        """Reset the device, and stop its QEMU."""
         try:
             self.driver.close()
         except DriverError as error:
             if not self.killed:
-                raise TargetError(f"the driver was not closed: {error}") from None
+                raise TargetError(f"the driver could not be closed: {error}") from None
         finally:
             self._end(self.machine)
 
@@ -180,11 +199,11 @@ class QtestExport(ExportSide, QtestDisk):
         return self.machine.add_vhost_user(self.export.path, self.spec)
 
     def processes(self) -> tuple[DeviceProcess, ...]:
-        """Its QEMU, and the back-end."""
+        """Return the disk's QEMU, and the back-end."""
         return (*super().processes(), *self._daemon.processes())
 
     def unplug(self) -> None:
-        """Reset the device, end its QEMU, and remove the export."""
+        """Reset the device, stop its QEMU, and remove the export."""
         try:
             super().unplug()
         finally:
@@ -192,14 +211,15 @@ class QtestExport(ExportSide, QtestDisk):
 
 
 class QtestTarget(Target):
-    """One of `VARIANTS`."""
+    """A target from `VARIANTS`."""
 
     def __init__(
         self, name: str, qemu: str | None = None, defects: Defects = (), ahead: bool = False
     ) -> None:
-        """`qemu` is a path, None the one on PATH; `defects` lie between driver and device.
+        """Prepare the target; `qemu` is a path (None: search PATH).
 
-        With `ahead` the next QEMU starts while one is in use, where the board lets it.
+        `defects` are planted between driver and device. With `ahead` the next QEMU starts while the
+        present one is in use, if the board allows hot-plugging.
         """
         self.name = name
         self.variant = VARIANTS[name]
@@ -241,7 +261,7 @@ class QtestTarget(Target):
         return machine
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
-        """A disk, which is ours to write, in a QEMU that has no other."""
+        """Return a disk that tests may write, in a QEMU of its own."""
         for defect in self._defects:
             spec = defect.spec(spec)
         check_board(self.variant.board, spec)
@@ -258,16 +278,16 @@ class QtestTarget(Target):
         return disk
 
     def _end(self, machine: Machine) -> None:
-        """End the QEMU of a disk that is taken out."""
+        """Stop the QEMU of a disk that is removed."""
         self._disks = [disk for disk in self._disks if disk.machine is not machine]
-        # A back-end outside lets its export go once its QEMU has ended.
+        # A back-end outside can remove its export only once its QEMU has ended.
         if self._ahead and not self.variant.vhost_user:
             self._ahead.give_back(machine)
         else:
             machine.stop()
 
     def close(self) -> None:
-        """End every QEMU that a test left, and the back-end."""
+        """Stop every QEMU that a test left, and the back-end."""
         for disk in self._disks:
             disk.machine.stop()
         if self._ahead:
@@ -275,24 +295,27 @@ class QtestTarget(Target):
         self._daemon.stop()
 
     def identities(self) -> tuple[DeviceIdentity, ...]:
-        """QEMU and its version, and so of the back-end if there is one."""
+        """Return QEMU and its version, and the back-end's if there is one."""
         qemu = DeviceIdentity("qemu", self._found().version)
         return (qemu, self._daemon.identity()) if self.variant.vhost_user else (qemu,)
 
     def facts(self) -> dict[str, str]:
-        """QEMU; there is no guest, and the accelerator runs a parked CPU."""
+        """Return QEMU's version and the accelerator.
+
+        There is no guest, and the parked CPU needs no KVM.
+        """
         facts = {"qemu": self._found().version_text, "accelerator": "tcg (the CPU is parked)"}
         return facts | (self._daemon.facts() if self.variant.vhost_user else {})
 
     def evidence(self) -> dict[str, str]:
-        """The end of each QEMU's stderr."""
+        """Return the end of each QEMU's stderr."""
         return {
             f"QEMU of disk {number}, last words": disk.machine.last_words()
             for number, disk in enumerate(self._disks)
         } | self._daemon.evidence()
 
     def logs(self) -> dict[str, str]:
-        """Each QEMU's stderr and command line, and the back-end's."""
+        """Return each QEMU's stderr and command line, and the back-end's."""
         return {
             f"disk{number}-{name}": text
             for number, disk in enumerate(self._disks)

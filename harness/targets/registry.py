@@ -1,10 +1,12 @@
-"""The targets by name, for `--target`."""
+"""All targets by name, for `--target`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from harness.defects.catalogue import defects
@@ -12,7 +14,7 @@ from harness.defects.registers import REGISTER_DEFECTS
 from harness.model.whims import WHIMS
 from harness.targets import model, qtest
 from harness.targets.base import Progress, Target, TargetError
-from harness.targets.external import HostSide
+from harness.targets.external import HostSide, host_side
 from harness.targets.guest import variants as guest_variants
 from harness.targets.guest.model import GuestModel
 from harness.targets.guest.target import Accelerator, GuestPci
@@ -21,6 +23,7 @@ from harness.targets.host_pci import HostPci, checked_address
 from harness.targets.model import Model
 from harness.targets.owned_model import OwnedModel
 from harness.targets.qtest import QtestTarget
+from harness.targets.started import StartedTarget
 from harness.targets.userfile import UserTarget, load
 from harness.targets.vfio_user import VfioUserSocket
 from harness.targets.vhost_user import VhostUserDaemon, VhostUserSocket
@@ -29,7 +32,7 @@ SOCKET_PREFIX = "vhost-user:"
 FUNCTION_PREFIX = "pci:"
 VFIO_USER_PREFIX = "vfio-user:"
 PLANTED = "+"
-"""Between the name of a target and those of the defects in its device."""
+"""Separator between the name of a target and the names of defects planted in its device."""
 
 WHIM = "whim:"
 """Before the name of a whim of the device, where the name of a defect may stand."""
@@ -37,7 +40,7 @@ WHIM = "whim:"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the options of a run say about its targets.
+    """Options of a run that concern its targets.
 
     `qemu` is a path, None for the one on PATH; `boot_timeout` is in seconds.
     `destructive` allows to write to what the user named. `defects` are planted
@@ -88,10 +91,13 @@ def _model(name: str) -> Callable[[Settings], Target]:
 
 
 _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {
-    **{name: (one.description, _guest(name)) for name, one in guest_variants.VARIANTS.items()},
-    **{name: (one.description, _qtest(name)) for name, one in qtest.VARIANTS.items()},
+    **{
+        name: (variant.description, _guest(name))
+        for name, variant in guest_variants.VARIANTS.items()
+    },
+    **{name: (variant.description, _qtest(name)) for name, variant in qtest.VARIANTS.items()},
     "vhost-user": (VhostUserDaemon.description, lambda settings: VhostUserDaemon()),
-    **{name: (one.description, _model(name)) for name, one in model.VARIANTS.items()},
+    **{name: (variant.description, _model(name)) for name, variant in model.VARIANTS.items()},
     "owned-model": (
         OwnedModel.description,
         lambda settings: OwnedModel(settings.defects, settings.whims),
@@ -99,11 +105,40 @@ _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {
 }
 
 
+ENTRY_POINTS = "vblk.targets"
+"""Group of entry points: functions without arguments that call `register`."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+
+
+def register(name: str, description: str, make: Callable[[Settings], Target]) -> None:
+    """Add a target for `--target NAME`; `make` returns it with nothing started.
+
+    TargetError for a name that exists, or that has other characters than lower-case
+    letters, digits, dots, hyphens and underscores.
+    """
+    if not _NAME.fullmatch(name):
+        raise TargetError(f"{name!r} cannot be the name of a target; one looks like my-board")
+    if name in _MAKERS:
+        raise TargetError(f"there is a target {name!r} already")
+    _MAKERS[name] = (description, make)
+
+
+@cache
+def _load_entry_points() -> None:
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()()
+        except Exception as error:
+            raise TargetError(f"entry point {point.value} ({ENTRY_POINTS}): {error}") from error
+
+
 def descriptions() -> dict[str, str]:
-    """Every target's name and what it is, in one line."""
+    """Return every target's name and its description in one line."""
+    _load_entry_points()
     return {
         **{name: description for name, (description, _) in _MAKERS.items()},
-        f"{SOCKET_PREFIX}PATH": "whatever vhost-user back-end listens on that socket",
+        f"{SOCKET_PREFIX}PATH": "the vhost-user back-end that listens on the socket PATH",
         f"{FUNCTION_PREFIX}ADDRESS": HostPci.description,
         f"{VFIO_USER_PREFIX}PATH": VfioUserSocket.description,
     }
@@ -111,16 +146,18 @@ def descriptions() -> dict[str, str]:
 
 def load_targets(path: Path) -> dict[str, UserTarget]:
     """Return what a targets file defines. TargetError, also for a name that is ours."""
+    _load_entry_points()
     return load(path, _MAKERS)
 
 
 def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Target]:
-    """Makes the target of that name, with nothing started. TargetError if there is none.
+    """Return a function that makes the named target, with nothing started.
 
     `user` are the targets that the user defined. A name may go on with the
     defects that are planted in the device, and with its whims, like "qtest-pci+isr-not-cleared"
     or "model+whim:signals-twice".
     """
+    _load_entry_points()
     base, *planted = name.split(PLANTED)
     if planted and base in _MAKERS:
         return _defective(base, planted)
@@ -130,7 +167,7 @@ def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Tar
         return _owned(name, name, UserTarget(name))
     if name not in _MAKERS:
         there = ", ".join([*user, *descriptions()])
-        raise TargetError(f"no target {name!r}; there are: {there}")
+        raise TargetError(f"unknown target {name!r}; known: {there}")
     return _MAKERS[name][1]
 
 
@@ -141,12 +178,14 @@ def _defective(base: str, planted: list[str]) -> Callable[[Settings], Target]:
     _check_whims(base, whims)
     # What the model can have, it can have as somebody else's device, too.
     carrier = "model" if base == "owned-model" else base
-    known = {one.name for one in defects().values() if one.can_be_on(carrier)}
+    known = {variant.name for variant in defects().values() if variant.can_be_on(carrier)}
     for name in names:
         if name not in defects():
-            raise TargetError(f"no defect {name!r}; --list-defects has them all")
+            raise TargetError(f"unknown defect {name!r}; --list-defects prints them all")
         if name not in known:
-            raise TargetError(f"{base} cannot have the defect {name}: {defects()[name].target} can")
+            raise TargetError(
+                f"{base} cannot have the defect {name}; it needs {defects()[name].target}"
+            )
 
     def make(settings: Settings) -> Target:
         own = replace(settings, defects=tuple(names), whims=tuple(whims))
@@ -172,13 +211,15 @@ def _check_whims(base: str, whims: list[str]) -> None:
             families[whim.family] = name
 
 
-def _owned(device: str, name: str, said: UserTarget) -> Callable[[Settings], Target]:
-    """Makes the target for a device that somebody else runs."""
+def _owned(device: str, name: str, definition: UserTarget) -> Callable[[Settings], Target]:
+    """Return a function that makes the target for an external device."""
     kind, _, place = device.partition(":")
-    host = HostSide(said.identity, Path(said.backing) if said.backing else None, said.resizer)
+    if definition.start:
+        return lambda settings: StartedTarget(name, definition, settings.destructive)
+    host = host_side(name, definition, place)
 
     def make(settings: Settings) -> Target:
-        destructive = settings.destructive or said.destructive
+        destructive = settings.destructive or definition.destructive
         target = kinds[kind](place, destructive, host)
         target.name = name
         return target
@@ -189,7 +230,9 @@ def _owned(device: str, name: str, said: UserTarget) -> Callable[[Settings], Tar
         "vfio-user": VfioUserSocket,
     }
     if kind not in kinds or not place:
-        raise TargetError(f"{name}: {device!r} is no device; vhost-user:PATH and pci:ADDRESS are")
+        raise TargetError(
+            f"{name}: {device!r} is not a device; use vhost-user:PATH, vfio-user:PATH, pci:ADDRESS"
+        )
     if kind == "pci":
         checked_address(place)
     return make

@@ -1,4 +1,4 @@
-"""The targets `vhost-user` and `vhost-user:PATH`: a back-end on a UNIX socket, driven from here."""
+"""The targets `vhost-user` and `vhost-user:PATH`: a back-end on a UNIX socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.targets.daemon import Daemon
 from harness.targets.external import HostSide, OwnedTarget
 
 FRONT_END = frozenset({"queue_size"})
-"""What of a disk is the front-end's to choose: here the driver's."""
+"""Fields of a disk that the front-end decides; here that is the driver."""
 
 
 class DaemonDisk(ExportSide, Plugged):
@@ -37,51 +37,54 @@ class DaemonDisk(ExportSide, Plugged):
             raise
 
     def processes(self) -> tuple[DeviceProcess, ...]:
-        """The daemon."""
+        """Return the daemon's process."""
         return self._daemon.processes()
 
     def unplug(self) -> None:
-        """Hang up, and remove the export."""
+        """Disconnect, and remove the export."""
         self.driver.close()
         self._remove_export()
 
 
 class VhostUserDaemon(Target):
-    """The block export of a qemu-storage-daemon that we start; one daemon serves the run."""
+    """The block export of a qemu-storage-daemon that we start; one daemon serves the whole run."""
 
     name = "vhost-user"
     description = "qemu-storage-daemon's vhost-user-blk export, driven from the host"
     traits = frozenset({"vhost-user", "modern"})
 
     def __init__(self, program: str | None = None) -> None:
-        """`program` is the daemon's path (None: the one on PATH)."""
+        """Store `program`, the path of the daemon (None: search PATH)."""
         self._daemon = Daemon(program)
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
-        """An export and a driver on it. LacksError for what an export has no option for."""
+        """Return an export with a driver on it.
+
+        Raise LacksError if an export cannot be as `spec` asks.
+        """
         try:
             return DaemonDisk(self._daemon, spec)
         except (MachineError, DriverError) as error:
             raise translated(error) from None
 
     def close(self) -> None:
-        """End the daemon."""
+        """Stop the daemon."""
         self._daemon.stop()
 
     def identities(self) -> tuple[DeviceIdentity, ...]:
-        """The daemon and its version."""
+        """Return the daemon and its version."""
         return (self._daemon.identity(),)
 
     def facts(self) -> dict[str, str]:
-        """The daemon's version."""
+        """Return the daemon's version."""
         return self._daemon.facts()
 
     def evidence(self) -> dict[str, str]:
-        """How the daemon fares, and the end of its stderr."""
+        """Return the daemon's state and the end of its stderr."""
         return self._daemon.evidence()
 
     def logs(self) -> dict[str, str]:
-        """The daemon's stderr and command line."""
+        """Return the daemon's stderr and command line."""
         return self._daemon.logs()
 
     def check(self) -> None:
@@ -95,9 +98,9 @@ class VhostUserDaemon(Target):
 class VhostUserSocket(OwnedTarget):
     """A back-end that somebody else runs on the socket `path`."""
 
-    description = "whatever listens on the UNIX socket PATH, driven from the host"
+    description = "the back-end that listens on the UNIX socket PATH, driven from the host"
     traits = frozenset({"vhost-user", "modern"})
-    owner = "somebody else's back-end"
+    owner = "the external back-end"
 
     def __init__(
         self,
@@ -112,7 +115,7 @@ class VhostUserSocket(OwnedTarget):
         return VhostUser(self._path, spec.queue_size or QUEUE_SIZE)
 
     def facts(self) -> dict[str, str]:
-        """The socket, and the protocol features that are in use."""
+        """Return the socket, and the protocol features in use."""
         if not self._disk:
             return {"socket": self._path}
         features = self._disk.driver.description()["protocol_features"]

@@ -54,7 +54,9 @@ def test_a_defect_says_what_it_breaks(defect: Defect) -> None:
 
 
 def test_an_unknown_defect_is_one_line(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_subprocess("--target", "model", "--defect", "no-such-thing")
+    result = pytester.runpytest_subprocess(
+        "--vblk-target", "model", "--vblk-defect", "no-such-thing"
+    )
     assert result.ret != 0
     errors = [line for line in result.errlines if "no-such-thing" in line]
-    assert errors == ["ERROR: no defect 'no-such-thing'; --list-defects has them all"]
+    assert errors == ["ERROR: unknown defect 'no-such-thing'; --list-defects prints them all"]

@@ -93,10 +93,10 @@ def test_a_process_that_has_died_is_reported_and_replaced(target: Model) -> None
 @pytest.mark.parametrize(
     ("spec", "act", "reason"),
     [
-        (DiskSpec(logical_block_size=700), None, "700 is no block size"),
+        (DiskSpec(logical_block_size=700), None, "700 is not a block size"),
         (DiskSpec(backing="null"), 1, "a null disk cannot be resized"),
-        (DiskSpec(read_only=True), 1, "a read-only disk is not resized"),
-        (DiskSpec(), -1, "-1 sectors is no capacity"),
+        (DiskSpec(read_only=True), 1, "a read-only disk cannot be resized"),
+        (DiskSpec(), -1, "-1 sectors is not a possible capacity"),
     ],
     ids=["odd-blocks", "resize-null", "resize-read-only", "resize-below-0"],
 )

@@ -53,7 +53,7 @@ def test_what_is_usual_is_left_out_of_a_script():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Plug(capacity=8)\nExplode()", "line 2: there is no operation Explode"),
+        ("Plug(capacity=8)\nExplode()", "line 2: unknown operation Explode"),
         ("Plug(capacity=8)\n\nCollect(4)", "line 3: "),
         ("Plug(capacity=8)\nCollect(count=", "line 2: "),
         ("Plug(capacity=8)\nCollect(amount=3)", "line 2: .*amount"),

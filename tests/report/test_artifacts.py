@@ -61,7 +61,7 @@ def test_a_failure_leaves_all_there_was_to_see(run, top: Path, pytester: pytest.
     kept = top / name
     assert "vblk# panic" in (kept / "failure.txt").read_text()
     assert (kept / "disk0.txt").read_text() == "read_only=True\nstatus: 0x0f\nqueues: queue 0\n"
-    assert (kept / "disk1.txt").read_text().startswith("as it comes\n")
+    assert (kept / "disk1.txt").read_text().startswith("default properties\n")
 
 
 def test_logs_are_kept_without_what_moves_a_terminal(run, top: Path) -> None:
@@ -95,8 +95,8 @@ def test_the_command_repeats_that_test_alone(run, top: Path, pytester: pytest.Py
     replay = entry(top, "513") / "replay.sh"
     command = replay.read_text().splitlines()[1]
     assert command == (
-        f"cd {pytester.path} && {sys.executable} -m pytest -ra -s --channel ssh --target guest-pci"
-        " 'test_it.py::test_broken[513]'"
+        f"cd {pytester.path} && {sys.executable} -m pytest -ra -s --channel ssh"
+        " --vblk-target guest-pci 'test_it.py::test_broken[513]'"
     )
     again = subprocess.run([replay], cwd="/", capture_output=True, text=True, timeout=60)
     assert again.returncode == pytest.ExitCode.TESTS_FAILED, again.stdout + again.stderr
@@ -178,7 +178,9 @@ def test_a_directory_that_cannot_be_is_refused_at_once(run, pytester: pytest.Pyt
     result = run(SUITE, "--artifacts=file/x")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--artifacts: '*file/x' can be no directory: Not a directory"])
+    result.stderr.fnmatch_lines(
+        ["*--artifacts: '*file/x' cannot be made a directory: Not a directory"]
+    )
 
 
 def test_what_cannot_be_written_is_said_and_is_no_failure_of_its_own(run, top: Path) -> None:
@@ -191,4 +193,4 @@ harness.report.artifacts._write = full
     result = run(full + SUITE, "--artifacts=kept/here", "-k", "513")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["not all is in *: *disk full*"])
+    result.stdout.fnmatch_lines(["some files are missing in *: *disk full*"])

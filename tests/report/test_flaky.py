@@ -1,4 +1,4 @@
-"""Runs that do not agree: `vblk matrix steady`, and the runs that feed it."""
+"""Runs that do not agree: `vblk matrix flaky`, and the runs that feed it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_command_says_how_often_and_in_which_run(tmp_path: Path, capsys) -> 
     for path, result in zip(paths, [kept(), kept(), broken("513")], strict=True):
         path.write_text(dumped(with_start(result)))
 
-    assert main(["matrix", "steady", *map(str, paths)]) == 1
+    assert main(["matrix", "flaky", *map(str, paths)]) == 1
     output = capsys.readouterr().out
     assert f"{START}, {PCI_NEW.id}: kept in 2, broken in 1; broken in run 3: 513" in output
     assert main(["matrix", "steady", *map(str, paths[:2])]) == 0

@@ -162,7 +162,7 @@ def test_the_docs_list_them_by_target_and_detect_old_tables(
     assert main(["matrix", "hardening", "--check"]) == 0
     page.write_text(text.replace("1 spins", "2 spins"))
     assert main(["matrix", "hardening", "--check"]) == 1
-    assert "docs/hardening.md is not current" in capsys.readouterr().out
+    assert "docs/hardening.md is out of date" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_docs_that_are_not_as_they_have_to_be_are_one_line(
 
 def test_nothing_to_make_tables_of_is_one_line(capsys) -> None:
     assert main(["matrix", "hardening"]) == 2
-    assert "there are no results" in capsys.readouterr().err
+    assert "name a file of results" in capsys.readouterr().err
 
 
 def test_the_tables_in_the_docs_are_current() -> None:

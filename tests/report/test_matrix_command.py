@@ -70,7 +70,10 @@ def test_a_file_that_is_none_is_one_line(old: Path, tmp_path: Path, capsys) -> N
 
 @pytest.mark.parametrize(
     ("name", "complaint"),
-    [("x.pdf", "ends in none of .json, .html"), ("/dev/null/x.html", "can be no directory")],
+    [
+        ("x.pdf", "has to end with .json or .html"),
+        ("/dev/null/x.html", "cannot be made a directory"),
+    ],
 )
 def test_an_output_that_cannot_be_is_refused(old: Path, name: str, complaint: str, capsys) -> None:
     with pytest.raises(SystemExit) as ending:

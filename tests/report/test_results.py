@@ -204,11 +204,11 @@ def test_a_run_cut_short_by_ctrl_c_writes_what_it_has(run, pytester: pytest.Pyte
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("r.txt", "'r.txt' ends in none of"),
-        ("/dev/null/r.json", "'/dev/null' can be no directory"),
+        ("r.txt", "'r.txt' has to end with .json or .html"),
+        ("/dev/null/r.json", "'/dev/null' cannot be made a directory"),
         ("directory.json", "'directory.json' cannot be written: Is a directory"),
         ("fifo.json", "'fifo.json' cannot be written: It is not a regular file"),
-        ("/proc/r.json", "'/proc' can be no directory: No such file"),
+        ("/proc/r.json", "'/proc' cannot be made a directory: No such file"),
     ],
 )
 def test_a_file_that_cannot_be_written_is_refused_at_once(
@@ -227,7 +227,7 @@ def test_a_junit_file_that_cannot_be_written_is_refused_at_once(run) -> None:
     result = run(SUITE, "--junitxml=/dev/null/out.xml")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--junitxml: '/dev/null' can be no directory: *"])
+    result.stderr.fnmatch_lines(["*--junitxml: '/dev/null' cannot be made a directory: *"])
 
 
 @pytest.mark.parametrize("lost", ["a.json", "b.html", "out.xml"])
@@ -291,9 +291,9 @@ def test_what_is_written_is_read_as_it_was() -> None:
     ("text", "complaint"),
     [
         ("{", "no JSON"),
-        ("[]", "no results of a conformance run"),
-        ('{"format": "other"}', "no results of a conformance run"),
-        (dumped(some()).replace('"version": 1', '"version": 9'), "version 9 of the format"),
+        ("[]", "these are not results of a conformance run"),
+        ('{"format": "other"}', "these are not results of a conformance run"),
+        (dumped(some()).replace('"version": 1', '"version": 9'), "the format has version 9"),
         (dumped(some()).replace('"verdict": "kept"', '"verdict": "fine"'), "damaged: .*fine"),
         (dumped(some()).replace('"rows"', "").replace('"tests"', '"x"'), "damaged: needs tests"),
         (dumped(some()).replace("1.5", "NaN"), "NaN is not a number"),

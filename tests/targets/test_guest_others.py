@@ -82,7 +82,7 @@ def test_a_window_is_not_reached_over_ssh() -> None:
 
 def test_a_window_has_no_queue_size_of_its_own() -> None:
     target = GuestPci(name="guest-mmio")
-    with pytest.raises(LacksError, match="every queue's size"):
+    with pytest.raises(LacksError, match="queue size of 1024"):
         target.plug(DiskSpec(queue_size=16))
     target.close()
 

@@ -14,6 +14,7 @@ from harness.diskspec import DiskSpec
 from harness.driver.interface import Request
 from harness.machine.storage_daemon import Export, StorageDaemon, find_storage_daemon
 from harness.targets import DeviceIdentity, LacksError, TargetError
+from harness.targets.external import host_side
 from harness.targets.registry import Settings, load_targets, maker
 from harness.targets.userfile import load
 from harness.virtio.blk import RequestType, Status
@@ -35,7 +36,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
     assert target.device == "pci:0000:00:05.0"
     assert target.destructive is False
     assert target.identity == DeviceIdentity("unknown", ())
-    assert target.resizer is None
+    assert (target.resize, target.start, target.options) == ("", "", {})
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,36 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
             "expected true or false, not 1",
         ),
         ("[target.a]\ndevice = 'x'\nversion = 'new'\n", 3, "numbers with dots"),
+        ("[target.a]\ndevice = 'vhost-user'\n", 2, "needs a PATH behind a colon, or `start`"),
+        ("[target.a]\ndevice = 'pci:x'\nstart = 'd'\n", 3, "the harness starts a device ="),
+        ("[target.a]\ndevice = 'vfio-user'\nstart = 'd'\nper = 'day'\n", 4, "disk, connection"),
+        (
+            "[target.a]\ndevice = 'vhost-user'\nstart = 'd'\nper = 'run'\n",
+            4,
+            '"run" needs a `plug` command',
+        ),
+        (
+            "[target.a]\ndevice = 'vfio-user'\nstart = 'd'\nper = 'connection'\n",
+            4,
+            '"connection" is for vhost-user',
+        ),
+        ("[target.a]\ndevice = 'vhost-user'\nstart = 'd {port}'\n", 3, "no placeholders but"),
+        (
+            "[target.a]\ndevice = 'vhost-user'\nstart = 'd'\n[target.a.options]\ncolour = '-c'\n",
+            5,
+            "target.a.options.colour: no property of a disk",
+        ),
+        (
+            "[target.a]\ndevice = 'vhost-user'\nstart = 'd'\n"
+            "[target.a.options]\nqueues = '-q {queue_size}'\n",
+            5,
+            "no placeholder but {queues}",
+        ),
+        (
+            "[target.a]\ndevice = 'pci:x'\n[target.a.options]\nqueues = '-q {queues}'\n",
+            3,
+            "only for device",
+        ),
         ("[target.a]\ndevice = 'x'\nresize = 'r {size}'\n", 3, "{sectors}"),
         ("[target.a]\ndevice = 'x'\nresize = 'r \"'\n", 3, "balanced quotes"),
         ("[target.a]\nbacking = 'x'\n", 1, "target.a: needs device"),
@@ -66,9 +97,9 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         (f"[target.a]\ndevice = {'9' * 5000}\n", 1, "too many digits"),
         (f"[target.a]\ndevice = {'[' * 5000}{']' * 5000}\n", 1, "nested too deeply"),
         ('[target.a]\ndevice = "vhost-user:a\\u001b[2J"\n', 2, "text in one line"),
-        ("[target.'']\ndevice = 'x'\n", 1, "is no name"),
-        ('[target."a\\u001b[2J"]\ndevice = "x"\n', 1, "is no name"),
-        ("[target.ours]\ndevice = 'x'\n", 1, "this suite has a target of that name"),
+        ("[target.'']\ndevice = 'x'\n", 1, "is not a valid name"),
+        ('[target."a\\u001b[2J"]\ndevice = "x"\n', 1, "is not a valid name"),
+        ("[target.ours]\ndevice = 'x'\n", 1, "this suite already has a target of that name"),
     ],
 )
 def test_a_bad_file_is_one_line_with_its_place(
@@ -111,7 +142,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
 def test_a_target_of_ours_cannot_be_defined_again(tmp_path: Path) -> None:
     path = written(tmp_path, "[target.qtest-pci]\ndevice = 'vhost-user:/x'\n")
 
-    with pytest.raises(TargetError, match="this suite has a target of that name"):
+    with pytest.raises(TargetError, match="this suite already has a target of that name"):
         load_targets(path)
 
 
@@ -123,7 +154,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_a_device_of_no_known_kind_is_refused(tmp_path: Path) -> None:
     user = load(written(tmp_path, "[target.a]\ndevice = 'usb:1'\n"))
 
-    with pytest.raises(TargetError, match="a: 'usb:1' is no device"):
+    with pytest.raises(TargetError, match="a: 'usb:1' is not a device"):
         maker("a", user)
 
 
@@ -146,7 +177,9 @@ def test_a_back_end_is_read_and_its_file_looked_at(tmp_path: Path, export: Expor
     more = f'backing = "{export.backing.path}"\nimplementation = "qsd"\nversion = "7.2"\n'
     target = maker("mine", load(define(tmp_path, export, more)))(Settings())
     try:
-        with pytest.raises(LacksError, match="mine is only read without --destructive"):
+        with pytest.raises(
+            LacksError, match="mine is only read; tests that write need --destructive"
+        ):
             target.plug(DiskSpec())
         disk = target.plug(DiskSpec(), writes=False)
         disk.driver.start()
@@ -177,7 +210,7 @@ def test_the_users_command_resizes(tmp_path: Path, export: Export) -> None:
 def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
     resize = f"{sys.executable} -c 'import sys; sys.exit(\"no room for {{sectors}}\")'"
     path = written(tmp_path, f'[target.a]\ndevice = "pci:x"\nresize = """{resize}"""\n')
-    resizer = load(path)["a"].resizer
+    resizer = host_side("a", load(path)["a"], "x").resize
     assert resizer
 
     with pytest.raises(TargetError, match=r"ended with 1: no room for 7"):
@@ -208,4 +241,4 @@ def test_the_suite_takes_a_file_of_targets(tmp_path: Path, export: Export) -> No
     )
 
     assert "1 passed, 1 skipped" in done.stdout, done.stdout + done.stderr
-    assert "mine is only read without --destructive" in done.stdout
+    assert "mine is only read; tests that write need --destructive" in done.stdout

@@ -1,6 +1,8 @@
-"""Planted defects: each changes one behaviour of the model, in a process of its own.
+"""Planted defects of the model.
 
-They are put in by name, and several add up: `--target model --defect NAME`.
+Each changes one behaviour, in the model's own process.
+
+They are chosen by name and can be combined: `--target model --defect NAME`.
 """
 
 from harness.model.defects import (  # noqa: F401  # they file their defects

@@ -27,7 +27,7 @@ def packed_readable_buffer_written(
 @defect(
     PackedRing.available,
     "2.8.15-D-02",
-    text="packed: a descriptor with an address is available, whatever its flags say",
+    text="packed: a descriptor with an address counts as available, whatever its flags are",
 )
 def flags_of_a_descriptor_ignored(original: Original, ring: PackedRing, position: int) -> bool:
     at = DESC_SIZE * (position % ring.size)
@@ -40,7 +40,7 @@ def flags_of_a_descriptor_ignored(original: Original, ring: PackedRing, position
     PackedRing.available,
     "2.8.15-D-02",
     "2.8.1-P-01",
-    text="packed: the wrap counter makes no difference to what is available",
+    text="packed: the device ignores the wrap counter when it looks for available descriptors",
 )
 def wrap_counter_ignored(original: Original, ring: PackedRing, position: int) -> bool:
     return bool(original(ring, position)) or bool(original(ring, position + ring.size))
@@ -49,7 +49,7 @@ def wrap_counter_ignored(original: Original, ring: PackedRing, position: int) ->
 @defect(
     PackedRing.use,
     "2.8.15-D-03",
-    text="packed: a used descriptor's length becomes 0 when the next one is used",
+    text="packed: the length of a used descriptor is set to 0 when the next one is used",
 )
 def used_descriptor_changed(
     original: Original, ring: PackedRing, chain: Chain, length: int
@@ -63,7 +63,7 @@ def used_descriptor_changed(
 @defect(
     PackedRing.take,
     "2.8.18-D-01",
-    text="packed: a chain's first two device-readable elements change places",
+    text="packed: the first two device-readable elements of a chain are swapped",
 )
 def elements_out_of_order(original: Original, ring: PackedRing) -> Chain | None:
     chain: Chain | None = original(ring)
@@ -75,7 +75,7 @@ def elements_out_of_order(original: Original, ring: PackedRing) -> Chain | None:
 @defect(
     PackedRing.take,
     "2.8.18-D-01",
-    text="packed: a chain's first two device-writable elements change places",
+    text="packed: the first two device-writable elements of a chain are swapped",
 )
 def writable_elements_out_of_order(original: Original, ring: PackedRing) -> Chain | None:
     chain: Chain | None = original(ring)
@@ -87,7 +87,7 @@ def writable_elements_out_of_order(original: Original, ring: PackedRing) -> Chai
 @defect(
     PackedRing.take,
     "2.8.1-P-01",
-    text="packed: a chain across the ring's end loses what is readable",
+    text="packed: a chain across the ring's end loses its device-readable elements",
 )
 def chain_across_the_rings_end(original: Original, ring: PackedRing) -> Chain | None:
     chain: Chain | None = original(ring)
@@ -99,7 +99,7 @@ def chain_across_the_rings_end(original: Original, ring: PackedRing) -> Chain | 
 @defect(
     PackedRing.take,
     "2.8.10.1-P-01",
-    text="packed: a queue whose size is no power of 2 serves nothing",
+    text="packed: a queue whose size is not a power of 2 serves nothing",
 )
 def size_has_to_be_a_power_of_2(original: Original, ring: PackedRing) -> Chain | None:
     chain: Chain | None = original(ring)
@@ -111,7 +111,7 @@ def size_has_to_be_a_power_of_2(original: Original, ring: PackedRing) -> Chain |
 @defect(
     PackedRing.use,
     "2.8.4-P-01",
-    text="packed: the used length of every request is 512 too much",
+    text="packed: the used length of every request is 512 too high",
 )
 def packed_used_length_too_long(
     original: Original, ring: PackedRing, chain: Chain, length: int
@@ -122,7 +122,7 @@ def packed_used_length_too_long(
 @defect(
     PackedRing.use,
     "2.8.21-P-01",
-    text="packed: of 8 chains the last is never used",
+    text="packed: every 8th chain is never used",
 )
 def packed_chain_lost(original: Original, ring: PackedRing, chain: Chain, length: int) -> None:
     used = vars(ring)["used"] = vars(ring).get("used", 0) + 1
@@ -133,7 +133,7 @@ def packed_chain_lost(original: Original, ring: PackedRing, chain: Chain, length
 @defect(
     PackedRing.wanted,
     "2.8.10-P-03",
-    text="packed: interrupts come although the driver disabled them",
+    text="packed: interrupts are sent although the driver disabled them",
 )
 def packed_disable_ignored(original: Original, ring: PackedRing, old: int, new: int) -> bool:
     _, flags = EVENT_SUPPRESSION.unpack(ring._driver)
@@ -173,7 +173,7 @@ def packed_event_never(original: Original, ring: PackedRing, old: int, new: int)
 @defect(
     PackedRing.want_kicks,
     "2.8.10-P-01",
-    text="packed: notifications are asked for on no descriptor there is",
+    text="packed: the device disables notifications, and then misses available descriptors",
 )
 def packed_kicks_not_wanted(original: Original, ring: PackedRing) -> None:
     ring._device[1] = RING_EVENT_FLAGS_DISABLE

@@ -1,4 +1,4 @@
-"""How a defect of the model is written, and how it is put into the model."""
+"""Definition of the model's defects, and their planting in the model."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ PCI_TARGET = "model-pci"
 PCI_TARGETS = frozenset({PCI_TARGET, "model-pci-transitional", "guest-model-pci"})
 
 Original = Callable[..., Any]
-"""The method that a defect stands in for: called with the object first."""
+"""The method that a defect replaces; it is called with the object first."""
 
 
 @dataclass(frozen=True)
 class Defect:
-    """One behaviour of the model, changed.
+    """One changed behaviour of the model.
 
-    `statements` are what it breaks: clause ids, and "section: text" of what the
-    specification only describes, as a test has it; `text` says how. With
-    `unusable` the driver turns the device down, so that a test ends in that error
-    and not at its own expectation.
+    `statements` are those that it breaks, as a test names them; `text` describes the change. With
+    `unusable` the driver refuses the device, so that a test ends with that error and not with its
+    own failed assertion.
     """
 
     name: str
@@ -43,7 +42,7 @@ class Defect:
         return target in PCI_TARGETS or (target == MODEL_TARGET and not of_the_function)
 
     def apply(self) -> None:
-        """Put it into this process, on top of those that are in it already."""
+        """Plant the defect in this process, in addition to those planted before."""
         owner_name, _, name = self.method.__qualname__.rpartition(".")
         owner = getattr(sys.modules[self.method.__module__], owner_name)
         original = getattr(owner, name)
@@ -56,7 +55,7 @@ class Defect:
 
 @contextmanager
 def during(thing: object, **changed: Any) -> Iterator[None]:
-    """Give attributes of something other values, for as long as this lasts."""
+    """Set attributes of an object to other values inside the block."""
     before = {name: getattr(thing, name) for name in changed}
     for name, value in changed.items():
         setattr(thing, name, value)
@@ -68,7 +67,7 @@ def during(thing: object, **changed: Any) -> Iterator[None]:
 
 
 DEFECTS: dict[str, Defect] = {}
-"""Name -> defect, in the order in which they are written."""
+"""Name -> defect, in the order of definition."""
 
 
 def defect(
@@ -78,15 +77,16 @@ def defect(
     unusable: bool = False,
     target: str = MODEL_TARGET,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Files what stands in for `method` of the model, under its own name with hyphens.
+    """Register the decorated function as a defect that replaces `method` of the model.
 
-    It gets the original method, then that method's arguments, the object first.
+    The defect's name is the function's name with hyphens. The function is called with the original
+    method, then with that method's arguments, the object first.
     """
 
     def file(change: Callable[..., Any]) -> Callable[..., Any]:
         name = change.__name__.replace("_", "-")
         if name in DEFECTS:
-            raise ValueError(f"there are two defects {name!r}")
+            raise ValueError(f"there is already a defect {name!r}")
         DEFECTS[name] = Defect(name, statements, text, method, change, unusable, target)
         return change
 

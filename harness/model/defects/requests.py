@@ -1,4 +1,4 @@
-"""Defects of requests and what they end with (virtio 5.2.6)."""
+"""Defects of requests and their status (virtio 5.2.6)."""
 
 from __future__ import annotations
 
@@ -34,19 +34,21 @@ def reserved_word_moves_the_request(original: Original, request: Request, chain:
 # --- read-only
 
 
-@defect(Block.write, "5.2.6.2-D-03a", text="a read-only disk says OK to a write of nothing")
+@defect(Block.write, "5.2.6.2-D-03a", text="a read-only disk answers an empty write with OK")
 def read_only_write_of_nothing_succeeds(
     original: Original, block: Block, request: Request
 ) -> Status:
     return Status(original(block, request)) if request.sent else Status.OK
 
 
-@defect(Block.write, "5.2.6.2-D-03a", text="a read-only disk says UNSUPP to a write")
+@defect(Block.write, "5.2.6.2-D-03a", text="a read-only disk answers a write with UNSUPP")
 def read_only_write_unsupported(original: Original, block: Block, request: Request) -> Status:
     return Status.UNSUPP if block.spec.read_only else Status(original(block, request))
 
 
-@defect(Block.write, "5.2.6.2-D-03b", text="a read-only disk says IOERR to a write, and writes")
+@defect(
+    Block.write, "5.2.6.2-D-03b", text="a read-only disk answers a write with IOERR, but writes"
+)
 def read_only_written(original: Original, block: Block, request: Request) -> Status:
     if block.spec.read_only and request.sent:
         fd = os.open(f"/proc/self/fd/{block.storage._fd}", os.O_RDWR)
@@ -85,7 +87,7 @@ def flush_unsupported(original: Original, block: Block, request: Request) -> Sta
 @defect(
     Block.settle,
     "5.2.6.2-D-11",
-    text="a write that is stable once it is completed is not committed before",
+    text="a write that has to be stable on completion is not committed before it completes",
 )
 def stable_write_not_committed(original: Original, block: Block) -> None:
     pass
@@ -106,7 +108,7 @@ def zone_request_is_ioerr(original: Original, block: Block, request: Request) ->
     return Status(original(block, request))
 
 
-@defect(Block.execute, "5.2.6.2-D-16", text="without ZONED, reset of all zones is OK")
+@defect(Block.execute, "5.2.6.2-D-16", text="without ZONED, a reset of all zones ends with OK")
 def reset_all_without_zones(original: Original, block: Block, request: Request) -> Status:
     if not block.spec.zoned and request.type == RequestType.ZONE_RESET_ALL:
         return Status.OK
@@ -149,7 +151,7 @@ def scsi_command_succeeds(original: Original, block: Block, request: Request) ->
 @defect(
     Block.get_id,
     "5.2.6-P-03",
-    text="the id string is padded with blanks",
+    text="the id string is padded with spaces",
 )
 def id_padded_with_blanks(original: Original, block: Block, request: Request) -> Status:
     status = original(block, request)
@@ -161,7 +163,7 @@ def id_padded_with_blanks(original: Original, block: Block, request: Request) ->
 @defect(
     Block.get_id,
     "5.2.6-P-03",
-    text="the id string ends with a NUL in its last byte",
+    text="the last byte of the id string is always NUL",
 )
 def id_without_its_last_byte(original: Original, block: Block, request: Request) -> Status:
     status = original(block, request)
@@ -173,7 +175,7 @@ def id_without_its_last_byte(original: Original, block: Block, request: Request)
 @defect(
     Block.get_id,
     "5.2.6-P-03",
-    text="the id string begins anew where there is room for more of it",
+    text="the id string is repeated if there is room after it",
 )
 def id_repeated(original: Original, block: Block, request: Request) -> Status:
     status = original(block, request)
@@ -191,7 +193,7 @@ def lifetime_reserved(original: Original, block: Block, request: Request) -> Sta
 @defect(
     Block.get_lifetime,
     "5.2.6-P-04",
-    text="lifetime estimates change places",
+    text="the two lifetime estimates are swapped",
 )
 def lifetime_estimates_swapped(original: Original, block: Block, request: Request) -> Status:
     assert block.spec.lifetime
@@ -206,7 +208,7 @@ def lifetime_estimates_swapped(original: Original, block: Block, request: Reques
 @defect(
     Block.within,
     "5.2.4-P-06",
-    text="a request may begin with the disk's last sector and go beyond",
+    text="a request that starts on the disk may go beyond the disk's end",
 )
 def end_of_disk_unchecked(original: Original, block: Block, sector: int, count: int) -> bool:
     return bool(original(block, sector, min(count, 1)))
@@ -215,7 +217,7 @@ def end_of_disk_unchecked(original: Original, block: Block, sector: int, count: 
 @defect(
     Block.execute,
     "5.2.4-P-06",
-    text="where a request begins is computed in bytes of 64 bits",
+    text="the byte offset of a request overflows 64 bits",
 )
 def sector_of_55_bits(original: Original, block: Block, request: Request) -> Status:
     request.sector &= (1 << 55) - 1
@@ -225,7 +227,7 @@ def sector_of_55_bits(original: Original, block: Block, request: Request) -> Sta
 @defect(
     Block.within,
     "5.2.6-P-05",
-    text="of a request's sector, the low 32 bits are looked at",
+    text="only requests whose sector fits into 32 bits are served",
 )
 def sector_of_32_bits(original: Original, block: Block, sector: int, count: int) -> bool:
     return sector >> 32 == 0 and bool(original(block, sector, count))
@@ -290,7 +292,7 @@ def _hidden(original: Original, *arguments: object) -> None:
 @defect(
     Storage._fail,
     "5.2.6-P-08",
-    text="once an operation has failed, all fail",
+    text="once an operation has failed, all later ones fail",
 )
 def failure_for_good(
     original: Original,
@@ -310,7 +312,7 @@ def failure_for_good(
 @defect(
     Storage.write,
     "5.2.6-P-07",
-    text="a write goes one sector beyond its data",
+    text="a write changes one sector beyond its data",
 )
 def write_of_a_sector_too_many(
     original: Original, storage: Storage, sector: int, views: Sequence[memoryview]
@@ -321,7 +323,7 @@ def write_of_a_sector_too_many(
 @defect(
     Block.read,
     "5.2.6-P-08",
-    text="a read of no whole sectors ends with OK",
+    text="a read whose length is not a multiple of the sector size ends with OK",
 )
 def odd_read_succeeds(original: Original, block: Block, request: Request) -> Status:
     return Status.OK if request.room % SECTOR else Status(original(block, request))
@@ -340,7 +342,7 @@ def size_max_not_served(original: Original, block: Block, request: Request) -> S
 @defect(
     Storage.read,
     "5.2.6-P-06",
-    text="a read beyond 16 KiB gives zeroes from there on",
+    text="a read gives zeroes after its first 16 KiB",
 )
 def long_reads_cut_short(
     original: Original, storage: Storage, sector: int, views: Sequence[memoryview]
@@ -357,7 +359,7 @@ def long_reads_cut_short(
     Request.end,
     "5.2.6-P-12",
     "2.7.8.2-D-02",
-    text="the used length of a write counts the data as well",
+    text="the used length of a write includes the data",
 )
 def used_length_of_a_write_counts_its_data(
     original: Original, request: Request, status: Status
@@ -369,7 +371,7 @@ def used_length_of_a_write_counts_its_data(
 @defect(
     Storage.__init__,
     "5.2.6-P-11",
-    text="all disks share what was written to the first",
+    text="all disks share the contents of the first disk",
 )
 def disks_share_their_storage(
     original: Original, storage: Storage, path: str | None, *more: object
@@ -382,4 +384,4 @@ def disks_share_their_storage(
 
 
 FIRST: list[Storage] = []
-"""The oldest disk that there is."""
+"""The oldest disk of this process, if any."""

@@ -18,14 +18,14 @@ from harness.virtio.features import Feature
 # --- needs reset
 
 
-@defect(Device.broken, "2.1.2-D-02", text="a broken ring goes unmentioned")
+@defect(Device.broken, "2.1.2-D-02", text="a broken ring does not set DEVICE_NEEDS_RESET")
 def needs_reset_not_shown(
     original: Original, device: Device, queue: Queue, error: BrokenError
 ) -> None:
     pass
 
 
-@defect(Device.broken, "2.1.2-D-03", text="NEEDS_RESET is not announced")
+@defect(Device.broken, "2.1.2-D-03", text="DEVICE_NEEDS_RESET is set but not announced")
 def needs_reset_not_announced(
     original: Original, device: Device, queue: Queue, error: BrokenError
 ) -> None:
@@ -38,7 +38,7 @@ def needs_reset_not_announced(
 LEFT = DeviceStatus.ACKNOWLEDGE
 
 
-@defect(Device.reset, "2.4.1-D-01", text="after the reset of a running device, status is not 0")
+@defect(Device.reset, "2.4.1-D-01", text="the status is not 0 after the reset of a running device")
 def status_left_after_reset(original: Original, device: Device) -> None:
     stays = device.status & DeviceStatus.DRIVER_OK or device.status == LEFT
     original(device)
@@ -53,7 +53,7 @@ def _left_running(original: Original, queue: Queue) -> None:
         queue._jobs += [job for job in jobs if not job.done]
 
 
-@defect(Queue.stop, "2.4.1-D-02", text="requests in flight go on after a reset")
+@defect(Queue.stop, "2.4.1-D-02", text="requests in flight continue after a device reset")
 def reset_leaves_requests_running(original: Original, queue: Queue) -> None:
     if queue._block.has(Feature.RING_RESET):
         original(queue)
@@ -78,7 +78,7 @@ def queue_reset_leaves_writes_running(original: Original, queue: Queue) -> None:
             queue._loop.at(time.monotonic() + 0.1, partial(_execute, queue, job))
 
 
-@defect(Queue.stop, "2.6.1.1.1-D-01", text="requests in flight go on after their queue's reset")
+@defect(Queue.stop, "2.6.1.1.1-D-01", text="requests in flight continue after their queue's reset")
 def queue_reset_leaves_requests_running(original: Original, queue: Queue) -> None:
     if queue._block.has(Feature.RING_RESET):
         _left_running(original, queue)
@@ -89,7 +89,7 @@ def queue_reset_leaves_requests_running(original: Original, queue: Queue) -> Non
 @defect(
     Device.set_queue_base,
     "2.6.1.1.1-D-02",
-    text="a queue that was reset goes on where it was in its rings",
+    text="a queue that was reset keeps its position in the rings",
 )
 def queue_reset_keeps_indices(original: Original, device: Device, queue: Queue, base: int) -> None:
     if not (device.block.has(Feature.RING_RESET) and queue.base):
@@ -99,7 +99,7 @@ def queue_reset_keeps_indices(original: Original, device: Device, queue: Queue, 
 @defect(
     Device.set_queue_size,
     "2.6.1.2.1-D-01",
-    text="a queue that was reset keeps the size that it had",
+    text="a queue that was reset keeps its previous size",
 )
 def queue_reset_keeps_size(original: Original, device: Device, queue: Queue, size: int) -> None:
     if not (device.block.has(Feature.RING_RESET) and queue.base):
@@ -109,7 +109,7 @@ def queue_reset_keeps_size(original: Original, device: Device, queue: Queue, siz
 @defect(
     Device.reset,
     "2.4-P-01",
-    text="of a device that was reset at work, every request fails",
+    text="every request fails on a device that was reset while it ran",
 )
 def useless_after_reset(original: Original, device: Device) -> None:
     if device.status & DeviceStatus.DRIVER_OK:
@@ -123,7 +123,7 @@ def useless_after_reset(original: Original, device: Device) -> None:
 @defect(
     Device.__init__,
     "5.2.2-P-01",
-    text="all queues but the first are a sector ahead",
+    text="all queues but the first access the sector after the requested one",
 )
 def queues_differ(original: Original, device: Device, *arguments: object) -> None:
     def ahead(queue: Queue, ring: Ring, job: Job) -> None:
@@ -166,7 +166,7 @@ def suspended_device_is_configured(
 @defect(
     Device.may_run,
     "3.4-P-01",
-    text="a suspended device serves what becomes available",
+    text="a suspended device serves buffers that become available",
 )
 def suspended_device_works(original: Original, device: Device, queue: Queue) -> bool:
     suspended = _suspend_bit(device.status)
@@ -177,7 +177,7 @@ def suspended_device_works(original: Original, device: Device, queue: Queue) -> 
     Queue.settle,
     "3.4.2-D-03",
     "3.4.2-D-08",
-    text="requests in flight go on after the device is suspended",
+    text="requests in flight continue after the device is suspended",
 )
 def suspension_leaves_requests_running(original: Original, queue: Queue) -> None:
     pass
@@ -206,7 +206,11 @@ def resize_while_suspended_forgotten(original: Original, device: Device, value: 
     original(device, value)
 
 
-@defect(Queue.settle, "3.4.2-D-08", text="what was begun is done, but not used, before suspension")
+@defect(
+    Queue.settle,
+    "3.4.2-D-08",
+    text="requests in flight are executed, but not marked used, before suspension",
+)
 def suspension_forgets_what_was_begun(original: Original, queue: Queue) -> None:
     for job in queue._jobs:
         job.length, job.done = queue._block.serve(job.request), True
@@ -218,7 +222,7 @@ def suspended_device_shows_zeroes(original: Original, device: Device) -> bytes:
     return bytes(len(space)) if device.suspended else space
 
 
-@defect(Device.suspend, "3.4.2-D-06", text="the wish to suspend is ignored")
+@defect(Device.suspend, "3.4.2-D-06", text="a request to suspend is ignored")
 def suspend_ignored(original: Original, device: Device, value: int) -> None:
     pass
 
@@ -259,14 +263,14 @@ def useless_after_reset_while_suspended(original: Original, device: Device) -> N
     original(device)
 
 
-@defect(Device.resume, "3.4.2-D-07", text="a resumed device shows it but does nothing")
+@defect(Device.resume, "3.4.2-D-07", text="a resumed device sets its status but serves nothing")
 def resumed_device_is_dead(original: Original, device: Device, value: int) -> None:
     for queue in device.queues:
         queue.enabled = False
     original(device, value)
 
 
-@defect(Device.resume, "3.4.2-D-07", text="the wish to resume is ignored")
+@defect(Device.resume, "3.4.2-D-07", text="a request to resume is ignored")
 def resume_ignored(original: Original, device: Device, value: int) -> None:
     pass
 
@@ -289,7 +293,7 @@ def every_second_resize_not_announced(original: Original, device: Device) -> Non
 @defect(
     Block.within,
     "5.2.4-P-06",
-    text="a disk that has shrunk still takes what lies beyond its end",
+    text="a disk that has shrunk still serves sectors beyond its new end",
 )
 def shrunk_disk_ends_where_it_did(
     original: Original, block: Block, sector: int, count: int
@@ -300,7 +304,7 @@ def shrunk_disk_ends_where_it_did(
 @defect(
     Block.within,
     "5.2.4-P-06",
-    text="a disk that has grown takes nothing beyond its old end",
+    text="a disk that has grown does not serve sectors beyond its old end",
 )
 def grown_disk_ends_where_it_did(original: Original, block: Block, sector: int, count: int) -> bool:
     return bool(original(block, sector, count)) and sector + count <= block.spec.capacity

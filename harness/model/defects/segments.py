@@ -24,7 +24,7 @@ def unknown_segment_flags_ignored(
 @defect(
     Block.each_segment,
     "5.2.6.2-D-04",
-    text="bit 31 of a segment's flags is not looked at",
+    text="bit 31 of a segment's flags is not checked",
 )
 def top_segment_flag_ignored(
     original: Original, block: Block, request: Request, known: int, most: int, act: Act
@@ -35,7 +35,7 @@ def top_segment_flag_ignored(
 @defect(
     Block.each_segment,
     "5.2.6.2-D-04",
-    text="flags are looked at in a request's first segment only",
+    text="only the flags of a request's first segment are checked",
 )
 def flags_of_later_segments_ignored(
     original: Original, block: Block, request: Request, known: int, most: int, act: Act
@@ -53,7 +53,7 @@ def unknown_segment_flags_are_ioerr(
     return Status.IOERR if status is Status.UNSUPP and known else status
 
 
-@defect(Block.discard, "5.2.6.2-D-05", text="discard takes the unmap flag")
+@defect(Block.discard, "5.2.6.2-D-05", text="discard accepts the unmap flag")
 def unmap_taken_by_discard(original: Original, block: Block, request: Request) -> Status:
     return block.each_segment(
         request,
@@ -71,7 +71,7 @@ def unmapped_sectors_keep_their_data(
         original(block, sector, count, flags)
 
 
-@defect(Block.zero, "5.2.6.2-D-08", text="write zeroes leaves out what is amid a page")
+@defect(Block.zero, "5.2.6.2-D-08", text="write zeroes leaves out sectors that do not fill a page")
 def zeroes_in_whole_pages(
     original: Original, block: Block, sector: int, count: int, flags: int
 ) -> None:
@@ -96,7 +96,7 @@ def discard_rounded_outwards(
     Block.each_segment,
     "5.2.5-P-08",
     "5.2.5-P-07",
-    text="of more segments than the device takes, the first ones are done",
+    text="a request with too many segments is served for the first segments",
 )
 def surplus_segments_dropped(
     original: Original, block: Block, request: Request, known: int, most: int, act: Act
@@ -112,7 +112,7 @@ def surplus_segments_dropped(
 @defect(
     Block.each_segment,
     "5.2.5-P-07",
-    text="a segment may have twice as many sectors as the device says",
+    text="a segment may have twice as many sectors as the limit",
 )
 def segment_limit_doubled(
     original: Original, block: Block, request: Request, known: int, most: int, act: Act
@@ -139,7 +139,7 @@ def segments_have_to_be_aligned(
 @defect(
     Block.each_segment,
     "5.2.5-P-09",
-    text="a read-only disk says OK to a discard",
+    text="a read-only disk answers a discard with OK",
 )
 def read_only_discard_succeeds(
     original: Original, block: Block, request: Request, known: int, most: int, act: Act

@@ -1,4 +1,4 @@
-"""Defects of the split virtqueue (virtio 2.7) and of the order on any (virtio 6.2)."""
+"""Defects of the split virtqueue (virtio 2.7) and of the order in any virtqueue (virtio 6.2)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from harness.virtio.features import Feature
 from harness.virtio.ring import DESC_F_WRITE, DESC_SIZE
 
 MOMENT = 0.001
-"""Seconds, which a driver that polls does not miss."""
+"""Delay in seconds, long enough for a driver that polls to notice."""
 
 
 @defect(
     Queue._announce,
-    text="harmless: what the driver asks for is looked at a moment after the buffers were used",
+    text="harmless: the device checks 1 ms after a use whether the driver wants a notification",
 )
 def driver_asked_late(original: Original, queue: Queue, ring: Ring) -> None:
     time.sleep(MOMENT)
@@ -38,7 +38,11 @@ def header_in_one_descriptor(original: Original, request: Request, chain: Chain)
         request.type = None
 
 
-@defect(Request.end, "2.7.4.1-D-01", text="the status goes to the last descriptor's first byte")
+@defect(
+    Request.end,
+    "2.7.4.1-D-01",
+    text="the status is written to the first byte of the last descriptor",
+)
 def status_in_a_descriptor_of_its_own(original: Original, request: Request, status: Status) -> int:
     if len(request._writable[-1]) > 1:
         request._writable[-1][0] = status
@@ -54,7 +58,11 @@ def split_readable_buffer_written(
     original(ring, chain, length)
 
 
-@defect(SplitRing.use, "2.7.5.1-D-02", text="a used chain's first descriptor gets the length 0")
+@defect(
+    SplitRing.use,
+    "2.7.5.1-D-02",
+    text="the length in the first descriptor of a used chain is set to 0",
+)
 def descriptor_written(original: Original, ring: SplitRing, chain: Chain, length: int) -> None:
     at = DESC_SIZE * chain.id + 8
     ring._desc[at : at + 4] = bytes(4)
@@ -64,7 +72,7 @@ def descriptor_written(original: Original, ring: SplitRing, chain: Chain, length
 @defect(
     SplitRing.is_table,
     "2.7.5.3.2-D-01",
-    text="an indirect descriptor with WRITE is taken for a buffer",
+    text="an indirect descriptor with the flag WRITE is treated as a buffer",
 )
 def indirect_write_flag_heeded(original: Original, ring: SplitRing, flags: int, seen: int) -> bool:
     return bool(original(ring, flags, seen)) and not flags & DESC_F_WRITE
@@ -96,7 +104,7 @@ def used_length_too_long(original: Original, request: Request, status: Status) -
 @defect(
     SplitRing.use,
     "2.7.8.2-D-01",
-    text="the used index moves a moment before id and length are there",
+    text="the used index is advanced 1 ms before id and length are written",
 )
 def used_index_early(original: Original, ring: SplitRing, chain: Chain, length: int) -> None:
     index = ring._used[1]
@@ -109,7 +117,7 @@ def used_index_early(original: Original, ring: SplitRing, chain: Chain, length: 
 @defect(
     SplitRing.use,
     "2.7.13-P-01",
-    text="of every 8 chains the last is never used",
+    text="every 8th chain is never used",
 )
 def every_eighth_chain_lost(original: Original, ring: SplitRing, chain: Chain, length: int) -> None:
     if chain.position % 8 != 7:
@@ -119,7 +127,7 @@ def every_eighth_chain_lost(original: Original, ring: SplitRing, chain: Chain, l
 @defect(
     SplitRing.take,
     "2.7-P-01",
-    text="a queue of less than 16 breaks in its second round",
+    text="a queue of less than 16 descriptors breaks in its second round",
 )
 def small_queue_breaks(original: Original, ring: SplitRing) -> Chain | None:
     chain: Chain | None = original(ring)
@@ -144,7 +152,7 @@ def used_flags_1_with_event_idx(original: Original, ring: SplitRing) -> int:
 @defect(
     SplitRing.flags,
     "2.7.10-P-01",
-    text="without EVENT_IDX, the driver is told not to notify, and nobody looks without",
+    text="without EVENT_IDX, the device disables notifications, and then misses available buffers",
 )
 def kicks_not_wanted(original: Original, ring: SplitRing) -> int:
     return int(original(ring)) if ring.event_idx else 1
@@ -153,21 +161,27 @@ def kicks_not_wanted(original: Original, ring: SplitRing) -> int:
 @defect(
     SplitRing.want_kicks,
     "2.7.10-P-01",
-    text="with EVENT_IDX, avail_event stays where it was",
+    text="with EVENT_IDX, avail_event is never advanced",
 )
 def avail_event_stays(original: Original, ring: SplitRing) -> None:
     with during(ring, _next=0):
         original(ring)
 
 
-@defect(SplitRing.wanted, "2.7.7.2-D-01", text="without EVENT_IDX, used_event is heeded")
+@defect(
+    SplitRing.wanted, "2.7.7.2-D-01", text="without EVENT_IDX, used_event suppresses interrupts"
+)
 def used_event_always_heeded(original: Original, ring: SplitRing, old: int, new: int) -> bool:
     used_event = ring._avail[2 + ring.size]
     passed = (used_event - old) & 0xFFFF < (new - old) & 0xFFFF
     return bool(original(ring, old, new)) and (ring.event_idx or passed or not used_event)
 
 
-@defect(SplitRing.wanted, "2.7.7.2-D-02", text="without EVENT_IDX, interrupts come unasked")
+@defect(
+    SplitRing.wanted,
+    "2.7.7.2-D-02",
+    text="without EVENT_IDX, interrupts are sent although the driver disabled them",
+)
 def no_interrupt_flag_ignored(original: Original, ring: SplitRing, old: int, new: int) -> bool:
     return not ring.event_idx or bool(original(ring, old, new))
 
@@ -180,7 +194,7 @@ def interrupt_lost(original: Original, ring: SplitRing, old: int, new: int) -> b
 @defect(
     SplitRing.wanted,
     "2.7.7.2-D-03",
-    text="without EVENT_IDX, a driver that wanted no interrupt gets none any more",
+    text="without EVENT_IDX, interrupts stay off after the driver has disabled them once",
 )
 def interrupts_stay_off(original: Original, ring: SplitRing, old: int, new: int) -> bool:
     wanted = bool(original(ring, old, new)) and not vars(ring).get("off")
@@ -196,14 +210,18 @@ def flags_heeded_with_event_idx(original: Original, ring: SplitRing, old: int, n
 @defect(
     SplitRing.wanted,
     "2.7.7.2-D-05",
-    text="with EVENT_IDX, the interrupt comes only if used_event is the last of a batch",
+    text="with EVENT_IDX, an interrupt is sent only if used_event is the last of a batch",
 )
 def used_event_amid_a_batch_missed(original: Original, ring: SplitRing, old: int, new: int) -> bool:
     last = ring._avail[2 + ring.size] == (new - 1) & 0xFFFF
     return bool(original(ring, old, new)) and (not ring.event_idx or last)
 
 
-@defect(SplitRing.wanted, "2.7.7.2-D-05", text="with EVENT_IDX, the interrupt comes one too late")
+@defect(
+    SplitRing.wanted,
+    "2.7.7.2-D-05",
+    text="with EVENT_IDX, the interrupt is sent one buffer too late",
+)
 def used_event_off_by_one(original: Original, ring: SplitRing, old: int, new: int) -> bool:
     if ring.event_idx:
         old, new = (old - 1) & 0xFFFF, (new - 1) & 0xFFFF
@@ -215,7 +233,11 @@ def used_event_ignored(original: Original, ring: SplitRing, old: int, new: int) 
     return ring.event_idx or bool(original(ring, old, new))
 
 
-@defect(Device.notified, "2.7.10.2-D-05", text="20 notifications of nothing end in NEEDS_RESET")
+@defect(
+    Device.notified,
+    "2.7.10.2-D-05",
+    text="20 notifications without new buffers set DEVICE_NEEDS_RESET",
+)
 def spurious_notifications_kill(
     original: Original, device: Device, queue: Queue, times: int = 1
 ) -> None:
@@ -230,12 +252,12 @@ def spurious_notifications_kill(
 # --- order
 
 
-@defect(Queue.ready, "6.2-D-05", text="with IN_ORDER, what is done first is used first")
+@defect(Queue.ready, "6.2-D-05", text="with IN_ORDER, buffers are used in the order of completion")
 def in_order_ignored(original: Original, queue: Queue, job: Job) -> list[Job]:
     return [job]
 
 
-@defect(Queue.run, "6.2-D-05", text="with IN_ORDER, a batch is used from its end on")
+@defect(Queue.run, "6.2-D-05", text="with IN_ORDER, a batch is used in reverse order")
 def in_order_backwards(original: Original, queue: Queue) -> None:
     ring = queue.ring
     if ring and queue._block.has(Feature.IN_ORDER):
@@ -251,7 +273,7 @@ SMALL = 16
 @defect(
     Queue.run,
     "6.2-D-05",
-    text="with IN_ORDER, a small queue uses a batch from its end on after its first round",
+    text="with IN_ORDER, a small queue uses batches in reverse order after its first round",
 )
 def in_order_backwards_in_later_rounds(original: Original, queue: Queue) -> None:
     ring = queue.ring
@@ -264,13 +286,13 @@ def in_order_backwards_in_later_rounds(original: Original, queue: Queue) -> None
     original(queue)
 
 
-# --- what a chain is while the device has it
+# --- ownership of chains
 
 
 @defect(
     Queue._late,
     "2.7.8-P-01",
-    text="of the requests that had to wait, the first is used by the last one's id",
+    text="the first of several delayed requests is used with the last one's id",
 )
 def late_completion_for_another(original: Original, queue: Queue, ring: Ring, job: Job) -> None:
     last = queue._jobs[-1].chain if queue._jobs else job.chain

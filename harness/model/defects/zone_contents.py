@@ -41,7 +41,7 @@ def write_pointer_ignored(
 @defect(
     Zones.check_write,
     "5.2.6.2-D-31",
-    text="a write off the write pointer ends with ZONE_INVALID_CMD",
+    text="a write that does not start at the write pointer ends with ZONE_INVALID_CMD",
 )
 def unaligned_write_is_invalid_cmd(
     original: Original, zones: Zones, zone: Zone, first: int, end: int
@@ -64,7 +64,7 @@ def zone_capacity_ignored(
         original(zones, zone, first, end)
 
 
-@defect(Zones.check_write, "5.2.6.2-D-26", text="a full zone is written again from its start")
+@defect(Zones.check_write, "5.2.6.2-D-26", text="a full zone can be written again from its start")
 def full_zone_written(original: Original, zones: Zones, zone: Zone, first: int, end: int) -> None:
     if zone.state is ZoneState.FULL:
         zone.state, zone.wp = ZoneState.EMPTY, first
@@ -79,7 +79,7 @@ def granularity_ignored(original: Original, zones: Zones, sector: int) -> bool:
 @defect(
     Zones.check_write,
     "5.2.6-P-31",
-    text="a write that begins at the write pointer and ends amid a granule is ZONE_INVALID_CMD",
+    text="a write from the write pointer to the middle of a granule ends with ZONE_INVALID_CMD",
 )
 def write_amid_a_granule_is_invalid_cmd(
     original: Original, zones: Zones, zone: Zone, first: int, end: int
@@ -97,7 +97,7 @@ def write_amid_a_granule_is_invalid_cmd(
     "5.2.6-P-30",
     "5.2.6-P-38",
     "5.2.6-P-32",
-    text="a write leaves the write pointer where it was",
+    text="a write does not advance the write pointer",
 )
 def write_pointer_stays(original: Original, zones: Zones, sector: int, count: int) -> None:
     pass
@@ -115,7 +115,7 @@ def full_zone_stays_open(original: Original, zones: Zones, sector: int, count: i
         zone.state = state
 
 
-@defect(ZonedBlock.append, "5.2.6.2-D-27", text="append_sector is where the data ends")
+@defect(ZonedBlock.append, "5.2.6.2-D-27", text="append_sector is the sector after the data")
 def append_sector_behind_the_data(
     original: Original, block: ZonedBlock, request: Request
 ) -> Status:
@@ -133,7 +133,11 @@ def append_sector_of_the_request(original: Original, block: ZonedBlock, request:
     return status
 
 
-@defect(Zones.append_to, "5.2.6.2-D-18", text="append works in every zone with a state")
+@defect(
+    Zones.append_to,
+    "5.2.6.2-D-18",
+    text="an append works in every zone that is not read-only or offline",
+)
 def append_to_any_zone(original: Original, zones: Zones, sector: int, count: int) -> int:
     zone = zones.at(sector)
     kind, zone.type = zone.type, ZoneType.SWR
@@ -150,7 +154,9 @@ def append_anywhere_in_the_zone(original: Original, zones: Zones, sector: int, c
 
 
 @defect(
-    Zones.append_to, "5.2.6.2-D-28", text="without append, an append ends with ZONE_INVALID_CMD"
+    Zones.append_to,
+    "5.2.6.2-D-28",
+    text="an append to a device without append ends with ZONE_INVALID_CMD",
 )
 def append_invalid_instead_of_unsupported(
     original: Original, zones: Zones, sector: int, count: int
@@ -167,7 +173,11 @@ def max_append_ignored(original: Original, zones: Zones, sector: int, count: int
         return int(original(zones, sector, count))
 
 
-@defect(Zones.begin_write, "5.2.6.2-D-33", text="a read-only zone is written, without a trace")
+@defect(
+    Zones.begin_write,
+    "5.2.6.2-D-33",
+    text="a read-only zone can be written, and its state does not change",
+)
 def read_only_zone_written(original: Original, zones: Zones, sector: int, count: int) -> None:
     zone = zones.touched(sector, count)[0]
     if zone.state is not ZoneState.RDONLY:
@@ -179,7 +189,11 @@ def offline_zone_read(original: Original, zones: Zones, sector: int, count: int)
     zones.one_zone(zones.touched(sector, count))
 
 
-@defect(Zones.begin_write, "5.2.6.2-D-34", text="a write to an offline zone is OK, and lost")
+@defect(
+    Zones.begin_write,
+    "5.2.6.2-D-34",
+    text="a write to an offline zone ends with OK, but cannot be read back",
+)
 def offline_zone_written(original: Original, zones: Zones, sector: int, count: int) -> None:
     zone = zones.touched(sector, count)[0]
     if zone.state is not ZoneState.OFFLINE:
@@ -193,7 +207,7 @@ def offline_zone_written(original: Original, zones: Zones, sector: int, count: i
     ZonedBlock.blank,
     "5.2.6.2-D-35",
     "5.2.6.2-D-36",
-    text="behind the write pointer, what was there before the reset is read",
+    text="sectors beyond the write pointer read as the data from before the zone's reset",
 )
 def old_data_behind_the_write_pointer(
     original: Original, block: ZonedBlock, request: Request, count: int
@@ -206,7 +220,7 @@ def old_data_behind_the_write_pointer(
     "5.2.6-P-25",
     "5.2.6-P-27",
     "5.2.6-P-26",
-    text="nr_zones of a report counts all zones from its sector",
+    text="nr_zones of a report is one too high",
 )
 def report_counts_too_much(original: Original, block: ZonedBlock, count: int) -> int:
     return count + 1
@@ -215,7 +229,7 @@ def report_counts_too_much(original: Original, block: ZonedBlock, count: int) ->
 @defect(
     ZonedBlock.descriptor,
     "5.2.6-P-34",
-    text="z_cap of a report is zone_sectors",
+    text="z_cap in a report is the zone's size",
 )
 def report_capacity_is_the_size(original: Original, block: ZonedBlock, zone: Zone) -> bytes:
     with during(zone, capacity=zone.size):
@@ -247,7 +261,7 @@ def report_empty_at_0(original: Original, block: ZonedBlock, zone: Zone) -> byte
     ZonedBlock.report,
     "5.2.6-P-28",
     "5.2.6-P-26",
-    text="nr_zones counts a descriptor that is cut off, too",
+    text="nr_zones includes a descriptor that was cut off",
 )
 def report_counts_what_is_cut_off(
     original: Original, block: ZonedBlock, request: Request
@@ -262,7 +276,7 @@ def report_counts_what_is_cut_off(
 @defect(
     ZonedBlock.report,
     "5.2.6-P-24",
-    text="a report from amid the disk goes on with the first zones behind the last",
+    text="a report that starts after the first zone continues with the first zones after the last",
 )
 def report_goes_around(original: Original, block: ZonedBlock, request: Request) -> Status:
     zones, first = block.zones.all, request.sector // block.zones.size
@@ -273,7 +287,7 @@ def report_goes_around(original: Original, block: ZonedBlock, request: Request) 
 @defect(
     ZonedBlock.report,
     "5.2.6-P-27",
-    text="a report begins with the zone behind its sector",
+    text="a report begins with the zone after the one of its sector",
 )
 def report_from_the_next_zone(original: Original, block: ZonedBlock, request: Request) -> Status:
     request.sector = -(-request.sector // block.zones.size) * block.zones.size
@@ -286,7 +300,7 @@ Act = Callable[[Zone], None]
 @defect(
     ZonedBlock.manage,
     "5.2.6-P-29",
-    text="a request acts on the zone before the one it names too",
+    text="a request also acts on the zone before the one that it names",
 )
 def neighbour_managed_too(
     original: Original, block: ZonedBlock, request: Request, act: Act
@@ -298,7 +312,7 @@ def neighbour_managed_too(
     return status
 
 
-# --- more reports, and what is no zone's affair
+# --- more reports, and requests that zones do not affect
 
 
 @defect(
@@ -316,7 +330,7 @@ def report_header_in_one_descriptor(
 @defect(
     ZonedBlock.report,
     "5.2.6-P-36",
-    text="a report from beyond the last zone is one of the last",
+    text="a report from a sector beyond the last zone shows the last zone",
 )
 def report_beyond_the_last_zone(original: Original, block: ZonedBlock, request: Request) -> Status:
     request.sector = min(request.sector, block.capacity - 1)
@@ -340,8 +354,10 @@ def host_aware_read_only_without_zoned(
     "5.2.5-P-10",
     text="the driver can write max_append_sectors",
 )
-def max_append_writable(original: Original, block: ZonedBlock, offset: int, data: bytes) -> bool:
+def max_append_writable(
+    original: Original, block: ZonedBlock, offset: int, data: bytes, legacy: bool = False
+) -> bool:
     if offset == CONFIG_FIELD["max_append_sectors"].offset:
         block.zones.max_append = int.from_bytes(data, "little")
         return True
-    return bool(original(block, offset, data))
+    return bool(original(block, offset, data, legacy))

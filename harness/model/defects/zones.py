@@ -15,18 +15,22 @@ Fields = dict[str, int]
 # --- features and configuration space
 
 
-@defect(ZonedBlock.declined, "5.2.5.2-D-06", text="the zoned fields stay without ZONED")
+@defect(ZonedBlock.declined, "5.2.5.2-D-06", text="the fields of zoned are shown without ZONED")
 def zoned_fields_without_zoned(original: Original, block: ZonedBlock) -> bool:
     return False
 
 
-@defect(ZonedBlock.acceptable, "5.2.5.2-D-06", text="a host-aware disk insists on ZONED")
+@defect(
+    ZonedBlock.acceptable, "5.2.5.2-D-06", text="a host-aware disk refuses features without ZONED"
+)
 def host_aware_insists_on_zoned(original: Original, block: ZonedBlock, features: int) -> bool:
     with during(block, host_managed=True):
         return bool(original(block, features))
 
 
-@defect(ZonedBlock.acceptable, "5.2.5.2-D-07", text="a host-managed disk goes without ZONED")
+@defect(
+    ZonedBlock.acceptable, "5.2.5.2-D-07", text="a host-managed disk accepts features without ZONED"
+)
 def host_managed_without_zoned(original: Original, block: ZonedBlock, features: int) -> bool:
     with during(block, host_managed=False):
         return bool(original(block, features))
@@ -85,12 +89,12 @@ def max_append_beyond_segments(original: Original, block: ZonedBlock) -> Fields:
     return _shown(original, block, max_append_sectors=block.seg_max * SIZE_MAX // SECTOR + 8)
 
 
-@defect(ZonedBlock.fields, "5.2.5.2-D-16", text="write_granularity is half of what it is")
+@defect(ZonedBlock.fields, "5.2.5.2-D-16", text="write_granularity is half of the real value")
 def write_granularity_halved(original: Original, block: ZonedBlock) -> Fields:
     return _shown(original, block, write_granularity=max(block.zones.granularity // 2, SECTOR))
 
 
-@defect(ZonedBlock.config, "5.2.5.2-D-17", text="the padding behind model is not 0")
+@defect(ZonedBlock.config, "5.2.5.2-D-17", text="the padding after model is not 0")
 def zoned_padding_not_zero(original: Original, block: ZonedBlock) -> bytes:
     return bytes(original(block)[:-1]) + b"\x01"
 
@@ -103,7 +107,7 @@ def secure_erase_unaligned_to_zones(original: Original, block: ZonedBlock) -> Fi
 # --- zone management
 
 
-@defect(Zones.manageable, "5.2.6.2-D-17", text="conventional zones are managed like others")
+@defect(Zones.manageable, "5.2.6.2-D-17", text="conventional zones can be managed like other zones")
 def conventional_zone_managed(original: Original, zones: Zones, zone: Zone) -> None:
     if zone.sequential:
         original(zones, zone)
@@ -139,7 +143,9 @@ def dead_zone_reset(original: Original, block: ZonedBlock, zone: Zone) -> None:
     original(block, zone)
 
 
-@defect(Zones.make_room, "5.2.6.2-D-20", text="an open zone too many ends in ZONE_INVALID_CMD")
+@defect(
+    Zones.make_room, "5.2.6.2-D-20", text="opening one zone too many ends with ZONE_INVALID_CMD"
+)
 def resources_are_invalid_cmd(original: Original, zones: Zones) -> None:
     try:
         original(zones)
@@ -150,7 +156,7 @@ def resources_are_invalid_cmd(original: Original, zones: Zones) -> None:
 @defect(
     Zones.make_room,
     "5.2.6-P-14",
-    text="an open zone too many ends in ZONE_ACTIVE_RESOURCE",
+    text="opening one zone too many ends with ZONE_ACTIVE_RESOURCE",
 )
 def open_limit_named_active(original: Original, zones: Zones) -> None:
     try:
@@ -159,14 +165,21 @@ def open_limit_named_active(original: Original, zones: Zones) -> None:
         raise ZoneError(Status.ZONE_ACTIVE_RESOURCE) from None
 
 
-@defect(Zones.exhausted, "5.2.6.2-D-20", "5.2.6.2-D-24", text="there is no limit of open zones")
+@defect(
+    Zones.exhausted, "5.2.6.2-D-20", "5.2.6.2-D-24", text="the limit of open zones is not enforced"
+)
 def open_limit_ignored(
     original: Original, zones: Zones, limit: int, states: frozenset[ZoneState]
 ) -> bool:
     return states != OPEN and bool(original(zones, limit, states))
 
 
-@defect(Zones.exhausted, "5.2.6.2-D-20", "5.2.6.2-D-24", text="there is no limit of active zones")
+@defect(
+    Zones.exhausted,
+    "5.2.6.2-D-20",
+    "5.2.6.2-D-24",
+    text="the limit of active zones is not enforced",
+)
 def active_limit_ignored(
     original: Original, zones: Zones, limit: int, states: frozenset[ZoneState]
 ) -> bool:
@@ -176,7 +189,7 @@ def active_limit_ignored(
 @defect(
     Zones.enter,
     "5.2.6-P-15",
-    text="where both limits are reached the open one is named",
+    text="if both limits are reached, the limit of open zones is reported",
 )
 def open_limit_named_first(original: Original, zones: Zones, zone: Zone, state: ZoneState) -> None:
     if zone.state not in OPEN and zones.exhausted(zones.max_open, OPEN):
@@ -184,7 +197,9 @@ def open_limit_named_first(original: Original, zones: Zones, zone: Zone, state: 
     original(zones, zone, state)
 
 
-@defect(Zones.open_for_write, "5.2.6.2-D-24", text="a write opens its zone whatever the limits")
+@defect(
+    Zones.open_for_write, "5.2.6.2-D-24", text="a write opens its zone without regard to the limits"
+)
 def implicit_open_beyond_limits(original: Original, zones: Zones, zone: Zone) -> None:
     try:
         original(zones, zone)
@@ -204,7 +219,7 @@ def closed_without_data(original: Original, zones: Zones, zone: Zone) -> ZoneSta
 @defect(
     Zones.open,
     "5.2.6-P-19",
-    text="an implicitly open zone stays so when it is opened",
+    text="an implicitly open zone stays implicitly open after ZONE_OPEN",
 )
 def implicitly_open_stays(original: Original, zones: Zones, zone: Zone) -> None:
     before = zone.state
@@ -216,7 +231,7 @@ def implicitly_open_stays(original: Original, zones: Zones, zone: Zone) -> None:
 @defect(
     Zones.close,
     "5.2.6-P-17",
-    text="an open zone with data in it stays open when it is closed",
+    text="an open zone with data stays open after ZONE_CLOSE",
 )
 def close_does_nothing(original: Original, zones: Zones, zone: Zone) -> None:
     before = zone.state
@@ -229,7 +244,7 @@ def close_does_nothing(original: Original, zones: Zones, zone: Zone) -> None:
     Zones.reset,
     "5.2.6-P-20",
     "5.2.6-P-35",
-    text="a full zone that is reset stays FULL",
+    text="a full zone stays FULL after ZONE_RESET",
 )
 def reset_leaves_full_zone(original: Original, zones: Zones, zone: Zone) -> None:
     before = zone.state
@@ -241,7 +256,7 @@ def reset_leaves_full_zone(original: Original, zones: Zones, zone: Zone) -> None
 @defect(
     Zones.finish,
     "5.2.6-P-18",
-    text="a zone that is finished stays in its state",
+    text="a zone keeps its state after ZONE_FINISH",
 )
 def finish_does_nothing(original: Original, zones: Zones, zone: Zone) -> None:
     zones.manageable(zone)
@@ -250,7 +265,7 @@ def finish_does_nothing(original: Original, zones: Zones, zone: Zone) -> None:
 @defect(
     Zones.finish,
     "5.2.6.2-D-22",
-    text="a zone that is not open and is finished with OK is CLOSED",
+    text="a zone that is not open becomes CLOSED after ZONE_FINISH",
 )
 def finish_closes(original: Original, zones: Zones, zone: Zone) -> None:
     before = zone.state
@@ -262,7 +277,7 @@ def finish_closes(original: Original, zones: Zones, zone: Zone) -> None:
 @defect(
     Zones.resettable,
     "5.2.6-P-22",
-    text="reset of all zones leaves full ones full",
+    text="a reset of all zones leaves full zones full",
 )
 def reset_all_leaves_full_zones(original: Original, zones: Zones) -> list[Zone]:
     return [zone for zone in original(zones) if zone.state is not ZoneState.FULL]
@@ -271,19 +286,19 @@ def reset_all_leaves_full_zones(original: Original, zones: Zones) -> list[Zone]:
 @defect(
     Zones.resettable,
     "5.2.6-P-21",
-    text="reset of all zones revives read-only and offline ones",
+    text="a reset of all zones resets read-only and offline zones, too",
 )
 def reset_all_revives_zones(original: Original, zones: Zones) -> list[Zone]:
-    found: list[Zone] = [zone for zone in zones.all if zone.sequential]
-    for zone in found:
+    sequential: list[Zone] = [zone for zone in zones.all if zone.sequential]
+    for zone in sequential:
         zone.state = ZoneState.FULL
-    return found
+    return sequential
 
 
 @defect(
     Zones.at,
     "5.2.6-P-36",
-    text="a zone beyond the last is taken for the last",
+    text="a request for a zone beyond the last acts on the last zone",
 )
 def zone_beyond_the_last(original: Original, zones: Zones, sector: int) -> Zone:
     last = zones.all[-1]
@@ -291,7 +306,7 @@ def zone_beyond_the_last(original: Original, zones: Zones, sector: int) -> Zone:
     return zone
 
 
-@defect(ZonedBlock.erase, "5.2.6.2-D-39", text="secure erase leaves the state of zones alone")
+@defect(ZonedBlock.erase, "5.2.6.2-D-39", text="secure erase does not change the state of zones")
 def secure_erase_keeps_states(
     original: Original, block: ZonedBlock, sector: int, count: int, flags: int
 ) -> None:
@@ -304,7 +319,7 @@ def secure_erase_keeps_states(
 @defect(
     Zones.exhausted,
     "5.2.4-P-01",
-    text="a zone that is closed still counts as open",
+    text="a closed zone still counts as open",
 )
 def closed_zones_count_as_open(
     original: Original, zones: Zones, limit: int, states: frozenset[ZoneState]
@@ -316,7 +331,7 @@ def closed_zones_count_as_open(
     Zones.exhausted,
     "5.2.4-P-02",
     "5.2.4-P-01",
-    text="a zone that is full still counts as open and active",
+    text="a full zone still counts as open and active",
 )
 def full_zones_count(
     original: Original, zones: Zones, limit: int, states: frozenset[ZoneState]
@@ -327,7 +342,7 @@ def full_zones_count(
 @defect(
     ZonedBlock.reset_all,
     "5.2.4-P-03",
-    text="reset of all zones gives no place back",
+    text="zones reset by a reset of all zones still count as open and active",
 )
 def reset_all_gives_no_place_back(
     original: Original, block: ZonedBlock, request: Request
@@ -340,7 +355,7 @@ def reset_all_gives_no_place_back(
 @defect(
     Zones.resettable,
     "5.2.6-P-22",
-    text="reset of all zones leaves open ones open",
+    text="a reset of all zones leaves open zones open",
 )
 def reset_all_leaves_open_zones(original: Original, zones: Zones) -> list[Zone]:
     return [zone for zone in original(zones) if zone.state not in OPEN]
@@ -349,7 +364,7 @@ def reset_all_leaves_open_zones(original: Original, zones: Zones) -> list[Zone]:
 @defect(
     Zones.exhausted,
     "5.2.5-P-02",
-    text="a limit of 0 is one, of no zones at all",
+    text="a limit of 0 allows no zones, instead of any number",
 )
 def limit_0_is_a_limit(
     original: Original, zones: Zones, limit: int, states: frozenset[ZoneState]

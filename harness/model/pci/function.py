@@ -66,7 +66,7 @@ COMMON, ISR, DEVICE, NOTIFY = 0x0000, 0x1000, 0x2000, 0x3000
 REGISTER_BAR_SIZE = 0x4000
 NOTIFY_LENGTH = 0x1000
 COMMON_LENGTH = 0x40
-"""Where the structures lie in the register BAR, and their lengths, in bytes."""
+"""Offsets and lengths of the structures in the register BAR, in bytes."""
 
 NOTIFY_MULTIPLIER = 4
 MAX_QUEUES = NOTIFY_LENGTH // NOTIFY_MULTIPLIER

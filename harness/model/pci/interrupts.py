@@ -21,7 +21,10 @@ from harness.virtio.pci import (
 TABLE = 0x000
 PENDING = 0x800
 BAR_SIZE = 0x1000
-"""Where the MSI-X table and the pending bit array lie in their BAR, and its size in bytes."""
+"""Offsets of the MSI-X table and the pending bit array in their BAR, and the BAR's size.
+
+All are in bytes.
+"""
 
 MAX_VECTORS = (PENDING - TABLE) // MSIX_ENTRY.size
 

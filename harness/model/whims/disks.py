@@ -14,10 +14,10 @@ MIB = (1 << 20) // SECTOR
 
 def _usually(**fields: Any) -> Reshape:
     """Return what sets these fields where a test has not asked for anything."""
-    usual = DiskSpec()
+    default = DiskSpec()
 
     def reshape(spec: DiskSpec) -> DiskSpec:
-        if any(getattr(spec, name) != getattr(usual, name) for name in fields):
+        if any(getattr(spec, name) != getattr(default, name) for name in fields):
             return spec
         return replace(spec, **fields)
 

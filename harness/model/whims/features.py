@@ -7,6 +7,9 @@ from harness.model.whims.registry import Original, Whim, also, file, whim
 from harness.virtio.blk import CONFIG_FIELDS
 from harness.virtio.features import Feature, mask
 
+FLUSH_OFFERED = "5.2.5.2-D-01a"
+"""SHOULD always offer FLUSH."""
+
 
 def _without(name: str, *features: Feature, family: str = "") -> None:
     """File a device that does not offer these features."""
@@ -16,7 +19,8 @@ def _without(name: str, *features: Feature, family: str = "") -> None:
         return int(original(block)) & ~lacking
 
     text = f"{', '.join(feature.name for feature in features)} not offered"
-    file(Whim(name, text, family=family, parts=[(Block.offered, change)]))
+    breaks = (FLUSH_OFFERED,) if Feature.BLK_FLUSH in features else ()
+    file(Whim(name, text, breaks, family, parts=[(Block.offered, change)]))
 
 
 _without("no-flush", Feature.BLK_FLUSH, Feature.BLK_CONFIG_WCE, family="wce")

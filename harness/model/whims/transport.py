@@ -27,7 +27,7 @@ _lacking("no-reply-ack", ProtocolFeature.REPLY_ACK)
 _lacking("no-status", ProtocolFeature.STATUS)
 _lacking("no-backend-req", ProtocolFeature.BACKEND_REQ)
 _lacking("no-reset-device", ProtocolFeature.RESET_DEVICE)
-_lacking("few-protocol-features", *(one for one in ProtocolFeature if one not in NEEDED))
+_lacking("few-protocol-features", *(bit for bit in ProtocolFeature if bit not in NEEDED))
 
 
 @whim(Device.reset, text="a reset takes 30 ms")

@@ -1,4 +1,4 @@
-"""The page around the matrix: what it comes to, the filters, how it was made."""
+"""The page around the matrix: the totals, the filters, and the runs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from harness.virtio.catalogue import STRENGTH
 from harness.virtio.sections import section_name
 
 WIDE = 12
-"""Columns that fit on a sheet of paper; with more, it is printed as a narrow screen shows it."""
+"""Number of columns that fit on a sheet of paper.
+
+With more, it is printed like on a narrow screen.
+"""
 
 
 def rendered(results: Results) -> str:
-    """The results as one page of HTML that needs nothing else."""
+    """Return the results as one self-contained HTML page."""
     style, cards, script = _part("page.css"), _part("cards.css"), _part("page.js")
     narrow = "(max-width: 46rem)"
     media = f"{narrow}, print" if len(results.columns) > WIDE else narrow
@@ -73,17 +76,17 @@ def _title(results: Results) -> str:
 
 
 def _names(results: Results) -> str:
-    """Where a cell has no column above it, it says which target it is about."""
+    """Return the style that shows the target in each cell if the column's title is not visible."""
     called = labels(results)
     return "".join(
         f"#matrix .r td:nth-child({number}):not([colspan])::before"
-        f" {{ content: {quoted(called[one.id])} }}\n"
-        for number, one in enumerate(results.columns, 2)
+        f" {{ content: {quoted(called[column.id])} }}\n"
+        for number, column in enumerate(results.columns, 2)
     )
 
 
 def _hiders(results: Results) -> str:
-    """A column whose target is not ticked does not show."""
+    """Return the style that hides the column of a target that is not selected."""
     return "".join(
         f"#matrix.c{number} :is(.r td, thead th):nth-child({number + 2}):not([colspan])"
         " { display: none }\n"
@@ -92,10 +95,10 @@ def _hiders(results: Results) -> str:
 
 
 def _headline(results: Results) -> Iterator[str]:
-    """What a reader has to know if he reads no further."""
+    """Yield the most important facts, for a reader who reads no further."""
     everything = results.verdicts()
     verdicts = {name: everything[name] for name in results.rows if not _hardens(results, name)}
-    met = Counter(one for of_row in verdicts.values() for one in set(of_row.values()))
+    met = Counter(verdict for of_row in verdicts.values() for verdict in set(of_row.values()))
     broken = [
         column
         for column in results.columns
@@ -107,74 +110,77 @@ def _headline(results: Results) -> Iterator[str]:
     elif broken:
         statements = many(met[Verdict.BROKEN], "statement is", "statements are")
         yield (
-            f"<p><strong>{statements} broken, and nobody knew</strong>, on"
+            f"<p><strong>{statements} broken, and not recorded as a known deviation</strong>, on"
             f" {len(broken)} of {targets}.</p>"
         )
     else:
-        yield f"<p><strong>Nothing is broken that was not known</strong>, on {targets}.</p>"
+        yield f"<p><strong>Nothing is broken except known deviations</strong>, on {targets}.</p>"
     if met[Verdict.ERROR]:
         yield (
-            f"<p>The tests of {many(met[Verdict.ERROR], 'statement')} came to no verdict"
-            " somewhere: trouble with the harness, the machine or a record.</p>"
+            f"<p>The tests of {many(met[Verdict.ERROR], 'statement')} have no verdict"
+            " on some target: an error of the harness, the machine or a record.</p>"
         )
     known = many(met[Verdict.DEVIATION], "statement is", "statements are")
     advisories = many(met[Verdict.ADVISORY], "SHOULD is", "SHOULDs are")
     yield (
-        f"<p>{known} known not to be kept somewhere, with the reason; {advisories} not followed"
-        f" somewhere. {_tested(results, verdicts)}</p>"
+        f"<p>{known} known not to be kept on some target, with the reason;"
+        f" {advisories} not followed on some target. {_tested(results, verdicts)}</p>"
     )
     yield _hardening([of_row for name, of_row in everything.items() if name not in verdicts])
     if not all(run.complete for run in results.runs):
-        yield "<p><strong>A run was cut short:</strong> what it did not reach is “not run”.</p>"
+        yield "<p><strong>A run was cut short:</strong> tests not reached are “not run”.</p>"
 
 
 def _hardens(results: Results, name: str) -> bool:
-    """Whether a row is no statement of the specification: a driver that breaks its rules."""
+    """Return True if a row is not a statement, but a driver that breaks the rules."""
     return results.rows[name].level == "hardening"
 
 
-def _hardening(found: list[dict[str, Verdict]]) -> str:
-    tested = [set(of_row.values()) - OPEN for of_row in found if set(of_row.values()) - OPEN]
+def _hardening(rows: list[dict[str, Verdict]]) -> str:
+    tested = [set(of_row.values()) - OPEN for of_row in rows if set(of_row.values()) - OPEN]
     if not tested:
         return ""
     borne = sum(verdicts == {Verdict.KEPT} for verdicts in tested)
     return (
-        f"<p>Drivers that break the rules, which is no matter of conformance: of"
-        f" {many(len(tested), 'kind')} tried, {borne} borne everywhere.</p>"
+        f"<p>Drivers that break the rules (this is not about conformance): of"
+        f" {many(len(tested), 'kind')} tried, {borne} did no harm on any target.</p>"
     )
 
 
 def _tested(results: Results, verdicts: dict[str, dict[str, Verdict]]) -> str:
-    idle = [results.rows[name] for name, found in verdicts.items() if set(found.values()) <= OPEN]
+    idle = [results.rows[name] for name, of_row in verdicts.items() if set(of_row.values()) <= OPEN]
     hopeless = sum(bool(row.untested) for row in idle)
     words = f"Of {many(len(verdicts), 'statement')}, {len(verdicts) - len(idle)} were tested"
     return (
-        f"{words}; of {hopeless} no test is possible, and why is said." if hopeless else f"{words}."
+        f"{words}; for {hopeless} no test is possible, and the reason is given."
+        if hopeless
+        else f"{words}."
     )
 
 
 def _summary(results: Results) -> Iterator[str]:
-    """A line for each target: a bar, and the numbers it is made of."""
+    """Yield a line for each target: a bar, and its numbers."""
     verdicts = [
         of_row for name, of_row in results.verdicts().items() if not _hardens(results, name)
     ]
     counts = {
         column.id: Counter(of_row[column.id] for of_row in verdicts) for column in results.columns
     }
-    shown = [one for one in ORDER if any(count[one] for count in counts.values())]
+    shown = [verdict for verdict in ORDER if any(count[verdict] for count in counts.values())]
     yield '<table class="sum"><thead><tr><th scope="col">Target</th><th scope="col">Kept</th>'
     yield "".join(f'<th scope="col">{text(word(verdict))}</th>' for verdict in shown)
     yield "</tr></thead><tbody>"
     for column in results.columns:
         count = counts[column.id]
-        tested = sum(count[one] for one in ORDER if one not in OPEN)
+        tested = sum(count[verdict] for verdict in ORDER if verdict not in OPEN)
         kept = f"{count[Verdict.KEPT]} of {tested} tested" if tested else "nothing tested"
         yield (
             f'<tr><th scope="row">{text(column.name)} <small>{text(versions(column))}</small></th>'
             f"<td>{_bar(count)}<span>{kept}</span></td>"
         )
         yield "".join(
-            f'<td class="{code(one) if count[one] else ""}">{count[one]}</td>' for one in shown
+            f'<td class="{code(verdict) if count[verdict] else ""}">{count[verdict]}</td>'
+            for verdict in shown
         )
         yield "</tr>"
     yield "</tbody></table>"
@@ -182,15 +188,15 @@ def _summary(results: Results) -> Iterator[str]:
 
 def _bar(count: Mapping[Verdict, int]) -> str:
     parts = "".join(
-        f'<i class="{code(one)}" style="flex:{count[one]}"></i>'
-        for one in reversed(ORDER)
-        if one not in OPEN and count[one]
+        f'<i class="{code(verdict)}" style="flex:{count[verdict]}"></i>'
+        for verdict in reversed(ORDER)
+        if verdict not in OPEN and count[verdict]
     )
     return f'<div class="bar" aria-hidden="true">{parts}</div>' if parts else ""
 
 
 def _section_options(results: Results) -> Iterator[str]:
-    """Every section with statements, and the sections around it."""
+    """Yield every section with statements, and the sections around it."""
     counts: Counter[str] = Counter()
     order: list[str] = []
     for row in results.ordered_rows():
@@ -209,7 +215,7 @@ def _section_options(results: Results) -> Iterator[str]:
 
 
 def _made(results: Results) -> Iterator[str]:
-    """The runs and the machines, so that somebody could do it again."""
+    """Yield the runs and the machines, so that a reader can repeat them."""
     for number, run in enumerate(results.runs):
         state = "complete" if run.complete else "cut short"
         host = ", ".join(f"{name} {value}" for name, value in run.host.items())

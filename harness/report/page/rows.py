@@ -1,4 +1,4 @@
-"""The matrix itself: a row for each statement, and under it what there is to say of it."""
+"""The matrix: a row for each statement, and its details below it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from harness.report.results import ORDER, Result, Results, Row, Test, Verdict, p
 from harness.virtio.sections import section_name, section_url
 
 WHOLE = 16_000
-"""Characters of a failure's text that the page has at most: its start and its end."""
+"""Most characters of a failure's text on the page: its start and its end are shown."""
 
 BUDGET = 4_000_000
-"""Characters of all failures' texts together, about. The results file has them whole."""
+"""Approximate number of characters of all failures' texts. The results file has the whole texts."""
 
 LEAST = 2_000
-"""Characters of a failure's text that stay, however many there are."""
+"""Characters of a failure's text that are always kept, however many failures there are."""
 
 Group = tuple[Verdict, Result, list[str]]
-"""Results that say the same: what they prove of a statement, the first, and their columns."""
+"""Equal results: their verdict for a statement, the first of them, and their columns."""
 
 
 class Table:
@@ -41,7 +41,7 @@ class Table:
         self._allowed = max(LEAST, min(WHOLE, BUDGET // max(1, failures)))
 
     def bodies(self) -> Iterator[str]:
-        """A <tbody> for each section, its name first."""
+        """Yield a <tbody> for each section, which begins with the section's name."""
         section = None
         for number, row in enumerate(self._results.ordered_rows()):
             if row.section != section:
@@ -59,7 +59,7 @@ class Table:
             yield "</tbody>"
 
     def sources(self) -> Iterator[str]:
-        """Every test with its text, for the rows to link to."""
+        """Yield every test with its source, as the target of links in the rows."""
         for test in self._results.tests.values():
             number = self._numbers[test.id]
             yield (
@@ -75,8 +75,10 @@ class Table:
     def _row(self, row: Row, anchor: str) -> str:
         tests = self._tests.get(row.id, [])
         verdicts = [
-            worst(proves(test.results[one.id], row) for test in tests if one.id in test.results)
-            for one in self._results.columns
+            worst(
+                proves(test.results[column.id], row) for test in tests if column.id in test.results
+            )
+            for column in self._results.columns
         ]
         level = row.level if row.party == "device" else f"{row.level}, {row.party}"
         name = row.id if row.kind == "catalogue" else row.section
@@ -84,7 +86,9 @@ class Table:
             why = f"no test is possible: {text(row.untested)}"
             cells = f'<td class="n u" colspan="{max(1, len(verdicts))}">{why}</td>'
         else:
-            cells = "".join(f'<td class="{code(one)}">{word(one)}</td>' for one in verdicts)
+            cells = "".join(
+                f'<td class="{code(verdict)}">{word(verdict)}</td>' for verdict in verdicts
+            )
         return (
             f'<tr class="r" id="{text(anchor)}" data-l="{text(row.level)}"'
             f' data-v="{"".join(map(code, verdicts))}"><th scope="row"><label>'
@@ -98,11 +102,13 @@ class Table:
     def _details(self, row: Row, tests: list[Test]) -> str:
         parts = []
         if row.untested:
-            parts.append(f"<p>No test of it is possible: {text(row.untested)}</p>")
+            parts.append(f"<p>No test is possible: {text(row.untested)}</p>")
         elif not tests:
-            parts.append("<p>No test of it was part of the run.</p>")
+            parts.append("<p>None of its tests was part of the run.</p>")
         groups = {test.id: self._groups(row, test) for test in tests}
-        parts += self._deviations([group for some in groups.values() for group in some])
+        parts += self._deviations(
+            [group for test_groups in groups.values() for group in test_groups]
+        )
         for test in tests:
             number = self._numbers[test.id]
             items = "".join(self._group(test, *group) for group in groups[test.id])
@@ -113,7 +119,7 @@ class Table:
         return "".join(parts)
 
     def _groups(self, row: Row, test: Test) -> list[Group]:
-        """A test's results, those that say the same together, the worst first."""
+        """Return a test's results, equal ones grouped, the worst first."""
         groups: dict[tuple[object, ...], Group] = {}
         for column in self._results.columns:
             result = test.results.get(column.id)
@@ -121,13 +127,13 @@ class Table:
                 continue
             proved = proves(result, row)
             why = tuple(sorted(result.deviation.items()))
-            said = (result.expected, result.seen, result.reason, result.hardening.get("verdict"))
-            key = (proved, result.verdict, why, *said)
+            details = (result.expected, result.seen, result.reason, result.hardening.get("verdict"))
+            key = (proved, result.verdict, why, *details)
             groups.setdefault(key, (proved, result, []))[2].append(column.id)
         return sorted(groups.values(), key=lambda group: ORDER.index(group[0]))
 
     def _deviations(self, groups: list[Group]) -> Iterator[str]:
-        """What is known of a statement that is not kept, once for all tests that meet it."""
+        """Yield the known deviations of a statement, each once for all tests that meet it."""
         whys: dict[str, list[str]] = {}
         for proved, result, columns in groups:
             if proved is Verdict.DEVIATION:
@@ -139,19 +145,19 @@ class Table:
             )
 
     def _targets(self, columns: list[str]) -> str:
-        some = [self._labels[name] for name in dict.fromkeys(columns)]
-        return listed(some, len(self._results.columns))
+        names = [self._labels[name] for name in dict.fromkeys(columns)]
+        return listed(names, len(self._results.columns))
 
     def _group(self, test: Test, proved: Verdict, result: Result, columns: list[str]) -> str:
-        said = [one for one in (result.reason, result.hardening.get("verdict", "")) if one]
+        remarks = [part for part in (result.reason, result.hardening.get("verdict", "")) if part]
         if proved is not result.verdict:
             other = result.deviation.get("statement")
-            said.append(
+            remarks.append(
                 f"the test ended at the known deviation from {other}"
                 if other
-                else "the test failed, and a SHOULD among its statements excuses it"
+                else "the test failed, which a SHOULD among its statements excuses"
             )
-        words = "".join(f": {text(one)}" for one in said)
+        words = "".join(f": {text(part)}" for part in remarks)
         if proved in BAD:
             words += _observed(result)
         return (
@@ -160,27 +166,28 @@ class Table:
         )
 
     def _evidence(self, test: Test, proved: Verdict, columns: list[str]) -> str:
-        """Failures' whole texts; of what is known and alike on several targets, the first."""
+        """Return the failures' whole texts. Of a known failure only the first is shown."""
         if proved not in BAD:
             return ""
         excused = proved in (Verdict.DEVIATION, Verdict.ADVISORY)
-        found = []
+        parts = []
         for name in columns[:1] if excused else columns:
-            one = test.results[name]
-            if one.artifacts:
-                found.append(
-                    f'<p>Kept in <a href="{quote(one.artifacts)}/">{text(one.artifacts)}</a></p>'
+            result = test.results[name]
+            if result.artifacts:
+                parts.append(
+                    f'<p>Files in <a href="{quote(result.artifacts)}/">'
+                    f"{text(result.artifacts)}</a></p>"
                 )
-            if one.evidence:
-                opened = "" if excused or found else " open"
-                found.append(
+            if result.evidence:
+                opened = "" if excused or parts else " open"
+                parts.append(
                     f"<details{opened}><summary>Evidence, {text(self._labels[name])}</summary>"
-                    f"<pre>{text(self._cut(one.evidence))}</pre></details>"
+                    f"<pre>{text(self._cut(result.evidence))}</pre></details>"
                 )
-        return "".join(found)
+        return "".join(parts)
 
     def _cut(self, evidence: str) -> str:
-        """The start and the end of a text that is too long for the page."""
+        """Return the start and the end of a text that is too long for the page."""
         left_out = len(evidence) - self._allowed
         if left_out <= 0:
             return evidence
@@ -201,8 +208,10 @@ def _observed(result: Result) -> str:
 
 
 def _tally(verdicts: list[Verdict]) -> str:
-    """How many targets say what: for a screen that is too narrow for columns."""
-    counts = ((one, verdicts.count(one)) for one in ORDER)
+    """Return the number of targets with each verdict, for screens too narrow for columns."""
+    counts = ((verdict, verdicts.count(verdict)) for verdict in ORDER)
     return "".join(
-        f'<b class="y {code(one)}">{count} {text(word(one))}</b>' for one, count in counts if count
+        f'<b class="y {code(verdict)}">{count} {text(word(verdict))}</b>'
+        for verdict, count in counts
+        if count
     )

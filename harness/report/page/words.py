@@ -1,4 +1,4 @@
-"""How the page says things: everything in it passes through here on its way to HTML."""
+"""Conversion to HTML: all texts of the page pass through these functions."""
 
 from __future__ import annotations
 
@@ -9,54 +9,54 @@ from html import escape
 from harness.report.results import Column, Results, Verdict
 
 SHORT = {Verdict.DEVIATION: "deviates"}
-"""Words of a cell where the verdict's own are too long for one."""
+"""Texts of a cell for verdicts whose names are too long."""
 
 BAD = (Verdict.BROKEN, Verdict.ERROR, Verdict.DEVIATION, Verdict.ADVISORY)
-"""Verdicts that need to be explained."""
+"""Verdicts that need an explanation."""
 
-# A page is text: what would ring, move or hide has no place in it, nor has half a character.
+# A page is text. Control characters and single surrogates have no place in it.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def text(words: object) -> str:
-    """Words as HTML text, fit for an attribute too."""
+    """Return a text as HTML, also usable in an attribute."""
     return escape(_UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(words)))
 
 
 def code(verdict: Verdict) -> str:
-    """A verdict's class on the page: the first letter of its word."""
+    """Return a verdict's class on the page: the first letter of its cell text."""
     return word(verdict)[0]
 
 
 def word(verdict: Verdict) -> str:
-    """A verdict as a cell has it."""
+    """Return a verdict's text in a cell."""
     return SHORT.get(verdict, verdict.value)
 
 
 def tag(verdict: Verdict) -> str:
-    """A verdict in its colour, within a sentence."""
+    """Return a verdict with its colour, for use in a sentence."""
     return f'<b class="v {code(verdict)}">{text(verdict.value)}</b>'
 
 
 def quoted(words: str) -> str:
-    """Words as a string of CSS: whatever is no letter or digit is escaped."""
-    return '"' + re.sub(r"[^A-Za-z0-9]", lambda found: f"\\{ord(found[0]):x} ", words) + '"'
+    """Return a string of CSS in which everything but letters and digits is escaped."""
+    return '"' + re.sub(r"[^A-Za-z0-9]", lambda match: f"\\{ord(match[0]):x} ", words) + '"'
 
 
 def link(url: str, words: str) -> str:
-    """A link to the web, if that is what the URL is; the words alone if not."""
+    """Return a link if the URL is one of the web; otherwise only the text."""
     if not re.match(r"https?://", url):
         return text(words)
     return f'<a href="{text(url)}" rel="noreferrer">{text(words)}</a>'
 
 
 def many(count: int, noun: str, plural: str = "") -> str:
-    """A number and what is counted."""
+    """Return a number with its noun."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def labels(results: Results) -> dict[str, str]:
-    """Column id -> what it is called: a target that is there once needs no version."""
+    """Return column id -> label. A target that occurs once needs no version."""
     names = [column.name for column in results.columns]
     return {
         column.id: column.name if names.count(column.name) == 1 else column.id
@@ -65,13 +65,13 @@ def labels(results: Results) -> dict[str, str]:
 
 
 def versions(column: Column) -> str:
-    """What made a column up."""
+    """Return the implementations of a column with their versions."""
     return ", ".join(f"{name} {version}" for name, version in column.implementations.items())
 
 
 def listed(columns: Iterable[str], all_columns: int) -> str:
-    """Targets by their labels; all of them have one word."""
-    some = list(columns)
-    if len(some) == all_columns and all_columns > 1:
+    """Return the targets' labels, or "all N targets"."""
+    names = list(columns)
+    if len(names) == all_columns and all_columns > 1:
         return f"all {all_columns} targets"
-    return ", ".join(map(text, some))
+    return ", ".join(map(text, names))

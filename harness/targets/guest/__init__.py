@@ -1,1 +1,1 @@
-"""Devices in a guest, driven by the agent in it."""
+"""Devices in a guest, driven by the agent in the guest."""

@@ -1,4 +1,4 @@
-"""The disks of guests: plugged in, or there from the start."""
+"""Disks of guests: hot-plugged, or present from the guest's start."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ class GuestDisk(DriveSide, Plugged):
         try:
             self.driver = guest.agent.attach(guest.kind, self._drive.pci_address)
         except Trouble:
-            guest.retired = True  # nobody knows what became of the disk in it
+            guest.retired = True  # the state of the disk in the guest is unknown
             raise
 
     def _add(self) -> Drive:
         return self._guest.machine.add_disk(self.spec)
 
     def processes(self) -> tuple[DeviceProcess, ...]:
-        """The guest's QEMU."""
+        """Return the guest's QEMU."""
         return machine_process(self._guest.machine)
 
     def leave(self) -> None:
-        """Leave it to the end of the guest, if that is this test's own."""
+        """Leave the disk until the guest ends, if the guest belongs to this test alone."""
         if self._guest.cloned and not self.killed:
             _check(self._guest)
         else:
             self.unplug()
 
     def unplug(self) -> None:
-        """Detach the driver, `device_del`, and wait for the guest to let go."""
+        """Detach the driver, send `device_del`, and wait until the guest has released the disk."""
         if self.killed:
             self._guest.retired = True
             return
@@ -71,17 +71,17 @@ class GuestExport(ExportSide, GuestDisk):
         return self._guest.machine.add_vhost_user(self.export.path, self.spec)
 
     def processes(self) -> tuple[DeviceProcess, ...]:
-        """The guest's QEMU, and the back-end."""
+        """Return the guest's QEMU, and the back-end."""
         return (*super().processes(), *self._daemon.processes())
 
     def leave(self) -> None:
-        """As any disk of the guest; the export goes once nobody uses it."""
+        """Same as `GuestDisk.leave`; the export is removed once nobody uses it."""
         if self._guest.cloned and not self.killed:
             self._guest.at_end(self._remove_export)
         super().leave()
 
     def unplug(self) -> None:
-        """As any disk of the guest, and remove the export."""
+        """Same as `GuestDisk.unplug`; also remove the export."""
         try:
             super().unplug()
         finally:
@@ -89,7 +89,7 @@ class GuestExport(ExportSide, GuestDisk):
 
 
 class StartedDisk(DriveSide, Plugged):
-    """A disk that its guest was started with, on a board that nothing can be plugged into."""
+    """A disk that its guest was started with, on a board without hot-plugging."""
 
     def __init__(self, guest: Guest, spec: DiskSpec) -> None:
         self.guest = guest
@@ -99,11 +99,11 @@ class StartedDisk(DriveSide, Plugged):
         self.in_use = True
 
     def processes(self) -> tuple[DeviceProcess, ...]:
-        """The guest's QEMU."""
+        """Return the guest's QEMU."""
         return machine_process(self.guest.machine)
 
     def leave(self) -> None:
-        """Leave it to the end of the guest, if that is this test's own."""
+        """Leave the disk until the guest ends, if the guest belongs to this test alone."""
         if self.guest.cloned and not self.killed:
             self.in_use = False
             _check(self.guest)
@@ -111,7 +111,7 @@ class StartedDisk(DriveSide, Plugged):
             self.unplug()
 
     def unplug(self) -> None:
-        """Detach the driver. The guest stays, for a test that wants the same disk."""
+        """Detach the driver. The guest stays, for a test that asks for the same disk."""
         self.in_use = False
         if self.killed:
             self.guest.retired = True
@@ -123,7 +123,7 @@ class StartedDisk(DriveSide, Plugged):
             raise translated(error) from None
 
     def serves(self, spec: DiskSpec) -> bool:
-        """Whether this disk, emptied, is as good as a new one; then it is empty."""
+        """Empty this disk and return True if it can then serve as a new disk with this `spec`."""
         if self.spec != spec or spec.faults or self.guest.cloned or not self.guest.works():
             return False
         if spec.backing == "null":
@@ -131,7 +131,7 @@ class StartedDisk(DriveSide, Plugged):
         file = self._drive.backing.path
         if file.stat().st_size != spec.capacity * SECTOR:
             return False
-        # Holes read as zeroes, and QEMU has nothing of a device that was reset.
+        # Holes read as zeroes, and QEMU keeps no data of a device that was reset.
         with file.open("r+b") as contents:
             contents.truncate(0)
             contents.truncate(spec.capacity * SECTOR)
@@ -139,12 +139,12 @@ class StartedDisk(DriveSide, Plugged):
 
 
 def window(slot: int) -> str:
-    """Where the registers of a virtio-mmio device are, by its place on the board."""
+    """Return the address of a virtio-mmio device's registers, from its slot on the board."""
     return f"{MMIO_BASE + MMIO_STRIDE * slot:#x}"
 
 
 def _check(guest: Guest) -> None:
-    """TargetError if the guest has not come through the test."""
+    """Raise TargetError if the guest did not survive the test."""
     try:
         guest.agent.ping()
     except Trouble as error:

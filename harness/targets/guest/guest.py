@@ -24,14 +24,14 @@ Trouble = (MachineError, ChannelError, AgentError, DriverError, images.ImageErro
 
 @dataclass(frozen=True)
 class Means:
-    """What it takes to boot a guest, found once."""
+    """QEMU, image and accelerator for booting a guest; determined once."""
 
     qemu: Qemu
     image: images.Image
     accel: Accel
 
     def config(self, channel: Channel, variant: Variant) -> MachineConfig:
-        """The machine of a guest that boots."""
+        """Return the configuration of a machine whose guest boots."""
         return MachineConfig(
             self.qemu,
             self.image.kernel,
@@ -48,7 +48,7 @@ class Means:
 class Guest:
     """A guest with the agent in it; made by `boot` or `clone`.
 
-    `kind` is how its disks are driven. `cloned` says that it is one of many.
+    `kind` is the way its disks are driven. `cloned` is True for a clone of a template.
     """
 
     def __init__(
@@ -76,9 +76,11 @@ class Guest:
         variant: Variant = VARIANTS["guest-pci"],
         disk: DiskSpec | None = None,
     ) -> Guest:
-        """Start QEMU and the agent within `timeout` seconds; nothing is left behind if that fails.
+        """Start QEMU and the agent within `timeout` seconds.
 
-        With a `disk` the machine has it from the start. Raises MachineError, ChannelError or
+        If that fails, nothing is left behind.
+
+        With a `disk` the machine has it from the start. Raise MachineError, ChannelError or
         AgentError.
         """
         machine = Machine(means.config(channel, variant))
@@ -102,9 +104,9 @@ class Guest:
         variant: Variant = VARIANTS["guest-pci"],
         disk: DiskSpec | None = None,
     ) -> Guest:
-        """Go on from a template, which `harness.targets.guest.template` makes; else as `boot`.
+        """Start a guest from a template made by `harness.targets.guest.template`; else as `boot`.
 
-        The agent is there already; over SSH (`timeout` seconds) another one is started.
+        The agent runs already; over SSH another one is started within `timeout` seconds.
         """
         config = means.config(channel, variant)
         machine = Machine(replace(config, saved=template.saved, name="clone"))
@@ -113,7 +115,7 @@ class Guest:
                 machine.add_disk(disk)
             machine.start()
             agent = Agent(SerialStream(machine.stream_path), _check(machine))
-            # Before anything else, so that no random number is drawn twice.
+            # First of all, so that two clones never draw the same random number.
             agent.renew()
             if channel == "ssh":
                 agent.close()
@@ -124,7 +126,7 @@ class Guest:
             raise
 
     def works(self) -> bool:
-        """Whether QEMU runs, the agent answers, and no disk is stuck in it (`retired`)."""
+        """Return True if QEMU runs, the agent answers, and no disk is stuck in it (`retired`)."""
         if self.retired:
             return False
         try:
@@ -138,7 +140,7 @@ class Guest:
         self._at_end.callback(clean)
 
     def end(self) -> None:
-        """End QEMU, and with it everything in it."""
+        """Stop QEMU, and with it everything in it."""
         with suppress(*Trouble):
             self.agent.close()
         self.machine.stop()
@@ -146,14 +148,14 @@ class Guest:
 
 
 def open_agent(machine: Machine, channel: Channel, image: images.Image, timeout: float) -> Agent:
-    """Start an agent in a guest that has booted, or is about to, within `timeout` seconds."""
+    """Start an agent in a guest that has booted, or is booting, within `timeout` seconds."""
     return Agent(_open(machine, channel, image, timeout), _check(machine))
 
 
 def _check(machine: Machine) -> Check:
-    """What an agent's calls look at while they wait.
+    """Return the check that an agent's calls repeat while they wait.
 
-    To a driver, a machine that has ended is a device that is gone: DriverError.
+    For a driver, a machine that has ended is a device that is gone: DriverError.
     """
 
     def check() -> None:

@@ -14,7 +14,7 @@ from harness.targets.base import DeviceIdentity, LacksError, Plugged, translated
 from harness.targets.guest.disk import GuestDisk
 from harness.targets.guest.guest import Guest, Trouble
 from harness.targets.guest.target import GuestPci
-from harness.targets.model import VERSION, ModelProcess, ModelSide
+from harness.targets.model import VERSION, ModelProcess, ModelSide, check_fields
 
 WAY = "pci"
 
@@ -70,6 +70,7 @@ class GuestModel(GuestPci):
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """Plug a disk of the model into the guest. LacksError if this QEMU is too old."""
+        check_fields(spec)
         qemu = self._found().qemu
         if qemu.version < VFIO_USER_SINCE:
             raise LacksError(

@@ -1,8 +1,8 @@
 """The targets `guest-...`: virtio-blk devices of QEMU, driven inside a guest.
 
-A guest is cloned from a template when the first disk is wanted, and gone when its test is
-over: whatever a test breaks, no other one meets it. Where guests cannot be cloned, one that
-is booted serves the whole run; one that died is replaced when the next disk is wanted.
+A guest is cloned from a template when a test asks for its first disk, and ends with the test:
+damage by one test cannot reach another. If guests cannot be cloned, one booted guest serves the
+whole run; a guest that died is replaced when the next disk is asked for.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CONSOLE_LINES = 80
 
 
 class GuestPci(Target):
-    """One of `VARIANTS`."""
+    """A target from `VARIANTS`."""
 
     def __init__(
         self,
@@ -44,10 +44,12 @@ class GuestPci(Target):
         clones: bool = True,
         ahead: bool = False,
     ) -> None:
-        """`qemu` is a path (None: the one on PATH); `boot_timeout` is in seconds.
+        """Prepare the target.
 
-        Without `clones` guests are booted. With `ahead` the next one is cloned while one is in
-        use, unless it has to be started with its disk.
+        `qemu` is a path (None: search PATH), `boot_timeout` in seconds.
+
+        Without `clones` guests are booted. With `ahead` the next guest is cloned while the present
+        one is in use, unless a guest has to be started with its disk.
         """
         self.name = name
         self.variant = VARIANTS[name]
@@ -70,16 +72,16 @@ class GuestPci(Target):
 
     @property
     def guest(self) -> Guest | None:
-        """The guest that serves now, or the last one that did."""
+        """Return the guest that is in use, or the last one that was."""
         return self._guest
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
-        """Plug a disk into the guest, starting one first if none works."""
+        """Plug a disk into the guest; start a guest first if none works."""
         check_board(self.variant.board, spec)
         try:
             if self.variant.board == "microvm":
                 if self.channel == "ssh":
-                    raise LacksError(f"{self.name} has no network card: it takes --channel serial")
+                    raise LacksError(f"{self.name} has no network card; use --channel serial")
                 return self._start_with(spec)
             if self.variant.vhost_user:
                 return GuestExport(self._working_guest(), spec, self._daemon)
@@ -88,7 +90,10 @@ class GuestPci(Target):
             raise translated(error) from None
 
     def _start_with(self, spec: DiskSpec) -> Plugged:
-        """A guest of its own for every disk; a booted one again, if the disk is the same."""
+        """Return a disk in a guest of its own.
+
+        A booted guest is used again if the disk is the same.
+        """
         spare = [disk for disk in self._started if not disk.in_use]
         self._started = [disk for disk in self._started if disk.in_use]
         same = next((disk for disk in spare if disk.serves(spec)), None)
@@ -123,12 +128,12 @@ class GuestPci(Target):
         self._daemon.stop()
 
     def identities(self) -> tuple[DeviceIdentity, ...]:
-        """QEMU and its version, and so of the back-end if there is one."""
+        """Return QEMU and its version, and the back-end's if there is one."""
         qemu = DeviceIdentity("qemu", self._found().qemu.version)
         return (qemu, self._daemon.identity()) if self.variant.vhost_user else (qemu,)
 
     def facts(self) -> dict[str, str]:
-        """QEMU, kernel, accelerator and why, Python in the guest, where guests come from."""
+        """Return QEMU, kernel, accelerator and reason, guest's Python, and how guests start."""
         means = self._found()
         facts = {
             "qemu": means.qemu.version_text,
@@ -143,7 +148,7 @@ class GuestPci(Target):
         return facts
 
     def evidence(self) -> dict[str, str]:
-        """The end of the guest's console and of QEMU's stderr."""
+        """Return the end of the guest's console and of QEMU's stderr."""
         if not self._guest:
             return {}
         machine = self._guest.machine
@@ -153,7 +158,7 @@ class GuestPci(Target):
         }
 
     def logs(self) -> dict[str, str]:
-        """The guest's console, QEMU's stderr and its command line, and the back-end's."""
+        """Return the guest's console, QEMU's stderr and command line, and the back-end's logs."""
         return (self._guest.machine.logs() if self._guest else {}) | self._daemon.logs()
 
     def check(self) -> None:
@@ -174,7 +179,7 @@ class GuestPci(Target):
         return self._guest
 
     def _start(self, disk: DiskSpec | None = None, again: bool = False) -> Guest:
-        """A new guest: cloned if that is possible, else booted."""
+        """Start a new guest: a clone if that is possible, otherwise a booted one."""
         prepared = time.monotonic()
         # The image and the template are for the whole run, and have deadlines of their own.
         with interrupt.paused():
@@ -194,13 +199,16 @@ class GuestPci(Target):
             )
             begun = time.monotonic()
             guest = Guest.boot(means, self.channel, self._boot_timeout, self.variant, disk)
-            self._progress(f"the guest answers after {time.monotonic() - begun:.1f} s")
+            self._progress(f"the guest answered after {time.monotonic() - begun:.1f} s")
             return guest
 
         return boot
 
     def _cloner(self, means: Means, disk: DiskSpec | None) -> Callable[[], Guest] | None:
-        """What makes a clone, once there is a template; None if there can be none."""
+        """Return a function that makes a clone, or None if that is impossible.
+
+        A template is made first if there is none.
+        """
         if self._booted_because:
             return None
         if self._template is None or not self._template.intact():
@@ -213,10 +221,10 @@ class GuestPci(Target):
                 self._booted_because = str(error)
                 self._progress(f"guests are booted, not cloned: {error}")
                 return None
-        made = self._template
+        current = self._template
 
         def clone() -> Guest:
-            return Guest.clone(made, means, self.channel, self._boot_timeout, self.variant, disk)
+            return Guest.clone(current, means, self.channel, self._boot_timeout, self.variant, disk)
 
         if disk or not self._clones_ahead:
             return clone
@@ -224,7 +232,7 @@ class GuestPci(Target):
         return self._ahead.take
 
     def _drop_ahead(self) -> None:
-        """End the guest that waits for its turn: none may go on from a template that changed."""
+        """End the prefetched guest: it must not be used once its template has changed."""
         if self._ahead:
             self._ahead.close()
             self._ahead = None

@@ -1,4 +1,4 @@
-"""Templates of guests: what they are made from, how, and the proof that they can be cloned."""
+"""Templates of guests: their key, their making, and a trial clone."""
 
 from __future__ import annotations
 
@@ -41,28 +41,46 @@ def template(
     progress: Progress,
     directory: Path | None = None,
 ) -> Template:
-    """The template of a variant's guests, made first if need be; `timeout` is the boot's.
+    """Return the template of a variant's guests; make it first if needed.
 
-    It is kept in `directory`, None for the cache. TemplateError if such guests cannot be
-    cloned here; else raises as `Guest.boot`.
+    `timeout` (seconds) is the boot's.
+
+    It is kept in `directory` (None: the cache). Raise TemplateError if such guests cannot be cloned
+    here, and otherwise the errors of `Guest.boot`.
     """
 
     def make(saved: Saved) -> Facts:
-        progress(f"making a template of the guest ({means.accel.name}; once, it is kept)")
+        progress(f"making a template of the guest ({means.accel.name}; done once, then kept)")
         begun = time.monotonic()
-        facts = _make(saved, means, channel, board_s_own, timeout, progress)
+        facts = _make(saved, means, channel, owner, timeout, progress)
         seconds = round(time.monotonic() - begun, 1)
         progress(f"the template is ready after {seconds} s")
         return {**facts, "seconds": seconds}
 
-    # What tells the variants on a board from each other is in the disks, which it has not got.
-    board_s_own = next(one for one in VARIANTS.values() if one.board == variant.board)
-    key = key_of(_parts(means, channel, board_s_own))
+    owner = shared(variant)
+    key = key_of(_parts(means, channel, owner))
     return ensure(directory or images.cache_dir() / "templates", key, make, progress)
 
 
+def shared(variant: Variant) -> Variant:
+    """Return the variant whose template this one uses, too.
+
+    On most boards variants differ only in their disks, which a template does not have. On
+    microvm the interface is a property of the machine (virtio-mmio.force-legacy).
+    """
+    return next(
+        (
+            other
+            for other in VARIANTS.values()
+            if (other.board, other.kernel_args) == (variant.board, variant.kernel_args)
+            and (other.board != "microvm" or other.interface == variant.interface)
+        ),
+        variant,
+    )
+
+
 def _parts(means: Means, channel: Channel, variant: Variant) -> dict[str, object]:
-    """All that a template depends on, by name."""
+    """Return everything that a template depends on, by name."""
     program = means.qemu.path.resolve().stat()
     line = command_line(_config(means, channel, variant, Path("ram")), Paths(Path("run")))
     parts: dict[str, object] = {
@@ -75,7 +93,7 @@ def _parts(means: Means, channel: Channel, variant: Variant) -> dict[str, object
         "maker": inspect.getsource(sys.modules[__name__]),
     }
     if means.accel.name == "kvm":
-        # The guest has seen the host's processor, and the hypervisor's features.
+        # The guest has detected the host's processor, and the hypervisor's features.
         parts["host"] = platform.release() + _processor()
     return parts
 
@@ -100,13 +118,13 @@ def _make(
         machine.start()
         agent = open_agent(machine, "serial", means.image, timeout)
         guest = Guest(machine, agent, agent.hello(), variant.kind)
-        progress("its guest answers")
+        progress("the template's guest answers")
         _warm(guest)
         if channel == "ssh":
-            # The server is up then, and so is it in every clone.
+            # Then the SSH server runs, in the template and in every clone.
             open_agent(machine, channel, means.image, timeout).close()
-        # QEMU loses what a serial port has not sent yet; nothing is left to send after a call
-        # whose answer fits into the line.
+        # QEMU loses what a serial port has not sent yet. Nothing is left to send after a call whose
+        # answer fits into the line.
         agent.ping()
         try:
             machine.save(saved.state)
@@ -118,9 +136,9 @@ def _make(
         raise
     finally:
         machine.stop()
-    progress("it is saved")
+    progress("the template is saved")
     try:
-        _try(Template(saved, facts, ()), means, channel, variant, timeout)
+        _check_clone(Template(saved, facts, ()), means, channel, variant, timeout)
     except Trouble as error:
         raise TemplateError(f"the guest cannot be cloned: {error}") from error
     return facts
@@ -135,9 +153,9 @@ def _check_room(config: MachineConfig, saved: Saved, spent: bool = False) -> Non
 
 
 def _warm(guest: Guest) -> None:
-    """Let the agent load its modules, and do everything once, so that no clone has to."""
+    """Let the agent load its modules and do everything once, so that clones need not."""
     if guest.machine.config.board == "microvm":
-        # Its disks are there from the start, and a clone has another one.
+        # Its disks are present from the start, and a clone has another one.
         with suppress(NoDeviceError):
             guest.agent.attach(guest.kind, window(0), timeout=0.0)
         return
@@ -146,11 +164,13 @@ def _warm(guest: Guest) -> None:
     disk.unplug()
 
 
-def _try(made: Template, means: Means, channel: Channel, variant: Variant, timeout: float) -> None:
-    """Clone it once, with a disk that is read."""
+def _check_clone(
+    template: Template, means: Means, channel: Channel, variant: Variant, timeout: float
+) -> None:
+    """Clone the template once, with a disk, and read from the disk."""
     cold = variant.board == "microvm"
     spec = DiskSpec()
-    guest = Guest.clone(made, means, channel, timeout, variant, spec if cold else None)
+    guest = Guest.clone(template, means, channel, timeout, variant, spec if cold else None)
     try:
         _read((StartedDisk(guest, spec) if cold else GuestDisk(guest, spec)).driver)
     finally:
@@ -161,11 +181,11 @@ def _read(driver: Driver) -> None:
     driver.start()
     completion = driver.request(READ)
     if completion.status != Status.OK:
-        raise TemplateError(f"its disk cannot be read: status {completion.status}")
+        raise TemplateError(f"the clone's disk cannot be read: status {completion.status}")
 
 
 def _processor() -> str:
-    """The host's processor, as the kernel describes its first core."""
+    """Return the host's processor, as the kernel describes its first core."""
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
     wanted = ("model name", "microcode", "flags")
     return "\n".join(line for line in text.splitlines() if line.startswith(wanted))

@@ -1,4 +1,4 @@
-"""The targets whose driver runs in a guest, by name."""
+"""Targets whose driver runs in a guest, by name."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Channel = Literal["serial", "ssh"]
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to a device: the board it sits on, what it shows, and how it is driven.
+    """One variant of a target: its board, the interface of its device, and the way it is driven.
 
-    `kind` is what `harness.driver.attach` calls the way, `kernel_args` the
-    kernel's arguments. With `vhost_user` the device has a back-end outside QEMU.
+    `kind` is the way's name in `harness.driver.attach`, `kernel_args` the kernel's arguments. With
+    `vhost_user` the device has a back-end outside QEMU.
     """
 
     description: str
@@ -42,7 +42,7 @@ VARIANTS: dict[str, Variant] = {
         MODERN,
     ),
     "guest-pci-q35": Variant(
-        "the same behind a PCIe root port and an IOMMU, driven through vfio",
+        "QEMU's modern virtio-blk-pci behind a PCIe root port and an IOMMU, driven through vfio",
         "q35",
         "modern",
         "pci-vfio",

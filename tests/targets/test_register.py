@@ -1,0 +1,69 @@
+"""Targets of other packages: registered by a call or by an entry point."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.targets import TargetError, registry
+from harness.targets.registry import Settings, descriptions, maker, register
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def own_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restore the targets after the test."""
+    monkeypatch.setattr(registry, "_MAKERS", dict(registry._MAKERS))
+
+
+def test_a_registered_target_is_made_and_listed() -> None:
+    target: Any = object()
+    register("my-board", "a board", lambda settings: target)
+
+    assert maker("my-board", {})(Settings()) is target
+    assert descriptions()["my-board"] == "a board"
+
+
+@pytest.mark.parametrize("name", ["model", "Board", "a+b", "a:b", ""])
+def test_a_name_that_cannot_be_is_refused(name: str) -> None:
+    with pytest.raises(TargetError, match=f"'{name.replace('+', '.')}'"):
+        register(name, "", lambda settings: maker("model", {})(settings))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("register('my-board', 'a board', None)", "my-board  *a board"),
+        ("register('model', 'a board', None)", "entry point board:targets (vblk.targets): "),
+    ],
+    ids=["new", "taken"],
+)
+def test_an_entry_point_registers_targets(tmp_path: Path, source: str, message: str) -> None:
+    (tmp_path / "board.py").write_text(
+        f"from harness.targets.registry import register\ndef targets():\n    {source}\n"
+    )
+    info = tmp_path / "board-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: board\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[vblk.targets]\nboard = board:targets\n")
+
+    listed = subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            "from harness.targets.registry import descriptions\n"
+            "for name, text in descriptions().items(): print(name, '*' + text)",
+        ],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert message.replace("  ", " ") in listed.stdout + listed.stderr

@@ -1,0 +1,45 @@
+"""Variants of a board share a template only if their machines are equal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.machine import MachineConfig
+from harness.machine.command import Paths, command_line
+from harness.machine.qemu import Qemu
+from harness.targets.guest.template import shared
+from harness.targets.guest.variants import VARIANTS, Variant
+
+OTHERS = {
+    f"{name} {interface}": replace(variant, interface=interface)
+    for name, variant in VARIANTS.items()
+    for interface in ("modern", "transitional")
+}
+
+
+def line(variant: Variant) -> list[str]:
+    """Return the command line of a machine without disks."""
+    config = MachineConfig(
+        Qemu(Path("qemu"), (9, 0, 0), ""),
+        kernel=Path("kernel"),
+        kernel_args=variant.kernel_args,
+        board=variant.board,
+        interface=variant.interface,
+    )
+    return command_line(config, Paths(Path("run")))
+
+
+@pytest.mark.parametrize("variant", (VARIANTS | OTHERS).values(), ids=(VARIANTS | OTHERS).keys())
+def test_the_machine_of_a_shared_template_is_the_variants_own(variant: Variant) -> None:
+    assert line(shared(variant)) == line(variant)
+
+
+def test_a_legacy_interface_of_microvm_has_a_template_of_its_own() -> None:
+    modern = VARIANTS["guest-mmio"]
+    legacy = replace(modern, interface="transitional")
+
+    assert shared(legacy) == legacy != shared(modern)
+    assert shared(VARIANTS["guest-pci-legacy"]) == shared(VARIANTS["guest-pci"])
