@@ -175,6 +175,15 @@ class ProcessWatch:
                 return _hung(process)
         return None
 
+    def dead(self, trouble: bool) -> Judgement | None:
+        """Return the judgement of a device that no longer runs: crashed, spins, or hangs.
+
+        `trouble` says that the driver got an error or no answer. Only then a process that ends a
+        moment later has crashed, and one that does not answer its monitor hangs.
+        """
+        found = self.crash(DYING if trouble else 0.0) or self.spin()
+        return found or (self.hung() if trouble else None)
+
     def growth(self) -> Judgement | None:
         """Return the judgement of a process whose memory has grown by more than GROWTH."""
         for process in self._processes:
