@@ -79,7 +79,7 @@ class ProcessWatch:
         self._processes = tuple(processes)
         self._memory = {process.pid: process.own_memory() for process in self._processes}
         self._polling = frozenset(
-            process.pid for process in self._processes if self._polls(process)
+            process.pid for process in self._processes if process.polls or self._polls(process)
         )
         self._ended: Judgement | None = None
 
@@ -94,7 +94,7 @@ class ProcessWatch:
                 if not process.alive():
                     return Judgement(Fate.CRASHED, " / ".join(process.last_words().splitlines()))
             if time.monotonic() >= deadline or all(
-                process.answers() for process in self._processes
+                process.monitored and process.answers() for process in self._processes
             ):
                 return None
             time.sleep(0.02)
@@ -195,6 +195,15 @@ class ProcessWatch:
             if not process.answers():
                 return _hung(process)
         return None
+
+    def dead(self, trouble: bool) -> Judgement | None:
+        """Return the judgement of a device that no longer runs: crashed, spins, or hangs.
+
+        `trouble` says that the driver got an error or no answer. Only then a process that ends a
+        moment later has crashed, and one that does not answer its monitor hangs.
+        """
+        found = self.crash(DYING if trouble else 0.0) or self.spin()
+        return found or (self.hung() if trouble else None)
 
     def growth(self) -> Judgement | None:
         """Return the judgement of a process whose memory has grown by more than GROWTH."""
