@@ -84,6 +84,8 @@ class Plugged(ABC):
     """False if `resize` always raises LacksError."""
     storage_known: bool = True
     """True if the target made the storage of the blocks: a file, or what `spec` says."""
+    through_device: bool = False
+    """True if a test has looked at the disk through the device, for want of its backing store."""
     killed: bool = False
     """True after `kill`: then it is no error that the device is gone."""
 
@@ -134,10 +136,15 @@ class Plugged(ABC):
 
 @dataclass(frozen=True)
 class DeviceIdentity:
-    """Name under which a device's deviations are filed, and the device's version."""
+    """Name under which a device's deviations are filed, and the device's version.
+
+    `parts` are the parts of the implementation that the device consists of, by the names in the
+    files of deviations; none means all of them.
+    """
 
     implementation: str
     version: tuple[int, ...]
+    parts: frozenset[str] = frozenset()
 
 
 class Target(ABC):

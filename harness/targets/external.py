@@ -19,6 +19,7 @@ from harness.machine.errors import MachineError
 from harness.machine.foreign import run
 from harness.targets.base import Backing, DeviceIdentity, LacksError, Plugged, Target, TargetError
 from harness.targets.found import Found, unreadable
+from harness.targets.through_device import ThroughDevice
 from harness.targets.userfile import START_TIMEOUT, UserTarget, words_of
 from harness.virtio.blk import RequestType
 from harness.virtio.features import Feature
@@ -110,6 +111,8 @@ def host_side(name: str, definition: UserTarget, place: str) -> HostSide:
 
     def command(text: str, capacity: int = 0) -> None:
         values = {
+            "program": definition.program,
+            "control": definition.control,
             "name": name,
             "socket": place,
             "file": definition.backing,
@@ -165,9 +168,10 @@ class OwnedDisk(Plugged):
 
     @property
     def backing(self) -> Backing:
-        """Return the file that the owner named. Raise LacksError if none was named."""
+        """Return the file that the owner named, else the view through the device."""
         if self._host.backing is None:
-            raise LacksError(f"the targets file names no `backing` for {self._owner}")
+            self.through_device = True
+            return ThroughDevice(self.driver, self._owner)
         return FileBacking(self._host.backing)
 
     def resize(self, capacity: int) -> None:
@@ -210,6 +214,7 @@ class OwnedTarget(Target):
         self._disk: OwnedDisk | None = None
         self._queues: dict[str, str] = {}
         self._seen = False
+        self._tried = False
 
     def _look(self, spec: DiskSpec) -> None:
         """TargetError if the device is not there. One look is enough for a run."""
@@ -249,6 +254,9 @@ class OwnedTarget(Target):
                 self._note_queues(found, transport)
                 if differences := [*self._differences(found, spec, writes)]:
                     raise LacksError("; ".join(differences))
+                if not self._tried:
+                    self._check_backing(driver, found, writes)
+                    self._tried = True
                 self._disk = OwnedDisk(self.owner, driver, spec, found, self._host)
             except BaseException:
                 transport.close()
@@ -275,6 +283,38 @@ class OwnedTarget(Target):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
+
+    def _check_backing(self, driver: BlockDriver, found: Found, writes: bool) -> None:
+        """Raise TargetError unless the `backing` of the targets file has the device's bytes.
+
+        A sector is written through the device, looked at, and put back. A device that is only
+        read is compared with the file instead.
+        """
+        path = self._host.backing
+        if path is None:
+            return
+        if not path.exists():
+            raise TargetError(f"{self.name}: the backing {path} does not exist")
+        if not path.is_file():
+            raise TargetError(f"{self.name}: the backing {path} is not a regular file")
+        file = FileBacking(path)
+        count = max((found.config.blk_size or SECTOR) // SECTOR, 1)
+        if file.size < found.config.capacity * SECTOR or found.config.capacity < count:
+            raise TargetError(
+                f"{self.name}: the backing {path} has {file.size} bytes, the device"
+                f" {found.config.capacity * SECTOR}"
+            )
+        device = ThroughDevice(driver, self.owner)
+        before = device.read(0, count)
+        same = file.read(0, count) == before
+        if same and writes and not found.offers(Feature.BLK_RO) and not found.zoned:
+            try:
+                device.write(0, bytes(byte ^ 0xFF for byte in before))
+                same = file.read(0, count) != before
+            finally:
+                device.write(0, before)
+        if not same:
+            raise TargetError(f"{self.name}: the backing {path} does not have the device's bytes")
 
     @staticmethod
     def _differences(found: Found, spec: DiskSpec, writes: bool) -> Iterator[str]:
