@@ -119,6 +119,8 @@ def outcome(kind, before, salt):
 def test_two_requests_in_flight_on_the_same_sectors(plug, first, second):
     """They may be done in either order, and each byte is that of one of them."""
     disk = plug(needs={*first.features, *second.features}, prefer=SMALL)
+    if room(disk) < 2:
+        pytest.skip(f"the virtqueue has {disk.queues[0].size} descriptors: one request fits")
     contents, config = Contents(disk), disk.driver.config()
     if RequestType.WRITE_ZEROES in (first.type, second.type) and (
         0 < config.max_write_zeroes_sectors < 4
