@@ -98,6 +98,6 @@ def test_a_batch_is_used_chain_by_chain(plug, packed):
 
     assert [completion.status for completion in completions] == [Status.OK] * 16
     assert [completion.damage for completion in completions] == [()] * 16
-    assert all(disk.backing.read(2 * n, 1) == sectors(1, salt=n) for n in range(16))
     if not packed:
         assert disk.driver.queue_state(0).used_idx == 16
+    assert all(disk.backing.read(2 * n, 1) == sectors(1, salt=n) for n in range(16))

@@ -28,6 +28,7 @@ from harness.targets.guest.disk import GuestDisk
 from harness.targets.guest.guest import Guest, Means
 from harness.targets.guest.template import template
 from harness.targets.guest.variants import VARIANTS
+from harness.targets.model import Model
 from harness.targets.qtest import QtestTarget
 from harness.targets.vhost_user import VhostUserSocket
 from harness.virtio.blk import RequestType, Status
@@ -39,6 +40,7 @@ READ = Request(RequestType.IN, receive=SECTOR)
 SPANS = {
     "qtest-pci": "QEMU start to DRIVER_OK",
     "vhost-user": "connect to first read",
+    "model-pci": "connect to DRIVER_OK",
     "guest-pci": "QEMU start to first read",
     "clone": "QEMU start to first read",
 }
@@ -73,6 +75,7 @@ def bench(arguments: argparse.Namespace) -> int:
     measures: dict[str, Callable[[int], Sample]] = {
         "qtest-pci": partial(_qtest, QtestTarget("qtest-pci", arguments.qemu)),
         "vhost-user": _vhost_user,
+        "model-pci": _model_pci,
     }
     greetings = []
     samples: dict[str, list[Sample]] = {name: [] for name in names}
@@ -163,6 +166,22 @@ def _vhost_user(requests: int) -> Sample:
             disk.unplug()
     finally:
         daemon.stop()
+
+
+def _model_pci(requests: int) -> Sample:
+    target = Model(name="model-pci")
+    try:
+        target.plug(DiskSpec()).unplug()  # the start of the model's process is not counted
+        begin = time.monotonic()
+        disk = target.plug(DiskSpec())
+        try:
+            disk.driver.start()
+            seconds = time.monotonic() - begin
+            return Sample(seconds, _rate(disk.driver, requests))
+        finally:
+            disk.unplug()
+    finally:
+        target.close()
 
 
 def _guest(means: Means, requests: int) -> Sample:

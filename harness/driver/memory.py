@@ -46,6 +46,10 @@ class DmaMemory:
         bisect.insort(self._starts, region.address)
         bisect.insort(self._free, (region.address, region.end))
 
+    def allocations(self) -> dict[int, int]:
+        """Return all allocations: address -> length in bytes."""
+        return dict(self._given)
+
     def free_all(self) -> None:
         """Free all allocations."""
         self._given.clear()

@@ -42,13 +42,13 @@ class Process:
         self.qmp_socket, theirs = socket.socketpair()
         self._status: int | None = None
         try:
-            line = [*line, *self.channel_options(theirs.fileno())]
+            options = self.channel_options(theirs.fileno())
+            passed = [theirs.fileno(), *inherited] if options else [*inherited]
+            line = [*line, *options]
             self.command = shlex.join(line)
             guard = [setpriv, "--pdeathsig", "KILL", "sh", "-c", GUARD, str(os.getpid())]
             try:
-                self._child = thread.run(
-                    _spawn([*guard, *line], stderr, [theirs.fileno(), *inherited])
-                )
+                self._child = thread.run(_spawn([*guard, *line], stderr, passed))
             except OSError as error:
                 raise MachineError(f"{line[0]} was not started: {error.strerror}") from error
         except BaseException:
@@ -59,7 +59,7 @@ class Process:
 
     @staticmethod
     def channel_options(fd: int) -> list[str]:
-        """Return the options that put QMP on a socket."""
+        """Return the options that put QMP on a socket; none if there is no such channel."""
         return ["-chardev", f"socket,id=qmp,fd={fd}", "-mon", "chardev=qmp,mode=control"]
 
     @property
@@ -102,6 +102,11 @@ class Process:
             if ended:
                 self._child.wait(KILL_DEADLINE)
         self.qmp_socket.close()
+
+    @property
+    def status(self) -> int | None:
+        """Exit status, negative for the number of a signal, None while it runs."""
+        return self._ended()
 
     def fate(self) -> str:
         """Return in words how the process ended."""

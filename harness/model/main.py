@@ -7,16 +7,21 @@ process ends when the channel does.
 With `--socket` it serves one disk over a raw file instead, as a back-end that somebody else runs:
 
     python -m harness.model --socket /tmp/disk.sock --file disk.raw --whim signals-twice
+
+`--option NAME=VALUE` sets a field of `DiskSpec`. `--resize BYTES` tells a process that serves this
+socket, over the channel at PATH.control, to change the capacity.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +36,9 @@ from harness.model.vhost import Connection as VhostUserConnection
 from harness.model.whims import WHIMS, reshaped
 from harness.model.zoned import ZonedBlock
 
+CONTROL_TIMEOUT = 10.0
+"""Seconds that a resize may take."""
+
 Connection = VhostUserConnection | VfioUserConnection
 Connect = Callable[[socket.socket, Block, Loop, Callable[[], None]], Connection]
 
@@ -42,11 +50,20 @@ CONNECT: dict[str, Connect] = {
 """Ways to reach a disk: a vhost-user back-end, or a PCI function over vfio-user."""
 
 
+class DoneError(Exception):
+    """The only connection has ended."""
+
+
 class Export:
     """A disk on a UNIX socket of its own, for one front-end or client at a time."""
 
-    def __init__(self, loop: Loop, path: str, block: Block, connect: Connect) -> None:
+    def __init__(
+        self, loop: Loop, path: str, block: Block, connect: Connect, once: bool = False
+    ) -> None:
+        """`once` ends the loop with the first connection."""
         self._loop = loop
+        self._once = once
+        self._used = False
         self._path = Path(path)
         self._block = block
         self._connect = connect
@@ -59,6 +76,9 @@ class Export:
     def _wait(self) -> None:
         self._connection = None
         self._loop.watch(self._listener.fileno(), self._accept)
+        if self._once and self._used:
+            raise DoneError
+        self._used = True
 
     def _accept(self) -> None:
         link, _ = self._listener.accept()
@@ -73,6 +93,7 @@ class Export:
 
     def close(self) -> None:
         """Disconnect the front-end, if there is one, and remove the socket."""
+        self._once = False
         if self._connection:
             self._connection.close()
         self._loop.forget(self._listener.fileno())
@@ -85,10 +106,12 @@ class Export:
 class Control:
     """Control channel: receives commands and executes them."""
 
-    def __init__(self, loop: Loop, fd: int) -> None:
+    def __init__(self, loop: Loop, fd: int, exports: dict[str, Export] | None = None) -> None:
+        """`exports` are disks that somebody else serves, None for those made here."""
         self._loop = loop
         self._link = socket.socket(fileno=fd)
-        self._exports: dict[str, Export] = {}
+        self._exports: dict[str, Export] = exports if exports is not None else {}
+        self._owner = exports is None
         self._lines = b""
         loop.watch(fd, self._readable)
 
@@ -134,9 +157,12 @@ class Control:
             raise
 
     def _end(self) -> None:
-        for export in self._exports.values():
-            export.close()
+        if self._owner:
+            for export in self._exports.values():
+                export.close()
         self._loop.forget(self._link.fileno())
+        if not self._owner:
+            self._link.close()
 
 
 def make_block(spec: DiskSpec, storage: Storage) -> Block:
@@ -151,6 +177,23 @@ def main(arguments: list[str] | None = None) -> None:
     way.add_argument("--control", type=int, help="descriptor of the control channel")
     way.add_argument("--socket", metavar="PATH", help="serve one disk on this UNIX socket")
     parser.add_argument("--file", metavar="PATH", type=Path, help="the raw file behind that disk")
+    parser.add_argument(
+        "--way", choices=[*CONNECT], default="vhost-user", help="what is served on --socket"
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        type=_option,
+        metavar="NAME=VALUE",
+        help="a property of the disk on --socket; repeatable",
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="end with the first connection to --socket"
+    )
+    parser.add_argument(
+        "--resize", type=int, metavar="BYTES", help="resize the disk that is served on --socket"
+    )
     parser.add_argument(
         "--defect",
         action="append",
@@ -175,22 +218,88 @@ def main(arguments: list[str] | None = None) -> None:
         Control(loop, options.control)
         loop.run()
         return
+    if options.resize is not None:
+        resize(options.socket, options.resize)
+        return
     if options.file is None:
         parser.error("--socket needs --file")
-    serve(loop, options.socket, options.file, options.whim)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    serve(
+        loop,
+        options.socket,
+        options.file,
+        options.whim,
+        dict(options.option),
+        options.way,
+        options.once,
+    )
 
 
-def serve(loop: Loop, path: str, file: Path, whims: list[str]) -> None:
-    """Serve a disk over a raw file on a UNIX socket, until Ctrl-C."""
+def _option(text: str) -> tuple[str, object]:
+    """Parse NAME=VALUE into a field of `DiskSpec`: numbers with commas, on or off, JSON."""
+    name, _, value = text.partition("=")
+    kinds = {field.name: str(field.type) for field in fields(DiskSpec)}
+    if name not in kinds or name == "capacity":
+        raise argparse.ArgumentTypeError(f"no property {name!r} of a disk")
+    kind = kinds[name]
     try:
-        spec = reshaped(DiskSpec(capacity=file.stat().st_size // SECTOR), whims)
+        if name == "faults":
+            return name, tuple(Fault(**fault) for fault in json.loads(value))
+        if "tuple" in kind:
+            return name, tuple(int(number) for number in value.split(",") if number)
+        if "bool" in kind:
+            return name, {"on": True, "off": False}[value]
+        return name, int(value) if "int" in kind else value
+    except (ValueError, TypeError, KeyError):
+        raise argparse.ArgumentTypeError(f"{value!r} is no {name} of a disk") from None
+
+
+def resize(path: str, size: int) -> None:
+    """Tell the process that serves `path` to make the disk `size` bytes large."""
+    with socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(CONTROL_TIMEOUT)
+        try:
+            link.connect(f"{path}.control")
+            command = {"do": "resize", "name": "disk", "capacity": size // SECTOR}
+            link.sendall(json.dumps(command).encode() + b"\n")
+            answer = json.loads(link.makefile().readline())
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"harness.model: {path}.control: {error}") from None
+    if "error" in answer:
+        raise SystemExit(f"harness.model: {answer['error']}")
+
+
+def serve(
+    loop: Loop,
+    path: str,
+    file: Path,
+    whims: list[str],
+    properties: dict[str, Any],
+    way: str,
+    once: bool,
+) -> None:
+    """Serve a disk over a raw file on a UNIX socket, until Ctrl-C or SIGTERM."""
+    try:
+        spec = DiskSpec(capacity=file.stat().st_size // SECTOR, **properties)
+        spec = reshaped(spec, whims)
         storage = Storage(str(file), spec.read_only, spec.faults, spec.unmap)
-        export = Export(loop, path, make_block(spec, storage), CONNECT["vhost-user"])
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(f"{path}.control")
+        listener.listen(4)
+        export = Export(loop, path, make_block(spec, storage), CONNECT[way], once)
     except (OSError, ValueError) as error:
         raise SystemExit(f"harness.model: {error}") from None
+    exports = {"disk": export}
+
+    def take() -> None:
+        Control(loop, listener.accept()[0].detach(), exports)
+
+    loop.watch(listener.fileno(), take)
     try:
         loop.run()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, DoneError):
         pass
     finally:
         export.close()
+        listener.close()
+        Path(f"{path}.control").unlink(missing_ok=True)

@@ -63,7 +63,7 @@ class TargetRun:
 
         End the run if its very first disk cannot be plugged.
         """
-        from harness.targets import LacksError, TargetError
+        from harness.targets import LacksError, StartError, TargetError
 
         __tracebackhide__ = True
         assert self.target
@@ -73,7 +73,8 @@ class TargetRun:
         except LacksError as error:
             pytest.skip(str(error))
         except TargetError as error:
-            if not self.worked:
+            over = error.over if isinstance(error, StartError) else not self.worked
+            if over:
                 session.shouldstop = str(error)
             raise error.with_traceback(
                 None

@@ -217,6 +217,10 @@ def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
                 yield deviation
 
 
+SEEN = "seen"
+"""User property of a test that looked at the disk through the device, for want of its file."""
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     """Return the header line: specification, targets and the channel to guests."""
     return (
@@ -249,6 +253,12 @@ def pytest_terminal_summary(
 ) -> None:
     """Print a table of results for each target if there are several."""
     names = list(config.stash[BENCHES].keys())
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    looks = sum(SEEN in dict(getattr(report, "user_properties", ())) for report in reports)
+    if looks:
+        terminalreporter.write_line(
+            f"{looks} tests without a backing file: the disk was seen through the device"
+        )
     if len(names) > 1:
         terminalreporter.section("targets")
         for line in by_target(terminalreporter.stats, names):
@@ -282,6 +292,8 @@ def pytest_runtest_makereport(
         attach_evidence(report, error, bench.target, bench.disks)
         kept = keep(report, item, bench.name, bench.target, bench.disks)
     describe(report, item, call, excused, bench.description, kept)
+    if call.when == "call" and any(disk.through_device for disk in bench.disks):
+        item.user_properties.append((SEEN, "through the device"))
     if call.when == "call" and is_error(report):
         item.user_properties.append(("verdict", Verdict.ERROR.value))
     return report

@@ -151,9 +151,9 @@ class Session:
             raise Finding("status", "2.1.2", f"after legal requests the status is {status:#04x}")
         try:
             backing = self.disk.backing
+            end = min(self.capacity, backing.size // 512)
         except LacksError:
             return
-        end = min(self.capacity, backing.size // 512)
         may = [self.contents.may_hold(sector) for sector in range(end)]
         wrong = mismatch(backing.read(0, end), 0, may)
         if wrong:

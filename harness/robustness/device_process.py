@@ -27,6 +27,8 @@ class DeviceProcess:
 
     `name` is its name in reports. `last_words` returns its state or its end, and the last lines
     that it printed. `answers` queries its monitor, and returns False if there is no answer.
+    `monitored` is False for a process without a monitor, of which `answers` knows nothing.
+    `polls` is True if it uses its CPU without a pause when it has nothing to do.
     """
 
     name: str
@@ -34,6 +36,8 @@ class DeviceProcess:
     alive: Callable[[], bool]
     last_words: Callable[[], str]
     answers: Callable[[], bool]
+    monitored: bool = True
+    polls: bool = False
 
     def cpu_seconds(self) -> float:
         """Return the CPU time used by all its threads, in seconds; 0 if it has ended."""

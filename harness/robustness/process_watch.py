@@ -83,7 +83,7 @@ class ProcessWatch:
                 if not process.alive():
                     return Judgement(Fate.CRASHED, " / ".join(process.last_words().splitlines()))
             if time.monotonic() >= deadline or all(
-                process.answers() for process in self._processes
+                process.monitored and process.answers() for process in self._processes
             ):
                 return None
             time.sleep(0.02)
@@ -94,7 +94,8 @@ class ProcessWatch:
         if self._ended:
             return self._ended
         for process in self._processes:
-            if not self._at_rest(process) and (judgement := self._observe(process)):
+            at_rest = process.polls or self._at_rest(process)
+            if not at_rest and (judgement := self._observe(process)):
                 return judgement
         return None
 
@@ -162,7 +163,7 @@ class ProcessWatch:
                     self._ended = _hung(process)
                     process.kill()
                     return
-            elif spent >= SURELY:
+            elif spent >= SURELY and not process.polls:
                 self._ended = _spins(process, spent, wall)
                 process.kill()
                 return

@@ -9,6 +9,7 @@ from harness.targets.base import (
     LacksError,
     Plugged,
     Progress,
+    StartError,
     Target,
     TargetError,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "LacksError",
     "Plugged",
     "Progress",
+    "StartError",
     "Target",
     "TargetError",
 ]

@@ -28,6 +28,14 @@ class LacksError(TargetError):
     """Error of a target that can never provide such a disk. A test is skipped with this reason."""
 
 
+class StartError(TargetError):
+    """The device did not start; `over` says that it will not, and that the run has to end."""
+
+    def __init__(self, message: str, over: bool = False) -> None:
+        super().__init__(message)
+        self.over = over
+
+
 NO_PROPERTY = re.compile(r"Property '([\w-]+)\.([\w-]+)' not found")
 """QEMU's message for a property that a device does not have in this version."""
 
@@ -76,6 +84,8 @@ class Plugged(ABC):
     """False if `resize` always raises LacksError."""
     storage_known: bool = True
     """True if the target made the storage of the blocks: a file, or what `spec` says."""
+    through_device: bool = False
+    """True if a test has looked at the disk through the device, for want of its backing store."""
     killed: bool = False
     """True after `kill`: then it is no error that the device is gone."""
 

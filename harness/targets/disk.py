@@ -41,7 +41,7 @@ class RangedBacking:
         self._backing.write(sector, data)
 
     def _check(self, end: int) -> None:
-        if end > max(self._capacity, self.size // SECTOR):
+        if end > self._capacity and end > self.size // SECTOR:
             raise _too_small(self._capacity, end)
 
 
@@ -74,6 +74,11 @@ class Disk:
     def backing(self) -> Backing:
         """The bytes behind the device, from the host's side. LacksError where there are none."""
         return RangedBacking(self._plugged.backing, self.spec.capacity)
+
+    @property
+    def through_device(self) -> bool:
+        """True if `backing` was a view through the device itself."""
+        return self._plugged.through_device
 
     @property
     def resizable(self) -> bool:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from harness.diskspec import DiskSpec
+from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.block import BlockDriver
 from harness.driver.errors import BadArgumentError, DriverError
 from harness.driver.interface import Repetition, Request
 from harness.driver.transport.base import Transport
 from harness.machine.drive import Backing as FileBacking
+from harness.machine.errors import MachineError
+from harness.machine.foreign import run
 from harness.targets.base import Backing, DeviceIdentity, LacksError, Plugged, Target, TargetError
 from harness.targets.found import Found, unreadable
+from harness.targets.through_device import ThroughDevice
+from harness.targets.userfile import START_TIMEOUT, UserTarget, words_of
 from harness.virtio.blk import RequestType
 from harness.virtio.features import Feature
 
@@ -83,12 +89,52 @@ class HostSide:
     """Facts that the owner of an external device has given about its host side.
 
     `identity` is the name and version for its known deviations, `backing` the file with its bytes,
-    and `resize` a function that sets the capacity in sectors.
+    and `resize` a function that sets the capacity in sectors. `plug` runs before a
+    driver is put on the device, `unplug` after it was taken off, `restart` when the device cannot
+    be reached.
     """
 
     identity: DeviceIdentity = UNKNOWN
     backing: Path | None = None
     resize: Callable[[int], None] | None = None
+    plug: Callable[[], None] | None = None
+    unplug: Callable[[], None] | None = None
+    restart: Callable[[], None] | None = None
+    restart_timeout: float = START_TIMEOUT
+
+
+def host_side(name: str, definition: UserTarget, place: str) -> HostSide:
+    """Return the other side of a device as a table of the targets file has it.
+
+    `place` is the device's socket or address.
+    """
+
+    def command(text: str, capacity: int = 0) -> None:
+        values = {
+            "name": name,
+            "socket": place,
+            "file": definition.backing,
+            "dir": Path.cwd(),
+            "sectors": capacity,
+            "bytes": capacity * SECTOR,
+        }
+        try:
+            run(words_of(text, values))
+        except MachineError as error:
+            failure = TargetError(str(error))
+            if error.details:
+                failure.add_note(error.details)
+            raise failure from None
+
+    return HostSide(
+        definition.identity,
+        Path(definition.backing) if definition.backing else None,
+        partial(command, definition.resize) if definition.resize else None,
+        partial(command, definition.plug) if definition.plug else None,
+        partial(command, definition.unplug) if definition.unplug else None,
+        partial(command, definition.restart) if definition.restart else None,
+        definition.start_timeout,
+    )
 
 
 class OwnedDisk(Plugged):
@@ -120,9 +166,10 @@ class OwnedDisk(Plugged):
 
     @property
     def backing(self) -> Backing:
-        """Return the file that the owner named. Raise LacksError if none was named."""
+        """Return the file that the owner named, else the view through the device."""
         if self._host.backing is None:
-            raise LacksError(f"the targets file names no `backing` for {self._owner}")
+            self.through_device = True
+            return ThroughDevice(self.driver, self._owner)
         return FileBacking(self._host.backing)
 
     def resize(self, capacity: int) -> None:
@@ -142,6 +189,8 @@ class OwnedDisk(Plugged):
         finally:
             if self._resized and self._host.resize:
                 self._host.resize(self.spec.capacity)
+            if self._host.unplug:
+                self._host.unplug()
 
 
 class OwnedTarget(Target):
@@ -163,6 +212,7 @@ class OwnedTarget(Target):
         self._disk: OwnedDisk | None = None
         self._queues: dict[str, str] = {}
         self._seen = False
+        self._tried = False
 
     def _look(self, spec: DiskSpec) -> None:
         """TargetError if the device is not there. One look is enough for a run."""
@@ -195,13 +245,16 @@ class OwnedTarget(Target):
         if self._disk and self._disk.plugged:
             raise LacksError(f"{self.name} is a single disk, and it is in use")
         try:
-            transport = self._reach(spec)
+            transport = self._reach_or_restart(spec)
             try:
                 driver = (BlockDriver if writes else ReadingDriver)(transport)
                 found = Found.of(driver)
                 self._note_queues(found, transport)
                 if differences := [*self._differences(found, spec, writes)]:
                     raise LacksError("; ".join(differences))
+                if not self._tried:
+                    self._check_backing(driver, found, writes)
+                    self._tried = True
                 self._disk = OwnedDisk(self.owner, driver, spec, found, self._host)
             except BaseException:
                 transport.close()
@@ -209,6 +262,57 @@ class OwnedTarget(Target):
         except (DriverError, OSError) as error:
             raise TargetError(str(error)) from None
         return self._disk
+
+    def _reach_or_restart(self, spec: DiskSpec) -> Transport:
+        """Plug the device and reach it; if it cannot be reached, restart it and try again."""
+        if self._host.plug:
+            self._host.plug()
+        try:
+            return self._reach(spec)
+        except (DriverError, OSError):
+            if self._host.restart is None:
+                raise
+        self._host.restart()
+        deadline = time.monotonic() + self._host.restart_timeout
+        while True:
+            try:
+                return self._reach(spec)
+            except (DriverError, OSError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def _check_backing(self, driver: BlockDriver, found: Found, writes: bool) -> None:
+        """Raise TargetError unless the `backing` of the targets file has the device's bytes.
+
+        A sector is written through the device, looked at, and put back. A device that is only
+        read is compared with the file instead.
+        """
+        path = self._host.backing
+        if path is None:
+            return
+        if not path.exists():
+            raise TargetError(f"{self.name}: the backing {path} does not exist")
+        if not path.is_file():
+            raise TargetError(f"{self.name}: the backing {path} is not a regular file")
+        file = FileBacking(path)
+        count = max((found.config.blk_size or SECTOR) // SECTOR, 1)
+        if file.size < found.config.capacity * SECTOR or found.config.capacity < count:
+            raise TargetError(
+                f"{self.name}: the backing {path} has {file.size} bytes, the device"
+                f" {found.config.capacity * SECTOR}"
+            )
+        device = ThroughDevice(driver, self.owner)
+        before = device.read(0, count)
+        same = file.read(0, count) == before
+        if same and writes and not found.offers(Feature.BLK_RO) and not found.zoned:
+            try:
+                device.write(0, bytes(byte ^ 0xFF for byte in before))
+                same = file.read(0, count) != before
+            finally:
+                device.write(0, before)
+        if not same:
+            raise TargetError(f"{self.name}: the backing {path} does not have the device's bytes")
 
     @staticmethod
     def _differences(found: Found, spec: DiskSpec, writes: bool) -> Iterator[str]:

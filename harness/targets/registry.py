@@ -14,7 +14,7 @@ from harness.defects.registers import REGISTER_DEFECTS
 from harness.model.whims import WHIMS
 from harness.targets import model, qtest
 from harness.targets.base import Progress, Target, TargetError
-from harness.targets.external import HostSide
+from harness.targets.external import HostSide, host_side
 from harness.targets.guest import variants as guest_variants
 from harness.targets.guest.model import GuestModel
 from harness.targets.guest.target import Accelerator, GuestPci
@@ -23,6 +23,7 @@ from harness.targets.host_pci import HostPci, checked_address
 from harness.targets.model import Model
 from harness.targets.owned_model import OwnedModel
 from harness.targets.qtest import QtestTarget
+from harness.targets.started import StartedTarget
 from harness.targets.userfile import UserTarget, load
 from harness.targets.vfio_user import VfioUserSocket
 from harness.targets.vhost_user import VhostUserDaemon, VhostUserSocket
@@ -213,11 +214,9 @@ def _check_whims(base: str, whims: list[str]) -> None:
 def _owned(device: str, name: str, definition: UserTarget) -> Callable[[Settings], Target]:
     """Return a function that makes the target for an external device."""
     kind, _, place = device.partition(":")
-    host = HostSide(
-        definition.identity,
-        Path(definition.backing) if definition.backing else None,
-        definition.resizer,
-    )
+    if definition.start:
+        return lambda settings: StartedTarget(name, definition, settings.destructive)
+    host = host_side(name, definition, place)
 
     def make(settings: Settings) -> Target:
         destructive = settings.destructive or definition.destructive
@@ -231,7 +230,9 @@ def _owned(device: str, name: str, definition: UserTarget) -> Callable[[Settings
         "vfio-user": VfioUserSocket,
     }
     if kind not in kinds or not place:
-        raise TargetError(f"{name}: {device!r} is not a device; use vhost-user:PATH or pci:ADDRESS")
+        raise TargetError(
+            f"{name}: {device!r} is not a device; use vhost-user:PATH, vfio-user:PATH, pci:ADDRESS"
+        )
     if kind == "pci":
         checked_address(place)
     return make

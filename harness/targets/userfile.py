@@ -1,45 +1,67 @@
 """Targets that a user defines in a TOML file, for `--targets FILE`.
 
-    [target.my-daemon]
-    device = "vhost-user:/run/my-daemon.sock"   # or "pci:0000:00:05.0"
+A device that runs already:
+
+    [target.my-box]
+    device = "vhost-user:/run/my-daemon.sock"   # or "vfio-user:PATH", or "pci:0000:00:05.0"
     destructive = true                # the suite may overwrite the disk (as --destructive)
     implementation = "my-daemon"      # name under which its deviations are filed
     version = "1.4.2"
     backing = "/srv/my-disk.raw"      # the disk's bytes, for tests that read them
     resize = "my-ctl resize {bytes}"  # sets the size while it runs; or {sectors}
+    restart = "my-ctl restart"        # when the device is gone
+    plug = "my-ctl attach"            # before each test, and `unplug` after it
+
+A device that the harness starts:
+
+    [target.my-daemon]
+    device = "vhost-user"             # or "vfio-user"
+    start = "my-daemon --socket {socket} --image {file}"
+    per = "disk"                      # "connection": it ends with its connection; "run": one
+                                      # process for all disks, which `plug` and `unplug` make
+    ready = "listening"               # in its output when it is ready; otherwise: its socket
+
+    [target.my-daemon.options]        # a property of a disk -> words of the command line
+    read_only = "--read-only"
+    queues = "--num-queues {queues}"
 
 Only `device` is required. Tests that need a missing key are skipped.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
-import subprocess
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from harness.diskspec import SECTOR
+from harness.diskspec import DiskSpec, Fault
 from harness.inputs import (
     Check,
     InputError,
     WrongValueError,
+    at_most,
     build,
     line_in_toml,
     matching,
     read_text,
     shown,
     toml_of,
+    within,
 )
 from harness.targets.base import DeviceIdentity, TargetError
 
-COMMAND_TIMEOUT = 30.0
-"""Longest time for a user's command, in seconds."""
-
 MOST_TARGETS = 1000
 """Tables in a file."""
+
+MOST_OPTIONS = 100
+"""Options of a target."""
+
+START_TIMEOUT = 10.0
+"""Seconds that a daemon may take until it is ready, unless the file says otherwise."""
 
 NAME = matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "")
 """Names of targets: they are parts of test ids, file names and `--target NAME+DEFECT`."""
@@ -47,22 +69,59 @@ NAME = matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "")
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{\w*\}|[{}]")
 
 
-def _is_command(text: str) -> bool:
+PLACES = frozenset({"name", "socket", "file", "dir", "bytes", "sectors"})
+"""Placeholders of every command: the disk's name, socket and file, the directory of the run, and
+the capacity in bytes and in sectors."""
+
+SPEC_FIELDS = frozenset(field.name for field in fields(DiskSpec)) - {"capacity", "backing"}
+"""Properties of a disk that an option can stand for; the capacity is that of the file."""
+
+
+def _is_command(text: str, more: Collection[str] = ()) -> bool:
     """Return whether a command can be split into words and has known placeholders only."""
     try:
         shlex.split(text)
     except ValueError:
         return False
-    known = {"{{", "}}", "{bytes}", "{sectors}"}
+    known = {"{{", "}}", *(f"{{{name}}}" for name in (*PLACES, *more))}
     return "\0" not in text and known.issuperset(PLACEHOLDER.findall(text))
+
+
+def words_of(command: str, values: Mapping[str, object]) -> list[str]:
+    """Split a command into words, then put values for the placeholders: they need no quotes."""
+
+    def value(found: re.Match[str]) -> str:
+        return found[0][0] if found[0] in ("{{", "}}") else str(values[found[0][1:-1]])
+
+    return [PLACEHOLDER.sub(value, word) for word in shlex.split(command)]
+
+
+def rendered(value: object) -> str:
+    """Return a property of a disk as a word of a command line.
+
+    A boolean is on or off, numbers are joined by commas, and faults are JSON.
+    """
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        if value and isinstance(value[0], Fault):
+            return json.dumps([asdict(fault) for fault in value])
+        return ",".join(map(str, value))
+    return str(value)
 
 
 Text = Annotated[str, matching(r"[^\0-\x1f\x7f]*", "text in one line")]
 Version = Annotated[
-    str, matching(r"(\d{1,9}(\.\d{1,9}){0,7})?", 'numbers with dots between them, like "1.4.2"')
+    str,
+    matching(r"(v?\d{1,9}(\.\d{1,9}){0,7})?", 'numbers with dots between them, like "1.4.2"'),
 ]
 Command = Annotated[
-    str, Check("a command with balanced quotes, and {bytes} or {sectors} in it", _is_command)
+    str,
+    Check(
+        "a command with balanced quotes, and no placeholders but {bytes}, {sectors}, {name},"
+        " {socket}, {file} and {dir}",
+        _is_command,
+    ),
 ]
 
 
@@ -71,44 +130,65 @@ class UserTarget:
     """One table of the file, as it is written there."""
 
     device: Text
+    start: Command = ""
+    per: Literal["disk", "connection", "run"] = "disk"
+    ready: Text = ""
+    start_timeout: Annotated[float, within(0.1, 600)] = START_TIMEOUT
+    plug: Command = ""
+    unplug: Command = ""
+    resize: Command = ""
+    restart: Command = ""
     destructive: bool = False
     implementation: Text = "unknown"
     version: Version = ""
     backing: Text = ""
-    resize: Command = ""
+    options: Annotated[dict[str, Text], at_most(MOST_OPTIONS)] = field(default_factory=dict)
 
     @property
     def identity(self) -> DeviceIdentity:
-        """Return the name and version for the device's deviations."""
-        numbers = tuple(int(part) for part in self.version.split(".")) if self.version else ()
+        """Return the name and version for its deviations."""
+        text = self.version.removeprefix("v")
+        numbers = tuple(int(part) for part in text.split(".")) if text else ()
         return DeviceIdentity(self.implementation, numbers)
 
-    @property
-    def resizer(self) -> Callable[[int], None] | None:
-        """Return a function that runs the user's resize command, or None if there is none.
 
-        Its argument is the capacity in sectors.
-        """
-        if not self.resize:
-            return None
-        return lambda capacity: _run(self.resize, capacity)
-
-
-def _run(command: str, capacity: int) -> None:
-    """Run a command without a shell. Raise TargetError, with its last line, if it fails."""
-    values = {"{sectors}": capacity, "{bytes}": capacity * SECTOR, "{{": "{", "}}": "}"}
-    line = [
-        PLACEHOLDER.sub(lambda match: str(values[match[0]]), word) for word in shlex.split(command)
-    ]
-    try:
-        done = subprocess.run(
-            line, capture_output=True, text=True, timeout=COMMAND_TIMEOUT, check=False
+def _check(target: UserTarget, at: tuple[str | int, ...]) -> None:
+    """Raise WrongValueError for keys that do not go together."""
+    starts = target.device in STARTED
+    for key in ("per", "ready", "options"):
+        if not starts and getattr(target, key) != getattr(UserTarget(""), key):
+            raise WrongValueError((*at, key), 'only for device = "vhost-user" or "vfio-user"')
+    if target.start and not starts:
+        raise WrongValueError(
+            (*at, "start"), 'the harness starts a device = "vhost-user" or "vfio-user"'
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise TargetError(f"{shlex.join(line)}: {error}") from None
-    if done.returncode:
-        output = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-        raise TargetError(f"{shlex.join(line)} ended with {done.returncode}: {output[-1]}")
+    if not starts:
+        return
+    if not target.start:
+        raise WrongValueError((*at, "device"), "needs a PATH behind a colon, or `start`")
+    if target.per == "run" and not target.plug:
+        raise WrongValueError((*at, "per"), '"run" needs a `plug` command that makes a disk')
+    if target.per == "connection" and target.device != "vhost-user":
+        raise WrongValueError((*at, "per"), '"connection" is for vhost-user')
+    if target.backing:
+        raise WrongValueError((*at, "backing"), "{file} is the backing of a disk that is started")
+    for key in ("plug", "unplug"):
+        if target.per != "run" and getattr(target, key):
+            raise WrongValueError((*at, key), 'only for per = "run"')
+    for name, words in target.options.items():
+        if name not in SPEC_FIELDS:
+            message = "no property of a disk; docs/your-device.md has the list"
+            raise WrongValueError((*at, "options", name), message)
+        if not _is_command(words, [name]):
+            raise WrongValueError(
+                (*at, "options", name),
+                f"expected words with balanced quotes, and no placeholder but {{{name}}},"
+                f" not {shown(words)}",
+            )
+
+
+STARTED = ("vhost-user", "vfio-user")
+"""Devices without a path: the harness starts them."""
 
 
 def load(path: Path, taken: Collection[str] = ()) -> dict[str, UserTarget]:
@@ -142,4 +222,7 @@ def _targets(document: dict[str, Any], taken: Collection[str]) -> dict[str, User
             )
         if name in taken:
             raise WrongValueError(("target", name), "this suite already has a target of that name")
-    return {name: build(UserTarget, table, ("target", name)) for name, table in tables.items()}
+    targets = {name: build(UserTarget, table, ("target", name)) for name, table in tables.items()}
+    for name, target in targets.items():
+        _check(target, ("target", name))
+    return targets

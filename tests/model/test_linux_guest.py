@@ -18,6 +18,7 @@ from harness.diskspec import DiskSpec
 from harness.machine import Machine, MachineConfig, find_qemu
 from harness.targets.model import ModelProcess
 from images import cache, cpio, lock, modules
+from tests.model.vfio_user_qemu import qemu_with_vfio_user
 
 DEADLINE = 120.0
 """Seconds that a boot, or a command in the guest, may take on a busy machine."""
@@ -92,24 +93,32 @@ def initrd(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def guest(model: ModelProcess, initrd: Path) -> Iterator[tuple[Machine, Shell, Path, str]]:
+@pytest.fixture(params=["vhost-user", "pci", "pci-transitional"])
+def guest(
+    request: pytest.FixtureRequest, model: ModelProcess, initrd: Path
+) -> Iterator[tuple[Machine, Shell, Path, str]]:
     """A Linux with the model as /dev/vda: machine, shell, backing file, and name of the disk."""
+    way = request.param
     spec = DiskSpec(capacity=CAPACITY, serial="linux-and-model")
     image = images.ensure()
-    config = MachineConfig(
-        find_qemu(), image.kernel, initrd, images.KERNEL_ARGS, shared_memory=True
-    )
+    qemu = find_qemu() if way == "vhost-user" else qemu_with_vfio_user()
+    config = MachineConfig(qemu, image.kernel, initrd, images.KERNEL_ARGS, shared_memory=True)
     with ExitStack() as stack:
         machine = Machine(config)
         stack.callback(machine.stop)
-        name, link, file = model.add(spec)
+        name, link, file = model.add(spec, way)
         assert file
-        drive = machine.add_vhost_user(link, spec)
+        add = machine.add_vhost_user if way == "vhost-user" else machine.add_vfio_user
+        drive = add(link, spec)
         machine.start()
         shell = Shell(machine.console_path)
         stack.callback(shell.close)
         shell.run("for file in /drivers/*; do insmod $file || break; done")
+        shell.run(f"echo {drive.pci_address} > /sys/bus/pci/drivers/virtio-pci/bind")
+        shell.wait_for("-e /dev/vda")
+        # Once more: the driver lets the device go, and finds it as if it were new.
+        shell.run(f"echo {drive.pci_address} > /sys/bus/pci/drivers/virtio-pci/unbind")
+        shell.wait_for("! -e /dev/vda")
         shell.run(f"echo {drive.pci_address} > /sys/bus/pci/drivers/virtio-pci/bind")
         shell.wait_for("-e /dev/vda")
         yield machine, shell, file, name

@@ -13,11 +13,11 @@ from harness.machine.qemu import Qemu
 from harness.targets.guest.template import shared
 from harness.targets.guest.variants import VARIANTS, Variant
 
-OTHERS = [
-    replace(variant, interface=interface)
-    for variant in VARIANTS.values()
+OTHERS = {
+    f"{name} {interface}": replace(variant, interface=interface)
+    for name, variant in VARIANTS.items()
     for interface in ("modern", "transitional")
-]
+}
 
 
 def line(variant: Variant) -> list[str]:
@@ -32,7 +32,7 @@ def line(variant: Variant) -> list[str]:
     return command_line(config, Paths(Path("run")))
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS.values(), *OTHERS], ids=repr)
+@pytest.mark.parametrize("variant", (VARIANTS | OTHERS).values(), ids=(VARIANTS | OTHERS).keys())
 def test_the_machine_of_a_shared_template_is_the_variants_own(variant: Variant) -> None:
     assert line(shared(variant)) == line(variant)
 

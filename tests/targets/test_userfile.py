@@ -14,6 +14,7 @@ from harness.diskspec import DiskSpec
 from harness.driver.interface import Request
 from harness.machine.storage_daemon import Export, StorageDaemon, find_storage_daemon
 from harness.targets import DeviceIdentity, LacksError, TargetError
+from harness.targets.external import host_side
 from harness.targets.registry import Settings, load_targets, maker
 from harness.targets.userfile import load
 from harness.virtio.blk import RequestType, Status
@@ -35,7 +36,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
     assert target.device == "pci:0000:00:05.0"
     assert target.destructive is False
     assert target.identity == DeviceIdentity("unknown", ())
-    assert target.resizer is None
+    assert (target.resize, target.start, target.options) == ("", "", {})
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,36 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
             "expected true or false, not 1",
         ),
         ("[target.a]\ndevice = 'x'\nversion = 'new'\n", 3, "numbers with dots"),
+        ("[target.a]\ndevice = 'vhost-user'\n", 2, "needs a PATH behind a colon, or `start`"),
+        ("[target.a]\ndevice = 'pci:x'\nstart = 'd'\n", 3, "the harness starts a device ="),
+        ("[target.a]\ndevice = 'vfio-user'\nstart = 'd'\nper = 'day'\n", 4, "disk, connection"),
+        (
+            "[target.a]\ndevice = 'vhost-user'\nstart = 'd'\nper = 'run'\n",
+            4,
+            '"run" needs a `plug` command',
+        ),
+        (
+            "[target.a]\ndevice = 'vfio-user'\nstart = 'd'\nper = 'connection'\n",
+            4,
+            '"connection" is for vhost-user',
+        ),
+        ("[target.a]\ndevice = 'vhost-user'\nstart = 'd {port}'\n", 3, "no placeholders but"),
+        (
+            "[target.a]\ndevice = 'vhost-user'\nstart = 'd'\n[target.a.options]\ncolour = '-c'\n",
+            5,
+            "target.a.options.colour: no property of a disk",
+        ),
+        (
+            "[target.a]\ndevice = 'vhost-user'\nstart = 'd'\n"
+            "[target.a.options]\nqueues = '-q {queue_size}'\n",
+            5,
+            "no placeholder but {queues}",
+        ),
+        (
+            "[target.a]\ndevice = 'pci:x'\n[target.a.options]\nqueues = '-q {queues}'\n",
+            3,
+            "only for device",
+        ),
         ("[target.a]\ndevice = 'x'\nresize = 'r {size}'\n", 3, "{sectors}"),
         ("[target.a]\ndevice = 'x'\nresize = 'r \"'\n", 3, "balanced quotes"),
         ("[target.a]\nbacking = 'x'\n", 1, "target.a: needs device"),
@@ -179,7 +210,7 @@ def test_the_users_command_resizes(tmp_path: Path, export: Export) -> None:
 def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
     resize = f"{sys.executable} -c 'import sys; sys.exit(\"no room for {{sectors}}\")'"
     path = written(tmp_path, f'[target.a]\ndevice = "pci:x"\nresize = """{resize}"""\n')
-    resizer = load(path)["a"].resizer
+    resizer = host_side("a", load(path)["a"], "x").resize
     assert resizer
 
     with pytest.raises(TargetError, match=r"ended with 1: no room for 7"):

@@ -26,6 +26,7 @@ import mmap
 import os
 import select
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -70,15 +71,21 @@ truncates them fails.
 class VhostUser(Transport):
     """A block back-end that listens on the UNIX socket `path`.
 
-    `queue_size` is in descriptors, `timeout` (for each answer) in seconds. Raises
+    `queue_size` is in descriptors, `timeout` (for each answer) in seconds. `before_connect` is
+    called before each connection, for a back-end that ends with its connection. Raises
     NoDeviceError if there is no block back-end. Other methods may raise
     `GoneError` when the back-end has closed the connection; a reset connects again.
     """
 
     def __init__(
-        self, path: str, queue_size: int = QUEUE_SIZE, timeout: float = ANSWER_TIMEOUT
+        self,
+        path: str,
+        queue_size: int = QUEUE_SIZE,
+        timeout: float = ANSWER_TIMEOUT,
+        before_connect: Callable[[], None] = lambda: None,
     ) -> None:
         self._path = path
+        self._before_connect = before_connect
         self._queue_size = queue_size
         self._timeout = timeout
         self._status = 0
@@ -102,6 +109,7 @@ class VhostUser(Transport):
             raise
 
     def _connect(self) -> Session:
+        self._before_connect()
         try:
             session = Session(self._path, self._timeout)
         except NoDeviceError:

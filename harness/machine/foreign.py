@@ -1,0 +1,168 @@
+"""A daemon of somebody else as child process: started by a command, watched, and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from shlex import join
+
+from harness.machine.errors import MachineError
+from harness.machine.logs import end_of, tail
+from harness.machine.monitor import LoopThread
+from harness.machine.process import Process
+
+COMMAND_TIMEOUT = 30.0
+"""Seconds that a command of the user may take."""
+
+LOG_KEPT = 4 << 20
+"""Bytes at the end of the output that go into the artifacts."""
+
+SHOWN = 20
+"""Lines of the output that a report of a failure shows."""
+
+PAUSE = 0.01
+ENTERED = 0.5
+"""Seconds after which a socket that /proc/net/unix does not show under its path is taken as
+listening."""
+
+LISTENING = 0x10000
+"""__SO_ACCEPTCON in the flags of /proc/net/unix."""
+
+
+class _Child(Process):
+    @staticmethod
+    def channel_options(fd: int) -> list[str]:
+        return []
+
+
+class ForeignDaemon:
+    """A process that runs a user's command, with its children; its output goes to a file."""
+
+    def __init__(self, name: str, line: Sequence[str], log: Path, thread: LoopThread) -> None:
+        """Start `line`. MachineError if there is no such program."""
+        self.name = name
+        self._log = log
+        self._child = _Child([*line], log, thread)
+        self.command = self._child.command
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is also that of its group."""
+        return self._child.pid
+
+    def alive(self) -> bool:
+        """Return True while it runs."""
+        return self._child.alive()
+
+    def ended_well(self) -> bool:
+        """Return True if it has ended with status 0."""
+        return self._child.status == 0
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for its end; return True if it has ended."""
+        return self._child.wait(seconds)
+
+    def fate(self) -> str:
+        """Return in words if it runs, or how it ended: its exit status or the signal."""
+        return self._child.fate().replace("QEMU", self.name, 1)
+
+    def last_words(self) -> str:
+        """Return its fate and the end of its output."""
+        return "\n".join([self.fate(), *tail(self._log, SHOWN).splitlines()])
+
+    def last_line(self) -> str:
+        """Return its fate and the last line of its output, in one line."""
+        words = [line for line in tail(self._log, SHOWN).splitlines() if line.strip()]
+        return f"{self.fate()}; its last output: {words[-1] if words else 'nothing'}"
+
+    def output(self) -> str:
+        """Return its output, of a long one the end."""
+        return end_of(self._log, LOG_KEPT)
+
+    def wait_until_ready(self, socket: Path | None, line: str, seconds: float) -> None:
+        """Wait until its output has `line`; if that is empty, until it listens on `socket`.
+
+        MachineError if it ends before that, or `seconds` pass.
+        """
+        awaited = f"the line {line!r} in its output" if line else f"that it listens on {socket}"
+        deadline = time.monotonic() + seconds
+        appeared: float | None = None
+        while True:
+            if line:
+                if line in self.output():
+                    return
+            elif socket is None:
+                return
+            elif socket.is_socket():
+                appeared = appeared or time.monotonic()
+                if _listens(socket, time.monotonic() - appeared > ENTERED):
+                    return
+            if not self.alive():
+                raise MachineError(f"{self.last_line()}; awaited was {awaited}", self.last_words())
+            if time.monotonic() > deadline:
+                raise MachineError(
+                    f"{self.name} was not ready within {seconds:g} s; awaited was {awaited}."
+                    f" {self.last_line()}",
+                    self.last_words(),
+                )
+            time.sleep(PAUSE)
+
+    def kill(self) -> None:
+        """Send SIGKILL to its group."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it and its children with SIGTERM, else SIGKILL. A second call does nothing."""
+        self._child.end()
+
+
+def _listens(socket: Path, unknown: bool) -> bool:
+    """Return True if a process listens on a UNIX socket, `unknown` if the kernel does not say."""
+    with suppress(OSError):
+        for entry in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]:
+            words = entry.split(maxsplit=7)
+            if len(words) == 8 and words[7] == str(socket):
+                return bool(int(words[3], 16) & LISTENING)
+    return unknown
+
+
+def run(line: Sequence[str], timeout: float = COMMAND_TIMEOUT) -> None:
+    """Run a user's command to its end, no shell in between. MachineError if it fails.
+
+    The error has the last line of its output, and all of it as `details`. The process group of a
+    command that takes longer than `timeout` seconds is killed.
+    """
+    shown = join(line)
+    # A file, not a pipe: a daemon that the command leaves behind would keep a pipe open.
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(
+                line,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise MachineError(f"{shown}: {error}") from None
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise MachineError(f"{shown} has not ended within {timeout:g} s") from None
+        finally:
+            if process.returncode is None:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        output.seek(0)
+        text = output.read(LOG_KEPT).decode(errors="replace").strip()
+    if process.returncode:
+        last = (text.splitlines() or ["no output"])[-1]
+        raise MachineError(f"{shown} ended with {process.returncode}: {last}", text)

@@ -1,0 +1,472 @@
+"""A daemon of somebody else that the harness starts, as a table of the targets file says."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from harness import interrupt
+from harness.diskspec import SECTOR, DiskSpec
+from harness.driver.block import BlockDriver
+from harness.driver.bus.vfio_user import VfioUser
+from harness.driver.errors import DriverError, NoDeviceError
+from harness.driver.interface import Request
+from harness.driver.transport.base import Transport
+from harness.driver.transport.pci import PciModern
+from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
+from harness.machine import cleanup
+from harness.machine.drive import Backing as FileBacking
+from harness.machine.errors import MachineError
+from harness.machine.foreign import ForeignDaemon, run
+from harness.machine.monitor import LoopThread
+from harness.machine.rundir import RunDir
+from harness.machine.storage_daemon import make_raw
+from harness.robustness.device_process import DeviceProcess
+from harness.targets.base import (
+    Backing,
+    DeviceIdentity,
+    LacksError,
+    Plugged,
+    StartError,
+    Target,
+    TargetError,
+)
+from harness.targets.found import Found, asked, unreadable
+from harness.targets.through_device import ThroughDevice
+from harness.targets.userfile import UserTarget, rendered, words_of
+from harness.virtio.blk import RequestType, Status
+
+STARTS = 3
+"""Starts in a row that may fail before the run ends."""
+
+END_DEADLINE = 2.0
+"""Seconds that a daemon may take to end after its only connection was closed."""
+
+PROBE = 4096
+"""Bytes at the start of the file by which the first disk shows if the device serves this file."""
+
+IDLE = 0.3
+POLLING = 0.75
+"""A daemon that uses more than this part of IDLE seconds, with nothing to do, is polling."""
+
+TROUBLE = (MachineError, DriverError, OSError)
+
+
+class StartedDisk(Plugged):
+    """A disk of a daemon that we started, with a driver on it."""
+
+    storage_known = False
+
+    def __init__(
+        self, target: StartedTarget, name: str, spec: DiskSpec, driver: BlockDriver, file: Path
+    ) -> None:
+        self._target = target
+        self._name = name
+        self._file = file
+        self.spec = spec
+        self.driver = driver
+        self.resizable = target.resizes
+
+    @property
+    def backing(self) -> Backing:
+        """Return the file, or the view through the device if that does not serve the file."""
+        if not self._target.serves_file:
+            self.through_device = True
+            return ThroughDevice(self.driver, "a disk that the daemon has")
+        return FileBacking(self._file)
+
+    def resize(self, capacity: int) -> None:
+        """Resize the disk by the user's command. LacksError if none was named."""
+        self._target.resize(self._name, capacity)
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """Return the daemon."""
+        return self._target.processes()
+
+    def unplug(self) -> None:
+        """Hang up, and end the daemon or remove the disk."""
+        self._target.unplug(self)
+
+    @property
+    def name(self) -> str:
+        """Return the disk's name, as {name} has it."""
+        return self._name
+
+
+class StartedTarget(Target):
+    """A daemon that is started for each disk, for each connection, or once for the run."""
+
+    description = "a daemon that the harness starts, driven from the host"
+
+    def __init__(self, name: str, definition: UserTarget, destructive: bool = False) -> None:
+        """`definition` is the table of the file, `destructive` allows writes to its own disk."""
+        self.name = name
+        self.traits = frozenset(
+            {"vhost-user", "modern"} if definition.device == "vhost-user" else {"pci", "modern"}
+        )
+        self._definition = definition
+        self._program = Path(shlex.split(definition.start)[0]).name
+        self._file_is_ours = "{file}" in definition.start + definition.plug
+        self.made_to_order = self._file_is_ours
+        self._writable = self._file_is_ours or destructive or definition.destructive
+        self.serves_file = self._file_is_ours
+        self._dir: RunDir | None = None
+        self._thread: LoopThread | None = None
+        self._daemon: ForeignDaemon | None = None
+        self._last_words = ""
+        self._made = 0
+        self._failed_starts = 0
+        self._tried = False
+        self._polls = False
+        self._plug_tried = False
+        self._line: list[str] = []
+        self._socket = Path()
+        self._disk: StartedDisk | None = None
+        self._facts: dict[str, str] = {}
+
+    @property
+    def resizes(self) -> bool:
+        """True if the targets file has a `resize` command."""
+        return bool(self._definition.resize)
+
+    # --- disks
+
+    def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
+        """Make a disk with a driver on it. LacksError for what the file has no words for.
+
+        StartError if the daemon does not start. The third in a row ends the run.
+        """
+        if writes and not self._writable:
+            raise LacksError(
+                f"{self.name} is only read without --destructive: its command has no {{file}}"
+            )
+        if self._disk:
+            raise LacksError(f"the disk of {self.name} is in use")
+        words, covered = self._words(spec)
+        provided = {*covered, "capacity"} if self._file_is_ours else covered
+        if missing := "; ".join(unreadable(spec, provided)):
+            raise LacksError(missing)
+        with interrupt.shielded():
+            self._prepare()
+        try:
+            disk = self._make(spec, words, provided)
+        except LacksError:
+            raise
+        except TROUBLE as error:
+            raise self._failed(error) from None
+        self._failed_starts = 0
+        return disk
+
+    def _words(self, spec: DiskSpec) -> tuple[list[str], set[str]]:
+        """Return the words for what a disk has to be, and the fields that they are about."""
+        words: list[str] = []
+        covered: set[str] = set()
+        for name in asked(spec):
+            command = self._definition.options.get(name)
+            value = getattr(spec, name)
+            if command is None or (not value and f"{{{name}}}" not in command):
+                continue
+            covered.add(name)
+            # The other placeholders come later, with those of the command.
+            for word in shlex.split(command):
+                words.append(word.replace(f"{{{name}}}", rendered(value)))
+        return words, covered
+
+    def _prepare(self) -> None:
+        if self._dir is None:
+            self._dir = RunDir()
+            self._thread = LoopThread(self._program)
+            cleanup.at_exit(self.close)
+
+    def _make(self, spec: DiskSpec, words: list[str], provided: set[str]) -> StartedDisk:
+        assert self._dir
+        name = f"disk{self._made}"
+        self._made += 1
+        file, self._socket = self._dir.path / f"{name}.raw", self._dir.path / f"{name}.sock"
+        probe = b""
+        if self._file_is_ours:
+            make_raw(file, spec.capacity)
+            if not self._tried:
+                probe = os.urandom(min(PROBE, spec.capacity * SECTOR))
+                file.write_bytes(probe)
+                os.truncate(file, spec.capacity * SECTOR)
+        values = self._values(name, spec.capacity)
+        driver: BlockDriver | None = None
+        try:
+            if self._definition.per == "run":
+                self._start_for_the_run(values)
+                self._plug_command([*words_of(self._definition.plug, values), *words])
+            else:
+                self._line = [*words_of(self._definition.start, values), *words]
+                if self._definition.per == "disk":
+                    self._start(self._socket)
+            driver = BlockDriver(self._connect(spec))
+            found = Found.of(driver)
+            if differences := "; ".join(self._differences(found, spec, provided)):
+                raise LacksError(differences)
+            self._try(driver, found, probe)
+            if probe and self._file_is_ours:
+                FileBacking(file).write(0, bytes(len(probe)))
+        except BaseException:
+            with suppress(*TROUBLE, TargetError):
+                if driver:
+                    driver.close()
+            with suppress(*TROUBLE, TargetError):
+                self._remove(name)
+            raise
+        spec = replace(spec, capacity=found.config.capacity)
+        if "queues" not in provided and found.transport_queues > 1:
+            spec = replace(spec, queues=found.transport_queues)
+        self._disk = StartedDisk(self, name, spec, driver, file)
+        return self._disk
+
+    def _values(self, name: str, capacity: int) -> Mapping[str, object]:
+        assert self._dir
+        return {
+            "name": name,
+            "file": self._dir.path / f"{name}.raw",
+            "socket": self._dir.path / f"{name}.sock",
+            "dir": self._dir.path,
+            "bytes": capacity * SECTOR,
+            "sectors": capacity,
+        }
+
+    @staticmethod
+    def _differences(found: Found, spec: DiskSpec, provided: set[str]) -> Iterator[str]:
+        # An option may give fewer queues than it was asked for: then a test cannot use them.
+        yield from found.differences(spec, provided - {"queues"})
+
+    def unplug(self, disk: StartedDisk) -> None:
+        """Hang up, and end the daemon or remove the disk. TargetError if the daemon has died."""
+        self._disk = None
+        gone = "" if disk.killed else self._gone()
+        try:
+            disk.driver.close()
+        except (DriverError, OSError) as error:
+            gone = gone or str(error)
+        try:
+            self._remove(disk.name)
+        except MachineError as error:
+            gone = gone or str(error)
+        if gone:
+            raise TargetError(gone)
+
+    def _remove(self, name: str) -> None:
+        assert self._dir
+        try:
+            if self._definition.per == "run":
+                if self._definition.unplug and self._daemon and self._daemon.alive():
+                    run(words_of(self._definition.unplug, self._values(name, 0)))
+            else:
+                self._end()
+        finally:
+            for suffix in ("raw", "sock"):
+                (self._dir.path / f"{name}.{suffix}").unlink(missing_ok=True)
+
+    def resize(self, name: str, capacity: int) -> None:
+        """Run the user's command. LacksError if there is none, TargetError if it fails."""
+        if not self._definition.resize:
+            raise LacksError("cannot resize: the targets file names no `resize` command")
+        try:
+            run(words_of(self._definition.resize, self._values(name, capacity)))
+        except MachineError as error:
+            raise TargetError(str(error)) from None
+
+    # --- the daemon
+
+    def _start(self, socket: Path | None) -> None:
+        """Start the daemon with `_line`, and wait until it is ready."""
+        assert self._dir and self._thread
+        self._end()
+        if socket:
+            socket.unlink(missing_ok=True)
+        with interrupt.shielded():
+            log = self._dir.path / "output.log"
+            self._daemon = ForeignDaemon(self._program, self._line, log, self._thread)
+        self._daemon.wait_until_ready(
+            socket, self._definition.ready, self._definition.start_timeout
+        )
+
+    def _start_for_the_run(self, values: Mapping[str, object]) -> None:
+        if self._daemon and self._daemon.alive():
+            return
+        self._line = words_of(self._definition.start, values)
+        self._plug_tried = False
+        self._start(None)
+
+    def _plug_command(self, line: list[str]) -> None:
+        """Run `plug`. The first time it may fail until the daemon takes commands."""
+        deadline = time.monotonic() + self._definition.start_timeout
+        while True:
+            try:
+                run(line, self._definition.start_timeout)
+            except MachineError:
+                late = self._plug_tried or self._definition.ready or time.monotonic() > deadline
+                if late or not (self._daemon and self._daemon.alive()):
+                    raise
+                time.sleep(0.05)
+            else:
+                self._plug_tried = True
+                return
+
+    def _start_for_a_connection(self) -> None:
+        """Start the daemon again, which has ended with its last connection or does so now."""
+        if self._daemon and not self._daemon.wait(END_DEADLINE):
+            self._end()
+        try:
+            self._start(self._socket)
+        except MachineError as error:
+            raise NoDeviceError(str(error)) from None
+
+    def _connect(self, spec: DiskSpec) -> Transport:
+        """Connect to the daemon, which may take a moment after its socket has appeared."""
+        path = str(self._socket)
+        if self._definition.per == "run":
+            deadline = time.monotonic() + self._definition.start_timeout
+            while not self._socket.is_socket() and time.monotonic() < deadline:
+                time.sleep(0.005)
+        if self._definition.device == "vfio-user":
+            return PciModern(VfioUser(path))
+        size = spec.queue_size or QUEUE_SIZE
+        if self._definition.per == "connection":
+            return VhostUser(path, size, before_connect=self._start_for_a_connection)
+        return VhostUser(path, size)
+
+    def _try(self, driver: BlockDriver, found: Found, probe: bytes) -> None:
+        """Use the very first disk before a test does: a daemon that fails here serves no test.
+
+        Also see whether it serves the file, and whether its process polls.
+        """
+        if self._tried:
+            return
+        length = len(probe) or min(PROBE, found.config.capacity * SECTOR)
+        if length:
+            driver.start()
+            completion = driver.request(Request(RequestType.IN, 0, receive=length))
+            driver.reset()
+            if completion.status != Status.OK:
+                raise DriverError(f"the first read of sector 0 ended with {completion.status}")
+            self.serves_file = self._file_is_ours and completion.data == probe
+            if self._file_is_ours and not self.serves_file:
+                self._facts["backing"] = "the device does not show the bytes of {file}"
+                self.made_to_order = False
+        if self._daemon:
+            process = self.processes()[0]
+            begun, before = time.monotonic(), process.cpu_seconds()
+            time.sleep(IDLE)
+            used = process.cpu_seconds() - before
+            self._polls = used > POLLING * (time.monotonic() - begun)
+        self._tried = True
+
+    def _failed(self, error: Exception) -> TargetError:
+        """Return the error for a start that failed, with the daemon's last words."""
+        self._failed_starts += 1
+        message = error.message if isinstance(error, DriverError) else str(error)
+        if self._daemon:
+            self._daemon.wait(0.2)  # its connection is closed before it has ended
+        words = self._words_at_the_end()
+        if self._last_line and self._last_line not in message:
+            message = f"{message}. {self._last_line}"
+        over = self._failed_starts >= STARTS
+        times = f" ({STARTS} starts in a row have failed)" if over else ""
+        failure = StartError(f"{self.name}: {message}{times}", over)
+        if words:
+            failure.add_note(words)
+        return failure
+
+    def _words_at_the_end(self) -> str:
+        if self._daemon:
+            self._last_words, self._last_line = self._daemon.last_words(), self._daemon.last_line()
+        return self._last_words
+
+    _last_line = ""
+
+    def _gone(self) -> str:
+        """Return in words that the daemon has died, "" if it has not."""
+        daemon = self._daemon
+        if daemon is None or daemon.alive():
+            return ""
+        if self._definition.per == "connection" and daemon.ended_well():
+            return ""
+        hint = ""
+        if self._definition.per == "disk" and daemon.ended_well():
+            hint = '. If it ends with each connection, say per = "connection"'
+        return f"{daemon.last_line()}{hint}"
+
+    def _end(self) -> None:
+        """End the daemon, and keep its last words."""
+        daemon, self._daemon = self._daemon, None
+        if daemon:
+            self._last_words, self._last_line = daemon.last_words(), daemon.last_line()
+            daemon.stop()
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """Return the daemon's process, if it was started."""
+        daemon = self._daemon
+        if daemon is None:
+            return ()
+        ends_well = self._definition.per == "connection"
+        return (
+            DeviceProcess(
+                self._program,
+                daemon.pid,
+                lambda: daemon.alive() or (ends_well and daemon.ended_well()),
+                daemon.last_words,
+                lambda: True,
+                monitored=False,
+                polls=self._polls,
+            ),
+        )
+
+    # --- the run
+
+    def close(self) -> None:
+        """End all that was started."""
+        with interrupt.shielded():
+            disk, self._disk = self._disk, None
+            if disk:
+                with suppress(*TROUBLE):
+                    disk.driver.close()
+            self._end()
+            if self._thread:
+                self._thread.close()
+                self._thread = None
+            if self._dir:
+                self._dir.remove()
+                self._dir = None
+                cleanup.forget(self.close)
+
+    def identities(self) -> tuple[DeviceIdentity, ...]:
+        """Return what the targets file says."""
+        return (self._definition.identity,)
+
+    def facts(self) -> dict[str, str]:
+        """Return the command, and what was found out at the start."""
+        return {"start": self._definition.start, **self._facts}
+
+    def evidence(self) -> dict[str, str]:
+        """Return how the daemon fares or ended, and the end of its output."""
+        words = self._words_at_the_end()
+        return {f"{self._program}, last words": words} if words else {}
+
+    def logs(self) -> dict[str, str]:
+        """Return the daemon's whole output and its command line."""
+        if self._daemon is None:
+            return {f"{self._program}.log": self._last_words} if self._last_words else {}
+        return {
+            f"{self._program}.command": self._daemon.command,
+            f"{self._program}.log": f"{self._daemon.output()}{self._daemon.fate()}\n",
+        }
+
+    def check(self) -> None:
+        """Raise TargetError, with exit status or signal, if the daemon has died."""
+        if self._daemon:
+            # Its connections are closed a moment before it has ended.
+            self._daemon.wait(0.1)
+        if gone := self._gone():
+            raise TargetError(gone)

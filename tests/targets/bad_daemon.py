@@ -1,0 +1,39 @@
+"""The model as a daemon with a habit, for the tests of targets that the harness starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from itertools import count
+from typing import Any
+
+from harness.model import main, vhost
+from harness.model.block import Block
+
+habit, *arguments = sys.argv[1:]
+
+if habit == "never-listens":
+    print("my-daemon: warming up", flush=True)
+    time.sleep(600)
+elif habit == "refuses-to-start":
+    print("my-daemon: no such image", flush=True)
+    sys.exit(3)
+elif habit == "hangs-at-memory":
+
+    def hang(self: Any, payload: bytes, fds: list[int]) -> None:
+        time.sleep(600)
+
+    vhost.Connection._set_mem_table = hang  # type: ignore[method-assign]
+elif habit == "third-request":
+    requests = count(1)
+    execute = Block.execute
+
+    def die(self: Block, request: Any) -> Any:
+        if next(requests) == 3:
+            print("my-daemon: assertion failed", flush=True)
+            os._exit(7)
+        return execute(self, request)
+
+    Block.execute = die  # type: ignore[method-assign]
+main.main(arguments)

@@ -1,0 +1,217 @@
+"""Daemons that the harness starts: good ones, and those that fail in several ways."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from harness.diskspec import DiskSpec
+from harness.targets import LacksError, StartError, Target, TargetError
+from harness.targets.disk import Disk
+from harness.targets.registry import Settings, maker
+from harness.targets.userfile import load
+from harness.virtio.blk import Status
+from harness.virtio.features import Feature
+
+ROOT = Path(__file__).parents[2]
+MODEL = f"{sys.executable} -m harness.model --socket {{socket}} --file {{file}}"
+RESIZE = f"{sys.executable} -m harness.model --socket {{socket}} --resize {{bytes}}"
+BAD = f"{sys.executable} {Path(__file__).parent}/bad_daemon.py"
+
+OPTIONS = """
+[target.mine.options]
+read_only = "--option read_only=on"
+serial = '--option "serial={serial}"'
+queues = "--option queues={queues}"
+"""
+
+Make = Callable[..., Target]
+
+
+def table(start: str, more: str = "", device: str = "vhost-user") -> str:
+    return f"[target.mine]\ndevice = '{device}'\nstart = '''{start}'''\n{more}\n"
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Return a maker of targets from the text of a targets file."""
+    with ExitStack() as stack:
+
+        def make(text: str) -> Target:
+            path = tmp_path / "mine.toml"
+            path.write_text(text)
+            target = maker("mine", load(path))(Settings())
+            stack.callback(target.close)
+            return target
+
+        yield make
+
+
+def read(disk: Disk, sector: int = 0) -> bytes:
+    completion = disk.read(sector)
+    assert completion.status == Status.OK
+    return completion.data
+
+
+@pytest.mark.parametrize("device", ["vhost-user", "vfio-user"])
+def test_a_process_for_each_disk(make: Make, device: str) -> None:
+    way = " --way pci" if device == "vfio-user" else ""
+    target = make(table(MODEL + way, f"resize = '{RESIZE}'{OPTIONS}", device))
+
+    disk = Disk(target.plug(DiskSpec(capacity=64, queues=3, serial="a b'c")))
+    disk.backing.write(5, b"\x33" * 512)
+    disk.start()
+    pids = [process.pid for process in disk.processes()]
+
+    assert read(disk, 5) == b"\x33" * 512
+    assert disk.driver.config().num_queues == 3
+    assert disk.get_id().data.rstrip(b"\0") == b"a b'c"
+    disk.resize(128)
+    assert disk.driver.config().capacity == 128
+
+    disk.unplug()
+    disk = Disk(target.plug(DiskSpec(read_only=True)))
+    assert disk.driver.offered() & Feature.BLK_RO.mask
+    assert [process.pid for process in disk.processes()] != pids
+    disk.unplug()
+
+
+def test_what_the_file_does_not_map_is_refused_by_name(make: Make) -> None:
+    target = make(table(MODEL, OPTIONS))
+
+    with pytest.raises(LacksError, match="cannot provide iops: the targets file does not say how"):
+        target.plug(DiskSpec(iops=5))
+    with pytest.raises(LacksError, match="has logical_block_size 512, and the test needs 4096"):
+        target.plug(DiskSpec(logical_block_size=4096))
+    disk = target.plug(DiskSpec())
+    with pytest.raises(LacksError, match="the targets file names no `resize` command"):
+        disk.resize(1)
+
+
+def test_a_command_without_file_may_write_to_a_disk_of_its_own(make: Make, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(bytes(8192))
+    target = make(table(MODEL.replace("{file}", str(disk))))
+
+    with pytest.raises(LacksError, match="only read without --destructive"):
+        target.plug(DiskSpec())
+    assert target.plug(DiskSpec(), writes=False).spec.capacity == 16
+
+
+def test_a_process_for_each_connection(make: Make) -> None:
+    target = make(table(f"{MODEL} --once", "per = 'connection'"))
+
+    for _ in range(2):
+        disk = Disk(target.plug(DiskSpec()))
+        disk.start()
+        first = disk.processes()[0].pid
+        read(disk)
+        disk.driver.reset()
+        disk.start()
+        assert disk.processes()[0].pid == first
+        disk.unplug()
+
+
+def test_a_process_that_ends_with_its_connection_needs_to_be_declared(make: Make) -> None:
+    target = make(table(f"{MODEL} --once"))
+    disk = Disk(target.plug(DiskSpec()))
+    disk.driver.transport._session.channel.close()  # type: ignore[attr-defined]
+    target._daemon.wait(5)  # type: ignore[attr-defined]
+
+    with pytest.raises(TargetError, match=r'exited with status 0.*say per = "connection"'):
+        target.check()
+
+
+def test_a_daemon_that_was_killed_is_started_again(make: Make) -> None:
+    target = make(table(MODEL))
+    disk = Disk(target.plug(DiskSpec()))
+    os.kill(disk.processes()[0].pid, 9)
+    target._daemon.wait(5)  # type: ignore[attr-defined]
+
+    with pytest.raises(TargetError, match="was ended by SIGKILL"):
+        disk.unplug()
+
+    disk = Disk(target.plug(DiskSpec()))
+    disk.start()
+    read(disk)
+
+
+def test_three_failed_starts_end_the_run(make: Make) -> None:
+    target = make(table(f"{BAD} refuses-to-start --socket {{socket}} --file {{file}}"))
+
+    failures = []
+    for _ in range(3):
+        with pytest.raises(StartError) as failed:
+            target.plug(DiskSpec())
+        failures.append(failed.value)
+
+    assert [failure.over for failure in failures] == [False, False, True]
+    assert "exited with status 3; its last output: my-daemon: no such image" in str(failures[2])
+    assert "3 starts in a row have failed" in str(failures[2])
+
+
+def suite(tmp_path: Path, habit: str, more: str, *tests: str) -> tuple[int, str]:
+    """Run tests of the suite on a daemon with a habit; check that nothing is left behind."""
+    targets = tmp_path / "mine.toml"
+    targets.write_text(table(f"{BAD} {habit} --socket {{socket}} --file {{file}}", more))
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", *tests),
+            *("--targets", str(targets), "--target", "mine", "--artifacts", str(tmp_path / "kept")),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert not list(temporary.glob("vblk-*"))
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        assert str(temporary).encode() not in line
+    return done.returncode, done.stdout
+
+
+CAPACITY = "conformance/test_capacity.py"
+REQUESTS = "conformance/test_requests.py"
+
+
+def test_a_daemon_that_prints_and_never_listens(tmp_path: Path) -> None:
+    code, output = suite(tmp_path, "never-listens", "start_timeout = 0.5", CAPACITY)
+
+    assert code != 0
+    assert "was not ready within 0.5 s; awaited was that it listens on" in output
+    assert "its last output: my-daemon: warming up" in output
+    assert "3 starts in a row have failed" in output
+    assert output.count("\nERROR ") + output.count("\nFAILED ") == 3
+
+
+def test_a_daemon_that_hangs_at_the_memory_table(tmp_path: Path) -> None:
+    code, output = suite(tmp_path, "hangs-at-memory", "", CAPACITY)
+
+    assert code != 0
+    assert "did not answer SET_MEM_TABLE within 5 s" in output
+    assert "3 starts in a row have failed" in output
+
+
+def test_a_daemon_that_exits_at_its_third_request(tmp_path: Path) -> None:
+    code, output = suite(tmp_path, "third-request", "", REQUESTS)
+
+    assert code == 1
+    assert "exited with status 7" in output
+    assert "my-daemon: assertion failed" in output
+    assert "starts in a row" not in output
+    assert " passed" in output
+    kept = [path.read_text() for path in (tmp_path / "kept").rglob("*.log")]
+    assert any("my-daemon: assertion failed" in text for text in kept)
