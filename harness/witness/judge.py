@@ -20,7 +20,7 @@ HIDDEN = "only a driver's own register accesses show this, and the stream has no
 
 
 class Fate(Enum):
-    """What a stream says about a statement."""
+    """The verdict of a stream on a statement."""
 
     KEPT = "kept"
     BROKEN = "broken"

@@ -155,7 +155,8 @@ def width_of_fields(session: Session) -> Iterator[Check]:
     """Compare the width of each access with the field, 32 bits for wider ones."""
     for event, _ in device_area(session):
         field = next(
-            (one for one in CONFIG_FIELDS if 0 <= event.offset - one.offset < one.size), None
+            (known for known in CONFIG_FIELDS if 0 <= event.offset - known.offset < known.size),
+            None,
         )
         if field is None or field.name.startswith("unused"):
             continue

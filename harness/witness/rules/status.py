@@ -24,7 +24,7 @@ def steps_are_shown(session: Session) -> Iterator[Check]:
     for event, state in session.walk():
         if isinstance(event, Status) and event.value & DeviceStatus.DRIVER_OK and not state.live:
             missing = STEPS & ~event.value
-            yield event, f"DRIVER_OK without {missing!s}" if missing else ""
+            yield event, f"DRIVER_OK without {DeviceStatus(missing).name}" if missing else ""
 
 
 @rule("2.1.1-R-02", idle="the driver has not written the status twice", registers=True)
@@ -33,7 +33,7 @@ def bits_stay_set(session: Session) -> Iterator[Check]:
     for event, _ in session.walk():
         if isinstance(event, Status) and event.value and event.before:
             lost = KEPT_BITS & event.before & ~event.value
-            yield event, f"{DeviceStatus(lost)!s} is cleared" if lost else ""
+            yield event, f"{DeviceStatus(lost).name} is cleared" if lost else ""
 
 
 @rule("3.1.1-R-01", idle="the driver has not set DRIVER_OK", registers=True)
