@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,11 +10,12 @@ import pytest
 
 from conformance.data import sectors
 from harness.driver.errors import BadArgumentError, DeviceTimeoutError, DriverError
-from harness.driver.interface import CANARY, GUARD, Buffer, QueueLayout, Request
+from harness.driver.interface import CANARY, GUARD, Buffer, QueueLayout
 from harness.robustness.fate import Fate
 from harness.robustness.guarded_memory import GuardedMemory
-from harness.robustness.process_watch import DYING, Judgement, ProcessWatch, worst
+from harness.robustness.process_watch import Judgement, ProcessWatch, worst
 from harness.robustness.rings import PackedRing, Ring, SplitRing
+from harness.robustness.witness import Witness
 from harness.virtio.blk import REQUEST_HEADER, SECTOR, STATUS_UNWRITTEN, RequestType, Status
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
@@ -62,7 +62,7 @@ class Victim:
         self.packed = packed
         self._queue_size = queue_size
         self._record = record
-        self._marker = sectors(1, salt=7)
+        self._witness = Witness(self.driver, WITNESS, sectors(1, salt=7))
         several = self.driver.offered() & Feature.BLK_MQ.mask and (disk.spec.queues or 1) >= QUEUES
         self.queues = QUEUES if several else 1
         if not several:
@@ -74,9 +74,8 @@ class Victim:
 
     def _mark(self) -> None:
         """Write the sector WITNESS on the last queue."""
-        request = Request(RequestType.OUT, WITNESS, self._marker)
-        marked = self.driver.request(request, queue=self.queues - 1)
-        assert marked.status == Status.OK, "the device failed a legal request before the test"
+        status = self._witness.write(self.queues - 1)
+        assert status == Status.OK, "the device failed a legal request before the test"
 
     def needs_second_queue(self) -> None:
         """Skip a test that uses the second queue on a device that has one."""
@@ -286,7 +285,7 @@ class Victim:
         try:
             with self._vitals.guarded():
                 mend()
-                self._revive()
+                self._witness.revive(self.queues, REVIVES, ANSWERS)
         except Exception as error:
             dead = self._dead(error) or Judgement(Fate.WEDGED, f"after a reset: {error}")
             return worst([*found, dead])
@@ -298,15 +297,12 @@ class Victim:
 
         An exception that is not about the device is raised again.
         """
-        found = self._vitals.crash(DYING if trouble else 0.0) or self._vitals.spin()
+        found = self._vitals.dead(trouble is not None)
         if trouble is None or found:
             return found
-        if isinstance(trouble, BadArgumentError):
+        if isinstance(trouble, BadArgumentError) or not isinstance(trouble, DriverError):
             raise trouble
-        found = self._vitals.hung()
-        if found is None and not isinstance(trouble, DriverError):
-            raise trouble
-        return found
+        return None
 
     def _look(self) -> list[Judgement]:
         """Return the judgements of the device before its reset."""
@@ -322,7 +318,7 @@ class Victim:
             return Judgement(Fate.NEEDS_RESET, f"status {self.driver.status():#04x}")
         if self.queues == 1 and not (self._offered and self.ring.used()):
             return Judgement(Fate.RECOVERED, "nothing was used, and there is no other queue")
-        witness = self._witness() if self.queues == QUEUES else ""
+        witness = self._trouble_with_second_queue() if self.queues == QUEUES else ""
         if witness:
             # The fault may show only when the device looks at a queue again.
             asks = Fate.NEEDS_RESET if self._needs_reset() else Fate.RECOVERED
@@ -342,40 +338,8 @@ class Victim:
     def _needs_reset(self) -> bool:
         return bool(self.driver.status() & DeviceStatus.NEEDS_RESET)
 
-    def _witness(self) -> str:
-        """Return the trouble with the second queue, "" if there is none."""
+    def _trouble_with_second_queue(self) -> str:
         try:
-            return self._check(1, ANSWERS)
+            return self._witness.check(1, ANSWERS)
         except DeviceTimeoutError as error:
             return error.message
-
-    def _check(self, queue: int, timeout: float) -> str:
-        """Read the sector WITNESS on a queue, and return the trouble, "" if there is none."""
-        request = Request(RequestType.IN, WITNESS, receive=SECTOR)
-        completion = self.driver.request(request, queue, timeout)
-        if completion.status != Status.OK:
-            return f"a read on queue {queue} ended with status {completion.status}"
-        if completion.data != self._marker or completion.damage:
-            return f"a read on queue {queue} gave other data: {completion.damage}"
-        return ""
-
-    def _revive(self) -> None:
-        """Reset the device, and use it as a driver should. DriverError if it does not work.
-
-        It is reset several times: its back-end may need a moment to come back.
-        """
-        deadline = time.monotonic() + REVIVES
-        while True:
-            try:
-                return self._use()
-            except DriverError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(LEAVES)
-
-    def _use(self) -> None:
-        self.driver.reset(ANSWERS)
-        negotiation = self.driver.start(queues=self.queues)
-        for queue in range(self.queues):
-            if trouble := self._check(queue, ANSWERS):
-                raise DriverError(f"{trouble} (features {negotiation.accepted:#x})")

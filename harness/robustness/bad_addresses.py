@@ -9,17 +9,19 @@ import pytest
 from harness.driver.errors import BadArgumentError, DriverError
 from harness.driver.interface import Driver
 from harness.virtio.mmio import CONFIG
-from harness.virtio.pci import COMMON_REGISTERS, CapType
+from harness.virtio.pci import (
+    BAR_0,
+    BAR_64,
+    BAR_MEMORY_FLAGS,
+    BAR_TYPE,
+    COMMON_REGISTERS,
+    CapType,
+)
 
 PLACES = ("nowhere", "end-of-memory", "wrapping", "own-registers", "firmware")
 
 FIRMWARE = 0xFFFF_0000
 """ROM of a PC."""
-
-BAR_0 = 0x10
-BAR_FLAGS = 0xF
-WIDE = 0x4
-"""PCI configuration space: offset of the first BAR, its flag bits, and the flag of a 64-bit BAR."""
 
 
 def place(driver: Driver, name: str) -> int:
@@ -41,19 +43,31 @@ def place(driver: Driver, name: str) -> int:
 
 
 def register_address(driver: Driver, kind: CapType) -> int:
-    """Return the memory address of the device's registers; on PCI, of the structure `kind`."""
+    """Return the memory address of the device's registers; on PCI, of the structure `kind`.
+
+    Skip the test if the device has none.
+    """
+    try:
+        return find_registers(driver, kind)
+    except DriverError as error:
+        pytest.skip(f"the device has no registers in memory: {error.message}")
+
+
+def find_registers(driver: Driver, kind: CapType) -> int:
+    """Return the memory address of the device's registers; on PCI, of the structure `kind`.
+
+    Raises DriverError if the device has none.
+    """
     described = driver.description()
     if "mmio" in described.get("transport", ""):
         return int(described["address"], 0)
-    try:
-        structures = driver.capabilities()
-    except DriverError as error:
-        pytest.skip(f"the device has no registers in memory: {error.message}")
-    structure = next(structure for structure in structures if structure.type == kind)
-    raw = driver.pci_read(BAR_0 + 4 * structure.bar, 8)
+    structures = [structure for structure in driver.capabilities() if structure.type == kind]
+    if not structures:
+        raise DriverError(f"the function has no structure {kind.name}")
+    raw = driver.pci_read(BAR_0 + 4 * structures[0].bar, 8)
     low, high = int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:], "little")
-    base = low & ~BAR_FLAGS
-    return base + (high << 32 if low & WIDE else 0) + structure.offset
+    base = low & ~BAR_MEMORY_FLAGS
+    return base + (high << 32 if low & BAR_TYPE == BAR_64 else 0) + structures[0].offset
 
 
 def status_register(driver: Driver) -> int:

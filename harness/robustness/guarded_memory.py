@@ -6,6 +6,14 @@ from dataclasses import dataclass, field
 
 from harness.driver.interface import CANARY, GUARD, Driver
 
+ADDRESSES = 1 << 64
+"""The number of bus addresses."""
+
+
+def overlaps(address: int, length: int, start: int, size: int) -> bool:
+    """Return True if two ranges share a byte. Addresses wrap around at 2^64."""
+    return (start - address) % ADDRESSES < length or (address - start) % ADDRESSES < size
+
 
 @dataclass
 class Region:
@@ -55,11 +63,17 @@ class GuardedMemory:
             region.image[start:end] = data[offset : offset + end - start]
 
     def give(self, address: int, length: int) -> None:
-        """Allow the device to write to a range from now on."""
+        """Allow the device to write to a range from now on. Addresses wrap around at 2^64."""
+        if address + length > ADDRESSES:
+            self.give(0, address + length - ADDRESSES)
         for region in self._regions:
             start, end = region.overlap(address, length)
             if start < end:
                 region.given.append((start, end))
+
+    def give_all(self) -> None:
+        """Allow the device to write anywhere: its driver cannot know where it may write."""
+        self.give(0, ADDRESSES)
 
     def renew(self, address: int, length: int) -> None:
         """Withdraw all permissions in the region at `address`, and fill a range with canaries."""

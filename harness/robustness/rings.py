@@ -59,6 +59,13 @@ class Ring(ABC):
         """
 
     @abstractmethod
+    def append(self, *descriptors: tuple[Buffer, int]) -> None:
+        """Write a chain at the next free slots, and make it available.
+
+        Each buffer has its flags: they are added to WRITE, which comes from the buffer.
+        """
+
+    @abstractmethod
     def offer(self) -> None:
         """Make the chain of the last `lay` available."""
 
@@ -88,6 +95,7 @@ class SplitRing(Ring):
         canaries.watch("the descriptor table", layout.desc, DESC_SIZE * layout.size)
         canaries.watch("the available ring", layout.driver, AVAIL_RING + 2 * layout.size)
         self.idx = 0
+        self._slot = 0
 
     def put(self, slot: int, buffer: Buffer, flags: int, extra: int = 0) -> None:
         entry = self.table_entry(buffer, flags, extra)
@@ -109,6 +117,14 @@ class SplitRing(Ring):
             entry = self.table_entry(buffer, flags, position + 1)
             self._canaries.write(address + DESC_SIZE * position, entry)
             self.give(buffer)
+
+    def append(self, *descriptors: tuple[Buffer, int]) -> None:
+        head = self._slot
+        for buffer, flags in descriptors:
+            following = (self._slot + 1) % self.size
+            self.put(self._slot, buffer, flags, following)
+            self._slot = following
+        self.available(head)
 
     def offer(self) -> None:
         self.available(0)
@@ -166,14 +182,34 @@ class PackedRing(Ring):
                 self._canaries.write(at, entry[:FLAGS])
                 self.give(buffer)
                 self._flags = U16.unpack(entry[FLAGS:])[0]
-            self._slot += 1
-            if self._slot == self.size:
-                self._slot, self._wrap = 0, not self._wrap
+            self._advance()
 
     def table(self, address: int, *buffers: Buffer) -> None:
         for position, buffer in enumerate(buffers):
             self._canaries.write(address + DESC_SIZE * position, self.table_entry(buffer, 0))
             self.give(buffer)
+
+    def append(self, *descriptors: tuple[Buffer, int]) -> None:
+        """Write a chain at the next free slots, with these as buffer ids, and make it available.
+
+        AVAIL or USED in a descriptor's flags invert that bit.
+        """
+        self._head = (self._slot, self._wrap)
+        written = []
+        for buffer, flags in descriptors:
+            written.append((self._slot, buffer, flags ^ self.available_flags))
+            self._advance()
+        # The first comes last: it makes the chain available.
+        for slot, buffer, flags in reversed(written):
+            self.put(slot, buffer, flags, slot)
+        if written:
+            _, first, flags = written[0]
+            self._flags = U16.unpack(self.table_entry(first, flags)[FLAGS:])[0]
+
+    def _advance(self) -> None:
+        self._slot += 1
+        if self._slot == self.size:
+            self._slot, self._wrap = 0, not self._wrap
 
     def offer(self) -> None:
         self.set_flags(self._head[0], self._flags)

@@ -95,7 +95,7 @@ def test_a_device_that_does_not_answer_is_wedged(example):
 
 def test_memory_that_was_not_given_and_changed_is_seen(example):
     session = example.session
-    session.driver.memory_write(session._fences[1] + 100, b"?")
+    session.driver.memory_write(session.fences[1] + 100, b"?")
 
     found = ended(example)
 
@@ -116,7 +116,7 @@ def test_memory_that_was_not_given_and_changed_is_seen(example):
 def test_memory_that_a_descriptor_gave_away_is_not_complained_of(example, given):
     session = example.session
     example.play(given)
-    session.driver.memory_write(session._fences[2] + 100, b"?")
+    session.driver.memory_write(session.fences[2] + 100, b"?")
 
     example.end()
 
@@ -128,3 +128,24 @@ def test_a_hostile_script_replays_as_one(hunt):
 
     assert hunt.replay(script) is None
     assert hunt.tally.operations == 3
+
+
+def test_a_change_of_the_available_ring_by_the_device_is_found(example):
+    session = example.session
+    session.driver.memory_write(session.lanes[0].layout.driver + 8, b"?")
+
+    found = ended(example)
+
+    assert found.check == "wrote-outside"
+    assert "1 bytes of the available ring" in found.what
+
+
+@pytest.mark.parametrize("area", ["desc", "table"])
+def test_a_device_that_may_write_descriptors_may_write_anywhere(example, area):
+    session = example.session
+    example.play(Chain(pieces=((area, 0, 16, 2),)))
+    session.driver.memory_write(session.fences[0] + 100, b"?")
+
+    example.end()
+
+    assert example.finding is None
