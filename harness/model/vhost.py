@@ -102,7 +102,8 @@ class Connection(Transport):
                 os.close(fd)
         if answer is None and flags & NEED_REPLY:
             answer = U64.pack(refused is not None)
-        elif refused:
+        # Without a reply a driver's bad write to the configuration space is ignored.
+        elif refused and request != FrontEndRequest.SET_CONFIG:
             raise RefusedError(f"message {request}: {refused}")
         if answer is not None:
             self._link.sendall(HEADER.pack(request, VERSION | REPLY, len(answer)) + answer)
