@@ -22,14 +22,13 @@ from harness.driver.transport.pci import PciModern
 from harness.driver.transport.pci_legacy import PciLegacy
 from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
 from harness.machine import cleanup
-from harness.machine.drive import MAX_CAPACITY
+from harness.machine.drive import MAX_CAPACITY, make_raw
 from harness.machine.drive import Backing as FileBacking
 from harness.machine.errors import MachineError
 from harness.machine.logs import tail
 from harness.machine.monitor import LoopThread
 from harness.machine.process import Process
 from harness.machine.rundir import RunDir
-from harness.machine.storage_daemon import make_raw
 from harness.model.whims import reshaped
 from harness.targets.base import (
     Backing,
