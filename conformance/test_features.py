@@ -2,9 +2,10 @@
 
 import pytest
 
+from conformance.negotiation import NEEDED, insisted_on
 from harness.driver.errors import FeaturesRefusedError
 from harness.report import clause, described, on, reads_only
-from harness.virtio.blk import CONFIG_FIELD, LIFETIME, RequestType, Status, ZonedModel, segment
+from harness.virtio.blk import CONFIG_FIELD, LIFETIME, RequestType, Status, segment
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import REQUIRES, Feature, mask, members, names
 
@@ -23,9 +24,6 @@ A device written to a later version may offer them, and such versions exist as d
 
 PCI_ONLY = mask(Feature.SR_IOV, Feature.ADMIN_VQ, Feature.NOTIF_CONFIG_DATA)
 """Feature bits that only the PCI transport uses (2.2.2, 6, 4.2.5)."""
-
-NEEDED = mask(Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM)
-"""Offered bits without which a device may refuse to work (6.2-D-02, D-04, D-06)."""
 
 EVERY_KIND = [
     pytest.param({}, id="plain"),
@@ -201,18 +199,6 @@ def test_driver_feature_shows_nothing_where_the_driver_wrote_nothing(plug):
         seen[select] = driver.register_read("driver_feature")
 
     assert seen == dict.fromkeys(seen, 0) | {0: offered & 0xFFFFFFFF, 1: offered >> 32}
-
-
-def insisted_on(driver):
-    """Return the offered bits without which a device may, or has to, refuse to work."""
-    offered = driver.offered()
-    needed = offered & NEEDED
-    if offered & Feature.BLK_ZONED.mask:
-        model = CONFIG_FIELD["model"]
-        driver.reset()
-        if driver.config_read(model.offset, model.size)[0] == ZonedModel.HOST_MANAGED:
-            needed |= Feature.BLK_ZONED.mask  # 5.2.5.2-D-07
-    return needed
 
 
 ONE_QUEUE_OR_MORE = pytest.mark.parametrize("fields", [{}, {"queues": 2}], ids=["plain", "MQ"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.data import FAILED, sectors
+from conformance.data import FAILED, needed, sectors
 from harness.driver.interface import CANARY
 from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import CONFIG_FIELD, ID_LENGTH, LIFETIME, RequestType, Status, segment
@@ -72,7 +72,7 @@ def test_a_request_can_have_seg_max_segments(plug):
     completion = disk.read(0, seg_max, writable=(*[512] * seg_max, 1))
 
     assert completion.status is Status.OK
-    assert completion.data == disk.read(0, seg_max).data
+    assert completion.data == needed(disk.read(0, seg_max), "the same read in one segment").data
     assert completion.damage == ()
 
 
@@ -95,7 +95,8 @@ def test_a_segment_can_have_size_max_bytes(plug):
     for sector in range(0, length // 512, 64):
         count = min(64, length // 512 - sector)
         at = sector * 512
-        assert completion.data[at : at + count * 512] == disk.read(sector, count).data
+        expected = needed(disk.read(sector, count), "a read of fewer sectors").data
+        assert completion.data[at : at + count * 512] == expected
 
 
 # --- block size and geometry

@@ -125,13 +125,13 @@ def test_the_status_names_the_active_zones_where_both_have_run_out(plug):
 def check_one_granule(zoned, zone, salt):
     """Assert that a zone holds one granule of data, and that its write pointer is after it."""
     assert zoned.zone(zone).wp == zone.start + zoned.granule
-    assert zoned.disk.read(zone.start, zoned.granule).data == zoned.data(salt=salt)
+    assert zoned.contents(zone.start, zoned.granule) == zoned.data(salt=salt)
 
 
 def check_implicitly_opened(zoned, zone, active):
     """Assert that a write has opened the zone, and that `active` zones are active now."""
     assert zoned.zone(zone).state is ZoneState.IOPEN
-    assert zoned.disk.read(zone.start, zoned.granule).data == zoned.data(salt=99)
+    assert zoned.contents(zone.start, zoned.granule) == zoned.data(salt=99)
     assert count(zoned, ACTIVE) == active
 
 

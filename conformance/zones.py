@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from conformance.data import sectors
+from conformance.data import needed, sectors
 from harness.driver.interface import Completion
 from harness.virtio.blk import (
     APPEND_SECTOR,
@@ -159,6 +159,11 @@ class ZonedDisk:
     def reset_all(self) -> None:
         """Send ZONE_RESET_ALL, and assert its success."""
         done(self.disk.request(RequestType.ZONE_RESET_ALL))
+
+    def contents(self, sector: int, count: int) -> bytes:
+        """Return `count` sectors as a read shows them; skip if the read fails."""
+        read = needed(self.disk.read(sector, count), f"a read of {count} sectors from {sector}")
+        return read.data
 
     def append(self, sector: int, data: bytes) -> Completion:
         """Send ZONE_APPEND to the zone at `sector`; the completion's data is append_sector."""

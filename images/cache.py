@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -27,16 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.inputs import (
-    InputError,
-    MissingFileError,
-    WrongValueError,
-    build,
-    json_of,
-    read_text,
-)
 from harness.outputs import mark, remove_leftovers
-from images import lock, recipe, ssh
+from images import lock, recipe, ssh, store
 from images.apt import Apt, Package
 from images.errors import ImageError, no_space
 from images.private import private_directory
@@ -44,7 +34,6 @@ from images.private import private_directory
 Progress = Callable[[str], None]
 
 BUILD_DEADLINE = 1200.0  # seconds that one process waits for another's build
-_POLL = 0.1  # seconds
 _UNUSED_AFTER = 30 * 24 * 3600.0  # seconds after which an image of another key is removed
 _MANIFEST = "image.json"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -71,10 +60,6 @@ class Status:
     key: str
     size: int  # bytes on disk, 0 if missing
     trouble: str = ""  # why a cache that is unusable cannot be read, in one line
-
-
-class _DamagedError(Exception):
-    """A cached image differs from what was written; the message says how."""
 
 
 def cache_dir() -> Path:
@@ -106,23 +91,13 @@ def ensure(progress: Progress | None = None) -> Image:
     key = content_key()
     cache = cache_dir()
     with one_line_errors(cache):
-        try:
-            return _load(cache, key)
-        except (_DamagedError, FileNotFoundError):
-            pass
-        private_directory(cache)
-        with exclusive(cache, say):
-            try:
-                return _load(cache, key)  # another process may have built it meanwhile
-            except FileNotFoundError:
-                say("building the guest image (once; it is kept)")
-            except _DamagedError as damage:
-                say(f"the cached guest image is damaged ({damage}): building it again")
-            _build(cache, key, say)
-            try:
-                return _load(cache, key)
-            except (_DamagedError, FileNotFoundError) as error:
-                raise ImageError(f"the guest image was damaged while built: {error}") from None
+        return store.ensure(
+            lambda: _load(cache, key),
+            lambda: _build(cache, key, say),
+            lambda: exclusive(cache, say),
+            "guest image",
+            say,
+        )
 
 
 def update(progress: Progress | None = None) -> None:
@@ -130,7 +105,6 @@ def update(progress: Progress | None = None) -> None:
     say = progress or _silent
     cache = cache_dir()
     with one_line_errors(cache):
-        private_directory(cache)
         with exclusive(cache, say):
             apt = Apt(cache / "apt")
             say("fetching package lists")
@@ -152,7 +126,7 @@ def status() -> Status:
         _load(cache, key)
     except FileNotFoundError:
         return Status("damaged" if path.is_dir() else "missing", path, key, size)
-    except _DamagedError:
+    except store.DamagedError:
         return Status("damaged", path, key, size)
     except OSError as error:
         return Status("unusable", path, key, size, f"{error.strerror}: {error.filename}")
@@ -166,22 +140,19 @@ def _silent(_line: str) -> None:
 def _load(cache: Path, key: str) -> Image:
     """Return the cached image, after a check of all its bytes."""
     directory = cache / "images" / key
-    try:
-        manifest = _manifest(directory)
-    except (InputError, WrongValueError):
-        raise _DamagedError(f"{_MANIFEST} is not readable") from None
+    manifest = store.manifest(directory / _MANIFEST, _Manifest)
     for name in ("vmlinuz", "initrd"):
         if not (directory / name).is_file():
-            raise _DamagedError(f"{name} is missing")
+            raise store.DamagedError(f"{name} is missing")
         if _sha256(directory / name) != manifest.sha256.get(name):
-            raise _DamagedError(f"{name} has changed since it was built")
+            raise store.DamagedError(f"{name} has changed since it was built")
     keys = cache / "keys"
     try:
         host_key = ssh.host_key_line(keys)
         if _digest(ssh.overlay(keys)) != manifest.keys_sha256:
-            raise _DamagedError("it was built with other SSH keys")
+            raise store.DamagedError("it was built with other SSH keys")
     except (OSError, ValueError, KeyError):
-        raise _DamagedError("its SSH keys are not readable") from None
+        raise store.DamagedError("its SSH keys are not readable") from None
     with contextlib.suppress(OSError):  # a cache may be read-only
         os.utime(directory)
     return Image(
@@ -203,25 +174,9 @@ class _Manifest:
     keys_sha256: str
 
 
-def _manifest(directory: Path) -> _Manifest:
-    """Return an image's manifest. FileNotFoundError, or InputError or WrongValueError."""
-    path = directory / _MANIFEST
-    try:
-        return build(_Manifest, json_of(path, read_text(path)), extra=True)
-    except MissingFileError as error:
-        raise FileNotFoundError(errno.ENOENT, str(error), str(path)) from None
-
-
-def _is_image(directory: Path) -> bool:
-    """Return whether a directory is an image that we built, whatever the cache has beside it."""
-    try:
-        return bool(_manifest(directory))
-    except (OSError, InputError, WrongValueError):
-        return False
-
-
 def _build(cache: Path, key: str, say: Progress) -> None:
     """Build the image under a temporary name and rename it. The caller holds the lock."""
+    say("building the guest image (once; it is kept)")
     images = cache / "images"
     private_directory(images)
     remove_leftovers(images, ".build-")  # of a killed process: the lock is ours
@@ -248,7 +203,8 @@ def _build(cache: Path, key: str, say: Progress) -> None:
             target.rename(Path(name) / "damaged")
         ready.rename(target)
     for other in images.iterdir():
-        if _is_image(other) and time.time() - other.stat().st_mtime > _UNUSED_AFTER:
+        ours = store.has_manifest(other / _MANIFEST, _Manifest)
+        if ours and time.time() - other.stat().st_mtime > _UNUSED_AFTER:
             shutil.rmtree(other, ignore_errors=True)
     say(f"guest image ready: {target}")
 
@@ -309,43 +265,17 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@contextlib.contextmanager
-def exclusive(cache: Path, say: Progress) -> Iterator[None]:
-    """Hold the lock of the cache; the kernel releases it when the process ends."""
-    with (cache / "lock").open("a+") as file:
-        deadline = time.monotonic() + BUILD_DEADLINE
-        waiting = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                file.seek(0)
-                holder = f"process {file.read().strip() or '(unknown)'}"
-            if not waiting:
-                say(f"waiting for {holder} to build the guest image")
-                waiting = True
-            if time.monotonic() > deadline:
-                raise ImageError(
-                    f"{holder} has been building the guest image in {cache} for more than "
-                    f"{BUILD_DEADLINE:.0f} s: end it, then try again"
-                )
-            time.sleep(_POLL)
-        file.seek(0)
-        if not re.fullmatch(r"\d{0,10}\s?", file.read(16)):
-            raise ImageError(
-                f"{cache / 'lock'} is a file of yours: set VBLK_CACHE to a directory for this alone"
-            )
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+def exclusive(cache: Path, say: Progress) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock of the cache, whose directory is made. StoreError after BUILD_DEADLINE."""
+    return store.exclusive(cache, BUILD_DEADLINE, "build the guest image", say)
 
 
 @contextlib.contextmanager
 def one_line_errors(cache: Path) -> Iterator[None]:
     try:
         yield
+    except store.StoreError as error:
+        raise ImageError(str(error)) from None
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise no_space(cache) from None

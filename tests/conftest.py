@@ -55,7 +55,7 @@ class FakeTarget(Target):
         print("TARGET CLOSED")
 
     def identities(self):
-        return (DeviceIdentity("fake", (2, 1)),)
+        return (DeviceIdentity("fake", (2, 1), frozenset({"front"})),)
 
     def facts(self):
         return {"qemu": "a fake", "guest-kernel": "none"}

@@ -11,6 +11,7 @@ import pytest
 
 from harness.defects.catalogue import defects
 from harness.report.deviations import load
+from harness.targets.backing_sides import qemu_parts
 from harness.virtio.catalogue import UnknownClauseError, clauses, lookup, weakest
 
 ROOT = Path(__file__).parent.parent
@@ -68,3 +69,12 @@ def test_every_recorded_deviation_is_of_tests_that_exist(suite: str) -> None:
             for pattern in deviation.tests:
                 changed = type(deviation)(**{**vars(deviation), "tests": (pattern,)})
                 assert any(changed.covers(node) for node in nodes), f"{path.name}: {pattern}"
+
+
+@pytest.mark.parametrize("folder", ["conformance", "conformance/hardening"])
+def test_every_record_of_a_part_of_qemu_names_a_part_that_a_target_has(folder: str) -> None:
+    parts = qemu_parts("pc", False) | qemu_parts("pc", True) | qemu_parts("microvm", False)
+    recorded = {record.part for record in load(ROOT / folder / "deviations" / "qemu.toml")}
+
+    assert "virtio-blk" in recorded
+    assert recorded - parts <= {""}

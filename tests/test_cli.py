@@ -88,7 +88,7 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str], command: str) -> 
         (["--disk", "no-such-file"], "this is neither a size (like 64M) nor a file"),
         (["--disk", "1000"], "a disk's size is a multiple of 512"),
         (["--disk", "0"], "at least one sector"),
-        (["--disk", "8388608T"], "no file is that large"),
+        (["--disk", "8388608T"], "this is larger than a file can be"),
         (["--memory", "1048576"], "--memory 1048576: 64 to 1048575 MiB"),
         (["--memory", "8"], "--memory 8: 64 to 1048575 MiB"),
         (["--qemu", "/nonexistent"], "there is no QEMU at /nonexistent"),

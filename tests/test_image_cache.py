@@ -236,7 +236,7 @@ def test_waiting_for_another_build_has_a_deadline(monkeypatch: pytest.MonkeyPatc
     process.start()
     try:
         assert started.wait(DEADLINE)
-        with pytest.raises(images.ImageError, match=f"process {process.pid} has been building"):
+        with pytest.raises(images.ImageError, match=f"process {process.pid} takes more than"):
             images.ensure()
     finally:
         process.kill()

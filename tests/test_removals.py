@@ -68,8 +68,6 @@ KNOWN = {
     "harness/machine/templates.py::_make: write_text": MADE,
     "harness/machine/templates.py::_make: rename": "to and from a directory made here",
     "harness/machine/templates.py::_prune: rmtree": "a template: it has our manifest",
-    "harness/machine/templates.py::_exclusive: open": CACHE,
-    "harness/machine/templates.py::_exclusive: truncate": CACHE,
     "harness/model/defects/requests.py::read_only_written: os.open": RUN,
     "harness/model/main.py::Export.close: unlink": "the socket that it listened on",
     "harness/model/storage.py::Storage.__init__: os.open": RUN,
@@ -100,8 +98,6 @@ KNOWN = {
     "images/cache.py::_build: write_text": MADE,
     "images/cache.py::_build: rmtree": "an image: it has our manifest",
     "images/cache.py::fetch: rename": "from a directory made here, to a name that is a digest",
-    "images/cache.py::exclusive: open": CACHE,
-    "images/cache.py::exclusive: truncate": CACHE,
     "images/foreign.py::_unpack: rename": "to and from a directory made here; the name is a digest",
     "images/foreign.py::_unpack: touch": MADE,
     "images/foreign.py::_unpack: write_text": MADE,
@@ -115,6 +111,8 @@ KNOWN = {
     "images/ssh.py::_save: unlink": "a temporary name in the cache's directory of keys",
     "images/ssh.py::_save: os.open": "O_EXCL: made here",
     "images/ssh.py::_save: replace": "a key that cannot be read, in the cache's directory of keys",
+    "images/store.py::exclusive: open": CACHE,
+    "images/store.py::exclusive: truncate": CACHE,
 }
 """Place and call -> why it touches nothing of the user's."""
 

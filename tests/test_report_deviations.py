@@ -57,6 +57,16 @@ def test_a_record_may_be_for_some_targets_only(tmp_path: Path) -> None:
         assert some.affects("qemu", (7, 2, 0), target) is affected
 
 
+def test_a_record_of_a_part_is_for_devices_that_have_the_part(tmp_path: Path) -> None:
+    whole = only(tmp_path)
+    part = replace(whole, part="virtio-blk")
+    in_qemu, front_end = {"virtio-blk", "virtio-pci"}, {"vhost-user-blk-pci", "virtio-pci"}
+
+    for parts, affected in ((in_qemu, True), (front_end, False), ((), True)):
+        assert whole.affects("qemu", (7, 2, 0), "mine", parts)
+        assert part.affects("qemu", (7, 2, 0), "mine", parts) is affected
+
+
 def test_another_implementation_is_not_affected(tmp_path: Path) -> None:
     assert not only(tmp_path).affects("spdk", (7, 2, 0), "qtest-pci")
 

@@ -179,7 +179,11 @@ class DeviceDriver(Driver):
     # --- virtqueues
 
     def queue_setup(
-        self, index: int, size: int | None = None, vector: int | None = None
+        self,
+        index: int,
+        size: int | None = None,
+        vector: int | None = None,
+        least_aligned: bool = False,
     ) -> QueueLayout:
         largest = self.transport.queue_max_size(index)
         if not largest:
@@ -192,12 +196,14 @@ class DeviceDriver(Driver):
         if self.transport.legacy:
             if size != largest:
                 raise BadArgumentError(f"a legacy virtqueue must have the device's size, {largest}")
+            if least_aligned:
+                raise BadArgumentError("a legacy virtqueue has one alignment, that of its device")
             align = self.transport.queue_align
             queue = SplitQueue(self.memory, index, size, align, event_idx=event_idx)
         elif accepted & Feature.RING_PACKED.mask:
-            queue = PackedQueue(self.memory, index, size, in_order, event_idx)
+            queue = PackedQueue(self.memory, index, size, in_order, event_idx, least_aligned)
         else:
-            queue = SplitQueue(self.memory, index, size, None, in_order, event_idx)
+            queue = SplitQueue(self.memory, index, size, None, in_order, event_idx, least_aligned)
         self.transport.queue_vector = vector
         self.transport.queue_enable(queue.layout)
         self._notification_data = bool(accepted & Feature.NOTIFICATION_DATA.mask)

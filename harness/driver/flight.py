@@ -9,7 +9,7 @@ from itertools import pairwise
 from harness.driver.errors import BadArgumentError
 from harness.driver.interface import CANARY, GUARD, Buffer, Completion, Request
 from harness.driver.memory import DmaMemory
-from harness.driver.virtqueue.base import Virtqueue
+from harness.driver.virtqueue.base import PAGE, Virtqueue
 from harness.virtio.blk import REQUEST_HEADER, STATUS_UNWRITTEN
 
 
@@ -64,6 +64,8 @@ class Flight:
         ]
         offsets, end = [], GUARD
         for length, _ in pieces:
+            if request.shift is not None:
+                end += (request.shift - end) % PAGE
             offsets.append(end)
             end += length + GUARD
         image = bytearray([CANARY]) * end
@@ -74,7 +76,7 @@ class Flight:
                 taken += length
         image[offsets[-1] + pieces[-1][0] - 1] = STATUS_UNWRITTEN
 
-        block = memory.alloc(end)
+        block = memory.alloc(end, 16 if request.shift is None else PAGE)
         memory.view(block, end)[:] = image
         buffers = [
             Buffer(block + offset, length, writable)
@@ -82,7 +84,7 @@ class Flight:
         ]
         flight = cls(request, block, bytes(image), buffers, queue)
         try:
-            flight.head = queue.add(buffers, request.indirect)
+            flight.head = queue.add(buffers, request.indirect, request.shift, request.unusual)
         except BadArgumentError:
             memory.free(block)
             raise

@@ -93,6 +93,12 @@ class Request:
     default (header | data, data | status). Empty `data`, or a `receive` of 0,
     gets no descriptor. With `indirect` the chain is in an indirect table;
     INDIRECT_DESC must have been negotiated.
+
+    With `shift` each buffer, and the indirect table, begins this number of bytes
+    after a multiple of 4096; None leaves the addresses to the driver. With
+    `unusual` the driver uses what it is free in: links of an indirect table that
+    are out of order, and other values in fields that the device has to ignore
+    (virtio 2.7.5, 2.8.6, 2.8.7).
     """
 
     type: int
@@ -103,6 +109,8 @@ class Request:
     readable: tuple[int, ...] = ()
     writable: tuple[int, ...] = ()
     indirect: bool = False
+    shift: int | None = None
+    unusual: bool = False
 
 
 @dataclass(frozen=True)
@@ -303,14 +311,19 @@ class Driver(ABC):
 
     @abstractmethod
     def queue_setup(
-        self, index: int, size: int | None = None, vector: int | None = None
+        self,
+        index: int,
+        size: int | None = None,
+        vector: int | None = None,
+        least_aligned: bool = False,
     ) -> QueueLayout:
         """Allocate memory for a virtqueue and enable it.
 
         `size` is in descriptors; None means the largest that the device permits. With
         MSI-X, `vector` is written to queue_msix_vector before the queue is enabled
         (virtio 4.1.4.3.2), without a check of what the register shows then; None means
-        the vector that `use_msix` chooses.
+        the vector that `use_msix` chooses. With `least_aligned` the address of each area
+        is a multiple of what the specification demands, and of no more (virtio 2.7, 2.8).
         """
 
     @abstractmethod

@@ -55,14 +55,16 @@ class DmaMemory:
         self._given.clear()
         self._free = [(region.address, region.end) for region in self.regions]
 
-    def alloc(self, length: int, align: int = 16) -> int:
+    def alloc(self, length: int, align: int = 16, shift: int = 0) -> int:
         """Allocate zeroed memory and return its bus address.
 
-        Raises BadArgumentError if no region has room.
+        The address is `shift` bytes after a multiple of `align`. Raises BadArgumentError if no
+        region has room.
         """
-        if length <= 0 or align <= 0 or align & (align - 1):
-            raise BadArgumentError(f"cannot allocate {length} bytes aligned to {align}")
-        address = self._first_fit(length, align)
+        if length <= 0 or align <= 0 or align & (align - 1) or not 0 <= shift < align:
+            placed = f" + {shift}" if shift else ""
+            raise BadArgumentError(f"cannot allocate {length} bytes aligned to {align}{placed}")
+        address = self._first_fit(length, align, shift)
         while address is None:
             region = self._grow() if self._grow else None
             if region is None or length > len(region.view):
@@ -74,13 +76,13 @@ class DmaMemory:
                     },
                 )
             self._add(region)
-            address = self._first_fit(length, align)
+            address = self._first_fit(length, align, shift)
         self.view(address, length)[:] = bytes(length)
         return address
 
-    def _first_fit(self, length: int, align: int) -> int | None:
+    def _first_fit(self, length: int, align: int, shift: int) -> int | None:
         for index, (start, end) in enumerate(self._free):
-            address = -(-start // align) * align
+            address = -((shift - start) // align) * align + shift
             if address + length > end:
                 continue
             pieces = [(start, address), (address + length, end)]

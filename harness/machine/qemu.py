@@ -30,32 +30,41 @@ def find_qemu(path: str | None = None) -> Qemu:
     Raises MachineError if there is none, if it cannot run, if it is not QEMU, or
     if it is older than 7.2.
     """
-    found = shutil.which(PROGRAM if path is None else path)
-    if found is None:
+    program = shutil.which(PROGRAM if path is None else path)
+    if program is None:
         raise MachineError(_why_not_found(path))
+    found = version_of(program, "QEMU", "QEMU emulator version")
+    if found.version < MINIMUM:
+        raise MachineError(
+            f"{found.path} is QEMU {'.'.join(map(str, found.version))}; {MINIMUM[0]}.{MINIMUM[1]}"
+            f" or newer is needed ({INSTALL}, or name another with --qemu PATH)"
+        )
+    return found
+
+
+def version_of(path: str, name: str, prefix: str) -> Qemu:
+    """Run a program with `--version`, whose first line must be `prefix` and a version.
+
+    `name` is that of the program in messages. Raises MachineError if it does not run, takes more
+    than 20 s, or is another program.
+    """
     try:
         answer = subprocess.run(
-            [found, "--version"], capture_output=True, text=True, errors="replace", timeout=20
+            [path, "--version"], capture_output=True, text=True, errors="replace", timeout=20
         )
     except subprocess.TimeoutExpired:
-        raise MachineError(f"{found} did not answer --version within 20 s") from None
+        raise MachineError(f"{path} did not answer --version within 20 s") from None
     except OSError as error:
-        raise MachineError(f"{found} does not run: {error.strerror}") from error
+        raise MachineError(f"{path} does not run: {error.strerror}") from error
     if answer.returncode != 0:
         raise MachineError(
-            f"{found} --version failed with status {answer.returncode}", answer.stderr.strip()
+            f"{path} --version failed with status {answer.returncode}", answer.stderr.strip()
         )
     text = answer.stdout.strip().partition("\n")[0]
-    match = re.match(r"QEMU emulator version (\d+)\.(\d+)(?:\.(\d+))?", text)
+    match = re.match(rf"{re.escape(prefix)} (\d+)\.(\d+)(?:\.(\d+))?", text)
     if match is None:
-        raise MachineError(f"{found} is not QEMU: its --version says {text!r}")
-    version = (int(match[1]), int(match[2]), int(match[3] or 0))
-    if version < MINIMUM:
-        raise MachineError(
-            f"{found} is QEMU {'.'.join(map(str, version))}; {MINIMUM[0]}.{MINIMUM[1]} or newer"
-            f" is needed ({INSTALL}, or name another with --qemu PATH)"
-        )
-    return Qemu(Path(found), version, text)
+        raise MachineError(f"{path} is not {name}: its --version says {text!r}")
+    return Qemu(Path(path), (int(match[1]), int(match[2]), int(match[3] or 0)), text)
 
 
 def _why_not_found(path: str | None) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +18,7 @@ from harness.machine.errors import DisconnectedError, MachineError
 from harness.machine.logs import end_of, tail
 from harness.machine.monitor import LoopThread, Monitor
 from harness.machine.process import Process
-from harness.machine.qemu import Qemu
+from harness.machine.qemu import Qemu, version_of
 from harness.machine.rundir import RunDir
 
 PROGRAM = "qemu-storage-daemon"
@@ -43,19 +41,7 @@ def find_storage_daemon(path: str | None = None) -> Qemu:
     found = shutil.which(path or PROGRAM)
     if found is None:
         raise MachineError(f"{path or PROGRAM} is no program on this machine; {INSTALL}")
-    try:
-        answer = subprocess.run(
-            [found, "--version"], capture_output=True, text=True, errors="replace", timeout=20
-        )
-    except subprocess.TimeoutExpired:
-        raise MachineError(f"{found} did not answer --version within 20 s") from None
-    except OSError as error:
-        raise MachineError(f"{found} does not run: {error.strerror}") from error
-    text = answer.stdout.strip().partition("\n")[0]
-    match = re.match(rf"{PROGRAM} version (\d+)\.(\d+)(?:\.(\d+))?", text)
-    if match is None:
-        raise MachineError(f"{found} is not {PROGRAM}: its --version says {text!r}")
-    return Qemu(Path(found), (int(match[1]), int(match[2]), int(match[3] or 0)), text)
+    return version_of(found, PROGRAM, f"{PROGRAM} version")
 
 
 class _Daemon(Process):

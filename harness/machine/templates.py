@@ -10,33 +10,21 @@ another key, and a template is never compared with a configuration.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.inputs import (
-    InputError,
-    MissingFileError,
-    WrongValueError,
-    build,
-    json_of,
-    read_text,
-)
 from harness.machine.command import Saved
 from harness.machine.errors import MachineError
 from harness.machine.ramfile import extents
 from harness.outputs import mark, remove_leftovers
-from images.private import private_directory
+from images import store
 
 KEPT = 12
 """Number of templates that are kept, those used last, when another one is created."""
@@ -44,7 +32,6 @@ KEPT = 12
 WAIT_DEADLINE = 600.0
 """Seconds that a process waits for another one to create a template."""
 
-_POLL = 0.1  # seconds
 _CHUNK = 1 << 20
 _ZEROES = bytes(_CHUNK)
 _MANIFEST = "template.json"
@@ -56,10 +43,6 @@ Progress = Callable[[str], None]
 
 class TemplateError(MachineError):
     """The template cannot be created. The machine can still be booted instead."""
-
-
-class _DamagedError(Exception):
-    """A template differs from what was created; the message says how."""
 
 
 @dataclass(frozen=True)
@@ -92,24 +75,22 @@ def ensure(directory: Path, key: str, make: Make, progress: Progress) -> Templat
     stored, and the errors of `make`.
     """
     try:
-        with contextlib.suppress(_DamagedError, FileNotFoundError):
-            return _load(directory / key)
-        private_directory(directory)
-        with _exclusive(directory, progress):
-            try:
-                return _load(directory / key)  # another process may have made it meanwhile
-            except FileNotFoundError:
-                pass
-            except _DamagedError as damage:
-                progress(f"the cached template is damaged ({damage}): making it again")
-            _make(directory, key, make)
-            _prune(directory)
-            try:
-                return _load(directory / key)
-            except (_DamagedError, FileNotFoundError) as error:
-                raise TemplateError(f"the template was damaged while made: {error}") from None
+        return store.ensure(
+            lambda: _load(directory / key),
+            lambda: _make_and_prune(directory, key, make),
+            lambda: store.exclusive(directory, WAIT_DEADLINE, "make a template", progress),
+            "template",
+            progress,
+        )
+    except store.StoreError as error:
+        raise TemplateError(str(error)) from None
     except OSError as error:
         raise TemplateError(f"no template in {directory}: {error.strerror}") from error
+
+
+def _make_and_prune(directory: Path, key: str, make: Make) -> None:
+    _make(directory, key, make)
+    _prune(directory)
 
 
 def _make(directory: Path, key: str, make: Make) -> None:
@@ -144,39 +125,19 @@ class _Manifest:
     sha256: dict[str, str]
 
 
-def _manifest(directory: Path) -> _Manifest:
-    """Return a template's manifest. FileNotFoundError, or InputError or WrongValueError."""
-    path = directory / _MANIFEST
-    try:
-        return build(_Manifest, json_of(path, read_text(path)), extra=True)
-    except MissingFileError as error:
-        raise FileNotFoundError(errno.ENOENT, str(error), str(path)) from None
-
-
-def _is_template(directory: Path) -> bool:
-    """Return whether a directory is a template that we made."""
-    try:
-        return bool(_manifest(directory))
-    except (OSError, InputError, WrongValueError):
-        return False
-
-
 def _load(directory: Path) -> Template:
     """Return the template in a directory, after a check of all its bytes."""
     saved = _saved(directory)
-    try:
-        manifest = _manifest(directory)
-    except (InputError, WrongValueError):
-        raise _DamagedError(f"{_MANIFEST} is not readable") from None
+    manifest = store.manifest(directory / _MANIFEST, _Manifest)
     try:
         stamps = _stamps(saved)
         for path in _files(saved):
             if not path.is_file():
-                raise _DamagedError(f"{path.name} is missing")
+                raise store.DamagedError(f"{path.name} is missing")
             if manifest.sha256.get(path.name) != _digest(path):
-                raise _DamagedError(f"{path.name} has changed since it was made")
+                raise store.DamagedError(f"{path.name} has changed since it was made")
     except FileNotFoundError as error:
-        raise _DamagedError(f"{Path(error.filename).name} is missing") from None
+        raise store.DamagedError(f"{Path(error.filename).name} is missing") from None
     with contextlib.suppress(OSError):
         os.utime(directory)
     return Template(saved, manifest.facts, stamps)
@@ -217,42 +178,8 @@ def _digest(path: Path) -> str:
 def _prune(directory: Path) -> None:
     """Remove all but the templates used last. A running machine keeps its open files."""
     with_use = sorted(
-        filter(_is_template, directory.iterdir()),
+        (path for path in directory.iterdir() if store.has_manifest(path / _MANIFEST, _Manifest)),
         key=lambda path: path.stat().st_mtime,
     )
     for path in with_use[:-KEPT]:
         shutil.rmtree(path, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _exclusive(directory: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock; the kernel releases it when the process ends."""
-    deadline = time.monotonic() + WAIT_DEADLINE
-    with (directory / "lock").open("a+") as file:
-        waiting = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                file.seek(0)
-                holder = f"process {file.read().strip() or '(unknown)'}"
-            if not waiting:
-                progress(f"waiting for {holder} to make a template")
-                waiting = True
-            if time.monotonic() > deadline:
-                raise TemplateError(
-                    f"{holder} has been making a template in {directory} for more than"
-                    f" {WAIT_DEADLINE:.0f} s: end it, then try again"
-                )
-            time.sleep(_POLL)
-        file.seek(0)
-        if not re.fullmatch(r"\d{0,10}\s?", file.read(16)):
-            raise TemplateError(
-                f"{directory / 'lock'} is a file of yours: set VBLK_CACHE to a directory for this"
-                " alone"
-            )
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield

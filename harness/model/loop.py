@@ -39,7 +39,9 @@ class Loop:
                 # An earlier handler of this round may have removed this descriptor.
                 if handler := self._handlers.get(fd):
                     handler()
-            while self._timers and self._timers[0][0] <= time.monotonic():
+            # A handler that asks to be called at once is called after the descriptors' turn.
+            now = time.monotonic()
+            while self._timers and self._timers[0][0] <= now:
                 heapq.heappop(self._timers)[2]()
 
     def _patience(self) -> float | None:

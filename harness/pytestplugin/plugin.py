@@ -311,9 +311,10 @@ def _affecting(item: pytest.Item, bench: TargetRun) -> list[Deviation]:
     recorded = item.stash.get(DEVIATIONS, ())
     if not recorded or bench.target is None:
         return []
+    target = bench.name.partition("+")[0]
     return [
         deviation
         for deviation in recorded
         for device in bench.target.identities()
-        if deviation.affects(device.implementation, device.version, bench.name.partition("+")[0])
+        if deviation.affects(device.implementation, device.version, target, device.parts)
     ]

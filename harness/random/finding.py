@@ -48,7 +48,9 @@ class Known:
                 deviation
                 for identity in identities
                 for deviation in recorded
-                if deviation.affects(identity.implementation, identity.version, target)
+                if deviation.affects(
+                    identity.implementation, identity.version, target, identity.parts
+                )
             )
         )
 

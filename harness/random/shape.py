@@ -13,7 +13,7 @@ from harness.virtio.features import LEGACY_ONLY, Feature, mask, members
 SERVED = SUPPORTED | mask(Feature.RING_PACKED, Feature.EVENT_IDX, Feature.RING_RESET)
 """Features that a session can handle: the driver's own, and others that the suite negotiates."""
 
-MUST = mask(Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.BLK_RO)
+MUST = mask(Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM, Feature.BLK_RO)
 """Features that are accepted whenever they are offered."""
 
 

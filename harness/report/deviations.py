@@ -8,19 +8,24 @@ A file `deviations/<implementation>.toml` next to the tests contains tables:
     versions = ">=7.2"                        # of the implementation; comparisons, comma-separated
     seen = "used index"                       # regular expression, found in the failure's message
     why = "what the device does, and where in its source"
+    part = "virtio-pci"                       # of the implementation; default: all of it
     targets = ["*-pci*"]                      # fnmatch patterns; default: every target
     sometimes = true                          # a race: the test may pass; default: false
 
 A test that fails as recorded is an expected failure. A test that passes on an affected version
 fails, unless the deviation is a race: the record has to be removed. A failure with another message
 remains a failure.
+
+A device may consist of some parts of an implementation: of QEMU, `virtio-pci` in front of
+`virtio-blk`, or `vhost-user-blk-pci` in front of a back-end that is not QEMU. A record with a part
+applies only to a device that has this part.
 """
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -95,11 +100,22 @@ class Deviation:
     why: str
     targets: tuple[str, ...] = ("*",)
     sometimes: bool = False
+    part: str = ""
 
-    def affects(self, implementation: str, version: Version, target: str) -> bool:
-        """Return True if this version of this implementation deviates on this target."""
+    def affects(
+        self,
+        implementation: str,
+        version: Version,
+        target: str,
+        parts: Collection[str] = (),
+    ) -> bool:
+        """Return True if this version of this implementation deviates on this target.
+
+        `parts` are the parts of the implementation that the device consists of; none means all.
+        """
         return (
             implementation == self.implementation
+            and (not self.part or not parts or self.part in parts)
             and any(fnmatchcase(target, pattern) for pattern in self.targets)
             and all(
                 compare(version[: len(bound)], bound) for compare, bound in _bounds(self.versions)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 GLANCE = 0.06
 """Seconds between two looks at a process. A process that sleeps at both looks is idle."""
 
+LOOKS = 20
+LOOK_PAUSE = 0.005
+"""Number of looks, and seconds between two. A process that sleeps at one of them does not poll."""
+
 ENOUGH = 0.5
 """Seconds of CPU that a process has to use without a pause to count as spinning.
 
@@ -65,11 +69,18 @@ def worst(judgements: Iterable[Judgement]) -> Judgement:
 
 
 class ProcessWatch:
-    """Watches our processes that are the device, from now on; none for an external device."""
+    """Watches our processes that are the device, from now on; none for an external device.
+
+    A process that uses a CPU without a pause already when the watch begins polls by design. It is
+    not judged as spinning.
+    """
 
     def __init__(self, processes: Iterable[DeviceProcess]) -> None:
         self._processes = tuple(processes)
         self._memory = {process.pid: process.own_memory() for process in self._processes}
+        self._polling = frozenset(
+            process.pid for process in self._processes if process.polls or self._polls(process)
+        )
         self._ended: Judgement | None = None
 
     def crash(self, within: float = 0.0) -> Judgement | None:
@@ -94,10 +105,20 @@ class ProcessWatch:
         if self._ended:
             return self._ended
         for process in self._processes:
-            at_rest = process.polls or self._at_rest(process)
-            if not at_rest and (judgement := self._observe(process)):
+            if process.pid in self._polling:
+                continue
+            if not self._at_rest(process) and (judgement := self._observe(process)):
                 return judgement
         return None
+
+    @classmethod
+    def _polls(cls, process: DeviceProcess) -> bool:
+        """Return True if a process uses a CPU without a pause, before anything was done to it."""
+        for _ in range(LOOKS):
+            if not process.runnable():
+                return False
+            time.sleep(LOOK_PAUSE)
+        return cls._observe(process) is not None
 
     @staticmethod
     def _at_rest(process: DeviceProcess) -> bool:
@@ -163,7 +184,7 @@ class ProcessWatch:
                     self._ended = _hung(process)
                     process.kill()
                     return
-            elif spent >= SURELY and not process.polls:
+            elif spent >= SURELY and process.pid not in self._polling:
                 self._ended = _spins(process, spent, wall)
                 process.kill()
                 return

@@ -28,6 +28,15 @@ def check_board(board: Board, spec: DiskSpec) -> None:
         )
 
 
+def qemu_parts(board: Board, vhost_user: bool) -> frozenset[str]:
+    """Return the parts of QEMU that a disk consists of, by their names in records of deviations.
+
+    `vhost_user` says that its virtqueues and requests are served by a back-end outside QEMU.
+    """
+    transport = "virtio-mmio" if board == "microvm" else "virtio-pci"
+    return frozenset({transport, "vhost-user-blk-pci" if vhost_user else "virtio-blk"})
+
+
 def machine_process(machine: Machine) -> tuple[DeviceProcess, ...]:
     """Return the QEMU process of a machine that runs or has run."""
     if machine.pid is None:

@@ -136,10 +136,15 @@ class Plugged(ABC):
 
 @dataclass(frozen=True)
 class DeviceIdentity:
-    """Name under which a device's deviations are filed, and the device's version."""
+    """Name under which a device's deviations are filed, and the device's version.
+
+    `parts` are the parts of the implementation that the device consists of, by the names in the
+    files of deviations; none means all of them.
+    """
 
     implementation: str
     version: tuple[int, ...]
+    parts: frozenset[str] = frozenset()
 
 
 class Target(ABC):

@@ -27,7 +27,13 @@ from harness.driver.transport.pci_legacy import PciLegacy
 from harness.machine import Drive, Machine, MachineConfig, MachineError, Qemu, find_qemu
 from harness.machine.command import Board, Interface
 from harness.robustness.device_process import DeviceProcess
-from harness.targets.backing_sides import DriveSide, ExportSide, check_board, machine_process
+from harness.targets.backing_sides import (
+    DriveSide,
+    ExportSide,
+    check_board,
+    machine_process,
+    qemu_parts,
+)
 from harness.targets.base import DeviceIdentity, Plugged, Target, TargetError, translated
 from harness.targets.daemon import BY_QEMU, Daemon
 from harness.targets.prefetch import Prefetch
@@ -296,7 +302,8 @@ class QtestTarget(Target):
 
     def identities(self) -> tuple[DeviceIdentity, ...]:
         """Return QEMU and its version, and the back-end's if there is one."""
-        qemu = DeviceIdentity("qemu", self._found().version)
+        parts = qemu_parts(self.variant.board, self.variant.vhost_user)
+        qemu = DeviceIdentity("qemu", self._found().version, parts)
         return (qemu, self._daemon.identity()) if self.variant.vhost_user else (qemu,)
 
     def facts(self) -> dict[str, str]:

@@ -212,7 +212,11 @@ class DeviceModel(Driver):
         area[start : start + len(data)] = data
 
     def queue_setup(
-        self, index: int, size: int | None = None, vector: int | None = None
+        self,
+        index: int,
+        size: int | None = None,
+        vector: int | None = None,
+        least_aligned: bool = False,
     ) -> QueueLayout:
         self.ready = True
         return QueueLayout(index, self.queue_size, 0, 0, 0)

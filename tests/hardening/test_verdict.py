@@ -14,7 +14,8 @@ from harness.robustness.fate import Fate
 from harness.robustness.process_watch import GROWTH, Judgement, ProcessWatch, worst
 
 SLEEPS = "import time; time.sleep(60)"
-SPINS = "print('ready', flush=True)\nwhile True: pass"
+POLLS = "print('ready', flush=True)\nwhile True: pass"
+SPINS = f"input()\n{POLLS}"
 GROWS = f"""
 print('ready', flush=True)
 input()
@@ -75,10 +76,12 @@ def test_a_process_that_sleeps_is_not_judged(subject: list[Subject]) -> None:
 
 def test_a_process_that_spins_is_seen_however_busy_the_host(subject: list[Subject]) -> None:
     spinners = [start(subject, SPINS) for _ in range(3)]  # more than this process has CPUs
+    vitals = ProcessWatch([spinners[0].process])
     for child in spinners:
+        child.say()
         child.hear()
 
-    judgement = ProcessWatch([spinners[0].process]).spin()
+    judgement = vitals.spin()
 
     assert judgement and judgement.fate is Fate.SPINS
     assert judgement.evidence.startswith("subject used 0.")
@@ -88,8 +91,9 @@ def test_a_process_that_spins_while_somebody_waits_for_it_is_ended(
     subject: list[Subject],
 ) -> None:
     spinner = start(subject, SPINS)
-    spinner.hear()
     vitals = ProcessWatch([spinner.process])
+    spinner.say()
+    spinner.hear()
 
     with vitals.guarded():
         ended = spinner.child.wait(30)
@@ -98,6 +102,17 @@ def test_a_process_that_spins_while_somebody_waits_for_it_is_ended(
     assert ended == -signal.SIGKILL
     assert judgement and judgement.fate is Fate.SPINS
     assert vitals.crash() is None
+
+
+def test_a_process_that_polled_before_does_not_spin(subject: list[Subject]) -> None:
+    poller = start(subject, POLLS)
+    poller.hear()
+    vitals = ProcessWatch([poller.process])
+
+    with vitals.guarded(), pytest.raises(subprocess.TimeoutExpired):
+        poller.child.wait(4)
+
+    assert vitals.spin() is None
 
 
 def test_a_process_that_sleeps_is_let_be(subject: list[Subject]) -> None:

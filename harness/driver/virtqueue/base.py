@@ -8,6 +8,10 @@ from collections.abc import Iterable, Sequence
 
 from harness.driver.interface import Buffer, QueueLayout, QueueState, Used
 from harness.driver.memory import DmaMemory
+from harness.virtio.ring import DESC_SIZE
+
+PAGE = 4096
+"""Bytes of a page, to which the shift of a request's buffers refers."""
 
 
 class Virtqueue(ABC):
@@ -52,11 +56,33 @@ class Virtqueue(ABC):
         self._order.popleft()
         return implied
 
+    def _area(self, length: int, align: int, least_aligned: bool) -> int:
+        """Allocate an area of the rings; with `least_aligned`, not at a multiple of 2 `align`."""
+        return (
+            self.memory.alloc(length, 2 * align, align)
+            if least_aligned
+            else (self.memory.alloc(length, align))
+        )
+
+    def _alloc_table(self, length: int, shift: int | None) -> int:
+        """Allocate an indirect table, `shift` bytes after a multiple of PAGE (None: anywhere)."""
+        if shift is None:
+            return self.memory.alloc(length, DESC_SIZE)
+        return self.memory.alloc(length, PAGE, shift)
+
     @abstractmethod
-    def add(self, buffers: Sequence[Buffer], indirect: bool = False) -> int:
+    def add(
+        self,
+        buffers: Sequence[Buffer],
+        indirect: bool = False,
+        shift: int | None = None,
+        unusual: bool = False,
+    ) -> int:
         """Write a chain of descriptors, or one with an indirect table, and return its head.
 
-        Raises BadArgumentError if there are not enough free descriptors.
+        `shift` is that of the indirect table, and `unusual` concerns its links and the
+        fields that the device ignores: see `Request`. Raises BadArgumentError if there are
+        not enough free descriptors.
         """
 
     @abstractmethod

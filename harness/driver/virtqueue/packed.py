@@ -25,18 +25,25 @@ from harness.virtio.ring import (
 )
 from harness.virtio.shared import Descriptors, fence, load_fence, store_fence
 
+UNUSUAL_ID = 0x5A5A
+"""Other bits in buffer ids that the device has to ignore (virtio 2.8.6, 2.8.7)."""
+
+UNUSUAL_FLAGS = DESC_F_NEXT | PACKED_DESC_F_AVAIL | PACKED_DESC_F_USED
+"""Flags of an indirect table's descriptors that the device has to ignore (virtio 2.8.7)."""
+
 
 @dataclass
 class _Chain:
     """The descriptors of one buffer id, and their place; `flags` are those of the first.
 
     `before` has the flags that were in the ring before, `writable` is the number of
-    device-writable bytes.
+    device-writable bytes. In an `unusual` chain only the last descriptor has the buffer id.
     """
 
     entries: list[tuple[int, int, int]]
     table: int | None
     writable: int
+    unusual: bool = False
     place: int = 0
     flags: int = 0
     before: list[int] = field(default_factory=list)
@@ -58,6 +65,7 @@ class PackedQueue(Virtqueue):
         size: int,
         in_order: bool = False,
         event_idx: bool = False,
+        least_aligned: bool = False,
     ) -> None:
         if not 0 < size <= MAX_QUEUE_SIZE:
             raise BadArgumentError(f"a virtqueue has 1 to {MAX_QUEUE_SIZE} descriptors, not {size}")
@@ -65,9 +73,9 @@ class PackedQueue(Virtqueue):
         self.layout = QueueLayout(
             index=index,
             size=size,
-            desc=memory.alloc(DESC_SIZE * size, DESC_SIZE),
-            driver=memory.alloc(EVENT_SUPPRESSION.size, 4),
-            device=memory.alloc(EVENT_SUPPRESSION.size, 4),
+            desc=self._area(DESC_SIZE * size, DESC_SIZE, least_aligned),
+            driver=self._area(EVENT_SUPPRESSION.size, 4, least_aligned),
+            device=self._area(EVENT_SUPPRESSION.size, 4, least_aligned),
         )
         self._ring = memory.view(self.layout.desc, DESC_SIZE * size)
         self._table = Descriptors(self._ring)
@@ -85,7 +93,13 @@ class PackedQueue(Virtqueue):
 
     # --- what the driver makes available
 
-    def add(self, buffers: Sequence[Buffer], indirect: bool = False) -> int:
+    def add(
+        self,
+        buffers: Sequence[Buffer],
+        indirect: bool = False,
+        shift: int | None = None,
+        unusual: bool = False,
+    ) -> int:
         """Write a chain into the ring, except its first flags, and return its buffer id."""
         if not buffers:
             raise BadArgumentError("a chain needs at least one buffer")
@@ -100,16 +114,16 @@ class PackedQueue(Virtqueue):
         ]
         table = None
         if indirect:
-            table = self.memory.alloc(DESC_SIZE * len(entries), DESC_SIZE)
+            table = self._alloc_table(DESC_SIZE * len(entries), shift)
             view = self.memory.view(table, DESC_SIZE * len(entries))
             descriptors = Descriptors(view)
             for position, (address, length, flags) in enumerate(entries):
-                descriptors.write(position, address, length, 0)
-                descriptors.set_last(position, flags)
-            entries = [(table, len(view), DESC_F_INDIRECT)]
+                descriptors.write(position, address, length, UNUSUAL_ID if unusual else 0)
+                descriptors.set_last(position, flags | (UNUSUAL_FLAGS if unusual else 0))
+            entries = [(table, len(view), DESC_F_INDIRECT | (DESC_F_WRITE if unusual else 0))]
         ident = self._ids.pop()
         writable = sum(buffer.length for buffer in buffers if buffer.writable)
-        self._chains[ident] = _Chain(entries, table, writable)
+        self._chains[ident] = _Chain(entries, table, writable, unusual)
         self._place(ident)
         return ident
 
@@ -119,11 +133,14 @@ class PackedQueue(Virtqueue):
         chain.place, chain.before = self._next + (0 if self._avail_wrap else self.size), []
         for position, (address, length, flags) in enumerate(chain.entries):
             at = self._next
+            written_id = ident
             if position < len(chain.entries) - 1:
                 flags |= DESC_F_NEXT
+                if chain.unusual:
+                    written_id ^= UNUSUAL_ID
             flags |= PACKED_DESC_F_AVAIL if self._avail_wrap else PACKED_DESC_F_USED
             chain.before.append(self._table.last(at))
-            self._table.write(at, address, length, ident)
+            self._table.write(at, address, length, written_id)
             if position:
                 store_fence()
                 self._table.set_last(at, flags)

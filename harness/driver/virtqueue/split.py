@@ -27,13 +27,20 @@ from harness.virtio.ring import (
 )
 from harness.virtio.shared import Descriptors, fence, load_fence, store_fence
 
+UNUSUAL = 0xFFFF
+"""Value of the next field of a descriptor that has no next, in an unusual chain."""
+
 
 @dataclass
 class _Chain:
-    """A chain: its descriptors, indirect table, and number of device-writable bytes."""
+    """A chain: its descriptors, indirect table, and number of device-writable bytes.
+
+    `length` is that of the table, in bytes.
+    """
 
     slots: list[int]
     table: int | None
+    length: int
     writable: int
     available: bool = False
 
@@ -53,14 +60,15 @@ class SplitQueue(Virtqueue):
         align: int | None = None,
         in_order: bool = False,
         event_idx: bool = False,
+        least_aligned: bool = False,
     ) -> None:
         if not 0 < size <= MAX_QUEUE_SIZE or size & (size - 1):
             raise BadArgumentError(f"{size} is no size for a split virtqueue: not a power of 2")
         super().__init__(memory, index, size, in_order, event_idx)
         if align is None:
-            desc = memory.alloc(DESC_SIZE * size, DESC_SIZE)
-            driver = memory.alloc(avail_size(size), 2)
-            device = memory.alloc(used_size(size), 4)
+            desc = self._area(DESC_SIZE * size, DESC_SIZE, least_aligned)
+            driver = self._area(avail_size(size), 2, least_aligned)
+            device = self._area(used_size(size), 4, least_aligned)
         else:
             driver_at, device_at, length = legacy_areas(size, align)
             desc = memory.alloc(length, align)
@@ -80,7 +88,13 @@ class SplitQueue(Virtqueue):
 
     # --- what the driver makes available
 
-    def add(self, buffers: Sequence[Buffer], indirect: bool = False) -> int:
+    def add(
+        self,
+        buffers: Sequence[Buffer],
+        indirect: bool = False,
+        shift: int | None = None,
+        unusual: bool = False,
+    ) -> int:
         """Write a chain of descriptors, or one with an indirect table, and return its head."""
         if not buffers:
             raise BadArgumentError("a chain needs at least one buffer")
@@ -90,21 +104,25 @@ class SplitQueue(Virtqueue):
                 f"queue {self.index} has {len(self._free)} free descriptors, not {needed}"
             )
         slots = self._free_slots(needed)
-        table = self.memory.alloc(DESC_SIZE * len(buffers), DESC_SIZE) if indirect else None
+        table = self._alloc_table(DESC_SIZE * len(buffers), shift) if indirect else None
+        ignored = UNUSUAL if unusual else 0
         if table is not None:
             view = self.memory.view(table, DESC_SIZE * len(buffers))
-            self._write_chain(Descriptors(view), range(len(buffers)), buffers)
+            order = list(range(len(buffers)))
+            if unusual:
+                order[1:] = reversed(order[1:])
+            self._write_chain(Descriptors(view), order, buffers, ignored)
             self._table.write(slots[0], table, len(view), DESC_F_INDIRECT)
-            self._table.set_last(slots[0], 0)
+            self._table.set_last(slots[0], ignored)
         else:
-            self._write_chain(self._table, slots, buffers)
+            self._write_chain(self._table, slots, buffers, ignored)
         if self.in_order:
             self._free = [slot for slot in self._free if slot not in slots]
         else:
             del self._free[-needed:]
         self._next = (slots[-1] + 1) % self.size
         writable = sum(buffer.length for buffer in buffers if buffer.writable)
-        self._chains[slots[0]] = _Chain(slots, table, writable)
+        self._chains[slots[0]] = _Chain(slots, table, DESC_SIZE * len(buffers), writable)
         return slots[0]
 
     def _free_slots(self, count: int) -> list[int]:
@@ -120,12 +138,15 @@ class SplitQueue(Virtqueue):
         return slots
 
     @staticmethod
-    def _write_chain(table: Descriptors, slots: Sequence[int], buffers: Sequence[Buffer]) -> None:
+    def _write_chain(
+        table: Descriptors, slots: Sequence[int], buffers: Sequence[Buffer], ignored: int
+    ) -> None:
+        """Write a chain; `ignored` goes into the last descriptor's next field."""
         for position, (slot, buffer) in enumerate(zip(slots, buffers, strict=True)):
             last = position == len(buffers) - 1
             flags = (DESC_F_WRITE if buffer.writable else 0) | (0 if last else DESC_F_NEXT)
             table.write(slot, buffer.address, buffer.length, flags)
-            table.set_last(slot, 0 if last else slots[position + 1])
+            table.set_last(slot, ignored if last else slots[position + 1])
 
     def publish(self, heads: Iterable[int]) -> None:
         """Put chains into the available ring, then update its index once (virtio 2.7.13)."""
@@ -204,8 +225,7 @@ class SplitQueue(Virtqueue):
         raw = b"".join(bytes(self._desc[DESC_SIZE * n : DESC_SIZE * (n + 1)]) for n in chain.slots)
         if chain.table is None:
             return raw
-        length = int.from_bytes(raw[8:12], "little")
-        return raw + bytes(self.memory.view(chain.table, length))
+        return raw + bytes(self.memory.view(chain.table, chain.length))
 
     def state(self) -> QueueState:
         """Return the indices and flags in memory."""

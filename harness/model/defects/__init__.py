@@ -13,6 +13,7 @@ from harness.model.defects import (  # noqa: F401  # they file their defects
     running,
     segments,
     split,
+    ways,
     zone_contents,
     zones,
 )

@@ -40,8 +40,6 @@ _disk("no-packed", "RING_PACKED is not offered", packed=False)
 _disk("no-in-order", "IN_ORDER is not offered", in_order=False)
 _disk("no-config-wce", "CONFIG_WCE is not offered", "wce", config_wce=False)
 _disk("secure-erase", "SECURE_ERASE is offered", secure_erase=True)
-_disk("lifetime", "LIFETIME is offered", lifetime=(1, 2, 3))
-_disk("lifetime-unknown", "LIFETIME is offered, all its values are 0", lifetime=(0, 0, 0))
 
 # --- sizes and limits
 
@@ -65,6 +63,9 @@ _disk("queue-size-8", "a queue has 8 descriptors", "queue size", queue_size=8)
 _disk("queue-size-1024", "a queue has 1024 descriptors", "queue size", queue_size=1024)
 _disk("queue-size-32768", "a queue has 32768 descriptors", "queue size", queue_size=32768)
 _disk("slow", "the storage does 60 operations a second", "speed", iops=60)
+# Over a plain file, which the disks of tests are, LIFETIME must not be offered (5.2.6.2-D-14).
+_disk("lifetime", "LIFETIME is offered", owned=True, lifetime=(1, 2, 3))
+_disk("lifetime-unknown", "LIFETIME is offered, all values 0", owned=True, lifetime=(0, 0, 0))
 _disk("never-unmaps", "no storage is given back", owned=True, unmap=False)
 
 # --- a disk that is as it is

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from harness.model.block import Block
+from harness.model.request import Request
 from harness.model.whims.registry import Original, Whim, also, file, whim
-from harness.virtio.blk import CONFIG_FIELDS
+from harness.virtio.blk import CONFIG_FIELDS, SEGMENT, Status
 from harness.virtio.features import Feature, mask
 
 FLUSH_OFFERED = "5.2.5.2-D-01a"
@@ -107,6 +108,19 @@ _field(
     max_write_zeroes_seg=1,
     max_secure_erase_seg=1,
 )
+
+
+@also("one-segment", Block.each_segment)
+def _takes_one(
+    original: Original, block: Block, request: Request, known: int, most: int, act: object
+) -> Status:
+    data = b"".join(request.data())
+    several = len(data) > SEGMENT.size and not len(data) % SEGMENT.size
+    if several and not any(flags & ~known for _, _, flags in SEGMENT.iter_unpack(data)):
+        return Status.IOERR
+    return Status(original(block, request, known=known, most=most, act=act))
+
+
 _field("geometry-unknown", "the geometry is 0", "geometry", cylinders=0, heads=0, sectors=0)
 _field(
     "discard-alignment-8", "discard_sector_alignment is 8", "alignment", discard_sector_alignment=8

@@ -16,7 +16,7 @@ from harness import interrupt
 from harness.diskspec import DiskSpec
 from harness.machine import MachineError, choose_accel, find_qemu
 from harness.machine.templates import Template, TemplateError
-from harness.targets.backing_sides import check_board
+from harness.targets.backing_sides import check_board, qemu_parts
 from harness.targets.base import DeviceIdentity, LacksError, Plugged, Progress, Target, translated
 from harness.targets.daemon import Daemon
 from harness.targets.guest.disk import GuestDisk, GuestExport, StartedDisk
@@ -129,7 +129,8 @@ class GuestPci(Target):
 
     def identities(self) -> tuple[DeviceIdentity, ...]:
         """Return QEMU and its version, and the back-end's if there is one."""
-        qemu = DeviceIdentity("qemu", self._found().qemu.version)
+        parts = qemu_parts(self.variant.board, self.variant.vhost_user)
+        qemu = DeviceIdentity("qemu", self._found().qemu.version, parts)
         return (qemu, self._daemon.identity()) if self.variant.vhost_user else (qemu,)
 
     def facts(self) -> dict[str, str]:
