@@ -111,6 +111,8 @@ def host_side(name: str, definition: UserTarget, place: str) -> HostSide:
 
     def command(text: str, capacity: int = 0) -> None:
         values = {
+            "program": definition.program,
+            "control": definition.control,
             "name": name,
             "socket": place,
             "file": definition.backing,

@@ -22,9 +22,10 @@ from harness.targets.guest.variants import Channel
 from harness.targets.host_pci import HostPci, checked_address
 from harness.targets.model import Model
 from harness.targets.owned_model import OwnedModel
+from harness.targets.profiles import profiles
 from harness.targets.qtest import QtestTarget
 from harness.targets.started import StartedTarget
-from harness.targets.userfile import UserTarget, load
+from harness.targets.userfile import UserTarget, load, profile
 from harness.targets.vfio_user import VfioUserSocket
 from harness.targets.vhost_user import VhostUserDaemon, VhostUserSocket
 
@@ -137,6 +138,9 @@ def descriptions() -> dict[str, str]:
     """Return every target's name and its description in one line."""
     _load_entry_points()
     return {
+        **{
+            name: f"profile: {table['program']}, started here" for name, table in profiles().items()
+        },
         **{name: description for name, (description, _) in _MAKERS.items()},
         f"{SOCKET_PREFIX}PATH": "the vhost-user back-end that listens on the socket PATH",
         f"{FUNCTION_PREFIX}ADDRESS": HostPci.description,
@@ -165,6 +169,8 @@ def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Tar
         return _owned(user[name].device, name, user[name])
     if name.startswith((SOCKET_PREFIX, FUNCTION_PREFIX, VFIO_USER_PREFIX)):
         return _owned(name, name, UserTarget(name))
+    if name in profiles():
+        return _owned(profiles()[name]["device"], name, profile(name))
     if name not in _MAKERS:
         there = ", ".join([*user, *descriptions()])
         raise TargetError(f"unknown target {name!r}; known: {there}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -21,11 +20,11 @@ from harness.driver.transport.pci import PciModern
 from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
 from harness.machine import cleanup
 from harness.machine.drive import Backing as FileBacking
+from harness.machine.drive import make_raw
 from harness.machine.errors import MachineError
 from harness.machine.foreign import ForeignDaemon, run
 from harness.machine.monitor import LoopThread
 from harness.machine.rundir import RunDir
-from harness.machine.storage_daemon import make_raw
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.base import (
     Backing,
@@ -38,7 +37,7 @@ from harness.targets.base import (
 )
 from harness.targets.found import Found, asked, unreadable
 from harness.targets.through_device import ThroughDevice
-from harness.targets.userfile import UserTarget, rendered, words_of
+from harness.targets.userfile import PLACES, UserTarget, rendered, words_of
 from harness.virtio.blk import RequestType, Status
 
 STARTS = 3
@@ -60,8 +59,6 @@ TROUBLE = (MachineError, DriverError, OSError)
 class StartedDisk(Plugged):
     """A disk of a daemon that we started, with a driver on it."""
 
-    storage_known = False
-
     def __init__(
         self, target: StartedTarget, name: str, spec: DiskSpec, driver: BlockDriver, file: Path
     ) -> None:
@@ -71,6 +68,7 @@ class StartedDisk(Plugged):
         self.spec = spec
         self.driver = driver
         self.resizable = target.resizes
+        self.storage_known = target.serves_file
 
     @property
     def backing(self) -> Backing:
@@ -110,7 +108,10 @@ class StartedTarget(Target):
             {"vhost-user", "modern"} if definition.device == "vhost-user" else {"pci", "modern"}
         )
         self._definition = definition
-        self._program = Path(shlex.split(definition.start)[0]).name
+        (program, *_) = words_of(
+            definition.start, {**dict.fromkeys(PLACES, ""), **self._programs()}
+        )
+        self._program = Path(program).name
         self._file_is_ours = "{file}" in definition.start + definition.plug
         self.made_to_order = self._file_is_ours
         self._writable = self._file_is_ours or destructive or definition.destructive
@@ -172,9 +173,7 @@ class StartedTarget(Target):
             if command is None or (not value and f"{{{name}}}" not in command):
                 continue
             covered.add(name)
-            # The other placeholders come later, with those of the command.
-            for word in shlex.split(command):
-                words.append(word.replace(f"{{{name}}}", rendered(value)))
+            words += words_of(command, {name: rendered(value)})
         return words, covered
 
     def _prepare(self) -> None:
@@ -200,9 +199,9 @@ class StartedTarget(Target):
         try:
             if self._definition.per == "run":
                 self._start_for_the_run(values)
-                self._plug_command([*words_of(self._definition.plug, values), *words])
+                self._plug_command(words_of(self._definition.plug, values, words))
             else:
-                self._line = [*words_of(self._definition.start, values), *words]
+                self._line = words_of(self._definition.start, values, words)
                 if self._definition.per == "disk":
                     self._start(self._socket)
             driver = BlockDriver(self._connect(spec))
@@ -228,6 +227,7 @@ class StartedTarget(Target):
     def _values(self, name: str, capacity: int) -> Mapping[str, object]:
         assert self._dir
         return {
+            **self._programs(),
             "name": name,
             "file": self._dir.path / f"{name}.raw",
             "socket": self._dir.path / f"{name}.sock",
@@ -235,6 +235,9 @@ class StartedTarget(Target):
             "bytes": capacity * SECTOR,
             "sectors": capacity,
         }
+
+    def _programs(self) -> dict[str, object]:
+        return {"program": self._definition.program, "control": self._definition.control}
 
     @staticmethod
     def _differences(found: Found, spec: DiskSpec, provided: set[str]) -> Iterator[str]:

@@ -33,7 +33,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -53,6 +54,7 @@ from harness.inputs import (
     within,
 )
 from harness.targets.base import DeviceIdentity, TargetError
+from harness.targets.profiles import profiles, with_profile
 
 MOST_TARGETS = 1000
 """Tables in a file."""
@@ -69,31 +71,45 @@ NAME = matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "")
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{\w*\}|[{}]")
 
 
-PLACES = frozenset({"name", "socket", "file", "dir", "bytes", "sectors"})
-"""Placeholders of every command: the disk's name, socket and file, the directory of the run, and
-the capacity in bytes and in sectors."""
+PLACES = frozenset(
+    {
+        *("name", "socket", "file", "dir", "bytes", "sectors"),
+        *("program", "control", "python", "options"),
+    }
+)
+"""Placeholders of every command: the disk's name, socket and file, the directory of the run, the
+capacity in bytes and in sectors, the programs that the table names, this Python, and the words of
+the options."""
 
 SPEC_FIELDS = frozenset(field.name for field in fields(DiskSpec)) - {"capacity", "backing"}
 """Properties of a disk that an option can stand for; the capacity is that of the file."""
 
 
-def _is_command(text: str, more: Collection[str] = ()) -> bool:
+def _is_command(text: str, more: Collection[str] = (), places: Collection[str] = PLACES) -> bool:
     """Return whether a command can be split into words and has known placeholders only."""
     try:
         shlex.split(text)
     except ValueError:
         return False
-    known = {"{{", "}}", *(f"{{{name}}}" for name in (*PLACES, *more))}
+    known = {"{{", "}}", *(f"{{{name}}}" for name in (*places, *more))}
     return "\0" not in text and known.issuperset(PLACEHOLDER.findall(text))
 
 
-def words_of(command: str, values: Mapping[str, object]) -> list[str]:
-    """Split a command into words, then put values for the placeholders: they need no quotes."""
+def words_of(command: str, values: Mapping[str, object], options: Sequence[str] = ()) -> list[str]:
+    """Split a command into words, then put values for the placeholders: they need no quotes.
+
+    `options` are more words, for {options}; without that placeholder they come last. Within a
+    word, such as a script for a shell, they are quoted for a shell.
+    """
+    values = {**values, "options": shlex.join(options), "python": sys.executable}
 
     def value(found: re.Match[str]) -> str:
         return found[0][0] if found[0] in ("{{", "}}") else str(values[found[0][1:-1]])
 
-    return [PLACEHOLDER.sub(value, word) for word in shlex.split(command)]
+    words: list[str] = []
+    for word in shlex.split(command):
+        words += options if word == "{options}" else [PLACEHOLDER.sub(value, word)]
+    return words if "{options}" in command else [*words, *options]
 
 
 def rendered(value: object) -> str:
@@ -130,6 +146,8 @@ class UserTarget:
     """One table of the file, as it is written there."""
 
     device: Text
+    program: Text = ""
+    control: Text = ""
     start: Command = ""
     per: Literal["disk", "connection", "run"] = "disk"
     ready: Text = ""
@@ -179,7 +197,7 @@ def _check(target: UserTarget, at: tuple[str | int, ...]) -> None:
         if name not in SPEC_FIELDS:
             message = "no property of a disk; docs/your-device.md has the list"
             raise WrongValueError((*at, "options", name), message)
-        if not _is_command(words, [name]):
+        if not _is_command(words, [name], ()):
             raise WrongValueError(
                 (*at, "options", name),
                 f"expected words with balanced quotes, and no placeholder but {{{name}}},"
@@ -189,6 +207,11 @@ def _check(target: UserTarget, at: tuple[str | int, ...]) -> None:
 
 STARTED = ("vhost-user", "vfio-user")
 """Devices without a path: the harness starts them."""
+
+
+def profile(name: str) -> UserTarget:
+    """Return a profile that the package has. KeyError if there is none of that name."""
+    return build(UserTarget, profiles()[name])
 
 
 def load(path: Path, taken: Collection[str] = ()) -> dict[str, UserTarget]:
@@ -222,6 +245,12 @@ def _targets(document: dict[str, Any], taken: Collection[str]) -> dict[str, User
             )
         if name in taken:
             raise WrongValueError(("target", name), "this suite already has a target of that name")
+    for name, table in tables.items():
+        if isinstance(table, dict) and "profile" in table:
+            if table["profile"] not in profiles():
+                there = ", ".join(profiles())
+                raise WrongValueError(("target", name, "profile"), f"no profile; there are {there}")
+            tables[name] = with_profile(table)
     targets = {name: build(UserTarget, table, ("target", name)) for name, table in tables.items()}
     for name, target in targets.items():
         _check(target, ("target", name))
