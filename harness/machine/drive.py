@@ -110,3 +110,13 @@ class Drive(Volume):
         super().__init__(name, spec, graph, own_file, resize)
         self.slot = slot
         self.pci_address = pci_address
+
+
+def make_raw(path: Path, capacity: int) -> None:
+    """Create a sparse raw file of `capacity` sectors of 512 bytes."""
+    try:
+        with path.open("xb") as file:
+            file.truncate(capacity * SECTOR)
+    except (OSError, ValueError, OverflowError) as error:
+        path.unlink(missing_ok=True)
+        raise MachineError(f"no disk of {capacity} sectors could be made: {error}") from error

@@ -9,12 +9,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from types import TracebackType
 from typing import Any, TypeVar
 
 from harness import interrupt
 from harness.diskspec import SECTOR, DiskSpec
-from harness.machine import cleanup
 from harness.machine.blockgraph import BlockGraph, Format, build, build_vfio_user, build_vhost_user
 from harness.machine.command import (
     DISK_SLOTS,
@@ -26,16 +24,15 @@ from harness.machine.command import (
     pci_address,
     reconnect,
 )
-from harness.machine.drive import Drive
-from harness.machine.errors import DisconnectedError, MachineError
+from harness.machine.drive import Drive, make_raw
+from harness.machine.errors import MachineError
 from harness.machine.logs import end_of, tail
-from harness.machine.monitor import Event, LoopThread, Monitor
+from harness.machine.monitor import Event, LoopThread
 from harness.machine.process import Process
 from harness.machine.ramfile import private_copy
-from harness.machine.rundir import RunDir
+from harness.machine.supervisor import Supervised
 
 START_DEADLINE = 30.0
-QUIT_DEADLINE = 3.0
 CONSOLE_KEPT = 80  # lines: the text of a panic has about 50
 LOG_KEPT = 4 << 20  # bytes
 UNPLUG_DEADLINE = 15.0
@@ -49,46 +46,25 @@ _CAPABILITIES = [{"capability": name, "state": True} for name in ("x-ignore-shar
 T = TypeVar("T")
 
 
-class Machine:
+class Machine(Supervised):
     """A guest, or a machine with a halted CPU, from `start` to `stop`. It is started only once.
 
     Use it as a context manager. Every method raises MachineError if QEMU refuses
     the command, is not running, or ends during the call.
     """
 
+    process_name = "QEMU"
+    subject = "the machine"
+
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
         self.ssh_port: int | None = None
-        with interrupt.shielded():
-            self._dir = RunDir()
-            cleanup.at_exit(self.stop)
+        super().__init__()
         self._paths = Paths(self._dir.path)
         self._drives: list[Drive] = []
         self._drives_made = 0
-        self._loop: LoopThread | None = None
-        self._process: Process | None = None
-        self._monitor: Monitor | None = None
         self._ram = -1
-        self._last_words = "QEMU was not started"
         self._console = ""
-        self._stopped = False
-
-    def __enter__(self) -> Machine:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of QEMU, None before `start`."""
-        return self._process.pid if self._process else None
 
     @property
     def console_path(self) -> Path:
@@ -199,49 +175,19 @@ class Machine:
         line = command_line(self.config, self._paths, graphs, path)
         with interrupt.shielded():
             self._process = Process(line, self._paths.stderr, self._loop, inherited)
-        try:
-            self._monitor = Monitor(self._loop, self._process.qmp_socket, START_DEADLINE)
-        except DisconnectedError as error:
-            raise self._ended("QEMU did not start") from error
+        self._open_monitor(START_DEADLINE)
 
-    def stop(self) -> None:
-        """End QEMU by QMP, else SIGTERM, else SIGKILL, and remove its files. Idempotent."""
-        with interrupt.shielded():
-            if not self._stopped:
-                self._stop()
+    def _keep(self) -> None:
+        super()._keep()
+        self._console = self.console_tail(CONSOLE_KEPT)
 
     def _stop(self) -> None:
         try:
-            if self._process and self._monitor and self._process.alive():
-                try:
-                    self._monitor.execute("quit", {}, QUIT_DEADLINE)
-                    self._process.wait(QUIT_DEADLINE)
-                except MachineError:
-                    pass  # `Process.end` sends a signal then
+            super()._stop()
         finally:
-            try:
-                if self._process:
-                    self._process.end()
-            finally:
-                self._last_words, self._console = self.last_words(), self.console_tail(CONSOLE_KEPT)
-                self._stopped = True
-                self._dir.remove()
-                if self._ram >= 0:
-                    os.close(self._ram)
-                if self._loop:
-                    if self._monitor:
-                        self._monitor.close()
-                    self._loop.close()
-                cleanup.forget(self.stop)
-
-    def alive(self) -> bool:
-        """True while QEMU runs."""
-        return self._process is not None and self._process.alive()
-
-    def check(self) -> None:
-        """Raise MachineError, with the end of QEMU's stderr, if it does not run."""
-        if not self.alive():
-            raise self._ended("the machine is gone")
+            if self._ram >= 0:
+                os.close(self._ram)
+                self._ram = -1
 
     def last_words(self) -> str:
         """Return in words how QEMU ended, and the end of its stderr. Also after `stop`."""
@@ -267,13 +213,6 @@ class Machine:
         console = end_of(self._paths.console_log, LOG_KEPT)
         stderr = f"{end_of(self._paths.stderr, LOG_KEPT)}{self._fate()}\n" if self._process else ""
         return command | {"console.log": console, "qemu.log": stderr}
-
-    def qmp(self, command: str, timeout: float = 10.0, **arguments: Any) -> Any:
-        """Return the value of a QMP command; names with a dash are `**{"node-name": ...}`.
-
-        The MachineError has QEMU's message if it refuses, and the end of its stderr if it ends.
-        """
-        return self._ask(lambda monitor: monitor.execute(command, arguments, timeout))
 
     def wait_event(
         self, name: str, match: Callable[[Event], bool] | None = None, timeout: float = 10.0
@@ -342,7 +281,7 @@ class Machine:
         if self._process:
             self.qmp("device_del", id=drive.name)
             self._await_unplug(drive.name)
-            self._remove_nodes(drive, len(drive.graph.objects), len(drive.graph.nodes))
+            self._remove_drive(drive, len(drive.graph.objects), len(drive.graph.nodes))
         self._drives.remove(drive)
         if drive.own_file:
             drive.own_file.unlink()
@@ -365,7 +304,7 @@ class Machine:
         own_file = self._dir.path / f"{name}{suffix}" if suffix else None
         graph = graph_of(name, attachment(self.config, slot), own_file)
         if own_file:
-            _make_raw(own_file, spec.capacity)
+            make_raw(own_file, spec.capacity)
         address = pci_address(self.config, slot)
         drive = Drive(name, spec, slot, address, graph, own_file, self._resize)
         self._drives_made += 1
@@ -393,7 +332,7 @@ class Machine:
             self.qmp("device_add", **drive.graph.device)
         except MachineError:
             if self.alive():
-                self._remove_nodes(drive, objects, nodes)
+                self._remove_drive(drive, objects, nodes)
             raise
 
     def _add_chardev(self, name: str, path: Path) -> None:
@@ -403,13 +342,10 @@ class Machine:
         arguments: dict[str, Any] = {"id": name, "backend": backend}
         self.qmp("chardev-add", **arguments)
 
-    def _remove_nodes(self, drive: Drive, objects: int, nodes: int) -> None:
+    def _remove_drive(self, drive: Drive, objects: int, nodes: int) -> None:
         if drive.graph.socket:
             self.qmp("chardev-remove", id=drive.name)
-        for options in reversed(drive.graph.nodes[:nodes]):
-            self.qmp("blockdev-del", **{"node-name": options["node-name"]})
-        for options in drive.graph.objects[:objects]:
-            self.qmp("object-del", id=options["id"])
+        self._remove_nodes(drive.graph, objects, nodes)
 
     def _await_unplug(self, name: str) -> None:
         try:
@@ -422,33 +358,6 @@ class Machine:
             raise MachineError(
                 f"the guest did not let go of {name} within {UNPLUG_DEADLINE:g} s", self._details()
             ) from error
-
-    def _resize(self, node: str, size: int) -> None:
-        try:
-            arguments: dict[str, Any] = {"node-name": node, "size": size}
-            self.qmp("block_resize", **arguments)
-        except MachineError as error:
-            raise MachineError(
-                f"{node} was not resized to {size} bytes: {error}", error.details
-            ) from error
-
-    def _ask(self, request: Callable[[Monitor], T]) -> T:
-        if self._monitor is None:
-            raise MachineError("the machine has not been started")
-        if self._stopped:
-            raise self._ended("the machine is gone")
-        try:
-            return request(self._monitor)
-        except DisconnectedError as error:
-            raise self._ended(str(error)) from error
-
-    def _ended(self, what: str) -> MachineError:
-        """Return the error for a closed QMP session: the cause in one line, and details."""
-        if self._process:
-            self._process.wait(QUIT_DEADLINE)
-        words = self.last_words().splitlines()
-        line = words[0] if len(words) == 1 else f"{words[0]}: {words[-1]}"
-        return MachineError(f"{what}: {line}", self._details())
 
     def _fate(self) -> str:
         assert self._process
@@ -473,16 +382,6 @@ class Machine:
         if match is None:
             raise MachineError(f"QEMU named no forwarded port: {answer!r}")
         return int(match[1])
-
-
-def _make_raw(path: Path, capacity: int) -> None:
-    """Create a sparse raw file of `capacity` sectors of 512 bytes."""
-    try:
-        with path.open("xb") as file:
-            file.truncate(capacity * SECTOR)
-    except (OSError, ValueError, OverflowError) as error:
-        path.unlink(missing_ok=True)
-        raise MachineError(f"no disk of {capacity} sectors could be made: {error}") from error
 
 
 def _place(attachment: dict[str, Any]) -> dict[str, Any]:

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from harness import interrupt
-from harness.diskspec import SECTOR, DiskSpec, unsupported
-from harness.machine import cleanup
+from harness.diskspec import DiskSpec, unsupported
 from harness.machine.blockgraph import BlockGraph, build
-from harness.machine.drive import Volume
-from harness.machine.errors import DisconnectedError, MachineError
+from harness.machine.drive import Volume, make_raw
+from harness.machine.errors import MachineError
 from harness.machine.logs import end_of, tail
-from harness.machine.monitor import LoopThread, Monitor
+from harness.machine.monitor import LoopThread
 from harness.machine.process import Process
 from harness.machine.qemu import Qemu, version_of
-from harness.machine.rundir import RunDir
+from harness.machine.supervisor import Supervised
 
 PROGRAM = "qemu-storage-daemon"
 INSTALL = "apt-get install qemu-system-common"
 START_DEADLINE = 20.0
 ANSWER_DEADLINE = 10.0
-QUIT_DEADLINE = 3.0
 LOG_KEPT = 4 << 20  # bytes
 
 HONOURED = frozenset(
@@ -73,43 +69,22 @@ class Export(Volume):
         self.path = path
 
 
-class StorageDaemon:
+class StorageDaemon(Supervised):
     """A qemu-storage-daemon, from `start` to `stop`. It is started only once.
 
     Use it as a context manager. Every method raises MachineError if the daemon
     refuses the command, is not running, or ends during the call.
     """
 
+    process_name = PROGRAM
+    subject = PROGRAM
+
     def __init__(self, program: Qemu) -> None:
+        super().__init__()
         self.program = program
-        with interrupt.shielded():
-            self._dir = RunDir()
-            cleanup.at_exit(self.stop)
         self._stderr = self._dir.path / "stderr.log"
         self._exports: list[Export] = []
         self._made = 0
-        self._loop: LoopThread | None = None
-        self._process: _Daemon | None = None
-        self._monitor: Monitor | None = None
-        self._last_words = f"{PROGRAM} was not started"
-        self._stopped = False
-
-    def __enter__(self) -> StorageDaemon:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the daemon, None before `start`."""
-        return self._process.pid if self._process else None
 
     def start(self) -> None:
         """Start the daemon. On return it accepts exports. Takes at most 20 s."""
@@ -119,48 +94,10 @@ class StorageDaemon:
             self._loop = LoopThread(PROGRAM)
             with interrupt.shielded():
                 self._process = _Daemon([str(self.program.path)], self._stderr, self._loop)
-            try:
-                self._monitor = Monitor(self._loop, self._process.qmp_socket, START_DEADLINE)
-            except DisconnectedError as error:
-                raise self._ended(f"{PROGRAM} did not start") from error
+            self._open_monitor(START_DEADLINE)
         except BaseException:
             self.stop()
             raise
-
-    def stop(self) -> None:
-        """End the daemon by QMP, else SIGTERM, else SIGKILL, and remove its files. Idempotent."""
-        with interrupt.shielded():
-            if not self._stopped:
-                self._stop()
-
-    def _stop(self) -> None:
-        try:
-            if self._process and self._monitor and self._process.alive():
-                with suppress(MachineError):  # `Process.end` sends a signal then
-                    self._monitor.execute("quit", {}, QUIT_DEADLINE)
-                    self._process.wait(QUIT_DEADLINE)
-        finally:
-            try:
-                if self._process:
-                    self._process.end()
-            finally:
-                self._last_words = self.last_words()
-                self._stopped = True
-                self._dir.remove()
-                if self._loop:
-                    if self._monitor:
-                        self._monitor.close()
-                    self._loop.close()
-                cleanup.forget(self.stop)
-
-    def alive(self) -> bool:
-        """True while the daemon runs."""
-        return self._process is not None and self._process.alive()
-
-    def check(self) -> None:
-        """Raise MachineError, with the end of the daemon's stderr, if it does not run."""
-        if not self.alive():
-            raise self._ended(f"{PROGRAM} is gone")
 
     def last_words(self) -> str:
         """Return in words how the daemon ended, and the end of its stderr. Also after `stop`."""
@@ -177,10 +114,6 @@ class StorageDaemon:
             f"{PROGRAM}.command": self._process.command,
             f"{PROGRAM}.log": f"{end_of(self._stderr, LOG_KEPT)}{self._process.fate()}\n",
         }
-
-    def qmp(self, command: str, timeout: float = ANSWER_DEADLINE, **arguments: Any) -> Any:
-        """Execute a QMP command and return its value; `timeout` is in seconds."""
-        return self._ask(lambda monitor: monitor.execute(command, arguments, timeout))
 
     def add_export(self, spec: DiskSpec) -> Export:
         """Create a disk, and serve it on a socket of its own.
@@ -238,41 +171,9 @@ class StorageDaemon:
                 self._remove_nodes(export.graph, objects, nodes)
             raise
 
-    def _remove_nodes(self, graph: BlockGraph, objects: int, nodes: int) -> None:
-        for options in reversed(graph.nodes[:nodes]):
-            self.qmp("blockdev-del", **{"node-name": options["node-name"]})
-        for options in graph.objects[:objects]:
-            self.qmp("object-del", id=options["id"])
-
-    def _resize(self, node: str, size: int) -> None:
-        try:
-            arguments: dict[str, Any] = {"node-name": node, "size": size}
-            self.qmp("block_resize", **arguments)
-        except MachineError as error:
-            raise MachineError(
-                f"{node} was not resized to {size} bytes: {error}", error.details
-            ) from error
-
-    def _ask(self, request: Callable[[Monitor], T]) -> T:
-        if self._monitor is None:
-            raise MachineError(f"{PROGRAM} has not been started")
-        if self._stopped:
-            raise self._ended(f"{PROGRAM} is gone")
-        try:
-            return request(self._monitor)
-        except DisconnectedError as error:
-            raise self._ended(str(error)) from error
-
-    def _ended(self, what: str) -> MachineError:
-        """Return the error for a daemon that has ended: the cause in one line, and details."""
-        if self._process and not self._stopped:
-            self._process.wait(QUIT_DEADLINE)
-        words = self.last_words()
-        lines = words.splitlines()
-        line = lines[0] if len(lines) == 1 else f"{lines[0]}: {lines[-1]}"
+    def _details(self) -> str:
         command = self._process.command if self._process else "(none)"
-        details = f"--- its command line\n{command}\n--- its last words\n{words}"
-        return MachineError(f"{what}: {line}", details)
+        return f"--- its command line\n{command}\n--- its last words\n{self.last_words()}"
 
 
 def _options(export: Export) -> dict[str, Any]:
@@ -289,13 +190,3 @@ def _options(export: Export) -> dict[str, Any]:
     if export.spec.logical_block_size is not None:
         options["logical-block-size"] = export.spec.logical_block_size
     return options
-
-
-def make_raw(path: Path, capacity: int) -> None:
-    """Create a sparse raw file of `capacity` sectors of 512 bytes."""
-    try:
-        with path.open("xb") as file:
-            file.truncate(capacity * SECTOR)
-    except (OSError, ValueError, OverflowError) as error:
-        path.unlink(missing_ok=True)
-        raise MachineError(f"no disk of {capacity} sectors could be made: {error}") from error

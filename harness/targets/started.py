@@ -20,11 +20,11 @@ from harness.driver.transport.pci import PciModern
 from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
 from harness.machine import cleanup
 from harness.machine.drive import Backing as FileBacking
+from harness.machine.drive import make_raw
 from harness.machine.errors import MachineError
 from harness.machine.foreign import ForeignDaemon, run
 from harness.machine.monitor import LoopThread
 from harness.machine.rundir import RunDir
-from harness.machine.storage_daemon import make_raw
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.base import (
     Backing,

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 import harness
-import harness.machine.machine as machine_module
 import harness.machine.process as process_module
+import harness.machine.supervisor as supervisor
 from harness.diskspec import DiskSpec
 from harness.machine import Machine, MachineConfig, MachineError
 from harness.machine.rundir import RunDir
@@ -172,7 +172,7 @@ def test_qemu_dying_ends_the_wait_for_an_event(machine: Machine) -> None:
 def test_qemu_that_hangs_misses_the_deadline_and_is_ended(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine_module, "QUIT_DEADLINE", 0.1)
+    monkeypatch.setattr(supervisor, "QUIT_DEADLINE", 0.1)
     monkeypatch.setattr(process_module, "TERM_DEADLINE", 0.1)
     assert machine.pid
     os.kill(machine.pid, signal.SIGSTOP)
