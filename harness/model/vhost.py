@@ -120,10 +120,20 @@ class Connection(Transport):
                 os.close(fd)
         if answer is None and flags & NEED_REPLY:
             answer = U64.pack(refused is not None)
-        elif refused:
+        elif refused and not self._refused_otherwise(request):
             raise RefusedError(f"message {request}: {refused}")
         if answer is not None:
             self._link.sendall(HEADER.pack(request, VERSION | REPLY, len(answer)) + answer)
+
+    def _refused_otherwise(self, request: int) -> bool:
+        """Return whether a refusal shows without a reply and without the end of the connection.
+
+        A bad write to the configuration space is ignored. Refused features show in the status.
+        """
+        by_status = self._protocol & ProtocolFeature.STATUS.mask
+        return request == FrontEndRequest.SET_CONFIG or bool(
+            request == FrontEndRequest.SET_FEATURES and by_status
+        )
 
     def _receive(self, length: int) -> tuple[bytes, list[int]]:
         data, fds = b"", []
