@@ -28,8 +28,8 @@ class Lines:
     """A file of events as JSON lines, in their order. `connection` numbers the peers in it."""
 
     def __init__(self, path: Path) -> None:
-        """Make the file, or empty it. OSError if that fails."""
-        self._file = path.open("w", encoding="utf-8", buffering=1)
+        """Make the file. OSError if that fails, or if there is such a file."""
+        self._file = path.open("x", encoding="utf-8", buffering=1)
         self._left = MAX_EVENTS
         self._connections = 0
 
