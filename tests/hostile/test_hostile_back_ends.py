@@ -65,6 +65,9 @@ def test_a_spoiled_step_is_an_error(
     (counts,) = run.verdicts.values()
     if behaviour == "slow" or not proxy.spoiled:
         assert counts == {"kept": 2}, run.output
+    elif step is Ask.GET_VRING_BASE:
+        # A driver sends it when the test is over: what the test saw before stands.
+        assert counts.keys() <= {"error", "kept"}, run.output
     else:
         assert counts.keys() == {"error"}, run.output
         assert run.status != 0
