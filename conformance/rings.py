@@ -21,7 +21,7 @@ from harness.virtio.ring import (
 
 if TYPE_CHECKING:
     from harness.driver.interface import QueueLayout
-    from harness.pytestplugin.plugin import Plug
+    from harness.pytestplugin.fixtures import Plug
     from harness.targets import Disk
 
 both_rings = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])

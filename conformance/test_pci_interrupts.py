@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.pcispace import CAP_EXPRESS, capabilities
+from conformance.pcispace import capabilities
 from conformance.test_msix import start, vectors_of
 from conformance.waiting import eventually, let_pass
 from harness.driver.errors import DriverError
@@ -10,6 +10,7 @@ from harness.driver.interface import Request
 from harness.report import clause, on, reads_only
 from harness.virtio.blk import RequestType, Status
 from harness.virtio.pci import (
+    CAP_EXPRESS,
     CAP_MSIX,
     CAP_POWER,
     COMMAND,
@@ -37,14 +38,11 @@ D3_SETTLES = 0.02
 RESET_SETTLES = 0.1
 """Seconds that PCI gives a function for a change of power, and for a reset."""
 
-REGISTERS_ARE_OURS = ("pci through qtest", "pci through vfio-user")
-"""Buses with nobody between the driver and the function's configuration space."""
-
 
 def reach_function(driver):
     """Skip the test where a kernel answers for the function's configuration space."""
-    bus = driver.description()["bus"]
-    if bus not in REGISTERS_ARE_OURS:
+    if not driver.owns_pci_configuration():
+        bus = driver.description()["bus"]
         pytest.skip(f"{bus}: the kernel answers for configuration space")
 
 
@@ -114,19 +112,17 @@ def sent(driver):
     return driver.interrupts().vectors[QUEUE_VECTOR]
 
 
-@clause("4.1.1-D-01")
-@reads_only
-def test_a_masked_vector_is_pending_until_it_is_unmasked(messages):
-    disk, table = messages
+def check_masking(disk, table, mask, unmask):
+    """Assert that a completion between `mask` and `unmask` is pending, and interrupts after it."""
     driver = disk.driver
     before = sent(driver)
-    table.set_masked(QUEUE_VECTOR, True)
+    mask()
 
     assert driver.request(READ).status == Status.OK
     let_pass()
     while_masked = sent(driver)
     pending = eventually(lambda: table.is_pending(QUEUE_VECTOR))
-    table.set_masked(QUEUE_VECTOR, False)
+    unmask()
 
     assert while_masked == before, "a message came while its vector was masked"
     assert pending, "the pending bit of a masked vector is 0 after a completion"
@@ -136,21 +132,28 @@ def test_a_masked_vector_is_pending_until_it_is_unmasked(messages):
 
 @clause("4.1.1-D-01")
 @reads_only
+def test_a_masked_vector_is_pending_until_it_is_unmasked(messages):
+    disk, table = messages
+
+    check_masking(
+        disk,
+        table,
+        mask=lambda: table.set_masked(QUEUE_VECTOR, True),
+        unmask=lambda: table.set_masked(QUEUE_VECTOR, False),
+    )
+
+
+@clause("4.1.1-D-01")
+@reads_only
 def test_the_function_mask_masks_a_vector_that_is_not_masked_itself(messages):
     disk, table = messages
-    driver = disk.driver
-    before = sent(driver)
-    table.set_control(MSIX_ENABLE | MSIX_FUNCTION_MASK)
 
-    assert driver.request(READ).status == Status.OK
-    let_pass()
-    while_masked = sent(driver)
-    pending = eventually(lambda: table.is_pending(QUEUE_VECTOR))
-    table.set_control(MSIX_ENABLE)
-
-    assert while_masked == before, "a message came while the function was masked"
-    assert pending, "the pending bit is 0 after a completion under the function mask"
-    assert eventually(lambda: sent(driver) > before), "no message came after unmasking"
+    check_masking(
+        disk,
+        table,
+        mask=lambda: table.set_control(MSIX_ENABLE | MSIX_FUNCTION_MASK),
+        unmask=lambda: table.set_control(MSIX_ENABLE),
+    )
 
 
 @clause("4.1.1-D-01")
@@ -187,8 +190,7 @@ def test_a_disabled_line_interrupts_only_after_it_is_enabled(plug):
     command = int.from_bytes(driver.pci_read(COMMAND, 2), "little")
     driver.service_interrupts(False)
     let_pass()
-    if driver.isr():
-        let_pass()
+    driver.isr()  # a device may announce a queue that was enabled
     before = driver.interrupts().raised
     driver.pci_write(COMMAND, (command | COMMAND_INTX_DISABLE).to_bytes(2, "little"))
 

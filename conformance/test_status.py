@@ -135,6 +135,8 @@ def test_an_impossible_available_index_ends_in_needs_reset(plug):
     error = trouble(
         lambda: disk.driver.request(Request(RequestType.IN, 0, receive=512), timeout=SOON)
     )
+    if disk.driver.status() & DeviceStatus.NEEDS_RESET:
+        return  # it has looked at the index only now
     assert error is None, f"the device neither needs a reset nor serves a request: {error}"
     pytest.skip("the device ignores the index: it is in no error state")
 

@@ -177,7 +177,11 @@ def test_reset_all_empties_every_sequential_zone(plug):
     conventional = zoned.of_type(ZoneType.CONV)[0]
     done(zoned.disk.write(conventional.start, sectors(4, salt=33)))
     zones = zoned.empty(len(ALL))
-    for state, zone in zip(ALL, zones, strict=True):
+    for name, wanted in (("max_open_zones", 2), ("max_active_zones", 3)):
+        if 0 < getattr(zoned.config, name) < wanted:
+            pytest.skip(f"{name} is less than {wanted}: no zones in every state")
+    # The full zone first: it is no longer active when the others are.
+    for state, zone in reversed([*zip(ALL, zones, strict=True)]):
         zoned.brought_to(state, zone)
 
     done(zoned.disk.request(RequestType.ZONE_RESET_ALL))

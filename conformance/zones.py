@@ -30,7 +30,7 @@ from harness.virtio.blk import (
 from harness.virtio.features import Feature
 
 if TYPE_CHECKING:
-    from harness.pytestplugin.plugin import Plug
+    from harness.pytestplugin.fixtures import Plug
     from harness.targets import Disk
 
 AT_ONCE = 32

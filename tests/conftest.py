@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 FAKE_TARGET = """
 from types import SimpleNamespace
 
-import harness.targets.registry
+from harness.targets.registry import register
 from harness.targets import DeviceIdentity, LacksError, Plugged, Target, TargetError
 
 
@@ -77,8 +77,8 @@ class OtherTarget(FakeTarget):
         return super().plug(spec)
 
 
-harness.targets.registry.GuestPci = FakeTarget
-harness.targets.registry.register("other", "another", lambda settings: OtherTarget())
+register("guest-pci", "nothing", lambda settings: FakeTarget(), replace=True)
+register("other", "another", lambda settings: OtherTarget())
 """
 
 HEAD = """

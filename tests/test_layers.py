@@ -28,6 +28,7 @@ ORDER = (
     "defects",
     "robustness",
     "targets",
+    "witness",
     "report",
     "random",
     "pytestplugin",

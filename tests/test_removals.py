@@ -68,6 +68,7 @@ KNOWN = {
     "harness/model/defects/requests.py::read_only_written: os.open": RUN,
     "harness/model/main.py::serve: unlink": "the socket that it listened on",
     "harness/model/main.py::Export.close: unlink": "the socket that it listened on",
+    "harness/model/observer.py::Lines.__init__: open": WANTED,
     "harness/model/storage.py::Storage.__init__: os.open": RUN,
     "harness/model/storage.py::Storage.resize: ftruncate": RUN,
     "harness/outputs.py::replace_text: os.open": "O_EXCL: made here",

@@ -86,7 +86,7 @@ def test_a_queue_reset_with_requests_in_flight(registers, times):
 def test_a_queue_reset_of_absent_queues(registers):
     disk = registers(queues=4, needs=[Feature.RING_RESET])
     names = ("queue_select", "queue_reset")
-    if "mmio" in disk.driver.description()["transport"]:
+    if disk.driver.transport_kind() == "mmio":
         names = ("QueueSel", "QueueReset")
 
     with disk.must_survive():

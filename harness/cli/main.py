@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness import interrupt
 from harness.channel.stream import ChannelError
-from harness.cli import bench, boot, doctor, image, live, matrix, random, soak, watch
+from harness.cli import bench, boot, doctor, image, live, matrix, random, soak, watch, witness
 from harness.cli.errors import UsageError
 from harness.driver.errors import DriverError
 from harness.guest.client import AgentError
@@ -171,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_means(watch.add_parser(commands))
     matrix.add_parser(commands)
+    witness.add_parser(commands)
 
     parts = command("image", image.path, "the guest image").add_subparsers(
         metavar="build|update|path|foreign", required=True

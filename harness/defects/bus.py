@@ -62,6 +62,7 @@ class AlteredPci(Alteration, PciFunction):
         self.real = real
         self.memory = real.memory
         self.access_platform = real.access_platform
+        self.owns_configuration = real.owns_configuration
         self.vectors = 0
         self._capabilities = virtio_capabilities(real)
         self._patches: dict[int, int] = {}

@@ -7,10 +7,19 @@ import struct
 from harness.defects.bus import AlteredPci
 from harness.defects.registers import LEGACY, defect
 from harness.virtio.features import Feature
-from harness.virtio.pci import CAP, CapType
+from harness.virtio.pci import (
+    BAR_0,
+    CAP,
+    CAPABILITIES,
+    DEVICE,
+    REVISION,
+    STATUS,
+    STATUS_INTERRUPT,
+    SUBSYSTEM,
+    VENDOR,
+    CapType,
+)
 
-VENDOR, DEVICE, STATUS, REVISION, BAR_0, SUBSYSTEM, POINTER = 0, 2, 6, 8, 0x10, 0x2E, 0x34
-INTERRUPT_STATUS = 1 << 3
 KIND, CAP_LEN, OFFSET, LENGTH, MULTIPLIER = 3, 2, 8, 12, 16
 """Offsets of fields in a capability."""
 
@@ -309,14 +318,14 @@ class _Added(AlteredPci):
         raise NotImplementedError
 
     def patches(self) -> dict[int, bytes]:
-        following = self.real.pci_read(POINTER, 1)[0]
+        following = self.real.pci_read(CAPABILITIES, 1)[0]
         patches: dict[int, bytes] = {}
         at = FREE
         for body in self.added():
             patches[at] = bytes([0x09, following]) + body
             following = at
             at += 2 + len(body) + -(2 + len(body)) % 4
-        return {**patches, POINTER: bytes([following])}
+        return {**patches, CAPABILITIES: bytes([following])}
 
 
 def shared_memory(bar: int, ident: int, offset: int, length: int) -> bytes:
@@ -430,7 +439,7 @@ class WindowReads(_Window):
 )
 class NoInterruptStatus(AlteredPci):
     def alter_pci_read(self, offset: int, data: bytes) -> bytes:
-        return bytes([data[0] & ~INTERRUPT_STATUS]) + data[1:] if offset == STATUS else data
+        return bytes([data[0] & ~STATUS_INTERRUPT]) + data[1:] if offset == STATUS else data
 
 
 @defect(
@@ -440,4 +449,4 @@ class NoInterruptStatus(AlteredPci):
 )
 class AlwaysInterruptStatus(AlteredPci):
     def alter_pci_read(self, offset: int, data: bytes) -> bytes:
-        return bytes([data[0] | INTERRUPT_STATUS]) + data[1:] if offset == STATUS else data
+        return bytes([data[0] | STATUS_INTERRUPT]) + data[1:] if offset == STATUS else data

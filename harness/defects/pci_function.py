@@ -5,17 +5,26 @@ from __future__ import annotations
 import struct
 
 from harness.defects.bus import AlteredPci
-from harness.defects.pci_capabilities import BAR_0, DEVICE, FREE, POINTER, REVISION, SUBSYSTEM
+from harness.defects.pci_capabilities import FREE
 from harness.defects.pci_registers import Offer
 from harness.defects.registers import LEGACY, defect
 from harness.driver.bus.base import PciFunction
 from harness.virtio.features import Feature, mask
-from harness.virtio.pci import CapType
-
-EXPRESS = 0x10
-SR_IOV = 0x10
-EXTENDED = 0x100
-HEADER_TYPE = 0x0E
+from harness.virtio.pci import (
+    BAR_0,
+    BAR_TYPE,
+    BARS,
+    CAP_EXPRESS,
+    CAPABILITIES,
+    COMMON_REGISTERS,
+    DEVICE,
+    EXT_CAP_SR_IOV,
+    EXTENDED,
+    HEADER_TYPE,
+    REVISION,
+    SUBSYSTEM,
+    CapType,
+)
 
 
 @defect("pci-header-of-a-bridge", "4.1.1-D-01", text="the PCI header is a bridge's")
@@ -33,7 +42,7 @@ class BridgeHeader(AlteredPci):
 )
 class Circle(AlteredPci):
     def patches(self) -> dict[int, bytes]:
-        first = self.real.pci_read(POINTER, 1)
+        first = self.real.pci_read(CAPABILITIES, 1)
         return {self.capability(CapType.COMMON_CFG) + 1: first}
 
 
@@ -41,9 +50,9 @@ class Circle(AlteredPci):
 class BarOfNoType(AlteredPci):
     def alter_pci_read(self, offset: int, data: bytes) -> bytes:
         bar, within = divmod(offset - BAR_0, 4)
-        if not 0 <= bar < 6 or within or not any(data):
+        if not 0 <= bar < BARS or within or not any(data):
             return data
-        return bytes([data[0] | 6]) + data[1:]
+        return bytes([data[0] | BAR_TYPE]) + data[1:]
 
 
 @defect(
@@ -81,11 +90,11 @@ class SrIovAlone(Offer):
 )
 class SrIovNotOffered(AlteredPci):
     def patches(self) -> dict[int, bytes]:
-        following = self.real.pci_read(POINTER, 1)[0]
+        following = self.real.pci_read(CAPABILITIES, 1)[0]
         return {
-            POINTER: bytes([FREE]),
-            FREE: bytes([EXPRESS, following]),
-            EXTENDED: struct.pack("<I", SR_IOV | 1 << 16),
+            CAPABILITIES: bytes([FREE]),
+            FREE: bytes([CAP_EXPRESS, following]),
+            EXTENDED: struct.pack("<I", EXT_CAP_SR_IOV | 1 << 16),
         }
 
 
@@ -105,7 +114,7 @@ class _Administration(Offer):
 
     def _queues(self) -> int:
         common = next(cap for cap in self._capabilities if cap.type == CapType.COMMON_CFG)
-        return self.real.bar_read(common.bar, common.offset + 0x12, 2)
+        return self.real.bar_read(common.bar, common.offset + COMMON_REGISTERS["num_queues"][0], 2)
 
 
 @defect(

@@ -6,7 +6,7 @@ from harness.defects.bus import CONFIG, ISR, NOTIFY, AlteredPci
 from harness.defects.registers import LEGACY, defect
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, mask
-from harness.virtio.pci import ISR_CONFIG, ISR_QUEUE
+from harness.virtio.pci import COMMON_REGISTERS, ISR_CONFIG, ISR_QUEUE, LEGACY_CONFIG_MSIX, CapType
 
 # --- features (virtio 2.2, 4.1.4.3, 6)
 
@@ -200,8 +200,10 @@ class NeedsResetSilent(AlteredPci):
 
     def _needs_reset(self) -> bool:
         for cap in self._capabilities:
-            if cap.type == 1:
-                status = self.real.bar_read(cap.bar, cap.offset + 0x14, 1)
+            if cap.type == CapType.COMMON_CFG:
+                status = self.real.bar_read(
+                    cap.bar, cap.offset + COMMON_REGISTERS["device_status"][0], 1
+                )
                 return bool(status & DeviceStatus.NEEDS_RESET)
         return False
 
@@ -385,7 +387,7 @@ class LegacyConfigWidth(AlteredPci):
 class LegacyConfigPlace(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
         if name == CONFIG and self.vectors:
-            return self.real.bar_read(0, 0x18 + offset + 4, width)
+            return self.real.bar_read(0, LEGACY_CONFIG_MSIX + offset + 4, width)
         return value
 
 

@@ -20,6 +20,7 @@ from harness.driver.interface import (
     QueueLayout,
     QueueState,
     Source,
+    TransportKind,
     Used,
 )
 from harness.driver.transport.base import Transport
@@ -65,6 +66,12 @@ class DeviceDriver(Driver):
             "python": platform.python_version(),
             "pid": os.getpid(),
         }
+
+    def transport_kind(self) -> TransportKind:
+        return self.transport.kind
+
+    def owns_pci_configuration(self) -> bool:
+        return self.transport.owns_pci_configuration
 
     def state(self) -> dict[str, Any]:
         status = self.status()

@@ -33,6 +33,9 @@ REQUEST_TIMEOUT = 10.0
 Source = Literal["queue", "config", "raised"]
 """Cause of an interrupt; "raised" is an interrupt of any cause (see `Interrupts`)."""
 
+TransportKind = Literal["pci", "pci-legacy", "mmio", "mmio-legacy", "vhost-user"]
+"""Interface between driver and device (virtio 4). "pci" and "mmio" are the modern interfaces."""
+
 
 @dataclass(frozen=True)
 class Buffer:
@@ -200,6 +203,18 @@ class Driver(ABC):
     @abstractmethod
     def description(self) -> dict[str, Any]:
         """Return facts for a report: transport, address, PCI ids, kernel, Python."""
+
+    @abstractmethod
+    def transport_kind(self) -> TransportKind:
+        """Return the interface through which this driver reaches the device."""
+
+    @abstractmethod
+    def owns_pci_configuration(self) -> bool:
+        """Return True if `pci_read` and `pci_write` reach the function itself.
+
+        False where a kernel answers some accesses to PCI configuration space, and on a
+        transport without it.
+        """
 
     @abstractmethod
     def state(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from harness.model.block import Block
 from harness.model.loop import Loop
 from harness.model.memory import BrokenError, Memory
+from harness.model.observer import SHOWN, Observer
 from harness.model.queue import Queue, Throttle
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
@@ -38,9 +39,15 @@ class Device:
     """Device status, features, virtqueues and configuration changes of one driver's session."""
 
     def __init__(
-        self, block: Block, loop: Loop, transport: Transport, transport_features: int = 0
+        self,
+        block: Block,
+        loop: Loop,
+        transport: Transport,
+        transport_features: int = 0,
+        observer: Observer | None = None,
     ) -> None:
         """`transport_features` are offered in addition to those of the block device."""
+        self.observer = observer
         self.block = block
         self.features = 0
         self._transport_features = transport_features
@@ -53,6 +60,8 @@ class Device:
         self._change_pending = False
         throttle = Throttle(block.spec.iops)
         self.queues = [self.make_queue(throttle, loop) for _ in range(block.queues)]
+        for index, queue in enumerate(self.queues):
+            queue.observe(observer, index)
 
     def make_queue(self, throttle: Throttle, loop: Loop) -> Queue:
         """Return a virtqueue of this device, not set up."""
@@ -75,6 +84,8 @@ class Device:
         if self._accepted:
             self.block.accept(own, legacy)
             self.features = features
+        if self.observer:
+            self.observer("features", chosen=features, accepted=self._accepted, legacy=legacy)
         return self._accepted
 
     def has(self, feature: Feature) -> bool:
@@ -83,6 +94,8 @@ class Device:
 
     def set_status(self, value: int) -> None:
         """Take what the driver writes to the device status; 0 resets the device."""
+        if self.observer:
+            self.observer("status", value=value, before=int(self.status))
         if value == 0:
             self.reset()
             return
@@ -102,6 +115,8 @@ class Device:
 
     def reset(self) -> None:
         """Reset the device; the driver's memory stays known (virtio 2.4.1)."""
+        if self.observer:
+            self.observer("reset")
         for queue in self.queues:
             self.stop(queue)
             queue.enabled = False
@@ -150,6 +165,8 @@ class Device:
 
     def write_config(self, offset: int, data: bytes, legacy: bool = False) -> bool:
         """Write a field of the configuration space. Return whether the device took it."""
+        if self.observer:
+            self.observer("config_write", offset=offset, data=data[:SHOWN].hex())
         return not self.suspended and self.block.configure(offset, data, legacy)
 
     def read_generation(self) -> int:
@@ -159,6 +176,8 @@ class Device:
 
     def config_changed(self) -> None:
         """Count a change of the configuration and announce it."""
+        if self.observer:
+            self.observer("config", data=self.read_config().hex())
         if self._generation_read:
             self.generation = (self.generation + 1) & 0xFF
             self._generation_read = False
@@ -168,6 +187,8 @@ class Device:
         """Announce a configuration change, or keep it for the resumption of a suspended device."""
         self._change_pending = self.suspended
         if not self.suspended:
+            if self.observer:
+                self.observer("interrupt", queue=-1)
             self._transport.announce_config_change()
 
     # --- virtqueues (virtio 2.6)
@@ -182,9 +203,15 @@ class Device:
 
     def set_memory(self, memory: Memory) -> None:
         """Use another memory table, also for virtqueues that run. BrokenError if a ring is lost."""
+        self.show_memory(memory)
         self.memory = memory
         for queue in self.queues:
             queue.remap(memory)
+
+    def show_memory(self, memory: Memory) -> None:
+        """Tell the observer, if there is one, where the driver's memory is on the bus."""
+        if self.observer:
+            self.observer("memory", regions=[list(region) for region in memory.regions()])
 
     def notified(self, queue: Queue, times: int = 1) -> None:
         """Process an available buffer notification (virtio 2.3) that came `times` times."""
@@ -216,6 +243,8 @@ class Device:
     def broken(self, queue: Queue, error: BrokenError) -> None:
         """Set DEVICE_NEEDS_RESET and announce it (virtio 2.1.2)."""
         print(f"the device needs a reset: {error}", file=sys.stderr, flush=True)
+        if self.observer:
+            self.observer("broken", text=str(error))
         self.status |= DeviceStatus.NEEDS_RESET
         self._transport.announce_needs_reset(queue)
 

@@ -24,12 +24,13 @@ from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from harness.diskspec import SECTOR, DiskSpec, Fault
 from harness.model.block import Block
 from harness.model.defects import DEFECTS
 from harness.model.loop import Loop
+from harness.model.observer import Lines, Observer
 from harness.model.pci.server import Connection as VfioUserConnection
 from harness.model.storage import Storage
 from harness.model.vhost import Connection as VhostUserConnection
@@ -40,7 +41,23 @@ CONTROL_TIMEOUT = 10.0
 """Seconds that a resize may take."""
 
 Connection = VhostUserConnection | VfioUserConnection
-Connect = Callable[[socket.socket, Block, Loop, Callable[[], None]], Connection]
+Accept = Callable[[socket.socket, Block, Loop, Callable[[], None]], Connection]
+
+
+class Connect(Protocol):
+    """A way to reach a disk: it makes the connection of a peer that has just connected."""
+
+    def __call__(
+        self,
+        link: socket.socket,
+        block: Block,
+        loop: Loop,
+        closed: Callable[[], None],
+        *,
+        observer: Observer | None,
+    ) -> Connection:
+        """Return the connection. `closed` is called at its end."""
+
 
 CONNECT: dict[str, Connect] = {
     "vhost-user": VhostUserConnection,
@@ -48,6 +65,18 @@ CONNECT: dict[str, Connect] = {
     "pci-transitional": partial(VfioUserConnection, layout="transitional"),
 }
 """Ways to reach a disk: a vhost-user back-end, or a PCI function over vfio-user."""
+
+
+def accept(way: str, lines: Lines | None) -> Accept:
+    """Return the function for new peers of a disk. `lines` records what each of them does."""
+
+    def connect(
+        link: socket.socket, block: Block, loop: Loop, closed: Callable[[], None]
+    ) -> Connection:
+        observer = lines.connection() if lines else None
+        return CONNECT[way](link, block, loop, closed, observer=observer)
+
+    return connect
 
 
 class DoneError(Exception):
@@ -58,7 +87,7 @@ class Export:
     """A disk on a UNIX socket of its own, for one front-end or client at a time."""
 
     def __init__(
-        self, loop: Loop, path: str, block: Block, connect: Connect, once: bool = False
+        self, loop: Loop, path: str, block: Block, connect: Accept, once: bool = False
     ) -> None:
         """`once` ends the loop with the first connection."""
         self._loop = loop
@@ -106,8 +135,18 @@ class Export:
 class Control:
     """Control channel: receives commands and executes them."""
 
-    def __init__(self, loop: Loop, fd: int, exports: dict[str, Export] | None = None) -> None:
-        """`exports` are disks that somebody else serves, None for those made here."""
+    def __init__(
+        self,
+        loop: Loop,
+        fd: int,
+        exports: dict[str, Export] | None = None,
+        lines: Lines | None = None,
+    ) -> None:
+        """`exports` are disks that somebody else serves, None for those made here.
+
+        `lines` records what the drivers of disks that are made here do.
+        """
+        self._observed = lines
         self._loop = loop
         self._link = socket.socket(fileno=fd)
         self._exports: dict[str, Export] = exports if exports is not None else {}
@@ -151,7 +190,8 @@ class Control:
         storage = Storage(command["file"], spec.read_only, spec.faults, spec.unmap)
         try:
             block = make_block(spec, storage)
-            return Export(self._loop, command["socket"], block, CONNECT[command["way"]])
+            connect = accept(command["way"], self._observed)
+            return Export(self._loop, command["socket"], block, connect)
         except BaseException:
             storage.close()
             raise
@@ -204,6 +244,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--whim", action="append", default=[], metavar="NAME", help="activate this whim; repeatable"
     )
+    parser.add_argument(
+        "--observe", metavar="PATH", type=Path, help="write what drivers do to this file"
+    )
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     for name in options.defect:
         if name not in DEFECTS:
@@ -213,26 +256,34 @@ def main(arguments: list[str] | None = None) -> None:
         if name not in WHIMS:
             parser.error(f"unknown whim {name!r}")
         WHIMS[name].apply()
-    loop = Loop()
-    if options.socket is None:
-        Control(loop, options.control)
-        loop.run()
-        return
-    if options.resize is not None:
+    if options.resize is not None and options.socket is not None:
         resize(options.socket, options.resize)
         return
-    if options.file is None:
+    if options.socket is not None and options.file is None:
         parser.error("--socket needs --file")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    serve(
-        loop,
-        options.socket,
-        options.file,
-        options.whim,
-        dict(options.option),
-        options.way,
-        options.once,
-    )
+    try:
+        lines = Lines(options.observe) if options.observe else None
+    except OSError as error:
+        raise SystemExit(f"harness.model: {error}") from None
+    loop = Loop()
+    try:
+        if options.socket is None:
+            Control(loop, options.control, lines=lines)
+            loop.run()
+            return
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        serve(
+            loop,
+            options.socket,
+            options.file,
+            options.whim,
+            dict(options.option),
+            accept(options.way, lines),
+            options.once,
+        )
+    finally:
+        if lines:
+            lines.close()
 
 
 def _option(text: str) -> tuple[str, object]:
@@ -275,7 +326,7 @@ def serve(
     file: Path,
     whims: list[str],
     properties: dict[str, Any],
-    way: str,
+    connect: Accept,
     once: bool,
 ) -> None:
     """Serve a disk over a raw file on a UNIX socket, until Ctrl-C or SIGTERM."""
@@ -286,7 +337,7 @@ def serve(
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(f"{path}.control")
         listener.listen(4)
-        export = Export(loop, path, make_block(spec, storage), CONNECT[way], once)
+        export = Export(loop, path, make_block(spec, storage), connect, once)
     except (OSError, ValueError) as error:
         raise SystemExit(f"harness.model: {error}") from None
     exports = {"disk": export}

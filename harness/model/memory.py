@@ -39,6 +39,10 @@ class Memory:
     def __init__(self, regions: Iterable[Region] = ()) -> None:
         self._regions = list(regions)
 
+    def regions(self) -> list[tuple[int, int]]:
+        """Return address on the bus and length in bytes of each region."""
+        return [(region.bus, len(region.view)) for region in self._regions]
+
     def bus(self, address: int, length: int) -> memoryview:
         """Return the bytes at a bus address, which is the kind that descriptors contain."""
         return self._find(address, length, [region.bus for region in self._regions])
@@ -46,6 +50,13 @@ class Memory:
     def user(self, address: int, length: int) -> memoryview:
         """Return the bytes at a user address, which is the kind that SET_VRING_ADDR contains."""
         return self._find(address, length, [region.user for region in self._regions])
+
+    def bus_of(self, user: int) -> int:
+        """Return the bus address for a user address, or the same number if it is in no region."""
+        for region in self._regions:
+            if 0 <= user - region.user < len(region.view):
+                return region.bus + user - region.user
+        return user
 
     def _find(self, address: int, length: int, starts: list[int]) -> memoryview:
         for start, region in zip(starts, self._regions, strict=True):

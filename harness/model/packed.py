@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from harness.model.memory import BrokenError, Memory
-from harness.model.ring import Addresses, Chain, Ring, descriptors
+from harness.model.ring import Addresses, Chain, Ring, descriptors, look_at_table
 from harness.virtio.ring import (
     DESC_F_INDIRECT,
     DESC_F_NEXT,
@@ -69,6 +71,32 @@ class PackedRing(Ring):
         self._read_chain(chain)
         self._next += chain.slots
         return chain
+
+    def look(self) -> dict[str, Any] | None:
+        if not self.available(self._next):
+            return None
+        load_fence()
+        chain: list[list[int]] = []
+        table: list[list[int]] = []
+        while len(chain) <= self.size:
+            slot = (self._next + len(chain)) % self.size
+            address, length, ident, flags = PACKED_DESC.unpack_from(self._ring, DESC_SIZE * slot)
+            chain.append([slot, address, length, flags, ident])
+            if flags & DESC_F_INDIRECT:
+                entries = look_at_table(self._memory, address, length)
+                table = [
+                    [at, start, size, last, idents] for at, start, size, idents, last in entries
+                ]
+            if not flags & DESC_F_NEXT:
+                break
+        return {
+            "head": self._next % self.size,
+            "position": self._next,
+            "descriptors": chain,
+            "table": table,
+            "index": 0,
+            "flags": self._driver[0] >> 16,
+        }
 
     def give_back(self, chain: Chain) -> None:
         self._next = chain.position

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from harness.model.block import Block
 from harness.model.loop import Loop
-from harness.model.memory import BrokenError, Memory
+from harness.model.memory import BrokenError, Memory, pieces
+from harness.model.observer import SHOWN, Observer
 from harness.model.packed import PackedRing
 from harness.model.request import Request
 from harness.model.ring import Addresses, Chain, Ring
@@ -70,6 +71,13 @@ class Queue:
         self._jobs: list[Job] = []
         self._taken = 0
         self._last = -1
+        self._observer: Observer | None = None
+        self._index = 0
+
+    def observe(self, observer: Observer | None, index: int) -> None:
+        """Tell `observer`, if there is one, what happens on this virtqueue, number `index`."""
+        self._observer = observer
+        self._index = index
 
     # --- start and stop
 
@@ -83,6 +91,16 @@ class Queue:
         self._broken = broken
         ring = self.make_ring(self._block.has(Feature.EVENT_IDX))
         assert self.addresses
+        if self._observer:
+            self._observer(
+                "started",
+                queue=self._index,
+                size=self.size,
+                base=self.base,
+                desc=memory.bus_of(self.addresses.desc),
+                driver=memory.bus_of(self.addresses.driver),
+                device=memory.bus_of(self.addresses.device),
+            )
         ring.map(memory, self.addresses)
         self._ring = ring
 
@@ -105,6 +123,8 @@ class Queue:
         self.kicked = False
         if ring is None:
             return
+        if self._observer:
+            self._observer("stopped", queue=self._index)
         while self._jobs and self._jobs[0].number < self._last:
             self._finish(ring, self._jobs[0])
         if self._jobs:
@@ -128,16 +148,37 @@ class Queue:
         ring = self._ring
         if ring is None:
             return
-        while chain := ring.take():
+        while chain := self._take(ring):
             self._begin(ring, chain)
         ring.want_kicks()
-        while chain := ring.take():  # made available before the driver saw that it has to notify
+        while chain := self._take(
+            ring
+        ):  # made available before the driver saw that it has to notify
             self._begin(ring, chain)
             ring.want_kicks()
         self._announce(ring)
 
+    def _take(self, ring: Ring) -> Chain | None:
+        if self._observer and (found := ring.look()):
+            # The observer sees a chain as it lies there, also one that `take` cannot read.
+            self._observer("chain", queue=self._index, **found)
+        return ring.take()
+
+    def _show(self, request: Request, observer: Observer) -> None:
+        observer(
+            "request",
+            queue=self._index,
+            type=request.type,
+            sector=request.sector,
+            sent=request.sent,
+            room=request.room,
+            data=b"".join(pieces(request.data(), 0, SHOWN)).hex() if request.segmented else "",
+        )
+
     def _begin(self, ring: Ring, chain: Chain) -> None:
         job = Job(self._taken, chain, Request(chain))
+        if self._observer:
+            self._show(job.request, self._observer)
         self._taken += 1
         self._jobs.append(job)
         due = self.due(job.request)
@@ -167,6 +208,9 @@ class Queue:
             job.done = True
         for ready in self.ready(job):
             self._jobs.remove(ready)
+            if self._observer:
+                ident, length = ready.chain.id, ready.length
+                self._observer("used", queue=self._index, id=ident, length=length)
             self.use(ring, ready)
         self._last = max(self._last, job.number)
 
@@ -187,6 +231,8 @@ class Queue:
 
     def notify(self) -> None:
         """Send a used buffer notification."""
+        if self._observer:
+            self._observer("interrupt", queue=self._index)
         self.signal()
 
     def _signal_call(self) -> None:

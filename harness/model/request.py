@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from harness.model.memory import BrokenError, pieces, size
 from harness.model.ring import Chain
-from harness.virtio.blk import REQUEST_HEADER, Status
+from harness.virtio.blk import REQUEST_HEADER, RequestType, Status
 
 HEADER = REQUEST_HEADER.size
+
+SEGMENTED = (RequestType.DISCARD, RequestType.WRITE_ZEROES, RequestType.SECURE_ERASE)
 
 
 class Request:
@@ -29,6 +31,11 @@ class Request:
         if self.sent >= 0:
             header = b"".join(pieces(chain.readable, 0, HEADER))
             self.type, _, self.sector = REQUEST_HEADER.unpack(header)
+
+    @property
+    def segmented(self) -> bool:
+        """Return whether the data of a request of this type are segments (virtio 5.2.6)."""
+        return self.type in SEGMENTED
 
     def data(self) -> list[memoryview]:
         """Return what the driver sends after the header, `sent` bytes."""

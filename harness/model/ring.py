@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 from harness.model.memory import BrokenError, Memory
 from harness.virtio.ring import DESC, DESC_F_WRITE, DESC_SIZE
+
+MAX_LOOK = 1024
+"""Entries of an indirect table that an observer is shown at most."""
 
 
 @dataclass
@@ -67,6 +71,15 @@ class Ring(ABC):
         """Return the next available chain, or None if there is none."""
 
     @abstractmethod
+    def look(self) -> dict[str, Any] | None:
+        """Return the next available chain as it lies in memory, or None if there is none.
+
+        `descriptors` has slot, address, length, flags and the remaining 16-bit field (next or id)
+        of each; `table` those of the indirect table at its end. No rule is enforced, and no error
+        raised for what lies there: as much as can be read is returned.
+        """
+
+    @abstractmethod
     def give_back(self, chain: Chain) -> None:
         """Return to the position before `chain`.
 
@@ -84,6 +97,15 @@ class Ring(ABC):
     @abstractmethod
     def want_kicks(self) -> None:
         """Ask the driver to notify when the next chain becomes available."""
+
+
+def look_at_table(memory: Memory, address: int, length: int) -> list[list[int]]:
+    """Return the entries of an indirect table as far as they can be read, at most MAX_LOOK."""
+    try:
+        table = memory.bus(address, min(length - length % DESC_SIZE, MAX_LOOK * DESC_SIZE))
+    except BrokenError:
+        return []
+    return [[slot, *entry] for slot, entry in enumerate(DESC.iter_unpack(table))]
 
 
 def descriptors(table: memoryview) -> list[tuple[int, int, int, int]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from harness.model.memory import BrokenError, Memory
-from harness.model.ring import Addresses, Chain, Ring, descriptors
+from harness.model.ring import Addresses, Chain, Ring, descriptors, look_at_table
 from harness.virtio.ring import (
     AVAIL_F_NO_INTERRUPT,
     DESC,
@@ -54,6 +56,31 @@ class SplitRing(Ring):
         self._read_chain(chain)
         self._next = (self._next + 1) & 0xFFFF
         return chain
+
+    def look(self) -> dict[str, Any] | None:
+        index = self._avail[1]
+        if not 0 < (index - self._next) & 0xFFFF <= self.size:
+            return None  # `take` tells about an index that is too far ahead
+        load_fence()
+        head = at = self._avail[2 + self._next % self.size]
+        chain: list[list[int]] = []
+        table: list[list[int]] = []
+        while at < self.size and len(chain) <= self.size:
+            address, length, flags, following = DESC.unpack_from(self._desc, DESC_SIZE * at)
+            chain.append([at, address, length, flags, following])
+            if flags & DESC_F_INDIRECT:
+                table = look_at_table(self._memory, address, length)
+            if not flags & DESC_F_NEXT:
+                break
+            at = following
+        return {
+            "head": head,
+            "position": self._next,
+            "descriptors": chain,
+            "table": table,
+            "index": index,
+            "flags": self._avail[0],
+        }
 
     def give_back(self, chain: Chain) -> None:
         self._next = chain.position

@@ -17,6 +17,7 @@ from harness.model.block import Block
 from harness.model.device import Device, Transport
 from harness.model.loop import Loop
 from harness.model.memory import BrokenError, Memory, Region
+from harness.model.observer import SHOWN, Observer
 from harness.model.queue import Queue
 from harness.model.ring import Addresses
 from harness.virtio.device import DeviceStatus
@@ -63,14 +64,29 @@ class Connection(Transport):
     """A connected front-end. `closed` is called once it has disconnected."""
 
     def __init__(
-        self, link: socket.socket, block: Block, loop: Loop, closed: Callable[[], None]
+        self,
+        link: socket.socket,
+        block: Block,
+        loop: Loop,
+        closed: Callable[[], None],
+        observer: Observer | None = None,
     ) -> None:
         self._link = link
         self._loop = loop
         self._closed = closed
         self._protocol = 0
         self._channel = -1
-        self.device = Device(block, loop, self)
+        self.device = Device(block, loop, self, observer=observer)
+        self._observer = observer
+        if observer:
+            observer(
+                "device",
+                transport="vhost-user",
+                offered=self.device.offered(),
+                config=self.device.read_config().hex(),
+                queues=len(self.device.queues),
+                vectors=0,
+            )
         link.settimeout(PATIENCE)
         loop.watch(link.fileno(), self._readable)
 
@@ -91,6 +107,8 @@ class Connection(Transport):
         if flags & VERSION_MASK != VERSION or size > MAX_PAYLOAD:
             raise RefusedError(f"a message of another protocol: {header.hex(' ')}")
         payload = self._receive(size)[0] if size else b""
+        if self._observer:
+            self._observer("message", request=request, payload=payload[:SHOWN].hex())
         answer: bytes | None = None
         refused: Exception | None = None
         try:
@@ -102,10 +120,20 @@ class Connection(Transport):
                 os.close(fd)
         if answer is None and flags & NEED_REPLY:
             answer = U64.pack(refused is not None)
-        elif refused:
+        elif refused and not self._refused_otherwise(request):
             raise RefusedError(f"message {request}: {refused}")
         if answer is not None:
             self._link.sendall(HEADER.pack(request, VERSION | REPLY, len(answer)) + answer)
+
+    def _refused_otherwise(self, request: int) -> bool:
+        """Return whether a refusal shows without a reply and without the end of the connection.
+
+        A bad write to the configuration space is ignored. Refused features show in the status.
+        """
+        by_status = self._protocol & ProtocolFeature.STATUS.mask
+        return request == FrontEndRequest.SET_CONFIG or bool(
+            request == FrontEndRequest.SET_FEATURES and by_status
+        )
 
     def _receive(self, length: int) -> tuple[bytes, list[int]]:
         data, fds = b"", []
@@ -268,6 +296,9 @@ class Connection(Transport):
         times = 1
         with suppress(BlockingIOError):
             times = os.eventfd_read(queue.kick)
+        if self._observer:
+            index = self.device.queues.index(queue)
+            self._observer("notified", queue=index, width=0, value=0)
         self.device.notified(queue, times)
 
     def serves(self, queue: Queue) -> bool:

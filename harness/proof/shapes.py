@@ -32,12 +32,12 @@ from typing import Any
 
 import pytest
 
-from harness.model.whims import MODEL, OWNED, WHIMS
+from harness.model.whims import MODEL, OWNED, PCI, WHIMS
 from harness.proof.forks import ForkError, ForkingSession, ForkServer, serve, target_of
 from harness.pytestplugin.bench import BENCHES, TargetRun
 from harness.report.results import Results, Verdict
 
-WAYS = (MODEL, OWNED)
+WAYS = (MODEL, OWNED, PCI)
 PAIRS = 60
 SEED = 18
 """Seed for the sample of pairs: the same pairs in every run."""
@@ -57,9 +57,12 @@ OF_REQUESTS = frozenset({"Block", "Storage", "Request"})
 OF_FEATURES = frozenset({"offered", "acceptable", "config", "fields"})
 """Methods of these classes that decide only what is offered and shown."""
 
+OF_PCI = ("test_pci", "test_msix", "test_status", "test_queue_reset", "test_queues")
+"""Modules with the tests of a PCI function and of resets."""
+
 SHARE = (
     "used-length-0",
-    "signals-twice",
+    "signals-a-call-descriptor",
     "capacity-16",
     "host-aware",
 )
@@ -98,8 +101,11 @@ class Shape:
         The tests in LONG run where no whim or one of the virtqueues is there, and on pairs of whims
         as `owned-model`. In the way `model`,
         which makes a zoned disk for a test of zones, these tests run where no whim or one of the
-        requests is there; as `owned-model` they run where the disk is zoned.
+        requests is there; as `owned-model` they run where the disk is zoned. In the way `model-pci`
+        only the tests of the function and of resets run.
         """
+        if self.way == PCI:
+            return any(module in test for module in OF_PCI)
         if any(part in test for part in LONG):
             pair = len(self.whims) > 1 and self.way == OWNED
             return not self.whims or pair or self.changes(OF_VIRTQUEUES)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 
 import pytest
 
 from harness.pytestplugin.arguments import add_option
 from harness.report.listing import listing
 from harness.report.markers import Statement, statement_of
-from harness.virtio.catalogue import STRENGTH, Clause, clauses, section_order
+from harness.virtio.catalogue import STRENGTH, Clause, clauses, driver_clauses, section_order
 
 LEVELS = {
     word: frozenset(level for level in STRENGTH if level.split()[0].lower() == word)
@@ -157,14 +157,24 @@ def _wanted(statement: Statement, option: argparse.Namespace) -> bool:
     )
 
 
-def _check_sections(wanted: Iterable[str], statements: Iterable[Statement]) -> None:
+def _check_sections(
+    wanted: Iterable[str], statements: Iterable[Statement], more: Iterable[str] = ()
+) -> None:
     tested = {section for statement in statements for section in statement.sections}
-    there = tested | {clause.section for clause in clauses().values()}
+    there = tested | {clause.section for clause in clauses().values()} | set(more)
     for section in wanted:
         if not any(_is_below(name, section) for name in there):
             raise pytest.UsageError(
                 f"--section {section}: no such section; known: {_near(section, there)}"
             )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
+    """Use no workers of pytest-xdist for `--list-statements`: only they would have the tests."""
+    if getattr(config.option, "vblk_list_statements", False):
+        config.option.numprocesses = None
+    return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -173,21 +183,35 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     config = session.config
     if not config.option.vblk_list_statements:
         return None
-    _check_sections(config.option.vblk_section, ())
-    found = [clause for clause in clauses().values() if _listed(clause, config.option)]
+    known = _statements(config.option.vblk_party)
+    _check_sections(config.option.vblk_section, (), (clause.section for clause in known))
+    found = [clause for clause in known if _listed(clause, config.option)]
     tests: dict[str, dict[str, None]] = config.stash.get(TESTS, {})
     for line in listing(found, tests) if found else [NOTHING]:
         print(line)
     return True
 
 
-NOTHING = "no such statement in the catalogue, which has those that bind devices"
+NOTHING = "no such statement in the catalogue"
+
+
+def _statements(party: str | None) -> list[Clause]:
+    """Return the statements that bind a party ("device", "driver"), or all of them."""
+    of_devices = [clause for clause in clauses().values() if not clause.party.endswith("driver")]
+    of_drivers = list[Clause](driver_clauses().values())
+    if party == "driver":
+        return of_drivers
+    return of_devices if party == "device" else of_devices + of_drivers
 
 
 def _listed(clause: Clause, option: argparse.Namespace) -> bool:
-    if option.vblk_party and not clause.party.endswith(option.vblk_party):
+    if option.vblk_level and not any(clause.level in LEVELS[word] for word in option.vblk_level):
         return False
-    return _wanted(Statement((clause.id,), clause.level), option)
+    if not (option.vblk_section or option.vblk_clause):
+        return True
+    return any(_is_below(clause.section, wanted) for wanted in option.vblk_section) or any(
+        _is_clause(clause.id, wanted) for wanted in option.vblk_clause
+    )
 
 
 def pytest_terminal_summary(

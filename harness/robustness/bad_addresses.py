@@ -8,7 +8,7 @@ import pytest
 
 from harness.driver.errors import BadArgumentError, DriverError
 from harness.driver.interface import Driver
-from harness.virtio.mmio import CONFIG
+from harness.virtio.mmio import CONFIG, REGISTERS
 from harness.virtio.pci import (
     BAR_0,
     BAR_64,
@@ -37,9 +37,14 @@ def place(driver: Driver, name: str) -> int:
         return end_of_memory(driver) - 8
     if name == "own-registers":
         return register_address(driver, CapType.COMMON_CFG)
-    if "bus" not in driver.description():
+    if driver.transport_kind() == "vhost-user":
         pytest.skip("a vhost-user device has no firmware in its memory")
     return FIRMWARE
+
+
+def has_window(driver: Driver) -> bool:
+    """Return True on virtio-mmio, where all registers are in one window (virtio 4.2.2)."""
+    return driver.transport_kind() in ("mmio", "mmio-legacy")
 
 
 def register_address(driver: Driver, kind: CapType) -> int:
@@ -58,9 +63,8 @@ def find_registers(driver: Driver, kind: CapType) -> int:
 
     Raises DriverError if the device has none.
     """
-    described = driver.description()
-    if "mmio" in described.get("transport", ""):
-        return int(described["address"], 0)
+    if has_window(driver):
+        return int(driver.description()["address"], 0)
     structures = [structure for structure in driver.capabilities() if structure.type == kind]
     if not structures:
         raise DriverError(f"the function has no structure {kind.name}")
@@ -72,21 +76,19 @@ def find_registers(driver: Driver, kind: CapType) -> int:
 
 def status_register(driver: Driver) -> int:
     """Return the address of the device status field."""
-    base = register_address(driver, CapType.COMMON_CFG)
-    mmio = "mmio" in driver.description().get("transport", "")
-    return base + (0x70 if mmio else COMMON_REGISTERS["device_status"][0])
+    offset = REGISTERS["Status"] if has_window(driver) else COMMON_REGISTERS["device_status"][0]
+    return register_address(driver, CapType.COMMON_CFG) + offset
 
 
 def notify_register(driver: Driver) -> int:
     """Return the address that notifies the first queue."""
-    mmio = "mmio" in driver.description().get("transport", "")
-    return register_address(driver, CapType.NOTIFY_CFG) + (0x50 if mmio else 0)
+    offset = REGISTERS["QueueNotify"] if has_window(driver) else 0
+    return register_address(driver, CapType.NOTIFY_CFG) + offset
 
 
 def config_space(driver: Driver) -> int:
     """Return the address of the device configuration space."""
-    mmio = "mmio" in driver.description().get("transport", "")
-    return register_address(driver, CapType.DEVICE_CFG) + (CONFIG if mmio else 0)
+    return register_address(driver, CapType.DEVICE_CFG) + (CONFIG if has_window(driver) else 0)
 
 
 def end_of_memory(driver: Driver) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from harness.diskspec import SECTOR, DiskSpec
+from harness.diskspec import SECTOR, DiskSpec, unsupported
 from harness.driver.block import BlockDriver
 from harness.virtio.blk import BlockConfig, ZonedModel
 from harness.virtio.features import Feature
@@ -51,19 +51,10 @@ READABLE = frozenset(
 """`DiskSpec` fields that a driver can read off the device."""
 
 
-def asked(spec: DiskSpec) -> Iterator[str]:
-    """Yield the names of the fields that a test asks for: those without their default."""
-    defaults = DiskSpec()
-    for field in fields(DiskSpec):
-        if getattr(spec, field.name) != getattr(defaults, field.name):
-            yield field.name
-
-
 def unreadable(spec: DiskSpec, provided: Collection[str] = ()) -> Iterator[str]:
     """Yield, in words, what a test asks for and no device shows, except fields of `provided`."""
-    for name in asked(spec):
-        if name not in {*READABLE, *CHOSEN_BY_DRIVER, *ZONES, *provided}:
-            yield f"cannot provide {name}: the targets file does not say how"
+    for name in unsupported(spec, {*READABLE, *CHOSEN_BY_DRIVER, *ZONES, *provided}):
+        yield f"cannot provide {name}: the targets file does not say how"
 
 
 @dataclass(frozen=True)
@@ -136,7 +127,7 @@ class Found:
         `queues` asks for at least that number.
         """
         yield from unreadable(spec, provided)
-        for name in asked(spec):
+        for name in unsupported(spec, frozenset()):
             wanted, found = getattr(spec, name), self.values.get(name)
             if name not in READABLE or name in provided:
                 continue

@@ -85,8 +85,16 @@ class ModelProcess:
     Every method raises MachineError when the model refuses, is gone, or does not answer.
     """
 
-    def __init__(self, defects: Sequence[str] = (), whims: Sequence[str] = ()) -> None:
-        """`defects` are planted in it, and it has these `whims`, both by name."""
+    def __init__(
+        self,
+        defects: Sequence[str] = (),
+        whims: Sequence[str] = (),
+        observe: Path | None = None,
+    ) -> None:
+        """`defects` are planted in it, and it has these `whims`, both by name.
+
+        The model writes what drivers do to the file `observe`, for `vblk witness judge`.
+        """
         with interrupt.shielded():
             self._dir = RunDir()
             cleanup.at_exit(self.stop)
@@ -102,6 +110,7 @@ class ModelProcess:
             line = [sys.executable, "-m", "harness.model"]
             line += [word for name in defects for word in ("--defect", name)]
             line += [word for name in whims for word in ("--whim", name)]
+            line += ["--observe", str(observe)] if observe else []
             with interrupt.shielded():
                 self._child = _Child(line, self._stderr, self._thread)
             self._child.qmp_socket.settimeout(ANSWER_DEADLINE)
@@ -314,11 +323,16 @@ class Model(Target):
     """
 
     def __init__(
-        self, defects: Sequence[str] = (), name: str = "model", whims: Sequence[str] = ()
+        self,
+        defects: Sequence[str] = (),
+        name: str = "model",
+        whims: Sequence[str] = (),
+        observe: Path | None = None,
     ) -> None:
         """Make a target whose device has these defects and whims; `name` is one of `VARIANTS`.
 
         Defects and whims are named as in `harness.model.defects` and `harness.model.whims`.
+        The model writes what drivers do to the file `observe`.
         """
         self.name = name
         self._variant = VARIANTS[name]
@@ -326,6 +340,7 @@ class Model(Target):
         self.traits = self._variant.traits
         self._defects = defects
         self._whims = whims
+        self._observe = observe
         self._process: ModelProcess | None = None
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
@@ -337,7 +352,7 @@ class Model(Target):
             if self._process and not self._process.alive():
                 self.close()
             if self._process is None:
-                self._process = ModelProcess(self._defects, self._whims)
+                self._process = ModelProcess(self._defects, self._whims, self._observe)
             return ModelDisk(self._process, reshaped(spec, self._whims), self._variant)
         except (MachineError, DriverError) as error:
             raise translated(error) from None

@@ -20,6 +20,9 @@ from harness.targets.vhost_user import VhostUserSocket
 FILLED = 16384
 """Sectors at the start and at the end of the disk that hold random bytes before the first test."""
 
+RESIZABLE = 1 << 33
+"""Largest capacity in sectors (4 TiB) that a test may double: file systems limit a file's size."""
+
 SEED = 20260
 
 
@@ -54,7 +57,8 @@ class OwnedModel(VhostUserSocket):
             raise translated(error) from None
         assert file
         _fill(file)
-        resizable = not self._own.read_only and not self._own.zoned
+        capacity = self._own.capacity
+        resizable = not self._own.read_only and not self._own.zoned and capacity <= RESIZABLE
         self._host = HostSide(
             DeviceIdentity("model", VERSION), file, self._resize if resizable else None
         )

@@ -61,9 +61,13 @@ def _window(qtest: Qtest, machine: Machine, drive: Drive) -> Bus:
 
 @dataclass(frozen=True)
 class Variant:
-    """Variant of a target: its board, the interface of its device, and the driver's transport."""
+    """Variant of a target: its board, the interface of its device, and the driver's transport.
+
+    `traits` are those of `Target.traits`.
+    """
 
     description: str
+    traits: frozenset[str]
     board: Board
     interface: Interface
     bus: Callable[[Qtest, Machine, Drive], Bus]
@@ -74,6 +78,7 @@ class Variant:
 VARIANTS: dict[str, Variant] = {
     "qtest-pci": Variant(
         "QEMU's modern virtio-blk-pci, driven from the host without a guest",
+        frozenset({"pci", "modern"}),
         "pc",
         "modern",
         _function,
@@ -81,6 +86,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "qtest-pci-transitional": Variant(
         "QEMU's transitional virtio-blk-pci through its modern interface, without a guest",
+        frozenset({"pci", "modern"}),
         "pc",
         "transitional",
         _function,
@@ -88,6 +94,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "qtest-pci-legacy": Variant(
         "QEMU's transitional virtio-blk-pci through its legacy interface, without a guest",
+        frozenset({"pci", "legacy"}),
         "pc",
         "transitional",
         _function,
@@ -95,6 +102,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "qtest-vhost-user": Variant(
         "QEMU's vhost-user-blk-pci with qemu-storage-daemon behind it, without a guest",
+        frozenset({"pci", "modern"}),
         "pc",
         "modern",
         _function,
@@ -103,6 +111,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "qtest-mmio": Variant(
         "QEMU's virtio-blk on modern virtio-mmio, without a guest",
+        frozenset({"mmio", "modern"}),
         "microvm",
         "modern",
         _window,
@@ -110,6 +119,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "qtest-mmio-legacy": Variant(
         "QEMU's virtio-blk on legacy virtio-mmio, without a guest",
+        frozenset({"mmio", "legacy"}),
         "microvm",
         "legacy",
         _window,
@@ -230,9 +240,7 @@ class QtestTarget(Target):
         self.name = name
         self.variant = VARIANTS[name]
         self.description = self.variant.description
-        kind = "legacy" if name.endswith("legacy") else "modern"
-        bus = "pci" if self.variant.board == "pc" else "mmio"
-        self.traits = frozenset({bus, kind})
+        self.traits = self.variant.traits
         self._path = qemu
         self._defects = defects
         self._qemu: Qemu | None = None

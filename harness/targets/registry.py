@@ -112,15 +112,17 @@ ENTRY_POINTS = "vblk.targets"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
-def register(name: str, description: str, make: Callable[[Settings], Target]) -> None:
+def register(
+    name: str, description: str, make: Callable[[Settings], Target], replace: bool = False
+) -> None:
     """Add a target for `--target NAME`; `make` returns it with nothing started.
 
-    TargetError for a name that exists, or that has other characters than lower-case
-    letters, digits, dots, hyphens and underscores.
+    TargetError for a name that exists, unless `replace` is true, and for one that has other
+    characters than lower-case letters, digits, dots, hyphens and underscores.
     """
     if not _NAME.fullmatch(name):
         raise TargetError(f"{name!r} cannot be the name of a target; one looks like my-board")
-    if name in _MAKERS:
+    if name in _MAKERS and not replace:
         raise TargetError(f"there is a target {name!r} already")
     _MAKERS[name] = (description, make)
 

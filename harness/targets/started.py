@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness import interrupt
-from harness.diskspec import SECTOR, DiskSpec
+from harness.diskspec import SECTOR, DiskSpec, unsupported
 from harness.driver.block import BlockDriver
 from harness.driver.bus.vfio_user import VfioUser
 from harness.driver.errors import DriverError, NoDeviceError
@@ -35,7 +35,7 @@ from harness.targets.base import (
     Target,
     TargetError,
 )
-from harness.targets.found import Found, asked, unreadable
+from harness.targets.found import Found, unreadable
 from harness.targets.through_device import ThroughDevice
 from harness.targets.userfile import PLACES, UserTarget, rendered, words_of
 from harness.virtio.blk import RequestType, Status
@@ -167,7 +167,7 @@ class StartedTarget(Target):
         """Return the words for what a disk has to be, and the fields that they are about."""
         words: list[str] = []
         covered: set[str] = set()
-        for name in asked(spec):
+        for name in unsupported(spec, frozenset()):
             command = self._definition.options.get(name)
             value = getattr(spec, name)
             if command is None or (not value and f"{{{name}}}" not in command):

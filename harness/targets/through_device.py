@@ -136,6 +136,8 @@ _USUAL = (
 _NEEDED = (
     Feature.VERSION_1.mask
     | Feature.ACCESS_PLATFORM.mask
+    | Feature.ORDER_PLATFORM.mask
+    | Feature.BLK_ZONED.mask
     | Feature.BLK_RO.mask
     | Feature.BLK_BLK_SIZE.mask
 )

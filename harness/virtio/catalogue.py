@@ -1,18 +1,25 @@
-"""Catalogue of the statements of virtio 1.4 that the suite tests, by id, in our own words."""
+"""Catalogue of statements of virtio 1.4, by id, in our own words.
+
+`clauses` are the statements that the suite tests on devices. `driver_clauses` are those that
+bind drivers, except on administration virtqueues (virtio 2.12, 2.13).
+"""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 SPECIFICATION = "virtio 1.4"
 
 CATALOGUE = Path(__file__).with_name("clauses")
 """Folder of the catalogue: one TOML file for each chapter, or for each section of a long one."""
+
+DRIVER_CATALOGUE = CATALOGUE / "driver"
+"""Folder of the statements that bind drivers, divided in the same way."""
 
 TESTABLE = Path(__file__).with_name("testable.toml")
 
@@ -58,27 +65,72 @@ class Clause:
         return self.id.split("-", 1)[0]
 
 
+SEEN: dict[str, str] = {
+    "A": "by a vhost-user back-end with ordinary traffic",
+    "B": "by a vhost-user back-end that provokes it",
+    "C": "in accesses to registers, with ordinary traffic",
+    "D": "by a device whose registers, features or capabilities are ours",
+    "E": "only in the effect on the user of the driver",
+    "X": "by MMIO registers that hold wrong values",
+    "N": "not at all",
+}
+"""Classes of a driver's statements: where a device can observe whether the driver follows them."""
+
+
+@dataclass(frozen=True)
+class DriverClause(Clause):
+    """A statement that binds a driver. `seen` is its class, a key of SEEN.
+
+    `untested` says why no rule of the witness can judge it.
+    """
+
+    seen: str = ""
+
+
+_C = TypeVar("_C", bound=Clause)
+
+
 class UnknownClauseError(LookupError):
     """There is no statement of this id in the catalogue."""
 
 
 @cache
 def clauses() -> dict[str, Clause]:
-    """Return the whole catalogue by id, in the order of the specification.
+    """Return the statements that the suite tests, by id, in the order of the specification.
 
     Raises ValueError, with file and id, if an entry has missing or unknown
     keys or an unknown level, or if an id occurs twice.
     """
-    found: dict[str, Clause] = {}
-    for path in sorted(CATALOGUE.glob("*.toml")):
+    return _load(CATALOGUE, Clause, {"party", "level", "text"})
+
+
+@cache
+def driver_clauses() -> dict[str, DriverClause]:
+    """Return the statements that bind drivers, by id, in the order of the specification.
+
+    Raises ValueError as `clauses` does, and for a class that is not in SEEN.
+    """
+    found = _load(DRIVER_CATALOGUE, DriverClause, {"party", "level", "text", "seen"})
+    for clause in found.values():
+        if clause.seen not in SEEN:
+            raise ValueError(f"{clause.id} has no class {clause.seen!r}; known: {', '.join(SEEN)}")
+    return found
+
+
+def _load(folder: Path, kind: type[_C], needed: set[str]) -> dict[str, _C]:
+    """Return the entries of all files in a folder as `kind`. Raises ValueError for a bad one."""
+    known = {field.name for field in fields(kind)} - {"id"}
+    found: dict[str, _C] = {}
+    for path in sorted(folder.glob("*.toml")):
         for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
-            if not {"party", "level", "text"} <= set(table) <= {*Clause.__annotations__} - {"id"}:
-                raise ValueError(f"{path.name}: {name} is not party, level and text: {table}")
+            if not needed <= set(table) <= known:
+                wanted = ", ".join(sorted(needed))
+                raise ValueError(f"{path.name}: {name} has other keys than {wanted}: {table}")
             if table["level"] not in STRENGTH:
                 raise ValueError(f"{path.name}: {name} has no level {table['level']!r}")
             if name in found:
                 raise ValueError(f"{path.name}: {name} is in the catalogue already")
-            found[name] = Clause(id=name, **table)
+            found[name] = kind(id=name, **table)
     return dict(sorted(found.items(), key=lambda entry: _order(entry[0])))
 
 

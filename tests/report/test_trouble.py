@@ -10,16 +10,15 @@ import pytest
 pytest_plugins = ["pytester"]
 
 SUITE = """
-import harness.targets.registry as registry
 from harness.driver.errors import DeviceTimeoutError, DriverError
 
 def late(self, spec, writes=True):
     raise DeviceTimeoutError("SET_MEM_TABLE was not answered")
 
 @clause("2.4.1-D-01")
-def test_not_ready(plug, monkeypatch):
+def test_not_ready(plug, bench, monkeypatch):
     plug(start=False)
-    monkeypatch.setattr(registry.GuestPci, "plug", late)
+    monkeypatch.setattr(type(bench.target), "plug", late)
     plug(start=False)
 
 @clause("2.4.1-D-01")
@@ -29,9 +28,9 @@ def test_mistake_of_the_test(plug): plug(start=False); raise ValueError("4096 is
 def test_mistake_at_a_should(plug): plug(start=False); raise ValueError("a mistake")
 
 @clause("2.1.2-D-02")
-def test_late_at_a_should(plug, monkeypatch):
+def test_late_at_a_should(plug, bench, monkeypatch):
     plug(start=False)
-    monkeypatch.setattr(registry.GuestPci, "plug", late)
+    monkeypatch.setattr(type(bench.target), "plug", late)
     plug(start=False)
 
 @clause("2.4.1-D-01")

@@ -32,7 +32,8 @@ def test_a_window_is_driven_and_its_guest_serves_again(target: GuestPci) -> None
     first = target.plug(PLAIN)
     guest = target.guest
     first.driver.start()
-    assert first.driver.description()["transport"] == "mmio modern"
+    assert first.driver.transport_kind() == "mmio"
+    assert not first.driver.owns_pci_configuration()
     assert first.driver.request(Request(RequestType.OUT, 63, DATA)).status == Status.OK
     assert first.backing.read(63, 1) == DATA
     assert first.driver.wait_interrupt("queue", above=0).unexplained == 0

@@ -69,16 +69,17 @@ def test_each_completion_is_one_interrupt(target: GuestPci) -> None:
 def test_what_is_driven_shows(target: GuestPci) -> None:
     disk = target.plug(DiskSpec())
     shown = disk.driver.description()
-    kind = "legacy" if target.name.endswith("legacy") else "modern"
+    legacy = "legacy" in target.traits
     q35 = target.name.endswith("q35")
 
     agreed = disk.driver.start()
 
-    assert shown["transport"] == f"pci {kind}"
+    assert disk.driver.transport_kind() == ("pci-legacy" if legacy else "pci")
+    assert not disk.driver.owns_pci_configuration()
     assert shown["address"] == ("0000:01:00.0" if q35 else "0000:00:04.0")
     # A transitional device has its own PCI device id.
     assert shown["id"] == ("1af4:1042" if q35 else "1af4:1001")
-    assert bool(agreed.accepted & Feature.VERSION_1.mask) == (kind == "modern")
+    assert bool(agreed.accepted & Feature.VERSION_1.mask) == (not legacy)
     assert bool(agreed.accepted & Feature.ACCESS_PLATFORM.mask) == q35
     disk.unplug()
 

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,9 @@ def test_the_size_of_a_disks_queues_is_what_was_asked_for_or_lacking(target: Qte
 @pytest.mark.parametrize(
     ("fields", "lacking"),
     [
-        ({"zoned": "host-managed", "zone_sectors": 2048}, "a disk's zoned, zone_sectors$"),
-        ({"zones_offline": (3,)}, "a disk's zones_offline$"),
-        ({"lifetime": (1, 0, 0)}, "a disk's lifetime$"),
+        ({"zoned": "host-managed", "zone_sectors": 2048}, "disk's zoned, zone_sectors$"),
+        ({"zones_offline": (3,)}, "disk's zones_offline$"),
+        ({"lifetime": (1, 0, 0)}, "disk's lifetime$"),
     ],
 )
 def test_what_only_other_devices_have_is_lacking(
@@ -107,7 +108,7 @@ def test_a_request_that_cannot_be_laid_out_takes_those_before_it_back(packed: bo
         )
         good = Request(RequestType.IN, 0, receive=512)
         for _ in range(20):
-            with pytest.raises(BadArgumentError, match="does not cut"):
+            with pytest.raises(BadArgumentError, match="but the pieces"):
                 driver.submit([good, good, Request(RequestType.IN, receive=512, writable=(9,))])
             assert driver.request(good).status == Status.OK
     finally:
@@ -160,12 +161,23 @@ def test_the_driver_does_not_notify_a_device_that_suppresses_it_if_configured(
     assert [completion.status for completion in driver.complete(tokens)] == [Status.OK] * 2
 
 
-def test_what_is_driven_shows(target: QtestTarget) -> None:
+def test_the_driver_goes_through_the_interface_that_the_traits_declare(
+    target: QtestTarget,
+) -> None:
     driver = target.plug(DiskSpec()).driver
-    kind = "legacy" if target.name.endswith("legacy") else "modern"
+    bus, *legacy = driver.transport_kind().split("-")
 
-    assert driver.description()["transport"].split()[-1] == kind
-    assert bool(driver.offered() & Feature.VERSION_1.mask) == (kind == "modern")
+    assert target.traits == {bus, *(legacy or ["modern"])}
+    assert bool(driver.offered() & Feature.VERSION_1.mask) == ("modern" in target.traits)
+    assert driver.owns_pci_configuration() == ("pci" in target.traits)
+
+
+def test_traits_do_not_depend_on_the_name_or_the_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    variant = replace(VARIANTS["qtest-pci"], board="q35")
+    for name in ("qtest-pci-q35", "qtest-q35-not-legacy"):
+        monkeypatch.setitem(VARIANTS, name, variant)
+
+        assert QtestTarget(name).traits == {"pci", "modern"}
 
 
 @pytest.mark.parametrize("name", ["qtest-pci", "qtest-mmio"])

@@ -18,7 +18,7 @@ import socket, sys
 from harness.diskspec import DiskSpec
 from harness.model.block import Block
 from harness.model.loop import Loop
-from harness.model.main import CONNECT, Export
+from harness.model.main import Export, accept
 from harness.model.storage import Storage
 
 path, disk, log = sys.argv[1:]
@@ -35,7 +35,7 @@ def noted(self, request):
 Block.serve = noted
 loop = Loop()
 spec = DiskSpec(capacity=2048)
-Export(loop, path, Block(spec, Storage(disk, False, ())), CONNECT["vhost-user"])
+Export(loop, path, Block(spec, Storage(disk, False, ())), accept("vhost-user", None))
 print("ready", flush=True)
 loop.run()
 """

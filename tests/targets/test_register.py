@@ -30,6 +30,13 @@ def test_a_registered_target_is_made_and_listed() -> None:
     assert descriptions()["my-board"] == "a board"
 
 
+def test_a_target_is_replaced_on_request() -> None:
+    target: Any = object()
+    register("model", "a board", lambda settings: target, replace=True)
+
+    assert maker("model", {})(Settings()) is target
+
+
 @pytest.mark.parametrize("name", ["model", "Board", "a+b", "a:b", ""])
 def test_a_name_that_cannot_be_is_refused(name: str) -> None:
     with pytest.raises(TargetError, match=f"'{name.replace('+', '.')}'"):

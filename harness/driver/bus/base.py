@@ -48,6 +48,10 @@ class Bus(ABC):
 class PciFunction(Bus):
     """A PCI function: its configuration space and its BARs, in memory or in I/O space."""
 
+    owns_configuration: bool = False
+    """True if `pci_read` and `pci_write` reach the function itself. False if a kernel answers
+    some of these accesses, or writes the same registers."""
+
     @abstractmethod
     def pci_read(self, offset: int, length: int) -> bytes:
         """Read bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""

@@ -235,6 +235,8 @@ class QtestPci(_QtestBus, PciFunction):
     after `timeout` seconds.
     """
 
+    owns_configuration = True
+
     def __init__(self, qtest: Qtest, ram: Path, slot: int, timeout: float = 5.0) -> None:
         super().__init__(qtest, ram, INTERRUPT)
         self.slot = slot

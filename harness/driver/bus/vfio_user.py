@@ -102,6 +102,8 @@ class VfioUser(PciFunction):
     function. Other methods raise DriverError when the server has closed the connection.
     """
 
+    owns_configuration = True
+
     def __init__(self, path: str, timeout: float = ANSWER_TIMEOUT) -> None:
         self.path = path
         self._timeout = timeout

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 from harness.driver.bus.base import Bus
 from harness.driver.errors import DriverError
-from harness.driver.interface import Capability, QueueLayout
+from harness.driver.interface import Capability, QueueLayout, TransportKind
 from harness.driver.memory import DmaMemory
 
 
 class Transport(ABC):
     """Registers, notifications and interrupts of a device."""
 
+    kind: ClassVar[TransportKind]
     memory: DmaMemory
     queue_align: int | None = None
     """Alignment of the legacy ring layout in bytes; None for a modern interface."""
     access_platform: bool = False
     """True if the device's memory accesses are translated, for example by an IOMMU (virtio 6.1)."""
+    owns_pci_configuration: bool = False
+    """True for a PCI function whose bus has `PciFunction.owns_configuration`."""
 
     @property
     def legacy(self) -> bool:

@@ -24,7 +24,6 @@ from harness.virtio.mmio import (
 class _Mmio(BusTransport):
     """Common part of both interfaces: registers of 32 bits, then the configuration space."""
 
-    kind: ClassVar[str]
     version: ClassVar[int]
     registers: ClassVar[dict[str, int]]
 
@@ -43,13 +42,14 @@ class _Mmio(BusTransport):
 
     def description(self) -> dict[str, Any]:
         """Return facts on transport and address, for reports."""
-        return {"transport": f"mmio {self.kind}", **self.window.description()}
+        interface = "legacy" if self.legacy else "modern"
+        return {"transport": f"mmio {interface}", **self.window.description()}
 
     def _register(self, name: str) -> int:
         try:
             return self.registers[name]
         except KeyError:
-            raise BadArgumentError(f"virtio-mmio ({self.kind}) has no register {name!r}") from None
+            raise BadArgumentError(f"{self.kind} has no register {name!r}") from None
 
     def register_read(self, name: str, width: int | None = None) -> int:
         """Read a register of 32 bits, or its first `width` bytes."""
@@ -111,7 +111,7 @@ class MmioModern(_Mmio):
     Raises NoDeviceError if the window has no virtio block device of version 2.
     """
 
-    kind = "modern"
+    kind = "mmio"
     version = VERSION
     registers = REGISTERS
 
@@ -169,7 +169,7 @@ class MmioLegacy(_Mmio):
     Raises NoDeviceError if the window has no virtio block device of version 1.
     """
 
-    kind = "legacy"
+    kind = "mmio-legacy"
     version = LEGACY_VERSION
     registers = LEGACY_REGISTERS
     queue_align = LEGACY_PAGE

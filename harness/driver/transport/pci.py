@@ -56,6 +56,7 @@ class PciTransport(BusTransport):
     def __init__(self, function: PciFunction) -> None:
         super().__init__(function)
         self.function = function
+        self.owns_pci_configuration = function.owns_configuration
 
     def pci_read(self, offset: int, length: int) -> bytes:
         """Read bytes of PCI configuration space."""
@@ -93,6 +94,8 @@ class PciModern(PciTransport):
     Raises NoDeviceError if the function is not a virtio block device, or if a
     structure that the driver needs is missing or not within its BAR.
     """
+
+    kind = "pci"
 
     def __init__(self, function: PciFunction) -> None:
         super().__init__(function)

@@ -27,6 +27,7 @@ class PciLegacy(PciTransport):
     NoDeviceError if the function has no such interface.
     """
 
+    kind = "pci-legacy"
     queue_align = LEGACY_PAGE
 
     def __init__(self, function: PciFunction) -> None:

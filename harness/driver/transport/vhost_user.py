@@ -77,6 +77,8 @@ class VhostUser(Transport):
     `GoneError` when the back-end has closed the connection; a reset connects again.
     """
 
+    kind = "vhost-user"
+
     def __init__(
         self,
         path: str,

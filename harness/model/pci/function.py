@@ -15,6 +15,7 @@ from harness.model.block import Block
 from harness.model.device import Device, Transport
 from harness.model.loop import Loop
 from harness.model.memory import BrokenError, Memory
+from harness.model.observer import SHOWN, Observer
 from harness.model.pci.interrupts import BAR_SIZE as MSIX_BAR_SIZE
 from harness.model.pci.interrupts import MAX_VECTORS, Interrupts
 from harness.model.pci.registers import Register, Registers
@@ -89,6 +90,14 @@ NOTIF_CONFIG_BASE = 0x100
 """Added to a queue's index for its queue_notif_config_data, so that the two differ."""
 
 
+def _area(bar: int, offset: int) -> tuple[str, int]:
+    """Return the structure that an offset of a BAR is in, and where it starts in the BAR."""
+    if bar != REGISTER_BAR:
+        return ("msix" if bar == MSIX_BAR else "legacy"), 0
+    starts = ((NOTIFY, "notify"), (DEVICE, "device"), (ISR, "isr"), (COMMON, "common"))
+    return next((name, start) for start, name in starts if offset >= start)
+
+
 @dataclass
 class QueueRegisters:
     """The registers of one virtqueue that the driver writes."""
@@ -110,6 +119,7 @@ class Function(Transport):
         layout: Layout,
         send_message: Callable[[int], None],
         send_line: Callable[[], None],
+        observer: Observer | None = None,
     ) -> None:
         """`layout` "transitional" adds the legacy interface. ValueError for too many queues."""
         if block.queues > MAX_QUEUES:
@@ -117,12 +127,22 @@ class Function(Transport):
         self.layout = layout
         self._send_message = send_message
         self._send_line = send_line
-        self.device = Device(block, loop, self, TRANSPORT_FEATURES)
+        self.device = Device(block, loop, self, TRANSPORT_FEATURES, observer)
+        self._observer = observer
         for index, queue in enumerate(self.device.queues):
             queue.signal = self._queue_signal(index)
         self._common = Registers(self._common_registers())
         self._legacy = Registers(self._legacy_registers())
         self._power_on()
+        if observer:
+            observer(
+                "device",
+                transport=f"pci, {layout}",
+                offered=self.device.offered(),
+                config=self.device.read_config().hex(),
+                queues=len(self.device.queues),
+                vectors=self.interrupts.vectors,
+            )
 
     def _power_on(self) -> None:
         self.space = ConfigSpace(EXPRESS_SIZE)
@@ -198,6 +218,20 @@ class Function(Transport):
 
     def config_read(self, offset: int, length: int) -> bytes:
         """Return bytes of configuration space; reading the window's data reads the device."""
+        found = self._config_read(offset, length)
+        self._show("pci", offset, found, write=False)
+        return found
+
+    def _show(self, area: str, offset: int, data: bytes, write: bool) -> None:
+        """Tell the observer, if there is one, about an access to registers."""
+        if self._observer:
+            value = int.from_bytes(data[:SHOWN], "little") if len(data) <= 8 else -1
+            width = len(data)
+            self._observer(
+                "register", area=area, offset=offset, width=width, value=value, write=write
+            )
+
+    def _config_read(self, offset: int, length: int) -> bytes:
         data = self._window + CAP.size
         if offset < data + 4 and data < offset + length and (access := self._window_access()):
             bar, at, width = access
@@ -206,6 +240,7 @@ class Function(Transport):
 
     def config_write(self, offset: int, data: bytes) -> None:
         """Write configuration space; writing the window's data writes the device."""
+        self._show("pci", offset, data, write=True)
         at = self._express_control
         written = data[at + 1 - offset] if offset <= at + 1 < offset + len(data) else 0
         if written << 8 & EXPRESS_RESET:
@@ -235,6 +270,13 @@ class Function(Transport):
 
     def bar_read(self, bar: int, offset: int, length: int) -> bytes:
         """Return bytes of a BAR by one access; ones in the power state D3."""
+        data = self._bar_read(bar, offset, length)
+        if self._observer:
+            area, start = _area(bar, offset)
+            self._show(area, offset - start, data, write=False)
+        return data
+
+    def _bar_read(self, bar: int, offset: int, length: int) -> bytes:
         if not self._powered:
             return b"\xff" * length
         if bar == MSIX_BAR:
@@ -252,6 +294,9 @@ class Function(Transport):
 
     def bar_write(self, bar: int, offset: int, data: bytes) -> None:
         """Write bytes of a BAR by one access."""
+        if self._observer:
+            area, start = _area(bar, offset)
+            self._show(area, offset - start, data, write=True)
         if not self._powered:
             return
         if bar == MSIX_BAR:
@@ -263,6 +308,10 @@ class Function(Transport):
         elif DEVICE <= offset < NOTIFY:
             self.device.write_config(offset - DEVICE, data)
         elif offset >= NOTIFY:
+            if self._observer:
+                queue = (offset - NOTIFY) // NOTIFY_MULTIPLIER
+                value = int.from_bytes(data[:8], "little")
+                self._observer("notified", queue=queue, width=len(data), value=value)
             self._notify(offset - NOTIFY, int.from_bytes(data, "little"))
 
     def _config_bytes(self, offset: int, length: int) -> bytes:
@@ -521,6 +570,8 @@ class Function(Transport):
             queue.enabled = True
 
     def _legacy_notify(self, index: int) -> None:
+        if self._observer:
+            self._observer("notified", queue=index, width=2, value=index)
         if index < len(self.device.queues):
             self.device.notified(self.device.queues[index])
 
@@ -537,6 +588,7 @@ class Function(Transport):
         A client takes memory away and gives it back in pieces, also under a virtqueue that
         runs. A virtqueue whose rings are not there finds them when they are given back.
         """
+        self.device.show_memory(memory)
         self.device.memory = memory
         for queue in self.device.queues:
             with suppress(BrokenError):

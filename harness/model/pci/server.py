@@ -15,6 +15,7 @@ from contextlib import suppress
 from harness.model.block import Block
 from harness.model.loop import Loop
 from harness.model.memory import BrokenError, Memory, Region
+from harness.model.observer import Observer
 from harness.model.pci.function import Function, Layout
 from harness.virtio.vfio_user import (
     ACCESS,
@@ -89,6 +90,7 @@ class Connection:
         loop: Loop,
         closed: Callable[[], None],
         layout: Layout,
+        observer: Observer | None = None,
     ) -> None:
         self._link = link
         self._loop = loop
@@ -101,6 +103,7 @@ class Connection:
             layout,
             lambda vector: self._signal(MSIX, vector),
             lambda: self._signal(INTX, 0),
+            observer,
         )
         self.device = self.function.device
         self._handlers: dict[int, Handler] = {

@@ -7,11 +7,12 @@ be like any of them, so no test may fail on one (`tox -e shapes`).
 from harness.model.whims import (  # noqa: F401  # they file their whims
     disks,
     features,
+    function,
     notifications,
     requests,
     rings,
     transport,
 )
-from harness.model.whims.registry import MODEL, OWNED, WHIMS, Whim, reshaped
+from harness.model.whims.registry import MODEL, OWNED, PCI, WHIMS, Whim, reshaped
 
-__all__ = ["MODEL", "OWNED", "WHIMS", "Whim", "reshaped"]
+__all__ = ["MODEL", "OWNED", "PCI", "WHIMS", "Whim", "reshaped"]

@@ -14,8 +14,9 @@ Original = Callable[..., Any]
 
 Reshape = Callable[[DiskSpec], DiskSpec]
 
-MODEL, OWNED = "model", "owned-model"
-"""Ways to the model: as a disk that a test describes, and as somebody else's, which is as it is."""
+MODEL, OWNED, PCI = "model", "owned-model", "model-pci"
+"""Ways to the model: as a disk that a test describes, as somebody else's, which is as it is, and as
+a PCI function."""
 
 
 @dataclass
@@ -65,7 +66,12 @@ def file(whim: Whim) -> None:
 
 
 def whim(
-    method: Callable[..., Any], *, text: str, breaks: Sequence[str] = (), family: str = ""
+    method: Callable[..., Any],
+    *,
+    text: str,
+    breaks: Sequence[str] = (),
+    family: str = "",
+    ways: tuple[str, ...] = (MODEL, OWNED),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """File a replacement of a method as the whim of its name, with hyphens.
 
@@ -74,7 +80,7 @@ def whim(
 
     def decorate(change: Callable[..., Any]) -> Callable[..., Any]:
         name = change.__name__.replace("_", "-")
-        file(Whim(name, text, tuple(breaks), family, parts=[(method, change)]))
+        file(Whim(name, text, tuple(breaks), family, ways, parts=[(method, change)]))
         return change
 
     return decorate

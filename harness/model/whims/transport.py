@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
+from harness.model.block import Block
 from harness.model.device import Device
 from harness.model.vhost import Connection
 from harness.model.whims.registry import Original, Whim, file, whim
+from harness.virtio.features import Feature
 from harness.virtio.vhost_user import ProtocolFeature
 
 NEEDED = (ProtocolFeature.CONFIG, ProtocolFeature.MQ)
@@ -19,8 +22,17 @@ def _lacking(name: str, *lacking: ProtocolFeature) -> None:
     def change(original: Original, connection: Connection) -> int:
         return int(original(connection)) & ~bits
 
+    def keep(original: Original, block: Block) -> int:
+        # The device is suspended by a status, which such a back-end is not told.
+        unusable = Feature.SUSPEND.mask if ProtocolFeature.STATUS in lacking else 0
+        return int(original(block)) & ~unusable
+
     text = f"vhost-user: {', '.join(feature.name for feature in lacking)} not offered"
-    file(Whim(name, text, family="protocol", parts=[(Connection.protocol_features, change)]))
+    parts: list[tuple[Callable[..., object], Callable[..., object]]] = [
+        (Connection.protocol_features, change),
+        (Block.offered, keep),
+    ]
+    file(Whim(name, text, family="protocol", parts=parts))
 
 
 _lacking("no-reply-ack", ProtocolFeature.REPLY_ACK)

@@ -1,0 +1,170 @@
+"""Full rings, requests on the same sectors, thousands on one disk (virtio 2.7, 2.8, 5.2.6)."""
+
+import itertools
+import random
+
+import pytest
+
+from conformance.contents import Contents
+from conformance.data import sectors
+from conformance.kinds import KINDS, UNIT, act, each_kind
+from conformance.rings import both_rings, plug_ring
+from harness.driver.interface import Request
+from harness.report import described
+from harness.virtio.blk import RequestType, Status, segment
+from harness.virtio.features import Feature
+
+SMALL = {"capacity": 64}
+MANY = 1500
+"""Requests on one disk: more than the entries of a ring, and than what a device counts to."""
+
+TOGETHER = 12
+"""Requests that are in flight together, if the virtqueue has room for them."""
+
+
+def room(disk, each=3):
+    """Return the number of direct chains of `each` descriptors that fill the virtqueue."""
+    return max(disk.queues[0].size // each, 1)
+
+
+@both_rings
+@each_kind()
+def test_a_full_ring_of_every_request(plug, kind, packed):
+    disk = plug_ring(plug, packed, needs=kind.features, prefer={**SMALL, **kind.fields})
+    contents, config = Contents(disk), disk.driver.config()
+    count = min(room(disk), 128)
+
+    places = max(contents.count // UNIT - 1, 1)
+    for turn in range(2):
+        # Requests on the same sectors write the same data, so their order makes no difference.
+        turns = [turn * places + number % places for number in range(count)]
+        acts = [act(kind, config, contents, number) for number in turns]
+        tokens = disk.driver.submit([sent.request for sent in acts])
+        completions = disk.driver.complete(tokens)
+        for number, (sent, completion) in enumerate(zip(acts, completions, strict=True)):
+            sent.check(completion, f"number {number} of {count} in a full ring")
+        contents.check(f"{count} requests {kind.type.name} in a full ring")
+
+
+@both_rings
+@described("5.2.6-P-12")
+def test_thousands_of_requests_on_one_disk(plug, packed):
+    """Reads, writes and flushes in flight together, never two on the same sector."""
+    disk = plug_ring(plug, packed, prefer=SMALL)
+    disk.needs_sectors(2 * TOGETHER)
+    contents = Contents(disk)
+    together = min(TOGETHER, room(disk))
+    chosen = random.Random(20)
+    spans = min(contents.count, 64) // 2
+    flushes = bool(disk.driver.accepted() & Feature.BLK_FLUSH.mask)
+
+    for first in range(0, MANY, together):
+        requests = []
+        for number, span in enumerate(chosen.sample(range(spans), together), first):
+            count = chosen.randint(1, 2)
+            if number % 7 == 0 and flushes:
+                requests.append(Request(RequestType.FLUSH))
+            elif number % 3:
+                data = sectors(count, salt=chosen.randrange(1000))
+                requests.append(Request(RequestType.OUT, 2 * span, data))
+            else:
+                requests.append(Request(RequestType.IN, 2 * span, receive=512 * count))
+        completions = disk.driver.complete(disk.driver.submit(requests))
+        for number, (request, completion) in enumerate(
+            zip(requests, completions, strict=True), first
+        ):
+            assert completion.status == Status.OK, f"request {number}: {completion.status:#x}"
+            assert completion.damage == (), f"request {number}: {completion.damage}"
+            if request.type == RequestType.OUT:
+                contents.write(request.sector, request.data)
+            if request.type == RequestType.IN:
+                wrong = completion.data != contents.read(request.sector, request.receive // 512)
+                assert not wrong, f"request {number}, a read of sector {request.sector}: other data"
+        if first % (8 * together) == 0:
+            contents.check(f"request {first + together}")
+    contents.check(f"{MANY} requests")
+
+
+CHANGES = [
+    kind
+    for kind in KINDS
+    if kind.type in (RequestType.OUT, RequestType.WRITE_ZEROES, RequestType.IN)
+]
+
+
+def mixed(found, wholes):
+    """Return True if each byte that was found is the byte of one of the wholes at this place."""
+    return all(byte in at for byte, *at in zip(found, *wholes, strict=False))
+
+
+def outcome(kind, before, salt):
+    """Return the contents of the sectors after this request alone."""
+    match kind.type:
+        case RequestType.OUT:
+            return sectors(4, salt=salt)
+        case RequestType.WRITE_ZEROES:
+            return bytes(4 * 512)
+    return before
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param(first, second, id=f"{first.type.name}-{second.type.name}")
+        for first, second in itertools.product(CHANGES, repeat=2)
+        if RequestType.OUT in (first.type, second.type)
+    ],
+)
+@described("5.2.6-P-12")
+def test_two_requests_in_flight_on_the_same_sectors(plug, first, second):
+    """They may be done in either order, and each byte is that of one of them."""
+    disk = plug(needs={*first.features, *second.features}, prefer=SMALL)
+    if room(disk) < 2:
+        pytest.skip(f"the virtqueue has {disk.queues[0].size} descriptors: one request fits")
+    contents, config = Contents(disk), disk.driver.config()
+    if RequestType.WRITE_ZEROES in (first.type, second.type) and (
+        0 < config.max_write_zeroes_sectors < 4
+    ):
+        pytest.skip("the device zeroes less than 4 sectors at once")
+
+    for turn in range(10):
+        before = sectors(4, salt=200 + turn)
+        disk.backing.write(8, before)
+        contents.write(8, before)
+        kinds = [(first, 10 + turn), (second, 90 + turn)]
+        requests = [
+            {
+                RequestType.IN: Request(RequestType.IN, 8, receive=4 * 512),
+                RequestType.OUT: Request(RequestType.OUT, 8, sectors(4, salt=salt)),
+                RequestType.WRITE_ZEROES: Request(RequestType.WRITE_ZEROES, data=segment(8, 4)),
+            }[kind.type]
+            for kind, salt in kinds
+        ]
+        results = disk.driver.complete(disk.driver.submit(requests))
+        assert [result.status for result in results] == [Status.OK, Status.OK]
+        ends = [outcome(kind, before, salt) for kind, salt in kinds if kind.changes]
+        after = disk.backing.read(8, 4)
+        assert mixed(after, ends), f"round {turn}: the sectors have contents of neither request"
+        for result in results:
+            assert mixed(result.data, [before, *ends]), f"round {turn}: a read of other contents"
+        contents.write(8, after)
+        contents.check(f"round {turn} of two requests on sectors 8 to 11")
+
+
+@both_rings
+@described("5.2.6-P-07")
+def test_small_writes_into_one_block_do_not_lose_each_other(plug, packed):
+    """Writes of single sectors of a block of 4096 bytes, all in flight together."""
+    disk = plug_ring(plug, packed, prefer=SMALL)
+    contents = Contents(disk)
+    together = min(8, room(disk))
+
+    for turn in range(20):
+        writes = [
+            Request(RequestType.OUT, 8 + n, sectors(1, salt=turn * 8 + n)) for n in range(together)
+        ]
+        completions = disk.driver.complete(disk.driver.submit(writes))
+        assert {completion.status for completion in completions} == {Status.OK}
+        for write in writes:
+            contents.write(write.sector, write.data)
+        contents.check(f"round {turn} of {together} writes into one block")

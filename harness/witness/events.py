@@ -1,0 +1,299 @@
+"""The events of a stream: what crosses the border between a driver and the model device.
+
+The model writes them as JSON lines (`harness/model/observer.py`). `read` accepts such a file with
+limits and makes typed events of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from harness.inputs import InputError, WrongValueError, build, matching, read_text, within
+from harness.virtio.features import names
+from harness.virtio.pci import COMMON_REGISTERS, LEGACY_REGISTERS
+
+MAX_FILE = 1 << 28
+"""Bytes of a file at most."""
+
+MAX_LINES = 1_000_000
+
+U16 = Annotated[int, within(0, 0xFFFF)]
+U32 = Annotated[int, within(0, 0xFFFF_FFFF)]
+U64 = Annotated[int, within(0, 0xFFFF_FFFF_FFFF_FFFF)]
+Hex = Annotated[str, matching(r"([0-9a-f]{2})*", "hexadecimal digits")]
+Entry = tuple[U32, U64, U32, U16, U16]
+"""A descriptor: slot, address, length, flags, and next (split) or buffer id (packed)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Anything that happens. `connection` numbers the peers in the order of their arrival."""
+
+    connection: U32 = 0
+
+    def __str__(self) -> str:
+        values = {name: value for name, value in asdict(self).items() if name != "connection"}
+        text = ", ".join(f"{name} {value}" for name, value in values.items())
+        return f"{type(self).__name__.lower()} {text}".strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device(Event):
+    """The device that a new peer finds. `config` is its configuration space."""
+
+    transport: str
+    offered: U64
+    config: Hex = ""
+    queues: U32 = 1
+    vectors: U32 = 0
+
+    @property
+    def has_registers(self) -> bool:
+        """Return whether the driver's own accesses are seen. vhost-user shows a front-end's."""
+        return self.transport.startswith("pci")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Event):
+    """A change of the configuration space by the device, with its new bytes."""
+
+    data: Hex
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigWrite(Event):
+    """A write to the device-specific configuration, `offset` in bytes."""
+
+    offset: U32
+    data: Hex
+
+    def __str__(self) -> str:
+        return f"wrote {self.data or 'nothing'} to the configuration at {self.offset}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Register(Event):
+    """An access to an area of registers: pci, common, isr, device, notify, msix or legacy.
+
+    `offset` and `width` are in bytes. `value` is -1 if it is wider than 8 bytes.
+    """
+
+    area: str
+    offset: U32
+    width: U32
+    value: Annotated[int, within(-1, 0xFFFF_FFFF_FFFF_FFFF)]
+    write: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the touched registers of the common and the legacy area."""
+        table = {"common": COMMON_REGISTERS, "legacy": LEGACY_REGISTERS}.get(self.area, {})
+        return tuple(
+            name
+            for name, (start, size) in table.items()
+            if start < self.offset + self.width and self.offset < start + size
+        )
+
+    def __str__(self) -> str:
+        place = "/".join(self.names) or f"{self.area} at {self.offset:#x}"
+        verb, value = ("wrote", f"{self.value:#x} to ") if self.write else ("read", "")
+        result = "" if self.write else f" as {self.value:#x}"
+        return f"{verb} {value}{place}{result} ({8 * self.width} bits)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message(Event):
+    """A vhost-user message of the front-end."""
+
+    request: U32
+    payload: Hex
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory(Event):
+    """The driver's memory: address on the bus and length in bytes of each region."""
+
+    regions: list[tuple[U64, U64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features(Event):
+    """The driver's choice of features, and whether the device takes it."""
+
+    chosen: U64
+    accepted: bool = True
+    legacy: bool = False
+
+    def __str__(self) -> str:
+        return f"chose the features {', '.join(names(self.chosen))}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status(Event):
+    """A write to the device status. `before` is what the status read before it."""
+
+    value: Annotated[int, within(0, 255)]
+    before: Annotated[int, within(0, 255)] = 0
+
+    def __str__(self) -> str:
+        return f"wrote {self.value:#x} to a device status of {self.before:#x}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reset(Event):
+    """A reset of the device, for whatever reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Event):
+    """A virtqueue is used for the first time; addresses are those on the bus."""
+
+    queue: U32
+    size: U32
+    desc: U64
+    driver: U64
+    device: U64
+    base: U32 = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopped(Event):
+    """A virtqueue is used no longer."""
+
+    queue: U32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notified(Event):
+    """A notification of an available buffer. `width` (bytes) is 0 if the transport hides it."""
+
+    queue: U32
+    width: U32 = 0
+    value: U64 = 0
+
+    def __str__(self) -> str:
+        return f"notified virtqueue {self.queue} by {self.value:#x} ({8 * self.width} bits)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain(Event):
+    """A chain as it lies in memory when the device takes it.
+
+    `table` is the indirect table at its end. `index` and `flags` are those of the available ring;
+    `flags` are the event suppression flags in a packed virtqueue.
+    """
+
+    queue: U32
+    descriptors: list[Entry]
+    table: list[Entry]
+    head: U32 = 0
+    position: int = 0
+    index: U16 = 0
+    flags: U16 = 0
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{slot}: flags {flags:#x}" for slot, _, _, flags, _ in self.descriptors)
+        return f"made a chain available in virtqueue {self.queue} ({parts})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Event):
+    """A request. `sent` and `room` are the bytes of data that the device reads and may write."""
+
+    queue: U32
+    type: U32 | None
+    sector: U64 = 0
+    sent: int = 0
+    room: int = 0
+    data: Hex = ""
+
+    def __str__(self) -> str:
+        return (
+            f"sent a request of type {self.type}, sector {self.sector}, "
+            f"{self.sent} bytes of data to read and {self.room} to write"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Used(Event):
+    """A chain was used, with `length` bytes written."""
+
+    queue: U32
+    id: U32
+    length: U32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interrupt(Event):
+    """A notification by the device: of used buffers in `queue`, or of the configuration (-1)."""
+
+    queue: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(Event):
+    """The device needs a reset because of what the driver did; `text` says what it was."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut(Event):
+    """The stream ends here, because it has too many events."""
+
+
+KINDS: dict[str, type[Event]] = {
+    "device": Device,
+    "config": Config,
+    "config_write": ConfigWrite,
+    "register": Register,
+    "message": Message,
+    "memory": Memory,
+    "features": Features,
+    "status": Status,
+    "reset": Reset,
+    "started": Started,
+    "stopped": Stopped,
+    "notified": Notified,
+    "chain": Chain,
+    "request": Request,
+    "used": Used,
+    "interrupt": Interrupt,
+    "broken": Broken,
+    "cut": Cut,
+}
+
+
+def dumped(event: Event) -> str:
+    """Return an event as a line of JSON, without its end of line."""
+    (kind,) = (name for name, known in KINDS.items() if type(event) is known)
+    return json.dumps({"event": kind, **asdict(event)}, separators=(",", ":"))
+
+
+def parsed(line: str) -> Event:
+    """Make an event from a line of JSON. Raises ValueError for anything else."""
+    value: Any = json.loads(line)
+    if not isinstance(value, dict) or value.get("event") not in KINDS:
+        raise ValueError(f"no event; known events: {', '.join(KINDS)}")
+    return build(KINDS[value.pop("event")], value)
+
+
+def read(path: Path) -> list[Event]:
+    """Read a file of events. Raises InputError with the line of the first bad one."""
+    found: list[Event] = []
+    for number, line in enumerate(_lines(path), 1):
+        if number > MAX_LINES:
+            raise InputError(f"{path}: more than {MAX_LINES} lines")
+        try:
+            found.append(parsed(line))
+        except (ValueError, RecursionError, WrongValueError) as error:
+            raise InputError(f"{path}, line {number}: {error}") from None
+    return found
+
+
+def _lines(path: Path) -> Iterable[str]:
+    return read_text(path, MAX_FILE).splitlines()

@@ -1,0 +1,144 @@
+"""Sessions: the parts of a stream from one reset to the next, with the state at each event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from harness.virtio.blk import BlockConfig
+from harness.virtio.device import DeviceStatus
+from harness.virtio.features import Feature
+from harness.witness.events import (
+    Config,
+    Device,
+    Event,
+    Features,
+    Register,
+    Reset,
+    Started,
+    Status,
+)
+
+
+@dataclass
+class State:
+    """The state before an event.
+
+    `features` are those of the last choice that the device has taken, `config` the bytes of the
+    configuration space, `capacity` the largest one of the session in sectors (a driver may learn
+    late that a disk has become smaller), `status` the last status that the driver has written.
+    """
+
+    device: Device
+    config: bytes = b""
+    capacity: int = 0
+    features: int = 0
+    legacy: bool = False
+    status: int = 0
+    queues: dict[int, Started] = field(default_factory=dict)
+
+    def has(self, feature: Feature) -> bool:
+        """Return whether a feature was negotiated."""
+        return bool(self.features & feature.mask)
+
+    @property
+    def live(self) -> bool:
+        """Return whether the driver has set DRIVER_OK."""
+        return bool(self.status & DeviceStatus.DRIVER_OK)
+
+    @property
+    def suspended(self) -> bool:
+        """Return whether the driver has set SUSPEND, which it may, and not resumed the device."""
+        return bool(self.status & DeviceStatus.SUSPEND) and self.has(Feature.SUSPEND)
+
+    @property
+    def fields(self) -> BlockConfig:
+        """Return the fields of the configuration that the offered features make valid."""
+        return BlockConfig.parse(self.config.ljust(8, b"\0"), self.device.offered)
+
+    def apply(self, event: Event) -> None:
+        """Change the state by an event."""
+        match event:
+            case Features(accepted=True):
+                self.features = event.chosen
+                self.legacy = event.legacy
+            case Status():
+                value = event.value
+                resumed = event.before & DeviceStatus.SUSPEND and value & DeviceStatus.DRIVER_OK
+                self.status = value & ~DeviceStatus.SUSPEND if resumed else value
+            case Started():
+                self.queues[event.queue] = event
+            case Config():
+                self.show(bytes.fromhex(event.data))
+
+    def show(self, config: bytes) -> None:
+        """Take the bytes of the configuration space."""
+        self.config = config
+        self.capacity = max(self.capacity, int.from_bytes(config[:8], "little"))
+
+
+@dataclass(frozen=True)
+class Session:
+    """The events from a reset to the next. `reset` is false if it begins with the connection."""
+
+    device: Device
+    events: tuple[Event, ...]
+    reset: bool = True
+
+    def walk(self) -> Iterator[tuple[Event, State]]:
+        """Yield each event with the state before it. The state is changed afterwards."""
+        state = State(self.device)
+        state.show(bytes.fromhex(self.device.config))
+        for event in self.events:
+            yield event, state
+            state.apply(event)
+
+    @property
+    def legacy(self) -> bool:
+        """Return whether the driver uses the legacy interface."""
+        return any(isinstance(event, Features) and event.legacy for event in self.events)
+
+
+def sessions(events: Iterable[Event]) -> list[Session]:
+    """Cut a stream into sessions, connection by connection. Empty ones are left out."""
+    by_peer: dict[int, list[Event]] = {}
+    for event in events:
+        by_peer.setdefault(event.connection, []).append(event)
+    return [session for peer in by_peer.values() for session in _cut(peer)]
+
+
+def _cut(events: list[Event]) -> Iterator[Session]:
+    """Yield the sessions of one connection."""
+    starts = [_start(events, at) for at, event in enumerate(events) if isinstance(event, Reset)]
+    device = Device(transport="unknown", offered=0)
+    for start, end in zip([0, *starts], [*starts, len(events)], strict=True):
+        part = events[start:end]
+        first = next((event for event in part if isinstance(event, Device)), None)
+        device = first or device
+        inside = [event for event in part if not isinstance(event, Device)]
+        if any(not isinstance(event, Reset) for event in inside[_length_of_reset(inside) :]):
+            yield Session(device, tuple(inside), reset=start > 0 or isinstance(part[0], Reset))
+        for event in part:
+            if isinstance(event, Config):
+                device = Device(**{**vars(device), "config": event.data})
+
+
+def _start(events: list[Event], at: int) -> int:
+    """Return where the reset at `at` begins: with the write to the status that caused it."""
+    while at > 0 and _zeroes_status(events[at - 1]):
+        at -= 1
+    return at
+
+
+def _length_of_reset(events: list[Event]) -> int:
+    """Return the number of events at the start that are the reset itself."""
+    for number, event in enumerate(events):
+        if not isinstance(event, Reset) and not _zeroes_status(event):
+            return number
+    return len(events)
+
+
+def _zeroes_status(event: Event) -> bool:
+    if isinstance(event, Register):
+        return event.write and event.value == 0 and event.names == ("device_status",)
+    return isinstance(event, Status) and event.value == 0
