@@ -112,19 +112,17 @@ def sent(driver):
     return driver.interrupts().vectors[QUEUE_VECTOR]
 
 
-@clause("4.1.1-D-01")
-@reads_only
-def test_a_masked_vector_is_pending_until_it_is_unmasked(messages):
-    disk, table = messages
+def check_masking(disk, table, mask, unmask):
+    """Assert that a completion between `mask` and `unmask` is pending, and interrupts after it."""
     driver = disk.driver
     before = sent(driver)
-    table.set_masked(QUEUE_VECTOR, True)
+    mask()
 
     assert driver.request(READ).status == Status.OK
     let_pass()
     while_masked = sent(driver)
     pending = eventually(lambda: table.is_pending(QUEUE_VECTOR))
-    table.set_masked(QUEUE_VECTOR, False)
+    unmask()
 
     assert while_masked == before, "a message came while its vector was masked"
     assert pending, "the pending bit of a masked vector is 0 after a completion"
@@ -134,21 +132,28 @@ def test_a_masked_vector_is_pending_until_it_is_unmasked(messages):
 
 @clause("4.1.1-D-01")
 @reads_only
+def test_a_masked_vector_is_pending_until_it_is_unmasked(messages):
+    disk, table = messages
+
+    check_masking(
+        disk,
+        table,
+        mask=lambda: table.set_masked(QUEUE_VECTOR, True),
+        unmask=lambda: table.set_masked(QUEUE_VECTOR, False),
+    )
+
+
+@clause("4.1.1-D-01")
+@reads_only
 def test_the_function_mask_masks_a_vector_that_is_not_masked_itself(messages):
     disk, table = messages
-    driver = disk.driver
-    before = sent(driver)
-    table.set_control(MSIX_ENABLE | MSIX_FUNCTION_MASK)
 
-    assert driver.request(READ).status == Status.OK
-    let_pass()
-    while_masked = sent(driver)
-    pending = eventually(lambda: table.is_pending(QUEUE_VECTOR))
-    table.set_control(MSIX_ENABLE)
-
-    assert while_masked == before, "a message came while the function was masked"
-    assert pending, "the pending bit is 0 after a completion under the function mask"
-    assert eventually(lambda: sent(driver) > before), "no message came after unmasking"
+    check_masking(
+        disk,
+        table,
+        mask=lambda: table.set_control(MSIX_ENABLE | MSIX_FUNCTION_MASK),
+        unmask=lambda: table.set_control(MSIX_ENABLE),
+    )
 
 
 @clause("4.1.1-D-01")
@@ -185,8 +190,7 @@ def test_a_disabled_line_interrupts_only_after_it_is_enabled(plug):
     command = int.from_bytes(driver.pci_read(COMMAND, 2), "little")
     driver.service_interrupts(False)
     let_pass()
-    if driver.isr():
-        let_pass()
+    driver.isr()  # a device may announce a queue that was enabled
     before = driver.interrupts().raised
     driver.pci_write(COMMAND, (command | COMMAND_INTX_DISABLE).to_bytes(2, "little"))
 

@@ -122,6 +122,7 @@ def status() -> Status:
     path = cache / "images" / key
     size = 0
     try:
+        list(cache.iterdir())  # a cache that cannot be read is neither missing nor damaged
         size = sum(file.stat().st_size for file in path.glob("*"))
         _load(cache, key)
     except FileNotFoundError:

@@ -59,8 +59,8 @@ class SplitRing(Ring):
 
     def look(self) -> dict[str, Any] | None:
         index = self._avail[1]
-        if index == self._next:
-            return None
+        if not 0 < (index - self._next) & 0xFFFF <= self.size:
+            return None  # `take` tells about an index that is too far ahead
         load_fence()
         head = at = self._avail[2 + self._next % self.size]
         chain: list[list[int]] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 
 import pytest
 
@@ -167,6 +167,14 @@ def _check_sections(
             raise pytest.UsageError(
                 f"--section {section}: no such section; known: {_near(section, there)}"
             )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
+    """Use no workers of pytest-xdist for `--list-statements`: only they would have the tests."""
+    if getattr(config.option, "vblk_list_statements", False):
+        config.option.numprocesses = None
+    return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)

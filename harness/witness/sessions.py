@@ -48,8 +48,8 @@ class State:
 
     @property
     def suspended(self) -> bool:
-        """Return whether the driver has set SUSPEND and not resumed the device."""
-        return bool(self.status & DeviceStatus.SUSPEND)
+        """Return whether the driver has set SUSPEND, which it may, and not resumed the device."""
+        return bool(self.status & DeviceStatus.SUSPEND) and self.has(Feature.SUSPEND)
 
     @property
     def fields(self) -> BlockConfig:

@@ -40,7 +40,7 @@ def test_writes(plug):
 HASTE = """
 from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
 
-VhostUser.__init__.__defaults__ = (QUEUE_SIZE, 1.0)
+VhostUser.__init__.__defaults__ = (QUEUE_SIZE, 1.0, *VhostUser.__init__.__defaults__[2:])
 """
 """Seconds of patience with a back-end: a run has many that are silent."""
 

@@ -63,7 +63,11 @@ def test_a_spoiled_step_is_an_error(
         run = suite("--destructive", f"--target=vhost-user:{proxy.path}")
 
     (counts,) = run.verdicts.values()
-    if behaviour == "slow" or not proxy.spoiled:
+    if (behaviour, step) == ("close", Ask.GET_VRING_BASE):
+        # The driver resets the device so, and connects again: the device worked until then.
+        assert counts == {"kept": 2}, run.output
+        assert "closed the connection at GET_VRING_BASE, in a reset" in run.output
+    elif behaviour == "slow" or not proxy.spoiled:
         assert counts == {"kept": 2}, run.output
     else:
         assert counts.keys() == {"error"}, run.output

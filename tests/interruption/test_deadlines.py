@@ -56,7 +56,7 @@ def test_a_test_that_is_overdue_is_an_error_and_the_run_goes_on(
         SLOW.format(wait=wait), "--vblk-test-timeout", "1", "--matrix=m.json", "--junitxml=j.xml"
     )
 
-    result.assert_outcomes(passed=1, failed=1)
+    result.assert_outcomes(passed=1, errors=1)
     text = result.stdout.str()
     assert "the test took longer than 1 s (--vblk-test-timeout)" in text
     assert "guest console, last lines" in text  # the state

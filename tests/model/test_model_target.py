@@ -38,7 +38,7 @@ def test_a_disk_is_used_resized_and_gone(target: Model) -> None:
     assert [change.capacity for change in disk.driver.wait_config_change(0)] == [128]
     assert disk.backing.size == 128 * 512
 
-    backing = Path(disk.backing.path)  # type: ignore[attr-defined]
+    backing = Path(disk._plugged.backing.path)  # type: ignore[attr-defined]
     process = target._process
     disk.unplug()
     assert {path.name for path in backing.parent.iterdir()} == {MARKER, "stderr.log"}

@@ -97,8 +97,9 @@ def test_a_statement_without_a_test_says_why(run) -> None:
     result.stdout.fnmatch_lines(["4.1.4.11.0.1-D-01 has no test: This binds only a device *"])
 
 
-def test_statements_are_listed_with_their_words_and_tests(run) -> None:
-    result = run(SUITE, "--list-statements", "--section", "2.1.2")
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "workers"])
+def test_statements_are_listed_with_their_words_and_tests(run, workers) -> None:
+    result = run(SUITE, "--list-statements", "--section", "2.1.2", *workers)
 
     assert result.ret == 0
     lines = result.outlines

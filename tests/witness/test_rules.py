@@ -408,5 +408,19 @@ def test_the_status_bits_that_the_device_changes_are_not_the_drivers_fault() -> 
     assert verdict("2.1.1-R-02", written).fate is Fate.KEPT
 
 
+def test_a_queue_that_is_enabled_without_addresses_breaks_the_order() -> None:
+    late = verdict("4.1.4.3.2-R-04", (*PLACES, access("queue_enable", 1), *PLACES))
+    never = verdict("4.1.4.3.2-R-04", (access("queue_enable", 1),))
+
+    assert late.fate is never.fate is Fate.BROKEN
+
+
+def test_suspend_without_the_feature_suspends_nothing() -> None:
+    refused = (*RUNNING, *status(FULL | SUSPEND, FULL), NOTICE)
+
+    assert verdict("3.4.1-R-04", refused).fate is Fate.NOT_EXERCISED
+    assert verdict("3.4.1-R-01", refused).fate is Fate.BROKEN
+
+
 def test_a_driver_that_does_not_reset_first_breaks_the_order() -> None:
     assert judge([DEVICE, *RUNNING])["3.1.1-R-01"].fate is Fate.BROKEN

@@ -68,16 +68,19 @@ def split_size(session: Session) -> Iterator[Check]:
 
 @rule("4.1.4.3.2-R-04", idle="no virtqueue was enabled", registers=True)
 def configured_before_enabled(session: Session) -> Iterator[Check]:
-    """Check that size and addresses of a virtqueue are not written once it is enabled."""
+    """Check that addresses are written before a virtqueue is enabled, and nothing afterwards."""
     enabled: set[int] = set()
+    written: dict[int, set[str]] = {}
     for event, _, queue in common(session):
         if not event.write:
             continue
         if "queue_enable" in event.names and event.value == 1:
             enabled.add(queue)
-            yield event, ""
+            missing = [name for name in PLACES if name not in written.get(queue, ())]
+            yield event, f"{', '.join(missing)} not written" if missing else ""
         if "queue_reset" in event.names:
             enabled.discard(queue)
+        written.setdefault(queue, set()).update(event.names)
         if queue in enabled and CONFIGURED & set(event.names):
             yield event, f"virtqueue {queue} is enabled already"
 

@@ -138,7 +138,8 @@ def reads_whether_it_is_suspended(session: Session) -> Iterator[Check]:
 def no_notification_while_suspended(session: Session) -> Iterator[Check]:
     """Check that no notification comes between suspension and resumption."""
     for event, state in session.walk():
-        if isinstance(event, Status) and event.value & DeviceStatus.SUSPEND:
+        asked = isinstance(event, Status) and event.value & DeviceStatus.SUSPEND
+        if asked and state.has(Feature.SUSPEND):
             yield event, ""
         if isinstance(event, Notified) and state.suspended:
             yield event, "SUSPEND is set"
@@ -148,7 +149,8 @@ def no_notification_while_suspended(session: Session) -> Iterator[Check]:
 def no_config_write_while_suspended(session: Session) -> Iterator[Check]:
     """Check that the configuration is not written between suspension and resumption."""
     for event, state in session.walk():
-        if isinstance(event, Status) and event.value & DeviceStatus.SUSPEND:
+        asked = isinstance(event, Status) and event.value & DeviceStatus.SUSPEND
+        if asked and state.has(Feature.SUSPEND):
             yield event, ""
         if isinstance(event, ConfigWrite) and state.suspended:
             yield event, "SUSPEND is set"
