@@ -116,7 +116,7 @@ def test_a_function_is_read_and_its_end_is_reported(
         with pytest.raises(BadArgumentError, match="only read"):
             disk.write(7, bytes(512))
         assert disk.read(7).status is Status.OK
-        with pytest.raises(LacksError, match="one disk, and it is in use"):
+        with pytest.raises(LacksError, match="single disk, and it is in use"):
             target.plug(DiskSpec(), writes=False)
         assert target.facts()["id"] == "1af4:1042"
         target.check()
