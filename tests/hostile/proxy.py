@@ -74,8 +74,7 @@ def endless(front: socket.socket, answer: bytes) -> None:
 
 
 def slow(front: socket.socket, answer: bytes) -> None:
-    time.sleep(0.2)
-    front.sendall(answer)
+    raise AssertionError("the proxy delays an answer itself, if there is one")
 
 
 def wrong_id(front: socket.socket, answer: bytes) -> None:
@@ -146,7 +145,11 @@ class Proxy:
             return True
         self.spoiled += 1
         acknowledgment = HEADER.pack(number, VERSION | REPLY, U64.size) + U64.pack(0)
-        self._spoil(front, answer.header + answer.payload or acknowledgment)
+        if self._spoil is slow:
+            time.sleep(0.2)
+            _send(front, answer)
+        else:
+            self._spoil(front, answer.header + answer.payload or acknowledgment)
         return True
 
 

@@ -69,6 +69,9 @@ def test_a_spoiled_step_is_an_error(
         assert "closed the connection at GET_VRING_BASE, in a reset" in run.output
     elif behaviour == "slow" or not proxy.spoiled:
         assert counts == {"kept": 2}, run.output
+    elif step is Ask.GET_VRING_BASE:
+        # A driver sends it when the test is over: what the test saw before stands.
+        assert counts.keys() <= {"error", "kept"}, run.output
     else:
         assert counts.keys() == {"error"}, run.output
         assert run.status != 0

@@ -24,7 +24,7 @@ from harness.virtio.vhost_user import FrontEndRequest
 sys.path.insert(0, {here!r})
 from proxy import Proxy
 
-Machine.qmp.__defaults__ = (4.0,)
+set_default(Machine.qmp, "timeout", 4.0)
 real = Machine.add_vhost_user
 made = []
 

@@ -18,7 +18,7 @@ import harness.machine.machine
 from harness.machine.machine import Machine
 
 harness.machine.machine.START_DEADLINE = 4.0
-Machine.qmp.__defaults__ = (4.0,)
+set_default(Machine.qmp, "timeout", 4.0)
 """
 """Seconds of patience with a QEMU that is silent."""
 
@@ -115,3 +115,4 @@ def test_a_broken_qmp_session_is_an_error(
     for counts in run.verdicts.values():
         assert counts.keys() <= allowed, run.output
     assert run.outcomes["failure"] == 0, run.output
+    assert "did not start: QEMU is running" not in run.output

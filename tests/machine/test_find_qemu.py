@@ -83,3 +83,13 @@ def test_not_a_program(tmp_path: Path) -> None:
 def test_an_empty_path_is_not_the_qemu_on_path() -> None:
     with pytest.raises(MachineError, match="an empty path names no QEMU"):
         find_qemu("")
+
+
+@pytest.mark.parametrize("stream", ["", " >&2"])
+def test_a_version_without_end_is_refused(tmp_path: Path, stream: str) -> None:
+    path = tmp_path / "qemu"
+    path.write_text(f"#!/bin/sh\nyes 'QEMU emulator version 9.0.0'{stream}\n")
+    path.chmod(0o755)
+
+    with pytest.raises(MachineError, match="--version writes more than 65536 bytes"):
+        find_qemu(str(path))

@@ -190,3 +190,13 @@ def test_one_with_too_small_a_configuration_space(
 ) -> None:
     new_back_end(config_limit=12)
     assert "no configuration of a block device" in complaint(short_dir / "s")
+
+
+@pytest.mark.parametrize("length", [0, 4, 16])
+def test_an_acknowledgment_that_is_not_64_bits(
+    back_end: ScriptedBackEnd, short_dir: Path, length: int
+) -> None:
+    back_end.at[Ask.SET_BACKEND_REQ_FD] = lambda connection: connection.sendall(
+        HEADER.pack(Ask.SET_BACKEND_REQ_FD, 5, length) + bytes(length)
+    )
+    assert f"acknowledged SET_BACKEND_REQ_FD with {length} bytes" in complaint(short_dir / "s")

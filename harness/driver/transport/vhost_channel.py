@@ -100,6 +100,8 @@ class Channel:
             self._exchange(request, VERSION, payload, fds, answered=False)
             return
         answer = self._exchange(request, VERSION | NEED_REPLY, payload, fds)
+        if len(answer) != U64.size:
+            raise DriverError(f"{self.path} acknowledged {request.name} with {len(answer)} bytes")
         if any(answer):
             raise RefusedError(f"{self.path} refused {request.name}", {"answer": answer.hex()})
 
