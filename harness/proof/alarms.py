@@ -60,8 +60,8 @@ def run(number: int, target: str, directory: Path, suite: Path) -> Results:
             subprocess.run(
                 [
                     *(sys.executable, "-m", "pytest", str(suite), "-p", "no:cacheprovider", "-q"),
-                    *("--target", target, "--matrix", str(path)),
-                    *("--artifacts", str(directory / f"run-{number:02}")),
+                    *("--vblk-target", target, "--vblk-matrix", str(path)),
+                    *("--vblk-artifacts", str(directory / f"run-{number:02}")),
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -128,7 +128,7 @@ def serve(session: ForkingSession, suite: Path, targets: Sequence[str], *words: 
     code = pytest.main(
         [
             *(str(suite), "-q", "--tb=no", "-s", "-p", "no:cacheprovider", "-p", "no:xdist"),
-            *(word for target in targets for word in ("--target", target)),
+            *(word for target in targets for word in ("--vblk-target", target)),
             *words,
         ],
         plugins=[session],

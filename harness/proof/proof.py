@@ -91,7 +91,7 @@ def all_tests(suite: Path) -> list[str]:
     listed = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", str(suite), "-q", "--collect-only"),
-            *("-p", "no:cacheprovider", "--target", "qtest-pci"),
+            *("-p", "no:cacheprovider", "--vblk-target", "qtest-pci"),
         ],
         capture_output=True,
         text=True,

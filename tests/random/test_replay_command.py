@@ -17,7 +17,7 @@ START = "Start(features=('VERSION_1',), sizes=(8,))"
     [
         (["Collect(count=0)"], "operation 2, Collect: no Start has set up a virtqueue"),
         ([START.replace("8,", "7,")], "operation 2, Start: a virtqueue cannot have such a size"),
-        ([START.replace("8,", "8, 8")], "operation 2, Start: there are 1 virtqueues"),
+        ([START.replace("8,", "8, 8")], "operation 2, Start: the device has 1 virtqueues"),
         ([START.replace("'VERSION_1',", "")], "operation 2, Start: these features are not offered"),
         ([START, "Send(asks=(Flush(),), queue=3)"], "operation 3, Send: no Start has set up"),
         ([START, "Send(asks=(Read(sector=64, count=1),))"], "Send: the disk has 64 sectors"),
@@ -52,7 +52,7 @@ def test_a_legal_script_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
     assert main(["replay", str(script), "--target", "model"]) == 0
 
-    assert capsys.readouterr().out == "4 operations, 1 times: nothing found\n"
+    assert capsys.readouterr().out == "4 operations, 1 times: no finding\n"
 
 
 @pytest.mark.parametrize("times", ["0", "-1"])

@@ -59,7 +59,7 @@ def interrupted(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> C
     def run(target: str) -> str:
         result = pytester.runpytest_subprocess(f"--target={target}", timeout=60)
         assert result.ret == pytest.ExitCode.INTERRUPTED
-        result.assert_outcomes(failed=1)
+        result.assert_outcomes(errors=1)
         (line,) = [line for line in result.outlines if "Interrupted" in line]
         return line.strip("! ").removeprefix("Interrupted: ")
 
