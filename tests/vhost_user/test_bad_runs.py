@@ -41,7 +41,8 @@ def other_protocol(short_dir: Path) -> Iterator[Path]:
                 return
             with client:
                 client.sendall(b'{"QMP": {}}\r\n')
-                client.recv(4096)
+                while client.recv(4096):
+                    pass  # the driver hangs up once it has read the greeting
 
     threading.Thread(target=serve, daemon=True).start()
     yield short_dir / "s"
