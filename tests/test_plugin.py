@@ -72,7 +72,7 @@ def test_trouble(plug): plug(start=False); raise TargetError("QEMU died")
 def test_a_should_that_fails_is_an_advisory(run) -> None:
     result = run(LEVELS)
 
-    result.assert_outcomes(failed=3, xfailed=2)
+    result.assert_outcomes(failed=2, xfailed=2, errors=1)
     result.stdout.fnmatch_lines_random(
         [
             "XFAIL test_it.py::test_should - advisory: SHOULD: no needs_reset*",
@@ -85,7 +85,7 @@ def test_a_should_that_fails_is_an_advisory(run) -> None:
 
 
 def test_strict_should_makes_it_a_failure(run) -> None:
-    run(LEVELS, "--strict-should").assert_outcomes(failed=5)
+    run(LEVELS, "--strict-should").assert_outcomes(failed=4, errors=1)
 
 
 def test_a_feature_that_is_not_offered_is_a_skip_that_names_it(run) -> None:
@@ -243,7 +243,7 @@ def test_a_target_that_never_comes_up_ends_the_run(run) -> None:
         "def test_a(plug): plug(serial='impossible')\ndef test_b(plug): plug(start=False)\n"
     )
 
-    result.assert_outcomes(failed=1)
+    result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*stopping after 1 failures*", "*there is no QEMU*"][1:])
     assert result.ret == pytest.ExitCode.INTERRUPTED
 
@@ -377,7 +377,7 @@ def test_an_unknown_target_is_one_line_that_names_the_others(run) -> None:
     result = run("def test_it(plug): pass\n", "--target=nothing")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*unknown target 'nothing'; known: guest-pci, *qtest-pci*"])
+    result.stderr.fnmatch_lines(["*unknown target 'nothing'; known: *guest-pci, *qtest-pci*"])
 
 
 def test_targets_are_listed(run) -> None:
