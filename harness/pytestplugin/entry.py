@@ -10,6 +10,8 @@ from this package. A run asks for the plugin in one of these ways:
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Generator, Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,8 +32,12 @@ def pytest_load_initial_conftests(
 
     By then all other options are known, so that a short name which is not free is left alone.
     """
+    asked_for = _asked_for(early_config, args)
+    if asked_for and sys.stdout is None:
+        # The process was started without one. pytest needs it before it captures output.
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until its end)
     yield
-    if not early_config.pluginmanager.has_plugin(PLUGIN) and _asked_for(early_config, args):
+    if not early_config.pluginmanager.has_plugin(PLUGIN) and asked_for:
         early_config.pluginmanager.import_plugin(PLUGIN)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator
-from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
@@ -42,14 +40,6 @@ class _Lossy:
         os.close(nowhere)
         if sys.stderr is not None:
             print(f"vblk: no more output ({error.strerror}); the reports follow", file=sys.stderr)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_load_initial_conftests() -> Generator[None, None, None]:
-    """Give a process that was started without stdout one that leads nowhere."""
-    if sys.stdout is None:
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until its end)
-    yield
 
 
 @pytest.hookimpl(trylast=True)

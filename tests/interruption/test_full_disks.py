@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -22,12 +23,14 @@ DEADLINE = 120.0
 pytest_plugins = ["pytester"]
 
 
-def in_a_small_tmpdir(
-    directory: Path, size: str, *command: str
-) -> subprocess.CompletedProcess[str]:
+def in_a_small_tmpdir(size: str, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a command whose TMPDIR is a file system of this size."""
-    small = directory / "small"
-    small.mkdir()
+    # A longer path would leave no room for a socket's name, and TMPDIR would not be used.
+    with tempfile.TemporaryDirectory(prefix="small-", dir="/tmp") as name:
+        return _in(Path(name), size, *command)
+
+
+def _in(small: Path, size: str, *command: str) -> subprocess.CompletedProcess[str]:
     script = f"mount -t tmpfs -o size={size} tmpfs {shlex.quote(str(small))} && exec " + shlex.join(
         command
     )
@@ -47,7 +50,6 @@ def in_a_small_tmpdir(
 def test_a_full_tmpdir_ends_the_run_with_one_line_and_all_reports(tmp_path: Path) -> None:
     xml, matrix = tmp_path / "junit.xml", tmp_path / "matrix.json"
     ended = in_a_small_tmpdir(
-        tmp_path,
         "6m",
         *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
         *("conformance/test_capacity.py", "--target", "qtest-pci"),
@@ -64,7 +66,6 @@ def test_a_full_tmpdir_ends_the_run_with_one_line_and_all_reports(tmp_path: Path
 def test_guest_memory_needs_no_room_in_tmpdir(tmp_path: Path) -> None:
     """Use 64 MiB of memory, more than TMPDIR has; earlier a write to it ended with SIGBUS."""
     ended = in_a_small_tmpdir(
-        tmp_path,
         "24m",
         sys.executable,
         "-c",

@@ -109,8 +109,13 @@ class Channel:
         """Raise GoneError if the connection is closed, DriverError for unexpected data."""
         if self._socket.fileno() < 0:
             raise GoneError(f"no connection to {self.path} any more")
-        if not select.select([self._socket], [], [], 0)[0]:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN | select.POLLRDHUP)
+        events = dict(poll.poll(0)).get(self._socket.fileno(), 0)
+        if not events:
             return
+        if events & (select.POLLRDHUP | select.POLLHUP):
+            raise GoneError(f"the vhost-user back-end at {self.path} closed the connection")
         try:
             data = self._socket.recv(64, socket.MSG_DONTWAIT)
         except OSError:
