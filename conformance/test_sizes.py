@@ -6,6 +6,7 @@ from conformance.data import mib, sectors
 from conformance.negotiation import insisted_on
 from conformance.rings import both_rings, plug_ring
 from conformance.waiting import PATIENCE
+from harness.driver.errors import BadArgumentError
 from harness.driver.interface import Request
 from harness.report import described, reads_only
 from harness.virtio.blk import RequestType, Status
@@ -43,11 +44,16 @@ def test_requests_of_every_size_are_done(plug, packed, few):
         lengths = cut_by(config, count * 512)
         if count + 9 > room or not 0 < len(lengths) <= segments:
             continue
-        done += 1
         data = sectors(count, salt=count)
-        written = disk.driver.request(
-            Request(RequestType.OUT, 9, data, readable=(16, *lengths)), timeout=PATIENCE
-        )
+        try:
+            written = disk.driver.request(
+                Request(RequestType.OUT, 9, data, readable=(16, *lengths)), timeout=PATIENCE
+            )
+        except BadArgumentError:  # a driver in a guest has 2 MiB of memory
+            if not done:
+                raise
+            break
+        done += 1
         assert written.status == Status.OK, f"a write of {count} sectors"
         assert written.damage == ()
         found = disk.driver.request(
