@@ -299,7 +299,7 @@ def test_a_feature_that_is_not_offered_is_refused_or_changes_nothing(
         pytest.skip(f"the device offers {feature.name}")
     disk.needs_sectors(8)
 
-    # What driver_feature shows of such a bit is open: what the device does with it counts.
+    # driver_feature may show such a bit or not: the effect on the device counts.
     needed = insisted_on(disk.driver)
     disk.start(needed)
     without = disk.request(kind, 0, data, receive).status

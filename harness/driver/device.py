@@ -119,7 +119,7 @@ class DeviceDriver(Driver):
     def reset(self, timeout: float = 5.0) -> None:
         self.set_status(0)
         self._wait(lambda: self.status() == 0, timeout, "device status to read 0 after a reset")
-        # What raised the line is gone, and nobody will read its cause.
+        # The reset removed the cause of the interrupt, so no later read of ISR unmasks the line.
         self.transport.unmask_interrupts()
         self.queues.clear()
         self._loose.clear()

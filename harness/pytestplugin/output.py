@@ -34,7 +34,7 @@ class _Lossy:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        # What is buffered goes nowhere then, also when Python ends.
+        # Buffered text is then discarded, also when Python ends.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._file.fileno())
         os.close(nowhere)

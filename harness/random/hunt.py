@@ -260,7 +260,7 @@ class Hunt:
         """
         plug = script[0]
         assert isinstance(plug, Plug)
-        # What a recorded deviation makes useless is legal all the same.
+        # An operation that a recorded deviation makes useless is still legal.
         shape = shape_of(self._take(plug), "legacy" in self.target.traits, Known())
         example = self._begin(script)
         for number, operation in enumerate(script[1:], 2):

@@ -184,7 +184,7 @@ def _defective(base: str, planted: list[str]) -> Callable[[Settings], Target]:
     whims = [name.removeprefix(WHIM) for name in planted if name.startswith(WHIM)]
     names = [name for name in planted if not name.startswith(WHIM)]
     _check_whims(base, whims)
-    # What the model can have, it can have as somebody else's device, too.
+    # owned-model is the same device as model, so it can have the same defects.
     carrier = "model" if base == "owned-model" else base
     known = {variant.name for variant in defects().values() if variant.can_be_on(carrier)}
     for name in names:

@@ -235,7 +235,7 @@ def main() -> int:
         "--only", default="", metavar="TEXT", help="scenarios with this in the name"
     )
     arguments = parser.parse_args()
-    # What a shell or nohup starts in the background ignores signals, and so would the runs.
+    # A shell or nohup starts background processes that ignore signals; the runs would inherit it.
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_DFL)
     scenarios = [scenario for scenario in SCENARIOS if arguments.only in scenario.name]

@@ -59,7 +59,7 @@ VALUES: dict[str, Any] = {
 }
 """A value of each field that is not its default."""
 
-# What a profile honours is in its file, and its program may be missing here.
+# A profile's file says which fields it honours, and its program may be missing here.
 NAMES = [name for name in descriptions() if ":" not in name and name not in profiles()]
 
 

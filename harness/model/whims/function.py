@@ -61,7 +61,7 @@ def _signals_by_the_taken(original: Original, function: Function, index: int) ->
 )
 def slow_function_reset(original: Original, function: Function, value: int) -> None:
     state = vars(function)
-    # Where device_status reads 0 already, the driver has nothing to wait for.
+    # A driver does not wait if device_status reads 0 already.
     if value or not function.device.status:
         original(function, value)
         return
