@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from inner import DEFAULTS, HASTE, MEMORY_LIMIT, PEAK, ROOT, SUITE, Run, ended, reports
+from inner import DEFAULTS, HASTE, MEMORY_LIMIT, PEAK, ROOT, SUITE, Run, reports, wait_for_end
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def suite(short_dir: Path) -> Callable[..., Run]:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-            ended(process)
+            wait_for_end(process)
             memory = int((short_dir / "peak").read_text())
             output.seek(0)
             text = output.read()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from inner import MEMORY_LIMIT, ROOT, ended
+from inner import MEMORY_LIMIT, PEAK, ROOT, wait_for_end
 
 AGENT = """
 import sys, zlib
@@ -76,19 +78,20 @@ KINDS = (
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_answer_without_end_or_sense_is_an_error(kind: str) -> None:
+def test_an_answer_without_end_or_sense_is_an_error(tmp_path: Path, kind: str) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", AGENT, kind],
-        cwd=ROOT,
+        [sys.executable, "-c", PEAK + AGENT, kind],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-        memory = ended(process)
+        wait_for_end(process)
         assert process.stdout
         output = process.stdout.read()
 
     assert output.count("error:") == 2, output
     assert "Traceback" not in output
     assert process.returncode == 0
-    assert memory < MEMORY_LIMIT
+    assert int((tmp_path / "peak").read_text()) < MEMORY_LIMIT
