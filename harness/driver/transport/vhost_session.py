@@ -18,6 +18,17 @@ CONFIG_SIZES = (96, 72, 60, 36)
 """Sizes of `struct virtio_blk_config` so far, in bytes: a back-end may support only one."""
 
 
+ACCEPTED = (
+    ProtocolFeature.MQ,
+    ProtocolFeature.REPLY_ACK,
+    ProtocolFeature.BACKEND_REQ,
+    ProtocolFeature.CONFIG,
+    ProtocolFeature.RESET_DEVICE,
+    ProtocolFeature.STATUS,
+)
+"""Protocol features that are accepted when they are offered."""
+
+
 class Session:
     """A negotiated connection, with its features and virtqueues.
 
@@ -47,7 +58,7 @@ class Session:
         self.offered = channel.ask_number(FrontEndRequest.GET_FEATURES)
         if self.offered & FEATURE_PROTOCOL:
             bits = channel.ask_number(FrontEndRequest.GET_PROTOCOL_FEATURES)
-            self.protocol = frozenset(member for member in ProtocolFeature if bits & member.mask)
+            self.protocol = frozenset(member for member in ACCEPTED if bits & member.mask)
             accepted = sum(member.mask for member in self.protocol)
             channel.tell(FrontEndRequest.SET_PROTOCOL_FEATURES, U64.pack(accepted))
             channel.acknowledged = ProtocolFeature.REPLY_ACK in self.protocol
