@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import sys
 import time
@@ -103,6 +105,7 @@ class ModelProcess:
         self._child: _Child | None = None
         self._answers = b""
         self._made = 0
+        self._disks: dict[str, dict[str, Any]] = {}
         self._last_words = "the model was not started"
         self._stopped = False
         try:
@@ -111,12 +114,31 @@ class ModelProcess:
             line += [word for name in defects for word in ("--defect", name)]
             line += [word for name in whims for word in ("--whim", name)]
             line += ["--observe", str(observe)] if observe else []
-            with interrupt.shielded():
-                self._child = _Child(line, self._stderr, self._thread)
-            self._child.qmp_socket.settimeout(ANSWER_DEADLINE)
+            self._line = line
+            self._start()
         except BaseException:
             self.stop()
             raise
+
+    def _start(self) -> None:
+        assert self._thread
+        with interrupt.shielded():
+            self._child = _Child(self._line, self._stderr, self._thread)
+        self._child.qmp_socket.settimeout(ANSWER_DEADLINE)
+
+    def restart(self) -> None:
+        """Kill the process with SIGKILL, and start another with the same disks."""
+        if self._child is None or self._stopped:
+            raise MachineError("the model is not running")
+        os.kill(self._child.pid, signal.SIGKILL)
+        self._child.wait(END_DEADLINE)
+        self._child.qmp_socket.close()
+        self._child.end()
+        self._answers = b""
+        self._start()
+        for name, words in self._disks.items():
+            Path(words["socket"]).unlink(missing_ok=True)
+            self.tell("add", name, **words)
 
     @property
     def pid(self) -> int | None:
@@ -171,7 +193,9 @@ class ModelProcess:
             make_raw(file, spec.capacity)
         try:
             where = {"socket": str(link), "file": str(file) if file else None}
-            self.tell("add", name, spec=asdict(spec), way=way, **where)
+            words = {"spec": asdict(spec), "way": way, **where}
+            self.tell("add", name, **words)
+            self._disks[name] = words
         except MachineError:
             if file:
                 file.unlink(missing_ok=True)
@@ -181,6 +205,7 @@ class ModelProcess:
     def remove(self, name: str) -> None:
         """Disconnect the front-end, if any, and remove the disk with its file and socket."""
         self.tell("remove", name)
+        self._disks.pop(name, None)
         (self._dir.path / f"{name}.raw").unlink(missing_ok=True)
 
     def resize(self, name: str, capacity: int) -> None:
@@ -309,6 +334,13 @@ class ModelDisk(ModelSide, Plugged):
             with suppress(MachineError):
                 process.remove(self._name)
             raise
+
+    def restart(self) -> None:
+        """Kill the process, and start another that serves the same disks."""
+        try:
+            self._process.restart()
+        except MachineError as error:
+            raise translated(error) from None
 
     def unplug(self) -> None:
         """Disconnect, and remove the disk."""
