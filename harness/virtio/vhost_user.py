@@ -28,6 +28,13 @@ driver area (available) and log."""
 MEMORY = struct.Struct("=I4xQQQQ")
 """Memory table of a single region: count, bus address, bytes, user address, offset in the file."""
 
+MEMORY_REGION = struct.Struct("=8xQQQQ")
+"""Payload of ADD_MEM_REG and REM_MEM_REG: bus address, bytes, user address, offset in the file."""
+
+INFLIGHT = struct.Struct("=QQHH4x")
+"""Payload of GET_INFLIGHT_FD and SET_INFLIGHT_FD: bytes of the buffer, offset in its file, number
+of virtqueues, size of a virtqueue in descriptors."""
+
 CONFIG = struct.Struct("=III")
 """Payload of GET_CONFIG and SET_CONFIG: offset and size (bytes), flags; then the bytes."""
 
@@ -60,7 +67,12 @@ class FrontEndRequest(IntEnum):
     SET_BACKEND_REQ_FD = 21
     GET_CONFIG = 24
     SET_CONFIG = 25
+    GET_INFLIGHT_FD = 31
+    SET_INFLIGHT_FD = 32
     RESET_DEVICE = 34
+    GET_MAX_MEM_SLOTS = 36
+    ADD_MEM_REG = 37
+    REM_MEM_REG = 38
     SET_STATUS = 39
     GET_STATUS = 40
 
@@ -78,10 +90,16 @@ class ProtocolFeature(IntEnum):
     REPLY_ACK = 3
     BACKEND_REQ = 5
     CONFIG = 9
+    INFLIGHT_SHMFD = 12
     RESET_DEVICE = 13
+    CONFIGURE_MEM_SLOTS = 15
     STATUS = 16
 
     @property
     def mask(self) -> int:
         """Mask with the bit of this feature."""
         return 1 << self.value
+
+
+OPTIONAL = frozenset(ProtocolFeature) - {ProtocolFeature.CONFIG}
+"""Protocol features that a front-end for a block device need not accept."""
