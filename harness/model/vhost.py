@@ -48,11 +48,15 @@ MAX_PAYLOAD = 4096
 PATIENCE = 2.0
 """Longest time in which the rest of a message has to arrive, in seconds."""
 
-OFFERED = frozenset(ProtocolFeature) - {
-    ProtocolFeature.INFLIGHT_SHMFD,
-    ProtocolFeature.CONFIGURE_MEM_SLOTS,
-}
-"""Protocol features that the model has."""
+OFFERED = (
+    ProtocolFeature.MQ,
+    ProtocolFeature.REPLY_ACK,
+    ProtocolFeature.BACKEND_REQ,
+    ProtocolFeature.CONFIG,
+    ProtocolFeature.RESET_DEVICE,
+    ProtocolFeature.STATUS,
+)
+"""Protocol features of the back-end."""
 
 NO_FD = 1 << 8
 Handler = Callable[[bytes, list[int]], bytes | None]

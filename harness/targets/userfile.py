@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from harness.diskspec import DiskSpec, Fault
+from harness.driver.transport.vhost_session import OPTIONAL
 from harness.inputs import (
     Check,
     InputError,
@@ -57,7 +58,7 @@ from harness.inputs import (
 )
 from harness.targets.base import DeviceIdentity, TargetError
 from harness.targets.profiles import profiles, with_profile
-from harness.virtio.vhost_user import OPTIONAL, ProtocolFeature
+from harness.virtio.vhost_user import ProtocolFeature
 
 WITHOUT = ",without="
 """Separator between the path of a socket and the name of a protocol feature to leave out."""

@@ -17,7 +17,7 @@ from harness.driver.transport.vhost_user import BUS_ADDRESS, MEMORY_SIZE, USER_A
 from harness.virtio.features import Feature, mask
 from harness.virtio.vhost_user import (
     INFLIGHT,
-    MEMORY_REGION,
+    REGION,
     U64,
     VRING_ADDR,
     VRING_STATE,
@@ -172,7 +172,7 @@ def test_memory_goes_over_as_a_region_and_not_in_a_table(
     back_end = new_back_end(protocol=(*USUAL, MEM_SLOTS), slots=4)
     driver = attach()
     driver.start()
-    assert MEMORY_REGION.unpack(back_end.last(Ask.ADD_MEM_REG).payload) == (
+    assert REGION.unpack(back_end.last(Ask.ADD_MEM_REG).payload) == (
         *(BUS_ADDRESS, MEMORY_SIZE, USER_ADDRESS),
         0,
     )

@@ -20,6 +20,22 @@ CONFIG_SIZES = (96, 72, 60, 36)
 """Sizes of `struct virtio_blk_config` so far, in bytes: a back-end may support only one."""
 
 
+ACCEPTED = (
+    ProtocolFeature.MQ,
+    ProtocolFeature.REPLY_ACK,
+    ProtocolFeature.BACKEND_REQ,
+    ProtocolFeature.CONFIG,
+    ProtocolFeature.INFLIGHT_SHMFD,
+    ProtocolFeature.RESET_DEVICE,
+    ProtocolFeature.CONFIGURE_MEM_SLOTS,
+    ProtocolFeature.STATUS,
+)
+"""Protocol features that are accepted when they are offered."""
+
+OPTIONAL = frozenset(ACCEPTED) - {ProtocolFeature.CONFIG}
+"""Protocol features that a front-end for a block device need not accept."""
+
+
 class Session:
     """A negotiated connection, with its features and virtqueues.
 
@@ -55,9 +71,7 @@ class Session:
         if self.offered & FEATURE_PROTOCOL:
             bits = channel.ask_number(FrontEndRequest.GET_PROTOCOL_FEATURES)
             self.protocol = frozenset(
-                member
-                for member in ProtocolFeature
-                if bits & member.mask and member not in self._without
+                member for member in ACCEPTED if bits & member.mask and member not in self._without
             )
             accepted = sum(member.mask for member in self.protocol)
             channel.tell(FrontEndRequest.SET_PROTOCOL_FEATURES, U64.pack(accepted))

@@ -50,7 +50,7 @@ from harness.virtio.vhost_user import (
     FEATURE_LOG_ALL,
     FEATURE_PROTOCOL,
     MEMORY,
-    MEMORY_REGION,
+    REGION,
     U64,
     FrontEndRequest,
     ProtocolFeature,
@@ -73,7 +73,7 @@ They differ and do not fit into 32 bits, so that a back-end that confuses or
 truncates them fails.
 """
 
-REGION = MEMORY_REGION.pack(BUS_ADDRESS, MEMORY_SIZE, USER_ADDRESS, 0)
+OUR_REGION = REGION.pack(BUS_ADDRESS, MEMORY_SIZE, USER_ADDRESS, 0)
 
 
 class VhostUser(Transport):
@@ -279,7 +279,7 @@ class VhostUser(Transport):
         if session.has_memory:
             return
         if ProtocolFeature.CONFIGURE_MEM_SLOTS in session.protocol:
-            session.channel.tell(FrontEndRequest.ADD_MEM_REG, REGION, [self._file])
+            session.channel.tell(FrontEndRequest.ADD_MEM_REG, OUR_REGION, [self._file])
         else:
             table = MEMORY.pack(1, BUS_ADDRESS, MEMORY_SIZE, USER_ADDRESS, 0)
             session.channel.tell(FrontEndRequest.SET_MEM_TABLE, table, [self._file])
@@ -304,7 +304,7 @@ class VhostUser(Transport):
             raise BadArgumentError("without CONFIGURE_MEM_SLOTS memory cannot be removed")
         if not session.has_memory:
             raise BadArgumentError("the back-end has no memory that could be removed")
-        session.channel.tell(FrontEndRequest.REM_MEM_REG, REGION)
+        session.channel.tell(FrontEndRequest.REM_MEM_REG, OUR_REGION)
         session.has_memory = False
 
     def reconnect(self, bases: Mapping[int, int] | None = None) -> None:
