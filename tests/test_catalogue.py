@@ -16,6 +16,7 @@ from harness.virtio.catalogue import VHOST_USER, UnknownClauseError, clauses, lo
 
 ROOT = Path(__file__).parent.parent
 SUITE = ROOT / "conformance"
+SUITES = ["conformance", "conformance/hardening", "conformance/vhost_user"]
 
 
 def test_ids_say_their_section() -> None:
@@ -52,9 +53,7 @@ def test_the_catalogue_is_in_the_order_of_the_specification() -> None:
     assert sections[0] == "2.1.2"
 
 
-@pytest.mark.parametrize(
-    "suite", ["conformance", "conformance/hardening", "conformance/vhost_user"]
-)
+@pytest.mark.parametrize("suite", SUITES)
 def test_every_recorded_deviation_is_of_tests_that_exist(suite: str) -> None:
     collected = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", suite],
@@ -74,9 +73,7 @@ def test_every_recorded_deviation_is_of_tests_that_exist(suite: str) -> None:
                 assert any(changed.covers(node) for node in nodes), f"{path.name}: {pattern}"
 
 
-@pytest.mark.parametrize(
-    "folder", ["conformance", "conformance/hardening", "conformance/vhost_user"]
-)
+@pytest.mark.parametrize("folder", SUITES)
 def test_every_record_of_a_part_of_qemu_names_a_part_that_a_target_has(folder: str) -> None:
     parts = qemu_parts("pc", False) | qemu_parts("pc", True) | qemu_parts("microvm", False)
     recorded = {record.part for record in load(ROOT / folder / "deviations" / "qemu.toml")}

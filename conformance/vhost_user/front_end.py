@@ -57,7 +57,7 @@ APART = 1 << 24
 PACKED_START = 1 << 15 | 1 << 31
 """Base of a packed virtqueue at its start: both positions 0, both wrap counters 1."""
 
-SIZE = 16
+SIZE = 64
 """Descriptors of a virtqueue, unless a test says otherwise."""
 
 DRIVER = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
@@ -427,11 +427,13 @@ class FrontEnd:
         self.rings.append(ring)
         return ring
 
-    def begin(self, *extra: Feature, log: bool = False, packed: bool = False) -> Ring:
+    def begin(
+        self, *extra: Feature, log: bool = False, packed: bool = False, size: int = SIZE
+    ) -> Ring:
         """Negotiate, share the memory and start one ring, up to DRIVER_OK."""
         self.agree(*extra, *([Feature.RING_PACKED] if packed else []), log=log)
         self.share()
-        ring = self.ring(packed=packed)
+        ring = self.ring(size=size, packed=packed)
         ring.start()
         self.ready()
         return ring
