@@ -18,7 +18,7 @@ from harness.driver.errors import DeviceTimeoutError, DriverError
 from harness.driver.flight import Flight
 from harness.driver.interface import Completion, Request
 from harness.driver.memory import DmaMemory, Region
-from harness.driver.transport.vhost_channel import BackEndChannel, Channel
+from harness.driver.transport.vhost_channel import Channel
 from harness.driver.virtqueue.base import Virtqueue
 from harness.driver.virtqueue.packed import PackedQueue
 from harness.driver.virtqueue.split import SplitQueue
@@ -30,6 +30,7 @@ from harness.virtio.vhost_user import (
     FEATURE_LOG_ALL,
     FEATURE_PROTOCOL,
     HEADER,
+    INFLIGHT,
     REGION,
     REPLY,
     U64,
@@ -119,11 +120,14 @@ def signals(eventfd: int) -> int:
 class Ring:
     """A virtqueue in a region of the front-end, not known to the back-end yet."""
 
-    def __init__(self, front: FrontEnd, index: int, size: int, packed: bool) -> None:
+    def __init__(
+        self, front: FrontEnd, region: Shared, index: int, size: int, packed: bool
+    ) -> None:
         self.front = front
+        self.region = region
         self.index = index
         self.packed = packed
-        memory = front.regions[0].memory
+        memory = region.memory
         kind = PackedQueue if packed else SplitQueue
         self.queue: Virtqueue = kind(memory, index, size, in_order=False, event_idx=False)
         self.events = Events.new()
@@ -150,15 +154,18 @@ class Ring:
         front.tell(FrontEndRequest.SET_VRING_CALL, U64.pack(index), [self.events.call])
 
     def place(self, log: int | None = None) -> None:
-        """Send the addresses of the ring's areas, in the region's user addresses."""
+        """Send the addresses of the ring's areas."""
+        self.front.tell(FrontEndRequest.SET_VRING_ADDR, self.address(log))
+
+    def address(self, log: int | None = None) -> bytes:
+        """Return the payload of SET_VRING_ADDR, with the region's user addresses."""
         layout = self.queue.layout
-        to_user = self.front.regions[0].user - self.front.regions[0].bus
+        to_user = self.region.user - self.region.bus
         desc, device, driver = (
             area + to_user for area in (layout.desc, layout.device, layout.driver)
         )
         flags = 0 if log is None else VRING_F_LOG
-        message = VRING_ADDR.pack(self.index, flags, desc, device, driver, log or 0)
-        self.front.tell(FrontEndRequest.SET_VRING_ADDR, message)
+        return VRING_ADDR.pack(self.index, flags, desc, device, driver, log or 0)
 
     def give_kick(self) -> None:
         """Send the kick descriptor, and signal it, as front-ends should."""
@@ -195,7 +202,7 @@ class Ring:
 
     def add(self, request: Request, memory: DmaMemory | None = None) -> Flight:
         """Write a request, with its buffers in `memory` (default: the ring's region)."""
-        memory = memory or self.front.regions[0].memory
+        memory = memory or self.region.memory
         flight = Flight.prepare(request, memory, self.queue)
         self.flights[flight.head] = flight
         self._memories[flight.head] = memory
@@ -238,6 +245,11 @@ class Ring:
             )
             time.sleep(0.002)
 
+    def now(self) -> int:
+        """Return the base at which the ring goes on after the last used chain that was polled."""
+        used = self.queue.state().last_used
+        return used | used << 16 if self.packed else used
+
     def done(self, flights: Iterable[Flight]) -> int:
         """Return how many of these requests are used now."""
         self.poll()
@@ -266,17 +278,26 @@ class FrontEnd:
         self.channel = Channel(path, ANSWERS)
         self.regions = [Shared(0)]
         self.rings: list[Ring] = []
-        self.requests: BackEndChannel | None = None
+        self.requests: socket.socket | None = None
+        """Our end of the channel for the back-end's requests, None without BACKEND_REQ."""
+        self.tracker: tuple[int, bytes] | None = None
+        """File and description of the region for requests in flight."""
         self.protocol = 0
+        self._features = 0
+        self._wanted = (*protocol, *needs)
         try:
-            self._negotiate((*protocol, *needs), needs)
+            self._negotiate(needs)
         except BaseException:
             self.close()
             raise
 
-    def _negotiate(
-        self, protocol: Iterable[ProtocolFeature], needs: Iterable[ProtocolFeature]
-    ) -> None:
+    def reconnect(self, path: str) -> None:
+        """Connect again, with the same memory and rings, which the new connection knows not."""
+        self.channel.close()
+        self.channel = Channel(path, ANSWERS)
+        self._negotiate()
+
+    def _negotiate(self, needs: Iterable[ProtocolFeature] = ()) -> None:
         self.tell(FrontEndRequest.SET_OWNER)
         self.offered = self.ask_number(FrontEndRequest.GET_FEATURES)
         if not self.offered & FEATURE_PROTOCOL:
@@ -285,14 +306,15 @@ class FrontEnd:
         missing = [feature.name for feature in needs if not self.has & feature.mask]
         if missing:
             pytest.skip(f"the back-end does not offer {', '.join(missing)}")
-        self.protocol = self.has & sum({feature.mask for feature in protocol})
+        self.protocol = self.has & sum({feature.mask for feature in self._wanted})
         self.tell(FrontEndRequest.SET_PROTOCOL_FEATURES, U64.pack(self.protocol))
         self.channel.acknowledged = self.accepted(ProtocolFeature.REPLY_ACK)
         if self.accepted(ProtocolFeature.BACKEND_REQ):
-            self.requests = BackEndChannel()
-            theirs = self.requests.theirs
-            self.tell(FrontEndRequest.SET_BACKEND_REQ_FD, fds=[theirs.fileno()])
-            theirs.close()
+            if self.requests:
+                self.requests.close()
+            self.requests, theirs = socket.socketpair()
+            with theirs:
+                self.tell(FrontEndRequest.SET_BACKEND_REQ_FD, fds=[theirs.fileno()])
 
     def accepted(self, feature: ProtocolFeature) -> bool:
         """Return True if a protocol feature was accepted."""
@@ -301,7 +323,7 @@ class FrontEnd:
     # --- messages
 
     @contextmanager
-    def _answered(self, request: int) -> Iterator[None]:
+    def _answered(self) -> Iterator[None]:
         """Make it the device's fault when a legal message ends the connection or is refused."""
         try:
             yield
@@ -312,7 +334,7 @@ class FrontEnd:
 
     def ask(self, request: FrontEndRequest, payload: bytes = b"") -> bytes:
         """Send a message that has a reply, and return the payload of the reply."""
-        with self._answered(request):
+        with self._answered():
             return self.channel.ask(request, payload)
 
     def ask_number(self, request: FrontEndRequest) -> int:
@@ -323,10 +345,10 @@ class FrontEnd:
 
     def tell(self, request: FrontEndRequest, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         """Send a message that has no reply of its own; it has to succeed."""
-        with self._answered(request):
+        with self._answered():
             self.channel.tell(request, payload, fds)
 
-    def exchange(
+    def send(
         self,
         request: int,
         payload: bytes = b"",
@@ -334,7 +356,10 @@ class FrontEnd:
         flags: int = VERSION,
         size: int | None = None,
     ) -> None:
-        """Send a message as it is, legal or not. `size` is that in the header, if it is another."""
+        """Send a message as it is, legal or not. `size` is that in the header, if it is another.
+
+        A reply is not awaited.
+        """
         header = HEADER.pack(request, flags, len(payload) if size is None else size)
         raw = socket.socket(fileno=os.dup(self.channel.fileno()))
         try:
@@ -378,13 +403,17 @@ class FrontEnd:
                 wanted += HEADER.unpack(data)[2]
         return data
 
+    def reply(self, request: FrontEndRequest) -> bytes:
+        """Return the payload of the reply to a message that was sent. AssertionError if none."""
+        return reply_of(self.answer(), request)
+
     def barrier(self) -> None:
         """Return when the back-end has handled the messages before this one."""
         self.ask_number(FrontEndRequest.GET_FEATURES)
 
     def check(self) -> None:
         """AssertionError if the back-end has hung up or sent something unasked."""
-        with self._answered(0):
+        with self._answered():
             self.channel.check()
 
     # --- setting it up
@@ -397,17 +426,20 @@ class FrontEnd:
         lacking = [feature.name for feature in extra if not self.offered & feature.mask]
         if lacking:
             pytest.skip(f"the device does not offer {', '.join(lacking)}")
-        features = self.offered & Feature.VERSION_1.mask
-        features |= sum({feature.mask for feature in extra})
+        self._features = self.offered & Feature.VERSION_1.mask
+        self._features |= sum({feature.mask for feature in extra})
         if protocol:
-            features |= FEATURE_PROTOCOL
-        if log:
-            if not self.offered & FEATURE_LOG_ALL:
-                pytest.skip("the back-end does not offer LOG_ALL")
-            features |= FEATURE_LOG_ALL
+            self._features |= FEATURE_PROTOCOL
         self.set_status(DRIVER)
-        self.tell(FrontEndRequest.SET_FEATURES, U64.pack(features))
+        self.features(log)
         self.set_status(READY)
+
+    def features(self, log: bool) -> None:
+        """Send the features, with or without LOG_ALL. Skip if it has to be offered and is not."""
+        if log and not self.offered & FEATURE_LOG_ALL:
+            pytest.skip("the back-end does not offer LOG_ALL")
+        features = self._features | (FEATURE_LOG_ALL if log else 0)
+        self.tell(FrontEndRequest.SET_FEATURES, U64.pack(features))
 
     def set_status(self, value: int) -> None:
         """Send the device status, if STATUS was accepted."""
@@ -415,15 +447,52 @@ class FrontEnd:
             self.tell(FrontEndRequest.SET_STATUS, U64.pack(value))
 
     def share(self, *regions: Shared) -> None:
-        """Send the memory table: `regions`, or all that there are."""
+        """Send these regions, or all: as a table, or one by one with CONFIGURE_MEM_SLOTS."""
         chosen = regions or tuple(self.regions)
+        if self.accepted(ProtocolFeature.CONFIGURE_MEM_SLOTS):
+            for region in chosen:
+                self.add_region(region)
+            return
+        self.replace(*chosen)
+
+    def replace(self, *chosen: Shared) -> None:
+        """Send a memory table of these regions, in place of all former ones."""
         entries = b"".join(REGION.pack(*region.entry)[8:] for region in chosen)
         table = len(chosen).to_bytes(8, "little") + entries
         self.tell(FrontEndRequest.SET_MEM_TABLE, table, [region.fd for region in chosen])
 
-    def ring(self, index: int = 0, size: int = SIZE, packed: bool = False) -> Ring:
-        """Make a ring in the first region, which the back-end is not told of."""
-        ring = Ring(self, index, size, packed)
+    def add_region(self, region: Shared) -> None:
+        """Add a region (ADD_MEM_REG)."""
+        self.tell(FrontEndRequest.ADD_MEM_REG, REGION.pack(*region.entry), [region.fd])
+
+    def remove_region(
+        self, region: Shared, offset: int | None = None, fds: Sequence[int] = ()
+    ) -> None:
+        """Remove a region (REM_MEM_REG). `offset` is that in the message, if it is another."""
+        bus, size, user, real = region.entry
+        message = REGION.pack(bus, size, user, real if offset is None else offset)
+        self.tell(FrontEndRequest.REM_MEM_REG, message, fds)
+
+    def track(self, queues: int = 1, size: int = SIZE) -> None:
+        """Get a region for requests in flight, unless there is one, and give it to the back-end."""
+        if self.tracker is None:
+            asked = INFLIGHT.pack(0, 0, queues, size)
+            with self._answered():
+                answer, fd = self.channel.ask_for_file(FrontEndRequest.GET_INFLIGHT_FD, asked)
+            assert fd is not None, "no file comes with the answer to GET_INFLIGHT_FD"
+            self.tracker = fd, answer
+        fd, description = self.tracker
+        self.tell(FrontEndRequest.SET_INFLIGHT_FD, description, [fd])
+
+    def ring(
+        self,
+        index: int = 0,
+        size: int = SIZE,
+        packed: bool = False,
+        region: Shared | None = None,
+    ) -> Ring:
+        """Make a ring in a region (default: the first), which the back-end is not told of."""
+        ring = Ring(self, region or self.regions[0], index, size, packed)
         self.rings.append(ring)
         return ring
 
@@ -432,6 +501,8 @@ class FrontEnd:
     ) -> Ring:
         """Negotiate, share the memory and start one ring, up to DRIVER_OK."""
         self.agree(*extra, *([Feature.RING_PACKED] if packed else []), log=log)
+        if self.accepted(ProtocolFeature.INFLIGHT_SHMFD):
+            self.track(size=size)
         self.share()
         ring = self.ring(size=size, packed=packed)
         ring.start()
@@ -458,11 +529,13 @@ class FrontEnd:
         self.channel.close()
         if self.requests:
             self.requests.close()
+        if self.tracker:
+            os.close(self.tracker[0])
         for ring in self.rings:
             ring.close()
         for region in self.regions:
             region.close()
-        self.rings, self.regions, self.requests = [], [], None
+        self.rings, self.regions, self.requests, self.tracker = [], [], None, None
 
 
 def read(sector: int = 0, count: int = 1) -> Request:
