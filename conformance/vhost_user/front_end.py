@@ -376,6 +376,8 @@ class FrontEnd:
         Return None if it has hung up, and b"" if there is nothing within `timeout` seconds.
         Descriptors that come with it are added to `fds`.
         """
+        if self.channel.fileno() < 0:
+            return None
         deadline = time.monotonic() + timeout
         data = b""
         wanted = HEADER.size
@@ -523,6 +525,10 @@ class FrontEnd:
         """Return the payload of the reply to GET_CONFIG."""
         asked = CONFIG.pack(offset, size, 0) + bytes(size)
         return self.ask(FrontEndRequest.GET_CONFIG, asked)
+
+    def hang_up(self) -> None:
+        """Close the connection only."""
+        self.channel.close()
 
     def close(self) -> None:
         """Close the connection, and everything else."""

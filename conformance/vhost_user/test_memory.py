@@ -43,7 +43,7 @@ def test_rings_and_buffers_lie_in_any_region_at_any_offset(front):
 
 
 @reads_only
-@clause("VU-memory-02")
+@clause("VU-memory-07")
 def test_the_memory_table_is_replaced_while_requests_run(front):
     vmm = front(prefer={"iops": 400})
     other = vmm.more(offset=0x1000)
