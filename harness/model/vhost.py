@@ -130,6 +130,7 @@ class Connection(Transport):
         if self._observer:
             self._observer("message", request=request, payload=payload[:SHOWN].hex())
         answer: bytes | None = None
+        self._flags = flags
         self._answer_fds: list[int] = []
         refused: Exception | None = None
         try:
@@ -140,13 +141,17 @@ class Connection(Transport):
             for fd in fds:  # descriptors that no handler has taken
                 os.close(fd)
         if answer is None and flags & NEED_REPLY:
-            answer = U64.pack(refused is not None)
+            answer = self._acknowledgement(refused)
         elif refused and not self._refused_otherwise(request):
             raise RefusedError(f"message {request}: {refused}")
         if answer is not None:
             self._answer(HEADER.pack(request, VERSION | REPLY, len(answer)) + answer)
         for fd in self._answer_fds:
             os.close(fd)
+
+    def _acknowledgement(self, refused: Exception | None) -> bytes:
+        """Return the payload of the reply to a message without a reply of its own (REPLY_ACK)."""
+        return U64.pack(refused is not None)
 
     def _answer(self, message: bytes) -> None:
         """Send a message, with descriptors if a handler has left any."""
