@@ -483,8 +483,9 @@ def capacity_is_written(
 ) -> None:
     offset, size, _ = CONFIG.unpack_from(payload)
     if (offset, size) != (0, 8):
-        return original(connection, payload, fds)
-    connection.device.block.capacity = U64.unpack_from(payload, CONFIG.size)[0]
+        original(connection, payload, fds)
+    else:
+        connection.device.block.capacity = U64.unpack_from(payload, CONFIG.size)[0]
 
 
 @defect(
