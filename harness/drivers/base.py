@@ -66,7 +66,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Watched:
-    """What a driver did in a scenario: the stream, the verdicts, and its output.
+    """The record of a driver in a scenario: the stream, the verdicts, and its output.
 
     `trouble` says why the driver did not go on; it is empty if it did.
     """

@@ -25,7 +25,7 @@ MAKERS: dict[str, Callable[[], Launcher]] = {
 
 
 class UnknownDriverError(Exception):
-    """There is no driver of this name; the message is one line."""
+    """A file of drivers cannot be used; the message is one line."""
 
 
 def makers(path: Path | None = None) -> dict[str, Callable[[], Launcher]]:
@@ -43,10 +43,3 @@ def makers(path: Path | None = None) -> dict[str, Callable[[], Launcher]]:
         if name in MAKERS:
             raise UnknownDriverError(f"{path}: there is a driver {name!r} already")
     return {**MAKERS, **own}
-
-
-def launcher(name: str) -> Launcher:
-    """Return the launcher of a driver. UnknownDriverError for a name that is not known."""
-    if name not in MAKERS:
-        raise UnknownDriverError(f"no driver {name!r}; known: {', '.join(MAKERS)}")
-    return MAKERS[name]()

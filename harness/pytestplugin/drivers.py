@@ -50,19 +50,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Check the names of the drivers."""
-    names = dict.fromkeys(config.option.vblk_driver)
+    """Check the names of drivers and scenarios."""
+    option = config.option
+    names = dict.fromkeys(option.vblk_driver)
     config.stash[DRIVERS] = {name: DriverRun(name) for name in names}
-    if names or config.option.vblk_drivers:
-        from harness.drivers.registry import UnknownDriverError, makers
+    if not (names or option.vblk_drivers or option.vblk_scenario):
+        return
+    from harness.drivers.base import UnknownScenarioError
+    from harness.drivers.registry import UnknownDriverError, makers
+    from harness.drivers.scenarios import chosen
 
-        try:
-            known = makers(config.option.vblk_drivers)
-        except UnknownDriverError as error:
-            raise pytest.UsageError(printable(str(error))) from None
-        for name in names:
-            if name not in known:
-                raise pytest.UsageError(printable(f"no driver {name!r}; known: {', '.join(known)}"))
+    try:
+        known = makers(option.vblk_drivers)
+        chosen(option.vblk_scenario)
+    except (UnknownDriverError, UnknownScenarioError) as error:
+        raise pytest.UsageError(printable(str(error))) from None
+    for name in names:
+        if name not in known:
+            raise pytest.UsageError(printable(f"no driver {name!r}; known: {', '.join(known)}"))
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:

@@ -20,7 +20,7 @@ _UNPRINTABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\n\t\x20-\x7e\xa0-\uffff]")
 
 
 class Subject(Protocol):
-    """What is tested: a target, or a driver."""
+    """A target, or a driver, with its present state and its logs."""
 
     def evidence(self) -> dict[str, str]:
         """Return title -> text about its present state."""
