@@ -26,6 +26,7 @@ import mmap
 import os
 import select
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -98,6 +99,7 @@ class VhostUser(Transport):
         self.lost_at_reset = 0
         """Resets at which the back-end hung up, though it had not before."""
         self._raised = 0
+        self._signals: Counter[int] = Counter()
         self._file = os.memfd_create("virtqueues")
         os.truncate(self._file, MEMORY_SIZE)
         mapped = mmap.mmap(self._file, MEMORY_SIZE)
@@ -363,6 +365,10 @@ class VhostUser(Transport):
         raised, self._raised = self._raised, 0
         return raised
 
+    def signals_by_queue(self) -> tuple[int, ...]:
+        """Return how often each virtqueue's call eventfd was signalled since the start."""
+        return tuple(self._signals[index] for index in range(self._session.queues))
+
     def unmask_interrupts(self) -> None:
         """Do nothing: an eventfd is never masked."""
 
@@ -375,6 +381,7 @@ class VhostUser(Transport):
         for ring in session.rings.values():
             if ring.call in ready and (calls := ring.take_calls()):
                 self._raised += calls
+                self._signals[ring.layout.index] += calls
                 self._isr |= ISR_QUEUE
             if ring.error in ready and ring.take_errors():
                 self._status |= DeviceStatus.NEEDS_RESET
