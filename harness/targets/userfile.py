@@ -21,6 +21,8 @@ A device that the harness starts:
     per = "disk"                      # "connection": it ends with its connection; "run": one
                                       # process for all disks, which `plug` and `unplug` make
     ready = "listening"               # in its output when it is ready; otherwise: its socket
+    through = "qtest-vhost-user"      # QEMU's vhost-user-blk-pci is in front of it; or
+                                      # "guest-vhost-user", which is driven inside a guest
 
     [target.my-daemon.options]        # a property of a disk -> words of the command line
     read_only = "--read-only"
@@ -167,6 +169,7 @@ class UserTarget:
     implementation: Text = "unknown"
     version: Version = ""
     backing: Text = ""
+    through: Literal["", "qtest-vhost-user", "guest-vhost-user"] = ""
     without: Annotated[
         tuple[Annotated[str, one_of(*sorted(feature.name for feature in OPTIONAL))], ...],
         at_most(len(OPTIONAL)),
@@ -192,6 +195,10 @@ def _check(target: UserTarget, at: tuple[str | int, ...]) -> None:
     for key in ("per", "ready", "options"):
         if not starts and getattr(target, key) != getattr(UserTarget(""), key):
             raise WrongValueError((*at, key), 'only for device = "vhost-user" or "vfio-user"')
+    if target.through and target.device.partition(":")[0] != "vhost-user":
+        raise WrongValueError((*at, "through"), "only for a vhost-user device")
+    if target.through and target.without:
+        raise WrongValueError((*at, "without"), "QEMU is the front-end, and chooses for itself")
     if target.without and target.device.partition(":")[0] != "vhost-user":
         raise WrongValueError((*at, "without"), "only for a vhost-user device")
     if target.start and not starts:

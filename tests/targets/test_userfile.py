@@ -91,6 +91,17 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         ),
         ("[target.a]\ndevice = 'pci:x'\nwithout = ['MQ']\n", 3, "only for a vhost-user device"),
         (
+            "[target.a]\ndevice = 'pci:x'\nthrough = 'qtest-vhost-user'\n",
+            3,
+            "only for a vhost-user device",
+        ),
+        ("[target.a]\ndevice = 'vhost-user:x'\nthrough = 'kvm'\n", 3, "guest-vhost-user, not"),
+        (
+            "[target.a]\ndevice = 'vhost-user:x'\nthrough = 'guest-vhost-user'\nwithout = ['MQ']\n",
+            4,
+            "QEMU is the front-end",
+        ),
+        (
             "[target.a]\ndevice = 'vhost-user:x'\nwithout = ['CONFIG']\n",
             3,
             "expected one of BACKEND_REQ, CONFIGURE_MEM_SLOTS, INFLIGHT_SHMFD,",
