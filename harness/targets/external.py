@@ -23,6 +23,7 @@ from harness.targets.through_device import ThroughDevice
 from harness.targets.userfile import START_TIMEOUT, UserTarget, words_of
 from harness.virtio.blk import RequestType
 from harness.virtio.features import Feature
+from harness.virtio.vhost_user import ProtocolFeature
 
 READING = frozenset(
     {
@@ -91,7 +92,7 @@ class HostSide:
     `identity` is the name and version for its known deviations, `backing` the file with its bytes,
     and `resize` a function that sets the capacity in sectors. `plug` runs before a
     driver is put on the device, `unplug` after it was taken off, `restart` when the device cannot
-    be reached.
+    be reached. The front-end of vhost-user does not accept the protocol features in `refused`.
     """
 
     identity: DeviceIdentity = UNKNOWN
@@ -101,6 +102,7 @@ class HostSide:
     unplug: Callable[[], None] | None = None
     restart: Callable[[], None] | None = None
     restart_timeout: float = START_TIMEOUT
+    refused: frozenset[ProtocolFeature] = frozenset()
 
 
 def host_side(name: str, definition: UserTarget, place: str) -> HostSide:
@@ -136,6 +138,7 @@ def host_side(name: str, definition: UserTarget, place: str) -> HostSide:
         partial(command, definition.unplug) if definition.unplug else None,
         partial(command, definition.restart) if definition.restart else None,
         definition.start_timeout,
+        definition.refused,
     )
 
 

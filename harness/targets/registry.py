@@ -25,7 +25,7 @@ from harness.targets.owned_model import OwnedModel
 from harness.targets.profiles import profiles
 from harness.targets.qtest import QtestTarget
 from harness.targets.started import StartedTarget
-from harness.targets.userfile import UserTarget, load, profile
+from harness.targets.userfile import UserTarget, load, named, profile
 from harness.targets.vfio_user import VfioUserSocket
 from harness.targets.vhost_user import VhostUserDaemon, VhostUserSocket
 
@@ -170,7 +170,8 @@ def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Tar
     if name in user:
         return _owned(user[name].device, name, user[name])
     if name.startswith((SOCKET_PREFIX, FUNCTION_PREFIX, VFIO_USER_PREFIX)):
-        return _owned(name, name, UserTarget(name))
+        definition = named(name)
+        return _owned(definition.device, name, definition)
     if name in profiles():
         return _owned(profiles()[name]["device"], name, profile(name))
     if name not in _MAKERS:

@@ -336,9 +336,12 @@ class StartedTarget(Target):
         if self._definition.device == "vfio-user":
             return PciModern(VfioUser(path))
         size = spec.queue_size or QUEUE_SIZE
+        refused = self._definition.refused
         if self._definition.per == "connection":
-            return VhostUser(path, size, before_connect=self._start_for_a_connection)
-        return VhostUser(path, size)
+            return VhostUser(
+                path, size, before_connect=self._start_for_a_connection, without=refused
+            )
+        return VhostUser(path, size, without=refused)
 
     def _try(self, driver: BlockDriver, found: Found, probe: bytes) -> None:
         """Use the very first disk before a test does: a daemon that fails here serves no test.

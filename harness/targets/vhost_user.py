@@ -112,7 +112,8 @@ class VhostUserSocket(OwnedTarget):
         self._path = path
 
     def _reach(self, spec: DiskSpec) -> Transport:
-        return VhostUser(self._path, spec.queue_size or QUEUE_SIZE)
+        size = spec.queue_size or QUEUE_SIZE
+        return VhostUser(self._path, size, without=self._host.refused)
 
     def facts(self) -> dict[str, str]:
         """Return the socket, and the protocol features in use."""
