@@ -25,6 +25,9 @@ NUDGE = 2.0
 KEPT = 64 << 10
 """Bytes at the end of the console that are kept."""
 
+MOST_READS = 64
+"""Reads of at most 64 KiB of what a program has left behind."""
+
 _PROMPT = re.compile(re.escape(PROMPT.encode()) + rb"(\x1b\[6n)?$")
 _PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)\r?\n")
 _KERNEL = re.compile(rb"\[ *\d+\.\d{6}\] [\x20-\x7e]+")
@@ -104,7 +107,7 @@ class Console:
     def drain(self) -> None:
         """Read what the guest, or a program that has ended, has printed by now."""
         with suppress(ChannelError):
-            for _ in range(KEPT):
+            for _ in range(MOST_READS):
                 if not self.recv(0):
                     return
 
