@@ -28,7 +28,7 @@ from harness.machine.drive import Backing as FileBacking
 from harness.machine.drive import make_raw as make_raw_file
 from harness.machine.errors import MachineError
 from harness.machine.foreign import ForeignDaemon, run
-from harness.targets.base import LacksError, Plugged, Progress, StartError, TargetError
+from harness.targets.base import LacksError, Progress, StartError, TargetError
 from harness.targets.found import Found
 from harness.targets.started import PROBE, STARTS, TROUBLE, StartedDisk, StartedTarget
 from harness.targets.userfile import UserTarget, words_of
@@ -83,7 +83,7 @@ class VmmTarget(StartedTarget):
 
     # --- disks
 
-    def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
+    def plug(self, spec: DiskSpec, writes: bool = True) -> StartedDisk:
         """Same as `StartedTarget.plug`, with the disk in a guest."""
         if self._failed_starts >= STARTS:
             raise StartError(self._last_failure, over=True)
