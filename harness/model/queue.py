@@ -202,11 +202,17 @@ class Queue:
         self._announce(ring)
 
     def _take(self, ring: Ring) -> Chain | None:
-        if self._observer and (found := ring.look()):
-            # The observer sees a chain as it lies there, also one that `take` cannot read.
-            self._observer("chain", queue=self._index, **found)
-            self._seen = found["descriptors"]
+        if self._observer:
+            self._show_next(ring, self._observer)
         return ring.take()
+
+    def _show_next(self, ring: Ring, observer: Observer) -> None:
+        """Tell the observer of the next chain as it lies there, also if `take` cannot read it."""
+        if found := ring.look():
+            observer("chain", queue=self._index, **found)
+            self._seen = found["descriptors"]
+        elif (index := ring.impossible()) is not None:
+            observer("bad_index", queue=self._index, index=index, position=ring.base)
 
     def _show(self, request: Request, observer: Observer) -> None:
         observer(

@@ -115,6 +115,10 @@ class Ring(ABC):
     def asked(self) -> tuple[int, int]:
         """Return what the driver is asked for: flags, and avail_event or desc_event_off_wrap."""
 
+    def impossible(self) -> int | None:
+        """Return an available index that is too far ahead, or None if there is no such index."""
+        return None
+
     @property
     @abstractmethod
     def overwritten(self) -> int:

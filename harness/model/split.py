@@ -90,6 +90,10 @@ class SplitRing(Ring):
         waiting = (self._avail[1] - self._next) & 0xFFFF
         return waiting if waiting <= self.size else 0
 
+    def impossible(self) -> int | None:
+        index = self._avail[1]
+        return index if (index - self._next) & 0xFFFF > self.size else None
+
     def asked(self) -> tuple[int, int]:
         return self._used[0], self._used[2 + 4 * self.size]
 

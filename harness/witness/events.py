@@ -275,6 +275,21 @@ class Unnoticed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BadIndex(Event):
+    """The available index of a split virtqueue says that more is available than the queue has room.
+
+    `position` is the one of the next chain that the device takes.
+    """
+
+    queue: U32
+    index: U16
+    position: U16
+
+    def __str__(self) -> str:
+        return f"set the available index of virtqueue {self.queue} to {self.index}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Waiting(Event):
     """What is available in a virtqueue and not taken, when the device is suspended or resumed.
 
@@ -404,6 +419,7 @@ KINDS: dict[str, type[Event]] = {
     "stopped": Stopped,
     "unnoticed": Unnoticed,
     "waiting": Waiting,
+    "bad_index": BadIndex,
     "changed": Changed,
     "notified": Notified,
     "chain": Chain,

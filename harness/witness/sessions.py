@@ -87,7 +87,7 @@ class Session:
     """The events from a reset to the next. `reset` is false if it begins with the connection.
 
     `memory` is the driver's memory at its start. `before` is the session before it of the same
-    peer.
+    peer. `ended` is true if a reset follows.
     """
 
     device: Device
@@ -95,6 +95,7 @@ class Session:
     reset: bool = True
     memory: Memory | None = None
     before: Session | None = field(default=None, repr=False, compare=False)
+    ended: bool = False
 
     def walk(self) -> Iterator[tuple[Event, State]]:
         """Yield each event with the state before it. The state is changed afterwards."""
@@ -137,7 +138,7 @@ def _cut(events: list[Event]) -> Iterator[Session]:
         inside = [event for event in part if not isinstance(event, Device)]
         if any(not isinstance(event, Reset) for event in inside[_length_of_reset(inside) :]):
             reset = start > 0 or isinstance(part[0], Reset)
-            before = Session(device, tuple(inside), reset, memory, before)
+            before = Session(device, tuple(inside), reset, memory, before, end < len(events))
             yield before
         for event in part:
             if isinstance(event, Memory):

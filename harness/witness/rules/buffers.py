@@ -26,14 +26,17 @@ def entries_stay(session: Session) -> Iterator[Check]:
 )
 def taken_back_after_a_reset(session: Session) -> Iterator[Check]:
     """Find virtqueues that were stopped while buffers were available and not used."""
-    in_flight: dict[int, int] = {}
+    in_flight: dict[int, list[Chain]] = {}
     for event, _ in session.walk():
         if isinstance(event, Chain):
-            in_flight[event.queue] = in_flight.get(event.queue, 0) + 1
-        if isinstance(event, Used):
-            in_flight[event.queue] = in_flight.get(event.queue, 0) - 1
-        if isinstance(event, Stopped) and in_flight.pop(event.queue, 0) > 0:
-            yield event, ""
+            in_flight.setdefault(event.queue, []).append(event)
+        if isinstance(event, Used) and in_flight.get(event.queue):
+            in_flight[event.queue].pop()
+        if isinstance(event, Stopped) and (chains := in_flight.pop(event.queue, [])):
+            yield chains[-1], ""
+    if session.ended:
+        for chains in in_flight.values():
+            yield from ((chain, "") for chain in chains[-1:])
 
 
 def joined(memory: Memory) -> list[tuple[int, int]]:

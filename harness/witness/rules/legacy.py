@@ -27,15 +27,15 @@ def registers(session: Session) -> Iterator[Register]:
 def capacity_is_read_twice(session: Session) -> Iterator[Check]:
     """Check that two whole reads of the capacity agree before a request is sent."""
     values: list[int] = []
-    low: int | None = None
+    known: dict[int, int] = {}
     last: Register | None = None
     for event, _ in session.walk():
         if isinstance(event, Register) and event.area == "legacy device" and not event.write:
-            if (event.offset, event.width) == (0, 4):
-                low = event.value
-            elif (event.offset, event.width) == (4, 4) and low is not None:
-                values.append(low | event.value << 32)
-                low, last = None, event
+            data = max(event.value, 0).to_bytes(8, "little")
+            known |= {event.offset + at: data[at] for at in range(min(event.width, 8))}
+            if set(range(8)) <= set(known):
+                values.append(int.from_bytes(bytes(known[at] for at in range(8)), "little"))
+                known, last = {}, event
         if isinstance(event, Request) and last:
             agree = len(values) > 1 and values[-1] == values[-2]
             yield last, "" if agree else f"the reads are {values}"

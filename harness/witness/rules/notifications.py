@@ -65,8 +65,8 @@ def announced(session: Session, event_idx: bool) -> Iterator[tuple[Notified, Cha
             yield notified, event
 
 
-def forgotten(session: Session, event_idx: bool) -> Iterator[tuple[Unnoticed, Stopped]]:
-    """Yield chains that lay in a virtqueue without a notification until it was stopped.
+def forgotten(session: Session, event_idx: bool) -> Iterator[Unnoticed]:
+    """Yield chains that lay in a virtqueue without a notification until it was stopped or reset.
 
     The device had to wait for a notification: it had asked for one, and it was able to work.
     """
@@ -93,7 +93,9 @@ def forgotten(session: Session, event_idx: bool) -> Iterator[tuple[Unnoticed, St
             case Broken():
                 lying.clear()
             case Stopped() if found := lying.pop(event.queue, None):
-                yield found, event
+                yield found
+    if session.ended:
+        yield from lying.values()
 
 
 @rule("2.7.10.1-R-04", idle="no notification without EVENT_IDX was seen", legacy=None)
@@ -102,7 +104,7 @@ def notifies_by_flags(session: Session) -> Iterator[Check]:
     for notified, chain in announced(session, event_idx=False):
         if not notified.flags & USED_F_NO_NOTIFY or notified.flags < 0:
             yield chain, ""
-    for unnoticed, _ in forgotten(session, event_idx=False):
+    for unnoticed in forgotten(session, event_idx=False):
         yield unnoticed, "the flags of the used ring are 0"
 
 
@@ -112,7 +114,7 @@ def notifies_by_index(session: Session) -> Iterator[Check]:
     for notified, chain in announced(session, event_idx=True):
         if notified.place == chain.position & 0xFFFF:
             yield chain, ""
-    for unnoticed, _ in forgotten(session, event_idx=True):
+    for unnoticed in forgotten(session, event_idx=True):
         yield unnoticed, f"avail_event is {unnoticed.place}, which is the index of the chain"
 
 

@@ -131,7 +131,7 @@ def list_has_room(session: Session) -> Iterator[Check]:
         if not isinstance(event, Chain) or not state.has(Feature.RING_PACKED):
             continue
         started = state.queues.get(event.queue)
-        if started and event.descriptors:
+        if started and 0 < len(event.descriptors) <= started.size:
             lists = in_flight.setdefault(event.queue, {})
             lists[event.descriptors[-1][4]] = len(event.descriptors)
             total = sum(lists.values())

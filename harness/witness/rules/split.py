@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from harness.virtio.features import Feature
 from harness.virtio.ring import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE
-from harness.witness.events import Chain, Entry, Started
+from harness.witness.events import BadIndex, Chain, Entry, Started
 from harness.witness.rules.rule import Check, rule
 from harness.witness.sessions import Session, State
 
@@ -124,7 +124,7 @@ def fits_the_queue(session: Session) -> Iterator[Check]:
     """Compare the number of descriptors with the size of the virtqueue."""
     for chain, state in chains(session):
         if started := state.queues.get(chain.queue):
-            count = len(elements(chain))
+            count = len(set(elements(chain)))
             wrong = f"{count} descriptors in a virtqueue of {started.size}"
             yield chain, wrong if count > started.size else ""
 
@@ -166,6 +166,10 @@ def index_goes_forward(session: Session) -> Iterator[Check]:
             if before is not None:
                 back = (event.index - before) & 0xFFFF >= 1 << 15
                 yield event, f"from {before} back to {event.index}" if back else ""
+        if isinstance(event, BadIndex):
+            before = last.get(event.queue, event.position)
+            if (event.index - before) & 0xFFFF >= 1 << 15:
+                yield event, f"from {before} back to {event.index}"
 
 
 @rule("2.7.7.1-R-01", idle="no chain of a split virtqueue without EVENT_IDX was seen", legacy=None)
