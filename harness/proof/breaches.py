@@ -41,7 +41,7 @@ NEXT, WRITE, INDIRECT = DESC_F_NEXT, DESC_F_WRITE, DESC_F_INDIRECT
 REGISTER_BAR = 4
 NOTIFY = 0x3000
 DEVICE = 0x2000
-"""Where the model has its structures."""
+"""The BAR of the model's structures, and offsets in it."""
 
 WRITEBACK = 32
 NUM_QUEUES = 34

@@ -60,7 +60,7 @@ def red(breaches: Sequence[Breach] = BREACHES) -> dict[str, set[str]]:
             _commit(some, way, whims, path)
             for breach, events in zip(some, by_peer(read(path)), strict=True):
                 verdicts = judge(events)
-                broken = {name for name, one in verdicts.items() if one.fate is Fate.BROKEN}
+                broken = {name for name, verdict in verdicts.items() if verdict.fate is Fate.BROKEN}
                 found[breach.name] = broken - (CHOICES - breach.rules)
     return {breach.name: found[breach.name] for breach in breaches}
 

@@ -291,7 +291,7 @@ class BadIndex(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting(Event):
-    """What is available in a virtqueue and not taken, when the device is suspended or resumed.
+    """The buffers in a virtqueue that are not taken when the device is suspended or resumed.
 
     `count` is in chains, for a packed virtqueue in descriptors.
     """

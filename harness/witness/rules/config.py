@@ -123,20 +123,20 @@ def shorter_configuration(session: Session) -> Iterable[Check]:
 @rule("5.2.6.1-R-01", idle="the driver got no configuration change notification", registers=True)
 def looks_at_the_capacity(session: Session) -> Iterator[Check]:
     """Check that the capacity is read soon after a configuration change notification."""
-    told: Interrupt | None = None
+    change: Interrupt | None = None
     sent = 0
     for event, state in session.walk():
         if isinstance(event, Interrupt) and event.queue == -1 and state.live:
-            told, sent = told or event, 0
+            change, sent = change or event, 0
         capacity = isinstance(event, Register) and event.offset < 8 and not event.write
-        if told and capacity and isinstance(event, Register) and event.area == "device":
-            yield told, ""
-            told = None
-        if told and isinstance(event, Request):
+        if change and capacity and isinstance(event, Register) and event.area == "device":
+            yield change, ""
+            change = None
+        if change and isinstance(event, Request):
             sent += 1
             if sent > PATIENCE:
-                yield told, f"{sent} requests later the capacity was not read"
-                told = None
+                yield change, f"{sent} requests later the capacity was not read"
+                change = None
 
 
 @rule(

@@ -45,7 +45,9 @@ def version(session: Session) -> int:
     """Return the last Version that the driver has read by the end of the session, 0 if none."""
     for past in reversed(history(session)):
         for event in reversed(past.events):
-            if offset_of(event) == REGISTERS["Version"] and isinstance(event, Register):
+            if isinstance(event, Register) and offset_of(event) == REGISTERS["Version"]:
+                if event.write:
+                    continue
                 return event.value
     return 0
 

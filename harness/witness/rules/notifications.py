@@ -71,18 +71,18 @@ def forgotten(session: Session, event_idx: bool) -> Iterator[Unnoticed]:
     The device had to wait for a notification: it had asked for one, and it was able to work.
     """
     following: dict[int, int] = {}
-    told: set[int] = set()
+    announced_queues: set[int] = set()
     lying: dict[int, Unnoticed] = {}
     for event, state in split(session, event_idx):
         match event:
             case Chain():
                 following[event.queue] = event.position + 1 & 0xFFFF
-                told.discard(event.queue)
+                announced_queues.discard(event.queue)
                 lying.pop(event.queue, None)
             case Notified():
-                told.add(event.queue)
+                announced_queues.add(event.queue)
                 lying.pop(event.queue, None)
-            case Unnoticed() if event.queue not in told and not state.suspended:
+            case Unnoticed() if event.queue not in announced_queues and not state.suspended:
                 asked = (
                     event.place == following.get(event.queue)
                     if event_idx
