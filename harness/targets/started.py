@@ -14,7 +14,7 @@ from harness.diskspec import SECTOR, DiskSpec, unsupported
 from harness.driver.block import BlockDriver
 from harness.driver.bus.vfio_user import VfioUser
 from harness.driver.errors import DriverError, NoDeviceError
-from harness.driver.interface import Request
+from harness.driver.interface import Driver, Request
 from harness.driver.transport.base import Transport
 from harness.driver.transport.pci import PciModern
 from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
@@ -39,7 +39,7 @@ from harness.targets.base import (
 from harness.targets.behind_qemu import LendingTarget, LentDisk
 from harness.targets.found import Found, unreadable
 from harness.targets.through_device import ThroughDevice
-from harness.targets.userfile import PLACES, UserTarget, rendered, words_of
+from harness.targets.userfile import PLACES, VMM_PLACES, UserTarget, rendered, words_of
 from harness.virtio.blk import RequestType, Status
 
 STARTS = 3
@@ -62,7 +62,7 @@ class StartedDisk(LentDisk):
     """A disk of a daemon that we started, with a driver on it."""
 
     def __init__(
-        self, target: StartedTarget, name: str, spec: DiskSpec, driver: BlockDriver, file: Path
+        self, target: StartedTarget, name: str, spec: DiskSpec, driver: Driver, file: Path
     ) -> None:
         self._target = target
         self._name = name
@@ -111,10 +111,10 @@ class StartedTarget(LendingTarget):
         )
         self._definition = definition
         (program, *_) = words_of(
-            definition.start, {**dict.fromkeys(PLACES, ""), **self._programs()}
+            definition.command, {**dict.fromkeys(PLACES | VMM_PLACES, ""), **self._programs()}
         )
         self._program = Path(program).name
-        self._file_is_ours = "{file}" in definition.start + definition.plug
+        self._file_is_ours = "{file}" in definition.command + definition.plug
         self.made_to_order = self._file_is_ours
         self._writable = self._file_is_ours or destructive or definition.destructive
         self.serves_file = self._file_is_ours
@@ -389,7 +389,7 @@ class StartedTarget(LendingTarget):
             )
         return VhostUser(path, size, without=refused)
 
-    def _try(self, driver: BlockDriver, found: Found, probe: bytes) -> None:
+    def _try(self, driver: Driver, found: Found, probe: bytes) -> None:
         """Use the very first disk before a test does: a daemon that fails here serves no test.
 
         Also see whether it serves the file, and whether its process polls.
@@ -502,7 +502,7 @@ class StartedTarget(LendingTarget):
 
     def facts(self) -> dict[str, str]:
         """Return the command, and what was found out at the start."""
-        return {"start": self._definition.start, **self._facts}
+        return {"start": self._definition.command, **self._facts}
 
     def evidence(self) -> dict[str, str]:
         """Return how the daemon fares or ended, and the end of its output."""
