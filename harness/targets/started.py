@@ -152,15 +152,14 @@ class StartedTarget(LendingTarget):
         if self._disk:
             raise LacksError(f"the disk of {self.name} is in use")
         words, covered = self._words(spec)
-        served = self._by_served_file(spec, covered)
-        covered |= served
+        covered |= self._by_served_file(spec)
         provided = {*covered, "capacity"} if self._file_is_ours else covered
         if missing := "; ".join(unreadable(spec, provided)):
             raise LacksError(missing)
         with interrupt.shielded():
             self._prepare()
         try:
-            disk = self._make(spec, words, provided, bool(served))
+            disk = self._make(spec, words, provided)
         except LacksError:
             raise
         except TROUBLE as error:
@@ -192,11 +191,11 @@ class StartedTarget(LendingTarget):
             words += words_of(command, {name: rendered(value)})
         return words, covered
 
-    def _by_served_file(self, spec: DiskSpec, covered: set[str]) -> set[str]:
+    def _by_served_file(self, spec: DiskSpec) -> set[str]:
         """Return the fields that a file of ours provides. LacksError if FUSE is missing."""
         if not self._definition.serve_file:
             return set()
-        wanted = {*unsupported(spec, frozenset())} & SERVED_FIELDS - covered
+        wanted = {*unsupported(spec, frozenset())} & SERVED_FIELDS - self._definition.options.keys()
         if any(fault.on not in FAULTY for fault in spec.faults):
             wanted.discard("faults")
         if wanted and (missing := fuse_lacking()):
@@ -209,11 +208,9 @@ class StartedTarget(LendingTarget):
             self._thread = LoopThread(self._program)
             cleanup.at_exit(self.close)
 
-    def _make(
-        self, spec: DiskSpec, words: list[str], provided: set[str], served: bool
-    ) -> StartedDisk:
-        """Make a disk. With `served`, the daemon gets its file over FUSE."""
+    def _make(self, spec: DiskSpec, words: list[str], provided: set[str]) -> StartedDisk:
         assert self._dir
+        served = bool(self._by_served_file(spec))
         name = f"disk{self._made}"
         self._made += 1
         file, self._socket = self._dir.path / f"{name}.raw", self._dir.path / f"{name}.sock"

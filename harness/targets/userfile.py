@@ -265,7 +265,7 @@ def _check(target: UserTarget, at: tuple[str | int, ...]) -> None:
 
 def _check_vmm(target: UserTarget, at: tuple[str | int, ...]) -> None:
     """Raise WrongValueError for keys that do not go together with `vmm`."""
-    for key in ("device", "start", "per", "backing", "through", "without"):
+    for key in ("device", "start", "per", "backing", "through", "without", "serve_file"):
         if getattr(target, key) != getattr(UserTarget, key):
             raise WrongValueError((*at, key), "not for a target with `vmm`")
     if ("{file}" in target.vmm) == bool(target.plug):
