@@ -76,8 +76,11 @@ class Monitor:
     Raises MachineError if negotiation fails or takes longer than `timeout` seconds.
     """
 
-    def __init__(self, loop: LoopThread, peer: socket.socket | str, timeout: float = 10.0) -> None:
+    def __init__(
+        self, loop: LoopThread, peer: socket.socket | str, name: str, timeout: float = 10.0
+    ) -> None:
         self._loop = loop
+        self._name = name
         self._client = QMPClient()
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self._lost = False
@@ -87,7 +90,7 @@ class Monitor:
     def execute(self, command: str, arguments: dict[str, object], timeout: float) -> Any:
         """Execute a QMP command and return its value.
 
-        Raises MachineError, with QEMU's message, if QEMU refuses it or does not answer
+        Raises MachineError, with the process's message, if that refuses it or does not answer
         within `timeout` seconds, DisconnectedError as soon as the session ends.
         """
         return self._loop.run(self._execute(command, arguments, timeout))
@@ -109,7 +112,7 @@ class Monitor:
             async with asyncio.timeout(timeout):
                 await self._client.connect(peer)
         except TimeoutError:
-            raise MachineError(f"no QMP greeting within {timeout:g} s") from None
+            raise MachineError(f"{self._name} sent no QMP greeting within {timeout:g} s") from None
         except QMPError as error:
             raise DisconnectedError(f"no QMP session: {error}") from error
         self._collector = asyncio.create_task(self._collect())
@@ -151,9 +154,11 @@ class Monitor:
             async with asyncio.timeout(timeout):
                 return await self._client.execute(command, arguments)
         except TimeoutError:
-            raise MachineError(f"QEMU did not answer {command!r} within {timeout:g} s") from None
+            raise MachineError(
+                f"{self._name} did not answer {command!r} within {timeout:g} s"
+            ) from None
         except ExecuteError as error:
-            raise MachineError(f"QEMU refused {command!r}: {error}") from error
+            raise MachineError(f"{self._name} refused {command!r}: {error}") from error
         except (ExecInterruptedError, StateError, OSError, EOFError) as error:
             raise DisconnectedError(f"{command!r} got no answer") from error
 
@@ -173,5 +178,5 @@ class Monitor:
         except TimeoutError:
             seen = ", ".join(cast(str, event["event"]) for event in self._events) or "none"
             raise MachineError(
-                f"QEMU's event {name} did not come within {timeout:g} s (others: {seen})"
+                f"{self._name} sent no event {name} within {timeout:g} s (others: {seen})"
             ) from None
