@@ -17,7 +17,7 @@ from harness.targets.base import Progress, Target, TargetError
 from harness.targets.external import HostSide, host_side
 from harness.targets.guest import variants as guest_variants
 from harness.targets.guest.model import GuestModel
-from harness.targets.guest.target import Accelerator, GuestPci
+from harness.targets.guest.target import Accelerator, GuestTarget
 from harness.targets.guest.variants import Channel
 from harness.targets.host_pci import HostPci, checked_address
 from harness.targets.model import Model
@@ -61,7 +61,7 @@ class Settings:
 
 def _guest(name: str) -> Callable[[Settings], Target]:
     def make(settings: Settings) -> Target:
-        kind: Callable[..., Target] = GuestPci
+        kind: Callable[..., Target] = GuestTarget
         if guest_variants.VARIANTS[name].model:
             kind = partial(GuestModel, settings.defects, settings.whims)
         return kind(
