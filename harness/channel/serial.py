@@ -27,6 +27,8 @@ _PATTERNS: _Patterns = [
     pexpect.TIMEOUT,
     pexpect.EOF,
 ]
+# Text of this length without a match is dropped: a guest that writes without end fills no memory.
+_TOO_MUCH = re.compile(r"(?s).{65536}")
 _CONNECT_TIMEOUT = 5.0  # seconds
 _NUDGE = 2.0  # seconds after which the shell is asked for a prompt again
 _TAIL = 4000  # characters of the console in an error
@@ -166,9 +168,13 @@ class _Console:
         return "".join(part for part in parts if isinstance(part, str))[-_TAIL:]
 
     def _expect(self, patterns: _Patterns, timeout: float) -> int:
-        """Return the index of the pattern that comes first; pexpect.EOF also for a reset."""
+        """Return the index of the pattern that comes first; pexpect.EOF also for a reset.
+
+        A text that is too long counts as pexpect.TIMEOUT.
+        """
         try:
-            return self._spawn.expect_list(patterns, timeout=timeout)
+            found = self._spawn.expect_list([*patterns, _TOO_MUCH], timeout=timeout)
+            return found if found < len(patterns) else patterns.index(pexpect.TIMEOUT)
         except OSError:
             return patterns.index(pexpect.EOF)
 

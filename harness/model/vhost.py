@@ -48,6 +48,16 @@ MAX_PAYLOAD = 4096
 PATIENCE = 2.0
 """Longest time in which the rest of a message has to arrive, in seconds."""
 
+OFFERED = (
+    ProtocolFeature.MQ,
+    ProtocolFeature.REPLY_ACK,
+    ProtocolFeature.BACKEND_REQ,
+    ProtocolFeature.CONFIG,
+    ProtocolFeature.RESET_DEVICE,
+    ProtocolFeature.STATUS,
+)
+"""Protocol features of the back-end."""
+
 NO_FD = 1 << 8
 Handler = Callable[[bytes, list[int]], bytes | None]
 
@@ -191,7 +201,7 @@ class Connection(Transport):
 
     def protocol_features(self) -> int:
         """Return the protocol features that the back-end offers."""
-        return sum(feature.mask for feature in ProtocolFeature)
+        return sum(feature.mask for feature in OFFERED)
 
     def _set_protocol_features(self, payload: bytes, fds: list[int]) -> None:
         (self._protocol,) = U64.unpack(payload)

@@ -152,6 +152,9 @@ class ModelProcess(Supervised):
             raise MachineError(f"the model did not answer within {ANSWER_DEADLINE:g} s") from None
         except OSError:
             raise self._ended("the model is gone") from None
+        except (ValueError, TypeError, RecursionError) as wrong:
+            self._process.end()
+            raise MachineError(f"the model's answer is not one JSON object: {wrong}") from None
         except BaseException:  # Ctrl-C too: its answer would be taken for the next command's
             self._process.end()
             raise
@@ -159,7 +162,7 @@ class ModelProcess(Supervised):
             raise MachineError(f"{name}: {error}")
 
     def _answer(self, channel: socket.socket) -> dict[str, Any]:
-        """Return the next answer. TimeoutError for one that is too late or too long."""
+        """Return the next answer. TimeoutError for an answer that is too late or too long."""
         deadline = time.monotonic() + ANSWER_DEADLINE
         while b"\n" not in self._answers:
             left = deadline - time.monotonic()

@@ -29,11 +29,10 @@ from harness.targets.base import (
     Backing,
     DeviceIdentity,
     LacksError,
-    Plugged,
     StartError,
-    Target,
     TargetError,
 )
+from harness.targets.behind_qemu import LendingTarget, LentDisk
 from harness.targets.found import Found, unreadable
 from harness.targets.through_device import ThroughDevice
 from harness.targets.userfile import PLACES, UserTarget, rendered, words_of
@@ -55,7 +54,7 @@ POLLING = 0.75
 TROUBLE = (MachineError, DriverError, OSError)
 
 
-class StartedDisk(Plugged):
+class StartedDisk(LentDisk):
     """A disk of a daemon that we started, with a driver on it."""
 
     def __init__(
@@ -63,7 +62,7 @@ class StartedDisk(Plugged):
     ) -> None:
         self._target = target
         self._name = name
-        self._file = file
+        self.file = file if target.serves_file else None
         self.spec = spec
         self.driver = driver
         self.resizable = target.resizes
@@ -72,10 +71,10 @@ class StartedDisk(Plugged):
     @property
     def backing(self) -> Backing:
         """Return the file, or the view through the device if that does not serve the file."""
-        if not self._target.serves_file:
+        if self.file is None:
             self.through_device = True
             return ThroughDevice(self.driver, "a disk that the daemon has")
-        return FileBacking(self._file)
+        return FileBacking(self.file)
 
     def resize(self, capacity: int) -> None:
         """Resize the disk by the user's command. LacksError if none was named."""
@@ -95,7 +94,7 @@ class StartedDisk(Plugged):
         return self._name
 
 
-class StartedTarget(Target):
+class StartedTarget(LendingTarget):
     """A daemon that is started for each disk, for each connection, or once for the run."""
 
     description = "a daemon that the harness starts, driven from the host"
@@ -135,7 +134,7 @@ class StartedTarget(Target):
 
     # --- disks
 
-    def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
+    def plug(self, spec: DiskSpec, writes: bool = True) -> StartedDisk:
         """Make a disk with a driver on it. LacksError for what the file has no words for.
 
         StartError if the daemon does not start. The third in a row ends the run.
@@ -160,6 +159,17 @@ class StartedTarget(Target):
             raise self._failed(error) from None
         self._failed_starts = 0
         return disk
+
+    def lend(self, disk: LentDisk) -> Path:
+        """Hang up, and return the socket on which the daemon waits for another front-end.
+
+        A daemon that has ended with the connection is started again.
+        """
+        disk.driver.close()
+        disk.lent = True
+        if self._definition.per == "connection":
+            self._start_for_a_connection()
+        return self._socket
 
     def _words(self, spec: DiskSpec) -> tuple[list[str], set[str]]:
         """Return the words for what a disk has to be, and the fields that they are about."""
@@ -331,9 +341,12 @@ class StartedTarget(Target):
         if self._definition.device == "vfio-user":
             return PciModern(VfioUser(path))
         size = spec.queue_size or QUEUE_SIZE
+        refused = self._definition.refused
         if self._definition.per == "connection":
-            return VhostUser(path, size, before_connect=self._start_for_a_connection)
-        return VhostUser(path, size)
+            return VhostUser(
+                path, size, before_connect=self._start_for_a_connection, without=refused
+            )
+        return VhostUser(path, size, without=refused)
 
     def _try(self, driver: BlockDriver, found: Found, probe: bytes) -> None:
         """Use the very first disk before a test does: a daemon that fails here serves no test.

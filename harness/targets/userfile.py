@@ -11,6 +11,7 @@ A device that runs already:
     resize = "my-ctl resize {bytes}"  # sets the size while it runs; or {sectors}
     restart = "my-ctl restart"        # when the device is gone
     plug = "my-ctl attach"            # before each test, and `unplug` after it
+    without = ["INFLIGHT_SHMFD"]      # protocol features of vhost-user that are not accepted
 
 A device that the harness starts:
 
@@ -20,6 +21,8 @@ A device that the harness starts:
     per = "disk"                      # "connection": it ends with its connection; "run": one
                                       # process for all disks, which `plug` and `unplug` make
     ready = "listening"               # in its output when it is ready; otherwise: its socket
+    through = "qtest-vhost-user"      # QEMU's vhost-user-blk-pci is in front of it; or
+                                      # "guest-vhost-user", which is driven inside a guest
 
     [target.my-daemon.options]        # a property of a disk -> words of the command line
     read_only = "--read-only"
@@ -40,6 +43,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from harness.diskspec import DiskSpec, Fault
+from harness.driver.transport.vhost_session import OPTIONAL
 from harness.inputs import (
     Check,
     InputError,
@@ -48,6 +52,7 @@ from harness.inputs import (
     build,
     line_in_toml,
     matching,
+    one_of,
     read_text,
     shown,
     toml_of,
@@ -55,6 +60,10 @@ from harness.inputs import (
 )
 from harness.targets.base import DeviceIdentity, TargetError
 from harness.targets.profiles import profiles, with_profile
+from harness.virtio.vhost_user import ProtocolFeature
+
+WITHOUT = ",without="
+"""Separator between the path of a socket and the name of a protocol feature to leave out."""
 
 MOST_TARGETS = 1000
 """Tables in a file."""
@@ -160,7 +169,17 @@ class UserTarget:
     implementation: Text = "unknown"
     version: Version = ""
     backing: Text = ""
+    through: Literal["", "qtest-vhost-user", "guest-vhost-user"] = ""
+    without: Annotated[
+        tuple[Annotated[str, one_of(*sorted(feature.name for feature in OPTIONAL))], ...],
+        at_most(len(OPTIONAL)),
+    ] = ()
     options: Annotated[dict[str, Text], at_most(MOST_OPTIONS)] = field(default_factory=dict)
+
+    @property
+    def refused(self) -> frozenset[ProtocolFeature]:
+        """Return the protocol features of vhost-user that the front-end does not accept."""
+        return frozenset(ProtocolFeature[name] for name in self.without)
 
     @property
     def identity(self) -> DeviceIdentity:
@@ -176,6 +195,12 @@ def _check(target: UserTarget, at: tuple[str | int, ...]) -> None:
     for key in ("per", "ready", "options"):
         if not starts and getattr(target, key) != getattr(UserTarget(""), key):
             raise WrongValueError((*at, key), 'only for device = "vhost-user" or "vfio-user"')
+    if target.through and target.device.partition(":")[0] != "vhost-user":
+        raise WrongValueError((*at, "through"), "only for a vhost-user device")
+    if target.through and target.without:
+        raise WrongValueError((*at, "without"), "QEMU is the front-end, and chooses for itself")
+    if target.without and target.device.partition(":")[0] != "vhost-user":
+        raise WrongValueError((*at, "without"), "only for a vhost-user device")
     if target.start and not starts:
         raise WrongValueError(
             (*at, "start"), 'the harness starts a device = "vhost-user" or "vfio-user"'
@@ -212,6 +237,20 @@ STARTED = ("vhost-user", "vfio-user")
 def profile(name: str) -> UserTarget:
     """Return a profile that the package has. KeyError if there is none of that name."""
     return build(UserTarget, profiles()[name])
+
+
+def named(text: str) -> UserTarget:
+    """Return the table for a device that `--target` names, such as "vhost-user:PATH".
+
+    Behind the path of a vhost-user socket, ",without=NAME" leaves out a protocol feature. It may
+    be repeated. TargetError for a name that is not known.
+    """
+    device, *without = text.split(WITHOUT) if text.startswith("vhost-user:") else [text]
+    try:
+        target = build(UserTarget, {"device": device, "without": without})
+    except WrongValueError as error:
+        raise TargetError(f"{text}: {error}") from None
+    return target
 
 
 def load(path: Path, taken: Collection[str] = ()) -> dict[str, UserTarget]:

@@ -118,6 +118,15 @@ def test_a_process_for_each_connection(make: Make) -> None:
         disk.unplug()
 
 
+@pytest.mark.parametrize("per", ["disk", "connection"])
+def test_a_protocol_feature_is_left_out(make: Make, per: str) -> None:
+    target = make(table(MODEL, f"per = '{per}'\nwithout = ['RESET_DEVICE', 'STATUS']"))
+
+    used = target.plug(DiskSpec()).driver.description()["protocol_features"]
+
+    assert "CONFIG" in used and not {"RESET_DEVICE", "STATUS"} & {*used}
+
+
 def test_a_process_that_ends_with_its_connection_needs_to_be_declared(make: Make) -> None:
     target = make(table(f"{MODEL} --once"))
     disk = Disk(target.plug(DiskSpec()))
