@@ -89,7 +89,11 @@ def loop() -> Iterator[LoopThread]:
 
 
 def test_a_greeting_without_end(loop: LoopThread) -> None:
-    with peer("greeting") as connection, bounded(), pytest.raises(MachineError, match="no QMP"):
+    with (
+        peer("greeting") as connection,
+        bounded(),
+        pytest.raises(MachineError, match="no QMP greeting"),
+    ):
         Monitor(loop, connection, "QEMU", 2.0)
 
 
