@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from shlex import join
@@ -34,16 +34,24 @@ LISTENING = 0x10000
 class ForeignDaemon(Supervised):
     """A process that runs a user's command, with its children; its output goes to a file."""
 
-    def __init__(self, name: str, line: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        line: Sequence[str],
+        terminal: int | None = None,
+        printed: Callable[[], str] = lambda: "",
+    ) -> None:
         """Start `line`; messages call the process `name`. MachineError if there is no such program.
 
-        It has no control channel: `stop` sends a signal at once.
+        With a `terminal`, an open file, that is its stdin and stdout. `printed` returns what it
+        has written there. It has no control channel: `stop` sends a signal at once.
         """
         self.process_name = self.subject = name
         super().__init__()
+        self._printed = printed
         self._last_line = ""
         try:
-            self._launch([*line])
+            self._launch([*line], terminal=terminal)
         except BaseException:
             self.stop()
             raise
@@ -68,16 +76,20 @@ class ForeignDaemon(Supervised):
         """Wait for its end; return True if it has ended."""
         return self._process is None or self._process.wait(seconds)
 
+    def _last_lines(self) -> list[str]:
+        text = f"{self._printed()}\n{tail(self._stderr, SHOWN)}"
+        return [line for line in text.splitlines() if line.strip()][-SHOWN:]
+
     def last_line(self) -> str:
         """Return how it ended, and the last line of its output, in one line. Also after `stop`."""
         if self._stopped:
             return self._last_line
-        words = [line for line in tail(self._stderr, SHOWN).splitlines() if line.strip()]
-        return f"{self._fate()}; its last output: {words[-1] if words else 'nothing'}"
+        words = self._last_lines()
+        return f"{self.fate()}; its last output: {words[-1].strip() if words else 'nothing'}"
 
     def output(self) -> str:
-        """Return its output (of a long one the end), and how it ended."""
-        return f"{end_of(self._stderr, LOG_KEPT)}{self._fate()}\n"
+        """Return its output, of a long one the end."""
+        return end_of(self._stderr, LOG_KEPT)
 
     def _keep(self) -> None:
         super()._keep()
@@ -94,7 +106,7 @@ class ForeignDaemon(Supervised):
         appeared: float | None = None
         while True:
             if line:
-                if line in end_of(self._stderr, LOG_KEPT):
+                if line in self.output():
                     return
             elif socket is None:
                 return

@@ -208,7 +208,7 @@ class Machine(QmpSupervised):
         if self._stopped:
             return command | {"console.log": self._console, "qemu.log": self._last_words}
         console = end_of(self._paths.console_log, LOG_KEPT)
-        stderr = f"{end_of(self._stderr, LOG_KEPT)}{self._fate()}\n" if self._process else ""
+        stderr = f"{end_of(self._stderr, LOG_KEPT)}{self.fate()}\n" if self._process else ""
         return command | {"console.log": console, "qemu.log": stderr}
 
     def wait_event(
@@ -356,13 +356,13 @@ class Machine(QmpSupervised):
                 f"the guest did not let go of {name} within {UNPLUG_DEADLINE:g} s", self._details()
             ) from error
 
-    def _fate(self) -> str:
-        assert self._process
+    def fate(self) -> str:
+        """Return in words if QEMU runs, or how it ended, with the reason that it or Linux gave."""
         panic = re.findall(r"Kernel panic - not syncing: *(.*)", tail(self._paths.console_log, 400))
         if panic:
-            return f"the guest's kernel panicked ({panic[-1]}); {self._process.fate()}"
+            return f"the guest's kernel panicked ({panic[-1]}); {super().fate()}"
         reason = self._monitor.shutdown_reason if self._monitor else None
-        return super()._fate() + (f" on {reason}" if reason else "")
+        return super().fate() + (f" on {reason}" if reason else "")
 
     def _details(self) -> str:
         command = self._process.command if self._process else "(none)"

@@ -47,12 +47,14 @@ class Supervised:
         self._last_words = f"{self.process_name} was not started"
         self._stopped = False
 
-    def _launch(self, line: list[str], inherited: Iterable[int] = ()) -> None:
-        """Start the process; it inherits the open files `inherited`."""
+    def _launch(
+        self, line: list[str], inherited: Iterable[int] = (), terminal: int | None = None
+    ) -> None:
+        """Start the process. `inherited` and `terminal` are those of `Process`."""
         self._loop = LoopThread(self.process_name)
         with interrupt.shielded():
             self._process = self.process_type(
-                self.process_name, line, self._stderr, self._loop, inherited
+                self.process_name, line, self._stderr, self._loop, inherited, terminal
             )
 
     @property
@@ -73,8 +75,11 @@ class Supervised:
         """Return in words how the process ended, and the end of its stderr. Also after `stop`."""
         if self._stopped or self._process is None:
             return self._last_words
-        stderr = tail(self._stderr, SHOWN)
-        return f"{self._fate()}\n{stderr}" if stderr else self._fate()
+        return "\n".join([self.fate(), *self._last_lines()])
+
+    def fate(self) -> str:
+        """Return in words if it runs, or how it ended: its exit status or the signal."""
+        return self._process.fate() if self._process else self._last_words
 
     def stop(self) -> None:
         """End the process, by a signal if a request does not help, and remove its files.
@@ -112,9 +117,9 @@ class Supervised:
         """Keep what is needed after `stop`, before the run directory is removed."""
         self._last_words = self.last_words()
 
-    def _fate(self) -> str:
-        assert self._process
-        return self._process.fate()
+    def _last_lines(self) -> list[str]:
+        """Return the last lines of its output."""
+        return tail(self._stderr, SHOWN).splitlines()
 
     def _details(self) -> str:
         """Return the details of an error about the end of the process."""

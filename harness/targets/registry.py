@@ -21,6 +21,7 @@ from harness.targets.guest import variants as guest_variants
 from harness.targets.guest.model import GuestModel
 from harness.targets.guest.target import Accelerator, GuestTarget
 from harness.targets.guest.variants import Channel
+from harness.targets.guest.vmm import VmmTarget
 from harness.targets.host_pci import HostPci, checked_address
 from harness.targets.model import Model
 from harness.targets.owned_model import OwnedModel
@@ -175,7 +176,7 @@ def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Tar
         definition = named(name)
         return _owned(definition.device, name, definition)
     if name in profiles():
-        return _owned(profiles()[name]["device"], name, profile(name))
+        return _owned(profile(name).device, name, profile(name))
     if name not in _MAKERS:
         there = ", ".join([*user, *descriptions()])
         raise TargetError(f"unknown target {name!r}; known: {there}")
@@ -237,6 +238,10 @@ def _behind(front: str, lending: LendingTarget, settings: Settings) -> Target:
 def _owned(device: str, name: str, definition: UserTarget) -> Callable[[Settings], Target]:
     """Return a function that makes the target for an external device."""
     kind, _, place = device.partition(":")
+    if definition.vmm:
+        return lambda settings: VmmTarget(
+            name, definition, settings.boot_timeout, settings.progress
+        )
     host = host_side(name, definition, place)
 
     def start(settings: Settings) -> Target:

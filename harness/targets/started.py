@@ -14,7 +14,7 @@ from harness.diskspec import SECTOR, DiskSpec, unsupported
 from harness.driver.block import BlockDriver
 from harness.driver.bus.vfio_user import VfioUser
 from harness.driver.errors import DriverError, NoDeviceError
-from harness.driver.interface import Request
+from harness.driver.interface import Driver, Request
 from harness.driver.transport.base import Transport
 from harness.driver.transport.pci import PciModern
 from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
@@ -35,7 +35,7 @@ from harness.targets.base import (
 from harness.targets.behind_qemu import LendingTarget, LentDisk
 from harness.targets.found import Found, unreadable
 from harness.targets.through_device import ThroughDevice
-from harness.targets.userfile import PLACES, UserTarget, rendered, words_of
+from harness.targets.userfile import PLACES, VMM_PLACES, UserTarget, rendered, words_of
 from harness.virtio.blk import RequestType, Status
 
 STARTS = 3
@@ -58,7 +58,7 @@ class StartedDisk(LentDisk):
     """A disk of a daemon that we started, with a driver on it."""
 
     def __init__(
-        self, target: StartedTarget, name: str, spec: DiskSpec, driver: BlockDriver, file: Path
+        self, target: StartedTarget, name: str, spec: DiskSpec, driver: Driver, file: Path
     ) -> None:
         self._target = target
         self._name = name
@@ -107,10 +107,10 @@ class StartedTarget(LendingTarget):
         )
         self._definition = definition
         (program, *_) = words_of(
-            definition.start, {**dict.fromkeys(PLACES, ""), **self._programs()}
+            definition.command, {**dict.fromkeys(PLACES | VMM_PLACES, ""), **self._programs()}
         )
         self._program = Path(program).name
-        self._file_is_ours = "{file}" in definition.start + definition.plug
+        self._file_is_ours = "{file}" in definition.command + definition.plug
         self.made_to_order = self._file_is_ours
         self._writable = self._file_is_ours or destructive or definition.destructive
         self.serves_file = self._file_is_ours
@@ -348,7 +348,7 @@ class StartedTarget(LendingTarget):
             )
         return VhostUser(path, size, without=refused)
 
-    def _try(self, driver: BlockDriver, found: Found, probe: bytes) -> None:
+    def _try(self, driver: Driver, found: Found, probe: bytes) -> None:
         """Use the very first disk before a test does: a daemon that fails here serves no test.
 
         Also see whether it serves the file, and whether its process polls.
@@ -386,9 +386,14 @@ class StartedTarget(LendingTarget):
         over = self._failed_starts >= STARTS
         times = f" ({STARTS} starts in a row have failed)" if over else ""
         failure = StartError(f"{self.name}: {message}{times}", over)
-        if daemon:
-            failure.add_note(daemon.last_words())
+        if words := self._words_at_the_end():
+            failure.add_note(words)
         return failure
+
+    def _words_at_the_end(self) -> str:
+        """Return how the daemon runs or ended, and the end of its output; "" before the first."""
+        daemon = self._daemon or self._ended
+        return daemon.last_words() if daemon else ""
 
     def _gone(self) -> str:
         """Return in words that the daemon has died, "" if it has not."""
@@ -448,12 +453,12 @@ class StartedTarget(LendingTarget):
 
     def facts(self) -> dict[str, str]:
         """Return the command, and what was found out at the start."""
-        return {"start": self._definition.start, **self._facts}
+        return {"start": self._definition.command, **self._facts}
 
     def evidence(self) -> dict[str, str]:
         """Return how the daemon fares or ended, and the end of its output."""
-        daemon = self._daemon or self._ended
-        return {f"{self._program}, last words": daemon.last_words()} if daemon else {}
+        words = self._words_at_the_end()
+        return {f"{self._program}, last words": words} if words else {}
 
     def logs(self) -> dict[str, str]:
         """Return the daemon's whole output and its command line."""
@@ -461,7 +466,7 @@ class StartedTarget(LendingTarget):
             return {f"{self._program}.log": self._ended.last_words()} if self._ended else {}
         return {
             f"{self._program}.command": self._daemon.command,
-            f"{self._program}.log": self._daemon.output(),
+            f"{self._program}.log": f"{self._daemon.output()}{self._daemon.fate()}\n",
         }
 
     def check(self) -> None:

@@ -108,7 +108,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         ),
         ("[target.a]\ndevice = 'x'\nresize = 'r {size}'\n", 3, "{sectors}"),
         ("[target.a]\ndevice = 'x'\nresize = 'r \"'\n", 3, "balanced quotes"),
-        ("[target.a]\nbacking = 'x'\n", 1, "target.a: needs device"),
+        ("[target.a]\nbacking = 'x'\n", 1, "target.a: needs `device` or `vmm`"),
         ("[target.a]\ndevice = 'x'\nresize = 'r {bytes.__class__}'\n", 3, "{sectors}"),
         ("[target.a]\ndevice = 'x'\nresize = 'r {bytes:99999999999}'\n", 3, "{sectors}"),
         (f"[target.a]\ndevice = 'x'\nversion = '{'9' * 5000}'\n", 3, "numbers with dots"),
