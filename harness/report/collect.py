@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import platform
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -43,6 +44,7 @@ class Collector:
         self._root = root
         self._arguments = list(arguments)
         self._started = datetime.now(UTC)
+        self._began = time.monotonic()
         self._reports: dict[tuple[str, str], list[pytest.TestReport]] = {}
 
     def add(self, report: pytest.TestReport) -> None:
@@ -80,14 +82,13 @@ class Collector:
         return columns
 
     def _run(self, complete: bool) -> Run:
-        ended = datetime.now(UTC)
         try:
             suite = version(SUITE)
         except PackageNotFoundError:  # a checkout that was not installed
             suite = "unknown"
         return Run(
             started=self._started.isoformat(timespec="seconds"),
-            seconds=round((ended - self._started).total_seconds(), 3),
+            seconds=round(time.monotonic() - self._began, 3),
             complete=complete,
             specification=SPECIFICATION,
             suite=suite,
