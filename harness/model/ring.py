@@ -95,6 +95,10 @@ class Ring(ABC):
         """Return True if uses since the last call need a notification (virtio 2.7.7, 2.8.10)."""
 
     @abstractmethod
+    def wanted(self, old: int, new: int) -> bool:
+        """Return True if the driver wants a notification for the use of `old` to `new`."""
+
+    @abstractmethod
     def want_kicks(self) -> None:
         """Ask the driver to notify when the next chain becomes available."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.diskspec import SECTOR, DiskSpec, unsupported
 from harness.driver.block import BlockDriver
+from harness.driver.interface import Driver
 from harness.virtio.blk import BlockConfig, ZonedModel
 from harness.virtio.features import Feature
 
@@ -67,11 +68,16 @@ class Found:
     """Virtqueues that the transport has, at most as many as `config_queues`."""
 
     @classmethod
-    def of(cls, driver: BlockDriver) -> Found:
-        """Read a device. DriverError if it does not answer."""
+    def of(cls, driver: Driver) -> Found:
+        """Read a device. DriverError if it does not answer.
+
+        Of a device in a guest, the number of virtqueues is taken from its configuration space.
+        """
         offered = driver.offered()
-        raw = driver.config_read(0, driver.transport.config_size())
+        raw = driver.config_read(0, driver.config_size())
         config = BlockConfig.parse(raw, offered)
+        if not isinstance(driver, BlockDriver):
+            return cls(offered, config, config.num_queues or 1)
         queues = 0
         while queues < (config.num_queues or 1) and driver.transport.queue_max_size(queues):
             queues += 1

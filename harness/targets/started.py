@@ -14,7 +14,7 @@ from harness.diskspec import SECTOR, DiskSpec, unsupported
 from harness.driver.block import BlockDriver
 from harness.driver.bus.vfio_user import VfioUser
 from harness.driver.errors import DriverError, NoDeviceError
-from harness.driver.interface import Request
+from harness.driver.interface import Driver, Request
 from harness.driver.transport.base import Transport
 from harness.driver.transport.pci import PciModern
 from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
@@ -30,14 +30,13 @@ from harness.targets.base import (
     Backing,
     DeviceIdentity,
     LacksError,
-    Plugged,
     StartError,
-    Target,
     TargetError,
 )
+from harness.targets.behind_qemu import LendingTarget, LentDisk
 from harness.targets.found import Found, unreadable
 from harness.targets.through_device import ThroughDevice
-from harness.targets.userfile import PLACES, UserTarget, rendered, words_of
+from harness.targets.userfile import PLACES, VMM_PLACES, UserTarget, rendered, words_of
 from harness.virtio.blk import RequestType, Status
 
 STARTS = 3
@@ -56,15 +55,15 @@ POLLING = 0.75
 TROUBLE = (MachineError, DriverError, OSError)
 
 
-class StartedDisk(Plugged):
+class StartedDisk(LentDisk):
     """A disk of a daemon that we started, with a driver on it."""
 
     def __init__(
-        self, target: StartedTarget, name: str, spec: DiskSpec, driver: BlockDriver, file: Path
+        self, target: StartedTarget, name: str, spec: DiskSpec, driver: Driver, file: Path
     ) -> None:
         self._target = target
         self._name = name
-        self._file = file
+        self.file = file if target.serves_file else None
         self.spec = spec
         self.driver = driver
         self.resizable = target.resizes
@@ -73,10 +72,10 @@ class StartedDisk(Plugged):
     @property
     def backing(self) -> Backing:
         """Return the file, or the view through the device if that does not serve the file."""
-        if not self._target.serves_file:
+        if self.file is None:
             self.through_device = True
             return ThroughDevice(self.driver, "a disk that the daemon has")
-        return FileBacking(self._file)
+        return FileBacking(self.file)
 
     def resize(self, capacity: int) -> None:
         """Resize the disk by the user's command. LacksError if none was named."""
@@ -96,7 +95,7 @@ class StartedDisk(Plugged):
         return self._name
 
 
-class StartedTarget(Target):
+class StartedTarget(LendingTarget):
     """A daemon that is started for each disk, for each connection, or once for the run."""
 
     description = "a daemon that the harness starts, driven from the host"
@@ -109,10 +108,10 @@ class StartedTarget(Target):
         )
         self._definition = definition
         (program, *_) = words_of(
-            definition.start, {**dict.fromkeys(PLACES, ""), **self._programs()}
+            definition.command, {**dict.fromkeys(PLACES | VMM_PLACES, ""), **self._programs()}
         )
         self._program = Path(program).name
-        self._file_is_ours = "{file}" in definition.start + definition.plug
+        self._file_is_ours = "{file}" in definition.command + definition.plug
         self.made_to_order = self._file_is_ours
         self._writable = self._file_is_ours or destructive or definition.destructive
         self.serves_file = self._file_is_ours
@@ -137,7 +136,7 @@ class StartedTarget(Target):
 
     # --- disks
 
-    def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
+    def plug(self, spec: DiskSpec, writes: bool = True) -> StartedDisk:
         """Make a disk with a driver on it. LacksError for what the file has no words for.
 
         StartError if the daemon does not start. The third in a row ends the run.
@@ -162,6 +161,17 @@ class StartedTarget(Target):
             raise self._failed(error) from None
         self._failed_starts = 0
         return disk
+
+    def lend(self, disk: LentDisk) -> Path:
+        """Hang up, and return the socket on which the daemon waits for another front-end.
+
+        A daemon that has ended with the connection is started again.
+        """
+        disk.driver.close()
+        disk.lent = True
+        if self._definition.per == "connection":
+            self._start_for_a_connection()
+        return self._socket
 
     def _words(self, spec: DiskSpec) -> tuple[list[str], set[str]]:
         """Return the words for what a disk has to be, and the fields that they are about."""
@@ -343,7 +353,7 @@ class StartedTarget(Target):
             )
         return VhostUser(path, size, without=refused)
 
-    def _try(self, driver: BlockDriver, found: Found, probe: bytes) -> None:
+    def _try(self, driver: Driver, found: Found, probe: bytes) -> None:
         """Use the very first disk before a test does: a daemon that fails here serves no test.
 
         Also see whether it serves the file, and whether its process polls.
@@ -453,7 +463,7 @@ class StartedTarget(Target):
 
     def facts(self) -> dict[str, str]:
         """Return the command, and what was found out at the start."""
-        return {"start": self._definition.start, **self._facts}
+        return {"start": self._definition.command, **self._facts}
 
     def evidence(self) -> dict[str, str]:
         """Return how the daemon fares or ended, and the end of its output."""
