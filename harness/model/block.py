@@ -106,6 +106,10 @@ class Block:
         """Return True if a feature was negotiated."""
         return bool(self.features & feature.mask)
 
+    def zone_facts(self) -> dict[str, int]:
+        """Return facts on the zones that the configuration does not have, for an observer."""
+        return {}
+
     # --- configuration space (virtio 5.2.4)
 
     def fields(self) -> dict[str, int]:

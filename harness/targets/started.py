@@ -25,6 +25,9 @@ from harness.machine.errors import MachineError
 from harness.machine.foreign import ForeignDaemon, run
 from harness.machine.monitor import LoopThread
 from harness.machine.rundir import RunDir
+from harness.machine.served_files import FAULTY, ServedFiles
+from harness.machine.served_files import HONOURED as SERVED_FIELDS
+from harness.machine.served_files import lacking as fuse_lacking
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.base import (
     Backing,
@@ -127,6 +130,7 @@ class StartedTarget(LendingTarget):
         self._line: list[str] = []
         self._socket = Path()
         self._disk: StartedDisk | None = None
+        self._served: ServedFiles | None = None
         self._facts: dict[str, str] = {}
 
     @property
@@ -148,6 +152,7 @@ class StartedTarget(LendingTarget):
         if self._disk:
             raise LacksError(f"the disk of {self.name} is in use")
         words, covered = self._words(spec)
+        covered |= self._by_served_file(spec)
         provided = {*covered, "capacity"} if self._file_is_ours else covered
         if missing := "; ".join(unreadable(spec, provided)):
             raise LacksError(missing)
@@ -186,6 +191,17 @@ class StartedTarget(LendingTarget):
             words += words_of(command, {name: rendered(value)})
         return words, covered
 
+    def _by_served_file(self, spec: DiskSpec) -> set[str]:
+        """Return the fields that a file of ours provides. LacksError if FUSE is missing."""
+        if not self._definition.serve_file:
+            return set()
+        wanted = {*unsupported(spec, frozenset())} & SERVED_FIELDS - self._definition.options.keys()
+        if any(fault.on not in FAULTY for fault in spec.faults):
+            wanted.discard("faults")
+        if wanted and (missing := fuse_lacking()):
+            raise LacksError(f"cannot provide {', '.join(sorted(wanted))}: {missing}")
+        return wanted
+
     def _prepare(self) -> None:
         if self._dir is None:
             self._dir = RunDir()
@@ -194,6 +210,7 @@ class StartedTarget(LendingTarget):
 
     def _make(self, spec: DiskSpec, words: list[str], provided: set[str]) -> StartedDisk:
         assert self._dir
+        served = bool(self._by_served_file(spec))
         name = f"disk{self._made}"
         self._made += 1
         file, self._socket = self._dir.path / f"{name}.raw", self._dir.path / f"{name}.sock"
@@ -205,6 +222,8 @@ class StartedTarget(LendingTarget):
                 file.write_bytes(probe)
                 os.truncate(file, spec.capacity * SECTOR)
         values = self._values(name, spec.capacity)
+        if served:
+            values = {**values, "file": self._serve(file)}
         driver: BlockDriver | None = None
         try:
             if self._definition.per == "run":
@@ -219,12 +238,15 @@ class StartedTarget(LendingTarget):
             if differences := "; ".join(self._differences(found, spec, provided)):
                 raise LacksError(differences)
             self._try(driver, found, probe)
+            if served:
+                assert self._served
+                self._served.set(file.name, spec)
             if probe and self._file_is_ours:
                 FileBacking(file).write(0, bytes(len(probe)))
         except BaseException:
             with suppress(*TROUBLE, TargetError):
-                if driver:
-                    driver.close()
+                if driver:  # without a reset: it could hang as the start did
+                    driver.transport.close()
             with suppress(*TROUBLE, TargetError):
                 self._remove(name)
             raise
@@ -245,6 +267,14 @@ class StartedTarget(LendingTarget):
             "bytes": capacity * SECTOR,
             "sectors": capacity,
         }
+
+    def _serve(self, file: Path) -> Path:
+        """Return the path of a file over FUSE. MachineError if it cannot be served."""
+        assert self._dir
+        if self._served is None:
+            log = self._dir.path / "served.log"
+            self._served = ServedFiles(self._dir.path, self._dir.path / "served", log)
+        return self._served.mountpoint / file.name
 
     def _programs(self) -> dict[str, object]:
         return {"program": self._definition.program, "control": self._definition.control}
@@ -271,6 +301,9 @@ class StartedTarget(LendingTarget):
 
     def _remove(self, name: str) -> None:
         assert self._dir
+        if self._served:
+            # A process that waits for a slow file cannot end before it has its answer.
+            self._served.forget(f"{name}.raw")
         try:
             if self._definition.per == "run":
                 if self._definition.unplug and self._daemon and self._daemon.alive():
@@ -448,6 +481,9 @@ class StartedTarget(LendingTarget):
             if disk:
                 with suppress(*TROUBLE):
                     disk.driver.close()
+            if self._served:
+                self._served.close()
+                self._served = None
             self._end()
             if self._thread:
                 self._thread.close()
@@ -468,7 +504,12 @@ class StartedTarget(LendingTarget):
     def evidence(self) -> dict[str, str]:
         """Return how the daemon fares or ended, and the end of its output."""
         words = self._words_at_the_end()
-        return {f"{self._program}, last words": words} if words else {}
+        found = {f"{self._program}, last words": words} if words else {}
+        if self._served and self._disk:
+            with suppress(MachineError):
+                syncs = self._served.syncs(f"{self._disk.name}.raw")
+                found["the file over FUSE"] = f"committed {syncs} times (fsync, O_SYNC writes)"
+        return found
 
     def logs(self) -> dict[str, str]:
         """Return the daemon's whole output and its command line."""
