@@ -58,7 +58,7 @@ HONOURED = frozenset(
         *("packed", "in_order", "unmap", "iops", "faults", "zoned", "zone_sectors"),
         *("zone_capacity", "conventional_zones", "max_open_zones", "max_active_zones"),
         *("max_append_sectors", "write_granularity", "zones_read_only", "zones_offline"),
-        *("secure_erase", "lifetime"),
+        *("secure_erase", "lifetime", "fua"),
     }
 )
 """Fields of `DiskSpec` that the model supports."""
