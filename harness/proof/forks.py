@@ -172,8 +172,18 @@ class ForkServer:
             raise ForkError(f"{request}: {found['error']}")
         return found
 
+    def alive(self) -> bool:
+        """Return whether the process runs."""
+        return self._process.poll() is None
+
+    def hang_up(self) -> None:
+        """Shut the connection: an `ask` of another thread ends, and so does the process."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
-        """Hang up, and see the process end."""
+        """Hang up, and see the process end. A second call does nothing."""
+        self.hang_up()
         self._answers.close()
         self._socket.close()
         with suppress(subprocess.TimeoutExpired):
