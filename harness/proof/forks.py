@@ -26,7 +26,7 @@ from typing import Any, Literal, NoReturn
 import pytest
 
 from harness.pytestplugin.bench import bench_of
-from harness.report.collect import Collector
+from harness.report.collect import Collector, source_of
 
 DEADLINE = 600.0
 """Seconds that the tests of one request may take."""
@@ -63,6 +63,9 @@ class ForkingSession(ABC):
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Literal[True] | None:
         """Fork for each request. A fork goes on to pytest's own loop, with its tests."""
+        for item in session.items:
+            file, line, _ = item.location
+            source_of(session.config.rootpath / file, line or 0)  # kept, so no fork has to
         gc.freeze()  # what the collection left is shared with every fork
         with self._control.makefile("r") as requests:
             for request in requests:

@@ -443,7 +443,7 @@ def main() -> int:
     parser.add_argument("--audit", action="store_true", help="the shapes that were blamed once")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there, too")
     parser.add_argument("--results", type=Path, metavar="FILE", help="results, a line each")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     try:
         shapes = [shape for text in asked.whims for shape in parse(text)]
     except ValueError as error:

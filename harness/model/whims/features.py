@@ -6,6 +6,7 @@ from harness.diskspec import SECTOR, DiskSpec
 from harness.model.block import Block
 from harness.model.request import Request
 from harness.model.storage import Storage
+from harness.model.whims.disks import usually
 from harness.model.whims.registry import Original, Whim, also, file, whim
 from harness.model.zoned import ZonedBlock
 from harness.virtio.blk import CONFIG_FIELDS, SEGMENT, Status
@@ -15,16 +16,21 @@ FLUSH_OFFERED = "5.2.5.2-D-01a"
 """SHOULD always offer FLUSH."""
 
 
-def _without(name: str, *features: Feature, family: str = "") -> None:
-    """File a device that does not offer these features."""
+def _without(name: str, *features: Feature, family: str = "", **fields: bool) -> None:
+    """File a device that does not offer these features.
+
+    `fields` of `DiskSpec` are for features that a test may ask for.
+    """
     lacking = mask(*features)
 
     def change(original: Original, block: Block) -> int:
         return int(original(block)) & ~lacking
 
-    text = f"{', '.join(feature.name for feature in features)} not offered"
+    names = [*(feature.name for feature in features), *map(str.upper, fields)]
+    text = f"{', '.join(names)} not offered"
     breaks = (FLUSH_OFFERED,) if Feature.BLK_FLUSH in features else ()
-    file(Whim(name, text, breaks, family, parts=[(Block.offered, change)]))
+    parts = [(Block.offered, change)]
+    file(Whim(name, text, breaks, family, reshape=usually(**fields), parts=parts))
 
 
 _without("no-flush", Feature.BLK_FLUSH, Feature.BLK_CONFIG_WCE, family="wce")
@@ -49,9 +55,9 @@ _without(
     Feature.BLK_TOPOLOGY,
     Feature.BLK_CONFIG_WCE,
     Feature.BLK_FLUSH,
-    Feature.BLK_DISCARD,
-    Feature.BLK_WRITE_ZEROES,
     family="wce",
+    discard=False,
+    write_zeroes=False,
 )
 
 
