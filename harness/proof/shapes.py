@@ -146,9 +146,7 @@ class Shape:
 
         In the way `model-pci` only the tests of the function and of resets run. Random requests
         run without whims, with one of virtqueues or of requests, and on each pair of whims. The
-        test WRAP runs without whims and with one of virtqueues. Tests of zones run in the way
-        `model`, which makes a zoned disk for them, without whims and with one of requests or
-        of virtqueues; as `owned-model` they run where the disk is zoned.
+        test WRAP runs without whims and with one of virtqueues.
         """
         if self.way == PCI:
             return any(module in test for module in OF_PCI)
@@ -158,8 +156,6 @@ class Shape:
             return len(self.whims) > 1 or self.changes(OF_VIRTQUEUES | OF_REQUESTS)
         if WRAP in test:
             return len(self.whims) == 1 and self.changes(OF_VIRTQUEUES)
-        if "test_zoned_" in test and self.way == MODEL:
-            return self.changes(OF_VIRTQUEUES | OF_REQUESTS)
         return True
 
     def suits(self, item: pytest.Item) -> bool:
