@@ -47,6 +47,7 @@ KNOWN = {
     "harness/machine/drive.py::Backing.write: open": (
         "the disk under test; one of the user's only with --destructive"
     ),
+    "harness/machine/file_server.py::Files.truncate: truncate": RUN,
     "harness/machine/machine.py::Machine.start: ftruncate": "memory without a name",
     "harness/machine/machine.py::Machine.start: write_bytes": RUN,
     "harness/machine/machine.py::Machine.remove_disk: unlink": RUN,
@@ -54,6 +55,7 @@ KNOWN = {
     "harness/machine/process.py::_spawn: open": RUN,
     "harness/machine/ramfile.py::private_copy: ftruncate": "memory without a name",
     "harness/machine/rundir.py::RunDir._make: write_bytes": MADE,
+    "harness/machine/served_files.py::ServedFiles.__init__: open": RUN,
     "harness/machine/rundir.py::RunDir.remove: rmtree": MADE,
     "harness/machine/rundir.py::_sweep: rmtree": "it has our mark, and its owner is gone",
     "harness/machine/storage_daemon.py::StorageDaemon.add_export: unlink": RUN,
@@ -89,6 +91,10 @@ KNOWN = {
     "harness/targets/model.py::ModelProcess.add: unlink": RUN,
     "harness/targets/model.py::ModelProcess.remove: unlink": RUN,
     "harness/targets/owned_model.py::_fill: open": RUN,
+    "harness/channel/console.py::open_terminal: os.open": DEVICE,
+    "harness/targets/guest/vmm.py::VmmTarget._end: unlink": RUN,
+    "harness/targets/guest/vmm.py::VmmTarget._remove: unlink": RUN,
+    "harness/targets/guest/vmm.py::VmmTarget._serves: truncate": RUN,
     "harness/targets/started.py::StartedTarget._make: truncate": RUN,
     "harness/targets/started.py::StartedTarget._make: write_bytes": RUN,
     "harness/targets/started.py::StartedTarget._remove: unlink": RUN,

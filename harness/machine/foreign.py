@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from shlex import join
@@ -44,11 +44,24 @@ class _Child(Process):
 class ForeignDaemon:
     """A process that runs a user's command, with its children; its output goes to a file."""
 
-    def __init__(self, name: str, line: Sequence[str], log: Path, thread: LoopThread) -> None:
-        """Start `line`. MachineError if there is no such program."""
+    def __init__(
+        self,
+        name: str,
+        line: Sequence[str],
+        log: Path,
+        thread: LoopThread,
+        terminal: int | None = None,
+        printed: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Start `line`. MachineError if there is no such program.
+
+        With a `terminal`, an open file, that is its stdin and stdout. `printed` returns what it
+        has written there.
+        """
         self.name = name
         self._log = log
-        self._child = _Child([*line], log, thread)
+        self._printed = printed
+        self._child = _Child([*line], log, thread, terminal=terminal)
         self.command = self._child.command
 
     @property
@@ -74,12 +87,16 @@ class ForeignDaemon:
 
     def last_words(self) -> str:
         """Return its fate and the end of its output."""
-        return "\n".join([self.fate(), *tail(self._log, SHOWN).splitlines()])
+        return "\n".join([self.fate(), *self._last_lines()])
+
+    def _last_lines(self) -> list[str]:
+        text = f"{self._printed()}\n{tail(self._log, SHOWN)}"
+        return [line for line in text.splitlines() if line.strip()][-SHOWN:]
 
     def last_line(self) -> str:
         """Return its fate and the last line of its output, in one line."""
-        words = [line for line in tail(self._log, SHOWN).splitlines() if line.strip()]
-        return f"{self.fate()}; its last output: {words[-1] if words else 'nothing'}"
+        words = self._last_lines()
+        return f"{self.fate()}; its last output: {words[-1].strip() if words else 'nothing'}"
 
     def output(self) -> str:
         """Return its output, of a long one the end."""

@@ -32,9 +32,17 @@ class Process:
     """
 
     def __init__(
-        self, line: list[str], stderr: Path, thread: LoopThread, inherited: Iterable[int] = ()
+        self,
+        line: list[str],
+        stderr: Path,
+        thread: LoopThread,
+        inherited: Iterable[int] = (),
+        terminal: int | None = None,
     ) -> None:
-        """Start QEMU; it inherits the open files `inherited`, with the same numbers."""
+        """Start QEMU; it inherits the open files `inherited`, with the same numbers.
+
+        With a `terminal`, an open file, that is its stdin and stdout.
+        """
         setpriv = shutil.which("setpriv")
         if setpriv is None:
             raise MachineError("setpriv is not on PATH; install it: apt-get install util-linux")
@@ -48,7 +56,7 @@ class Process:
             self.command = shlex.join(line)
             guard = [setpriv, "--pdeathsig", "KILL", "sh", "-c", GUARD, str(os.getpid())]
             try:
-                self._child = thread.run(_spawn([*guard, *line], stderr, passed))
+                self._child = thread.run(_spawn([*guard, *line], stderr, passed, terminal))
             except OSError as error:
                 raise MachineError(f"{line[0]} was not started: {error.strerror}") from error
         except BaseException:
@@ -138,12 +146,14 @@ class Process:
         return self._status
 
 
-async def _spawn(line: list[str], stderr: Path, inherited: list[int]) -> subprocess.Popen[bytes]:
+async def _spawn(
+    line: list[str], stderr: Path, inherited: list[int], terminal: int | None
+) -> subprocess.Popen[bytes]:
     with stderr.open("wb") as log:
         return subprocess.Popen(
             line,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdin=subprocess.DEVNULL if terminal is None else terminal,
+            stdout=log if terminal is None else terminal,
             stderr=log,
             pass_fds=inherited,
             start_new_session=True,

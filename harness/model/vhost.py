@@ -48,6 +48,16 @@ MAX_PAYLOAD = 4096
 PATIENCE = 2.0
 """Longest time in which the rest of a message has to arrive, in seconds."""
 
+OFFERED = (
+    ProtocolFeature.MQ,
+    ProtocolFeature.REPLY_ACK,
+    ProtocolFeature.BACKEND_REQ,
+    ProtocolFeature.CONFIG,
+    ProtocolFeature.RESET_DEVICE,
+    ProtocolFeature.STATUS,
+)
+"""Protocol features of the back-end."""
+
 NO_FD = 1 << 8
 Handler = Callable[[bytes, list[int]], bytes | None]
 
@@ -86,6 +96,7 @@ class Connection(Transport):
                 config=self.device.read_config().hex(),
                 queues=len(self.device.queues),
                 vectors=0,
+                **self.device.block.zone_facts(),
             )
         link.settimeout(PATIENCE)
         loop.watch(link.fileno(), self._readable)
@@ -191,7 +202,7 @@ class Connection(Transport):
 
     def protocol_features(self) -> int:
         """Return the protocol features that the back-end offers."""
-        return sum(feature.mask for feature in ProtocolFeature)
+        return sum(feature.mask for feature in OFFERED)
 
     def _set_protocol_features(self, payload: bytes, fds: list[int]) -> None:
         (self._protocol,) = U64.unpack(payload)
@@ -298,7 +309,7 @@ class Connection(Transport):
             times = os.eventfd_read(queue.kick)
         if self._observer:
             index = self.device.queues.index(queue)
-            self._observer("notified", queue=index, width=0, value=0)
+            self._observer("notified", queue=index, width=0, value=0, **queue.asked)
         self.device.notified(queue, times)
 
     def serves(self, queue: Queue) -> bool:

@@ -17,12 +17,14 @@ from harness.driver.transport.base import Transport
 from harness.machine.drive import Backing as FileBacking
 from harness.machine.errors import MachineError
 from harness.machine.foreign import run
-from harness.targets.base import Backing, DeviceIdentity, LacksError, Plugged, Target, TargetError
+from harness.targets.base import Backing, DeviceIdentity, LacksError, Target, TargetError
+from harness.targets.behind_qemu import LentDisk
 from harness.targets.found import Found, unreadable
 from harness.targets.through_device import ThroughDevice
 from harness.targets.userfile import START_TIMEOUT, UserTarget, words_of
 from harness.virtio.blk import RequestType
 from harness.virtio.features import Feature
+from harness.virtio.vhost_user import ProtocolFeature
 
 READING = frozenset(
     {
@@ -91,7 +93,7 @@ class HostSide:
     `identity` is the name and version for its known deviations, `backing` the file with its bytes,
     and `resize` a function that sets the capacity in sectors. `plug` runs before a
     driver is put on the device, `unplug` after it was taken off, `restart` when the device cannot
-    be reached.
+    be reached. The front-end of vhost-user does not accept the protocol features in `refused`.
     """
 
     identity: DeviceIdentity = UNKNOWN
@@ -101,6 +103,7 @@ class HostSide:
     unplug: Callable[[], None] | None = None
     restart: Callable[[], None] | None = None
     restart_timeout: float = START_TIMEOUT
+    refused: frozenset[ProtocolFeature] = frozenset()
 
 
 def host_side(name: str, definition: UserTarget, place: str) -> HostSide:
@@ -136,10 +139,11 @@ def host_side(name: str, definition: UserTarget, place: str) -> HostSide:
         partial(command, definition.unplug) if definition.unplug else None,
         partial(command, definition.restart) if definition.restart else None,
         definition.start_timeout,
+        definition.refused,
     )
 
 
-class OwnedDisk(Plugged):
+class OwnedDisk(LentDisk):
     """An external device with a driver on it."""
 
     storage_known = False
@@ -157,6 +161,7 @@ class OwnedDisk(Plugged):
         self._owner = owner
         self._host = host
         self._resized = False
+        self.file = host.backing
         self.driver = driver
         self.resizable = host.resize is not None
         self.spec = replace(
@@ -169,10 +174,10 @@ class OwnedDisk(Plugged):
     @property
     def backing(self) -> Backing:
         """Return the file that the owner named, else the view through the device."""
-        if self._host.backing is None:
+        if self.file is None:
             self.through_device = True
             return ThroughDevice(self.driver, self._owner)
-        return FileBacking(self._host.backing)
+        return FileBacking(self.file)
 
     def resize(self, capacity: int) -> None:
         """Resize with the owner's command. Raise LacksError if none was named."""
@@ -232,7 +237,7 @@ class OwnedTarget(Target):
         Raise TargetError or DriverError if it cannot be opened.
         """
 
-    def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
+    def plug(self, spec: DiskSpec, writes: bool = True) -> OwnedDisk:
         """Put a driver on the device as it is; one at a time.
 
         LacksError for a property that the test asks for and the device does not have. Also,
@@ -348,7 +353,7 @@ class OwnedTarget(Target):
 
     def check(self) -> None:
         """Raise TargetError if the device in use is gone."""
-        if self._disk and self._disk.plugged:
+        if self._disk and self._disk.plugged and not self._disk.lent:
             try:
                 self._disk.driver.config_generation()
             except (DriverError, OSError) as error:

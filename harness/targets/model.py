@@ -58,7 +58,7 @@ HONOURED = frozenset(
         *("packed", "in_order", "unmap", "iops", "faults", "zoned", "zone_sectors"),
         *("zone_capacity", "conventional_zones", "max_open_zones", "max_active_zones"),
         *("max_append_sectors", "write_granularity", "zones_read_only", "zones_offline"),
-        *("secure_erase", "lifetime"),
+        *("secure_erase", "lifetime", "fua"),
     }
 )
 """Fields of `DiskSpec` that the model supports."""
@@ -206,6 +206,9 @@ class ModelProcess:
         except OSError:
             self._child.wait(END_DEADLINE)
             raise MachineError(f"the model is gone: {self.last_words()}") from None
+        except (ValueError, TypeError, RecursionError) as wrong:
+            self._child.end()
+            raise MachineError(f"the model's answer is not one JSON object: {wrong}") from None
         except BaseException:  # Ctrl-C too: its answer would be taken for the next command's
             self._child.end()
             raise
@@ -213,7 +216,7 @@ class ModelProcess:
             raise MachineError(f"{name}: {error}")
 
     def _answer(self, channel: socket.socket) -> dict[str, Any]:
-        """Return the next answer. TimeoutError for one that is too late or too long."""
+        """Return the next answer. TimeoutError for an answer that is too late or too long."""
         deadline = time.monotonic() + ANSWER_DEADLINE
         while b"\n" not in self._answers:
             left = deadline - time.monotonic()

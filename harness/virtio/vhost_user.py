@@ -28,6 +28,22 @@ driver area (available) and log."""
 MEMORY = struct.Struct("=I4xQQQQ")
 """Memory table of a single region: count, bus address, bytes, user address, offset in the file."""
 
+REGION = struct.Struct("=8xQQQQ")
+"""Payload of ADD_MEM_REG and REM_MEM_REG: bus address, bytes, user address, offset in the file."""
+
+VRING_F_LOG = 1
+"""Flag in SET_VRING_ADDR's payload: writes to the used ring are logged, at the address in `log`."""
+
+LOG = struct.Struct("=QQ")
+"""Payload of SET_LOG_BASE: bytes of the log, and its offset in the file."""
+
+LOG_PAGE = 4096
+"""Bytes of memory for each bit of the log."""
+
+INFLIGHT = struct.Struct("=QQHH4x")
+"""Payload of GET_INFLIGHT_FD and SET_INFLIGHT_FD: bytes of the region and its offset in the file,
+number of virtqueues, and their size in descriptors."""
+
 CONFIG = struct.Struct("=III")
 """Payload of GET_CONFIG and SET_CONFIG: offset and size (bytes), flags; then the bytes."""
 
@@ -46,6 +62,8 @@ class FrontEndRequest(IntEnum):
     SET_FEATURES = 2
     SET_OWNER = 3
     SET_MEM_TABLE = 5
+    SET_LOG_BASE = 6
+    SET_LOG_FD = 7
     SET_VRING_NUM = 8
     SET_VRING_ADDR = 9
     SET_VRING_BASE = 10
@@ -60,7 +78,12 @@ class FrontEndRequest(IntEnum):
     SET_BACKEND_REQ_FD = 21
     GET_CONFIG = 24
     SET_CONFIG = 25
+    GET_INFLIGHT_FD = 31
+    SET_INFLIGHT_FD = 32
     RESET_DEVICE = 34
+    GET_MAX_MEM_SLOTS = 36
+    ADD_MEM_REG = 37
+    REM_MEM_REG = 38
     SET_STATUS = 39
     GET_STATUS = 40
 
@@ -75,10 +98,13 @@ class ProtocolFeature(IntEnum):
     """Protocol features that this project uses, by bit number."""
 
     MQ = 0
+    LOG_SHMFD = 1
     REPLY_ACK = 3
     BACKEND_REQ = 5
     CONFIG = 9
+    INFLIGHT_SHMFD = 12
     RESET_DEVICE = 13
+    CONFIGURE_MEM_SLOTS = 15
     STATUS = 16
 
     @property

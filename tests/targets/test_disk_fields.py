@@ -41,6 +41,7 @@ VALUES: dict[str, Any] = {
     "indirect_desc": False,
     "packed": True,
     "in_order": True,
+    "fua": True,
     "unmap": False,
     "iops": 100,
     "faults": (Fault("read", sector=3),),

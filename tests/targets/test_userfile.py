@@ -16,8 +16,9 @@ from harness.machine.storage_daemon import Export, StorageDaemon, find_storage_d
 from harness.targets import DeviceIdentity, LacksError, TargetError
 from harness.targets.external import host_side
 from harness.targets.registry import Settings, load_targets, maker
-from harness.targets.userfile import load
+from harness.targets.userfile import load, named
 from harness.virtio.blk import RequestType, Status
+from harness.virtio.vhost_user import ProtocolFeature
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,9 +89,32 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
             3,
             "only for device",
         ),
+        ("[target.a]\ndevice = 'pci:x'\nwithout = ['MQ']\n", 3, "only for a vhost-user device"),
+        (
+            "[target.a]\ndevice = 'pci:x'\nthrough = 'qtest-vhost-user'\n",
+            3,
+            "only for a vhost-user device",
+        ),
+        (
+            "[target.a]\ndevice = 'vhost-user'\nstart = 'd {socket}'\nserve_file = true\n",
+            4,
+            "needs {file} in the command",
+        ),
+        ("[target.a]\ndevice = 'vhost-user:x'\nserve_file = true\n", 3, "only for device ="),
+        ("[target.a]\ndevice = 'vhost-user:x'\nthrough = 'kvm'\n", 3, "guest-vhost-user, not"),
+        (
+            "[target.a]\ndevice = 'vhost-user:x'\nthrough = 'guest-vhost-user'\nwithout = ['MQ']\n",
+            4,
+            "QEMU is the front-end",
+        ),
+        (
+            "[target.a]\ndevice = 'vhost-user:x'\nwithout = ['CONFIG']\n",
+            3,
+            "expected one of BACKEND_REQ, CONFIGURE_MEM_SLOTS, INFLIGHT_SHMFD,",
+        ),
         ("[target.a]\ndevice = 'x'\nresize = 'r {size}'\n", 3, "{sectors}"),
         ("[target.a]\ndevice = 'x'\nresize = 'r \"'\n", 3, "balanced quotes"),
-        ("[target.a]\nbacking = 'x'\n", 1, "target.a: needs device"),
+        ("[target.a]\nbacking = 'x'\n", 1, "target.a: needs `device` or `vmm`"),
         ("[target.a]\ndevice = 'x'\nresize = 'r {bytes.__class__}'\n", 3, "{sectors}"),
         ("[target.a]\ndevice = 'x'\nresize = 'r {bytes:99999999999}'\n", 3, "{sectors}"),
         (f"[target.a]\ndevice = 'x'\nversion = '{'9' * 5000}'\n", 3, "numbers with dots"),
@@ -158,6 +182,16 @@ def test_a_device_of_no_known_kind_is_refused(tmp_path: Path) -> None:
         maker("a", user)
 
 
+def test_protocol_features_are_left_out_in_the_name_of_a_target() -> None:
+    target = named("vhost-user:/a,b/s,without=INFLIGHT_SHMFD,without=MQ")
+
+    assert target.device == "vhost-user:/a,b/s"
+    assert target.refused == {ProtocolFeature.INFLIGHT_SHMFD, ProtocolFeature.MQ}
+    assert named("pci:0000:00:05.0,without=MQ").device == "pci:0000:00:05.0,without=MQ"
+    with pytest.raises(TargetError, match=r"vhost-user:s,without=X: .*expected one of BACKEND_REQ"):
+        maker("vhost-user:s,without=X", {})
+
+
 @pytest.fixture
 def export() -> Iterator[Export]:
     daemon = StorageDaemon(find_storage_daemon())
@@ -192,6 +226,20 @@ def test_a_back_end_is_read_and_its_file_looked_at(tmp_path: Path, export: Expor
         assert target.name == "mine"
         with pytest.raises(LacksError, match="names no `resize` command"):
             disk.resize(128)
+    finally:
+        target.close()
+
+
+@pytest.mark.parametrize("in_the_name", [True, False])
+def test_a_protocol_feature_is_left_out(tmp_path: Path, export: Export, in_the_name: bool) -> None:
+    name = f"vhost-user:{export.path},without=CONFIGURE_MEM_SLOTS" if in_the_name else "mine"
+    more = 'without = ["CONFIGURE_MEM_SLOTS"]\n'
+    target = maker(name, load(define(tmp_path, export, more)))(Settings())
+    try:
+        disk = target.plug(DiskSpec(), writes=False)
+        used = disk.driver.description()["protocol_features"]
+        assert "CONFIGURE_MEM_SLOTS" not in used and "CONFIG" in used
+        assert target.name == name
     finally:
         target.close()
 

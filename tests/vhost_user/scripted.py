@@ -19,6 +19,7 @@ from harness.virtio.vhost_user import (
     FEATURE_LOG_ALL,
     FEATURE_PROTOCOL,
     HEADER,
+    INFLIGHT,
     MEMORY,
     NEED_REPLY,
     REPLY,
@@ -43,7 +44,12 @@ ANSWERED = {
     Ask.GET_VRING_BASE,
     Ask.GET_CONFIG,
     Ask.GET_STATUS,
+    Ask.GET_INFLIGHT_FD,
+    Ask.GET_MAX_MEM_SLOTS,
 }
+
+WITHOUT_INDEX = {Ask.SET_MEM_TABLE, Ask.ADD_MEM_REG, Ask.SET_INFLIGHT_FD}
+"""Messages whose descriptor is not for a virtqueue."""
 
 
 @dataclass
@@ -71,12 +77,16 @@ class ScriptedBackEnd:
         config: bytes = struct.pack("<Q", 2048) + bytes(88),
         queues: int = 2,
         config_limit: int = 96,
+        slots: int = 8,
     ) -> None:
         self.features = features | FEATURE_PROTOCOL | FEATURE_LOG_ALL
         self.protocol = sum(feature.mask for feature in protocol)
         self.config = bytearray(config)
         self.config_limit = config_limit
         self.queues = queues
+        self.slots = slots
+        self.inflight_size = 4096
+        self.inflight: list[int] = []
         self.at: dict[Ask, Callable[[socket.socket], Any]] = {}
         self.refused: set[Ask] = set()
         self.signal_new_call = False
@@ -130,7 +140,7 @@ class ScriptedBackEnd:
         if self._connection:
             self._connection.close()
         self._thread.join(5)
-        for fd in self.fds.values():
+        for fd in [*self.fds.values(), *self.inflight]:
             os.close(fd)
         if self.channel:
             self.channel.close()
@@ -169,13 +179,15 @@ class ScriptedBackEnd:
             if not flags & NEED_REPLY:
                 return True
             answer = U64.pack(message.request in self.refused)
-        connection.sendall(HEADER.pack(number, VERSION | REPLY, len(answer)) + answer)
+        reply = HEADER.pack(number, VERSION | REPLY, len(answer)) + answer
+        given = self.inflight[-1:] if message.request == Ask.GET_INFLIGHT_FD else []
+        socket.send_fds(connection, [reply], given)
         return True
 
     def _act(self, message: Message) -> bytes:
         request, payload = message.request, message.payload
         for fd in message.fds:
-            index = payload[0] if payload and request != Ask.SET_MEM_TABLE else 0
+            index = payload[0] if payload and request not in WITHOUT_INDEX else 0
             if (old := self.fds.pop((request, index), None)) is not None:
                 os.close(old)
             self.fds[request, index] = fd
@@ -192,10 +204,17 @@ class ScriptedBackEnd:
             return CONFIG.pack(offset, size, flags) + bytes(self.config[offset : offset + size])
         if request == Ask.GET_VRING_BASE:
             return VRING_STATE.pack(payload[0], 0)
+        if request == Ask.GET_INFLIGHT_FD:
+            _, _, queues, size = INFLIGHT.unpack(payload)
+            if self.inflight_size:
+                self.inflight.append(os.memfd_create("inflight"))
+                os.truncate(self.inflight[-1], self.inflight_size + 512)
+            return INFLIGHT.pack(self.inflight_size, 512, queues, size)
         numbers = {
             Ask.GET_FEATURES: self.features,
             Ask.GET_PROTOCOL_FEATURES: self.protocol,
             Ask.GET_QUEUE_NUM: self.queues,
             Ask.GET_STATUS: self.status,
+            Ask.GET_MAX_MEM_SLOTS: self.slots,
         }
         return U64.pack(numbers.get(request, 0))

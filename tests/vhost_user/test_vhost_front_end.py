@@ -130,7 +130,7 @@ def test_the_driver_never_sees_the_bits_that_vhost_took(
 
 def test_only_known_protocol_features_are_taken(new_back_end: NewBackEnd, attach: Attach) -> None:
     back_end = new_back_end()
-    back_end.protocol |= 1 << 12 | 1 << 15
+    back_end.protocol |= 1 << 11 | 1 << 17
     attach()
     (taken,) = U64.unpack(back_end.last(Ask.SET_PROTOCOL_FEATURES).payload)
     assert taken == sum(item.mask for item in USUAL)

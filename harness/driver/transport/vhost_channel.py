@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import stat
@@ -21,6 +22,9 @@ from harness.virtio.vhost_user import (
     BackEndRequest,
     FrontEndRequest,
 )
+
+MAX_FDS = 8
+"""Most file descriptors that are taken with an answer."""
 
 MAX_PAYLOAD = 4096
 """Longest payload that is accepted, in bytes; all messages used here are far shorter."""
@@ -62,6 +66,11 @@ def _connect(path: str, timeout: float) -> socket.socket:
         raise NoDeviceError(f"no vhost-user back-end at {path}: {why}")
 
 
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
 class Channel:
     """The front-end's connection to a back-end. Every exchange ends within `timeout` seconds.
 
@@ -85,6 +94,20 @@ class Channel:
     def ask(self, request: FrontEndRequest, payload: bytes = b"") -> bytes:
         """Send a message that has an answer, and return the payload of the answer."""
         return self._exchange(request, VERSION, payload)
+
+    def ask_for_file(self, request: FrontEndRequest, payload: bytes) -> tuple[bytes, int | None]:
+        """Send a message whose answer may come with a file descriptor.
+
+        Return the payload of the answer, and the descriptor, which the caller closes.
+        """
+        fds: list[int] = []
+        try:
+            answer = self._exchange(request, VERSION, payload, received=fds)
+        except BaseException:
+            _close_all(fds)
+            raise
+        _close_all(fds[1:])
+        return answer, fds[0] if fds else None
 
     def ask_number(self, request: FrontEndRequest) -> int:
         """Send a message whose answer is a number of 64 bits, and return it."""
@@ -142,10 +165,16 @@ class Channel:
         payload: bytes,
         fds: Sequence[int] = (),
         answered: bool = True,
+        received: list[int] | None = None,
     ) -> bytes:
+        """Send a message, and return the payload of its answer if it is `answered`.
+
+        Descriptors that come with the answer are appended to `received`; without such a list the
+        kernel drops them.
+        """
         try:
             self._send(request, flags, payload, fds)
-            return self._answer(request) if answered else b""
+            return self._answer(request, received) if answered else b""
         except DriverError:
             raise
         except BaseException:  # Ctrl-C too: the answer would be taken for the next message's
@@ -166,9 +195,9 @@ class Channel:
         except OSError:
             raise self._gone(request) from None
 
-    def _answer(self, request: FrontEndRequest) -> bytes:
+    def _answer(self, request: FrontEndRequest, fds: list[int] | None) -> bytes:
         deadline = time.monotonic() + self._timeout
-        header = self._receive(HEADER.size, request, deadline)
+        header = self._receive(HEADER.size, request, deadline, fds)
         answered, flags, size = HEADER.unpack(header)
         if (
             answered != request
@@ -182,12 +211,24 @@ class Channel:
             )
         return self._receive(size, request, deadline)
 
-    def _receive(self, length: int, request: FrontEndRequest, deadline: float) -> bytes:
+    def _receive(
+        self,
+        length: int,
+        request: FrontEndRequest,
+        deadline: float,
+        fds: list[int] | None = None,
+    ) -> bytes:
         data = b""
         while len(data) < length:
             self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
-                piece = self._socket.recv(length - len(data))
+                if fds is None:
+                    piece = self._socket.recv(length - len(data))
+                else:
+                    piece, more, _, _ = socket.recv_fds(
+                        self._socket, length - len(data), MAX_FDS, socket.MSG_CMSG_CLOEXEC
+                    )
+                    fds += more
             except TimeoutError:
                 raise self._silent(request) from None
             except OSError:

@@ -34,8 +34,13 @@ class VhostRing:
         flags = os.EFD_CLOEXEC | os.EFD_NONBLOCK
         self.kick, self.call, self.error = (os.eventfd(0, flags) for _ in range(3))
 
-    def start(self, channel: Channel, packed: bool, user_offset: int, enable: bool) -> None:
-        """Send the virtqueue to the back-end.
+    @property
+    def started(self) -> bool:
+        """True after `start`."""
+        return self._started
+
+    def start(self, channel: Channel, base: int, user_offset: int, enable: bool) -> None:
+        """Send the virtqueue to the back-end, which goes on at the position `base`.
 
         The user address of a ring is its bus address plus `user_offset`. `enable` is
         for a back-end with protocol features, where rings start disabled.
@@ -48,7 +53,7 @@ class VhostRing:
         )
         tell = channel.tell
         tell(FrontEndRequest.SET_VRING_NUM, VRING_STATE.pack(index, layout.size))
-        tell(FrontEndRequest.SET_VRING_BASE, VRING_STATE.pack(index, PACKED_BASE if packed else 0))
+        tell(FrontEndRequest.SET_VRING_BASE, VRING_STATE.pack(index, base))
         tell(FrontEndRequest.SET_VRING_ADDR, VRING_ADDR.pack(index, 0, desc, device, driver, 0))
         tell(FrontEndRequest.SET_VRING_ERR, U64.pack(index), [self.error])
         tell(FrontEndRequest.SET_VRING_CALL, U64.pack(index), [self.call])

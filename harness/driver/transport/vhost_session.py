@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from harness.driver.errors import NoDeviceError
 from harness.driver.transport.vhost_channel import BackEndChannel, Channel
 from harness.driver.transport.vhost_ring import VhostRing
@@ -18,15 +20,34 @@ CONFIG_SIZES = (96, 72, 60, 36)
 """Sizes of `struct virtio_blk_config` so far, in bytes: a back-end may support only one."""
 
 
+ACCEPTED = (
+    ProtocolFeature.MQ,
+    ProtocolFeature.REPLY_ACK,
+    ProtocolFeature.BACKEND_REQ,
+    ProtocolFeature.CONFIG,
+    ProtocolFeature.INFLIGHT_SHMFD,
+    ProtocolFeature.RESET_DEVICE,
+    ProtocolFeature.CONFIGURE_MEM_SLOTS,
+    ProtocolFeature.STATUS,
+)
+"""Protocol features that are accepted when they are offered."""
+
+OPTIONAL = frozenset(ACCEPTED) - {ProtocolFeature.CONFIG}
+"""Protocol features that a front-end for a block device need not accept."""
+
+
 class Session:
     """A negotiated connection, with its features and virtqueues.
 
     Raises DriverError if negotiation fails, NoDeviceError if the peer is not a
-    block back-end.
+    block back-end. Protocol features in `without` are not accepted.
     """
 
-    def __init__(self, path: str, timeout: float) -> None:
+    def __init__(
+        self, path: str, timeout: float, without: Collection[ProtocolFeature] = ()
+    ) -> None:
         self.channel = Channel(path, timeout)
+        self._without = without
         self.requests: BackEndChannel | None = None
         self.rings: dict[int, VhostRing] = {}
         self.offered = 0
@@ -34,6 +55,8 @@ class Session:
         self.queues = 1
         self.config_size = 0
         self.has_memory = False
+        self.memory_slots: int | None = None
+        """Regions of memory that the back-end takes (CONFIGURE_MEM_SLOTS), None if it says none."""
         try:
             self._negotiate()
             self._find_config_size()
@@ -47,7 +70,9 @@ class Session:
         self.offered = channel.ask_number(FrontEndRequest.GET_FEATURES)
         if self.offered & FEATURE_PROTOCOL:
             bits = channel.ask_number(FrontEndRequest.GET_PROTOCOL_FEATURES)
-            self.protocol = frozenset(member for member in ProtocolFeature if bits & member.mask)
+            self.protocol = frozenset(
+                member for member in ACCEPTED if bits & member.mask and member not in self._without
+            )
             accepted = sum(member.mask for member in self.protocol)
             channel.tell(FrontEndRequest.SET_PROTOCOL_FEATURES, U64.pack(accepted))
             channel.acknowledged = ProtocolFeature.REPLY_ACK in self.protocol
@@ -58,6 +83,10 @@ class Session:
             )
         if ProtocolFeature.MQ in self.protocol:
             self.queues = min(channel.ask_number(FrontEndRequest.GET_QUEUE_NUM), MAX_QUEUES)
+        if ProtocolFeature.CONFIGURE_MEM_SLOTS in self.protocol:
+            self.memory_slots = channel.ask_number(FrontEndRequest.GET_MAX_MEM_SLOTS)
+            if not self.memory_slots:
+                raise NoDeviceError(f"{channel.path} has no slot for memory (GET_MAX_MEM_SLOTS)")
         if ProtocolFeature.BACKEND_REQ in self.protocol:
             self.requests = BackEndChannel()
             theirs = self.requests.theirs

@@ -17,6 +17,10 @@ that a bus would show, in the same way as a VMM:
   the configuration changed. A signal on an error eventfd sets DEVICE_NEEDS_RESET
   with a configuration interrupt (virtio 2.1.2).
 - The configuration generation counts these messages, modulo 256.
+- With CONFIGURE_MEM_SLOTS memory is sent as a region (ADD_MEM_REG), otherwise in a
+  table (SET_MEM_TABLE).
+- With INFLIGHT_SHMFD the back-end's buffer for requests in flight is kept here from the
+  first start until a reset, and given to a back-end that is connected with `reconnect`.
 - The protocol has no largest queue size: the user of the front-end chooses one.
 """
 
@@ -26,7 +30,8 @@ import mmap
 import os
 import select
 import warnings
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -35,7 +40,8 @@ from harness.driver.interface import QueueLayout
 from harness.driver.memory import DmaMemory, Region
 from harness.driver.transport.base import Transport
 from harness.driver.transport.vhost_channel import GoneError, RefusedError
-from harness.driver.transport.vhost_ring import VhostRing
+from harness.driver.transport.vhost_inflight import Inflight
+from harness.driver.transport.vhost_ring import PACKED_BASE, VhostRing
 from harness.driver.transport.vhost_session import Session
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
@@ -45,6 +51,7 @@ from harness.virtio.vhost_user import (
     FEATURE_LOG_ALL,
     FEATURE_PROTOCOL,
     MEMORY,
+    REGION,
     U64,
     FrontEndRequest,
     ProtocolFeature,
@@ -67,12 +74,15 @@ They differ and do not fit into 32 bits, so that a back-end that confuses or
 truncates them fails.
 """
 
+OUR_REGION = REGION.pack(BUS_ADDRESS, MEMORY_SIZE, USER_ADDRESS, 0)
+
 
 class VhostUser(Transport):
     """A block back-end that listens on the UNIX socket `path`.
 
     `queue_size` is in descriptors, `timeout` (for each answer) in seconds. `before_connect` is
-    called before each connection, for a back-end that ends with its connection. Raises
+    called before each connection, for a back-end that ends with its connection. Protocol features
+    in `without` are not used, though the back-end may offer them. Raises
     NoDeviceError if there is no block back-end. Other methods may raise
     `GoneError` when the back-end has closed the connection; a reset connects again.
     """
@@ -85,8 +95,10 @@ class VhostUser(Transport):
         queue_size: int = QUEUE_SIZE,
         timeout: float = ANSWER_TIMEOUT,
         before_connect: Callable[[], None] = lambda: None,
+        without: Collection[ProtocolFeature] = (),
     ) -> None:
         self._path = path
+        self._without = without
         self._before_connect = before_connect
         self._queue_size = queue_size
         self._timeout = timeout
@@ -98,6 +110,9 @@ class VhostUser(Transport):
         self.lost_at_reset = 0
         """Resets at which the back-end hung up, though it had not before."""
         self._raised = 0
+        self._signals: Counter[int] = Counter()
+        self.inflight: Inflight | None = None
+        """The back-end's buffer for requests in flight, None before the first start."""
         self._file = os.memfd_create("virtqueues")
         os.truncate(self._file, MEMORY_SIZE)
         mapped = mmap.mmap(self._file, MEMORY_SIZE)
@@ -113,7 +128,7 @@ class VhostUser(Transport):
     def _connect(self) -> Session:
         self._before_connect()
         try:
-            session = Session(self._path, self._timeout)
+            session = Session(self._path, self._timeout, self._without)
         except NoDeviceError:
             raise
         except DriverError as error:
@@ -131,6 +146,7 @@ class VhostUser(Transport):
             "protocol_features": [feature.name for feature in sorted(self._session.protocol)],
             "queues": self._session.queues,
             "config_size": self._session.config_size,
+            "memory_slots": self._session.memory_slots,
             "lost_at_reset": self.lost_at_reset,
         }
 
@@ -224,6 +240,9 @@ class VhostUser(Transport):
         self._driver_features = 0
         self._sent_features = False
         self._isr = 0
+        if self.inflight:
+            self.inflight.close()
+            self.inflight = None
 
     def _drop_rings(self) -> None:
         for index in list(self._session.rings):
@@ -242,23 +261,87 @@ class VhostUser(Transport):
 
     def _start(self) -> None:
         """Send memory and virtqueues to the back-end."""
-        session = self._session
         if not self._sent_features:
             self._features_agreed()
-        if not session.has_memory:
+        packed = self._driver_features & Feature.RING_PACKED.mask
+        self._share()
+        for ring in self._session.rings.values():
+            self._start_ring(ring, PACKED_BASE if packed else 0)
+
+    def _share(self) -> None:
+        """Send the buffer for requests in flight, and memory."""
+        session = self._session
+        if ProtocolFeature.INFLIGHT_SHMFD in session.protocol:
+            if self.inflight is None:
+                sizes = [ring.layout.size for ring in session.rings.values()]
+                size = max([self._queue_size, *sizes])
+                self.inflight = Inflight.get(session.channel, session.queues, size)
+            if self.inflight:
+                self.inflight.send(session.channel)
+        if session.has_memory:
+            return
+        if ProtocolFeature.CONFIGURE_MEM_SLOTS in session.protocol:
+            session.channel.tell(FrontEndRequest.ADD_MEM_REG, OUR_REGION, [self._file])
+        else:
             table = MEMORY.pack(1, BUS_ADDRESS, MEMORY_SIZE, USER_ADDRESS, 0)
             session.channel.tell(FrontEndRequest.SET_MEM_TABLE, table, [self._file])
-            session.has_memory = True
-        for ring in session.rings.values():
-            self._start_ring(ring)
+        session.has_memory = True
 
-    def _start_ring(self, ring: VhostRing) -> None:
+    def _start_ring(self, ring: VhostRing, base: int) -> None:
         ring.start(
             self._session.channel,
-            packed=bool(self._driver_features & Feature.RING_PACKED.mask),
+            base,
             user_offset=USER_ADDRESS - BUS_ADDRESS,
             enable=bool(self._session.offered & FEATURE_PROTOCOL),
         )
+
+    def remove_memory(self) -> None:
+        """Take the memory from the back-end (REM_MEM_REG). The next start gives it again.
+
+        Every virtqueue has to be stopped. RefusedError if the back-end does not remove it,
+        BadArgumentError without CONFIGURE_MEM_SLOTS, or if the back-end has no memory.
+        """
+        session = self._session
+        if ProtocolFeature.CONFIGURE_MEM_SLOTS not in session.protocol:
+            raise BadArgumentError("without CONFIGURE_MEM_SLOTS memory cannot be removed")
+        if not session.has_memory:
+            raise BadArgumentError("the back-end has no memory that could be removed")
+        session.channel.tell(FrontEndRequest.REM_MEM_REG, OUR_REGION)
+        session.has_memory = False
+
+    def reconnect(self, bases: Mapping[int, int] | None = None) -> None:
+        """Connect again without a reset, as a VMM does after its back-end has died.
+
+        Features, memory, the buffer for requests in flight and every virtqueue are sent again, and
+        each virtqueue is notified once. `bases` has the position of each virtqueue as
+        SET_VRING_BASE takes it; by default a split virtqueue goes on at its used index.
+        BadArgumentError for a packed virtqueue without a position, which its memory does not show.
+        DriverError if the back-end does not take the features that were negotiated.
+        """
+        rings = {i: ring for i, ring in self._session.rings.items() if ring.started}
+        packed = self._driver_features & Feature.RING_PACKED.mask
+        bases = {} if bases is None else bases
+        if packed and (missing := rings.keys() - bases.keys()):
+            raise BadArgumentError(f"no position for the packed virtqueues {sorted(missing)}")
+        kept = self._session.rings
+        self._session.close()
+        self._session = self._connect()
+        self._session.rings = kept
+        if self._sent_features and not self._features_agreed():
+            raise DriverError(
+                f"{self._path} does not take the features {self._driver_features:#x} again"
+            )
+        if self._status & DeviceStatus.DRIVER_OK:
+            self._share()
+            for index, ring in rings.items():
+                base = bases[index] if index in bases else self._used_index(ring)
+                self._start_ring(ring, base)
+        self._tell_status()
+        for ring in rings.values():
+            ring.notify()
+
+    def _used_index(self, ring: VhostRing) -> int:
+        return self.memory.view(ring.layout.device + 2, 2).cast("H")[0]
 
     # --- registers and configuration space
 
@@ -319,7 +402,8 @@ class VhostUser(Transport):
         for fd in (ring.call, ring.error):
             self._events.register(fd, select.EPOLLIN)
         if self._status & DeviceStatus.DRIVER_OK:
-            self._start_ring(ring)
+            packed = self._driver_features & Feature.RING_PACKED.mask
+            self._start_ring(ring, PACKED_BASE if packed else 0)
 
     def queue_reset(self, index: int) -> None:
         """Stop a virtqueue in the back-end. It is stopped when this returns."""
@@ -363,6 +447,10 @@ class VhostUser(Transport):
         raised, self._raised = self._raised, 0
         return raised
 
+    def signals_by_queue(self) -> tuple[int, ...]:
+        """Return how often each virtqueue's call eventfd was signalled since the start."""
+        return tuple(self._signals[index] for index in range(self._session.queues))
+
     def unmask_interrupts(self) -> None:
         """Do nothing: an eventfd is never masked."""
 
@@ -375,6 +463,7 @@ class VhostUser(Transport):
         for ring in session.rings.values():
             if ring.call in ready and (calls := ring.take_calls()):
                 self._raised += calls
+                self._signals[ring.layout.index] += calls
                 self._isr |= ISR_QUEUE
             if ring.error in ready and ring.take_errors():
                 self._status |= DeviceStatus.NEEDS_RESET
@@ -394,6 +483,7 @@ class VhostUser(Transport):
     def close(self) -> None:
         """Close the connection."""
         self._hang_up()
+        self._forget()
         self._events.close()
         with suppress(OSError):
             os.close(self._file)

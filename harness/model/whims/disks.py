@@ -40,6 +40,7 @@ _disk("no-packed", "RING_PACKED is not offered", packed=False)
 _disk("no-in-order", "IN_ORDER is not offered", in_order=False)
 _disk("no-config-wce", "CONFIG_WCE is not offered", "wce", config_wce=False)
 _disk("secure-erase", "SECURE_ERASE is offered", secure_erase=True)
+_disk("fua", "writes with forced unit access are offered, which is a draft", fua=True)
 
 # --- sizes and limits
 

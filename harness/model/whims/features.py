@@ -61,7 +61,7 @@ _without(
 )
 
 
-FUTURE = 0b11 << 18
+FUTURE = 0b11 << 20
 """Bits of the device type that a later version of the specification may define."""
 
 DISTANT = 0b101 << 50
@@ -77,7 +77,7 @@ def _offering(name: str, bits: int, text: str) -> None:
     file(Whim(name, text, parts=[(Block.offered, change)]))
 
 
-_offering("future-bits", FUTURE, "bits 18 and 19 are offered")
+_offering("future-bits", FUTURE, "bits 20 and 21 are offered")
 _offering("distant-bits", DISTANT, "bits 50 and 52 are offered")
 _offering("order-platform", Feature.ORDER_PLATFORM.mask, "ORDER_PLATFORM is offered")
 
