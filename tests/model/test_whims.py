@@ -93,8 +93,8 @@ def test_the_share_and_the_audit_name_shapes() -> None:
 
 def test_a_result_is_read_as_it_was_recorded(tmp_path: Path) -> None:
     shape = Shape(("no-flush",), OWNED)
-    odd = Odd("test_x.py::test_y", "broken", ("5.2.5.2-D-02",), "1 == 2")
-    found = Found(shape, 3, 1, 0, 0, 2, (odd,), 1.5)
+    failure = Odd("test_x.py::test_y", "broken", ("5.2.5.2-D-02",), "1 == 2")
+    found = Found(shape, 3, 1, 0, 0, 2, (failure,), 1.5)
     file = tmp_path / "results.jsonl"
     assert recorded(file) == {}
 
