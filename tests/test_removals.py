@@ -79,7 +79,7 @@ KNOWN = {
     "harness/outputs.py::mark: write_text": MADE,
     "harness/outputs.py::remove_leftovers: rmtree": "it has our mark, with its name",
     "harness/cli/main.py::main: open": DEVICE,
-    "harness/pytestplugin/output.py::_Lossy._give_up: os.open": DEVICE,
+    "harness/pytestplugin/lost.py::discard: os.open": DEVICE,
     "harness/pytestplugin/entry.py::pytest_load_initial_conftests: open": DEVICE,
     "harness/proof/alarms.py::run: unlink": "results of an earlier run, read and found to be such",
     "harness/proof/alarms.py::run: open": "mode x: made here",
