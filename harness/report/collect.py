@@ -104,7 +104,7 @@ class Collector:
 
     def _test(self, node: str, report: pytest.TestReport) -> Test:
         file, line, _ = report.location
-        return Test(node, file, (line or 0) + 1, [], _source(self._root / file, line or 0))
+        return Test(node, file, (line or 0) + 1, [], source_of(self._root / file, line or 0))
 
 
 def source_url(environ: Mapping[str, str]) -> str:
@@ -127,8 +127,9 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
-def _source(path: Path, line: int) -> str:
-    """Return the source text of a test, from its first decorator on."""
+@cache
+def source_of(path: Path, line: int) -> str:
+    """Return the source text of a test, from its first decorator on. Lines count from 0."""
     lines = _lines(path)[line:]
     return "".join(inspect.getblock(lines)) if lines else ""
 
