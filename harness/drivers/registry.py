@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.drivers import userfile
 from harness.drivers.base import Launcher
 from harness.drivers.firmware import SeaBios, installed_qemu, newest_qemu
-from harness.drivers.linux import UserModeLinux
+from harness.drivers.linux import Linux, UserModeLinux
 from harness.drivers.reference import Reference
 
 MAKERS: dict[str, Callable[[], Launcher]] = {
@@ -21,6 +21,10 @@ MAKERS: dict[str, Callable[[], Launcher]] = {
     ),
     "seabios-vhost-user": lambda: SeaBios("seabios-vhost-user", "vhost-user", "pc", installed_qemu),
     "uml": UserModeLinux,
+    "linux": lambda: Linux("linux", "pci", newest_qemu),
+    "linux-transitional": lambda: Linux("linux-transitional", "pci-transitional", newest_qemu),
+    "linux-legacy": lambda: Linux("linux-legacy", "pci-transitional", newest_qemu, legacy=True),
+    "linux-vhost-user": lambda: Linux("linux-vhost-user", "vhost-user", installed_qemu),
 }
 
 

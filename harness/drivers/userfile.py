@@ -55,8 +55,6 @@ from harness.inputs import (
 )
 from harness.machine.errors import MachineError
 from harness.machine.foreign import ForeignDaemon, run
-from harness.machine.monitor import LoopThread
-from harness.machine.rundir import RunDir
 from harness.targets.userfile import NAME, PLACEHOLDER, Text, Version
 
 PLACES = frozenset({"device", "memory", "socket", "capacity"})
@@ -221,13 +219,9 @@ class OwnDriver(Launcher):
             "capacity": [str(place.spec.capacity)],
         }
         with ExitStack() as stack:
-            directory = RunDir()
-            stack.callback(directory.remove)
-            thread = LoopThread(self.name)
-            stack.callback(thread.close)
             line = words_of(table.start, values)
             try:
-                process = ForeignDaemon(self.name, line, directory.path / "log", thread)
+                process = ForeignDaemon(self.name, line)
             except MachineError as error:
                 raise NotHereError(str(error)) from None
             stack.callback(process.stop)

@@ -1,7 +1,7 @@
 """The initramfs of a Linux that works on the disk: busybox, kernel modules, and the work.
 
-The work is chosen on the kernel's command line (`vblk.work=use,discard`). Each piece of work ends
-with a line on the console: "vblk: use done" or "vblk: use failed".
+The work is chosen on the kernel's command line (`vblk.work=use,discard`), or in lines on the
+console. Each piece of work ends with a line on the console: "vblk: use done" or "vblk: use failed".
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ UNPACK_DEADLINE = 60.0
 WORKS = ("use", "discard", "filesystem", "resize", "rebind", "parallel")
 """Kinds of work that the script below has."""
 
-PROMPT = "vblk: "
+PREFIX = "vblk: "
+READY = "vblk: ready"
 ASK_FOR_RESIZE = "vblk: waits for a resize"
 END = "vblk: end"
 
@@ -33,18 +34,25 @@ mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmp /tmp
-for module in /modules/*; do insmod $module; done
 . /works
+works= legacy=
 for argument in $(cat /proc/cmdline); do
-    case $argument in vblk.work=*) works=$(echo ${argument#*=} | tr , ' ') ;; esac
+    case $argument in
+        vblk.work=*) works=$(echo ${argument#*=} | tr , ' ') ;;
+        vblk.legacy) legacy=force_legacy=1 ;;
+    esac
 done
-if ! wait_for -b /dev/vda; then echo "vblk: there is no disk"; works=; fi
-for work in $works; do
-    if work_$work; then echo "vblk: $work done"; else echo "vblk: $work failed"; fi
+for module in /modules/*; do
+    case $module in *virtio_pci.ko) insmod $module $legacy ;; *) insmod $module ;; esac
 done
-echo "vblk: end"
+if [ -z "$works" ]; then
+    stty -echo
+    echo "vblk: ready"
+    read works
+fi
+do_works $works
 sync
-@END@
+poweroff -f
 """
 
 SCRIPT = r"""
@@ -63,6 +71,17 @@ wait_for() {
 same() {
     forget
     dd if=/dev/vda bs=64k skip=$1 count=1 2>/dev/null | cmp -s - /tmp/data
+}
+
+do_works() {
+    if wait_for -b /dev/vda; then
+        for work in "$@"; do
+            if work_$work; then echo "vblk: $work done"; else echo "vblk: $work failed"; fi
+        done
+    else
+        echo "vblk: there is no disk"
+    fi
+    echo "vblk: end"
 }
 
 work_use() {
@@ -162,21 +181,25 @@ def packages() -> dict[str, Path]:
     return cache.fetch(cache.cache_dir(), lock.read(lock.PATH), lambda line: None)
 
 
+def busybox() -> bytes:
+    """Return the busybox of the guest image. ImageError if it is not to be had."""
+    return files_of(packages()["busybox-static"])["bin/busybox"]
+
+
 def needed_modules(found: Mapping[str, bytes], wanted: Sequence[str]) -> dict[str, bytes]:
     """Return kernel modules and those that they need, by name, in the order of loading."""
     return {path: found[path] for path in modules.needed(found, wanted)}
 
 
-def write(path: Path, drivers: Mapping[str, bytes], at_the_end: str = "poweroff -f") -> None:
-    """Write an initramfs with kernel modules. `at_the_end` is what it does after its work."""
+def write(path: Path, drivers: Mapping[str, bytes], busybox: bytes) -> None:
+    """Write an initramfs with kernel modules and a static busybox."""
     tree = cpio.Tree()
-    busybox = files_of(packages()["busybox-static"])["bin/busybox"]
     tree.file("bin/busybox", busybox, 0o755)
     for name in ("dev", "proc", "sys", "tmp", "mnt", "modules"):
         tree.directory(name)
     for number, (name, content) in enumerate(drivers.items()):
         tree.file(f"modules/{number:02}-{PurePosixPath(name).name}", content)
     tree.file("works", SCRIPT.encode())
-    tree.file("init", INIT.replace("@END@", at_the_end).encode(), 0o755)
+    tree.file("init", INIT.encode(), 0o755)
     with path.open("wb") as file:
         cpio.write(tree, file)
