@@ -165,7 +165,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return None
     from harness.targets.registry import descriptions
 
-    user = {name: target.device for name, target in _user_targets(config).items()}
+    user = {name: target.device or target.command for name, target in _user_targets(config).items()}
     lines = user | descriptions()
     width = max(map(len, lines))
     for name, description in lines.items():
