@@ -14,6 +14,7 @@ import pytest
 from harness.inputs import printable
 from harness.pytestplugin.arguments import add_option, existing_directory, seconds
 from harness.pytestplugin.bench import BENCHES, USER_TARGETS, TargetRun, bench_of
+from harness.pytestplugin.lost import print_listing
 from harness.pytestplugin.summary import by_target
 from harness.report import Statement, statement_of
 from harness.report.artifacts import keep
@@ -168,9 +169,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     user = {name: target.device or target.command for name, target in _user_targets(config).items()}
     lines = user | descriptions()
     width = max(map(len, lines))
-    for name, description in lines.items():
-        print(f"{name:<{width}}  {description}")
-    return 0
+    return print_listing(f"{name:<{width}}  {text}" for name, text in lines.items())
 
 
 @pytest.hookimpl(trylast=True)

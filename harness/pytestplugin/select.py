@@ -187,8 +187,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     _check_sections(config.option.vblk_section, (), (clause.section for clause in known))
     found = [clause for clause in known if _listed(clause, config.option)]
     tests: dict[str, dict[str, None]] = config.stash.get(TESTS, {})
+    writer = config.get_terminal_writer()
     for line in listing(found, tests) if found else [NOTHING]:
-        print(line)
+        writer.line(line)
     return True
 
 

@@ -324,14 +324,10 @@ class VmmTarget(StartedTarget):
         return open_terminal(Path(named[1] if named.re.groups else named[0]))
 
     def _start_process(self, terminal: int | None) -> ForeignDaemon:
-        assert self._dir and self._thread
         with interrupt.shielded():
-            log = self._dir.path / "output.log"
             self._daemon = ForeignDaemon(
                 self._program,
                 self._line,
-                log,
-                self._thread,
                 terminal,
                 (lambda: "") if terminal is None else self._printed,
             )
