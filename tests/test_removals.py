@@ -95,6 +95,7 @@ KNOWN = {
     "harness/targets/model.py::ModelProcess.remove: unlink": RUN,
     "harness/targets/owned_model.py::_fill: open": RUN,
     "harness/channel/console.py::open_terminal: os.open": DEVICE,
+    "harness/targets/guest/vmm.py::VmmTarget._boot: write_bytes": RUN,
     "harness/targets/guest/vmm.py::VmmTarget._end: unlink": RUN,
     "harness/targets/guest/vmm.py::VmmTarget._remove: unlink": RUN,
     "harness/targets/guest/vmm.py::VmmTarget._serves: truncate": RUN,

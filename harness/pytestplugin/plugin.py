@@ -174,7 +174,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return None
     from harness.targets.registry import descriptions
 
-    user = {name: target.device for name, target in _user_targets(config).items()}
+    user = {name: target.device or target.command for name, target in _user_targets(config).items()}
     lines = user | descriptions()
     width = max(map(len, lines))
     return print_listing(f"{name:<{width}}  {text}" for name, text in lines.items())

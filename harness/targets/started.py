@@ -112,7 +112,7 @@ class StartedTarget(LendingTarget):
         (program, *_) = words_of(
             definition.command, {**dict.fromkeys(PLACES | VMM_PLACES, ""), **self._programs()}
         )
-        self._program = Path(program).name
+        self._program = Path(definition.program or program).name
         self._file_is_ours = "{file}" in definition.command + definition.plug
         self.made_to_order = self._file_is_ours
         self._writable = self._file_is_ours or destructive or definition.destructive
