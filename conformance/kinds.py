@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,6 +22,9 @@ from harness.virtio.blk import (
     segment,
 )
 from harness.virtio.features import Feature
+
+if TYPE_CHECKING:
+    from harness.targets import Disk
 
 SERIAL = "vblk-0123456789abcde"
 WEAR = (1, 3, 7)
@@ -66,6 +69,11 @@ KINDS = (
     Kind(RequestType.WRITE_ZEROES, "5.2.6-P-40", Feature.BLK_WRITE_ZEROES),
     Kind(RequestType.SECURE_ERASE, "5.2.6-P-09", Feature.BLK_SECURE_ERASE, {"secure_erase": True}),
 )
+
+
+def made(disk: Disk, kind: Kind) -> dict[str, Any]:
+    """Return the fields of this type that the disk was really made with."""
+    return {name: getattr(disk.spec, name) for name in kind.fields}
 
 
 def each_kind(kinds: Iterable[Kind] = KINDS, marked: bool = True) -> pytest.MarkDecorator:

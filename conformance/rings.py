@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conformance.waiting import SOON
-from harness.virtio.blk import REQUEST_HEADER, SECTOR, RequestType
+from harness.virtio.blk import ID_LENGTH, REQUEST_HEADER, RequestType
 from harness.virtio.features import Feature
 from harness.virtio.ring import (
     DESC,
@@ -18,6 +18,7 @@ from harness.virtio.ring import (
     avail_size,
     used_size,
 )
+from harness.virtio.shared import fence
 
 if TYPE_CHECKING:
     from harness.driver.interface import QueueLayout
@@ -59,25 +60,28 @@ def areas(disk: Disk, packed: bool, queue: QueueLayout) -> tuple[bytes, bytes, b
 
 
 class RingWrapper:
-    """Sends reads of sector 0 through a split virtqueue, a third of a queue at a time.
+    """Sends GET_ID requests through a split virtqueue, a third of a queue at a time.
 
-    It writes the ring directly. Do not submit requests through the driver on the same queue.
+    It writes the ring directly. Do not submit requests through the driver on the same queue. With
+    `suppressed` it notifies the device only where avail_event asks for it (virtio 2.7.10):
+    EVENT_IDX must have been accepted.
     """
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, suppressed: bool = False) -> None:
         self._driver, self._queue = disk.driver, disk.queues[0]
+        self._suppressed = suppressed
         size = self._queue.size
         if size < 3:
-            pytest.skip(f"the virtqueue has {size} descriptors, and a read takes 3")
+            pytest.skip(f"the virtqueue has {size} descriptors, and a request takes 3")
         self._chains = size // 3
         self._index = 0
         header = self._driver.alloc(REQUEST_HEADER.size)
-        self._driver.memory_write(header, REQUEST_HEADER.pack(RequestType.IN, 0, 0))
-        data = self._driver.alloc(SECTOR)
+        self._driver.memory_write(header, REQUEST_HEADER.pack(RequestType.GET_ID, 0, 0))
+        data = self._driver.alloc(ID_LENGTH)
         status = self._driver.alloc(self._chains)
         table = b"".join(
             DESC.pack(header, REQUEST_HEADER.size, DESC_F_NEXT, 3 * chain + 1)
-            + DESC.pack(data, SECTOR, DESC_F_NEXT | DESC_F_WRITE, 3 * chain + 2)
+            + DESC.pack(data, ID_LENGTH, DESC_F_NEXT | DESC_F_WRITE, 3 * chain + 2)
             + DESC.pack(status + chain, 1, DESC_F_WRITE, 0)
             for chain in range(self._chains)
         )
@@ -93,9 +97,17 @@ class RingWrapper:
             self._index = (self._index + some) & 0xFFFF
             index = self._index.to_bytes(2, "little")
             self._driver.memory_write(self._queue.driver + 2, index)
-            self._driver.queue_kick(0)
+            if not self._suppressed or self._wanted(some):
+                self._driver.queue_kick(0)
             deadline = time.monotonic() + SOON
             while self._driver.memory_read(self._queue.device + 2, 2) != index:
                 assert time.monotonic() < deadline, (
                     f"the used index did not reach {self._index} in {SOON:g} s"
                 )
+
+    def _wanted(self, added: int) -> bool:
+        """Return True if avail_event lies among the last `added` positions."""
+        fence()
+        at = self._queue.device + used_size(self._queue.size) - 2
+        event = int.from_bytes(self._driver.memory_read(at, 2), "little")
+        return (self._index - 1 - event) & 0xFFFF < added

@@ -6,6 +6,7 @@ pexpect controls the shell. When the agent runs, the console is not used any mor
 
 from __future__ import annotations
 
+import os
 import re
 import select
 import socket
@@ -27,6 +28,8 @@ _PATTERNS: _Patterns = [
     pexpect.TIMEOUT,
     pexpect.EOF,
 ]
+# Text of this length without a match is dropped: a guest that writes without end fills no memory.
+_TOO_MUCH = re.compile(r"(?s).{65536}")
 _CONNECT_TIMEOUT = 5.0  # seconds
 _NUDGE = 2.0  # seconds after which the shell is asked for a prompt again
 _TAIL = 4000  # characters of the console in an error
@@ -43,19 +46,24 @@ _EXIT = re.compile(rb"\nVBLK-EXIT (\d+)\r?\n")
 _LONGEST_EXIT = 32  # bytes
 
 
-class SerialStream:
-    """A guest's serial port, through the UNIX socket at `path` of its QEMU."""
+class PortStream:
+    """A guest's serial port on the host: an open socket or terminal, which this object owns."""
 
-    def __init__(self, path: Path) -> None:
-        self._socket = _connect(path)
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
         self._tail = b""
+        os.set_blocking(descriptor, False)
 
     def recv(self, timeout: float) -> bytes:
         """See `Stream`. Also raises ChannelError when the agent on this port has ended."""
-        if not select.select([self._socket], [], [], timeout)[0]:
+        if self._descriptor < 0:
+            raise ChannelError("the guest's serial port failed: it was closed here")
+        if not select.select([self._descriptor], [], [], timeout)[0]:
             return b""
         try:
-            data = self._socket.recv(65536)
+            data = os.read(self._descriptor, 65536)
+        except BlockingIOError:
+            return b""
         except OSError as error:
             raise ChannelError(f"the guest's serial port failed: {error.strerror}") from error
         if not data:
@@ -70,19 +78,36 @@ class SerialStream:
 
     def send(self, data: bytes) -> None:
         """See `Stream`."""
-        self._socket.settimeout(SEND_TIMEOUT)
-        try:
-            self._socket.sendall(data)
-        except TimeoutError:
-            raise ChannelError(
-                f"the guest's serial port did not take {len(data)} bytes in {SEND_TIMEOUT:.0f} s"
-            ) from None
-        except OSError as error:
-            raise ChannelError(f"the guest's serial port failed: {error.strerror}") from error
+        deadline = time.monotonic() + SEND_TIMEOUT
+        rest = memoryview(data)
+        while rest:
+            left = deadline - time.monotonic()
+            if self._descriptor < 0:
+                raise ChannelError("the guest's serial port failed: it was closed here")
+            if left <= 0 or not select.select([], [self._descriptor], [], left)[1]:
+                raise ChannelError(
+                    f"the guest's serial port did not take {len(data)} bytes in"
+                    f" {SEND_TIMEOUT:.0f} s"
+                )
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise ChannelError(f"the guest's serial port failed: {error.strerror}") from error
 
     def close(self) -> None:
         """See `Stream`."""
-        self._socket.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class SerialStream(PortStream):
+    """A guest's serial port, through the UNIX socket at `path` of its QEMU."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(_connect(path).detach())
 
 
 def open_serial(
@@ -166,9 +191,13 @@ class _Console:
         return "".join(part for part in parts if isinstance(part, str))[-_TAIL:]
 
     def _expect(self, patterns: _Patterns, timeout: float) -> int:
-        """Return the index of the pattern that comes first; pexpect.EOF also for a reset."""
+        """Return the index of the pattern that comes first; pexpect.EOF also for a reset.
+
+        A text that is too long counts as pexpect.TIMEOUT.
+        """
         try:
-            return self._spawn.expect_list(patterns, timeout=timeout)
+            found = self._spawn.expect_list([*patterns, _TOO_MUCH], timeout=timeout)
+            return found if found < len(patterns) else patterns.index(pexpect.TIMEOUT)
         except OSError:
             return patterns.index(pexpect.EOF)
 

@@ -19,6 +19,7 @@ COMMAND = "python3.11 -S -E /agent/bootstrap.py"
 _ATTEMPT_TIMEOUT = 15.0  # seconds for one attempt to connect
 _PAUSE = 0.2  # seconds between two attempts
 _TAIL = 4000  # bytes of the agent's stderr in an error
+_ERRORS_READ = 1 << 20  # bytes of the agent's stderr that are read for an error
 
 # Without a handler Python prints paramiko's log, which has every refused attempt.
 _LOG_NAME = f"{__name__}.paramiko"
@@ -61,9 +62,11 @@ class SshStream:
         self._client.close()
 
     def _error(self, message: str) -> ChannelError:
-        while self._channel.recv_stderr_ready():
-            self._errors += self._channel.recv_stderr(4096)
-        return ChannelError(message, self._errors[-_TAIL:].decode("utf-8", "replace"))
+        for _ in range(_ERRORS_READ // 4096):
+            if not self._channel.recv_stderr_ready():
+                break
+            self._errors = (self._errors + self._channel.recv_stderr(4096))[-_TAIL:]
+        return ChannelError(message, self._errors.decode("utf-8", "replace"))
 
 
 def open_ssh(

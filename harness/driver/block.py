@@ -112,6 +112,7 @@ class BlockDriver(DeviceDriver):
             if self.transport.legacy:
                 # ZONED cannot be negotiated without FEATURES_OK (virtio 5.2.5.2).
                 supported &= ~Feature.BLK_ZONED.mask
+                supported |= Feature.ANY_LAYOUT.mask  # a MUST (virtio 6.3)
             wanted = offered & supported
             if wanted & Feature.BLK_ZONED.mask and self._model() == ZonedModel.HOST_MANAGED:
                 # DISCARD is not for host-managed disks, even if offered (virtio 5.2.5.1).

@@ -50,7 +50,7 @@ class DeviceDriver(Driver):
         self.memory = transport.memory
         self.queues: dict[int, Virtqueue] = {}
         self._loose: defaultdict[int, list[Used]] = defaultdict(list)
-        self._interrupts = Interrupts()
+        self._interrupts = Interrupts(queues=transport.signals_by_queue())
         self._servicing = True
         self._suppressing = False
         self._notification_data = False
@@ -301,7 +301,11 @@ class DeviceDriver(Driver):
         raised = self.transport.take_interrupts(timeout)
         if not raised:
             return
-        self._interrupts = replace(self._interrupts, raised=self._interrupts.raised + raised)
+        self._interrupts = replace(
+            self._interrupts,
+            raised=self._interrupts.raised + raised,
+            queues=self.transport.signals_by_queue(),
+        )
         if not self._servicing:
             return
         isr = self.isr()

@@ -140,7 +140,8 @@ class Interrupts:
 
     `raised` counts all assertions of the line (or messages), `unexplained` those
     with an empty ISR status. `vectors` counts messages by MSI-X vector, and is
-    empty without MSI-X.
+    empty without MSI-X. `queues` counts signals by virtqueue on a transport where
+    each virtqueue has its own (vhost-user), and is empty on others.
     """
 
     queue: int = 0
@@ -148,6 +149,7 @@ class Interrupts:
     raised: int = 0
     unexplained: int = 0
     vectors: tuple[int, ...] = ()
+    queues: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

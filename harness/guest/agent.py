@@ -58,6 +58,12 @@ def _attach(kind: str, address: str, timeout: float) -> Driver:
     return attach(kind, address, timeout)
 
 
+def _disks() -> list[tuple[str, str]]:
+    from harness.driver.discover import disks
+
+    return disks()
+
+
 class Server:
     """Reads calls from `read_fd`, writes answers to `write_fd`; `attach` creates the drivers."""
 
@@ -76,6 +82,7 @@ class Server:
             "hello": self._hello,
             "attach": self._attach,
             "detach": self._detach,
+            "disks": _disks,
             "memory": _memory,
             "renew": _renew,
             "ping": lambda: None,

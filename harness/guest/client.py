@@ -84,6 +84,10 @@ class Agent:
         """Return the guest's /proc/meminfo, in bytes."""
         return cast(dict[str, int], self.call(None, "memory", (), {}, CALL_TIMEOUT))
 
+    def disks(self) -> list[tuple[str, str]]:
+        """Return kind and address of each virtio block device of the guest, for `attach`."""
+        return cast(list[tuple[str, str]], self.call(None, "disks", (), {}, CALL_TIMEOUT))
+
     def attach(self, kind: str, address: str, timeout: float = 10.0) -> Driver:
         """Attach a driver to the guest's device at `address`; its `close` detaches it.
 

@@ -16,19 +16,33 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
-from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate
+from qemu.qmp import (
+    EventListener,
+    ExecInterruptedError,
+    ExecuteError,
+    Message,
+    QMPClient,
+    QMPError,
+    Runstate,
+)
 from qemu.qmp.protocol import StateError
 
 from harness.machine.errors import DisconnectedError, MachineError
 
-# Our own errors report the end of a session. Without a handler, Python's logging would also
-# print the library's messages on the user's terminal.
-logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+# Our own errors report the end of a session. The library's messages would go to the user's
+# terminal, or be kept by pytest: one for each message of a peer that sends nonsense without end.
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 T = TypeVar("T")
 Event = dict[str, Any]
 
 EVENTS_KEPT = 1000
+
+EVENT_LIMIT = 1 << 16
+"""Characters of an event that is kept; QEMU's have some hundreds."""
+
+MESSAGE_LIMIT = 1 << 20
+"""Bytes of a QMP message. A longer one ends the session."""
 
 CLOSE_DEADLINE = 5.0
 """Seconds that the end of a session, or of a loop, may take."""
@@ -70,15 +84,31 @@ async def _cancel_all() -> None:
     await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), CLOSE_DEADLINE / 2)
 
 
+class _Listener(EventListener):
+    """Gives each event away. The library's own listener keeps each event it accepts, for ever."""
+
+    def __init__(self, take: Callable[[Event], Coroutine[Any, Any, None]]) -> None:
+        super().__init__()
+        self._take = take
+
+    async def put(self, event: Message) -> None:
+        await self._take(dict(event))
+
+
 class Monitor:
     """A negotiated QMP session over a connected socket or the path of a UNIX socket.
 
     Raises MachineError if negotiation fails or takes longer than `timeout` seconds.
     """
 
-    def __init__(self, loop: LoopThread, peer: socket.socket | str, timeout: float = 10.0) -> None:
+    def __init__(
+        self, loop: LoopThread, peer: socket.socket | str, name: str, timeout: float = 10.0
+    ) -> None:
         self._loop = loop
-        self._client = QMPClient()
+        self._name = name
+        self._client = QMPClient(readbuflen=MESSAGE_LIMIT)
+        self._client.events.event_filter = lambda event: False
+        self._client.register_listener(_Listener(self._take))
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self._lost = False
         self.shutdown_reason: str | None = None
@@ -87,7 +117,7 @@ class Monitor:
     def execute(self, command: str, arguments: dict[str, object], timeout: float) -> Any:
         """Execute a QMP command and return its value.
 
-        Raises MachineError, with QEMU's message, if QEMU refuses it or does not answer
+        Raises MachineError, with the process's message, if that refuses it or does not answer
         within `timeout` seconds, DisconnectedError as soon as the session ends.
         """
         return self._loop.run(self._execute(command, arguments, timeout))
@@ -109,10 +139,9 @@ class Monitor:
             async with asyncio.timeout(timeout):
                 await self._client.connect(peer)
         except TimeoutError:
-            raise MachineError(f"no QMP greeting within {timeout:g} s") from None
-        except QMPError as error:
+            raise MachineError(f"{self._name} sent no QMP greeting within {timeout:g} s") from None
+        except (QMPError, AssertionError) as error:  # the library asserts that no error was first
             raise DisconnectedError(f"no QMP session: {error}") from error
-        self._collector = asyncio.create_task(self._collect())
         self._watcher = asyncio.create_task(self._watch())
 
     async def _close(self) -> None:
@@ -121,27 +150,20 @@ class Monitor:
                 await self._client.disconnect()
                 await self._watcher
 
-    async def _collect(self) -> None:
-        async for event in self._client.events:
-            await self._take(dict(event))
-
     async def _watch(self) -> None:
         """Notice the end of the session at once, also between commands."""
         while self._client.runstate == Runstate.RUNNING:
             await self._client.runstate_changed()
         with suppress(Exception):
             await self._client.disconnect()
-        self._collector.cancel()
-        await asyncio.gather(self._collector, return_exceptions=True)
-        for event in self._client.events.clear():
-            await self._take(dict(event))
         async with self._changed:
             self._lost = True
             self._changed.notify_all()
 
     async def _take(self, event: Event) -> None:
         async with self._changed:
-            self._events.append(event)
+            if len(str(event)) <= EVENT_LIMIT:
+                self._events.append(event)
             if event["event"] == "SHUTDOWN":
                 self.shutdown_reason = event["data"]["reason"]
             self._changed.notify_all()
@@ -151,9 +173,11 @@ class Monitor:
             async with asyncio.timeout(timeout):
                 return await self._client.execute(command, arguments)
         except TimeoutError:
-            raise MachineError(f"QEMU did not answer {command!r} within {timeout:g} s") from None
+            raise MachineError(
+                f"{self._name} did not answer {command!r} within {timeout:g} s"
+            ) from None
         except ExecuteError as error:
-            raise MachineError(f"QEMU refused {command!r}: {error}") from error
+            raise MachineError(f"{self._name} refused {command!r}: {error}") from error
         except (ExecInterruptedError, StateError, OSError, EOFError) as error:
             raise DisconnectedError(f"{command!r} got no answer") from error
 
@@ -171,7 +195,7 @@ class Monitor:
                         raise DisconnectedError(f"the event {name} did not come")
                     await self._changed.wait()
         except TimeoutError:
-            seen = ", ".join(cast(str, event["event"]) for event in self._events) or "none"
+            seen = ", ".join({cast(str, event["event"]): None for event in self._events}) or "none"
             raise MachineError(
-                f"QEMU's event {name} did not come within {timeout:g} s (others: {seen})"
+                f"{self._name} sent no event {name} within {timeout:g} s (others: {seen})"
             ) from None

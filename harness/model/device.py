@@ -146,12 +146,15 @@ class Device:
                 queue.settle()
             except BrokenError as error:
                 self.broken(queue, error)
+            queue.show_waiting()
         self._show(value & ~DeviceStatus.DRIVER_OK)
 
     def resume(self, value: int) -> None:
         """Go on if the status value has DRIVER_OK; then announce a change that was kept back."""
         if not value & DeviceStatus.DRIVER_OK:
             return
+        for queue in self.queues:
+            queue.show_waiting()
         self._show(value & ~DeviceStatus.SUSPEND)
         if self._change_pending:
             self.announce_change()

@@ -121,6 +121,24 @@ class PackedRing(Ring):
             "flags": self._driver[0] >> 16,
         }
 
+    def look_again(self, seen: list[list[int]]) -> list[list[int]]:
+        found = []
+        for slot, *_ in seen:
+            address, length, ident, flags = PACKED_DESC.unpack_from(self._ring, DESC_SIZE * slot)
+            found.append([slot, address, length, flags, ident])
+        return found
+
+    def waiting(self) -> int:
+        places = range(self._next, self._next + self.size)
+        return next((n for n, place in enumerate(places) if not self.available(place)), self.size)
+
+    def asked(self) -> tuple[int, int]:
+        return self._device[1], self._device[0]
+
+    @property
+    def overwritten(self) -> int:
+        return self._used % self.size
+
     def give_back(self, chain: Chain) -> None:
         self._next = chain.position
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.model.block import Block
 from harness.model.dirty import Mark
@@ -19,6 +19,12 @@ from harness.model.ring import Addresses, Chain, Ring
 from harness.model.split import SplitRing
 from harness.virtio.features import Feature
 from harness.virtio.ring import DESC_SIZE, EVENT_SUPPRESSION, used_size
+
+GLANCE = 0.5
+"""Seconds between two looks of an observed virtqueue for chains without a notification."""
+
+GLANCES = 4
+"""Looks that find the same chain before the observer is told."""
 
 
 class Throttle:
@@ -43,7 +49,8 @@ class Throttle:
 class Job:
     """A request that was taken and not used yet. `number` counts the requests of its queue.
 
-    `replayed` says that an earlier process took it, so that it cannot be given back.
+    `replayed` says that an earlier process took it, so that it cannot be given back. `seen` has
+    its descriptors as an observer was shown them.
     """
 
     number: int
@@ -52,6 +59,7 @@ class Job:
     replayed: bool = False
     length: int = 0
     done: bool = False
+    seen: list[list[int]] = field(default_factory=list)
 
 
 class Queue:
@@ -88,6 +96,7 @@ class Queue:
         """Memory of the front-end for requests in flight, None without it."""
         self._in_flight: InFlight | None = None
         self._descriptors_at = 0
+        self._seen: list[list[int]] = []
 
     def observe(self, observer: Observer | None, index: int) -> None:
         """Tell `observer`, if there is one, what happens on this virtqueue, number `index`."""
@@ -119,12 +128,44 @@ class Queue:
         ring.map(memory, self.addresses)
         self._ring = ring
         self._descriptors_at = memory.bus_of(self.addresses.desc)
+        if self._observer:
+            flags, _ = ring.asked()
+            self._observer("prepared", queue=self._index, flags=flags)
+            self._glance(ring, ring.base, 0)
         if self.region is not None:
             packed = self._block.has(Feature.RING_PACKED)
             kind = PackedInFlight if packed else SplitInFlight
             self._in_flight = kind(self.region, self.size)
             for chain in self._in_flight.recover(ring):
                 self._begin(ring, chain, replayed=True)
+
+    def _glance(self, ring: Ring, base: int, times: int) -> None:
+        """Tell the observer of a chain that lies there and that no notification has announced.
+
+        `base` is the position of the ring at the last look, and `times` the number of looks that
+        have found the same chain.
+        """
+        if self._ring is not ring or self._observer is None:
+            return
+        waiting = ring.waiting()
+        again = times + 1 if waiting and ring.base == base else 0
+        if again == GLANCES:
+            self._observer("unnoticed", queue=self._index, waiting=waiting, **self.asked)
+        now = ring.base
+        self._loop.at(time.monotonic() + GLANCE, lambda: self._glance(ring, now, again))
+
+    def show_waiting(self) -> None:
+        """Tell the observer, if there is one, how much is available and not taken."""
+        if self._observer and self._ring:
+            self._observer("waiting", queue=self._index, count=self._ring.waiting())
+
+    @property
+    def asked(self) -> dict[str, int]:
+        """Return what the driver is asked for, for an observer; nothing while it is stopped."""
+        if self._ring is None:
+            return {}
+        flags, place = self._ring.asked()
+        return {"flags": flags, "place": place}
 
     def make_ring(self, event_idx: bool) -> Ring:
         """Return a ring of the negotiated kind, at the base that was set."""
@@ -187,13 +228,20 @@ class Queue:
         self._announce(ring)
 
     def _take(self, ring: Ring) -> Chain | None:
-        if self._observer and (found := ring.look()):
-            # The observer sees a chain as it lies there, also one that `take` cannot read.
-            self._observer("chain", queue=self._index, **found)
+        if self._observer:
+            self._show_next(ring, self._observer)
         chain = ring.take()
         if chain and self._in_flight:
             self._in_flight.taken(chain)
         return chain
+
+    def _show_next(self, ring: Ring, observer: Observer) -> None:
+        """Tell the observer of the next chain as it lies there, also if `take` cannot read it."""
+        if found := ring.look():
+            observer("chain", queue=self._index, **found)
+            self._seen = found["descriptors"]
+        elif (index := ring.impossible()) is not None:
+            observer("bad_index", queue=self._index, index=index, position=ring.base)
 
     def _show(self, request: Request, observer: Observer) -> None:
         observer(
@@ -209,6 +257,7 @@ class Queue:
     def _begin(self, ring: Ring, chain: Chain, replayed: bool = False) -> None:
         job = Job(self._taken, chain, Request(chain), replayed)
         if self._observer:
+            job.seen = [] if replayed else self._seen
             self._show(job.request, self._observer)
         self._taken += 1
         self._jobs.append(job)
@@ -241,10 +290,22 @@ class Queue:
         for ready in self.ready(job):
             self._jobs.remove(ready)
             if self._observer:
-                ident, length = ready.chain.id, ready.length
-                self._observer("used", queue=self._index, id=ident, length=length)
+                self._show_use(ring, ready, self._observer)
             self.use(ring, ready)
         self._last = max(self._last, job.number)
+
+    def _show_use(self, ring: Ring, job: Job, observer: Observer) -> None:
+        """Tell the observer of a use, and of descriptors that have changed since they were taken.
+
+        The use of a packed virtqueue overwrites a descriptor, perhaps one of another job.
+        """
+        now = ring.look_again(job.seen)
+        if now != job.seen:
+            observer("changed", queue=self._index, before=job.seen, after=now)
+        observer("used", queue=self._index, id=job.chain.id, length=job.length)
+        if (slot := ring.overwritten) >= 0:
+            for other in self._jobs:
+                other.seen = [entry for entry in other.seen if entry[0] != slot]
 
     def use(self, ring: Ring, job: Job) -> None:
         """Put a request that is done into the used ring, or mark its descriptors used."""

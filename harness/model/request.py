@@ -28,9 +28,10 @@ class Request:
             raise BrokenError("a request without a status byte")
         self.type: int | None = None
         self.sector = 0
+        self.flags = 0
         if self.sent >= 0:
             header = b"".join(pieces(chain.readable, 0, HEADER))
-            self.type, _, self.sector = REQUEST_HEADER.unpack(header)
+            self.type, self.flags, self.sector = REQUEST_HEADER.unpack(header)
 
     @property
     def segmented(self) -> bool:

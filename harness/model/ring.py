@@ -100,8 +100,38 @@ class Ring(ABC):
         """Return True if uses since the last call need a notification (virtio 2.7.7, 2.8.10)."""
 
     @abstractmethod
+    def wanted(self, old: int, new: int) -> bool:
+        """Return True if the driver wants a notification for the use of `old` to `new`."""
+
+    @abstractmethod
     def want_kicks(self) -> None:
         """Ask the driver to notify when the next chain becomes available."""
+
+    # --- for an observer
+
+    @abstractmethod
+    def look_again(self, seen: list[list[int]]) -> list[list[int]]:
+        """Return descriptors that `look` has returned as they lie in memory now."""
+
+    @abstractmethod
+    def waiting(self) -> int:
+        """Return the number of chains (packed: of descriptors) that are available and not taken.
+
+        It is 0 for an available index that is too far ahead.
+        """
+
+    @abstractmethod
+    def asked(self) -> tuple[int, int]:
+        """Return what the driver is asked for: flags, and avail_event or desc_event_off_wrap."""
+
+    def impossible(self) -> int | None:
+        """Return an available index that is too far ahead, or None if there is no such index."""
+        return None
+
+    @property
+    @abstractmethod
+    def overwritten(self) -> int:
+        """Return the slot that the next use overwrites, or -1 if it overwrites no descriptor."""
 
 
 def look_at_table(memory: Memory, address: int, length: int) -> list[list[int]]:

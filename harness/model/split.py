@@ -97,6 +97,25 @@ class SplitRing(Ring):
             "flags": self._avail[0],
         }
 
+    def look_again(self, seen: list[list[int]]) -> list[list[int]]:
+        slots = (entry[0] for entry in seen)
+        return [[slot, *DESC.unpack_from(self._desc, DESC_SIZE * slot)] for slot in slots]
+
+    def waiting(self) -> int:
+        waiting = (self._avail[1] - self._next) & 0xFFFF
+        return waiting if waiting <= self.size else 0
+
+    def impossible(self) -> int | None:
+        index = self._avail[1]
+        return index if (index - self._next) & 0xFFFF > self.size else None
+
+    def asked(self) -> tuple[int, int]:
+        return self._used[0], self._used[2 + 4 * self.size]
+
+    @property
+    def overwritten(self) -> int:
+        return -1
+
     def give_back(self, chain: Chain) -> None:
         self._next = chain.position
 

@@ -106,6 +106,7 @@ class Connection(Transport):
                 config=self.device.read_config().hex(),
                 queues=len(self.device.queues),
                 vectors=0,
+                **self.device.block.zone_facts(),
             )
         link.settimeout(PATIENCE)
         loop.watch(link.fileno(), self._readable)
@@ -413,7 +414,7 @@ class Connection(Transport):
             times = os.eventfd_read(queue.kick)
         if self._observer:
             index = self.device.queues.index(queue)
-            self._observer("notified", queue=index, width=0, value=0)
+            self._observer("notified", queue=index, width=0, value=0, **queue.asked)
         self.device.notified(queue, times)
 
     def serves(self, queue: Queue) -> bool:

@@ -63,6 +63,12 @@ class ZonedBlock(Block):
             "model": ZonedModel.HOST_MANAGED if self.host_managed else ZonedModel.HOST_AWARE,
         }
 
+    def zone_facts(self) -> dict[str, int]:
+        sequential = next((zone for zone in self.zones.all if zone.sequential), None)
+        if sequential is None:
+            return {}
+        return {"sequential": sequential.start, "zone_capacity": sequential.capacity}
+
     def declined(self) -> bool:
         """Return True if the driver has chosen not to use zones (virtio 5.2.5.2)."""
         return bool(self.features) and not self.has(Feature.BLK_ZONED)

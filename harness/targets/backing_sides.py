@@ -7,14 +7,16 @@ owns.
 from __future__ import annotations
 
 from harness.diskspec import DiskSpec, unsupported
+from harness.driver.block import BlockDriver
+from harness.driver.interface import Driver
 from harness.machine import Drive, Machine, MachineError
 from harness.machine.blockgraph import HONOURED
 from harness.machine.command import Board
 from harness.machine.drive import Volume
-from harness.machine.storage_daemon import Export
 from harness.robustness.device_process import MONITOR_DEADLINE, DeviceProcess
 from harness.targets.base import Backing, LacksError, TargetError, translated
-from harness.targets.daemon import Daemon
+from harness.targets.daemon import BackEnd, Exported
+from harness.targets.through_device import ThroughDevice
 
 
 def check_board(board: Board, spec: DiskSpec) -> None:
@@ -68,28 +70,42 @@ class DriveSide:
 
 
 class ExportSide:
-    """Host side of a disk that is an export of a storage daemon."""
+    """Host side of a disk that is an export of a back-end outside QEMU."""
 
-    export: Export
+    export: Exported
+    driver: Driver
     killed: bool
-    _daemon: Daemon
+    through_device: bool
+    _daemon: BackEnd
 
     def _remove_export(self) -> None:
-        if self.killed:
-            return  # the daemon was killed, and all its exports with it
         try:
-            self._daemon.remove(self.export)
+            self._daemon.remove(self.export, self.killed)
         except MachineError as error:
             raise translated(error) from None
 
     @property
     def backing(self) -> Backing:
-        """Return the raw file behind the disk. Raise TargetError for a null disk."""
-        return _backing(self.export)
+        """Return the file behind the disk, else the view through the device.
+
+        Raise TargetError for a null disk, LacksError if the bytes can be seen in neither way.
+        """
+        try:
+            return self.export.backing
+        except MachineError as error:
+            raise TargetError(str(error)) from None
+        except LacksError:
+            if not isinstance(self.driver, BlockDriver):
+                raise
+        self.through_device = True
+        return ThroughDevice(self.driver, "the back-end")
 
     def resize(self, capacity: int) -> None:
-        """Change the capacity (sectors of 512 bytes) with `block_resize` in the running daemon."""
-        _resize(self.export, capacity)
+        """Change the capacity (sectors of 512 bytes) while the device runs."""
+        try:
+            self.export.resize(capacity)
+        except MachineError as error:
+            raise translated(error) from None
 
 
 def _backing(blocks: Volume) -> Backing:

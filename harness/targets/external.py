@@ -17,7 +17,8 @@ from harness.driver.transport.base import Transport
 from harness.machine.drive import Backing as FileBacking
 from harness.machine.errors import MachineError
 from harness.machine.foreign import run
-from harness.targets.base import Backing, DeviceIdentity, LacksError, Plugged, Target, TargetError
+from harness.targets.base import Backing, DeviceIdentity, LacksError, Target, TargetError
+from harness.targets.behind_qemu import LentDisk
 from harness.targets.found import Found, unreadable
 from harness.targets.through_device import ThroughDevice
 from harness.targets.userfile import START_TIMEOUT, UserTarget, words_of
@@ -142,7 +143,7 @@ def host_side(name: str, definition: UserTarget, place: str) -> HostSide:
     )
 
 
-class OwnedDisk(Plugged):
+class OwnedDisk(LentDisk):
     """An external device with a driver on it."""
 
     storage_known = False
@@ -160,6 +161,7 @@ class OwnedDisk(Plugged):
         self._owner = owner
         self._host = host
         self._resized = False
+        self.file = host.backing
         self.driver = driver
         self.resizable = host.resize is not None
         self.spec = replace(
@@ -172,10 +174,10 @@ class OwnedDisk(Plugged):
     @property
     def backing(self) -> Backing:
         """Return the file that the owner named, else the view through the device."""
-        if self._host.backing is None:
+        if self.file is None:
             self.through_device = True
             return ThroughDevice(self.driver, self._owner)
-        return FileBacking(self._host.backing)
+        return FileBacking(self.file)
 
     def resize(self, capacity: int) -> None:
         """Resize with the owner's command. Raise LacksError if none was named."""
@@ -235,7 +237,7 @@ class OwnedTarget(Target):
         Raise TargetError or DriverError if it cannot be opened.
         """
 
-    def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
+    def plug(self, spec: DiskSpec, writes: bool = True) -> OwnedDisk:
         """Put a driver on the device as it is; one at a time.
 
         LacksError for a property that the test asks for and the device does not have. Also,
@@ -351,7 +353,7 @@ class OwnedTarget(Target):
 
     def check(self) -> None:
         """Raise TargetError if the device in use is gone."""
-        if self._disk and self._disk.plugged:
+        if self._disk and self._disk.plugged and not self._disk.lent:
             try:
                 self._disk.driver.config_generation()
             except (DriverError, OSError) as error:

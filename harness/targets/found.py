@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.diskspec import SECTOR, DiskSpec, unsupported
 from harness.driver.block import BlockDriver
+from harness.driver.interface import Driver
 from harness.virtio.blk import BlockConfig, ZonedModel
 from harness.virtio.features import Feature
 
@@ -21,6 +22,7 @@ OFFERED = {
     "discard": Feature.BLK_DISCARD,
     "write_zeroes": Feature.BLK_WRITE_ZEROES,
     "secure_erase": Feature.BLK_SECURE_ERASE,
+    "fua": Feature.BLK_REQ_FLAGS_OUT_FUA,
 }
 """`DiskSpec` fields that only ask for a feature bit; any device that offers the bit satisfies
 them."""
@@ -67,11 +69,16 @@ class Found:
     """Virtqueues that the transport has, at most as many as `config_queues`."""
 
     @classmethod
-    def of(cls, driver: BlockDriver) -> Found:
-        """Read a device. DriverError if it does not answer."""
+    def of(cls, driver: Driver) -> Found:
+        """Read a device. DriverError if it does not answer.
+
+        Of a device in a guest, the number of virtqueues is taken from its configuration space.
+        """
         offered = driver.offered()
-        raw = driver.config_read(0, driver.transport.config_size())
+        raw = driver.config_read(0, driver.config_size())
         config = BlockConfig.parse(raw, offered)
+        if not isinstance(driver, BlockDriver):
+            return cls(offered, config, config.num_queues or 1)
         queues = 0
         while queues < (config.num_queues or 1) and driver.transport.queue_max_size(queues):
             queues += 1

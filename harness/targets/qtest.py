@@ -35,7 +35,7 @@ from harness.targets.backing_sides import (
     qemu_parts,
 )
 from harness.targets.base import DeviceIdentity, Plugged, Target, TargetError, translated
-from harness.targets.daemon import BY_QEMU, Daemon
+from harness.targets.daemon import BY_QEMU, BackEnd, Daemon, as_exported
 from harness.targets.prefetch import Prefetch
 
 Defects = Sequence[RegisterDefect]
@@ -200,14 +200,17 @@ class QtestExport(ExportSide, QtestDisk):
         variant: Variant,
         spec: DiskSpec,
         defects: Defects,
-        daemon: Daemon,
+        daemon: BackEnd,
+        writes: bool = True,
     ) -> None:
         self._daemon = daemon
-        self.export = daemon.export(spec, BY_QEMU)
+        self.export = daemon.export(spec, BY_QEMU, writes)
+        self.resizable, self.storage_known = daemon.resizes, daemon.made_to_order
+        spec = as_exported(spec, self.export)
         try:
             super().__init__(take, end, variant, spec, defects)
         except BaseException:
-            with suppress(MachineError):
+            with suppress(MachineError, TargetError):
                 daemon.remove(self.export)
             raise
 
@@ -230,12 +233,18 @@ class QtestTarget(Target):
     """A target from `VARIANTS`."""
 
     def __init__(
-        self, name: str, qemu: str | None = None, defects: Defects = (), ahead: bool = False
+        self,
+        name: str,
+        qemu: str | None = None,
+        defects: Defects = (),
+        ahead: bool = False,
+        back_end: BackEnd | None = None,
     ) -> None:
         """Prepare the target; `qemu` is a path (None: search PATH).
 
         `defects` are planted between driver and device. With `ahead` the next QEMU starts while the
-        present one is in use, if the board allows hot-plugging.
+        present one is in use, if the board allows hot-plugging. `back_end` is for a variant with
+        vhost-user; by default it is a qemu-storage-daemon.
         """
         self.name = name
         self.variant = VARIANTS[name]
@@ -247,7 +256,8 @@ class QtestTarget(Target):
         ahead = ahead and self.variant.board == "pc"
         self._ahead = Prefetch(self._start, Machine.stop) if ahead else None
         self._disks: list[QtestDisk] = []
-        self._daemon = Daemon()
+        self._daemon: BackEnd = back_end or Daemon()
+        self.made_to_order = self._daemon.made_to_order
 
     def _found(self) -> Qemu:
         if self._qemu is None:
@@ -282,13 +292,16 @@ class QtestTarget(Target):
         try:
             take = self._ahead.take if self._ahead else self._make
             disk = (
-                QtestExport(take, self._end, self.variant, spec, self._defects, self._daemon)
+                QtestExport(
+                    take, self._end, self.variant, spec, self._defects, self._daemon, writes
+                )
                 if self.variant.vhost_user
                 else QtestDisk(take, self._end, self.variant, spec, self._defects)
             )
         except (MachineError, DriverError, OSError) as error:
             raise translated(error) from None
         self._disks.append(disk)
+        self.made_to_order = self._daemon.made_to_order  # the first disk may have shown it
         return disk
 
     def _end(self, machine: Machine) -> None:
@@ -344,3 +357,8 @@ class QtestTarget(Target):
                 disk.machine.check()
             except MachineError as error:
                 raise TargetError(str(error)) from None
+        if self.variant.vhost_user:
+            try:
+                self._daemon.check()
+            except MachineError as error:
+                raise translated(error) from None

@@ -14,11 +14,14 @@ from harness.defects.registers import REGISTER_DEFECTS
 from harness.model.whims import WHIMS
 from harness.targets import model, qtest
 from harness.targets.base import Progress, Target, TargetError
+from harness.targets.behind_qemu import LendingTarget, UserBackEnd
+from harness.targets.daemon import BackEnd
 from harness.targets.external import HostSide, host_side
 from harness.targets.guest import variants as guest_variants
 from harness.targets.guest.model import GuestModel
-from harness.targets.guest.target import Accelerator, GuestPci
+from harness.targets.guest.target import Accelerator, GuestTarget
 from harness.targets.guest.variants import Channel
+from harness.targets.guest.vmm import VmmTarget
 from harness.targets.host_pci import HostPci, checked_address
 from harness.targets.model import Model
 from harness.targets.owned_model import OwnedModel
@@ -59,9 +62,9 @@ class Settings:
     whims: tuple[str, ...] = ()
 
 
-def _guest(name: str) -> Callable[[Settings], Target]:
-    def make(settings: Settings) -> Target:
-        kind: Callable[..., Target] = GuestPci
+def _guest(name: str) -> Callable[..., Target]:
+    def make(settings: Settings, back_end: BackEnd | None = None) -> Target:
+        kind: Callable[..., Target] = partial(GuestTarget, back_end=back_end)
         if guest_variants.VARIANTS[name].model:
             kind = partial(GuestModel, settings.defects, settings.whims)
         return kind(
@@ -173,7 +176,7 @@ def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Tar
         definition = named(name)
         return _owned(definition.device, name, definition)
     if name in profiles():
-        return _owned(profiles()[name]["device"], name, profile(name))
+        return _owned(profile(name).device, name, profile(name))
     if name not in _MAKERS:
         there = ", ".join([*user, *descriptions()])
         raise TargetError(f"unknown target {name!r}; known: {there}")
@@ -220,18 +223,46 @@ def _check_whims(base: str, whims: list[str]) -> None:
             families[whim.family] = name
 
 
+def _behind(front: str, lending: LendingTarget, settings: Settings) -> Target:
+    """Return the target of QEMU's device with this target's back-end behind it."""
+    back_end = UserBackEnd(lending)
+    target: Target
+    if front in qtest.VARIANTS:
+        target = QtestTarget(front, settings.qemu, ahead=True, back_end=back_end)
+    else:
+        target = _guest(front)(settings, back_end)
+    target.name = lending.name
+    return target
+
+
 def _owned(device: str, name: str, definition: UserTarget) -> Callable[[Settings], Target]:
     """Return a function that makes the target for an external device."""
     kind, _, place = device.partition(":")
-    if definition.start:
-        return lambda settings: StartedTarget(name, definition, settings.destructive)
+    if definition.vmm:
+        return lambda settings: VmmTarget(
+            name, definition, settings.boot_timeout, settings.progress
+        )
     host = host_side(name, definition, place)
+
+    def start(settings: Settings) -> Target:
+        started = StartedTarget(name, definition, settings.destructive)
+        return _behind(definition.through, started, settings) if definition.through else started
 
     def make(settings: Settings) -> Target:
         destructive = settings.destructive or definition.destructive
+        if definition.through:
+            if not destructive:
+                raise TargetError(
+                    f"{name}: a device behind QEMU cannot be protected from tests that write;"
+                    " allow it with destructive = true"
+                )
+            return _behind(definition.through, VhostUserSocket(place, True, host), settings)
         target = kinds[kind](place, destructive, host)
         target.name = name
         return target
+
+    if definition.start:
+        return start
 
     kinds: dict[str, Callable[[str, bool, HostSide], Target]] = {
         "vhost-user": VhostUserSocket,

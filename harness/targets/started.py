@@ -14,7 +14,7 @@ from harness.diskspec import SECTOR, DiskSpec, unsupported
 from harness.driver.block import BlockDriver
 from harness.driver.bus.vfio_user import VfioUser
 from harness.driver.errors import DriverError, NoDeviceError
-from harness.driver.interface import Request
+from harness.driver.interface import Driver, Request
 from harness.driver.transport.base import Transport
 from harness.driver.transport.pci import PciModern
 from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
@@ -23,21 +23,22 @@ from harness.machine.drive import Backing as FileBacking
 from harness.machine.drive import make_raw
 from harness.machine.errors import MachineError
 from harness.machine.foreign import ForeignDaemon, run
-from harness.machine.monitor import LoopThread
 from harness.machine.rundir import RunDir
+from harness.machine.served_files import FAULTY, ServedFiles
+from harness.machine.served_files import HONOURED as SERVED_FIELDS
+from harness.machine.served_files import lacking as fuse_lacking
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.base import (
     Backing,
     DeviceIdentity,
     LacksError,
-    Plugged,
     StartError,
-    Target,
     TargetError,
 )
+from harness.targets.behind_qemu import LendingTarget, LentDisk
 from harness.targets.found import Found, unreadable
 from harness.targets.through_device import ThroughDevice
-from harness.targets.userfile import PLACES, UserTarget, rendered, words_of
+from harness.targets.userfile import PLACES, VMM_PLACES, UserTarget, rendered, words_of
 from harness.virtio.blk import RequestType, Status
 
 STARTS = 3
@@ -56,15 +57,15 @@ POLLING = 0.75
 TROUBLE = (MachineError, DriverError, OSError)
 
 
-class StartedDisk(Plugged):
+class StartedDisk(LentDisk):
     """A disk of a daemon that we started, with a driver on it."""
 
     def __init__(
-        self, target: StartedTarget, name: str, spec: DiskSpec, driver: BlockDriver, file: Path
+        self, target: StartedTarget, name: str, spec: DiskSpec, driver: Driver, file: Path
     ) -> None:
         self._target = target
         self._name = name
-        self._file = file
+        self.file = file if target.serves_file else None
         self.spec = spec
         self.driver = driver
         self.resizable = target.resizes
@@ -73,10 +74,10 @@ class StartedDisk(Plugged):
     @property
     def backing(self) -> Backing:
         """Return the file, or the view through the device if that does not serve the file."""
-        if not self._target.serves_file:
+        if self.file is None:
             self.through_device = True
             return ThroughDevice(self.driver, "a disk that the daemon has")
-        return FileBacking(self._file)
+        return FileBacking(self.file)
 
     def resize(self, capacity: int) -> None:
         """Resize the disk by the user's command. LacksError if none was named."""
@@ -96,7 +97,7 @@ class StartedDisk(Plugged):
         return self._name
 
 
-class StartedTarget(Target):
+class StartedTarget(LendingTarget):
     """A daemon that is started for each disk, for each connection, or once for the run."""
 
     description = "a daemon that the harness starts, driven from the host"
@@ -109,17 +110,16 @@ class StartedTarget(Target):
         )
         self._definition = definition
         (program, *_) = words_of(
-            definition.start, {**dict.fromkeys(PLACES, ""), **self._programs()}
+            definition.command, {**dict.fromkeys(PLACES | VMM_PLACES, ""), **self._programs()}
         )
-        self._program = Path(program).name
-        self._file_is_ours = "{file}" in definition.start + definition.plug
+        self._program = Path(definition.program or program).name
+        self._file_is_ours = "{file}" in definition.command + definition.plug
         self.made_to_order = self._file_is_ours
         self._writable = self._file_is_ours or destructive or definition.destructive
         self.serves_file = self._file_is_ours
         self._dir: RunDir | None = None
-        self._thread: LoopThread | None = None
         self._daemon: ForeignDaemon | None = None
-        self._last_words = ""
+        self._ended: ForeignDaemon | None = None
         self._made = 0
         self._failed_starts = 0
         self._tried = False
@@ -128,6 +128,7 @@ class StartedTarget(Target):
         self._line: list[str] = []
         self._socket = Path()
         self._disk: StartedDisk | None = None
+        self._served: ServedFiles | None = None
         self._facts: dict[str, str] = {}
 
     @property
@@ -137,7 +138,7 @@ class StartedTarget(Target):
 
     # --- disks
 
-    def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
+    def plug(self, spec: DiskSpec, writes: bool = True) -> StartedDisk:
         """Make a disk with a driver on it. LacksError for what the file has no words for.
 
         StartError if the daemon does not start. The third in a row ends the run.
@@ -149,6 +150,7 @@ class StartedTarget(Target):
         if self._disk:
             raise LacksError(f"the disk of {self.name} is in use")
         words, covered = self._words(spec)
+        covered |= self._by_served_file(spec)
         provided = {*covered, "capacity"} if self._file_is_ours else covered
         if missing := "; ".join(unreadable(spec, provided)):
             raise LacksError(missing)
@@ -163,6 +165,17 @@ class StartedTarget(Target):
         self._failed_starts = 0
         return disk
 
+    def lend(self, disk: LentDisk) -> Path:
+        """Hang up, and return the socket on which the daemon waits for another front-end.
+
+        A daemon that has ended with the connection is started again.
+        """
+        disk.driver.close()
+        disk.lent = True
+        if self._definition.per == "connection":
+            self._start_for_a_connection()
+        return self._socket
+
     def _words(self, spec: DiskSpec) -> tuple[list[str], set[str]]:
         """Return the words for what a disk has to be, and the fields that they are about."""
         words: list[str] = []
@@ -176,14 +189,25 @@ class StartedTarget(Target):
             words += words_of(command, {name: rendered(value)})
         return words, covered
 
+    def _by_served_file(self, spec: DiskSpec) -> set[str]:
+        """Return the fields that a file of ours provides. LacksError if FUSE is missing."""
+        if not self._definition.serve_file:
+            return set()
+        wanted = {*unsupported(spec, frozenset())} & SERVED_FIELDS - self._definition.options.keys()
+        if any(fault.on not in FAULTY for fault in spec.faults):
+            wanted.discard("faults")
+        if wanted and (missing := fuse_lacking()):
+            raise LacksError(f"cannot provide {', '.join(sorted(wanted))}: {missing}")
+        return wanted
+
     def _prepare(self) -> None:
         if self._dir is None:
             self._dir = RunDir()
-            self._thread = LoopThread(self._program)
             cleanup.at_exit(self.close)
 
     def _make(self, spec: DiskSpec, words: list[str], provided: set[str]) -> StartedDisk:
         assert self._dir
+        served = bool(self._by_served_file(spec))
         name = f"disk{self._made}"
         self._made += 1
         file, self._socket = self._dir.path / f"{name}.raw", self._dir.path / f"{name}.sock"
@@ -195,6 +219,8 @@ class StartedTarget(Target):
                 file.write_bytes(probe)
                 os.truncate(file, spec.capacity * SECTOR)
         values = self._values(name, spec.capacity)
+        if served:
+            values = {**values, "file": self._serve(file)}
         driver: BlockDriver | None = None
         try:
             if self._definition.per == "run":
@@ -209,12 +235,15 @@ class StartedTarget(Target):
             if differences := "; ".join(self._differences(found, spec, provided)):
                 raise LacksError(differences)
             self._try(driver, found, probe)
+            if served:
+                assert self._served
+                self._served.set(file.name, spec)
             if probe and self._file_is_ours:
                 FileBacking(file).write(0, bytes(len(probe)))
         except BaseException:
             with suppress(*TROUBLE, TargetError):
-                if driver:
-                    driver.close()
+                if driver:  # without a reset: it could hang as the start did
+                    driver.transport.close()
             with suppress(*TROUBLE, TargetError):
                 self._remove(name)
             raise
@@ -235,6 +264,14 @@ class StartedTarget(Target):
             "bytes": capacity * SECTOR,
             "sectors": capacity,
         }
+
+    def _serve(self, file: Path) -> Path:
+        """Return the path of a file over FUSE. MachineError if it cannot be served."""
+        assert self._dir
+        if self._served is None:
+            log = self._dir.path / "served.log"
+            self._served = ServedFiles(self._dir.path, self._dir.path / "served", log)
+        return self._served.mountpoint / file.name
 
     def _programs(self) -> dict[str, object]:
         return {"program": self._definition.program, "control": self._definition.control}
@@ -261,6 +298,9 @@ class StartedTarget(Target):
 
     def _remove(self, name: str) -> None:
         assert self._dir
+        if self._served:
+            # A process that waits for a slow file cannot end before it has its answer.
+            self._served.forget(f"{name}.raw")
         try:
             if self._definition.per == "run":
                 if self._definition.unplug and self._daemon and self._daemon.alive():
@@ -284,13 +324,11 @@ class StartedTarget(Target):
 
     def _start(self, socket: Path | None) -> None:
         """Start the daemon with `_line`, and wait until it is ready."""
-        assert self._dir and self._thread
         self._end()
         if socket:
             socket.unlink(missing_ok=True)
         with interrupt.shielded():
-            log = self._dir.path / "output.log"
-            self._daemon = ForeignDaemon(self._program, self._line, log, self._thread)
+            self._daemon = ForeignDaemon(self._program, self._line)
         self._daemon.wait_until_ready(
             socket, self._definition.ready, self._definition.start_timeout
         )
@@ -343,7 +381,7 @@ class StartedTarget(Target):
             )
         return VhostUser(path, size, without=refused)
 
-    def _try(self, driver: BlockDriver, found: Found, probe: bytes) -> None:
+    def _try(self, driver: Driver, found: Found, probe: bytes) -> None:
         """Use the very first disk before a test does: a daemon that fails here serves no test.
 
         Also see whether it serves the file, and whether its process polls.
@@ -375,22 +413,20 @@ class StartedTarget(Target):
         message = error.message if isinstance(error, DriverError) else str(error)
         if self._daemon:
             self._daemon.wait(0.2)  # its connection is closed before it has ended
-        words = self._words_at_the_end()
-        if self._last_line and self._last_line not in message:
-            message = f"{message}. {self._last_line}"
+        daemon = self._daemon or self._ended
+        if daemon and daemon.last_line() not in message:
+            message = f"{message}. {daemon.last_line()}"
         over = self._failed_starts >= STARTS
         times = f" ({STARTS} starts in a row have failed)" if over else ""
         failure = StartError(f"{self.name}: {message}{times}", over)
-        if words:
+        if words := self._words_at_the_end():
             failure.add_note(words)
         return failure
 
     def _words_at_the_end(self) -> str:
-        if self._daemon:
-            self._last_words, self._last_line = self._daemon.last_words(), self._daemon.last_line()
-        return self._last_words
-
-    _last_line = ""
+        """Return how the daemon runs or ended, and the end of its output; "" before the first."""
+        daemon = self._daemon or self._ended
+        return daemon.last_words() if daemon else ""
 
     def _gone(self) -> str:
         """Return in words that the daemon has died, "" if it has not."""
@@ -405,10 +441,10 @@ class StartedTarget(Target):
         return f"{daemon.last_line()}{hint}"
 
     def _end(self) -> None:
-        """End the daemon, and keep its last words."""
+        """End the daemon; its last words stay known."""
         daemon, self._daemon = self._daemon, None
         if daemon:
-            self._last_words, self._last_line = daemon.last_words(), daemon.last_line()
+            self._ended = daemon
             daemon.stop()
 
     def processes(self) -> tuple[DeviceProcess, ...]:
@@ -438,10 +474,10 @@ class StartedTarget(Target):
             if disk:
                 with suppress(*TROUBLE):
                     disk.driver.close()
+            if self._served:
+                self._served.close()
+                self._served = None
             self._end()
-            if self._thread:
-                self._thread.close()
-                self._thread = None
             if self._dir:
                 self._dir.remove()
                 self._dir = None
@@ -453,17 +489,22 @@ class StartedTarget(Target):
 
     def facts(self) -> dict[str, str]:
         """Return the command, and what was found out at the start."""
-        return {"start": self._definition.start, **self._facts}
+        return {"start": self._definition.command, **self._facts}
 
     def evidence(self) -> dict[str, str]:
         """Return how the daemon fares or ended, and the end of its output."""
         words = self._words_at_the_end()
-        return {f"{self._program}, last words": words} if words else {}
+        found = {f"{self._program}, last words": words} if words else {}
+        if self._served and self._disk:
+            with suppress(MachineError):
+                syncs = self._served.syncs(f"{self._disk.name}.raw")
+                found["the file over FUSE"] = f"committed {syncs} times (fsync, O_SYNC writes)"
+        return found
 
     def logs(self) -> dict[str, str]:
         """Return the daemon's whole output and its command line."""
         if self._daemon is None:
-            return {f"{self._program}.log": self._last_words} if self._last_words else {}
+            return {f"{self._program}.log": self._ended.last_words()} if self._ended else {}
         return {
             f"{self._program}.command": self._daemon.command,
             f"{self._program}.log": f"{self._daemon.output()}{self._daemon.fate()}\n",

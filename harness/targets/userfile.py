@@ -21,12 +21,22 @@ A device that the harness starts:
     per = "disk"                      # "connection": it ends with its connection; "run": one
                                       # process for all disks, which `plug` and `unplug` make
     ready = "listening"               # in its output when it is ready; otherwise: its socket
+    serve_file = true                 # {file} fails and is slow as tests ask for (needs FUSE)
+    through = "qtest-vhost-user"      # QEMU's vhost-user-blk-pci is in front of it; or
+                                      # "guest-vhost-user", which is driven inside a guest
 
     [target.my-daemon.options]        # a property of a disk -> words of the command line
     read_only = "--read-only"
     queues = "--num-queues {queues}"
 
-Only `device` is required. Tests that need a missing key are skipped.
+A device in a guest that a VMM runs, which the harness starts:
+
+    [target.my-vmm]
+    vmm = "my-vmm -k {kernel} -i {initrd} -a {append} --disk {file} --serial-socket {serial}"
+    serial = "socket"                 # "pty" or "stdio"
+    append = "pci=off"                # more arguments for the kernel
+
+Only `device` or `vmm` is required. Tests that need a missing key are skipped.
 """
 
 from __future__ import annotations
@@ -88,6 +98,10 @@ PLACES = frozenset(
 capacity in bytes and in sectors, the programs that the table names, this Python, and the words of
 the options."""
 
+VMM_PLACES = frozenset({"kernel", "vmlinux", "initrd", "append", "serial"})
+"""Placeholders of a `vmm` in addition: the guest's kernel as a bzImage and as an ELF file, its
+initramfs and its arguments, and the socket of the serial port."""
+
 SPEC_FIELDS = frozenset(field.name for field in fields(DiskSpec)) - {"capacity", "backing"}
 """Properties of a disk that an option can stand for; the capacity is that of the file."""
 
@@ -148,11 +162,25 @@ Command = Annotated[
 ]
 
 
+VmmCommand = Annotated[
+    str,
+    Check(
+        "a command with balanced quotes, and no placeholders but {kernel}, {vmlinux}, {initrd},"
+        " {append}, {serial}, {name}, {file}, {dir}, {bytes} and {sectors}",
+        lambda text: _is_command(text, VMM_PLACES, PLACES - {"socket"}),
+    ),
+]
+
+
 @dataclass(frozen=True)
 class UserTarget:
     """One table of the file, as it is written there."""
 
-    device: Text
+    device: Text = ""
+    vmm: VmmCommand = ""
+    serial: Literal["socket", "pty", "stdio"] = "socket"
+    pty: Text = r"/dev/pts/\d+"
+    append: Text = ""
     program: Text = ""
     control: Text = ""
     start: Command = ""
@@ -167,11 +195,18 @@ class UserTarget:
     implementation: Text = "unknown"
     version: Version = ""
     backing: Text = ""
+    serve_file: bool = False
+    through: Literal["", "qtest-vhost-user", "guest-vhost-user"] = ""
     without: Annotated[
         tuple[Annotated[str, one_of(*sorted(feature.name for feature in OPTIONAL))], ...],
         at_most(len(OPTIONAL)),
     ] = ()
     options: Annotated[dict[str, Text], at_most(MOST_OPTIONS)] = field(default_factory=dict)
+
+    @property
+    def command(self) -> str:
+        """Return the command by which the harness starts the device, "" for a device that runs."""
+        return self.vmm or self.start
 
     @property
     def refused(self) -> frozenset[ProtocolFeature]:
@@ -188,10 +223,22 @@ class UserTarget:
 
 def _check(target: UserTarget, at: tuple[str | int, ...]) -> None:
     """Raise WrongValueError for keys that do not go together."""
+    if target.vmm:
+        _check_vmm(target, at)
+        return
+    if not target.device:
+        raise WrongValueError(at, "needs `device` or `vmm`")
+    for key in VMM_KEYS:
+        if getattr(target, key) != getattr(UserTarget, key):
+            raise WrongValueError((*at, key), "only for a target with `vmm`")
     starts = target.device in STARTED
-    for key in ("per", "ready", "options"):
+    for key in ("per", "ready", "options", "serve_file"):
         if not starts and getattr(target, key) != getattr(UserTarget(""), key):
             raise WrongValueError((*at, key), 'only for device = "vhost-user" or "vfio-user"')
+    if target.through and target.device.partition(":")[0] != "vhost-user":
+        raise WrongValueError((*at, "through"), "only for a vhost-user device")
+    if target.through and target.without:
+        raise WrongValueError((*at, "without"), "QEMU is the front-end, and chooses for itself")
     if target.without and target.device.partition(":")[0] != "vhost-user":
         raise WrongValueError((*at, "without"), "only for a vhost-user device")
     if target.start and not starts:
@@ -208,9 +255,39 @@ def _check(target: UserTarget, at: tuple[str | int, ...]) -> None:
         raise WrongValueError((*at, "per"), '"connection" is for vhost-user')
     if target.backing:
         raise WrongValueError((*at, "backing"), "{file} is the backing of a disk that is started")
+    if target.serve_file and "{file}" not in target.start + target.plug:
+        raise WrongValueError((*at, "serve_file"), "needs {file} in the command that gets the file")
     for key in ("plug", "unplug"):
         if target.per != "run" and getattr(target, key):
             raise WrongValueError((*at, key), 'only for per = "run"')
+    _check_options(target, at)
+
+
+def _check_vmm(target: UserTarget, at: tuple[str | int, ...]) -> None:
+    """Raise WrongValueError for keys that do not go together with `vmm`."""
+    for key in ("device", "start", "per", "backing", "through", "without", "serve_file"):
+        if getattr(target, key) != getattr(UserTarget, key):
+            raise WrongValueError((*at, key), "not for a target with `vmm`")
+    if ("{file}" in target.vmm) == bool(target.plug):
+        raise WrongValueError(
+            (*at, "plug" if target.plug else "vmm"),
+            "the disk {file} is either in `vmm` or added by a `plug` command",
+        )
+    if target.unplug and not target.plug:
+        raise WrongValueError((*at, "unplug"), "only with `plug`")
+    if (target.serial == "socket") != ("{serial}" in target.vmm):
+        message = 'serial = "socket" has {serial} in `vmm`, "pty" and "stdio" do not'
+        raise WrongValueError((*at, "serial"), message)
+    if target.serial != "pty" and target.pty != UserTarget.pty:
+        raise WrongValueError((*at, "pty"), 'only for serial = "pty"')
+    try:
+        re.compile(target.pty)
+    except re.error as error:
+        raise WrongValueError((*at, "pty"), f"not a regular expression: {error}") from None
+    _check_options(target, at)
+
+
+def _check_options(target: UserTarget, at: tuple[str | int, ...]) -> None:
     for name, words in target.options.items():
         if name not in SPEC_FIELDS:
             message = "no property of a disk; docs/your-device.md has the list"
@@ -222,6 +299,8 @@ def _check(target: UserTarget, at: tuple[str | int, ...]) -> None:
                 f" not {shown(words)}",
             )
 
+
+VMM_KEYS = ("serial", "pty", "append")
 
 STARTED = ("vhost-user", "vfio-user")
 """Devices without a path: the harness starts them."""

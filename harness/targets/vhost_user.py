@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 from harness.diskspec import DiskSpec
 from harness.driver.block import BlockDriver
@@ -13,6 +14,7 @@ from harness.machine.errors import MachineError
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.backing_sides import ExportSide
 from harness.targets.base import DeviceIdentity, Plugged, Target, translated
+from harness.targets.behind_qemu import LendingTarget, LentDisk
 from harness.targets.daemon import Daemon
 from harness.targets.external import HostSide, OwnedTarget
 
@@ -95,7 +97,7 @@ class VhostUserDaemon(Target):
             raise translated(error) from None
 
 
-class VhostUserSocket(OwnedTarget):
+class VhostUserSocket(OwnedTarget, LendingTarget):
     """A back-end that somebody else runs on the socket `path`."""
 
     description = "the back-end that listens on the UNIX socket PATH, driven from the host"
@@ -114,6 +116,17 @@ class VhostUserSocket(OwnedTarget):
     def _reach(self, spec: DiskSpec) -> Transport:
         size = spec.queue_size or QUEUE_SIZE
         return VhostUser(self._path, size, without=self._host.refused)
+
+    @property
+    def resizes(self) -> bool:
+        """True if the targets file has a `resize` command."""
+        return self._host.resize is not None
+
+    def lend(self, disk: LentDisk) -> Path:
+        """Hang up, and return the socket."""
+        disk.driver.close()
+        disk.lent = True
+        return Path(self._path)
 
     def facts(self) -> dict[str, str]:
         """Return the socket, and the protocol features in use."""

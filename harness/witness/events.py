@@ -14,12 +14,23 @@ from typing import Annotated, Any
 
 from harness.inputs import InputError, WrongValueError, build, matching, read_text, within
 from harness.virtio.features import names
-from harness.virtio.pci import COMMON_REGISTERS, LEGACY_REGISTERS
+from harness.virtio.mmio import REGISTERS as MMIO_REGISTERS
+from harness.virtio.pci import (
+    CAP,
+    CAP_VENDOR,
+    CAPABILITIES,
+    COMMON_REGISTERS,
+    HEADER_SIZE,
+    LEGACY_REGISTERS,
+)
 
 MAX_FILE = 1 << 28
 """Bytes of a file at most."""
 
 MAX_LINES = 1_000_000
+
+MAX_CAPABILITIES = 48
+"""Capabilities that fit into 256 bytes of PCI configuration space, one more cannot be there."""
 
 U16 = Annotated[int, within(0, 0xFFFF)]
 U32 = Annotated[int, within(0, 0xFFFF_FFFF)]
@@ -41,20 +52,72 @@ class Event:
         return f"{type(self).__name__.lower()} {text}".strip()
 
 
+@dataclass(frozen=True)
+class PciCapability:
+    """A capability of PCI configuration space, `at` bytes from its start.
+
+    `type`, `bar`, `offset` and `length` are those of a virtio capability (virtio 4.1.4).
+    """
+
+    at: int
+    ident: int
+    size: int = 0
+    type: int = 0
+    bar: int = 0
+    offset: int = 0
+    length: int = 0
+
+    @property
+    def virtio(self) -> bool:
+        """Return whether it is a virtio capability."""
+        return self.ident == CAP_VENDOR
+
+
+def capabilities(space: bytes) -> list[PciCapability]:
+    """Return the capabilities in the bytes of PCI configuration space, at most MAX_CAPABILITIES."""
+    found: list[PciCapability] = []
+    at = space[CAPABILITIES] if len(space) > CAPABILITIES else 0
+    while HEADER_SIZE <= at < len(space) - CAP.size and len(found) < MAX_CAPABILITIES:
+        ident, following, size, kind, bar, _, offset, length = CAP.unpack_from(space, at)
+        if ident == CAP_VENDOR:
+            found.append(PciCapability(at, ident, size, kind, bar, offset, length))
+        else:
+            found.append(PciCapability(at, ident))
+        at = following & ~3
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Device(Event):
-    """The device that a new peer finds. `config` is its configuration space."""
+    """The device that a new peer finds. `config` is its configuration space.
+
+    `space` is PCI configuration space. `sequential` is the first sector of the sequential zones of
+    a zoned disk, and `zone_capacity` the writable sectors of each; -1 and 0 are unknown.
+    """
 
     transport: str
     offered: U64
     config: Hex = ""
     queues: U32 = 1
     vectors: U32 = 0
+    space: Hex = ""
+    sequential: Annotated[int, within(-1, 0xFFFF_FFFF_FFFF_FFFF)] = -1
+    zone_capacity: U64 = 0
 
     @property
     def has_registers(self) -> bool:
         """Return whether the driver's own accesses are seen. vhost-user shows a front-end's."""
-        return self.transport.startswith("pci")
+        return self.transport.startswith(("pci", "mmio"))
+
+    @property
+    def mmio(self) -> bool:
+        """Return whether the registers are those of virtio-mmio."""
+        return self.transport.startswith("mmio")
+
+    @property
+    def capabilities(self) -> list[PciCapability]:
+        """Return the capabilities in `space`, in the order of their list."""
+        return capabilities(bytes.fromhex(self.space))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +138,24 @@ class ConfigWrite(Event):
         return f"wrote {self.data or 'nothing'} to the configuration at {self.offset}"
 
 
+MMIO_NAMES = {
+    "DeviceFeatures": "device_feature",
+    "DeviceFeaturesSel": "device_feature_select",
+    "DriverFeatures": "driver_feature",
+    "DriverFeaturesSel": "driver_feature_select",
+    "Status": "device_status",
+    "QueueSel": "queue_select",
+    "ConfigGeneration": "config_generation",
+}
+"""Registers of virtio-mmio -> registers of virtio over PCI with the same meaning."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Register(Event):
-    """An access to an area of registers: pci, common, isr, device, notify, msix or legacy.
+    """An access to an area of registers.
 
+    The areas are pci, common, isr, device, notify and msix; legacy and "legacy device" of the
+    legacy interface; mmio. The device configuration of virtio-mmio is in the area device.
     `offset` and `width` are in bytes. `value` is -1 if it is wider than 8 bytes.
     """
 
@@ -90,7 +167,16 @@ class Register(Event):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the touched registers of the common and the legacy area."""
+        """Return the touched registers of the common, the legacy and the mmio area.
+
+        A register of virtio-mmio that has the meaning of one over PCI has the name of that.
+        """
+        if self.area == "mmio":
+            return tuple(
+                MMIO_NAMES.get(name, name)
+                for name, start in MMIO_REGISTERS.items()
+                if start < self.offset + self.width and self.offset < start + 4
+            )
         table = {"common": COMMON_REGISTERS, "legacy": LEGACY_REGISTERS}.get(self.area, {})
         return tuple(
             name
@@ -161,6 +247,73 @@ class Started(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prepared(Event):
+    """The rings of a virtqueue that has just started.
+
+    `flags` are those of the used ring, or of the device's event suppression area.
+    """
+
+    queue: U32
+    flags: U16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unnoticed(Event):
+    """Chains that have been available for two seconds or more, and no notification has come.
+
+    `flags` and `place` are what the device asks the driver for: flags, and avail_event or
+    desc_event_off_wrap.
+    """
+
+    queue: U32
+    waiting: U32
+    flags: U16
+    place: U16
+
+    def __str__(self) -> str:
+        return f"left {self.waiting} available in virtqueue {self.queue} and did not notify"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadIndex(Event):
+    """The available index of a split virtqueue says that more is available than the queue has room.
+
+    `position` is the one of the next chain that the device takes.
+    """
+
+    queue: U32
+    index: U16
+    position: U16
+
+    def __str__(self) -> str:
+        return f"set the available index of virtqueue {self.queue} to {self.index}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting(Event):
+    """The buffers in a virtqueue that are not taken when the device is suspended or resumed.
+
+    `count` is in chains, for a packed virtqueue in descriptors.
+    """
+
+    queue: U32
+    count: U32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changed(Event):
+    """Descriptors have changed between the moments when the device took and used them."""
+
+    queue: U32
+    before: list[Entry]
+    after: list[Entry]
+
+    def __str__(self) -> str:
+        slots = [old[0] for old, new in zip(self.before, self.after, strict=False) if old != new]
+        return f"changed the descriptors {slots} of virtqueue {self.queue} before they were used"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stopped(Event):
     """A virtqueue is used no longer."""
 
@@ -169,11 +322,16 @@ class Stopped(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Notified(Event):
-    """A notification of an available buffer. `width` (bytes) is 0 if the transport hides it."""
+    """A notification of an available buffer. `width` (bytes) is 0 if the transport hides it.
+
+    `flags` and `place` are what the device asks for when it comes; -1 before the first one.
+    """
 
     queue: U32
     width: U32 = 0
     value: U64 = 0
+    flags: Annotated[int, within(-1, 0xFFFF)] = -1
+    place: Annotated[int, within(-1, 0xFFFF)] = -1
 
     def __str__(self) -> str:
         return f"notified virtqueue {self.queue} by {self.value:#x} ({8 * self.width} bits)"
@@ -257,7 +415,12 @@ KINDS: dict[str, type[Event]] = {
     "status": Status,
     "reset": Reset,
     "started": Started,
+    "prepared": Prepared,
     "stopped": Stopped,
+    "unnoticed": Unnoticed,
+    "waiting": Waiting,
+    "bad_index": BadIndex,
+    "changed": Changed,
     "notified": Notified,
     "chain": Chain,
     "request": Request,

@@ -13,6 +13,7 @@ from harness.witness.events import (
     Device,
     Event,
     Features,
+    Memory,
     Register,
     Reset,
     Started,
@@ -27,6 +28,7 @@ class State:
     `features` are those of the last choice that the device has taken, `config` the bytes of the
     configuration space, `capacity` the largest one of the session in sectors (a driver may learn
     late that a disk has become smaller), `status` the last status that the driver has written.
+    `memory` is None while the stream does not say where it is.
     """
 
     device: Device
@@ -36,6 +38,7 @@ class State:
     legacy: bool = False
     status: int = 0
     queues: dict[int, Started] = field(default_factory=dict)
+    memory: Memory | None = None
 
     def has(self, feature: Feature) -> bool:
         """Return whether a feature was negotiated."""
@@ -70,6 +73,8 @@ class State:
                 self.queues[event.queue] = event
             case Config():
                 self.show(bytes.fromhex(event.data))
+            case Memory():
+                self.memory = event
 
     def show(self, config: bytes) -> None:
         """Take the bytes of the configuration space."""
@@ -79,19 +84,32 @@ class State:
 
 @dataclass(frozen=True)
 class Session:
-    """The events from a reset to the next. `reset` is false if it begins with the connection."""
+    """The events from a reset to the next. `reset` is false if it begins with the connection.
+
+    `memory` is the driver's memory at its start. `before` is the session before it of the same
+    peer. `ended` is true if a reset follows.
+    """
 
     device: Device
     events: tuple[Event, ...]
     reset: bool = True
+    memory: Memory | None = None
+    before: Session | None = field(default=None, repr=False, compare=False)
+    ended: bool = False
 
     def walk(self) -> Iterator[tuple[Event, State]]:
         """Yield each event with the state before it. The state is changed afterwards."""
-        state = State(self.device)
+        state = State(self.device, memory=self.memory)
         state.show(bytes.fromhex(self.device.config))
         for event in self.events:
             yield event, state
             state.apply(event)
+
+    @property
+    def failed(self) -> bool:
+        """Return whether the driver has set FAILED."""
+        written = [event.value for event in self.events if isinstance(event, Status)]
+        return any(value & DeviceStatus.FAILED for value in written)
 
     @property
     def legacy(self) -> bool:
@@ -111,14 +129,20 @@ def _cut(events: list[Event]) -> Iterator[Session]:
     """Yield the sessions of one connection."""
     starts = [_start(events, at) for at, event in enumerate(events) if isinstance(event, Reset)]
     device = Device(transport="unknown", offered=0)
+    memory: Memory | None = None
+    before: Session | None = None
     for start, end in zip([0, *starts], [*starts, len(events)], strict=True):
         part = events[start:end]
         first = next((event for event in part if isinstance(event, Device)), None)
         device = first or device
         inside = [event for event in part if not isinstance(event, Device)]
         if any(not isinstance(event, Reset) for event in inside[_length_of_reset(inside) :]):
-            yield Session(device, tuple(inside), reset=start > 0 or isinstance(part[0], Reset))
+            reset = start > 0 or isinstance(part[0], Reset)
+            before = Session(device, tuple(inside), reset, memory, before, end < len(events))
+            yield before
         for event in part:
+            if isinstance(event, Memory):
+                memory = event
             if isinstance(event, Config):
                 device = Device(**{**vars(device), "config": event.data})
 

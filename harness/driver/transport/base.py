@@ -115,6 +115,10 @@ class Transport(ABC):
     def take_interrupts(self, timeout: float) -> int:
         """Return how often an interrupt was raised since the last call; wait up to `timeout` s."""
 
+    def signals_by_queue(self) -> tuple[int, ...]:
+        """Return the signals of each virtqueue since the start, () if they do not tell it."""
+        return ()
+
     @abstractmethod
     def unmask_interrupts(self) -> None:
         """Unmask interrupts again, after ISR status was read."""

@@ -30,6 +30,7 @@ import mmap
 import os
 import select
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
@@ -109,6 +110,7 @@ class VhostUser(Transport):
         self.lost_at_reset = 0
         """Resets at which the back-end hung up, though it had not before."""
         self._raised = 0
+        self._signals: Counter[int] = Counter()
         self.inflight: Inflight | None = None
         """The back-end's buffer for requests in flight, None before the first start."""
         self._file = os.memfd_create("virtqueues")
@@ -454,6 +456,10 @@ class VhostUser(Transport):
         raised, self._raised = self._raised, 0
         return raised
 
+    def signals_by_queue(self) -> tuple[int, ...]:
+        """Return how often each virtqueue's call eventfd was signalled since the start."""
+        return tuple(self._signals[index] for index in range(self._session.queues))
+
     def unmask_interrupts(self) -> None:
         """Do nothing: an eventfd is never masked."""
 
@@ -466,6 +472,7 @@ class VhostUser(Transport):
         for ring in session.rings.values():
             if ring.call in ready and (calls := ring.take_calls()):
                 self._raised += calls
+                self._signals[ring.layout.index] += calls
                 self._isr |= ISR_QUEUE
             if ring.error in ready and ring.take_errors():
                 self._status |= DeviceStatus.NEEDS_RESET

@@ -9,6 +9,7 @@ from harness.model.defects import (  # noqa: F401  # they file their defects
     combined,
     configuration,
     forgetting,
+    notifications,
     packed,
     pci,
     requests,

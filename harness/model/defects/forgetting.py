@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+from functools import partial
+
 from harness.diskspec import SECTOR
 from harness.model.block import Block
 from harness.model.defects.registry import Original, defect, during, on_pci
 from harness.model.device import Device
+from harness.model.pci.function import Function
+from harness.model.pci.registers import Register
 from harness.model.queue import Queue
 from harness.model.request import Request
 from harness.model.ring import Chain, Ring
@@ -75,3 +81,89 @@ def segments_beyond_100_dropped(original: Original, request: Request, chain: Cha
     if request.type == RequestType.IN and len(chain.writable) > 101:
         request._writable = [*chain.writable[:100], chain.writable[-1]]
         request.room = sum(map(len, chain.writable[:100]))
+
+
+# --- initial values
+
+
+@defect(Block.reset, "2.4-P-01", text="writeback stays as the driver set it through a reset")
+def reset_keeps_writeback(original: Original, block: Block) -> None:
+    kept = vars(block).get("writeback")
+    original(block)
+    if kept is not None:
+        block.writeback = kept
+
+
+@on_pci(Function._reset_registers, "4.1.4.5-P-01", text="a reset leaves ISR status as it is")
+def reset_keeps_isr(original: Original, function: Function) -> None:
+    isr = function.interrupts.isr
+    original(function)
+    function.interrupts.isr = isr
+
+
+@on_pci(Function._power_on, "4.1.4.5-P-01", text="ISR status is 1 in a new device")
+def isr_of_a_new_device(original: Original, function: Function) -> None:
+    original(function)
+    function.interrupts.isr = 1
+
+
+@on_pci(
+    Function._power_on, "4.1.5.1.2.1-D-07", text="all events are mapped to vector 0 in a new device"
+)
+def vectors_of_a_new_device(original: Original, function: Function) -> None:
+    original(function)
+    function._config_vector = 0
+    for registers in function._queue_registers:
+        registers.vector = 0
+
+
+@on_pci(Function._power_on, "4.1.4.3.1-D-08", text="the queues of a new device are enabled")
+def queues_of_a_new_device(original: Original, function: Function) -> None:
+    original(function)
+    for queue in function.device.queues:
+        queue.enabled = True
+
+
+@on_pci(Function._power_on, "2.4-P-02", text="device_status of a new device is 1")
+def status_of_a_new_device(original: Original, function: Function) -> None:
+    original(function)
+    function.device.status = 1
+
+
+@on_pci(Function._common_registers, "4.1.4.3-P-02", text="num_queues counts a virtqueue too many")
+def num_queues_of_the_function(original: Original, function: Function) -> dict[str, Register]:
+    registers: dict[str, Register] = original(function)
+    there = registers["num_queues"]
+    registers["num_queues"] = replace(there, read=lambda: there.read() + 1)
+    return registers
+
+
+# --- requests in flight
+
+
+def _begin_and_remember(queue: Queue, ring: Ring, chain: Chain) -> None:
+    vars(queue)["last"] = Request(chain)
+    Queue._begin(queue, ring, chain)
+
+
+def _again_after_a_stop(original: Original, queue: Queue, kind: RequestType) -> None:
+    """Stop a queue, and execute its last request, if it is of this type, again 10 ms later."""
+    last: Request | None = vars(queue).pop("last", None)
+    vars(queue)["_begin"] = partial(_begin_and_remember, queue)
+    original(queue)
+    if last and last.type == kind:
+        queue._loop.at(time.monotonic() + 0.01, partial(_execute, queue, last))
+
+
+def _execute(queue: Queue, request: Request) -> None:
+    queue._block.execute(request)
+
+
+@defect(Queue.stop, "2.4.1-D-02", text="the last read is done again 10 ms after a reset")
+def last_read_again_after_a_reset(original: Original, queue: Queue) -> None:
+    _again_after_a_stop(original, queue, RequestType.IN)
+
+
+@defect(Queue.stop, "2.4.1-D-02", text="the last write is done again 10 ms after a reset")
+def last_write_again_after_a_reset(original: Original, queue: Queue) -> None:
+    _again_after_a_stop(original, queue, RequestType.OUT)

@@ -125,12 +125,12 @@ def useless_after_reset(original: Original, device: Device) -> None:
     "5.2.2-P-01",
     text="all queues but the first access the sector after the requested one",
 )
-def queues_differ(original: Original, device: Device, *arguments: object) -> None:
+def queues_differ(original: Original, device: Device, *arguments: object, **named: object) -> None:
     def ahead(queue: Queue, ring: Ring, job: Job) -> None:
         job.request.sector += 1
         Queue._finish(queue, ring, job)
 
-    original(device, *arguments)
+    original(device, *arguments, **named)
     for queue in device.queues[1:]:
         vars(queue)["_finish"] = partial(ahead, queue)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from harness.diskspec import SECTOR
@@ -25,6 +26,8 @@ from harness.virtio.ring import (
     PACKED_DESC,
 )
 
+Act = Callable[[int, int, int], None]
+
 # --- some types of request, on some queues or disks
 
 
@@ -41,8 +44,10 @@ def _on_other_queues(device: Device, kind: RequestType, status: Status) -> None:
 
 
 @defect(Device.__init__, "5.2.6-P-02", text="FLUSH fails on all queues but the first")
-def flush_fails_on_other_queues(original: Original, device: Device, *arguments: object) -> None:
-    original(device, *arguments)
+def flush_fails_on_other_queues(
+    original: Original, device: Device, *arguments: object, **named: object
+) -> None:
+    original(device, *arguments, **named)
     _on_other_queues(device, RequestType.FLUSH, Status.IOERR)
 
 
@@ -51,8 +56,10 @@ def flush_fails_on_other_queues(original: Original, device: Device, *arguments: 
     "5.2.6-P-03",
     text="on all queues but the first GET_ID is OK and writes nothing",
 )
-def id_missing_on_other_queues(original: Original, device: Device, *arguments: object) -> None:
-    original(device, *arguments)
+def id_missing_on_other_queues(
+    original: Original, device: Device, *arguments: object, **named: object
+) -> None:
+    original(device, *arguments, **named)
     _on_other_queues(device, RequestType.GET_ID, Status.OK)
 
 
@@ -233,3 +240,94 @@ def write_flag_of_a_table_counts(original: Original, ring: PackedRing, chain: Ch
     if flags & DESC_F_INDIRECT and flags & DESC_F_WRITE:
         chain.writable[:0] = chain.readable
         chain.readable.clear()
+
+
+# --- how a request is cut, and where it goes
+
+
+@defect(
+    Chain.add,
+    "2.7.4.1-D-01",
+    "2.8.18-D-01",
+    text="writable buffers of 10 bytes at the start of a chain are dropped",
+)
+def small_answer_buffers_dropped(
+    original: Original, chain: Chain, memory: Memory, address: int, length: int, flags: int
+) -> None:
+    first = not chain.writable
+    original(chain, memory, address, length, flags)
+    if first and chain.writable and length == 10:
+        chain.writable.clear()
+
+
+@defect(
+    Block.execute,
+    "5.2.6-P-41",
+    text="the top bit of the second word of a FLUSH makes it fail",
+)
+def second_word_of_a_flush_counts(original: Original, block: Block, request: Request) -> Status:
+    if request.type == RequestType.FLUSH and request.flags >> 31:
+        return Status.IOERR
+    return Status(original(block, request))
+
+
+@defect(Block.zero, "5.2.6-P-40", text="WRITE_ZEROES uses 32 bits of the sector number")
+def zeroes_of_32_bits(
+    original: Original, block: Block, sector: int, count: int, flags: int
+) -> None:
+    original(block, sector & 0xFFFF_FFFF, count, flags)
+
+
+@defect(Block.write, "5.2.6-P-07", text="OUT uses 32 bits of the sector number")
+def writes_of_32_bits(original: Original, block: Block, request: Request) -> Status:
+    sector = request.sector
+    request.sector &= 0xFFFF_FFFF if sector < block.capacity else sector
+    return Status(original(block, request))
+
+
+@defect(
+    Block.each_segment, "5.2.5-P-07", text="of a request with several segments the 2nd is left out"
+)
+def second_segment_left(
+    original: Original, block: Block, request: Request, act: Act, **limits: int
+) -> Status:
+    turn = 0
+
+    def counted(sector: int, count: int, flags: int) -> None:
+        nonlocal turn
+        turn += 1
+        if turn != 2:
+            act(sector, count, flags)
+
+    return Status(original(block, request, act=counted, **limits))
+
+
+def _last_queue_fails(queue: Queue, ring: Ring, job: Job) -> None:
+    if not job.done:
+        job.length, job.done = job.request.end(Status.IOERR), True
+    Queue._finish(queue, ring, job)
+
+
+@defect(Device.__init__, "5.2.4-P-05", text="the last of several queues does not work")
+def last_queue_is_dead(
+    original: Original, device: Device, *arguments: object, **named: object
+) -> None:
+    original(device, *arguments, **named)
+    if len(device.queues) > 1:
+        queue = device.queues[-1]
+        vars(queue)["_finish"] = partial(_last_queue_fails, queue)
+
+
+def _offers_order_platform(block: Block) -> int:
+    return Block.offered(block) | Feature.ORDER_PLATFORM.mask
+
+
+@defect(
+    Block.__init__,
+    "6.2-P-01",
+    text="ORDER_PLATFORM is offered, and every read fails once it was accepted",
+)
+def order_platform_breaks_reads(original: Original, block: Block, *arguments: object) -> None:
+    original(block, *arguments)
+    vars(block)["offered"] = partial(_offers_order_platform, block)
+    vars(block)["within"] = lambda sector, count: not block.has(Feature.ORDER_PLATFORM)

@@ -19,7 +19,7 @@ from harness.model.observer import SHOWN, Observer
 from harness.model.pci.interrupts import BAR_SIZE as MSIX_BAR_SIZE
 from harness.model.pci.interrupts import MAX_VECTORS, Interrupts
 from harness.model.pci.registers import Register, Registers
-from harness.model.pci.space import EXPRESS_SIZE, ConfigSpace
+from harness.model.pci.space import CONVENTIONAL_SIZE, EXPRESS_SIZE, ConfigSpace
 from harness.model.queue import Queue
 from harness.model.ring import Addresses
 from harness.virtio.blk import CONFIG_SIZE
@@ -90,10 +90,15 @@ NOTIF_CONFIG_BASE = 0x100
 """Added to a queue's index for its queue_notif_config_data, so that the two differ."""
 
 
-def _area(bar: int, offset: int) -> tuple[str, int]:
-    """Return the structure that an offset of a BAR is in, and where it starts in the BAR."""
+def _area(bar: int, offset: int, legacy_config: int) -> tuple[str, int]:
+    """Return the structure that an offset of a BAR is in, and where it starts in the BAR.
+
+    `legacy_config` is where the device configuration of the legacy interface starts.
+    """
+    if bar == MSIX_BAR:
+        return "msix", 0
     if bar != REGISTER_BAR:
-        return ("msix" if bar == MSIX_BAR else "legacy"), 0
+        return ("legacy", 0) if offset < legacy_config else ("legacy device", legacy_config)
     starts = ((NOTIFY, "notify"), (DEVICE, "device"), (ISR, "isr"), (COMMON, "common"))
     return next((name, start) for start, name in starts if offset >= start)
 
@@ -142,6 +147,8 @@ class Function(Transport):
                 config=self.device.read_config().hex(),
                 queues=len(self.device.queues),
                 vectors=self.interrupts.vectors,
+                space=self.space.read(0, CONVENTIONAL_SIZE).hex(),
+                **self.device.block.zone_facts(),
             )
 
     def _power_on(self) -> None:
@@ -272,7 +279,7 @@ class Function(Transport):
         """Return bytes of a BAR by one access; ones in the power state D3."""
         data = self._bar_read(bar, offset, length)
         if self._observer:
-            area, start = _area(bar, offset)
+            area, start = _area(bar, offset, self._legacy_config)
             self._show(area, offset - start, data, write=False)
         return data
 
@@ -295,7 +302,7 @@ class Function(Transport):
     def bar_write(self, bar: int, offset: int, data: bytes) -> None:
         """Write bytes of a BAR by one access."""
         if self._observer:
-            area, start = _area(bar, offset)
+            area, start = _area(bar, offset, self._legacy_config)
             self._show(area, offset - start, data, write=True)
         if not self._powered:
             return
@@ -311,7 +318,9 @@ class Function(Transport):
             if self._observer:
                 queue = (offset - NOTIFY) // NOTIFY_MULTIPLIER
                 value = int.from_bytes(data[:8], "little")
-                self._observer("notified", queue=queue, width=len(data), value=value)
+                self._observer(
+                    "notified", queue=queue, width=len(data), value=value, **self._asked(queue)
+                )
             self._notify(offset - NOTIFY, int.from_bytes(data, "little"))
 
     def _config_bytes(self, offset: int, length: int) -> bytes:
@@ -464,6 +473,10 @@ class Function(Transport):
         if index < len(self.device.queues) and value & 0xFFFF == expected:
             self.device.notified(self.device.queues[index])
 
+    def _asked(self, index: int) -> dict[str, int]:
+        """Return what the driver of a virtqueue is asked for; nothing if there is no such queue."""
+        return self.device.queues[index].asked if index < len(self.device.queues) else {}
+
     def serves(self, queue: Queue) -> bool:
         """Return whether the driver has set DRIVER_OK, and the function can reach memory."""
         master = self.space.field(COMMAND, 2) & COMMAND_MASTER
@@ -571,7 +584,7 @@ class Function(Transport):
 
     def _legacy_notify(self, index: int) -> None:
         if self._observer:
-            self._observer("notified", queue=index, width=2, value=index)
+            self._observer("notified", queue=index, width=2, value=index, **self._asked(index))
         if index < len(self.device.queues):
             self.device.notified(self.device.queues[index])
 

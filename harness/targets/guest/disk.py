@@ -8,8 +8,8 @@ from harness.diskspec import SECTOR, DiskSpec
 from harness.machine import Drive, MachineError
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.backing_sides import DriveSide, ExportSide, machine_process
-from harness.targets.base import Plugged, translated
-from harness.targets.daemon import BY_QEMU, Daemon
+from harness.targets.base import Plugged, TargetError, translated
+from harness.targets.daemon import BY_QEMU, BackEnd, as_exported
 from harness.targets.guest.guest import Guest, Trouble
 from harness.targets.qtest import MMIO_BASE, MMIO_STRIDE
 
@@ -57,13 +57,14 @@ class GuestDisk(DriveSide, Plugged):
 class GuestExport(ExportSide, GuestDisk):
     """A disk of a guest whose device has a back-end outside QEMU."""
 
-    def __init__(self, guest: Guest, spec: DiskSpec, daemon: Daemon) -> None:
+    def __init__(self, guest: Guest, spec: DiskSpec, daemon: BackEnd, writes: bool = True) -> None:
         self._daemon = daemon
-        self.export = daemon.export(spec, BY_QEMU)
+        self.export = daemon.export(spec, BY_QEMU, writes)
+        self.resizable, self.storage_known = daemon.resizes, daemon.made_to_order
         try:
-            super().__init__(guest, spec)
+            super().__init__(guest, as_exported(spec, self.export))
         except BaseException:
-            with suppress(MachineError):
+            with suppress(MachineError, TargetError):
                 daemon.remove(self.export)
             raise
 

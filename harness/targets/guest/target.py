@@ -18,7 +18,7 @@ from harness.machine import MachineError, choose_accel, find_qemu
 from harness.machine.templates import Template, TemplateError
 from harness.targets.backing_sides import check_board, qemu_parts
 from harness.targets.base import DeviceIdentity, LacksError, Plugged, Progress, Target, translated
-from harness.targets.daemon import Daemon
+from harness.targets.daemon import BackEnd, Daemon
 from harness.targets.guest.disk import GuestDisk, GuestExport, StartedDisk
 from harness.targets.guest.guest import Guest, Means, Trouble
 from harness.targets.guest.template import template
@@ -30,7 +30,7 @@ Accelerator = Literal["auto", "kvm", "tcg"]
 CONSOLE_LINES = 80
 
 
-class GuestPci(Target):
+class GuestTarget(Target):
     """A target from `VARIANTS`."""
 
     def __init__(
@@ -43,10 +43,12 @@ class GuestPci(Target):
         name: str = "guest-pci",
         clones: bool = True,
         ahead: bool = False,
+        back_end: BackEnd | None = None,
     ) -> None:
         """Prepare the target.
 
-        `qemu` is a path (None: search PATH), `boot_timeout` in seconds.
+        `qemu` is a path (None: search PATH), `boot_timeout` in seconds. `back_end` is for a variant
+        with vhost-user; by default it is a qemu-storage-daemon.
 
         Without `clones` guests are booted. With `ahead` the next guest is cloned while the present
         one is in use, unless a guest has to be started with its disk.
@@ -67,7 +69,8 @@ class GuestPci(Target):
         self._clones_ahead = ahead
         self._ahead: Prefetch[Guest] | None = None
         self._booted_because = "" if clones else "asked for"
-        self._daemon = Daemon()
+        self._daemon: BackEnd = back_end or Daemon()
+        self.made_to_order = self._daemon.made_to_order
         self._started: list[StartedDisk] = []
 
     @property
@@ -84,7 +87,9 @@ class GuestPci(Target):
                     raise LacksError(f"{self.name} has no network card; use --channel serial")
                 return self._start_with(spec)
             if self.variant.vhost_user:
-                return GuestExport(self._working_guest(), spec, self._daemon)
+                disk = GuestExport(self._working_guest(), spec, self._daemon, writes)
+                self.made_to_order = self._daemon.made_to_order  # the first disk may have shown it
+                return disk
             return GuestDisk(self._working_guest(), spec)
         except Trouble as error:
             raise translated(error) from None
@@ -167,6 +172,8 @@ class GuestPci(Target):
         if self._guest:
             try:
                 self._guest.machine.check()
+                if self.variant.vhost_user:
+                    self._daemon.check()
             except MachineError as error:
                 raise translated(error) from None
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.virtio.blk import ZonedModel
+from harness.virtio.blk import CONFIG_FIELD, ZonedModel
+from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, names
-from harness.witness.events import Features, Register
+from harness.witness.events import Features, Register, Request, Status
 from harness.witness.rules.rule import Check, Function, rule
 from harness.witness.sessions import Session
 
@@ -75,3 +76,56 @@ def leaves_bit_30(session: Session) -> Iterator[Check]:
         if isinstance(event, Register) and event.names == ("driver_features",) and event.write:
             chosen = event.value & Feature.UNUSED_30.mask
             yield event, "bit 30 is accepted" if chosen else ""
+
+
+KNOWN = sum(feature.mask for feature in Feature)
+"""Bits that version 1.4 defines for a block device or for every device."""
+
+
+@rule(
+    "2.2.1-R-03a",
+    "2.2.1-R-03b",
+    idle="no feature bit was offered that version 1.4 does not define",
+    registers=True,
+)
+def leaves_unknown_features(session: Session) -> Iterator[Check]:
+    """Check that bits that are not defined are not accepted."""
+    for event, state in session.walk():
+        if isinstance(event, Features) and state.device.offered & ~KNOWN:
+            extra = event.chosen & state.device.offered & ~KNOWN
+            yield event, f"not defined: {', '.join(names(extra))}" if extra else ""
+
+
+@rule(
+    "2.2.1-R-05",
+    idle="no driver worked with a feature bit that version 1.4 does not define",
+    registers=True,
+    never_red="A driver that gives up does not show the reason.",
+)
+def works_with_unknown_features(session: Session) -> Iterator[Check]:
+    """Find a request of a driver to whom an undefined bit was offered."""
+    if session.device.offered & ~KNOWN:
+        for event, _ in session.walk():
+            if isinstance(event, Request):
+                yield event, ""
+                return
+
+
+@rule(
+    "5.2.5.1-R-08",
+    idle="no driver set FAILED after it had read the model of a host-managed disk",
+    registers=True,
+    never_red="A driver that goes on may support host-managed disks.",
+)
+def fails_at_host_managed(session: Session) -> Iterator[Check]:
+    """Find FAILED in the place of FEATURES_OK, after a read of the model."""
+    place = CONFIG_FIELD["model"].offset
+    read = False
+    for event, state in session.walk():
+        if state.fields.model != ZonedModel.HOST_MANAGED:
+            continue
+        if isinstance(event, Register) and event.area == "device" and not event.write:
+            read |= event.offset <= place < event.offset + event.width
+        failed = isinstance(event, Status) and event.value & DeviceStatus.FAILED
+        if failed and read and not state.status & DeviceStatus.FEATURES_OK:
+            yield event, ""

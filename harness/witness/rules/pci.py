@@ -85,7 +85,12 @@ def configured_before_enabled(session: Session) -> Iterator[Check]:
             yield event, f"virtqueue {queue} is enabled already"
 
 
-@rule("4.1.4.3.2-R-05", idle="no status was written after a reset by the status", registers=True)
+@rule(
+    "4.1.4.3.2-R-05",
+    "2.4.2-R-01",
+    idle="no status was written after a reset by the status",
+    registers=True,
+)
 def waits_for_the_reset(session: Session) -> Iterator[Check]:
     """Check that the status is read as 0 before it is written again."""
     by_status = seen = False
@@ -156,6 +161,11 @@ def device_area(session: Session) -> Iterator[tuple[Register, State]]:
 @rule("4.1.3.1-R-01", idle="the device configuration was not accessed", registers=True)
 def width_of_fields(session: Session) -> Iterator[Check]:
     """Compare the width of each access with the field, 32 bits for wider ones."""
+    yield from field_width(session)
+
+
+def field_width(session: Session) -> Iterator[Check]:
+    """Compare the width of each access to the configuration with the field."""
     for event, _ in device_area(session):
         field = next(
             (known for known in CONFIG_FIELDS if 0 <= event.offset - known.offset < known.size),

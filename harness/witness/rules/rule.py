@@ -20,18 +20,29 @@ class Rule:
 
     `function` yields a check for each event that decides. `idle` says what did not happen if there
     is none. `registers` is true if the driver's own register accesses are needed: QEMU's
-    vhost-user front-end writes the status itself and hides features.
+    vhost-user front-end writes the status itself and hides features. `legacy` is None for both
+    interfaces. `never_red` says why no stream breaks the statement, for a rule that can only tell
+    that it was kept.
     """
 
     id: str
     function: Function
     idle: str
     registers: bool = False
-    legacy: bool = False
+    legacy: bool | None = False
+    never_red: str = ""
+
+    def applies(self, session: Session) -> bool:
+        """Return whether the rule judges a session: its transport, and its kind of interface."""
+        device = session.device
+        if self.id.startswith("4.1." if device.mmio else "4.2."):
+            return False
+        fits = self.legacy is None or session.legacy == self.legacy
+        return fits and (device.has_registers or not self.registers)
 
     def checks(self, session: Session) -> Iterator[Check]:
         """Yield the checks of a session that the rule applies to."""
-        if session.legacy == self.legacy and (session.device.has_registers or not self.registers):
+        if self.applies(session):
             yield from self.function(session)
 
 
@@ -40,17 +51,22 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(
-    *ids: str, idle: str, registers: bool = False, legacy: bool = False
+    *ids: str,
+    idle: str,
+    registers: bool = False,
+    legacy: bool | None = False,
+    never_red: str = "",
 ) -> Callable[[Function], Function]:
     """Register the function as the rule of these statements.
 
-    A rule with `legacy` judges drivers of the legacy interface, any other rule does not.
+    A rule with `legacy` judges drivers of the legacy interface, one with None both kinds, any other
+    rule the modern interface.
     """
 
     def register(function: Function) -> Function:
         for name in ids:
             assert name not in RULES, name
-            RULES[name] = Rule(name, function, idle, registers, legacy)
+            RULES[name] = Rule(name, function, idle, registers, legacy, never_red)
         return function
 
     return register

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from harness.virtio.features import Feature
 from harness.virtio.ring import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE
-from harness.witness.events import Chain, Entry, Started
+from harness.witness.events import BadIndex, Chain, Entry, Started
 from harness.witness.rules.rule import Check, rule
 from harness.witness.sessions import Session, State
 
@@ -50,7 +50,7 @@ def misplaced(entries: list[Entry]) -> str:
     return wrong if kinds != sorted(kinds) else ""
 
 
-@rule("2.7.1-R-01", idle="no split virtqueue was used")
+@rule("2.7.1-R-01", idle="no split virtqueue was used", legacy=None)
 def alignment(session: Session) -> Iterator[Check]:
     """Check the addresses of the three parts."""
     for event, state in session.walk():
@@ -68,14 +68,14 @@ def unaligned(*parts: tuple[str, int, int]) -> str:
     )
 
 
-@rule("2.7.4.2-R-01", idle=IDLE)
+@rule("2.7.4.2-R-01", idle=IDLE, legacy=None)
 def readable_before_writable(session: Session) -> Iterator[Check]:
     """Check the order of the elements."""
     for chain, _ in chains(session):
         yield chain, misplaced(elements(chain))
 
 
-@rule("2.7.5.2-R-01", idle=IDLE)
+@rule("2.7.5.2-R-01", idle=IDLE, legacy=None)
 def not_endless(session: Session) -> Iterator[Check]:
     """Check that a chain has no loop and at most 2^32 bytes."""
     for chain, _ in chains(session):
@@ -87,7 +87,7 @@ def not_endless(session: Session) -> Iterator[Check]:
             yield chain, f"{total} bytes" if total > MOST else ""
 
 
-@rule("2.7.5.2-R-02", idle="no chain of several descriptors with IN_ORDER was seen")
+@rule("2.7.5.2-R-02", idle="no chain of several descriptors with IN_ORDER was seen", legacy=None)
 def in_order_next(session: Session) -> Iterator[Check]:
     """Check `next` with IN_ORDER: the following slot, and 0 after the last one."""
     for chain, state in chains(session):
@@ -101,7 +101,7 @@ def in_order_next(session: Session) -> Iterator[Check]:
                 yield chain, "" if following == right else wrong
 
 
-@rule("2.7.5.3.1-R-01", idle="no split chain with INDIRECT was seen")
+@rule("2.7.5.3.1-R-01", idle="no split chain with INDIRECT was seen", legacy=None)
 def indirect_is_negotiated(session: Session) -> Iterator[Check]:
     """Check that INDIRECT_DESC was negotiated."""
     for chain, state in chains(session):
@@ -110,7 +110,7 @@ def indirect_is_negotiated(session: Session) -> Iterator[Check]:
             yield chain, "" if known else "INDIRECT_DESC was not negotiated"
 
 
-@rule("2.7.5.3.1-R-02", idle="no indirect table of a split virtqueue was seen")
+@rule("2.7.5.3.1-R-02", idle="no indirect table of a split virtqueue was seen", legacy=None)
 def one_table(session: Session) -> Iterator[Check]:
     """Check that a table has no descriptor with INDIRECT."""
     for chain, _ in chains(session):
@@ -119,17 +119,17 @@ def one_table(session: Session) -> Iterator[Check]:
             yield chain, f"INDIRECT in the entries {wrong} of the table" if wrong else ""
 
 
-@rule("2.7.5.3.1-R-03", idle=IDLE)
+@rule("2.7.5.3.1-R-03", idle=IDLE, legacy=None)
 def fits_the_queue(session: Session) -> Iterator[Check]:
     """Compare the number of descriptors with the size of the virtqueue."""
     for chain, state in chains(session):
         if started := state.queues.get(chain.queue):
-            count = len(elements(chain))
+            count = len(set(elements(chain)))
             wrong = f"{count} descriptors in a virtqueue of {started.size}"
             yield chain, wrong if count > started.size else ""
 
 
-@rule("2.7.5.3.1-R-04", idle="no split chain with INDIRECT was seen")
+@rule("2.7.5.3.1-R-04", idle="no split chain with INDIRECT was seen", legacy=None)
 def indirect_ends_the_chain(session: Session) -> Iterator[Check]:
     """Check that INDIRECT and NEXT are not set together."""
     both = DESC_F_INDIRECT | DESC_F_NEXT
@@ -140,7 +140,7 @@ def indirect_ends_the_chain(session: Session) -> Iterator[Check]:
             yield chain, "INDIRECT and NEXT in one descriptor" if wrong else ""
 
 
-@rule("2.7.5.3.1-R-05", idle="no indirect table with IN_ORDER was seen")
+@rule("2.7.5.3.1-R-05", idle="no indirect table with IN_ORDER was seen", legacy=None)
 def in_order_table(session: Session) -> Iterator[Check]:
     """Check that `next` counts up in a table with IN_ORDER."""
     for chain, state in chains(session):
@@ -153,7 +153,7 @@ def in_order_table(session: Session) -> Iterator[Check]:
             yield chain, f"next is not the following entry in {wrong}" if wrong else ""
 
 
-@rule("2.7.6.1-R-01", idle="no two chains of a split virtqueue were seen")
+@rule("2.7.6.1-R-01", idle="no two chains of a split virtqueue were seen", legacy=None)
 def index_goes_forward(session: Session) -> Iterator[Check]:
     """Compare the available index with that of the chain before."""
     last: dict[int, int] = {}
@@ -166,9 +166,13 @@ def index_goes_forward(session: Session) -> Iterator[Check]:
             if before is not None:
                 back = (event.index - before) & 0xFFFF >= 1 << 15
                 yield event, f"from {before} back to {event.index}" if back else ""
+        if isinstance(event, BadIndex):
+            before = last.get(event.queue, event.position)
+            if (event.index - before) & 0xFFFF >= 1 << 15:
+                yield event, f"from {before} back to {event.index}"
 
 
-@rule("2.7.7.1-R-01", idle="no chain of a split virtqueue without EVENT_IDX was seen")
+@rule("2.7.7.1-R-01", idle="no chain of a split virtqueue without EVENT_IDX was seen", legacy=None)
 def flags_without_event_idx(session: Session) -> Iterator[Check]:
     """Check that the flags of the available ring are 0 or 1."""
     for chain, state in chains(session):
@@ -176,7 +180,7 @@ def flags_without_event_idx(session: Session) -> Iterator[Check]:
             yield chain, f"flags {chain.flags:#x}" if chain.flags > 1 else ""
 
 
-@rule("2.7.7.1-R-03", idle="no chain of a split virtqueue with EVENT_IDX was seen")
+@rule("2.7.7.1-R-03", idle="no chain of a split virtqueue with EVENT_IDX was seen", legacy=None)
 def flags_with_event_idx(session: Session) -> Iterator[Check]:
     """Check that the flags of the available ring are 0."""
     for chain, state in chains(session):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
-from harness.witness.events import ConfigWrite, Notified, Register, Status
+from harness.witness.events import ConfigWrite, Event, Notified, Register, Status, Waiting
 from harness.witness.rules.rule import Check, rule
 from harness.witness.sessions import Session
 
@@ -154,3 +154,92 @@ def no_config_write_while_suspended(session: Session) -> Iterator[Check]:
             yield event, ""
         if isinstance(event, ConfigWrite) and state.suspended:
             yield event, "SUSPEND is set"
+
+
+@rule("2.1.1-R-03", idle="the driver has not set FAILED", registers=True, legacy=None)
+def resets_after_failure(session: Session) -> Iterator[Check]:
+    """Check that after FAILED no status without it is written, except by a reset."""
+    if session.before and session.reset and session.before.failed:
+        first = next((event for event, _ in session.walk() if isinstance(event, Status)), None)
+        if first:
+            yield first, ""
+    for event, state in session.walk():
+        if isinstance(event, Status) and state.status & DeviceStatus.FAILED:
+            again = event.value and not event.value & DeviceStatus.FAILED
+            yield event, "the device was not reset after FAILED" if again else ""
+
+
+def refused(session: Session) -> Iterator[tuple[Event, bool]]:
+    """Yield each event after a FEATURES_OK that the device has refused, and whether it goes on.
+
+    The refusal is a read of the status without FEATURES_OK. A new choice of features ends it.
+    """
+    asked = no = False
+    for event, state in session.walk():
+        if isinstance(event, Status):
+            goes_on = event.value & DeviceStatus.DRIVER_OK & ~state.status
+            if no:
+                yield event, bool(goes_on)
+            asked = bool(event.value & DeviceStatus.FEATURES_OK)
+            no = no and not asked
+        elif isinstance(event, Register) and not event.write and "device_status" in event.names:
+            no |= asked and not event.value & DeviceStatus.FEATURES_OK
+            no &= not event.value & DeviceStatus.FEATURES_OK
+        elif no and isinstance(event, Register) and event.write and "queue_enable" in event.names:
+            yield event, True
+
+
+@rule("3.1.1-R-04", idle="the device has not refused FEATURES_OK", registers=True)
+def sets_failed(session: Session) -> Iterator[Check]:
+    """Check that the first status after a refusal of FEATURES_OK has FAILED."""
+    for event, _ in refused(session):
+        if isinstance(event, Status):
+            failed = event.value & DeviceStatus.FAILED
+            yield event, "" if failed else "FEATURES_OK was refused, and FAILED is not set"
+            return
+
+
+@rule("3.1.1-R-05", idle="no initialization has failed", registers=True)
+def gives_up(session: Session) -> Iterator[Check]:
+    """Check that the initialization does not go on after FAILED or a refusal of FEATURES_OK."""
+    for event, goes_on in refused(session):
+        yield event, "FEATURES_OK was refused" if goes_on else ""
+    for event, state in session.walk():
+        if isinstance(event, Status) and event.value & DeviceStatus.FAILED and not state.live:
+            goes_on = bool(state.status & DeviceStatus.FAILED)
+            goes_on = goes_on and bool(event.value & DeviceStatus.DRIVER_OK)
+            yield event, "the driver has set FAILED" if goes_on else ""
+
+
+@rule("3.4.1-R-03", idle="the driver has not suspended and resumed the device", registers=True)
+def nothing_available_while_suspended(session: Session) -> Iterator[Check]:
+    """Compare what is available at the suspension and at the resumption."""
+    known: dict[int, int] = {}
+    for event, _ in session.walk():
+        if not isinstance(event, Waiting):
+            continue
+        if event.queue in known:
+            more = event.count - known.pop(event.queue)
+            yield event, f"{more} more than at the suspension" if more > 0 else ""
+        else:
+            known[event.queue] = event.count
+
+
+@rule("3.4.1-R-06", idle="the driver has not resumed the device", registers=True)
+def waits_for_the_resumption(session: Session) -> Iterator[Check]:
+    """Check that the status is read with DRIVER_OK and without SUSPEND before a notification."""
+    resumed: Event | None = None
+    done = False
+    for event, state in session.walk():
+        if isinstance(event, Status):
+            asked = event.before & DeviceStatus.SUSPEND and state.has(Feature.SUSPEND)
+            if asked and event.value & DeviceStatus.DRIVER_OK:
+                resumed, done = event, False
+        if isinstance(event, Register) and not event.write and "device_status" in event.names:
+            running = DeviceStatus(event.value & 0xFF) & (
+                DeviceStatus.DRIVER_OK | DeviceStatus.SUSPEND
+            )
+            done |= running == DeviceStatus.DRIVER_OK
+        if resumed and isinstance(event, Notified | ConfigWrite):
+            yield event, "" if done else "the status was not read after the resumption"
+            resumed = None
