@@ -40,6 +40,8 @@ KNOWN = {
     "harness/driver/bus/qtest.py::_QtestBus.__init__: open": RUN,
     "harness/driver/bus/vfio_user.py::VfioUser.__init__: truncate": "memory without a name",
     "harness/driver/transport/vhost_user.py::VhostUser.__init__: truncate": "memory without a name",
+    "harness/drivers/base.py::Place.fill: open": "the disk of a scenario, in a run directory",
+    "harness/drivers/userland.py::write: open": RUN,
     "harness/guest/agent.py::_claim_standard_streams: os.open": GUEST,
     "harness/guest/agent.py::_renew: os.open": GUEST,
     "harness/machine/accel.py::_kept: open": CACHE,
