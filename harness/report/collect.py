@@ -29,7 +29,7 @@ from harness.report.results import (
     plain_node,
     worst,
 )
-from harness.virtio.catalogue import SPECIFICATION, Clause, clauses, lookup
+from harness.virtio.catalogue import SPECIFICATION, Clause, clauses, driver_clauses, lookup
 
 SUITE = "virtio-blk-conformance"
 
@@ -56,9 +56,12 @@ class Collector:
     def results(self, complete: bool) -> Results:
         """Return the results up to now. `complete` means that no test is missing."""
         results = Results([self._run(complete)], [], {}, {})
-        for clause in clauses().values():
-            results.rows[clause.id] = _row(clause)
         columns = self._columns()
+        parties = {column.party for column in columns.values()} or {"device"}
+        for clause in clauses().values() if "device" in parties else ():
+            results.rows[clause.id] = _row(clause)
+        for clause in driver_clauses().values() if "driver" in parties else ():
+            results.rows.setdefault(clause.id, _row(clause))
         results.columns += columns.values()
         for (node, target), reports in self._reports.items():
             test = results.tests.setdefault(
@@ -74,7 +77,10 @@ class Collector:
     def _columns(self) -> dict[str, Column]:
         columns: dict[str, Column] = {}
         for (_, target), reports in self._reports.items():
-            column = columns.setdefault(target, Column(target))
+            driver = ("party", "driver") in reports[0].user_properties
+            column = columns.setdefault(
+                target, Column(target, party="driver" if driver else "device")
+            )
             for report in reports:
                 facts = _attributes(report)
                 column.implementations.update(facts.get("implementations", {}))
