@@ -194,7 +194,7 @@ def obey_until_end(link: socket.socket, files: Files) -> None:
 
 def main() -> None:
     """Serve until the control channel ends."""
-    from mfusepy import FUSE  # type: ignore[import-untyped]  # only with the extra "fuse"
+    from mfusepy import FUSE  # only with the extra "fuse"
 
     fd, mountpoint, directory = sys.argv[1:]
     files = Files(Path(directory))

@@ -23,7 +23,6 @@ from harness.machine.drive import Backing as FileBacking
 from harness.machine.drive import make_raw
 from harness.machine.errors import MachineError
 from harness.machine.foreign import ForeignDaemon, run
-from harness.machine.monitor import LoopThread
 from harness.machine.rundir import RunDir
 from harness.machine.served_files import FAULTY, ServedFiles
 from harness.machine.served_files import HONOURED as SERVED_FIELDS
@@ -113,15 +112,14 @@ class StartedTarget(LendingTarget):
         (program, *_) = words_of(
             definition.command, {**dict.fromkeys(PLACES | VMM_PLACES, ""), **self._programs()}
         )
-        self._program = Path(program).name
+        self._program = Path(definition.program or program).name
         self._file_is_ours = "{file}" in definition.command + definition.plug
         self.made_to_order = self._file_is_ours
         self._writable = self._file_is_ours or destructive or definition.destructive
         self.serves_file = self._file_is_ours
         self._dir: RunDir | None = None
-        self._thread: LoopThread | None = None
         self._daemon: ForeignDaemon | None = None
-        self._last_words = ""
+        self._ended: ForeignDaemon | None = None
         self._made = 0
         self._failed_starts = 0
         self._tried = False
@@ -205,7 +203,6 @@ class StartedTarget(LendingTarget):
     def _prepare(self) -> None:
         if self._dir is None:
             self._dir = RunDir()
-            self._thread = LoopThread(self._program)
             cleanup.at_exit(self.close)
 
     def _make(self, spec: DiskSpec, words: list[str], provided: set[str]) -> StartedDisk:
@@ -327,13 +324,11 @@ class StartedTarget(LendingTarget):
 
     def _start(self, socket: Path | None) -> None:
         """Start the daemon with `_line`, and wait until it is ready."""
-        assert self._dir and self._thread
         self._end()
         if socket:
             socket.unlink(missing_ok=True)
         with interrupt.shielded():
-            log = self._dir.path / "output.log"
-            self._daemon = ForeignDaemon(self._program, self._line, log, self._thread)
+            self._daemon = ForeignDaemon(self._program, self._line)
         self._daemon.wait_until_ready(
             socket, self._definition.ready, self._definition.start_timeout
         )
@@ -418,22 +413,20 @@ class StartedTarget(LendingTarget):
         message = error.message if isinstance(error, DriverError) else str(error)
         if self._daemon:
             self._daemon.wait(0.2)  # its connection is closed before it has ended
-        words = self._words_at_the_end()
-        if self._last_line and self._last_line not in message:
-            message = f"{message}. {self._last_line}"
+        daemon = self._daemon or self._ended
+        if daemon and daemon.last_line() not in message:
+            message = f"{message}. {daemon.last_line()}"
         over = self._failed_starts >= STARTS
         times = f" ({STARTS} starts in a row have failed)" if over else ""
         failure = StartError(f"{self.name}: {message}{times}", over)
-        if words:
+        if words := self._words_at_the_end():
             failure.add_note(words)
         return failure
 
     def _words_at_the_end(self) -> str:
-        if self._daemon:
-            self._last_words, self._last_line = self._daemon.last_words(), self._daemon.last_line()
-        return self._last_words
-
-    _last_line = ""
+        """Return how the daemon runs or ended, and the end of its output; "" before the first."""
+        daemon = self._daemon or self._ended
+        return daemon.last_words() if daemon else ""
 
     def _gone(self) -> str:
         """Return in words that the daemon has died, "" if it has not."""
@@ -448,10 +441,10 @@ class StartedTarget(LendingTarget):
         return f"{daemon.last_line()}{hint}"
 
     def _end(self) -> None:
-        """End the daemon, and keep its last words."""
+        """End the daemon; its last words stay known."""
         daemon, self._daemon = self._daemon, None
         if daemon:
-            self._last_words, self._last_line = daemon.last_words(), daemon.last_line()
+            self._ended = daemon
             daemon.stop()
 
     def processes(self) -> tuple[DeviceProcess, ...]:
@@ -485,9 +478,6 @@ class StartedTarget(LendingTarget):
                 self._served.close()
                 self._served = None
             self._end()
-            if self._thread:
-                self._thread.close()
-                self._thread = None
             if self._dir:
                 self._dir.remove()
                 self._dir = None
@@ -514,7 +504,7 @@ class StartedTarget(LendingTarget):
     def logs(self) -> dict[str, str]:
         """Return the daemon's whole output and its command line."""
         if self._daemon is None:
-            return {f"{self._program}.log": self._last_words} if self._last_words else {}
+            return {f"{self._program}.log": self._ended.last_words()} if self._ended else {}
         return {
             f"{self._program}.command": self._daemon.command,
             f"{self._program}.log": f"{self._daemon.output()}{self._daemon.fate()}\n",
