@@ -176,9 +176,9 @@ def test_after_a_reset_every_register_and_field_is_as_at_first(plug):
     largest = disk.queues[0].size
     indirect = bool(accepted & Feature.INDIRECT_DESC.mask)
     if not indirect:
-        disk.needs_descriptors(3)
+        disk.needs_descriptors(4)
 
-    for turn, most in enumerate((largest, 4, 2 if indirect else 3)):
+    for turn, most in enumerate((largest, 4, 2 if indirect else 4)):
         size = min(most, largest)
         with_msix(driver, turn)
         disk.start(accepted, several, size)

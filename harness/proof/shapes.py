@@ -152,8 +152,8 @@ class Shape:
 
         In the way `model-pci` only the tests of the function and of resets run. Random requests
         run without whims, with one of virtqueues or of requests, and on each pair of whims. The
-        tests UNDER_LOAD run without whims and with one of notifications, the tests WRAPS without
-        whims and with a single one of virtqueues.
+        tests UNDER_LOAD run without whims, and as `owned-model` with a single one of
+        notifications, the tests WRAPS with a single one of virtqueues.
         """
         if self.way == PCI:
             return any(module in test for module in OF_PCI)
@@ -161,10 +161,11 @@ class Shape:
             return True
         if RANDOM in test:
             return len(self.whims) > 1 or self.changes(OF_VIRTQUEUES | OF_REQUESTS)
+        alone = len(self.whims) == 1 and self.way == OWNED
         if UNDER_LOAD in test:
-            return self.changes(OF_NOTIFICATIONS)
+            return alone and self.changes(OF_NOTIFICATIONS)
         if WRAPS in test:
-            return len(self.whims) == 1 and self.changes(OF_VIRTQUEUES)
+            return alone and self.changes(OF_VIRTQUEUES)
         return True
 
     def suits(self, item: pytest.Item) -> bool:
