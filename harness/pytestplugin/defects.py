@@ -1,10 +1,10 @@
-"""Options for devices with a planted defect or a whim: `--defect`, `--whim` and their lists."""
+"""Options for the model: planted defects, whims, their lists, and the record of its events."""
 
 from __future__ import annotations
 
 import pytest
 
-from harness.pytestplugin.arguments import add_option
+from harness.pytestplugin.arguments import add_option, existing_directory
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,6 +25,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         metavar="NAME",
         help="give the device of every --target this legal variation; repeatable, they add up",
+    )
+    add_option(
+        parser,
+        "observe",
+        type=existing_directory,
+        metavar="DIR",
+        help="write what the driver does to the model (targets model, model-pci...) to files here",
     )
     add_option(parser, "list-whims", action="store_true", help="print the whims and exit")
 
