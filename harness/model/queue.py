@@ -20,7 +20,7 @@ from harness.virtio.features import Feature
 GLANCE = 0.5
 """Seconds between two looks of an observed virtqueue for chains without a notification."""
 
-GLANCES = 4
+GLANCES = 3
 """Looks that find the same chain before the observer is told."""
 
 

@@ -261,7 +261,7 @@ class Prepared(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Unnoticed(Event):
-    """Chains that have been available for two seconds or more, and no notification has come.
+    """Chains that have been available for more than a second, and no notification has come.
 
     `flags` and `place` are what the device asks the driver for: flags, and avail_event or
     desc_event_off_wrap.
