@@ -3,20 +3,23 @@
 import pytest
 
 from conformance.negotiation import NEEDED, insisted_on
+from conformance.rings import both_rings, plug_ring
 from harness.driver.errors import FeaturesRefusedError
 from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import CONFIG_FIELD, LIFETIME, RequestType, Status, segment
 from harness.virtio.device import DeviceStatus
-from harness.virtio.features import REQUIRES, Feature, mask, members, names
+from harness.virtio.features import DRAFT, REQUIRES, Feature, mask, members, names
 
-DEFINED = mask(*Feature) & ~mask(Feature.BLK_BARRIER, Feature.BLK_SCSI, Feature.UNUSED_30)
+DEFINED = mask(*Feature) & ~mask(*DRAFT, Feature.BLK_BARRIER, Feature.BLK_SCSI, Feature.UNUSED_30)
 """Bits that mean something for a block device.
 
 NOTIFY_ON_EMPTY and ANY_LAYOUT are included. A device that also serves legacy drivers may offer
 them (virtio 6.3); a vhost-user back-end does not know the type of its driver.
 """
 
-UNKNOWN = sum(1 << bit for bit in (*range(24), 41, 42, *range(50, 128))) & ~mask(*Feature)
+UNKNOWN = sum(1 << bit for bit in (*range(24), 41, 42, *range(50, 128))) & ~(
+    mask(*Feature) & ~mask(*DRAFT)
+)
 """Bits of the device type (2.2) that virtio 1.4 does not describe.
 
 A device written to a later version may offer them, and such versions exist as drafts.
@@ -52,6 +55,20 @@ def test_only_defined_features_are_offered(plug, kind):
     assert names(offered & ~DEFINED & ~UNKNOWN) == []
     if offered & UNKNOWN:
         pytest.skip(f"virtio 1.4 does not describe {', '.join(names(offered & UNKNOWN))}")
+
+
+@both_rings
+@described("6.2-P-01")
+def test_order_platform_is_accepted_where_it_is_offered(plug, packed):
+    disk = plug_ring(plug, packed, start=False, needs=[Feature.ORDER_PLATFORM])
+    features = insisted_on(disk.driver) | Feature.ORDER_PLATFORM.mask
+    features |= Feature.RING_PACKED.mask if packed else 0
+
+    agreed = disk.start(features)
+    completions = [disk.read(0) for _ in range(8)]
+
+    assert agreed.status & DeviceStatus.FEATURES_OK
+    assert {completion.status for completion in completions} == {Status.OK}
 
 
 @clause("2.2.2-D-03")

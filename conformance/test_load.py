@@ -85,6 +85,103 @@ def test_thousands_of_requests_on_one_disk(plug, packed):
     contents.check(f"{MANY} requests")
 
 
+FAILING = 1200
+"""Requests that fail, on one disk: more than the entries of a ring."""
+
+
+@both_rings
+@described("5.2.6-P-12")
+def test_thousands_of_failed_requests_use_nothing_up(plug, packed):
+    """After requests that fail in every way, the device serves as many at once as before."""
+    disk = plug_ring(plug, packed, prefer=SMALL)
+    contents, end = Contents(disk), disk.driver.config().capacity
+    accepted = disk.driver.accepted()
+    bad = [
+        Request(RequestType.IN, end, receive=512),
+        Request(RequestType.OUT, end, sectors(1)),
+        Request(RequestType.IN, 2**55, receive=1024),
+        Request(99, receive=512),
+        Request(99, data=sectors(1)),
+        Request(RequestType.OUT, 8, sectors(1)[:100]),
+    ]
+    for feature, type in (
+        (Feature.BLK_DISCARD, RequestType.DISCARD),
+        (Feature.BLK_WRITE_ZEROES, RequestType.WRITE_ZEROES),
+    ):
+        if accepted & feature.mask:
+            bad += [
+                Request(type, data=segment(end, 8)),
+                Request(type, data=segment(8, 8, flags=1 << 9)),
+            ]
+    together = min(TOGETHER, room(disk))
+
+    for first in range(0, FAILING, together):
+        requests = [bad[(first + number) % len(bad)] for number in range(together)]
+        completions = disk.driver.complete(disk.driver.submit(requests))
+        statuses = {completion.status for completion in completions}
+        assert statuses <= {Status.IOERR, Status.UNSUPP}, f"requests {first} and on: {statuses}"
+        assert not any(completion.damage for completion in completions)
+
+    reads = [Request(RequestType.IN, number % 8, receive=512) for number in range(room(disk))]
+    completions = disk.driver.complete(disk.driver.submit(reads))
+    for read, completion in zip(reads, completions, strict=True):
+        assert completion.status == Status.OK, f"a read after {FAILING} failed requests"
+        assert completion.data == contents.read(read.sector, 1)
+    contents.check(f"{FAILING} failed requests")
+
+
+ACROSS = 40
+"""Rounds in which every queue has several requests in flight."""
+
+
+@both_rings
+@described("5.2.2-P-01")
+def test_requests_in_flight_on_all_queues_do_not_disturb_each_other(plug, packed):
+    """Reads, writes and zeroes of different sectors, spread over the queues at random."""
+    disk = plug_ring(plug, packed, needs=[Feature.BLK_MQ], prefer={**SMALL, "queues": 4})
+    driver = disk.driver
+    queues = min(driver.config().num_queues, 8)
+    if queues < 2:
+        pytest.skip("the device has 1 request virtqueue")
+    disk.start(driver.accepted(), queues)
+    contents, config = Contents(disk), driver.config()
+    chosen = random.Random(22)
+    spans = min(contents.count, 64) // 2
+    zeroes = driver.accepted() & Feature.BLK_WRITE_ZEROES.mask and (
+        config.max_write_zeroes_sectors != 1
+    )
+
+    for number in range(ACROSS):
+        together = min(spans, queues * min(8, room(disk)))
+        each = [0] * queues
+        sent, tokens = [], []
+        for span in chosen.sample(range(spans), together):
+            queue = chosen.choice([n for n in range(queues) if each[n] < room(disk)])
+            each[queue] += 1
+            data = sectors(2, salt=chosen.randrange(1000))
+            kinds = [
+                Request(RequestType.IN, 2 * span, receive=1024),
+                Request(RequestType.OUT, 2 * span, data),
+                Request(RequestType.WRITE_ZEROES, data=segment(2 * span, 2)),
+            ]
+            request = chosen.choice(kinds if zeroes else kinds[:2])
+            sent.append((queue, span, request))
+            tokens += driver.submit([request], queue)
+        for (queue, span, request), completion in zip(sent, driver.complete(tokens), strict=True):
+            what = f"round {number}, queue {queue}, type {request.type}, sector {2 * span}"
+            assert completion.status == Status.OK, f"{what}: {completion.status:#x}"
+            assert completion.damage == (), f"{what}: {completion.damage}"
+            match request.type:
+                case RequestType.IN:
+                    wrong = completion.data != contents.read(2 * span, 2)
+                    assert not wrong, f"{what}: other data than the sectors have"
+                case RequestType.OUT:
+                    contents.write(2 * span, request.data)
+                case _:
+                    contents.write(2 * span, bytes(1024))
+        contents.check(f"round {number} of requests on {queues} queues")
+
+
 CHANGES = [
     kind
     for kind in KINDS

@@ -8,8 +8,8 @@ import pytest
 
 from conformance.data import sectors
 from harness.diskspec import Fault
-from harness.report import clause, on
-from harness.virtio.blk import CONFIG_FIELD, RequestType, Status
+from harness.report import clause, described, on
+from harness.virtio.blk import CONFIG_FIELD, REQUEST_FLAG_FUA, RequestType, Status
 from harness.virtio.features import Feature
 
 WRITEBACK = CONFIG_FIELD["writeback"].offset
@@ -68,6 +68,41 @@ def test_where_writeback_is_0_from_the_start_a_write_succeeds_only_if_it_was_com
 
     assert completion.status is Status.IOERR, "a write was not committed, and its status is OK"
     assert completion.damage == ()
+
+
+FUA = [Feature.BLK_REQ_FLAGS, Feature.BLK_REQ_FLAGS_OUT_FUA]
+
+
+@described("5.2.6-P-42")
+def test_a_write_with_forced_unit_access_succeeds_only_if_it_was_committed(plug):
+    """A draft of a later version: tested only where it is offered."""
+    disk = plug(faults=NOTHING_LASTS, prefer={"fua": True}, extra=FUA)
+    if disk.driver.accepted() & Feature.BLK_CONFIG_WCE.mask:
+        disk.driver.config_write(WRITEBACK, b"\1")
+
+    completion = disk.write(8, sectors(8), reserved=REQUEST_FLAG_FUA)
+
+    assert completion.status is Status.IOERR, "a write was not committed, and its status is OK"
+    assert completion.damage == ()
+
+
+@pytest.mark.parametrize("accepted", [True, False], ids=["accepted", "not-accepted"])
+@described("5.2.6-P-42")
+def test_a_write_with_forced_unit_access_writes_its_data(plug, accepted):
+    """Without the features, the second word of the header changes nothing."""
+    disk = plug(prefer={"fua": True}, needs=FUA, extra=FUA if accepted else [])
+    disk.backing.write(0, sectors(16))
+
+    for sector in (8, 9):
+        completion = disk.write(sector, sectors(2, salt=40), reserved=REQUEST_FLAG_FUA)
+        assert completion.status is Status.OK
+        assert completion.damage == ()
+    reading = disk.read(8, reserved=REQUEST_FLAG_FUA)
+
+    assert reading.data == sectors(1, salt=40)
+    assert disk.backing.read(9, 2) == sectors(2, salt=40)
+    assert disk.backing.read(0, 8) == sectors(8)
+    assert disk.backing.read(11, 5) == sectors(16)[11 * 512 :]
 
 
 @on("legacy")

@@ -58,6 +58,7 @@ class DiskSpec:
     `zones_offline` are numbers of zones, counted from 0, that have these states
     from the start.
 
+    With `fua` the device offers writes with forced unit access, which are a draft.
     With `secure_erase` the device supports secure erase. `lifetime` is the wear
     that the backing store reports: pre_eol_info and the estimates of types A and
     B, as in GET_LIFETIME (virtio 5.2.6). None is a store without such metrics.
@@ -85,6 +86,7 @@ class DiskSpec:
     indirect_desc: bool | None = None
     packed: bool | None = None
     in_order: bool | None = None
+    fua: bool | None = None
     unmap: bool = True
     iops: int | None = None
     faults: tuple[Fault, ...] = ()

@@ -55,7 +55,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     """Boot a guest, open its disk, and show it until the user stops."""
     from harness.cli import means, sizes
-    from harness.targets import GuestPci
+    from harness.targets import GuestTarget
 
     if arguments.changes is not None and arguments.changes < 1:
         raise UsageError(f"--changes {arguments.changes}: 1 or more")
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         logical_block_size=arguments.block_size,
         read_only=arguments.read_only,
     )
-    target = GuestPci("serial", arguments.qemu, arguments.accel, progress=means.say)
+    target = GuestTarget("serial", arguments.qemu, arguments.accel, progress=means.say)
     try:
         plugged = target.plug(spec)
         assert target.guest is not None

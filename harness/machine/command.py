@@ -111,10 +111,6 @@ class Paths:
     def console_log(self) -> Path:
         return self.directory / "console.log"
 
-    @property
-    def stderr(self) -> Path:
-        return self.directory / "stderr.log"
-
 
 def command_line(
     config: MachineConfig,

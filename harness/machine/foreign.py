@@ -14,17 +14,13 @@ from shlex import join
 
 from harness.machine.errors import MachineError
 from harness.machine.logs import end_of, tail
-from harness.machine.monitor import LoopThread
-from harness.machine.process import Process
+from harness.machine.supervisor import SHOWN, Supervised
 
 COMMAND_TIMEOUT = 30.0
 """Seconds that a command of the user may take."""
 
 LOG_KEPT = 4 << 20
 """Bytes at the end of the output that go into the artifacts."""
-
-SHOWN = 20
-"""Lines of the output that a report of a failure shows."""
 
 PAUSE = 0.01
 ENTERED = 0.5
@@ -35,72 +31,70 @@ LISTENING = 0x10000
 """__SO_ACCEPTCON in the flags of /proc/net/unix."""
 
 
-class _Child(Process):
-    @staticmethod
-    def channel_options(fd: int) -> list[str]:
-        return []
-
-
-class ForeignDaemon:
+class ForeignDaemon(Supervised):
     """A process that runs a user's command, with its children; its output goes to a file."""
 
     def __init__(
         self,
         name: str,
         line: Sequence[str],
-        log: Path,
-        thread: LoopThread,
         terminal: int | None = None,
         printed: Callable[[], str] = lambda: "",
     ) -> None:
-        """Start `line`. MachineError if there is no such program.
+        """Start `line`; messages call the process `name`. MachineError if there is no such program.
 
         With a `terminal`, an open file, that is its stdin and stdout. `printed` returns what it
-        has written there.
+        has written there. It has no control channel: `stop` sends a signal at once.
         """
-        self.name = name
-        self._log = log
+        self.process_name = self.subject = name
+        super().__init__()
         self._printed = printed
-        self._child = _Child([*line], log, thread, terminal=terminal)
-        self.command = self._child.command
+        self._last_line = ""
+        try:
+            self._launch([*line], terminal=terminal)
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def pid(self) -> int:
         """Process id, which is also that of its group."""
-        return self._child.pid
+        assert self._process
+        return self._process.pid
 
-    def alive(self) -> bool:
-        """Return True while it runs."""
-        return self._child.alive()
+    @property
+    def command(self) -> str:
+        """Command line, quoted for a shell."""
+        assert self._process
+        return self._process.command
 
     def ended_well(self) -> bool:
         """Return True if it has ended with status 0."""
-        return self._child.status == 0
+        return self._process is not None and self._process.status == 0
 
     def wait(self, seconds: float) -> bool:
         """Wait for its end; return True if it has ended."""
-        return self._child.wait(seconds)
-
-    def fate(self) -> str:
-        """Return in words if it runs, or how it ended: its exit status or the signal."""
-        return self._child.fate().replace("QEMU", self.name, 1)
-
-    def last_words(self) -> str:
-        """Return its fate and the end of its output."""
-        return "\n".join([self.fate(), *self._last_lines()])
+        return self._process is None or self._process.wait(seconds)
 
     def _last_lines(self) -> list[str]:
-        text = f"{self._printed()}\n{tail(self._log, SHOWN)}"
+        text = f"{self._printed()}\n{tail(self._stderr, SHOWN)}"
         return [line for line in text.splitlines() if line.strip()][-SHOWN:]
 
     def last_line(self) -> str:
-        """Return its fate and the last line of its output, in one line."""
+        """Return how it ended, and the last line of its output, in one line. Also after `stop`."""
+        if self._stopped:
+            return self._last_line
         words = self._last_lines()
         return f"{self.fate()}; its last output: {words[-1].strip() if words else 'nothing'}"
 
     def output(self) -> str:
         """Return its output, of a long one the end."""
-        return end_of(self._log, LOG_KEPT)
+        return end_of(self._stderr, LOG_KEPT)
+
+    def _keep(self) -> None:
+        super()._keep()
+        if self._process:
+            self._last_line = self.last_line()
 
     def wait_until_ready(self, socket: Path | None, line: str, seconds: float) -> None:
         """Wait until its output has `line`; if that is empty, until it listens on `socket`.
@@ -124,20 +118,11 @@ class ForeignDaemon:
                 raise MachineError(f"{self.last_line()}; awaited was {awaited}", self.last_words())
             if time.monotonic() > deadline:
                 raise MachineError(
-                    f"{self.name} was not ready within {seconds:g} s; awaited was {awaited}."
-                    f" {self.last_line()}",
+                    f"{self.process_name} was not ready within {seconds:g} s;"
+                    f" awaited was {awaited}. {self.last_line()}",
                     self.last_words(),
                 )
             time.sleep(PAUSE)
-
-    def kill(self) -> None:
-        """Send SIGKILL to its group."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-
-    def stop(self) -> None:
-        """End it and its children with SIGTERM, else SIGKILL. A second call does nothing."""
-        self._child.end()
 
 
 def _listens(socket: Path, unknown: bool) -> bool:

@@ -27,16 +27,17 @@ from harness.machine.command import (
 from harness.machine.drive import Drive, make_raw
 from harness.machine.errors import MachineError
 from harness.machine.logs import end_of, tail
-from harness.machine.monitor import Event, LoopThread
+from harness.machine.monitor import Event
 from harness.machine.process import Process
 from harness.machine.ramfile import private_copy
-from harness.machine.supervisor import Supervised
+from harness.machine.supervisor import QmpSupervised
 
 START_DEADLINE = 30.0
 CONSOLE_KEPT = 80  # lines: the text of a panic has about 50
 LOG_KEPT = 4 << 20  # bytes
 UNPLUG_DEADLINE = 15.0
 VFIO_USER_SINCE = (10, 1)
+FILE_MIGRATION_SINCE = (9, 1)
 STATE_DEADLINE = 30.0
 """Seconds that QEMU may take to write or read the state of all devices."""
 
@@ -46,7 +47,13 @@ _CAPABILITIES = [{"capability": name, "state": True} for name in ("x-ignore-shar
 T = TypeVar("T")
 
 
-class Machine(Supervised):
+class _Qemu(Process):
+    @staticmethod
+    def channel_options(fd: int) -> list[str]:
+        return ["-chardev", f"socket,id=qmp,fd={fd}", "-mon", "chardev=qmp,mode=control"]
+
+
+class Machine(QmpSupervised):
     """A guest, or a machine with a halted CPU, from `start` to `stop`. It is started only once.
 
     Use it as a context manager. Every method raises MachineError if QEMU refuses
@@ -55,6 +62,7 @@ class Machine(Supervised):
 
     process_name = "QEMU"
     subject = "the machine"
+    process_type = _Qemu
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -111,7 +119,6 @@ class Machine(Supervised):
                     self._ram = os.memfd_create("ram")
                 os.ftruncate(self._ram, self.config.memory << 20)
                 self._paths.firmware.write_bytes(parked_firmware())
-            self._loop = LoopThread(f"qmp {self.config.name}")
             with ExitStack() as opened:
                 state, ram = self._open_saved(opened) if self.config.saved else (None, None)
                 if self.config.parked:
@@ -141,7 +148,10 @@ class Machine(Supervised):
     def _load(self, state: int) -> None:
         """Load the state in an open file into the machine, which has not run yet."""
         self.qmp("migrate-set-capabilities", capabilities=_CAPABILITIES)
-        self.qmp("migrate-incoming", uri=f"fd:{state}")
+        # A descriptor of a file is what newer versions do not take.
+        files = self.config.qemu.version >= FILE_MIGRATION_SINCE
+        uri = f"file:/proc/self/fd/{state}" if files else f"fd:{state}"
+        self.qmp("migrate-incoming", uri=uri)
         self._await_migration("load")
 
     def _await_migration(self, verb: str) -> None:
@@ -169,12 +179,10 @@ class Machine(Supervised):
 
     def _spawn(self, inherited: list[int], ram: int | None) -> None:
         """Start the process and its QMP session; `ram` is an open file for RAM, if not None."""
-        assert self._loop
         path = Path(f"/proc/self/fd/{ram}") if ram else None
         graphs = [drive.graph for drive in self._drives]
         line = command_line(self.config, self._paths, graphs, path)
-        with interrupt.shielded():
-            self._process = Process(line, self._paths.stderr, self._loop, inherited)
+        self._launch(line, inherited)
         self._open_monitor(START_DEADLINE)
 
     def _keep(self) -> None:
@@ -188,13 +196,6 @@ class Machine(Supervised):
             if self._ram >= 0:
                 os.close(self._ram)
                 self._ram = -1
-
-    def last_words(self) -> str:
-        """Return in words how QEMU ended, and the end of its stderr. Also after `stop`."""
-        if self._stopped or self._process is None:
-            return self._last_words
-        stderr = tail(self._paths.stderr, 20)
-        return f"{self._fate()}\n{stderr}" if stderr else self._fate()
 
     def console_tail(self, lines: int = 40) -> str:
         """Return the last lines of the guest's console (after `stop`, at most 80)."""
@@ -211,7 +212,7 @@ class Machine(Supervised):
         if self._stopped:
             return command | {"console.log": self._console, "qemu.log": self._last_words}
         console = end_of(self._paths.console_log, LOG_KEPT)
-        stderr = f"{end_of(self._paths.stderr, LOG_KEPT)}{self._fate()}\n" if self._process else ""
+        stderr = f"{end_of(self._stderr, LOG_KEPT)}{self.fate()}\n" if self._process else ""
         return command | {"console.log": console, "qemu.log": stderr}
 
     def wait_event(
@@ -359,13 +360,13 @@ class Machine(Supervised):
                 f"the guest did not let go of {name} within {UNPLUG_DEADLINE:g} s", self._details()
             ) from error
 
-    def _fate(self) -> str:
-        assert self._process
+    def fate(self) -> str:
+        """Return in words if QEMU runs, or how it ended, with the reason that it or Linux gave."""
         panic = re.findall(r"Kernel panic - not syncing: *(.*)", tail(self._paths.console_log, 400))
         if panic:
-            return f"the guest's kernel panicked ({panic[-1]}); {self._process.fate()}"
+            return f"the guest's kernel panicked ({panic[-1]}); {super().fate()}"
         reason = self._monitor.shutdown_reason if self._monitor else None
-        return self._process.fate() + (f" on {reason}" if reason else "")
+        return super().fate() + (f" on {reason}" if reason else "")
 
     def _details(self) -> str:
         command = self._process.command if self._process else "(none)"

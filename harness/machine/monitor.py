@@ -101,8 +101,11 @@ class Monitor:
     Raises MachineError if negotiation fails or takes longer than `timeout` seconds.
     """
 
-    def __init__(self, loop: LoopThread, peer: socket.socket | str, timeout: float = 10.0) -> None:
+    def __init__(
+        self, loop: LoopThread, peer: socket.socket | str, name: str, timeout: float = 10.0
+    ) -> None:
         self._loop = loop
+        self._name = name
         self._client = QMPClient(readbuflen=MESSAGE_LIMIT)
         self._client.events.event_filter = lambda event: False
         self._client.register_listener(_Listener(self._take))
@@ -114,7 +117,7 @@ class Monitor:
     def execute(self, command: str, arguments: dict[str, object], timeout: float) -> Any:
         """Execute a QMP command and return its value.
 
-        Raises MachineError, with QEMU's message, if QEMU refuses it or does not answer
+        Raises MachineError, with the process's message, if that refuses it or does not answer
         within `timeout` seconds, DisconnectedError as soon as the session ends.
         """
         return self._loop.run(self._execute(command, arguments, timeout))
@@ -136,7 +139,7 @@ class Monitor:
             async with asyncio.timeout(timeout):
                 await self._client.connect(peer)
         except TimeoutError:
-            raise MachineError(f"no QMP greeting within {timeout:g} s") from None
+            raise MachineError(f"{self._name} sent no QMP greeting within {timeout:g} s") from None
         except (QMPError, AssertionError) as error:  # the library asserts that no error was first
             raise DisconnectedError(f"no QMP session: {error}") from error
         self._watcher = asyncio.create_task(self._watch())
@@ -170,9 +173,11 @@ class Monitor:
             async with asyncio.timeout(timeout):
                 return await self._client.execute(command, arguments)
         except TimeoutError:
-            raise MachineError(f"QEMU did not answer {command!r} within {timeout:g} s") from None
+            raise MachineError(
+                f"{self._name} did not answer {command!r} within {timeout:g} s"
+            ) from None
         except ExecuteError as error:
-            raise MachineError(f"QEMU refused {command!r}: {error}") from error
+            raise MachineError(f"{self._name} refused {command!r}: {error}") from error
         except (ExecInterruptedError, StateError, OSError, EOFError) as error:
             raise DisconnectedError(f"{command!r} got no answer") from error
 
@@ -192,5 +197,5 @@ class Monitor:
         except TimeoutError:
             seen = ", ".join({cast(str, event["event"]): None for event in self._events}) or "none"
             raise MachineError(
-                f"QEMU's event {name} did not come within {timeout:g} s (others: {seen})"
+                f"{self._name} sent no event {name} within {timeout:g} s (others: {seen})"
             ) from None

@@ -1,4 +1,4 @@
-"""QEMU as a child process that ends at the latest with this process."""
+"""A child process that ends at the latest with this process."""
 
 from __future__ import annotations
 
@@ -17,37 +17,40 @@ from harness.machine.errors import MachineError
 from harness.machine.monitor import LoopThread
 
 # setpriv asks the kernel to kill the child when its parent ends. The shell then checks that the
-# parent is still there, and executes QEMU.
+# parent is still there, and executes the program.
 GUARD = '[ "$PPID" = "$0" ] && exec "$@"'
 TERM_DEADLINE = 2.0
 KILL_DEADLINE = 10.0
 
 
 class Process:
-    """A started QEMU; its stdout and stderr go to the file `stderr`.
+    """A started child; its stdout and stderr go to the file `stderr`.
 
     The kernel kills the child when the *thread* that created it ends. So the child
-    is created in `thread`, which runs until QEMU has ended. QEMU has its own session,
+    is created in `thread`, which runs until the child has ended. The child has its own session,
     so a Ctrl-C in the terminal reaches this process only.
     """
 
     def __init__(
         self,
+        name: str,
         line: list[str],
         stderr: Path,
         thread: LoopThread,
         inherited: Iterable[int] = (),
         terminal: int | None = None,
     ) -> None:
-        """Start QEMU; it inherits the open files `inherited`, with the same numbers.
+        """Start the command `line`; messages call the child `name`.
 
-        With a `terminal`, an open file, that is its stdin and stdout.
+        It inherits the open files `inherited`, with the same numbers. With a `terminal`, an open
+        file, that is its stdin and stdout.
         """
+        self.name = name
         setpriv = shutil.which("setpriv")
         if setpriv is None:
             raise MachineError("setpriv is not on PATH; install it: apt-get install util-linux")
-        # A connected pair needs no path, and reports end of file when QEMU ends.
-        self.qmp_socket, theirs = socket.socketpair()
+        # A connected pair needs no path, and reports end of file when the child ends.
+        self.channel, theirs = socket.socketpair()
         self._status: int | None = None
         try:
             options = self.channel_options(theirs.fileno())
@@ -60,19 +63,19 @@ class Process:
             except OSError as error:
                 raise MachineError(f"{line[0]} was not started: {error.strerror}") from error
         except BaseException:
-            self.qmp_socket.close()
+            self.channel.close()
             raise
         finally:
             theirs.close()
 
     @staticmethod
     def channel_options(fd: int) -> list[str]:
-        """Return the options that put QMP on a socket; none if there is no such channel."""
-        return ["-chardev", f"socket,id=qmp,fd={fd}", "-mon", "chardev=qmp,mode=control"]
+        """Return the options that make the child use an inherited socket; none if it uses none."""
+        return []
 
     @property
     def pid(self) -> int:
-        """Process id of QEMU."""
+        """Process id of the child."""
         return self._child.pid
 
     def alive(self) -> bool:
@@ -109,7 +112,7 @@ class Process:
             self._ended()
             if ended:
                 self._child.wait(KILL_DEADLINE)
-        self.qmp_socket.close()
+        self.channel.close()
 
     @property
     def status(self) -> int | None:
@@ -120,10 +123,10 @@ class Process:
         """Return in words how the process ended."""
         status = self._ended()
         if status is None:
-            return "QEMU is running"
+            return f"{self.name} is running"
         if status < 0:
-            return f"QEMU was ended by {signal.Signals(-status).name}"
-        return f"QEMU exited with status {status}"
+            return f"{self.name} was ended by {signal.Signals(-status).name}"
+        return f"{self.name} exited with status {status}"
 
     def _signal(self, signum: int) -> None:
         with suppress(ProcessLookupError, PermissionError):  # its group is gone, or all of it ended

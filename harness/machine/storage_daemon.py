@@ -7,16 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness import interrupt
 from harness.diskspec import DiskSpec, unsupported
 from harness.machine.blockgraph import BlockGraph, build
 from harness.machine.drive import Volume, make_raw
 from harness.machine.errors import MachineError
-from harness.machine.logs import end_of, tail
-from harness.machine.monitor import LoopThread
+from harness.machine.logs import end_of
 from harness.machine.process import Process
 from harness.machine.qemu import Qemu, version_of
-from harness.machine.supervisor import Supervised
+from harness.machine.supervisor import QmpSupervised
 
 PROGRAM = "qemu-storage-daemon"
 INSTALL = "apt-get install qemu-system-common"
@@ -41,16 +39,9 @@ def find_storage_daemon(path: str | None = None) -> Qemu:
 
 
 class _Daemon(Process):
-    """The process of the daemon; some of its options differ from QEMU's."""
-
     @staticmethod
     def channel_options(fd: int) -> list[str]:
-        """Return the options that put QMP on a socket."""
         return ["--chardev", f"socket,id=qmp,fd={fd}", "--monitor", "chardev=qmp"]
-
-    def fate(self) -> str:
-        """Return in words how the process ended."""
-        return super().fate().replace("QEMU", PROGRAM, 1)
 
 
 class Export(Volume):
@@ -69,7 +60,7 @@ class Export(Volume):
         self.path = path
 
 
-class StorageDaemon(Supervised):
+class StorageDaemon(QmpSupervised):
     """A qemu-storage-daemon, from `start` to `stop`. It is started only once.
 
     Use it as a context manager. Every method raises MachineError if the daemon
@@ -78,11 +69,11 @@ class StorageDaemon(Supervised):
 
     process_name = PROGRAM
     subject = PROGRAM
+    process_type = _Daemon
 
     def __init__(self, program: Qemu) -> None:
         super().__init__()
         self.program = program
-        self._stderr = self._dir.path / "stderr.log"
         self._exports: list[Export] = []
         self._made = 0
 
@@ -91,20 +82,11 @@ class StorageDaemon(Supervised):
         if self._process or self._stopped:
             raise MachineError(f"a {PROGRAM} can be started only once")
         try:
-            self._loop = LoopThread(PROGRAM)
-            with interrupt.shielded():
-                self._process = _Daemon([str(self.program.path)], self._stderr, self._loop)
+            self._launch([str(self.program.path)])
             self._open_monitor(START_DEADLINE)
         except BaseException:
             self.stop()
             raise
-
-    def last_words(self) -> str:
-        """Return in words how the daemon ended, and the end of its stderr. Also after `stop`."""
-        if self._stopped or self._process is None:
-            return self._last_words
-        stderr = tail(self._stderr, 20)
-        return f"{self._process.fate()}\n{stderr}" if stderr else self._process.fate()
 
     def logs(self) -> dict[str, str]:
         """Return file name -> stderr and command line; after `stop`, the end of stderr only."""
@@ -170,10 +152,6 @@ class StorageDaemon(Supervised):
             if self.alive():
                 self._remove_nodes(export.graph, objects, nodes)
             raise
-
-    def _details(self) -> str:
-        command = self._process.command if self._process else "(none)"
-        return f"--- its command line\n{command}\n--- its last words\n{self.last_words()}"
 
 
 def _options(export: Export) -> dict[str, Any]:

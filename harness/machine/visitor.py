@@ -64,7 +64,7 @@ def visit(qmp_path: Path) -> Iterator[Visitor]:
     loop = LoopThread("visitor")
     try:
         try:
-            monitor = Monitor(loop, str(qmp_path), DEADLINE)
+            monitor = Monitor(loop, str(qmp_path), "QEMU", DEADLINE)
         except MachineError as error:
             raise MachineError(f"no machine answers at {qmp_path}: {error}") from error
         try:

@@ -14,6 +14,7 @@ from harness.virtio.blk import (
     LIFETIME,
     LIFETIME_EST_MOST,
     PRE_EOL_INFO_MOST,
+    REQUEST_FLAG_FUA,
     SEGMENT,
     SEGMENT_UNMAP,
     RequestType,
@@ -85,6 +86,8 @@ class Block:
             Feature.BLK_WRITE_ZEROES: spec.write_zeroes is not False,
             Feature.BLK_LIFETIME: spec.lifetime is not None,
             Feature.BLK_SECURE_ERASE: bool(spec.secure_erase),
+            Feature.BLK_REQ_FLAGS: bool(spec.fua),
+            Feature.BLK_REQ_FLAGS_OUT_FUA: bool(spec.fua),
         }
         return mask(*(feature for feature, has in offers.items() if has))
 
@@ -246,13 +249,18 @@ class Block:
         if self.read_only() or rest or not self.within(request.sector, count):
             return Status.IOERR
         self.storage.write(request.sector, request.data())
-        self.settle()
+        self.settle(self.forced(request))
         return Status.OK
 
-    def settle(self) -> None:
-        """Commit what was just written, unless it may stay volatile (virtio 5.2.6.2)."""
+    def forced(self, request: Request) -> bool:
+        """Return True for a write that has to be stable when it completes (draft)."""
+        has = self.has(Feature.BLK_REQ_FLAGS) and self.has(Feature.BLK_REQ_FLAGS_OUT_FUA)
+        return has and bool(request.flags & REQUEST_FLAG_FUA)
+
+    def settle(self, forced: bool = False) -> None:
+        """Commit what was just written, if `forced` or if it may not stay volatile (5.2.6.2)."""
         cached = self.has(Feature.BLK_CONFIG_WCE) or self.has(Feature.BLK_FLUSH)
-        if not (cached and self.writeback):
+        if forced or not (cached and self.writeback):
             self.storage.flush()
 
     def flush(self, request: Request) -> Status:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from harness.pytestplugin.arguments import add_option, existing_directory
+from harness.pytestplugin.lost import print_listing
+
+if TYPE_CHECKING:
+    from harness.defects.catalogue import Defect
+    from harness.model.whims import Whim
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,16 +48,18 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     if config.option.vblk_list_whims:
         from harness.model.whims import WHIMS
 
-        for whim in WHIMS.values():
-            breaks = f"; breaks {', '.join(whim.breaks)}" if whim.breaks else ""
-            print(f"{whim.name}  ({', '.join(whim.ways)}{breaks})\n    {whim.text}")
-        return 0
-    if not config.option.vblk_list_defects:
-        return None
-    from harness.defects.catalogue import defects
+        return print_listing(map(_of_whim, WHIMS.values()))
+    if config.option.vblk_list_defects:
+        from harness.defects.catalogue import defects
 
-    for defect in defects().values():
-        print(
-            f"{defect.name}  ({defect.target}; {', '.join(defect.statements)})\n    {defect.text}"
-        )
-    return 0
+        return print_listing(map(_of_defect, defects().values()))
+    return None
+
+
+def _of_whim(whim: Whim) -> str:
+    breaks = f"; breaks {', '.join(whim.breaks)}" if whim.breaks else ""
+    return f"{whim.name}  ({', '.join(whim.ways)}{breaks})\n    {whim.text}"
+
+
+def _of_defect(defect: Defect) -> str:
+    return f"{defect.name}  ({defect.target}; {', '.join(defect.statements)})\n    {defect.text}"

@@ -1,20 +1,29 @@
-"""A terminal that closes, or a file in its place that is full: the run goes on to its reports."""
+"""Output that is lost, as the terminal was closed or the file is full.
+
+A run of tests goes on to its reports. A listing ends.
+"""
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any, TextIO
 
 import pytest
 
+from harness.pytestplugin.lost import discard, report_loss
+
 
 class _Lossy:
-    """A text file whose errors end the output, and not the run."""
+    """A text file whose errors end the output, and not the run.
 
-    def __init__(self, file: TextIO) -> None:
+    If it shows a listing, a reader that has read enough (`| head`) is no error.
+    """
+
+    def __init__(self, file: TextIO, listing: bool) -> None:
         self._file = file
+        self._listing = listing
         self._lost = False
+        self.failed = False
+        """True if it shows a listing, and an error kept the reader from having all of it."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
@@ -40,20 +49,41 @@ class _Lossy:
 
     def _give_up(self, error: OSError) -> None:
         self._lost = True
-        # What is buffered is discarded now: pytest's capturing puts the lost file back at the
-        # descriptor, and Python would write to it once more at its end.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._file.fileno())
-        os.close(nowhere)
-        self._file.flush()
-        if sys.stderr is not None:
-            print(f"vblk: no more output ({error.strerror}); the reports follow", file=sys.stderr)
+        discard(self._file)
+        if not self._listing:
+            report_loss(error, "; the reports follow")
+        elif not isinstance(error, BrokenPipeError):
+            self.failed = True
+            report_loss(error)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Put the terminal reporter on a file that never fails."""
-    reporter = config.pluginmanager.getplugin("terminalreporter")
-    writer = getattr(reporter, "_tw", None)
-    if writer is not None and getattr(writer, "_file", None) is not None:
-        writer._file = _Lossy(writer._file)
+    listing = config.option.vblk_list_statements or config.option.collectonly
+    writer = _writer(config)
+    if getattr(writer, "_file", None) is not None:
+        writer._file = _Lossy(writer._file, listing)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let the run fail if its only result is a listing and that could not be written."""
+    file = getattr(_writer(session.config), "_file", None)
+    if isinstance(file, _Lossy):
+        file.flush()
+        if file.failed:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Write what is still buffered: Python's own attempt at its end would not be lossy."""
+    file = getattr(_writer(config), "_file", None)
+    if isinstance(file, _Lossy):
+        file.flush()
+
+
+def _writer(config: pytest.Config) -> Any:
+    """Return the file writer of the terminal reporter, None if there is none."""
+    return getattr(config.pluginmanager.getplugin("terminalreporter"), "_tw", None)

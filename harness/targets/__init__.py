@@ -14,13 +14,13 @@ from harness.targets.base import (
     TargetError,
 )
 from harness.targets.disk import Disk
-from harness.targets.guest.target import GuestPci
+from harness.targets.guest.target import GuestTarget
 
 __all__ = [
     "Backing",
     "DeviceIdentity",
     "Disk",
-    "GuestPci",
+    "GuestTarget",
     "LacksError",
     "Plugged",
     "Progress",

@@ -22,6 +22,7 @@ OFFERED = {
     "discard": Feature.BLK_DISCARD,
     "write_zeroes": Feature.BLK_WRITE_ZEROES,
     "secure_erase": Feature.BLK_SECURE_ERASE,
+    "fua": Feature.BLK_REQ_FLAGS_OUT_FUA,
 }
 """`DiskSpec` fields that only ask for a feature bit; any device that offers the bit satisfies
 them."""

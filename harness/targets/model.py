@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import interrupt
 from harness.diskspec import DiskSpec, unsupported
 from harness.driver.block import BlockDriver
 from harness.driver.bus.vfio_user import VfioUser
@@ -22,14 +21,11 @@ from harness.driver.transport.base import Transport
 from harness.driver.transport.pci import PciModern
 from harness.driver.transport.pci_legacy import PciLegacy
 from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
-from harness.machine import cleanup
 from harness.machine.drive import MAX_CAPACITY, make_raw
 from harness.machine.drive import Backing as FileBacking
 from harness.machine.errors import MachineError
-from harness.machine.logs import tail
-from harness.machine.monitor import LoopThread
 from harness.machine.process import Process
-from harness.machine.rundir import RunDir
+from harness.machine.supervisor import QUIT_DEADLINE, Supervised
 from harness.model.whims import reshaped
 from harness.targets.base import (
     Backing,
@@ -44,7 +40,6 @@ from harness.targets.base import (
 ANSWER_DEADLINE = 10.0
 """Longest time for an answer of the model, in seconds, counted from its start on."""
 
-END_DEADLINE = 3.0
 MAX_ANSWER = 1 << 20
 """Bytes of an answer; those of the model have some hundred."""
 
@@ -62,7 +57,7 @@ HONOURED = frozenset(
         *("packed", "in_order", "unmap", "iops", "faults", "zoned", "zone_sectors"),
         *("zone_capacity", "conventional_zones", "max_open_zones", "max_active_zones"),
         *("max_append_sectors", "write_granularity", "zones_read_only", "zones_offline"),
-        *("secure_erase", "lifetime"),
+        *("secure_erase", "lifetime", "fua"),
     }
 )
 """Fields of `DiskSpec` that the model supports."""
@@ -79,15 +74,15 @@ class _Child(Process):
     def channel_options(fd: int) -> list[str]:
         return ["--control", str(fd)]
 
-    def fate(self) -> str:
-        return super().fate().replace("QEMU", "the model", 1)
 
-
-class ModelProcess:
+class ModelProcess(Supervised):
     """The model's process, for the lifetime of all its disks.
 
     Every method raises MachineError when the model refuses, is gone, or does not answer.
     """
+
+    process_name = subject = "the model"
+    process_type = _Child
 
     def __init__(
         self,
@@ -95,76 +90,27 @@ class ModelProcess:
         whims: Sequence[str] = (),
         observe: Path | None = None,
     ) -> None:
-        """`defects` are planted in it, and it has these `whims`, both by name.
+        """Start it. `defects` are planted in it, and it has these `whims`, both by name.
 
         The model writes what drivers do to the file `observe`, for `vblk witness judge`.
         """
-        with interrupt.shielded():
-            self._dir = RunDir()
-            cleanup.at_exit(self.stop)
+        super().__init__()
         self._observed = observe is not None
-        self._stderr = self._dir.path / "stderr.log"
-        self._thread: LoopThread | None = None
-        self._child: _Child | None = None
         self._answers = b""
         self._made = 0
-        self._last_words = "the model was not started"
-        self._stopped = False
         try:
-            self._thread = LoopThread("model")
             line = [sys.executable, "-m", "harness.model"]
             line += [word for name in defects for word in ("--defect", name)]
             line += [word for name in whims for word in ("--whim", name)]
             line += ["--observe", str(observe)] if observe else []
-            with interrupt.shielded():
-                self._child = _Child(line, self._stderr, self._thread)
-            self._child.qmp_socket.settimeout(ANSWER_DEADLINE)
+            self._launch(line)
         except BaseException:
             self.stop()
             raise
 
-    @property
-    def pid(self) -> int | None:
-        """Return the process id, or None if the process was not started."""
-        return self._child.pid if self._child else None
-
-    def stop(self) -> None:
-        """End the process: close its channel, and send a signal if that does not help.
-
-        A second call does nothing.
-        """
-        with interrupt.shielded():
-            if not self._stopped:
-                self._stop()
-
-    def _stop(self) -> None:
-        try:
-            if self._child:
-                self._child.qmp_socket.close()
-                self._child.wait(END_DEADLINE)
-                self._child.end()
-        finally:
-            self._last_words = self.last_words()
-            self._stopped = True
-            self._dir.remove()
-            if self._thread:
-                self._thread.close()
-            cleanup.forget(self.stop)
-
-    def alive(self) -> bool:
-        """Return True if the process runs."""
-        return self._child is not None and not self._stopped and self._child.alive()
-
-    def check(self) -> None:
-        """Raise MachineError if the process does not run."""
-        if not self.alive():
-            raise MachineError(f"the model is gone: {self.last_words().splitlines()[-1]}")
-
-    def last_words(self) -> str:
-        """Return the process's state and the end of its stderr. Also works after `stop`."""
-        if self._stopped or self._child is None:
-            return self._last_words
-        return "\n".join([self._child.fate(), *tail(self._stderr, 20).splitlines()])
+    def _request_end(self, process: Process) -> None:
+        process.channel.close()
+        process.wait(QUIT_DEADLINE)
 
     def add(self, spec: DiskSpec, way: str = "vhost-user") -> tuple[str, Path, Path | None]:
         """Add a disk. Return its name, its socket, and the raw file made for it, if any."""
@@ -200,24 +146,24 @@ class ModelProcess:
 
     def tell(self, do: str, name: str, **more: Any) -> None:
         """Send one command, and wait until the model has done it."""
-        if self._child is None or self._stopped:
-            raise MachineError("the model is not running")
+        if self._process is None or self._stopped:
+            raise self._ended("the model is gone")
         line = json.dumps({"do": do, "name": name, **more}).encode() + b"\n"
-        channel = self._child.qmp_socket
+        channel = self._process.channel
         try:
+            channel.settimeout(ANSWER_DEADLINE)
             channel.sendall(line)
             answer = self._answer(channel)
         except TimeoutError:
-            self._child.end()
+            self._process.end()
             raise MachineError(f"the model did not answer within {ANSWER_DEADLINE:g} s") from None
         except OSError:
-            self._child.wait(END_DEADLINE)
-            raise MachineError(f"the model is gone: {self.last_words()}") from None
+            raise self._ended("the model is gone") from None
         except (ValueError, TypeError, RecursionError) as wrong:
-            self._child.end()
+            self._process.end()
             raise MachineError(f"the model's answer is not one JSON object: {wrong}") from None
         except BaseException:  # Ctrl-C too: its answer would be taken for the next command's
-            self._child.end()
+            self._process.end()
             raise
         if error := answer.get("error"):
             raise MachineError(f"{name}: {error}")
@@ -234,7 +180,6 @@ class ModelProcess:
             if not piece:
                 raise ConnectionError
             self._answers += piece
-        channel.settimeout(ANSWER_DEADLINE)
         line, _, self._answers = self._answers.partition(b"\n")
         return dict(json.loads(line))
 

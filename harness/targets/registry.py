@@ -19,7 +19,7 @@ from harness.targets.daemon import BackEnd
 from harness.targets.external import HostSide, host_side
 from harness.targets.guest import variants as guest_variants
 from harness.targets.guest.model import GuestModel
-from harness.targets.guest.target import Accelerator, GuestPci
+from harness.targets.guest.target import Accelerator, GuestTarget
 from harness.targets.guest.variants import Channel
 from harness.targets.guest.vmm import VmmTarget
 from harness.targets.host_pci import HostPci, checked_address
@@ -66,7 +66,7 @@ class Settings:
 
 def _guest(name: str) -> Callable[..., Target]:
     def make(settings: Settings, back_end: BackEnd | None = None) -> Target:
-        kind: Callable[..., Target] = partial(GuestPci, back_end=back_end)
+        kind: Callable[..., Target] = partial(GuestTarget, back_end=back_end)
         if guest_variants.VARIANTS[name].model:
             kind = partial(GuestModel, settings.defects, settings.whims)
         return kind(

@@ -23,8 +23,10 @@ from harness.machine.drive import Backing as FileBacking
 from harness.machine.drive import make_raw
 from harness.machine.errors import MachineError
 from harness.machine.foreign import ForeignDaemon, run
-from harness.machine.monitor import LoopThread
 from harness.machine.rundir import RunDir
+from harness.machine.served_files import FAULTY, ServedFiles
+from harness.machine.served_files import HONOURED as SERVED_FIELDS
+from harness.machine.served_files import lacking as fuse_lacking
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.base import (
     Backing,
@@ -110,15 +112,14 @@ class StartedTarget(LendingTarget):
         (program, *_) = words_of(
             definition.command, {**dict.fromkeys(PLACES | VMM_PLACES, ""), **self._programs()}
         )
-        self._program = Path(program).name
+        self._program = Path(definition.program or program).name
         self._file_is_ours = "{file}" in definition.command + definition.plug
         self.made_to_order = self._file_is_ours
         self._writable = self._file_is_ours or destructive or definition.destructive
         self.serves_file = self._file_is_ours
         self._dir: RunDir | None = None
-        self._thread: LoopThread | None = None
         self._daemon: ForeignDaemon | None = None
-        self._last_words = ""
+        self._ended: ForeignDaemon | None = None
         self._made = 0
         self._failed_starts = 0
         self._tried = False
@@ -127,6 +128,7 @@ class StartedTarget(LendingTarget):
         self._line: list[str] = []
         self._socket = Path()
         self._disk: StartedDisk | None = None
+        self._served: ServedFiles | None = None
         self._facts: dict[str, str] = {}
 
     @property
@@ -148,6 +150,7 @@ class StartedTarget(LendingTarget):
         if self._disk:
             raise LacksError(f"the disk of {self.name} is in use")
         words, covered = self._words(spec)
+        covered |= self._by_served_file(spec)
         provided = {*covered, "capacity"} if self._file_is_ours else covered
         if missing := "; ".join(unreadable(spec, provided)):
             raise LacksError(missing)
@@ -186,14 +189,25 @@ class StartedTarget(LendingTarget):
             words += words_of(command, {name: rendered(value)})
         return words, covered
 
+    def _by_served_file(self, spec: DiskSpec) -> set[str]:
+        """Return the fields that a file of ours provides. LacksError if FUSE is missing."""
+        if not self._definition.serve_file:
+            return set()
+        wanted = {*unsupported(spec, frozenset())} & SERVED_FIELDS - self._definition.options.keys()
+        if any(fault.on not in FAULTY for fault in spec.faults):
+            wanted.discard("faults")
+        if wanted and (missing := fuse_lacking()):
+            raise LacksError(f"cannot provide {', '.join(sorted(wanted))}: {missing}")
+        return wanted
+
     def _prepare(self) -> None:
         if self._dir is None:
             self._dir = RunDir()
-            self._thread = LoopThread(self._program)
             cleanup.at_exit(self.close)
 
     def _make(self, spec: DiskSpec, words: list[str], provided: set[str]) -> StartedDisk:
         assert self._dir
+        served = bool(self._by_served_file(spec))
         name = f"disk{self._made}"
         self._made += 1
         file, self._socket = self._dir.path / f"{name}.raw", self._dir.path / f"{name}.sock"
@@ -205,6 +219,8 @@ class StartedTarget(LendingTarget):
                 file.write_bytes(probe)
                 os.truncate(file, spec.capacity * SECTOR)
         values = self._values(name, spec.capacity)
+        if served:
+            values = {**values, "file": self._serve(file)}
         driver: BlockDriver | None = None
         try:
             if self._definition.per == "run":
@@ -219,12 +235,15 @@ class StartedTarget(LendingTarget):
             if differences := "; ".join(self._differences(found, spec, provided)):
                 raise LacksError(differences)
             self._try(driver, found, probe)
+            if served:
+                assert self._served
+                self._served.set(file.name, spec)
             if probe and self._file_is_ours:
                 FileBacking(file).write(0, bytes(len(probe)))
         except BaseException:
             with suppress(*TROUBLE, TargetError):
-                if driver:
-                    driver.close()
+                if driver:  # without a reset: it could hang as the start did
+                    driver.transport.close()
             with suppress(*TROUBLE, TargetError):
                 self._remove(name)
             raise
@@ -245,6 +264,14 @@ class StartedTarget(LendingTarget):
             "bytes": capacity * SECTOR,
             "sectors": capacity,
         }
+
+    def _serve(self, file: Path) -> Path:
+        """Return the path of a file over FUSE. MachineError if it cannot be served."""
+        assert self._dir
+        if self._served is None:
+            log = self._dir.path / "served.log"
+            self._served = ServedFiles(self._dir.path, self._dir.path / "served", log)
+        return self._served.mountpoint / file.name
 
     def _programs(self) -> dict[str, object]:
         return {"program": self._definition.program, "control": self._definition.control}
@@ -271,6 +298,9 @@ class StartedTarget(LendingTarget):
 
     def _remove(self, name: str) -> None:
         assert self._dir
+        if self._served:
+            # A process that waits for a slow file cannot end before it has its answer.
+            self._served.forget(f"{name}.raw")
         try:
             if self._definition.per == "run":
                 if self._definition.unplug and self._daemon and self._daemon.alive():
@@ -294,13 +324,11 @@ class StartedTarget(LendingTarget):
 
     def _start(self, socket: Path | None) -> None:
         """Start the daemon with `_line`, and wait until it is ready."""
-        assert self._dir and self._thread
         self._end()
         if socket:
             socket.unlink(missing_ok=True)
         with interrupt.shielded():
-            log = self._dir.path / "output.log"
-            self._daemon = ForeignDaemon(self._program, self._line, log, self._thread)
+            self._daemon = ForeignDaemon(self._program, self._line)
         self._daemon.wait_until_ready(
             socket, self._definition.ready, self._definition.start_timeout
         )
@@ -385,22 +413,20 @@ class StartedTarget(LendingTarget):
         message = error.message if isinstance(error, DriverError) else str(error)
         if self._daemon:
             self._daemon.wait(0.2)  # its connection is closed before it has ended
-        words = self._words_at_the_end()
-        if self._last_line and self._last_line not in message:
-            message = f"{message}. {self._last_line}"
+        daemon = self._daemon or self._ended
+        if daemon and daemon.last_line() not in message:
+            message = f"{message}. {daemon.last_line()}"
         over = self._failed_starts >= STARTS
         times = f" ({STARTS} starts in a row have failed)" if over else ""
         failure = StartError(f"{self.name}: {message}{times}", over)
-        if words:
+        if words := self._words_at_the_end():
             failure.add_note(words)
         return failure
 
     def _words_at_the_end(self) -> str:
-        if self._daemon:
-            self._last_words, self._last_line = self._daemon.last_words(), self._daemon.last_line()
-        return self._last_words
-
-    _last_line = ""
+        """Return how the daemon runs or ended, and the end of its output; "" before the first."""
+        daemon = self._daemon or self._ended
+        return daemon.last_words() if daemon else ""
 
     def _gone(self) -> str:
         """Return in words that the daemon has died, "" if it has not."""
@@ -415,10 +441,10 @@ class StartedTarget(LendingTarget):
         return f"{daemon.last_line()}{hint}"
 
     def _end(self) -> None:
-        """End the daemon, and keep its last words."""
+        """End the daemon; its last words stay known."""
         daemon, self._daemon = self._daemon, None
         if daemon:
-            self._last_words, self._last_line = daemon.last_words(), daemon.last_line()
+            self._ended = daemon
             daemon.stop()
 
     def processes(self) -> tuple[DeviceProcess, ...]:
@@ -448,10 +474,10 @@ class StartedTarget(LendingTarget):
             if disk:
                 with suppress(*TROUBLE):
                     disk.driver.close()
+            if self._served:
+                self._served.close()
+                self._served = None
             self._end()
-            if self._thread:
-                self._thread.close()
-                self._thread = None
             if self._dir:
                 self._dir.remove()
                 self._dir = None
@@ -468,12 +494,17 @@ class StartedTarget(LendingTarget):
     def evidence(self) -> dict[str, str]:
         """Return how the daemon fares or ended, and the end of its output."""
         words = self._words_at_the_end()
-        return {f"{self._program}, last words": words} if words else {}
+        found = {f"{self._program}, last words": words} if words else {}
+        if self._served and self._disk:
+            with suppress(MachineError):
+                syncs = self._served.syncs(f"{self._disk.name}.raw")
+                found["the file over FUSE"] = f"committed {syncs} times (fsync, O_SYNC writes)"
+        return found
 
     def logs(self) -> dict[str, str]:
         """Return the daemon's whole output and its command line."""
         if self._daemon is None:
-            return {f"{self._program}.log": self._last_words} if self._last_words else {}
+            return {f"{self._program}.log": self._ended.last_words()} if self._ended else {}
         return {
             f"{self._program}.command": self._daemon.command,
             f"{self._program}.log": f"{self._daemon.output()}{self._daemon.fate()}\n",

@@ -21,6 +21,7 @@ A device that the harness starts:
     per = "disk"                      # "connection": it ends with its connection; "run": one
                                       # process for all disks, which `plug` and `unplug` make
     ready = "listening"               # in its output when it is ready; otherwise: its socket
+    serve_file = true                 # {file} fails and is slow as tests ask for (needs FUSE)
     through = "qtest-vhost-user"      # QEMU's vhost-user-blk-pci is in front of it; or
                                       # "guest-vhost-user", which is driven inside a guest
 
@@ -194,6 +195,7 @@ class UserTarget:
     implementation: Text = "unknown"
     version: Version = ""
     backing: Text = ""
+    serve_file: bool = False
     through: Literal["", "qtest-vhost-user", "guest-vhost-user"] = ""
     without: Annotated[
         tuple[Annotated[str, one_of(*sorted(feature.name for feature in OPTIONAL))], ...],
@@ -230,7 +232,7 @@ def _check(target: UserTarget, at: tuple[str | int, ...]) -> None:
         if getattr(target, key) != getattr(UserTarget, key):
             raise WrongValueError((*at, key), "only for a target with `vmm`")
     starts = target.device in STARTED
-    for key in ("per", "ready", "options"):
+    for key in ("per", "ready", "options", "serve_file"):
         if not starts and getattr(target, key) != getattr(UserTarget(""), key):
             raise WrongValueError((*at, key), 'only for device = "vhost-user" or "vfio-user"')
     if target.through and target.device.partition(":")[0] != "vhost-user":
@@ -253,6 +255,8 @@ def _check(target: UserTarget, at: tuple[str | int, ...]) -> None:
         raise WrongValueError((*at, "per"), '"connection" is for vhost-user')
     if target.backing:
         raise WrongValueError((*at, "backing"), "{file} is the backing of a disk that is started")
+    if target.serve_file and "{file}" not in target.start + target.plug:
+        raise WrongValueError((*at, "serve_file"), "needs {file} in the command that gets the file")
     for key in ("plug", "unplug"):
         if target.per != "run" and getattr(target, key):
             raise WrongValueError((*at, key), 'only for per = "run"')
@@ -261,7 +265,7 @@ def _check(target: UserTarget, at: tuple[str | int, ...]) -> None:
 
 def _check_vmm(target: UserTarget, at: tuple[str | int, ...]) -> None:
     """Raise WrongValueError for keys that do not go together with `vmm`."""
-    for key in ("device", "start", "per", "backing", "through", "without"):
+    for key in ("device", "start", "per", "backing", "through", "without", "serve_file"):
         if getattr(target, key) != getattr(UserTarget, key):
             raise WrongValueError((*at, key), "not for a target with `vmm`")
     if ("{file}" in target.vmm) == bool(target.plug):

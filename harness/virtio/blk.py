@@ -42,6 +42,9 @@ ZONE_REPORT_HEADER = struct.Struct("<Q56x")
 ZONE_DESCRIPTOR = struct.Struct("<QQQBB38x")
 """A zone in a report: z_cap, z_start, z_wp (sectors of 512 bytes), z_type, z_state."""
 
+REQUEST_FLAG_FUA = 1
+"""Flag in the second word of the header of OUT, with REQ_FLAGS_OUT_FUA (draft)."""
+
 STATUS_UNWRITTEN = 0xFF
 """Value of the status byte before a request is sent. No device writes this value."""
 

@@ -25,6 +25,8 @@ class Feature(IntEnum):
     BLK_LIFETIME = 15
     BLK_SECURE_ERASE = 16
     BLK_ZONED = 17
+    BLK_REQ_FLAGS = 18
+    BLK_REQ_FLAGS_OUT_FUA = 19
     NOTIFY_ON_EMPTY = 24
     ANY_LAYOUT = 27
     INDIRECT_DESC = 28
@@ -47,6 +49,14 @@ class Feature(IntEnum):
         """Mask with the bit of this feature."""
         return 1 << self.value
 
+
+DRAFT = frozenset({Feature.BLK_REQ_FLAGS, Feature.BLK_REQ_FLAGS_OUT_FUA})
+"""Feature bits that virtio 1.4 does not describe, from the draft of a later version.
+
+REQ_FLAGS makes the second word of a request's header a word of flags, and REQ_FLAGS_OUT_FUA defines
+its first flag: a write with it is stable when it completes (forced unit access). A device may offer
+them today, and a driver of 1.4 does not accept them.
+"""
 
 LEGACY_ONLY = frozenset(
     {Feature.BLK_BARRIER, Feature.BLK_SCSI, Feature.NOTIFY_ON_EMPTY, Feature.ANY_LAYOUT}

@@ -18,7 +18,7 @@ from harness.haiku.constants import (
 from harness.haiku.icon import DEVICE_ICON_SIZE, DRIVE_ICON, DeviceIcon
 from harness.haiku.manager import DeviceManager, DeviceNode
 from harness.haiku.module import VirtioBlock, open_disk, register_device, supports_device
-from harness.targets import GuestPci, Target
+from harness.targets import GuestTarget, Target
 from harness.targets.qtest import QtestTarget
 from harness.virtio.device import BLOCK_DEVICE
 
@@ -26,7 +26,7 @@ from harness.virtio.device import BLOCK_DEVICE
 @pytest.fixture(scope="module", params=["guest-pci", "qtest-pci"])
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     name = request.param
-    target: Target = GuestPci(boot_timeout=120.0) if name == "guest-pci" else QtestTarget(name)
+    target: Target = GuestTarget(boot_timeout=120.0) if name == "guest-pci" else QtestTarget(name)
     yield target
     target.close()
 

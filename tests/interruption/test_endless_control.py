@@ -89,14 +89,18 @@ def loop() -> Iterator[LoopThread]:
 
 
 def test_a_greeting_without_end(loop: LoopThread) -> None:
-    with peer("greeting") as connection, bounded(), pytest.raises(MachineError, match="no QMP"):
-        Monitor(loop, connection, 2.0)
+    with (
+        peer("greeting") as connection,
+        bounded(),
+        pytest.raises(MachineError, match="no QMP greeting"),
+    ):
+        Monitor(loop, connection, "QEMU", 2.0)
 
 
 @pytest.mark.parametrize("words", ["line", "events", "answers", "large events", "nested"])
 def test_a_qmp_session_without_end(loop: LoopThread, words: str) -> None:
     with peer(words) as connection, bounded():
-        monitor = Monitor(loop, connection, 5.0)
+        monitor = Monitor(loop, connection, "QEMU", 5.0)
         with pytest.raises(MachineError):
             monitor.execute("query-status", {}, 0.5)
         with pytest.raises(MachineError) as caught:

@@ -57,6 +57,34 @@ def test_a_run_whose_output_is_lost_writes_its_reports(
     assert ElementTree.parse(tmp_path / "j.xml").find(".//testcase") is not None
 
 
+LISTINGS = {
+    "statements": ("conformance/test_capacity.py", "--list-statements"),
+    "defects": ("--list-defects",),
+    "tests": ("conformance/test_capacity.py", "--collect-only", "-q"),
+}
+
+
+@pytest.mark.parametrize("unbuffered", BUFFERING.values(), ids=BUFFERING)
+@pytest.mark.parametrize("listing", LISTINGS.values(), ids=LISTINGS)
+def test_a_reader_of_a_listing_may_leave(
+    tmp_path: Path, listing: tuple[str, ...], unbuffered: str
+) -> None:
+    command = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *listing)
+    status, errors = run(tmp_path, NOWHERE["a reader that leaves"], unbuffered, *command)
+    assert errors == ""
+    assert status in (0, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+
+@pytest.mark.parametrize("listing", LISTINGS.values(), ids=LISTINGS)
+def test_a_listing_that_cannot_be_written_is_one_line(
+    tmp_path: Path, listing: tuple[str, ...]
+) -> None:
+    command = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *listing)
+    status, errors = run(tmp_path, NOWHERE["full"], "", *command)
+    assert status == 1
+    assert errors == "vblk: no more output (No space left on device)\n"
+
+
 @pytest.mark.parametrize("unbuffered", BUFFERING.values(), ids=BUFFERING)
 @pytest.mark.parametrize("where", NOWHERE.values(), ids=NOWHERE)
 def test_vblk_whose_output_is_lost_has_no_traceback(

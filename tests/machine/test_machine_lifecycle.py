@@ -196,7 +196,7 @@ def test_events_are_taken_once_also_late(machine: Machine) -> None:
 
     assert machine.wait_event("RESUME")["event"] == "RESUME"
     assert machine.wait_event("STOP", lambda event: event["timestamp"]["seconds"] > 0)
-    with pytest.raises(MachineError, match=r"event STOP did not come within 0\.05 s"):
+    with pytest.raises(MachineError, match=r"sent no event STOP within 0\.05 s"):
         machine.wait_event("STOP", timeout=0.05)
 
 

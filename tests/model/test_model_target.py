@@ -77,9 +77,9 @@ def test_a_process_that_has_died_is_reported_and_replaced(target: Model) -> None
     disk = Disk(target.plug(DiskSpec()))
     disk.start()
     process = target._process
-    assert process and process.pid and process._child
+    assert process and process.pid and process._process
     os.kill(process.pid, signal.SIGKILL)
-    assert process._child.wait(10)
+    assert process._process.wait(10)
     with pytest.raises(TargetError, match="SIGKILL"):
         target.check()
     assert "SIGKILL" in "".join(target.evidence().values())

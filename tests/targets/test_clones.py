@@ -16,7 +16,7 @@ from harness.diskspec import DiskSpec
 from harness.driver.interface import Request
 from harness.machine import find_qemu
 from harness.machine.templates import _digest
-from harness.targets import GuestPci, Plugged
+from harness.targets import GuestTarget, Plugged
 from harness.virtio.blk import RequestType, Status
 
 DEADLINE = 60.0  # seconds
@@ -25,18 +25,18 @@ DATA = bytes(range(1, 65)) * 8
 
 
 @pytest.fixture
-def new_target() -> Iterator[Callable[..., GuestPci]]:
+def new_target() -> Iterator[Callable[..., GuestTarget]]:
     with ExitStack() as stack:
 
-        def make(channel: str = "serial", name: str = "guest-pci", **more: object) -> GuestPci:
-            target = GuestPci(channel, name=name, boot_timeout=120.0, **more)
+        def make(channel: str = "serial", name: str = "guest-pci", **more: object) -> GuestTarget:
+            target = GuestTarget(channel, name=name, boot_timeout=120.0, **more)
             stack.callback(target.close)
             return target
 
         yield make
 
 
-def plugged(target: GuestPci) -> Plugged:
+def plugged(target: GuestTarget) -> Plugged:
     """Plug a disk into a clone, and assert that it works."""
     disk = target.plug(DiskSpec(capacity=64))
     assert target.guest and target.guest.cloned
@@ -46,7 +46,7 @@ def plugged(target: GuestPci) -> Plugged:
     return disk
 
 
-def asked(target: GuestPci, command: str) -> str:
+def asked(target: GuestTarget, command: str) -> str:
     """Run a command in the shell on the guest's console, and return its output."""
     assert target.guest
     with socket.socket(socket.AF_UNIX) as console:
@@ -60,7 +60,7 @@ def asked(target: GuestPci, command: str) -> str:
 
 
 def test_two_clones_share_no_random_numbers_no_place_and_no_memory(
-    new_target: Callable[..., GuestPci],
+    new_target: Callable[..., GuestTarget],
 ) -> None:
     targets = [new_target(), new_target()]
     for target in targets:
@@ -101,7 +101,7 @@ def written(pid: int | None) -> set[str]:
 
 
 def test_a_clone_has_the_host_s_time(
-    new_target: Callable[..., GuestPci], monkeypatch: pytest.MonkeyPatch
+    new_target: Callable[..., GuestTarget], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client.time, "time", lambda: IN_2040)
     target = new_target()
@@ -111,7 +111,7 @@ def test_a_clone_has_the_host_s_time(
 
 
 def test_what_one_test_does_to_a_guest_the_next_does_not_see(
-    new_target: Callable[..., GuestPci],
+    new_target: Callable[..., GuestTarget],
 ) -> None:
     target = new_target()
     disk = plugged(target)
@@ -128,7 +128,7 @@ def test_what_one_test_does_to_a_guest_the_next_does_not_see(
 
 
 def test_one_cloned_ahead_is_the_next_test_s_and_none_is_left(
-    new_target: Callable[..., GuestPci],
+    new_target: Callable[..., GuestTarget],
 ) -> None:
     target = new_target(ahead=True)
     machines = []
@@ -147,7 +147,7 @@ def test_one_cloned_ahead_is_the_next_test_s_and_none_is_left(
 
 
 def test_one_cloned_ahead_of_a_change_to_its_template_is_not_used(
-    new_target: Callable[..., GuestPci],
+    new_target: Callable[..., GuestTarget],
 ) -> None:
     target = new_target(ahead=True)
     plugged(target).leave()
@@ -161,7 +161,7 @@ def test_one_cloned_ahead_of_a_change_to_its_template_is_not_used(
 
 
 def test_ssh_reaches_each_clone_by_a_port_of_its_own(
-    new_target: Callable[..., GuestPci],
+    new_target: Callable[..., GuestTarget],
 ) -> None:
     targets = [new_target("ssh"), new_target("ssh")]
     for target in targets:
@@ -174,7 +174,7 @@ def test_ssh_reaches_each_clone_by_a_port_of_its_own(
 
 
 def test_a_back_end_outside_qemu_has_a_copy_of_the_memory(
-    new_target: Callable[..., GuestPci],
+    new_target: Callable[..., GuestTarget],
 ) -> None:
     target = new_target(name="guest-vhost-user")
     disk = plugged(target)
@@ -197,7 +197,7 @@ exec {qemu} "$@"
 
 
 def test_a_qemu_that_cannot_be_cloned_is_booted_and_says_so(
-    new_target: Callable[..., GuestPci], tmp_path: Path
+    new_target: Callable[..., GuestTarget], tmp_path: Path
 ) -> None:
     program = tmp_path / "qemu"
     program.write_text(CANNOT.format(qemu=find_qemu().path))

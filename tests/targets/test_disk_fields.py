@@ -12,7 +12,7 @@ import pytest
 from harness.diskspec import DiskSpec, Fault, unsupported
 from harness.machine import blockgraph, storage_daemon
 from harness.targets import LacksError, daemon, found, model, vhost_user
-from harness.targets.guest.target import GuestPci
+from harness.targets.guest.target import GuestTarget
 from harness.targets.profiles import profiles
 from harness.targets.registry import Settings, descriptions, maker
 
@@ -41,6 +41,7 @@ VALUES: dict[str, Any] = {
     "indirect_desc": False,
     "packed": True,
     "in_order": True,
+    "fua": True,
     "unmap": False,
     "iops": 100,
     "faults": (Fault("read", sector=3),),
@@ -87,7 +88,7 @@ def test_every_field_has_a_value_here_that_is_not_its_default() -> None:
 def test_what_a_target_does_not_honour_it_refuses_by_name(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(GuestPci, "_working_guest", lambda self: None)
+    monkeypatch.setattr(GuestTarget, "_working_guest", lambda self: None)
     target = maker(name, {})(Settings(destructive=True))
     assert honoured(name) <= set(VALUES)
 

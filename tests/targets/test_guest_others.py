@@ -8,7 +8,7 @@ import pytest
 
 from harness.diskspec import DiskSpec
 from harness.driver.interface import Request
-from harness.targets import GuestPci, LacksError
+from harness.targets import GuestTarget, LacksError
 from harness.virtio.blk import RequestType, Status
 
 DATA = bytes(range(1, 65)) * 8
@@ -16,9 +16,9 @@ PLAIN = DiskSpec(capacity=64)
 
 
 @pytest.fixture
-def target(request: pytest.FixtureRequest) -> Iterator[GuestPci]:
+def target(request: pytest.FixtureRequest) -> Iterator[GuestTarget]:
     name, _, how = request.param.partition(" ")
-    target = GuestPci(name=name, boot_timeout=120.0, clones=how != "booted")
+    target = GuestTarget(name=name, boot_timeout=120.0, clones=how != "booted")
     yield target
     target.close()
 
@@ -28,7 +28,7 @@ vhost_user = pytest.mark.parametrize("target", ["guest-vhost-user"], indirect=Tr
 
 
 @pytest.mark.parametrize("target", ["guest-mmio booted"], indirect=True)
-def test_a_window_is_driven_and_its_guest_serves_again(target: GuestPci) -> None:
+def test_a_window_is_driven_and_its_guest_serves_again(target: GuestTarget) -> None:
     first = target.plug(PLAIN)
     guest = target.guest
     first.driver.start()
@@ -56,7 +56,7 @@ def test_a_window_is_driven_and_its_guest_serves_again(target: GuestPci) -> None
 
 
 @mmio
-def test_every_window_has_a_clone_of_its_own(target: GuestPci) -> None:
+def test_every_window_has_a_clone_of_its_own(target: GuestTarget) -> None:
     disks = []
     for number in range(2):
         disks.append(target.plug(PLAIN))
@@ -75,21 +75,21 @@ def test_every_window_has_a_clone_of_its_own(target: GuestPci) -> None:
 
 
 def test_a_window_is_not_reached_over_ssh() -> None:
-    target = GuestPci("ssh", name="guest-mmio")
+    target = GuestTarget("ssh", name="guest-mmio")
     with pytest.raises(LacksError, match="guest-mmio has no network card"):
         target.plug(PLAIN)
     target.close()
 
 
 def test_a_window_has_no_queue_size_of_its_own() -> None:
-    target = GuestPci(name="guest-mmio")
+    target = GuestTarget(name="guest-mmio")
     with pytest.raises(LacksError, match="queue size of 1024"):
         target.plug(DiskSpec(queue_size=16))
     target.close()
 
 
 @vhost_user
-def test_a_back_end_outside_qemu_serves_a_guest(target: GuestPci) -> None:
+def test_a_back_end_outside_qemu_serves_a_guest(target: GuestTarget) -> None:
     for number in range(2):
         disk = target.plug(PLAIN)
         disk.driver.start()

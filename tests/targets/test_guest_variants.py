@@ -9,7 +9,7 @@ import pytest
 from harness.diskspec import DiskSpec
 from harness.driver.errors import BadArgumentError, DriverError, NoDeviceError
 from harness.driver.interface import Buffer, Request
-from harness.targets import GuestPci
+from harness.targets import GuestTarget
 from harness.targets.guest.variants import VARIANTS
 from harness.virtio.blk import RequestType, Status
 from harness.virtio.device import DeviceStatus
@@ -20,8 +20,8 @@ READ = Request(RequestType.IN, 5, receive=512)
 
 
 @pytest.fixture(scope="module", params=[name for name in VARIANTS if name.startswith("guest-pci-")])
-def target(request: pytest.FixtureRequest) -> Iterator[GuestPci]:
-    target = GuestPci(name=request.param, boot_timeout=120.0)
+def target(request: pytest.FixtureRequest) -> Iterator[GuestTarget]:
+    target = GuestTarget(name=request.param, boot_timeout=120.0)
     yield target
     target.close()
 
@@ -32,7 +32,7 @@ through_uio = pytest.mark.parametrize(
 )
 
 
-def test_a_disk_is_written_read_and_resized(target: GuestPci) -> None:
+def test_a_disk_is_written_read_and_resized(target: GuestTarget) -> None:
     disk = target.plug(DiskSpec(capacity=64))
     driver = disk.driver
     driver.start()
@@ -50,7 +50,7 @@ def test_a_disk_is_written_read_and_resized(target: GuestPci) -> None:
     disk.unplug()
 
 
-def test_each_completion_is_one_interrupt(target: GuestPci) -> None:
+def test_each_completion_is_one_interrupt(target: GuestTarget) -> None:
     disk = target.plug(DiskSpec())
     disk.driver.start()
 
@@ -66,7 +66,7 @@ def test_each_completion_is_one_interrupt(target: GuestPci) -> None:
     disk.unplug()
 
 
-def test_what_is_driven_shows(target: GuestPci) -> None:
+def test_what_is_driven_shows(target: GuestTarget) -> None:
     disk = target.plug(DiskSpec())
     shown = disk.driver.description()
     legacy = "legacy" in target.traits
@@ -84,7 +84,7 @@ def test_what_is_driven_shows(target: GuestPci) -> None:
     disk.unplug()
 
 
-def test_disks_share_nothing_and_come_and_go(target: GuestPci) -> None:
+def test_disks_share_nothing_and_come_and_go(target: GuestTarget) -> None:
     for _ in range(3):
         disks = [target.plug(DiskSpec()) for _ in range(2)]
         for number, disk in enumerate(disks):
@@ -97,7 +97,7 @@ def test_disks_share_nothing_and_come_and_go(target: GuestPci) -> None:
             disk.unplug()
 
 
-def test_a_function_has_one_driver_at_a_time(target: GuestPci) -> None:
+def test_a_function_has_one_driver_at_a_time(target: GuestTarget) -> None:
     disk = target.plug(DiskSpec())
     assert target.guest
     kind, address = target.variant.kind, disk.driver.description()["address"]
@@ -111,7 +111,7 @@ def test_a_function_has_one_driver_at_a_time(target: GuestPci) -> None:
 
 
 @pytest.mark.parametrize("target", ["guest-pci-q35", "guest-pci-transitional"], indirect=True)
-def test_a_packed_virtqueue_goes_round_many_times(target: GuestPci) -> None:
+def test_a_packed_virtqueue_goes_round_many_times(target: GuestTarget) -> None:
     disk = target.plug(DiskSpec(packed=True))
     needed = Feature.VERSION_1.mask | Feature.RING_PACKED.mask | Feature.ACCESS_PLATFORM.mask
     disk.driver.start(disk.driver.offered() & needed, queue_size=7)
@@ -123,7 +123,7 @@ def test_a_packed_virtqueue_goes_round_many_times(target: GuestPci) -> None:
 
 
 @through_uio
-def test_uio_has_no_messages(target: GuestPci) -> None:
+def test_uio_has_no_messages(target: GuestTarget) -> None:
     disk = target.plug(DiskSpec())
     with pytest.raises(DriverError, match="uio_pci_generic passes INTx only"):
         disk.driver.use_msix(1)
@@ -131,7 +131,7 @@ def test_uio_has_no_messages(target: GuestPci) -> None:
 
 
 @pytest.mark.parametrize("target", ["guest-pci-legacy"], indirect=True)
-def test_a_legacy_interface_has_32_feature_bits(target: GuestPci) -> None:
+def test_a_legacy_interface_has_32_feature_bits(target: GuestTarget) -> None:
     disk = target.plug(DiskSpec())
     with pytest.raises(BadArgumentError, match="0 to 31"):
         disk.driver.negotiate(Feature.VERSION_1.mask)
@@ -139,7 +139,7 @@ def test_a_legacy_interface_has_32_feature_bits(target: GuestPci) -> None:
 
 
 @only_q35
-def test_messages_are_counted_by_vector(target: GuestPci) -> None:
+def test_messages_are_counted_by_vector(target: GuestTarget) -> None:
     disk = target.plug(DiskSpec(queues=2))
     driver = disk.driver
     driver.use_msix(3)
@@ -166,7 +166,7 @@ def test_messages_are_counted_by_vector(target: GuestPci) -> None:
 
 
 @only_q35
-def test_more_vectors_than_there_are_is_refused(target: GuestPci) -> None:
+def test_more_vectors_than_there_are_is_refused(target: GuestTarget) -> None:
     disk = target.plug(DiskSpec())
     with pytest.raises(DriverError, match="MSI-X vectors, not 100"):
         disk.driver.use_msix(100)
@@ -176,7 +176,7 @@ def test_more_vectors_than_there_are_is_refused(target: GuestPci) -> None:
 
 
 @only_q35
-def test_the_device_goes_by_the_iommu(target: GuestPci) -> None:
+def test_the_device_goes_by_the_iommu(target: GuestTarget) -> None:
     """Check that the device cannot reach a buffer that the IOMMU does not map."""
     disk = target.plug(DiskSpec())
     driver = disk.driver

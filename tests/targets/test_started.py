@@ -6,17 +6,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness.diskspec import DiskSpec
+from harness.diskspec import DiskSpec, Fault
+from harness.driver.errors import DriverError
+from harness.driver.interface import Request
+from harness.machine.served_files import lacking
 from harness.targets import LacksError, StartError, Target, TargetError
 from harness.targets.disk import Disk
 from harness.targets.registry import Settings, maker
-from harness.targets.userfile import load
-from harness.virtio.blk import Status
+from harness.targets.started import StartedTarget
+from harness.targets.userfile import load, profile
+from harness.virtio.blk import RequestType, Status
 from harness.virtio.features import Feature
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +151,70 @@ def test_a_daemon_that_was_killed_is_started_again(make: Make) -> None:
     with pytest.raises(TargetError, match="was ended by SIGKILL"):
         disk.unplug()
 
+    disk = Disk(target.plug(DiskSpec()))
+    disk.start()
+    read(disk)
+
+
+needs_fuse = pytest.mark.skipif(bool(lacking()), reason=lacking())
+
+
+@needs_fuse
+def test_the_file_fails_where_the_test_wants_it(make: Make) -> None:
+    target = make(table(MODEL, "serve_file = true"))
+    for faults in ((Fault("read", 3),), (Fault("flush"),)):
+        disk = Disk(target.plug(DiskSpec(capacity=64, faults=faults)))
+        disk.backing.write(5, b"\x33" * 512)
+        disk.start()
+        assert read(disk, 5) == b"\x33" * 512
+        written, flushed = disk.write(8, bytes(512)).status, disk.flush().status
+        bad = disk.read(3).status
+        failed = (Status.OK, Status.OK, Status.IOERR)
+        assert (written, flushed, bad) == (
+            failed if faults[0].on == "read" else (Status.OK, Status.IOERR, Status.OK)
+        )
+        assert "committed 1 times" in target.evidence()["the file over FUSE"]
+        disk.unplug()
+    with pytest.raises(LacksError, match="cannot provide faults"):
+        target.plug(DiskSpec(faults=(Fault("discard"),)))
+
+
+@needs_fuse
+def test_a_daemon_that_waits_for_a_slow_file_is_ended_in_time(make: Make) -> None:
+    target = make(table(MODEL, "serve_file = true"))
+    disk = Disk(target.plug(DiskSpec(iops=1)))
+    disk.start()
+    pid = disk.processes()[0].pid
+    disk.driver.submit([Request(RequestType.IN, 0, receive=512) for _ in range(20)])
+    with suppress(TargetError, DriverError):
+        disk.unplug()
+    assert not Path(f"/proc/{pid}").exists()
+    target.close()
+    assert str(pid) not in Path("/proc/mounts").read_text()
+
+
+@needs_fuse
+def test_the_file_of_a_daemon_with_many_disks_fails_as_well() -> None:
+    definition = replace(profile("qemu-storage-daemon"), serve_file=True, options={})
+    target = StartedTarget("mine", definition)
+    try:
+        disk = Disk(target.plug(DiskSpec(faults=(Fault("write", 3),))))
+        disk.start()
+        assert disk.write(3, bytes(512)).status == Status.IOERR
+        assert disk.write(4, bytes(512)).status == Status.OK
+        disk.unplug()
+    finally:
+        target.close()
+    assert "vblk" not in Path("/proc/mounts").read_text()
+
+
+def test_without_fuse_only_what_needs_it_is_skipped(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.machine.served_files.DEVICE", Path("/nothing"))
+    target = make(table(MODEL, "serve_file = true"))
+    with pytest.raises(LacksError, match="cannot provide faults, iops: FUSE needs /nothing"):
+        target.plug(DiskSpec(faults=(Fault("read"),), iops=5))
     disk = Disk(target.plug(DiskSpec()))
     disk.start()
     read(disk)

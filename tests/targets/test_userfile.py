@@ -95,6 +95,12 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
             3,
             "only for a vhost-user device",
         ),
+        (
+            "[target.a]\ndevice = 'vhost-user'\nstart = 'd {socket}'\nserve_file = true\n",
+            4,
+            "needs {file} in the command",
+        ),
+        ("[target.a]\ndevice = 'vhost-user:x'\nserve_file = true\n", 3, "only for device ="),
         ("[target.a]\ndevice = 'vhost-user:x'\nthrough = 'kvm'\n", 3, "guest-vhost-user, not"),
         (
             "[target.a]\ndevice = 'vhost-user:x'\nthrough = 'guest-vhost-user'\nwithout = ['MQ']\n",

@@ -99,10 +99,10 @@ class Qtest:
         try:
             answer = self._exchange(line)
         except TimeoutError:
-            self._broken = f"QEMU did not answer {line!r} in {ANSWER_TIMEOUT:g} s"
+            self._broken = f"QEMU did not answer {line!r} within {ANSWER_TIMEOUT:g} s"
             raise DriverError(self._broken) from None
         except OSError as error:
-            self._broken = f"QEMU is gone during {line!r}: {error}"
+            self._broken = f"QEMU ended during {line!r}: {error}"
             raise DriverError(self._broken) from error
         except BaseException as error:  # Ctrl-C too
             self._broken = f"{line!r} was given up: {error!r}"

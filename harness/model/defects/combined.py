@@ -179,3 +179,32 @@ def read_beside_a_write_is_empty(original: Original, queue: Queue, ring: Ring, j
     if job.request.type == RequestType.IN and job.request.sector == last:
         for view in job.request.area():
             view[:] = bytes(len(view))
+
+
+# --- failed requests, and several queues
+
+
+@defect(Block.execute, "5.2.6-P-12", text="after 500 failed requests every request fails")
+def failures_run_out(original: Original, block: Block, request: Request) -> Status:
+    count = vars(block).get("failures", 0)
+    if count > 500:
+        return Status.IOERR
+    status = Status(original(block, request))
+    vars(block)["failures"] = count + (status != Status.OK)
+    return status
+
+
+@defect(
+    Queue._finish,
+    "5.2.2-P-01",
+    text="a write goes to the place of the last request on another queue, if that was a read",
+)
+def queues_share_a_position(original: Original, queue: Queue, ring: Ring, job: Job) -> None:
+    block, request = queue._block, job.request
+    last, sector = vars(block).get("position", (queue, 0))
+    vars(block)["position"] = queue, request.sector
+    moved = last is not queue and request.type == RequestType.OUT and sector and not job.done
+    if moved and vars(block).get("kind") == RequestType.IN:
+        request.sector = sector
+    vars(block)["kind"] = request.type
+    original(queue, ring, job)

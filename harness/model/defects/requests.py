@@ -385,3 +385,21 @@ def disks_share_their_storage(
 
 FIRST: list[Storage] = []
 """The oldest disk of this process, if any."""
+
+
+# --- forced unit access (draft)
+
+
+@defect(Block.forced, "5.2.6-P-42", text="the flag for forced unit access is ignored")
+def forced_unit_access_ignored(original: Original, block: Block, request: Request) -> bool:
+    return False
+
+
+@defect(
+    Block.write, "5.2.6-P-42", text="a write with forced unit access is committed and not written"
+)
+def forced_write_is_lost(original: Original, block: Block, request: Request) -> Status:
+    if block.forced(request):
+        block.storage.flush()
+        return Status.OK
+    return Status(original(block, request))

@@ -316,3 +316,18 @@ def last_queue_is_dead(
     if len(device.queues) > 1:
         queue = device.queues[-1]
         vars(queue)["_finish"] = partial(_last_queue_fails, queue)
+
+
+def _offers_order_platform(block: Block) -> int:
+    return Block.offered(block) | Feature.ORDER_PLATFORM.mask
+
+
+@defect(
+    Block.__init__,
+    "6.2-P-01",
+    text="ORDER_PLATFORM is offered, and every read fails once it was accepted",
+)
+def order_platform_breaks_reads(original: Original, block: Block, *arguments: object) -> None:
+    original(block, *arguments)
+    vars(block)["offered"] = partial(_offers_order_platform, block)
+    vars(block)["within"] = lambda sector, count: not block.has(Feature.ORDER_PLATFORM)

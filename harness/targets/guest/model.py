@@ -13,7 +13,7 @@ from harness.robustness.device_process import DeviceProcess
 from harness.targets.base import DeviceIdentity, LacksError, Plugged, translated
 from harness.targets.guest.disk import GuestDisk
 from harness.targets.guest.guest import Guest, Trouble
-from harness.targets.guest.target import GuestPci
+from harness.targets.guest.target import GuestTarget
 from harness.targets.model import VERSION, ModelProcess, ModelSide, check_fields
 
 WAY = "pci"
@@ -56,13 +56,16 @@ class GuestModelDisk(ModelSide, GuestDisk):
             self._guest.at_end(self._remove)
 
 
-class GuestModel(GuestPci):
+class GuestModel(GuestTarget):
     """The model in guests. One model process serves the run."""
 
     def __init__(
         self, defects: Sequence[str], whims: Sequence[str], *arguments: Any, **options: Any
     ) -> None:
-        """`defects` and `whims` are those of the model, by name; the rest is as for `GuestPci`."""
+        """`defects` and `whims` are those of the model, by name.
+
+        The other arguments are those of `GuestTarget`.
+        """
         super().__init__(*arguments, **options)
         self._defects = defects
         self._whims = whims

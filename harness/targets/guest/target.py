@@ -30,7 +30,7 @@ Accelerator = Literal["auto", "kvm", "tcg"]
 CONSOLE_LINES = 80
 
 
-class GuestPci(Target):
+class GuestTarget(Target):
     """A target from `VARIANTS`."""
 
     def __init__(
