@@ -274,8 +274,10 @@ def accepts_too_much(disk: Disk) -> None:
 
 @breach("2.2.1-R-03a", "2.2.1-R-03b", whims=("future-bits",))
 def accepts_an_unknown_bit(disk: Disk) -> None:
-    """Accept bit 18, which version 1.4 does not define."""
-    disk.start(V1 | 1 << 18)
+    """Accept the bits that version 1.4 does not define."""
+    begin(disk)
+    unknown = disk.driver.offered() & ~mask(*Feature)
+    disk.start(V1 | unknown)
 
 
 @breach("6.1-R-01")
