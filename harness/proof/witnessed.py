@@ -97,9 +97,9 @@ def _trace_of(breach: Breach, way: str, directory: Path) -> list[Event]:
     words = ["-trace", "memory_region_ops_read", "-trace", "memory_region_ops_write", "-D", log]
     real = shlex.quote(str(find_qemu().path))
     more = shlex.join(map(str, words))
-    qemu.write_text(f'#!/bin/sh\ncase "$*" in *-qtest*) exec {real} "$@" {more} ;; esac\n')
-    with qemu.open("a") as file:
-        file.write(f'exec {real} "$@"\n')
+    qemu.write_text(
+        f'#!/bin/sh\ncase "$*" in *-qtest*) exec {real} "$@" {more} ;; esac\nexec {real} "$@"\n'
+    )
     qemu.chmod(0o700)
     target = QtestTarget(way, str(qemu))
     try:
