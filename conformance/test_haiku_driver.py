@@ -47,6 +47,16 @@ def geometry(handle):
     return DeviceGeometry.unpack(buffer)
 
 
+def need_operations_of(handle, length):
+    """Skip if the device's limits leave this driver only operations of fewer bytes."""
+    most = handle.info.dma_resource.max_transfer
+    if most < length:
+        pytest.skip(
+            f"by size_max, seg_max and blk_size an operation of this driver has at most {most}"
+            f" bytes; this test uses {length}"
+        )
+
+
 def changed(handle):
     """Return True when the driver has been told that its media changed."""
     return eventually(lambda: media_status(handle) is StatusT.B_DEV_MEDIA_CHANGED)
@@ -108,7 +118,9 @@ def test_geometry(plug, capacity, logical, physical):
             write_once=False,
             bytes_per_physical_sector=physical,
         )
-        assert handle.read((blocks - 1) * logical, logical)[0] is StatusT.B_OK
+        # This driver refuses all requests where size_max times seg_max is less than a block.
+        if handle.info.dma_resource.max_transfer:
+            assert handle.read((blocks - 1) * logical, logical)[0] is StatusT.B_OK
 
 
 @described("5.2.6-P-05")
@@ -166,6 +178,7 @@ def test_unaligned_ranges_of_a_disk_of_4k_blocks(plug):
     expected = bytearray(around)
 
     with open_disk(disk.driver) as handle:
+        need_operations_of(handle, 4096)
         for position, length in ((100, 50), (4000, 200), (8192, 4096), (12000, 9000), (0, 1)):
             data = sectors(18, salt=position % 180)[:length]
             expected[position : position + length] = data
@@ -228,6 +241,7 @@ def test_a_failing_sector_ends_a_read_with_the_bytes_before_it(plug):
     disk.backing.write(0, data)
 
     with open_disk(disk.driver) as handle:
+        need_operations_of(handle, CHUNK)
         status, got = handle.read(0, len(data))
         assert handle.read(3 * CHUNK, CHUNK) == (StatusT.B_OK, data[3 * CHUNK :])
         assert handle.info.statistics.errors == 1
@@ -334,7 +348,9 @@ def under_load(disk, handle, resize):
     assert started and not writer.is_alive()
     shares, rest = divmod(request.transferred, len(data))
     assert rest == 0
-    assert disk.backing.read(0, shares * SHARE) == data * shares
+    # The disk may have shrunk after the last write.
+    left = min(shares * SHARE, disk.backing.size // SECTOR)
+    assert disk.backing.read(0, left) == (data * shares)[: left * SECTOR]
     (size,) = sizes
     return request, size
 

@@ -199,7 +199,7 @@ def test_a_queues_reset_ends_with_queue_reset_and_queue_ready_0(plug):
 def test_queue_reset_stays_1_until_the_queue_is_left_alone(plug):
     disk = plug(extra=[Feature.RING_RESET], iops=25)
     driver, queue = disk.driver, disk.queues[0]
-    send_reads(driver, 20)
+    send_reads(disk, 20)
 
     shown = reset_queue_0(driver, "QueueSel", "QueueReset")
     before = int.from_bytes(driver.memory_read(queue.device + 2, 2), "little")

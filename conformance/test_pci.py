@@ -436,6 +436,7 @@ def test_queue_reset_and_queue_enable_show_a_queues_reset(plug):
 def test_queue_reset_is_0_after_a_reset_in_the_middle_of_a_queues_reset(plug):
     disk = plug(queues=2, driver_queues=2, extra=[Feature.RING_RESET], iops=5)
     driver = disk.driver
+    disk.needs_descriptors(30)
     driver.submit([Request(RequestType.IN, 8 * n, receive=512) for n in range(10)])
     driver.register_write("queue_select", 0)
     driver.register_write("queue_reset", 1)
@@ -454,7 +455,7 @@ def test_queue_reset_is_0_after_a_reset_in_the_middle_of_a_queues_reset(plug):
 def test_queue_reset_stays_1_until_the_queue_is_left_alone(plug):
     disk = plug(extra=[Feature.RING_RESET], iops=25)
     driver, queue = disk.driver, disk.queues[0]
-    send_reads(driver, 20)
+    send_reads(disk, 20)
 
     shown = reset_queue_0(driver, "queue_select", "queue_reset")
     before = driver.memory_read(queue.device, used_size(queue.size))

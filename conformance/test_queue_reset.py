@@ -90,10 +90,10 @@ def test_a_queue_that_was_reset_may_have_another_vector(plug):
     assert (after[0] > before[0], after[1] - before[1]) == (True, 0)
 
 
-def reset_in_flight(driver):
+def reset_in_flight(disk):
     """Reset a queue with 20 reads in flight on a disk of 25 reads a second; return the reads."""
-    requests = send_reads(driver, 20)
-    driver.queue_reset(0)
+    requests = send_reads(disk, 20)
+    disk.driver.queue_reset(0)
     let_pass(0.1)
     return requests
 
@@ -104,7 +104,7 @@ def reset_in_flight(driver):
 def test_a_queue_that_was_reset_with_requests_in_flight_is_silent(plug, packed):
     disk = plug_ring(plug, packed, extra=[Feature.RING_RESET], iops=25)
 
-    requests = reset_in_flight(disk.driver)
+    requests = reset_in_flight(disk)
     before = [request.data for request in requests]
     if untouched(512) not in before:
         pytest.skip("nothing was in flight when the queue was reset")
@@ -121,7 +121,7 @@ def test_a_queue_that_was_reset_with_requests_in_flight_is_silent(plug, packed):
 def test_a_queue_that_was_reset_with_requests_in_flight_raises_no_interrupt(plug, packed):
     disk = plug_ring(plug, packed, extra=[Feature.RING_RESET], iops=25)
 
-    reset_in_flight(disk.driver)
+    reset_in_flight(disk)
     before = disk.driver.interrupts().raised
     let_pass()  # long enough for five operations
 
@@ -134,6 +134,7 @@ def test_a_queue_that_was_reset_with_requests_in_flight_raises_no_interrupt(plug
 def test_writes_in_flight_do_not_reach_the_disk_after_the_queue_was_reset(plug, packed):
     disk = plug_ring(plug, packed, extra=[Feature.RING_RESET], iops=25)
     disk.needs_sectors(160)
+    disk.needs_descriptors(60)
     writes = [Request(RequestType.OUT, 8 * n, sectors(1, salt=n)) for n in range(20)]
 
     disk.driver.submit(writes)

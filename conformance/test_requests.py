@@ -142,16 +142,19 @@ def test_a_flush_that_the_device_cannot_do_ends_with_ioerr(plug):
 
 
 @pytest.mark.parametrize(
-    ("kind", "feature"),
-    [("discard", Feature.BLK_DISCARD), ("write-zeroes", Feature.BLK_WRITE_ZEROES)],
+    ("kind", "operation", "feature"),
+    [
+        (RequestType.DISCARD, "discard", Feature.BLK_DISCARD),
+        (RequestType.WRITE_ZEROES, "write-zeroes", Feature.BLK_WRITE_ZEROES),
+    ],
     ids=["discard", "write-zeroes"],
 )
 @described("5.2.6-P-08")
-def test_a_discard_that_the_device_cannot_do_ends_with_ioerr(plug, kind, feature):
-    disk = plug(faults=(Fault(kind, once=True),), needs=[feature])
-    send = disk.discard if kind == "discard" else disk.write_zeroes
+def test_a_discard_that_the_device_cannot_do_ends_with_ioerr(plug, kind, operation, feature):
+    disk = plug(faults=(Fault(operation, once=True),), needs=[feature])
+    data = segment(8, shortest(longest(disk, kind), 8))
 
-    bad, again = send(segment(8, 8)), send(segment(8, 8))
+    bad, again = disk.request(kind, data=data), disk.request(kind, data=data)
 
     assert bad.status is Status.IOERR
     assert bad.damage == ()

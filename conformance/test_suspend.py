@@ -186,7 +186,7 @@ def suspended_under_load(disk):
     """Suspend the device while it executes twelve reads, and return the reads."""
     driver = disk.driver
     raised = driver.interrupts().raised
-    requests = send_reads(driver, 12)
+    requests = send_reads(disk, 12)
     if trouble(lambda: driver.wait_interrupt("raised", above=raised, timeout=SOON)):
         pytest.skip("the device completed none of the requests before it was suspended")
     suspend(driver)

@@ -112,6 +112,7 @@ def test_a_report_without_room_for_a_zone_claims_none(plug):
 @reads_only
 def test_a_report_can_be_cut_into_any_descriptors(plug):
     zoned = plug_zoned(plug)
+    zoned.disk.needs_descriptors(6)
     uncut = done(zoned.disk.request(RequestType.ZONE_REPORT, 0, receive=room(3)))
 
     for pieces in ((257,), (1, 62, 66, 128), (64, 64, 64, 64, 1), (100, 157)):

@@ -204,6 +204,7 @@ def test_appends_in_flight_together_each_get_a_place(plug):
     zoned = plug_zoned(plug)
     zoned.need_append(zoned.granule)
     (zone,) = zoned.empty()
+    zoned.disk.needs_descriptors(8 * 4)
     pieces = [zoned.data(salt=10 + 7 * n) for n in range(8)]
 
     tokens = zoned.disk.driver.submit(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli.main import _parser, _shielded
+from harness.drivers.registry import makers
 from harness.targets.registry import descriptions
 from harness.targets.userfile import load
 
@@ -234,7 +235,7 @@ def test_quoted_targets_files_are_valid(path: Path, tmp_path: Path) -> None:
     for number, block in enumerate(blocks(path, "toml")):
         file = tmp_path / f"{number}.toml"
         file.write_text(block, encoding="utf-8")
-        assert load(file)
+        assert makers(file) if "[driver." in block else load(file)
 
 
 CHEAP = (

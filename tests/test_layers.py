@@ -31,6 +31,7 @@ ORDER = (
     "witness",
     "report",
     "random",
+    "drivers",
     "pytestplugin",
     "proof",
     "cli",

@@ -37,6 +37,7 @@ CONSOLE_KEPT = 80  # lines: the text of a panic has about 50
 LOG_KEPT = 4 << 20  # bytes
 UNPLUG_DEADLINE = 15.0
 VFIO_USER_SINCE = (10, 1)
+FILE_MIGRATION_SINCE = (9, 1)
 STATE_DEADLINE = 30.0
 """Seconds that QEMU may take to write or read the state of all devices."""
 
@@ -147,7 +148,10 @@ class Machine(QmpSupervised):
     def _load(self, state: int) -> None:
         """Load the state in an open file into the machine, which has not run yet."""
         self.qmp("migrate-set-capabilities", capabilities=_CAPABILITIES)
-        self.qmp("migrate-incoming", uri=f"fd:{state}")
+        # A descriptor of a file is what newer versions do not take.
+        files = self.config.qemu.version >= FILE_MIGRATION_SINCE
+        uri = f"file:/proc/self/fd/{state}" if files else f"fd:{state}"
+        self.qmp("migrate-incoming", uri=uri)
         self._await_migration("load")
 
     def _await_migration(self, verb: str) -> None:

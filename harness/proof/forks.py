@@ -26,7 +26,7 @@ from typing import Any, Literal, NoReturn
 import pytest
 
 from harness.pytestplugin.bench import bench_of
-from harness.report.collect import Collector
+from harness.report.collect import Collector, source_of
 
 DEADLINE = 600.0
 """Seconds that the tests of one request may take."""
@@ -63,6 +63,9 @@ class ForkingSession(ABC):
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Literal[True] | None:
         """Fork for each request. A fork goes on to pytest's own loop, with its tests."""
+        for item in session.items:
+            file, line, _ = item.location
+            source_of(session.config.rootpath / file, line or 0)  # kept, so no fork has to
         gc.freeze()  # what the collection left is shared with every fork
         with self._control.makefile("r") as requests:
             for request in requests:
@@ -172,8 +175,18 @@ class ForkServer:
             raise ForkError(f"{request}: {found['error']}")
         return found
 
+    def alive(self) -> bool:
+        """Return whether the process runs."""
+        return self._process.poll() is None
+
+    def hang_up(self) -> None:
+        """Shut the connection: an `ask` of another thread ends, and so does the process."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
-        """Hang up, and see the process end."""
+        """Hang up, and see the process end. A second call does nothing."""
+        self.hang_up()
         self._answers.close()
         self._socket.close()
         with suppress(subprocess.TimeoutExpired):

@@ -9,8 +9,12 @@ reported an advisory that no whim of the shape declares, and 2 if a shape came t
 
     python -m harness.proof.shapes conformance signals-twice no-flush+seg-max-1
 
-runs some shapes only, each in every way that it has. Two kinds of tests run only where a whim can
-make a difference to them; `Shape.takes` says where.
+runs some shapes only, each in every way that it has. Some tests run only where a whim can make a
+difference to them; `Shape.takes` says where.
+
+The table is printed after an interruption, too, with the shapes that came to a result until then.
+With `--results FILE` each result is added to this file, and a shape whose result is in the file
+is not run, so that a run can go on where another one ended.
 """
 
 from __future__ import annotations
@@ -19,16 +23,20 @@ import argparse
 import json
 import os
 import random
+import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -36,20 +44,33 @@ from harness.model.whims import MODEL, OWNED, PCI, WHIMS
 from harness.proof.forks import ForkError, ForkingSession, ForkServer, serve, target_of
 from harness.pytestplugin.bench import BENCHES, TargetRun
 from harness.report.results import Results, Verdict
+from harness.targets.model import VARIANTS
+from harness.targets.owned_model import OwnedModel
 
 WAYS = (MODEL, OWNED, PCI)
+TRAITS = {MODEL: VARIANTS[MODEL].traits, OWNED: OwnedModel.traits, PCI: VARIANTS[PCI].traits}
+
+JOBS_PER_PROCESSOR = 4
+"""Shapes at a time: a session waits for three quarters of its time."""
+
 PAIRS = 60
 SEED = 18
 """Seed for the sample of pairs: the same pairs in every run."""
 
-LONG = (
-    "random/test_legal.py",
-    "test_split_ring.py::test_with_event_idx_the_interrupt_comes_where_the_index_wraps_around",
-)
-"""Tests that take as long as all others together: random requests, and 65536 of them."""
+RANDOM = "random/test_legal.py"
+"""The test of random requests; its seed is another one for each shape."""
+
+WRAPS = "where_the_index_wraps_around"
+"""Part of the names of tests that take as long as all others together: 65536 requests each."""
+
+UNDER_LOAD = "test_notifications.py::test_no_"
+"""Tests of notifications under load, which take a second each."""
 
 OF_VIRTQUEUES = frozenset({"Queue", "Ring", "SplitRing", "PackedRing", "Throttle"})
 """Classes of the model that decide when requests are taken, done, used and announced."""
+
+OF_NOTIFICATIONS = OF_VIRTQUEUES | {"Device", "Connection"}
+"""Classes of the model that decide when notifications are looked at and sent."""
 
 OF_REQUESTS = frozenset({"Block", "Storage", "Request"})
 """Classes of the model that decide what a request does and ends with."""
@@ -66,6 +87,38 @@ SHARE = (
     "host-aware",
 )
 """The shapes that the tests of the harness try: as `owned-model`."""
+
+AUDIT: dict[str, tuple[tuple[str, ...], int]] = {
+    "as it is": ((), 2),
+    "no packed virtqueue, no order": (("no-packed", "no-in-order"), 0),
+    "no indirect tables, no event index": (("no-indirect", "no-event-idx"), 1),
+    "4 queues": (("queues-4",), 2),
+    "queue of 8": (("queue-size-8",), 2),
+    "serial number": (("serial-of-20",), 2),
+    "geometry": (("geometry",), 2),
+    "60 operations a second": (("slow",), 2),
+    "no discard": (("no-discard",), 2),
+    "no volatile cache": (("write-through",), 2),
+    "blocks of 4096 bytes": (("blk-size-4096",), 4),
+    "read-only": (("read-only",), 0),
+    "host-managed": (("host-managed",), 3),
+    "host-aware": (("host-aware",), 8),
+    "lifetime and secure erase": (("lifetime", "secure-erase"), 3),
+    "limits of 8 sectors": (("discard-limit-8", "zeroes-limit-8"), 6),
+    "no FLUSH": (("no-flush",), 4),
+    "used length always 0": (("used-length-0",), 3),
+    "used length 0 or 1": (("used-length-0-or-1",), 3),
+    "a signal when a queue is enabled": (("signals-at-enable",), 3),
+    "each signal twice": (("signals-twice",), 4),
+    "a signal with each call descriptor": (("signals-a-call-descriptor",), 2),
+    "used in batches": (("used-in-batches",), 2),
+    "4 MiB": (("capacity-4-mib",), 3),
+    "1 MiB": (("capacity-1-mib",), 6),
+    "740 sectors": (("capacity-740",), 10),
+    "16 sectors": (("capacity-16",), 54),
+    "bits 18 and 19": (("future-bits",), 4),
+}
+"""Shapes that an early version of the suite was tried on: the whims, and how many tests failed."""
 
 UNREMARKABLE = frozenset({Verdict.KEPT, Verdict.SKIPPED, Verdict.NOT_RUN})
 
@@ -97,20 +150,33 @@ class Shape:
     def takes(self, test: str) -> bool:
         """Return whether a test, by its node id, runs on the shape.
 
-        The tests in LONG run where no whim or one of the virtqueues is there, and on pairs of whims
-        as `owned-model`. In the way `model`,
-        which makes a zoned disk for a test of zones, these tests run where no whim or one of the
-        requests is there; as `owned-model` they run where the disk is zoned. In the way `model-pci`
-        only the tests of the function and of resets run.
+        In the way `model-pci` only the tests of the function and of resets run. Random requests
+        run without whims, with one of virtqueues or of requests, and on each pair of whims. The
+        tests UNDER_LOAD run without whims, and as `owned-model` with a single one of
+        notifications, the tests WRAPS with a single one of virtqueues.
         """
         if self.way == PCI:
             return any(module in test for module in OF_PCI)
-        if any(part in test for part in LONG):
-            pair = len(self.whims) > 1 and self.way == OWNED
-            return not self.whims or pair or self.changes(OF_VIRTQUEUES)
-        if "test_zoned_" in test and self.way == MODEL:
-            return not self.whims or self.changes(OF_REQUESTS)
+        if not self.whims:
+            return True
+        if RANDOM in test:
+            return len(self.whims) > 1 or self.changes(OF_VIRTQUEUES | OF_REQUESTS)
+        alone = len(self.whims) == 1 and self.way == OWNED
+        if UNDER_LOAD in test:
+            return alone and self.changes(OF_NOTIFICATIONS)
+        if WRAPS in test:
+            return alone and self.changes(OF_VIRTQUEUES)
         return True
+
+    def suits(self, item: pytest.Item) -> bool:
+        """Return whether a test is for the shape's transport, and `takes` it."""
+        wanted = {trait for mark in item.iter_markers("on") for trait in mark.args}
+        return wanted <= TRAITS[self.way] and self.takes(item.nodeid)
+
+    @property
+    def seed(self) -> int:
+        """Return the seed of its random requests, the same in every run."""
+        return crc32(self.label.encode()) % 1000
 
     @property
     def breaks(self) -> frozenset[str]:
@@ -212,10 +278,12 @@ class Session(ForkingSession):
         self._shape = Shape(**{**json.loads(request), "whims": tuple(json.loads(request)["whims"])})
         way = self._shape.way
         session.items = [
-            item
-            for item in session.items
-            if target_of(item) == way and self._shape.takes(item.nodeid)
+            item for item in session.items if target_of(item) == way and self._shape.suits(item)
         ]
+        with suppress(ImportError):
+            from hypothesis import core
+
+            core.global_force_seed = self._shape.seed  # type: ignore[assignment]
         session.config.stash[BENCHES] = {way: TargetRun(self._shape.target)}
         self._begun = time.monotonic()
 
@@ -231,43 +299,83 @@ class Session(ForkingSession):
         return asdict(judged(self._shape, self._collector.results(True), seconds))
 
 
-def ask(server: ForkServer, shape: Shape) -> Found:
-    """Run the suite on a shape. ForkError if that comes to no result."""
-    answer = server.ask(json.dumps(asdict(shape)))
+def as_found(answer: dict[str, Any], shape: Shape) -> Found:
+    """Return a result as it was before `asdict`."""
     unexpected = tuple(
         Odd(**{**entry, "statements": tuple(entry["statements"])}) for entry in answer["unexpected"]
     )
     return Found(**{**answer, "shape": shape, "unexpected": unexpected})
 
 
-def run(
-    shapes: Sequence[Shape], suite: Path, jobs: int, each: Callable[[Found | ForkError], None]
-) -> list[Found]:
-    """Run the suite on shapes, `jobs` at a time; return what came to a result, in their order."""
-    idle: SimpleQueue[ForkServer] = SimpleQueue()
-    servers = [ForkServer("harness.proof.shapes", suite) for _ in range(min(jobs, len(shapes)))]
-    for server in servers:
-        idle.put(server)
+def ask(server: ForkServer, shape: Shape) -> Found:
+    """Run the suite on a shape. ForkError if that comes to no result."""
+    return as_found(server.ask(json.dumps(asdict(shape))), shape)
 
-    def try_one(shape: Shape) -> Found | ForkError:
-        server = idle.get()
+
+def recorded(file: Path) -> dict[Shape, Found]:
+    """Return the results in a file that has one on each line; none if there is no such file."""
+    found = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        answer = json.loads(line)
+        shape = Shape(tuple(answer["shape"]["whims"]), answer["shape"]["way"])
+        found[shape] = as_found(answer, shape)
+    return found
+
+
+class Servers:
+    """The processes that have collected the suite, one for each job."""
+
+    def __init__(self, suite: Path, jobs: int) -> None:
+        self._suite = suite
+        self._idle: SimpleQueue[ForkServer] = SimpleQueue()
+        self._all: list[ForkServer] = []
+        for _ in range(jobs):
+            self._idle.put(self._new())
+
+    def _new(self) -> ForkServer:
+        server = ForkServer("harness.proof.shapes", self._suite)
+        self._all.append(server)
+        return server
+
+    def ask(self, shape: Shape) -> Found | ForkError:
+        """Run the suite on a shape in a process that is idle. A process that ended is replaced."""
+        server = self._idle.get()
         try:
-            found: Found | ForkError = ask(server, shape)
+            return ask(server, shape)
         except ForkError as error:
-            found = ForkError(f"{shape.target}: {str(error).rpartition(': ')[2]}")
+            if not server.alive():
+                server.close()
+                server = self._new()
+            return ForkError(f"{shape.target}: {str(error).rpartition(': ')[2]}")
         finally:
-            idle.put(server)
-        each(found)
-        return found
+            self._idle.put(server)
 
-    try:
-        with ThreadPoolExecutor(len(servers)) as pool:
-            return [
-                shape_run for shape_run in pool.map(try_one, shapes) if isinstance(shape_run, Found)
-            ]
-    finally:
-        for server in servers:
+    def close(self) -> None:
+        """Hang up on all, and see them end."""
+        for server in self._all:
+            server.hang_up()
+        for server in self._all:
             server.close()
+
+
+def run(
+    shapes: Sequence[Shape],
+    suite: Path,
+    jobs: int,
+    each: Callable[[Shape, Found | ForkError], None],
+) -> None:
+    """Run the suite on shapes, `jobs` at a time, and call `each` in their order of ending."""
+    if not shapes:
+        return
+    servers = Servers(suite, min(jobs, len(shapes)))
+    pool = ThreadPoolExecutor(min(jobs, len(shapes)))
+    try:
+        for future in [pool.submit(lambda s: each(s, servers.ask(s)), shape) for shape in shapes]:
+            future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        servers.close()
+        pool.shutdown()
 
 
 def table(found: Iterable[Found]) -> list[str]:
@@ -299,6 +407,25 @@ def wrong(found: Iterable[Found]) -> list[str]:
     ]
 
 
+def audited() -> list[Shape]:
+    """Return the shapes of AUDIT."""
+    return [Shape(whims, OWNED) for whims, _ in AUDIT.values()]
+
+
+def audit_table(found: Mapping[Shape, Found]) -> list[str]:
+    """Return the table of the shapes in AUDIT that came to a result, in Markdown."""
+    lines = [
+        "| device | whims | blamed once | failed | errors | advisories | passed |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for device, (whims, once) in AUDIT.items():
+        if result := found.get(Shape(whims, OWNED)):
+            named = ", ".join(f"`{name}`" for name in whims) or "none"
+            counts = (result.failed, result.errors, result.advisories, result.passed)
+            lines.append(f"| {device} | {named} | {once} | {' | '.join(map(str, counts))} |")
+    return lines
+
+
 def parse(text: str) -> list[Shape]:
     """Return the shapes of some whims, in every way that they have. ValueError if there is none."""
     names = tuple(text.split("+"))
@@ -316,35 +443,61 @@ def main() -> int:
     parser.add_argument("suite", type=Path, help="the directory of the conformance suite")
     parser.add_argument("whims", nargs="*", help="shapes (default: all): WHIM or WHIM+WHIM")
     parser.add_argument("--way", choices=WAYS, help="only as this target")
-    parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), metavar="N")
+    parser.add_argument(
+        "--jobs", type=int, default=JOBS_PER_PROCESSOR * (os.cpu_count() or 1), metavar="N"
+    )
+    parser.add_argument("--audit", action="store_true", help="the shapes that were blamed once")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there, too")
-    asked = parser.parse_args()
+    parser.add_argument("--results", type=Path, metavar="FILE", help="results, a line each")
+    asked = parser.parse_intermixed_args()
     try:
-        shapes = [shape for text in asked.whims for shape in parse(text)] or all_shapes()
+        shapes = [shape for text in asked.whims for shape in parse(text)]
     except ValueError as error:
         parser.error(str(error))
-    shapes = [shape for shape in shapes if asked.way in (None, shape.way)]
-    begun, lost = time.monotonic(), 0
+    shapes += audited() if asked.audit else [] if shapes else all_shapes()
+    shapes = [shape for shape in dict.fromkeys(shapes) if asked.way in (None, shape.way)]
+    begun, lost = time.monotonic(), []
+    found = recorded(asked.results) if asked.results else {}
+    left = [shape for shape in shapes if shape not in found]
 
-    def each(shape_run: Found | ForkError) -> None:
-        nonlocal lost
-        if isinstance(shape_run, ForkError):
-            lost += 1
-            print(f"no result: {shape_run}", flush=True)
+    def each(shape: Shape, result: Found | ForkError) -> None:
+        if isinstance(result, ForkError):
+            lost.append(str(result))
             return
-        words = f"{shape_run.passed} passed, {len(shape_run.wrong)} wrong, {shape_run.seconds:g} s"
-        print(f"{shape_run.shape.target}: {words}", flush=True)
-        for line in wrong([shape_run]):
-            print(f"    {line}", flush=True)
+        found[shape] = result
+        if asked.results:
+            with asked.results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(result)) + "\n")
+        words = f"{result.passed} passed, {len(result.wrong)} wrong, {result.seconds:g} s"
+        done = f"{sum(shape in found for shape in shapes)} of {len(shapes)}"
+        print(f"{done}: {shape.target}: {words}", *wrong([result]), sep="\n    ", flush=True)
 
-    found = run(shapes, asked.suite, asked.jobs, each)
-    lines, alarms = table(found), wrong(found)
-    if asked.write:
-        asked.write.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(*lines, "", *alarms, sep="\n")
-    seconds = time.monotonic() - begun
-    print(f"{len(found)} shapes in {seconds:.0f} s: {len(alarms)} false alarms, {lost} no result")
-    return 2 if lost else 1 if alarms else 0
+    def report() -> int:
+        """Print the table and all that is wrong; return the exit status."""
+        results = [found[shape] for shape in shapes if shape in found]
+        lines = audit_table(found) if asked.audit else table(results)
+        alarms = wrong(results)
+        if asked.write:
+            asked.write.parent.mkdir(parents=True, exist_ok=True)
+            asked.write.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(*lines, "", *alarms, *(f"no result: {error}" for error in lost), sep="\n")
+        missing = len(shapes) - len(results)
+        print(
+            f"{len(results)} shapes in {time.monotonic() - begun:.0f} s:"
+            f" {len(alarms)} false alarms, {missing} without a result",
+            flush=True,
+        )
+        return 2 if missing else 1 if alarms else 0
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        run(left, asked.suite, asked.jobs, each)
+    except KeyboardInterrupt:
+        lost.clear()  # the interruption ended them
+        report()
+        print("interrupted", flush=True)
+        return 130
+    return report()
 
 
 def collect() -> int:
@@ -352,6 +505,8 @@ def collect() -> int:
     levels = [word for level in ("must", "should", "described") for word in ("--level", level)]
     with socket.socket(fileno=int(sys.argv[2])) as control:
         suite = Path(sys.argv[1])
+        if find_spec("hypothesis"):
+            levels += ["--hypothesis-profile", "short"]
         return serve(Session(control, suite), suite, WAYS, *levels)
 
 

@@ -13,6 +13,7 @@ import pytest
 from harness.diskspec import DiskSpec
 
 if TYPE_CHECKING:
+    from harness.drivers.watching import WatchedDriver
     from harness.targets import Disk, Plugged, Target
     from harness.targets.userfile import UserTarget
 
@@ -101,12 +102,47 @@ class TargetRun:
         return self.target.plug(specs[-1], writes)
 
 
+@dataclass
+class DriverRun:
+    """A driver of this run, with the state of the test that runs now.
+
+    `target` is None until a test needs it.
+    """
+
+    name: str
+    target: WatchedDriver | None = None
+    disks: Sequence[Disk] = ()
+    failed: bool = False
+    started: bool = False
+    description: dict[str, dict[str, str]] = field(default_factory=dict)
+    record: Callable[[str, object], None] = lambda name, value: None
+    spent: dict[str, float] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Find what the driver needs, once. NotHereError if this machine lacks it."""
+        assert self.target
+        if self.started:
+            return
+        launcher = self.target.launcher
+        launcher.prepare()
+        self.started = True
+        versions = {launcher.implementation: launcher.version()}
+        self.description = {"facts": self.target.facts(), "implementations": versions}
+        for name, value in self.description["facts"].items():
+            self.record(name, value)
+
+
 BENCHES = pytest.StashKey[dict[str, TargetRun]]()
+DRIVERS = pytest.StashKey[dict[str, DriverRun]]()
 USER_TARGETS: pytest.StashKey[dict[str, UserTarget]] = pytest.StashKey()
 
 
-def bench_of(item: pytest.Item) -> TargetRun | None:
-    """Return the target that a test runs on, or None for a test that uses no disk."""
+def bench_of(item: pytest.Item) -> TargetRun | DriverRun | None:
+    """Return the target or driver that a test runs on, or None for a test without one."""
     callspec = getattr(item, "callspec", None)
-    name = callspec.params.get("_bench") if callspec else None
+    if callspec is None:
+        return None
+    if name := callspec.params.get("_driver"):
+        return item.config.stash[DRIVERS][name]
+    name = callspec.params.get("_bench")
     return item.config.stash[BENCHES][name] if name else None

@@ -13,7 +13,14 @@ import pytest
 
 from harness.inputs import printable
 from harness.pytestplugin.arguments import add_option, existing_directory, seconds
-from harness.pytestplugin.bench import BENCHES, USER_TARGETS, TargetRun, bench_of
+from harness.pytestplugin.bench import (
+    BENCHES,
+    DRIVERS,
+    USER_TARGETS,
+    DriverRun,
+    TargetRun,
+    bench_of,
+)
 from harness.pytestplugin.lost import print_listing
 from harness.pytestplugin.summary import by_target
 from harness.report import Statement, statement_of
@@ -33,6 +40,7 @@ pytest_plugins = [
     "harness.pytestplugin.output",
     "harness.pytestplugin.xdist",
     "harness.pytestplugin.fixtures",
+    "harness.pytestplugin.drivers",
     "harness.pytestplugin.reports",
     "harness.pytestplugin.seconds",
     "harness.pytestplugin.select",
@@ -166,7 +174,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return None
     from harness.targets.registry import descriptions
 
-    user = {name: target.device for name, target in _user_targets(config).items()}
+    user = {name: target.device or target.command for name, target in _user_targets(config).items()}
     lines = user | descriptions()
     width = max(map(len, lines))
     return print_listing(f"{name:<{width}}  {text}" for name, text in lines.items())
@@ -192,7 +200,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         bench = bench_of(item)
         if bench:
             item.user_properties.append(("target", bench.name))
-            if bench.name.startswith("guest-"):
+            if isinstance(bench, DriverRun):
+                item.user_properties.append(("party", "driver"))
+            elif bench.name.startswith("guest-"):
                 item.user_properties.append(("channel", item.config.option.vblk_channel))
         if statement is None:
             continue
@@ -221,7 +231,9 @@ SEEN = "seen"
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Return the header line: specification, targets and the channel to guests."""
+    """Return the header line: specification, and targets with the channel, or drivers."""
+    if config.stash[DRIVERS] and not config.option.vblk_target:
+        return f"{SPECIFICATION}, driver {', '.join(config.stash[DRIVERS].keys())}"
     return (
         f"{SPECIFICATION}, target {', '.join(config.stash[BENCHES].keys())},"
         f" guests over {config.option.vblk_channel}"
@@ -231,7 +243,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Skip a test if its target turns out, in the middle of the test, to lack something."""
-    if bench_of(pyfuncitem) is None:
+    if not isinstance(bench_of(pyfuncitem), TargetRun):
         return (yield)
     from harness.driver.errors import DriverError
     from harness.machine.rundir import check_room
@@ -251,7 +263,8 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Print a table of results for each target if there are several."""
-    names = list(config.stash[BENCHES].keys())
+    devices = config.option.vblk_target or not config.stash[DRIVERS]
+    names = [*(config.stash[BENCHES] if devices else ()), *config.stash[DRIVERS].keys()]
     reports = [report for group in terminalreporter.stats.values() for report in group]
     looks = sum(SEEN in dict(getattr(report, "user_properties", ())) for report in reports)
     if looks:
@@ -305,7 +318,7 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
     return None
 
 
-def _affecting(item: pytest.Item, bench: TargetRun) -> list[Deviation]:
+def _affecting(item: pytest.Item, bench: TargetRun | DriverRun) -> list[Deviation]:
     """Return the recorded deviations of this test that the device under test has."""
     recorded = item.stash.get(DEVIATIONS, ())
     if not recorded or bench.target is None:

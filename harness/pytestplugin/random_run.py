@@ -1,4 +1,4 @@
-"""Hypothesis profiles `ci` and `long`, and the fixture `random_run`."""
+"""Hypothesis profiles `short`, `ci` and `long`, and the fixture `random_run`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from hypothesis import settings
 
     settings.register_profile("ci", max_examples=CI_EXAMPLES, stateful_step_count=CI_STEPS)
+    settings.register_profile("short", max_examples=ROUND, stateful_step_count=CI_STEPS)
     settings.register_profile("long", max_examples=LONG_EXAMPLES, stateful_step_count=LONG_STEPS)
 
 

@@ -91,11 +91,12 @@ def _section(text: str) -> str:
 
 
 def _clause(text: str) -> str:
-    if any(_is_clause(name, text) for name in clauses()):
+    every = {**clauses(), **driver_clauses()}
+    if any(_is_clause(name, text) for name in every):
         return text
     section = text.partition("-")[0]
-    there = [name for name in clauses() if name.partition("-")[0] == section]
-    known = ", ".join(there) or _near(section, (clause.section for clause in clauses().values()))
+    there = [name for name in every if name.partition("-")[0] == section]
+    known = ", ".join(there) or _near(section, (clause.section for clause in every.values()))
     raise argparse.ArgumentTypeError(f"no statement {text!r} in the catalogue; known: {known}")
 
 
@@ -220,6 +221,6 @@ def pytest_terminal_summary(
 ) -> None:
     """Print, for each requested statement without a test, why it has none."""
     for wanted in config.option.vblk_clause:
-        for clause in clauses().values():
+        for clause in {**clauses(), **driver_clauses()}.values():
             if clause.untested and _is_clause(clause.id, wanted):
                 terminalreporter.write_line(f"{clause.id} has no test: {clause.untested}")

@@ -27,15 +27,15 @@ import pytest
 
 from harness.inputs import InputError, read_text
 from harness.outputs import replace_text
-from harness.report.failure import printable, state_of, words_of
+from harness.report.failure import Subject, printable, state_of, words_of
 from harness.report.results import plain_node
 
 if TYPE_CHECKING:
-    from harness.targets import Disk, Target
+    from harness.targets import Disk
 
 SELECTING = ("-k", "-m", "-n", "--deselect", "--ignore", "--ignore-glob", "--maxfail")
 REPORTING = ("--junitxml", "--junit-xml", "--basetemp", "--tb")
-OURS = ("--target", "--matrix", "--artifacts", "--level", "--section", "--clause")
+OURS = ("--target", "--driver", "--matrix", "--artifacts", "--level", "--section", "--clause")
 """Options with a value that a replay does without: it is one test, on one target, for a look.
 
 Each of OURS has a name that begins with `--vblk-`, too."""
@@ -54,7 +54,7 @@ def keep(
     report: pytest.TestReport,
     item: pytest.Item,
     target_name: str,
-    target: Target,
+    target: Subject,
     disks: Iterable[Disk],
 ) -> str:
     """Write everything about a failed test if the run asks for it.
@@ -143,5 +143,6 @@ def replay(item: pytest.Item, target: str) -> str:
     places = set(map(str, config.option.file_or_dir or ()))
     options = [word for word in rest if word not in places]
     node = os.path.relpath(item.path, start) + plain_node(item.nodeid[item.nodeid.index("::") :])
-    command = [sys.executable, "-m", "pytest", *options, "--vblk-target", target, node]
+    subject = "--vblk-driver" if ("party", "driver") in item.user_properties else "--vblk-target"
+    command = [sys.executable, "-m", "pytest", *options, subject, target, node]
     return f"cd {shlex.quote(str(start))} && {shlex.join(command)}"

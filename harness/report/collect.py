@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import platform
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -28,7 +29,7 @@ from harness.report.results import (
     plain_node,
     worst,
 )
-from harness.virtio.catalogue import SPECIFICATION, Clause, clauses, lookup
+from harness.virtio.catalogue import SPECIFICATION, Clause, clauses, driver_clauses, lookup
 
 SUITE = "virtio-blk-conformance"
 
@@ -43,6 +44,7 @@ class Collector:
         self._root = root
         self._arguments = list(arguments)
         self._started = datetime.now(UTC)
+        self._began = time.monotonic()
         self._reports: dict[tuple[str, str], list[pytest.TestReport]] = {}
 
     def add(self, report: pytest.TestReport) -> None:
@@ -54,9 +56,12 @@ class Collector:
     def results(self, complete: bool) -> Results:
         """Return the results up to now. `complete` means that no test is missing."""
         results = Results([self._run(complete)], [], {}, {})
-        for clause in clauses().values():
-            results.rows[clause.id] = _row(clause)
         columns = self._columns()
+        parties = {column.party for column in columns.values()} or {"device"}
+        for clause in clauses().values() if "device" in parties else ():
+            results.rows[clause.id] = _row(clause)
+        for clause in driver_clauses().values() if "driver" in parties else ():
+            results.rows.setdefault(clause.id, _row(clause))
         results.columns += columns.values()
         for (node, target), reports in self._reports.items():
             test = results.tests.setdefault(
@@ -72,7 +77,10 @@ class Collector:
     def _columns(self) -> dict[str, Column]:
         columns: dict[str, Column] = {}
         for (_, target), reports in self._reports.items():
-            column = columns.setdefault(target, Column(target))
+            driver = ("party", "driver") in reports[0].user_properties
+            column = columns.setdefault(
+                target, Column(target, party="driver" if driver else "device")
+            )
             for report in reports:
                 facts = _attributes(report)
                 column.implementations.update(facts.get("implementations", {}))
@@ -80,14 +88,13 @@ class Collector:
         return columns
 
     def _run(self, complete: bool) -> Run:
-        ended = datetime.now(UTC)
         try:
             suite = version(SUITE)
         except PackageNotFoundError:  # a checkout that was not installed
             suite = "unknown"
         return Run(
             started=self._started.isoformat(timespec="seconds"),
-            seconds=round((ended - self._started).total_seconds(), 3),
+            seconds=round(time.monotonic() - self._began, 3),
             complete=complete,
             specification=SPECIFICATION,
             suite=suite,
@@ -103,7 +110,7 @@ class Collector:
 
     def _test(self, node: str, report: pytest.TestReport) -> Test:
         file, line, _ = report.location
-        return Test(node, file, (line or 0) + 1, [], _source(self._root / file, line or 0))
+        return Test(node, file, (line or 0) + 1, [], source_of(self._root / file, line or 0))
 
 
 def source_url(environ: Mapping[str, str]) -> str:
@@ -126,8 +133,9 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
-def _source(path: Path, line: int) -> str:
-    """Return the source text of a test, from its first decorator on."""
+@cache
+def source_of(path: Path, line: int) -> str:
+    """Return the source text of a test, from its first decorator on. Lines count from 0."""
     lines = _lines(path)[line:]
     return "".join(inspect.getblock(lines)) if lines else ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from _pytest._code.code import ExceptionRepr
@@ -12,11 +12,21 @@ from _pytest._code.code import ExceptionRepr
 from harness.diskspec import DiskSpec
 
 if TYPE_CHECKING:
-    from harness.targets import Disk, Target
+    from harness.targets import Disk
 
 
 # A console may contain sequences that move the cursor of, or query, the reader's terminal.
 _UNPRINTABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\n\t\x20-\x7e\xa0-\uffff]")
+
+
+class Subject(Protocol):
+    """A target, or a driver, with its present state and its logs."""
+
+    def evidence(self) -> dict[str, str]:
+        """Return title -> text about its present state."""
+
+    def logs(self) -> dict[str, str]:
+        """Return file name -> text of its logs."""
 
 
 def printable(text: str) -> str:
@@ -27,7 +37,7 @@ def printable(text: str) -> str:
 def attach_evidence(
     report: pytest.TestReport,
     error: BaseException | None,
-    target: Target,
+    target: Subject,
     disks: Iterable[Disk],
 ) -> None:
     """Add the error's details, the machine's evidence and every disk's state to a failure.

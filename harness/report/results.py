@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from harness.inputs import (
     MIB,
@@ -60,10 +60,10 @@ class Verdict(StrEnum):
 ORDER = tuple(Verdict)
 
 MEANINGS = {
-    Verdict.BROKEN: "the device does not keep it, and that is not recorded",
+    Verdict.BROKEN: "it is not kept, and that is not recorded",
     Verdict.ERROR: "the test has no verdict: an error of the harness, the machine or a record",
-    Verdict.DEVIATION: "the device does not keep it, and that is recorded with the reason",
-    Verdict.ADVISORY: "a SHOULD that the device does not keep",
+    Verdict.DEVIATION: "it is not kept, and that is recorded with the reason",
+    Verdict.ADVISORY: "a SHOULD that is not kept",
     Verdict.KEPT: "all its tests that could run have passed",
     Verdict.SKIPPED: "none of its tests could run here; the reason is given",
     Verdict.NOT_RUN: "none of its tests was part of the run",
@@ -110,7 +110,9 @@ def made_of(implementations: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the matrix: a target with the implementations of its device.
+    """A column of the matrix: a target with the implementations of its device, or a driver.
+
+    `party` is "device" or "driver".
 
     `implementations` maps names to versions; `facts` describes the machine; `runs` are the indices
     of the runs that included the target.
@@ -120,6 +122,7 @@ class Column:
     implementations: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     runs: list[Annotated[int, within(0, 1 << 20)]] = field(default_factory=lambda: [0])
+    party: Literal["device", "driver"] = "device"
 
     @property
     def id(self) -> str:

@@ -163,10 +163,10 @@ def section_order(section: str) -> list[int]:
 
 def lookup(name: str) -> Clause:
     """Return the statement with this id. Raises UnknownClauseError if there is none."""
-    try:
-        return clauses()[name]
-    except KeyError:
-        raise UnknownClauseError(f"no statement {name!r} in harness/virtio/clauses/") from None
+    found = clauses().get(name) or driver_clauses().get(name)
+    if found is None:
+        raise UnknownClauseError(f"no statement {name!r} in harness/virtio/clauses/")
+    return found
 
 
 def weakest(levels: Iterable[Level]) -> Level:

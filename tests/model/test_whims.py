@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from harness.diskspec import DiskSpec
 from harness.model.whims import MODEL, OWNED, PCI, WHIMS, Whim
-from harness.proof.shapes import PAIRS, SHARE, all_shapes, compatible, pairs, parse
+from harness.proof.shapes import (
+    PAIRS,
+    SHARE,
+    Found,
+    Odd,
+    Shape,
+    all_shapes,
+    audited,
+    compatible,
+    pairs,
+    parse,
+    recorded,
+    wrong,
+)
 from harness.targets import TargetError
 from harness.targets.disk import Disk
 from harness.targets.model import Model
@@ -70,8 +86,22 @@ def test_there_are_enough_shapes() -> None:
     assert {shape.whims for shape in all_shapes()} >= {*sample, *((name,) for name in WHIMS)}
 
 
-def test_the_share_names_shapes() -> None:
+def test_the_share_and_the_audit_name_shapes() -> None:
     assert all(parse(text) for text in SHARE)
+    assert all(compatible(shape.whims, shape.way) for shape in audited())
+
+
+def test_a_result_is_read_as_it_was_recorded(tmp_path: Path) -> None:
+    shape = Shape(("no-flush",), OWNED)
+    failure = Odd("test_x.py::test_y", "broken", ("5.2.5.2-D-02",), "1 == 2")
+    found = Found(shape, 3, 1, 0, 0, 2, (failure,), 1.5)
+    file = tmp_path / "results.jsonl"
+    assert recorded(file) == {}
+
+    file.write_text(json.dumps(asdict(found)) + "\n")
+
+    assert recorded(file) == {shape: found}
+    assert wrong([found]) == ["owned-model+whim:no-flush: broken: test_x.py::test_y: 1 == 2"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,14 +13,17 @@ from harness.targets import DeviceIdentity, TargetError
 from harness.targets.disk import Disk
 from harness.targets.profiles import profiles
 from harness.targets.registry import Settings, descriptions, maker
-from harness.targets.userfile import load, profile, rendered, words_of
+from harness.targets.userfile import _check, load, profile, rendered, words_of
 from harness.virtio.blk import Status
 
 
 def test_every_profile_is_a_table_of_a_targets_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(profiles()) == {"qemu-storage-daemon", "contrib-vhost-user-blk", "spdk"}
+    assert set(profiles()) == {
+        *("qemu-storage-daemon", "contrib-vhost-user-blk", "spdk"),
+        *("cloud-hypervisor", "firecracker", "crosvm", "openvmm"),
+    }
     for name in profiles():
-        assert profile(name).start
+        _check(profile(name), ())
         assert name in descriptions()
         maker(name, {})(Settings()).close()
 
@@ -86,6 +91,51 @@ def test_values_need_no_quotes(command: str, words: list[str]) -> None:
 )
 def test_a_property_is_a_word(value: object, word: str) -> None:
     assert rendered(value) == word
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "expected"),
+    [
+        (
+            "cloud-hypervisor",
+            DiskSpec(read_only=True, queues=3),
+            ["--disk", "path=/d/disk0.raw,id=disk,readonly=on,num_queues=3"],
+        ),
+        ("crosvm", DiskSpec(serial="a b"), ["--block", "/d/disk0.raw,id=a b", "/k"]),
+        ("openvmm", DiskSpec(), ["--virtio-blk", "file:/d/disk0.raw"]),
+    ],
+)
+def test_a_vmm_gets_the_properties_of_a_disk(
+    name: str, spec: DiskSpec, expected: list[str], tmp_path: Path
+) -> None:
+    line = command_of(name, spec, tmp_path)
+
+    shown = subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    assert shown[-len(expected) :] == expected
+    assert "console=ttyS0 quiet" in shown
+
+
+def test_firecracker_gets_its_configuration_as_json(tmp_path: Path) -> None:
+    line = command_of("firecracker", DiskSpec(read_only=True), tmp_path)
+
+    subprocess.run(line, check=True)
+
+    configuration = json.loads((tmp_path / "config.json").read_text())
+    assert configuration["boot-source"]["boot_args"] == "console=ttyS0 quiet"
+    assert configuration["drives"][0]["is_read_only"] is True
+
+
+def command_of(name: str, spec: DiskSpec, directory: Path) -> list[str]:
+    """Return the command of a VMM's profile, with a program that prints its arguments."""
+    program = directory / "program"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    target = maker(name, {})(Settings())
+    words, _ = target._words(spec)  # type: ignore[attr-defined]
+    values = {"program": program, "dir": directory, "file": "/d/disk0.raw", "kernel": "/k"}
+    more = {"vmlinux": "/v", "initrd": "/i", "append": "console=ttyS0 quiet", "serial": "/s"}
+    return words_of(profile(name).vmm, {**values, **more}, words)
 
 
 def test_one_daemon_serves_all_disks_of_the_run() -> None:

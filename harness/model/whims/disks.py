@@ -12,7 +12,7 @@ MIB = (1 << 20) // SECTOR
 """Sectors in a MiB."""
 
 
-def _usually(**fields: Any) -> Reshape:
+def usually(**fields: Any) -> Reshape:
     """Return what sets these fields where a test has not asked for anything."""
     default = DiskSpec()
 
@@ -27,7 +27,7 @@ def _usually(**fields: Any) -> Reshape:
 def _disk(name: str, text: str, family: str = "", owned: bool = False, **fields: Any) -> None:
     """File a disk with these fields; with `owned` a test can't leave them to the device."""
     ways = (OWNED,) if owned else (MODEL, OWNED)
-    file(Whim(name, text, family=family, ways=ways, reshape=_usually(**fields)))
+    file(Whim(name, text, family=family, ways=ways, reshape=usually(**fields)))
 
 
 # --- features that have a field in DiskSpec

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from harness.diskspec import SECTOR, DiskSpec
 from harness.model.block import Block
 from harness.model.request import Request
+from harness.model.storage import Storage
+from harness.model.whims.disks import usually
 from harness.model.whims.registry import Original, Whim, also, file, whim
+from harness.model.zoned import ZonedBlock
 from harness.virtio.blk import CONFIG_FIELDS, SEGMENT, Status
 from harness.virtio.features import Feature, mask
 
@@ -12,16 +16,21 @@ FLUSH_OFFERED = "5.2.5.2-D-01a"
 """SHOULD always offer FLUSH."""
 
 
-def _without(name: str, *features: Feature, family: str = "") -> None:
-    """File a device that does not offer these features."""
+def _without(name: str, *features: Feature, family: str = "", **fields: bool) -> None:
+    """File a device that does not offer these features.
+
+    `fields` of `DiskSpec` are for features that a test may ask for.
+    """
     lacking = mask(*features)
 
     def change(original: Original, block: Block) -> int:
         return int(original(block)) & ~lacking
 
-    text = f"{', '.join(feature.name for feature in features)} not offered"
+    names = [*(feature.name for feature in features), *map(str.upper, fields)]
+    text = f"{', '.join(names)} not offered"
     breaks = (FLUSH_OFFERED,) if Feature.BLK_FLUSH in features else ()
-    file(Whim(name, text, breaks, family, parts=[(Block.offered, change)]))
+    parts = [(Block.offered, change)]
+    file(Whim(name, text, breaks, family, reshape=usually(**fields), parts=parts))
 
 
 _without("no-flush", Feature.BLK_FLUSH, Feature.BLK_CONFIG_WCE, family="wce")
@@ -46,9 +55,9 @@ _without(
     Feature.BLK_TOPOLOGY,
     Feature.BLK_CONFIG_WCE,
     Feature.BLK_FLUSH,
-    Feature.BLK_DISCARD,
-    Feature.BLK_WRITE_ZEROES,
     family="wce",
+    discard=False,
+    write_zeroes=False,
 )
 
 
@@ -93,6 +102,19 @@ def _field(name: str, text: str, family: str, **values: int) -> None:
         return {**original(block), **values}
 
     file(Whim(name, text, family=family, parts=[(Block.fields, change)]))
+    if values.keys() & {"seg_max", "size_max"}:
+        also(name, ZonedBlock.__init__)(_appends_what_a_request_holds)
+
+
+def _appends_what_a_request_holds(
+    original: Original, block: ZonedBlock, spec: DiskSpec, storage: Storage
+) -> None:
+    """Keep max_append_sectors within seg_max times size_max, which is a MUST (5.2.5.2-D-14)."""
+    original(block, spec, storage)
+    fields, zones = block.fields(), block.zones
+    granule = zones.granularity // SECTOR
+    most = fields["seg_max"] * fields["size_max"] // SECTOR
+    zones.max_append = min(zones.max_append, most // granule * granule)
 
 
 _field("seg-max-1", "seg_max is 1", "seg_max", seg_max=1)
@@ -121,7 +143,12 @@ def _takes_one(
     return Status(original(block, request, known=known, most=most, act=act))
 
 
-_field("geometry-unknown", "the geometry is 0", "geometry", cylinders=0, heads=0, sectors=0)
+@whim(Block.fields, text="the geometry is 0 where a test leaves it open", family="geometry")
+def geometry_unknown(original: Original, block: Block) -> dict[str, int]:
+    unknown = {} if block.spec.geometry else dict.fromkeys(("cylinders", "heads", "sectors"), 0)
+    return {**original(block), **unknown}
+
+
 _field(
     "discard-alignment-8", "discard_sector_alignment is 8", "alignment", discard_sector_alignment=8
 )

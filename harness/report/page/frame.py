@@ -72,7 +72,12 @@ def _part(name: str) -> str:
 
 def _title(results: Results) -> str:
     specification = next((run.specification for run in results.runs), "virtio")
-    return f"{specification}, block device: conformance"
+    return f"{specification}, block {'driver' if _of_drivers(results) else 'device'}: conformance"
+
+
+def _of_drivers(results: Results) -> bool:
+    """Return whether all columns are drivers."""
+    return bool(results.columns) and all(column.party == "driver" for column in results.columns)
 
 
 def _names(results: Results) -> str:
@@ -104,7 +109,8 @@ def _headline(results: Results) -> Iterator[str]:
         for column in results.columns
         if any(of_row[column.id] is Verdict.BROKEN for of_row in verdicts.values())
     ]
-    targets = many(len(results.columns), "target")
+    noun = "driver" if _of_drivers(results) else "target"
+    targets = many(len(results.columns), noun)
     if not results.columns:
         yield "<p><strong>Nothing was tested.</strong></p>"
     elif broken:
@@ -118,13 +124,13 @@ def _headline(results: Results) -> Iterator[str]:
     if met[Verdict.ERROR]:
         yield (
             f"<p>The tests of {many(met[Verdict.ERROR], 'statement')} have no verdict"
-            " on some target: an error of the harness, the machine or a record.</p>"
+            f" on some {noun}: an error of the harness, the machine or a record.</p>"
         )
     known = many(met[Verdict.DEVIATION], "statement is", "statements are")
     advisories = many(met[Verdict.ADVISORY], "SHOULD is", "SHOULDs are")
     yield (
-        f"<p>{known} known not to be kept on some target, with the reason;"
-        f" {advisories} not followed on some target. {_tested(results, verdicts)}</p>"
+        f"<p>{known} known not to be kept on some {noun}, with the reason;"
+        f" {advisories} not followed on some {noun}. {_tested(results, verdicts)}</p>"
     )
     yield _hardening([of_row for name, of_row in everything.items() if name not in verdicts])
     if not all(run.complete for run in results.runs):
@@ -167,7 +173,8 @@ def _summary(results: Results) -> Iterator[str]:
         column.id: Counter(of_row[column.id] for of_row in verdicts) for column in results.columns
     }
     shown = [verdict for verdict in ORDER if any(count[verdict] for count in counts.values())]
-    yield '<table class="sum"><thead><tr><th scope="col">Target</th><th scope="col">Kept</th>'
+    noun = "Driver" if _of_drivers(results) else "Target"
+    yield f'<table class="sum"><thead><tr><th scope="col">{noun}</th><th scope="col">Kept</th>'
     yield "".join(f'<th scope="col">{text(word(verdict))}</th>' for verdict in shown)
     yield "</tr></thead><tbody>"
     for column in results.columns:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import images
 from harness import interrupt
@@ -28,6 +29,7 @@ from harness.machine.drive import Backing as FileBacking
 from harness.machine.drive import make_raw as make_raw_file
 from harness.machine.errors import MachineError
 from harness.machine.foreign import ForeignDaemon, run
+from harness.machine.vmlinux import extract
 from harness.targets.base import LacksError, Progress, StartError, TargetError
 from harness.targets.found import Found
 from harness.targets.started import PROBE, STARTS, TROUBLE, StartedDisk, StartedTarget
@@ -272,12 +274,15 @@ class VmmTarget(StartedTarget):
         self._broken = self._plug_tried = False
         self._console_text = ""
         serial = self._dir.path / f"serial{self._made}"
-        more = {
+        more: dict[str, Any] = {
             "kernel": image.kernel,
+            "vmlinux": self._dir.path / "vmlinux",
             "initrd": image.initrd,
             "append": f"{KERNEL_ARGS} {self._definition.append}".strip(),
             "serial": serial,
         }
+        if "{vmlinux}" in self._definition.vmm and not more["vmlinux"].exists():
+            more["vmlinux"].write_bytes(extract(image.kernel))
         self._line = words_of(self._definition.vmm, {**values, **more}, words)
         self._progress(f"booting a guest in {self._program}")
         self._console = Console(self._open_port(serial))

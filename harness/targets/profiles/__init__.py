@@ -1,4 +1,4 @@
-"""Tables of the targets file for well-known daemons; `--target NAME` takes them as they are.
+"""Tables of the targets file for well-known daemons and VMMs, taken by `--target NAME`.
 
 VBLK_NAME_PROGRAM and VBLK_NAME_CONTROL in the environment are the paths of the programs, with the
 name of the profile in capitals and _ for -. In a targets file, `profile = "NAME"` takes a profile,

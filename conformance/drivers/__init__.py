@@ -1,0 +1,1 @@
+"""Verdicts on drivers: `pytest conformance/drivers --driver NAME`. docs/your-driver.md."""

@@ -1,0 +1,22 @@
+"""A driver goes on in each scenario: its data are right, and it does not wait forever."""
+
+from __future__ import annotations
+
+import pytest
+
+from conformance.drivers.statements import check_goes_on, with_statements
+from harness.drivers.base import Scenario
+from harness.drivers.scenarios import SCENARIOS
+from harness.drivers.watching import WatchedDriver
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_the_driver_goes_on(driver: WatchedDriver, scenario: Scenario) -> None:
+    check_goes_on(driver, scenario)
+
+
+@pytest.mark.parametrize("scenario", with_statements())
+def test_the_driver_goes_on_as_the_statement_demands(
+    driver: WatchedDriver, scenario: Scenario
+) -> None:
+    check_goes_on(driver, scenario)

@@ -1,0 +1,208 @@
+"""The types of launchers: a scenario, what a driver did in it, and the launcher itself."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.diskspec import SECTOR, DiskSpec
+from harness.model.whims import reshaped
+from harness.targets.model import ModelProcess
+from harness.witness.events import read
+from harness.witness.judge import Verdict, judge
+
+PAUSE = 0.02
+"""Seconds between two looks at something that is awaited."""
+
+DEADLINE = 120.0
+"""Seconds that a step of a driver may take on a busy machine."""
+
+SHOWN = 20
+"""Lines of a driver's output that an error shows."""
+
+USE = "use"
+"""The work that each driver can do: it reads, and writes if it can."""
+
+
+class NotHereError(Exception):
+    """This machine lacks something that a driver needs; the message is one line."""
+
+
+class CannotError(Exception):
+    """A driver has no way to do what a scenario asks for; the message is one line."""
+
+
+class StuckError(Exception):
+    """A driver did not go on, or gave wrong data; the message says what was awaited."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A disk, whims of the device, and the work of the driver.
+
+    `disk` are fields of `DiskSpec`, `whims` names in `harness.model.whims`, and `work` names of
+    work in the order in which it is done; a driver leaves out what it has no way to do. `about`
+    are ids of statements that a driver keeps only if it goes on here. `needs` are the traits that
+    a driver needs for it.
+    """
+
+    name: str
+    text: str
+    work: tuple[str, ...] = (USE,)
+    disk: Mapping[str, Any] = field(default_factory=dict)
+    whims: tuple[str, ...] = ()
+    about: tuple[str, ...] = ()
+    needs: frozenset[str] = frozenset()
+
+    def spec(self, **more: Any) -> DiskSpec:
+        """Return the disk of this scenario; `more` are fields that the driver has to have."""
+        fields = {"capacity": 32 << 20 >> 9, **self.disk, **more}
+        return reshaped(DiskSpec(**fields), self.whims)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The record of a driver in a scenario: the stream, the verdicts, and its output.
+
+    `trouble` says why the driver did not go on; it is empty if it did.
+    """
+
+    scenario: Scenario
+    stream: Path
+    verdicts: dict[str, Verdict]
+    trouble: str
+    output: str
+
+
+class Place:
+    """The disk that a driver works on: its socket, the file with its bytes, and its size."""
+
+    def __init__(self, process: ModelProcess, spec: DiskSpec, way: str) -> None:
+        """Add a disk to a model. MachineError if the model refuses."""
+        self._process = process
+        self.spec = spec
+        self._name, self.socket, file = process.add(spec, way)
+        assert file
+        self.file = file
+
+    def read(self, sector: int, count: int) -> bytes:
+        """Return the bytes of `count` sectors."""
+        with self.file.open("rb") as disk:
+            disk.seek(sector * SECTOR)
+            return disk.read(count * SECTOR)
+
+    def fill(self, sector: int, data: bytes) -> None:
+        """Write bytes to the disk before a driver uses it."""
+        with self.file.open("r+b") as disk:
+            disk.seek(sector * SECTOR)
+            disk.write(data)
+
+    def resize(self, capacity: int) -> None:
+        """Change the capacity in sectors, which the device announces."""
+        self._process.resize(self._name, capacity)
+
+    def check(self) -> None:
+        """Raise MachineError if the device is gone."""
+        self._process.check()
+
+
+class Launcher(ABC):
+    """A driver by name: how it is started, and how it is made to work.
+
+    `implementation` is the name under which its deviations are filed. `way` is how it reaches the
+    model, a key of `harness.model.main.CONNECT`. `works` are the kinds of work that it can do,
+    and `traits` what a scenario may need: "pci", "vhost-user", "mmio", "packed", "legacy",
+    "modern".
+    """
+
+    name: str
+    description: str
+    implementation: str
+    way: str = "vhost-user"
+    works: frozenset[str] = frozenset({USE})
+    traits: frozenset[str] = frozenset()
+    disk: Mapping[str, Any] = {}
+    """Fields that each disk of this driver has to have."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Find what the driver needs. NotHereError, with the packages that bring it."""
+
+    @abstractmethod
+    def version(self) -> str:
+        """Return the version of the driver, known after `prepare`."""
+
+    @abstractmethod
+    def drive(self, scenario: Scenario, place: Place) -> str:
+        """Start the driver, let it do its work, and end it. Return its output.
+
+        StuckError if it does not go on, with the output as its second argument.
+        """
+
+    def facts(self) -> dict[str, str]:
+        """Return facts for the report, known after `prepare`."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027  (most launchers keep nothing)
+        """End what was kept between scenarios."""
+
+    def check(self, scenario: Scenario) -> None:
+        """Raise CannotError if the driver cannot take part in a scenario."""
+        if lacking := sorted(scenario.needs - self.traits):
+            raise CannotError(f"{self.name} is not {', '.join(lacking)}")
+        if not self.works.intersection(scenario.work):
+            raise CannotError(f"{self.name} has no way to {' or '.join(scenario.work)}")
+        if clash := {
+            name for name, value in self.disk.items() if scenario.disk.get(name, value) != value
+        }:
+            raise CannotError(f"{self.name} needs another {', '.join(sorted(clash))} of the disk")
+
+    def work_of(self, scenario: Scenario) -> tuple[str, ...]:
+        """Return the work of a scenario that this driver can do."""
+        return tuple(work for work in scenario.work if work in self.works)
+
+    def watch(self, scenario: Scenario, directory: Path) -> Watched:
+        """Let the driver take part in a scenario, and judge it.
+
+        The stream becomes a new file in `directory`. MachineError for trouble of the harness.
+        """
+        self.check(scenario)
+        stream = directory / f"{scenario.name}.jsonl"
+        trouble = ""
+        process = ModelProcess((), scenario.whims, stream)
+        try:
+            place = Place(process, scenario.spec(**self.disk), self.way)
+            try:
+                output = self.drive(scenario, place)
+            except StuckError as error:
+                trouble, output = str(error.args[0]), str(error.args[1])
+            place.check()
+        finally:
+            process.stop()
+        return Watched(scenario, stream, judge(read(stream)), trouble, output)
+
+
+def wait_for(
+    condition: Callable[[], bool], what: str, output: Callable[[], str], seconds: float = DEADLINE
+) -> None:
+    """Wait until a condition is true. StuckError, with the output, if it is not in time."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            shown = last_line(output())
+            raise StuckError(f"{what} was awaited for {seconds:g} s; last: {shown}", output())
+        time.sleep(PAUSE)
+
+
+def last_line(output: str) -> str:
+    """Return the last line of an output that is not empty, or "nothing"."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1] if lines else "nothing"
+
+
+class UnknownScenarioError(Exception):
+    """There is no scenario of this name; the message is one line."""

@@ -1,0 +1,178 @@
+"""The driver of SeaBIOS: it loads a boot sector, which reads and writes the disk by INT 13h."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from harness.drivers.base import (
+    USE,
+    CannotError,
+    Launcher,
+    NotHereError,
+    Place,
+    Scenario,
+    StuckError,
+    wait_for,
+)
+from harness.machine import Machine, MachineConfig, Qemu, find_qemu
+from harness.machine.command import Board
+from harness.machine.errors import MachineError
+from images import ImageError, foreign
+
+GOOD = "vblk: done"
+BAD = "vblk: failed"
+READ_FROM, WRITTEN_TO, COUNT = 8, 64, 8
+"""Sectors that the boot sector reads, where it writes them, and their number."""
+
+LOADED_AT = 0x7C00
+PACKETS = 0x180
+"""Offset in the boot sector of the address packets of INT 13h."""
+
+
+def boot_sector(writes: bool) -> bytes:
+    """Return a boot sector that reads sectors, and with `writes` copies and compares them.
+
+    It writes GOOD or BAD to the first serial port, and halts.
+    """
+    code = bytearray(b"\x31\xc0\x8e\xd8\x8e\xc0\x8e\xd0\xbc\x00\x7c\xfc")
+    # xor ax,ax; mov ds,ax; mov es,ax; mov ss,ax; mov sp,0x7c00; cld
+    jumps: list[int] = []
+
+    def place(offset: int) -> bytes:
+        return (LOADED_AT + offset).to_bytes(2, "little")
+
+    def call(function: int, packet: int) -> None:
+        code.extend(b"\xbe" + place(PACKETS + 16 * packet))  # mov si, packet
+        code.extend(b"\xb8\x00" + bytes([function]) + b"\xcd\x13\x0f\x82\x00\x00")
+        # mov ax, function << 8; int 0x13; jc failed
+        jumps.append(len(code) - 2)
+
+    call(0x42, 0)
+    if writes:
+        call(0x43, 1)
+        call(0x42, 2)
+        code.extend(b"\xbe\x00\x80\xbf\x00\x90\xb9\x00\x08\xf3\xa7\x0f\x85\x00\x00")
+        # mov si,0x8000; mov di,0x9000; mov cx,0x800; repe cmpsw; jne failed
+        jumps.append(len(code) - 2)
+    texts = len(code) + 64
+    code.extend(b"\xbe" + place(texts) + b"\xeb\x03")  # mov si, good; jmp print
+    for at in jumps:
+        code[at : at + 2] = (len(code) - at - 2).to_bytes(2, "little")
+    bad = texts + len(GOOD) + 2
+    code.extend(b"\xbe" + place(bad))  # failed: mov si, bad
+    code.extend(b"\xac\x08\xc0\x74\x06\xba\xf8\x03\xee\xeb\xf5\xfa\xf4\xeb\xfd")
+    # print: lodsb; or al,al; jz end; mov dx,0x3f8; out dx,al; jmp print; end: cli; hlt; jmp end
+    sector = code.ljust(texts, b"\0") + f"{GOOD}\n\0{BAD}\n\0".encode()
+    sector = sector.ljust(PACKETS, b"\0")
+    for segment, lba in ((0x800, READ_FROM), (0x800, WRITTEN_TO), (0x900, WRITTEN_TO)):
+        sector += b"\x10\0" + COUNT.to_bytes(2, "little") + b"\0\0" + segment.to_bytes(2, "little")
+        sector += lba.to_bytes(8, "little")
+    return bytes(sector.ljust(510, b"\0") + b"\x55\xaa")
+
+
+class SeaBios(Launcher):
+    """SeaBIOS in a QEMU: the function over vfio-user, or vhost-user-blk-pci."""
+
+    implementation = "seabios"
+    works = frozenset({USE, "reboot"})
+
+    def __init__(self, name: str, way: str, board: Board, find: Callable[[], Qemu]) -> None:
+        self.name = name
+        self.way = way
+        self.description = f"SeaBIOS on the board {board}, {WAYS[way]}"
+        self.traits = frozenset({"modern", "pci" if way.startswith("pci") else "vhost-user"})
+        self._board: Board = board
+        self._find = find
+        self._qemu: Qemu | None = None
+
+    def prepare(self) -> None:
+        """Find QEMU. NotHereError if there is none."""
+        self._qemu = self._qemu or self._find()
+
+    def version(self) -> str:
+        """Return the version in the firmware's file, or that of QEMU if it is not found."""
+        assert self._qemu
+        for top in (self._qemu.path.parents[1] / "root/usr", Path("/usr")):
+            file = top / "share/seabios/bios-256k.bin"
+            if file.is_file():
+                found = re.search(rb"(\d+\.\d+\.\d+)-debian", file.read_bytes())
+                if found:
+                    return found[1].decode()
+        return "0"
+
+    def facts(self) -> dict[str, str]:
+        """Return QEMU's version."""
+        return {"qemu": self._qemu.version_text} if self._qemu else {}
+
+    def check(self, scenario: Scenario) -> None:
+        """Raise CannotError also for blocks that BIOS calls do not know."""
+        super().check(scenario)
+        if scenario.spec().logical_block_size not in (None, 512):
+            raise CannotError("SeaBIOS boots only from a disk with blocks of 512 bytes")
+
+    def drive(self, scenario: Scenario, place: Place) -> str:
+        """Boot from the disk, as often as the work asks for."""
+        assert self._qemu
+        writes = not place.spec.read_only
+        place.fill(0, boot_sector(writes))
+        data = bytes(range(256)) * 2 * COUNT
+        place.fill(READ_FROM, data)
+        config = MachineConfig(
+            self._qemu, shared_memory=True, board=self._board, memory=64, interface="modern"
+        )
+        with ExitStack() as stack:
+            machine = Machine(config)
+            stack.callback(machine.stop)
+            add = machine.add_vhost_user if self.way == "vhost-user" else machine.add_vfio_user
+            add(place.socket, place.spec)
+            machine.start()
+            boots = 1 + scenario.work.count("reboot")
+            for number in range(boots):
+                if number:
+                    machine.qmp("set-action", reboot="reset")
+                    machine.qmp("system_reset")
+                _await_boot(machine, number + 1)
+            if writes and place.read(WRITTEN_TO, COUNT) != data:
+                raise StuckError("what was written is not on the disk", machine.console_tail())
+            return machine.console_tail()
+
+
+def _await_boot(machine: Machine, number: int) -> None:
+    """Wait until the boot sector has run for the given time."""
+
+    def over() -> bool:
+        if not machine.alive():
+            raise MachineError(machine.last_words())
+        return machine.console_tail().count("vblk: ") >= number
+
+    wait_for(over, f"boot {number} from the disk", machine.console_tail)
+    if BAD in machine.console_tail():
+        raise StuckError("a read or write by INT 13h failed", machine.console_tail())
+
+
+WAYS = {
+    "pci": "a modern PCI function over vfio-user",
+    "pci-transitional": "a transitional PCI function over vfio-user",
+    "vhost-user": "vhost-user-blk-pci",
+}
+
+
+def newest_qemu() -> Qemu:
+    """Return QEMU 11 from its locked packages. NotHereError if these are not to be had."""
+    try:
+        return find_qemu(str(foreign.ensure("qemu-11") / "bin/qemu-system-x86_64"))
+    except (ImageError, MachineError) as error:
+        raise NotHereError(
+            f"needs QEMU 10.1 or newer: vblk image foreign qemu-11 ({error})"
+        ) from None
+
+
+def installed_qemu() -> Qemu:
+    """Return the QEMU of the machine. NotHereError if there is none."""
+    try:
+        return find_qemu()
+    except MachineError as error:
+        raise NotHereError(str(error)) from None

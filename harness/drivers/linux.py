@@ -1,0 +1,276 @@
+"""Linux as a driver: User-mode Linux, which speaks vhost-user itself, and kernels in a QEMU."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+from types import MappingProxyType
+from typing import Any
+
+import images
+from harness.drivers import userland
+from harness.drivers.base import (
+    DEADLINE,
+    Launcher,
+    NotHereError,
+    Place,
+    Scenario,
+    StuckError,
+    wait_for,
+)
+from harness.machine import Machine, MachineConfig, Qemu
+from harness.machine.command import Saved
+from harness.machine.errors import MachineError
+from harness.machine.foreign import ForeignDaemon
+from harness.machine.rundir import RunDir
+from images import ImageError
+
+UML_MODULES = Path("/usr/lib/uml/modules")
+DRIVERS = ("virtio_blk",)
+
+
+def follow(
+    work: Sequence[str], place: Place, output: Callable[[], str], check: Callable[[], None]
+) -> None:
+    """Wait until a Linux has done its work, and resize the disk when it asks for that.
+
+    StuckError if it does not end, or if one of its works fails.
+    """
+    resized = 0
+
+    def over() -> bool:
+        nonlocal resized
+        text = output()
+        while text.count(userland.ASK_FOR_RESIZE) > resized:
+            resized += 1
+            place.resize((1 + resized) * place.spec.capacity)
+        if userland.END in text:
+            return True
+        check()
+        return False
+
+    wait_for(over, "the end of the work", output)
+    text = output()
+    for name in work:
+        if f"{userland.PREFIX}{name} done" not in text:
+            raise StuckError(f"the work {name!r} failed", text)
+    if found := re.search(r"(BUG:|Oops|I/O error|KASAN|WARNING: CPU).*", text):
+        raise StuckError(f"the kernel reports: {found[0]}", text)
+
+
+def _kill(process: ForeignDaemon) -> None:
+    """Send SIGKILL to the group: User-mode Linux has several processes, and ignores SIGTERM."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+class UserModeLinux(Launcher):
+    """User-mode Linux of the package user-mode-linux."""
+
+    way = "vhost-user"
+    name = "uml"
+    description = "User-mode Linux, which is a vhost-user front-end itself"
+    implementation = "uml"
+    works = frozenset(userland.WORKS) - {"rebind"}
+    """It does not stop a virtqueue at an unbind, so the base that it sets later has no effect."""
+    traits = frozenset({"modern", "vhost-user"})
+    disk: Mapping[str, Any] = MappingProxyType({"packed": False})
+    """It sends 0 as the base of a packed virtqueue, which stands for a wrap counter of 0."""
+
+    def __init__(self) -> None:
+        self._program = ""
+        self._dir: RunDir | None = None
+
+    def prepare(self) -> None:
+        """Find User-mode Linux and make its initramfs. NotHereError without the package."""
+        if self._dir:
+            return
+        program = shutil.which("linux.uml")
+        found = {
+            str(path): path.read_bytes()
+            for path in UML_MODULES.glob("*/kernel/drivers/block/virtio_blk.ko")
+        }
+        if program is None or not found:
+            raise NotHereError("User-mode Linux is missing: apt-get install user-mode-linux")
+        self._release = Path(next(iter(found))).parts[len(UML_MODULES.parts)]
+        self._program = program
+        self._dir = RunDir()
+        try:
+            needed = userland.needed_modules(found, DRIVERS)
+            userland.write(self._dir.path / "initrd", needed, userland.busybox())
+        except ImageError as error:
+            self.close()
+            raise NotHereError(f"User-mode Linux needs busybox: {error}") from None
+
+    def version(self) -> str:
+        """Return the kernel's version."""
+        return self._release.partition("-")[0]
+
+    def drive(self, scenario: Scenario, place: Place) -> str:
+        """Boot, and let the initramfs do the work."""
+        assert self._dir
+        work = self.work_of(scenario)
+        line = [
+            self._program,
+            "mem=64M",
+            f"initrd={self._dir.path / 'initrd'}",
+            f"virtio_uml.device={place.socket}:2",
+            "con0=null,fd:1",
+            "con=null",
+            "quiet",
+            "panic=1",
+            f"vblk.work={','.join(work)}",
+        ]
+        with ExitStack() as stack:
+            process = ForeignDaemon("User-mode Linux", line)
+            stack.callback(process.stop)
+            stack.callback(_kill, process)
+
+            def check() -> None:
+                if not process.alive() and userland.END not in process.output():
+                    raise StuckError(process.fate(), process.output())
+
+            follow(work, place, process.output, check)
+            process.wait(5.0)
+            return process.output()
+
+    def close(self) -> None:
+        """Remove the initramfs."""
+        if self._dir:
+            self._dir.remove()
+            self._dir = None
+
+
+class Linux(Launcher):
+    """A kernel of Debian in a QEMU: booted once, and cloned for each scenario.
+
+    The disk is plugged into the clone, so that the whole life of its driver is seen.
+    """
+
+    works = frozenset(userland.WORKS)
+    implementation = "linux"
+
+    def __init__(self, name: str, way: str, find: Callable[[], Qemu], legacy: bool = False) -> None:
+        """`legacy` makes the kernel use the legacy interface of a transitional device."""
+        self.name = name
+        self.way = way
+        interface = "legacy" if legacy else "modern"
+        self.description = f"Debian's Linux in a guest: {WAYS[way]}, {interface} interface"
+        self.traits = frozenset({interface, "pci" if way.startswith("pci") else "vhost-user"})
+        self._legacy = legacy
+        self._find = find
+        self._dir: RunDir | None = None
+        self._config: MachineConfig | None = None
+        self._release = ""
+
+    def prepare(self) -> None:
+        """Find QEMU, and boot the kernel. NotHereError if something is missing."""
+        if self._config:
+            return
+        qemu = self._find()
+        try:
+            image = images.ensure()
+            packages = userland.packages()
+            kernel = next(deb for name, deb in packages.items() if name.startswith("linux-image-"))
+            found = {
+                path: content
+                for path, content in userland.files_of(kernel).items()
+                if path.endswith(".ko")
+            }
+            needed = userland.needed_modules(found, ("virtio_pci", "virtio_blk"))
+            self._dir = RunDir()
+            initrd = self._dir.path / "initrd"
+            userland.write(initrd, needed, userland.busybox())
+        except ImageError as error:
+            raise NotHereError(f"the guest image is missing: {error}") from None
+        self._release = next(iter(found)).split("/")[2]
+        words = images.KERNEL_ARGS + (" vblk.legacy" if self._legacy else "")
+        config = MachineConfig(
+            qemu, image.kernel, initrd, words, memory=MEMORY, name=self.name, shared_memory=True
+        )
+        saved = Saved(self._dir.path / "ram", self._dir.path / "state")
+        machine = Machine(replace(config, ram_file=saved.ram))
+        try:
+            machine.start()
+            wait_for(
+                lambda: userland.READY in machine.console_tail() or not machine.alive(),
+                "the boot of the kernel",
+                machine.console_tail,
+            )
+            machine.save(saved.state)
+        except StuckError as error:
+            raise MachineError(str(error.args[0]), str(error.args[1])) from None
+        finally:
+            machine.stop()
+        self._config = replace(config, saved=saved)
+
+    def version(self) -> str:
+        """Return the kernel's version."""
+        return self._release.partition("-")[0]
+
+    def facts(self) -> dict[str, str]:
+        """Return the kernel's release and QEMU's version."""
+        qemu = {"qemu": self._config.qemu.version_text} if self._config else {}
+        return {"kernel": self._release, **qemu}
+
+    def drive(self, scenario: Scenario, place: Place) -> str:
+        """Plug the disk into a clone, and let it do the work."""
+        assert self._config
+        work = self.work_of(scenario)
+        with ExitStack() as stack:
+            machine = Machine(self._config)
+            stack.callback(machine.stop)
+            machine.start()
+            console = stack.enter_context(closing(socket.socket(socket.AF_UNIX)))
+            console.settimeout(DEADLINE)
+            console.connect(str(machine.console_path))
+            add = machine.add_vhost_user if self.way == "vhost-user" else machine.add_vfio_user
+            add(place.socket, place.spec)
+            console.sendall(f"{' '.join(work)}\n".encode())
+            reader = Thread(target=_drain, args=(console,), daemon=True)
+            reader.start()
+
+            def check() -> None:
+                if not machine.alive():
+                    raise StuckError(machine.last_words(), machine.console_tail(CONSOLE))
+
+            def output() -> str:
+                return machine.console_tail(CONSOLE)
+
+            follow(work, place, output, check)
+            return output()
+
+    def close(self) -> None:
+        """Remove the saved machine."""
+        if self._dir:
+            self._dir.remove()
+            self._dir = None
+            self._config = None
+
+
+def _drain(console: socket.socket) -> None:
+    """Read the console until it ends: QEMU waits for a reader, and has the text in its log."""
+    with suppress(OSError):
+        while console.recv(4096):
+            pass
+
+
+CONSOLE = 400
+"""Lines of the console that are looked at."""
+
+MEMORY = 128
+"""Memory of the guest in MiB."""
+
+WAYS = {
+    "pci": "a PCI function over vfio-user",
+    "pci-transitional": "a transitional PCI function over vfio-user",
+    "vhost-user": "vhost-user-blk-pci",
+}

@@ -1,0 +1,49 @@
+"""The names of drivers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.drivers import userfile
+from harness.drivers.base import Launcher
+from harness.drivers.firmware import SeaBios, installed_qemu, newest_qemu
+from harness.drivers.linux import Linux, UserModeLinux
+from harness.drivers.reference import Reference
+
+MAKERS: dict[str, Callable[[], Launcher]] = {
+    "self": lambda: Reference("self", "model-pci"),
+    "self-vhost-user": lambda: Reference("self-vhost-user", "model"),
+    "self-legacy": lambda: Reference("self-legacy", "model-pci-legacy"),
+    "seabios": lambda: SeaBios("seabios", "pci", "q35", newest_qemu),
+    "seabios-transitional": lambda: SeaBios(
+        "seabios-transitional", "pci-transitional", "pc", newest_qemu
+    ),
+    "seabios-vhost-user": lambda: SeaBios("seabios-vhost-user", "vhost-user", "pc", installed_qemu),
+    "uml": UserModeLinux,
+    "linux": lambda: Linux("linux", "pci", newest_qemu),
+    "linux-transitional": lambda: Linux("linux-transitional", "pci-transitional", newest_qemu),
+    "linux-legacy": lambda: Linux("linux-legacy", "pci-transitional", newest_qemu, legacy=True),
+    "linux-vhost-user": lambda: Linux("linux-vhost-user", "vhost-user", installed_qemu),
+}
+
+
+class UnknownDriverError(Exception):
+    """A file of drivers cannot be used; the message is one line."""
+
+
+def makers(path: Path | None = None) -> dict[str, Callable[[], Launcher]]:
+    """Return the drivers by name, with those of a user's file.
+
+    UnknownDriverError, in one line, for a file that is not as it has to be.
+    """
+    if path is None:
+        return dict(MAKERS)
+    try:
+        own = userfile.load(path)
+    except userfile.DriverFileError as error:
+        raise UnknownDriverError(str(error)) from None
+    for name in own:
+        if name in MAKERS:
+            raise UnknownDriverError(f"{path}: there is a driver {name!r} already")
+    return {**MAKERS, **own}

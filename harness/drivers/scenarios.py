@@ -1,0 +1,89 @@
+"""The scenarios: what a driver meets, and the work that it does meanwhile.
+
+Each is a legal device. `about` are statements that only the driver's going on shows: it breaks
+them if it does not go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.drivers.base import Scenario, UnknownScenarioError
+
+ORDINARY = ("use", "parallel")
+EVERYTHING = ("use", "discard", "filesystem", "parallel")
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Scenario("ordinary", "an ordinary disk, and all the work that there is", EVERYTHING),
+    Scenario("again", "the device is reset and initialized again", ("use", "rebind", "reboot")),
+    Scenario(
+        "resize",
+        "the capacity doubles, which is announced twice",
+        ("resize",),
+        whims=("announces-a-change-twice",),
+    ),
+    Scenario("read-only", "the disk is read-only", disk={"read_only": True}),
+    Scenario(
+        "new-features",
+        "feature bits are offered that nobody knows",
+        whims=("future-bits", "distant-bits"),
+        about=("2.2.1-R-03a", "2.2.1-R-05"),
+    ),
+    Scenario(
+        "few-features", "no optional feature is offered", whims=("bare",), about=("2.2.1-R-04a",)
+    ),
+    Scenario(
+        "long-configuration",
+        "the configuration space goes on after its last field",
+        whims=("config-longer",),
+        about=("2.5.1-R-03",),
+    ),
+    Scenario(
+        "short-configuration",
+        "the configuration space is as short as the offered features allow",
+        whims=("config-shorter",),
+        about=("2.5.1-R-04",),
+    ),
+    Scenario(
+        "narrow-limits",
+        "segments, discards and the queue are as small as they may be",
+        EVERYTHING,
+        {"queue_size": 8, "max_discard_sectors": 8, "max_write_zeroes_sectors": 8},
+        ("seg-max-1", "one-segment"),
+    ),
+    Scenario(
+        "needless-notifications",
+        "the device notifies more than it has to",
+        ORDINARY,
+        whims=("signals-twice", "signals-at-enable"),
+        about=("2.7.7.1-R-05",),
+    ),
+    Scenario(
+        "out-of-order",
+        "requests take their time, and end out of order",
+        ORDINARY,
+        {"in_order": False},
+        ("used-out-of-order", "every-third-is-slow"),
+    ),
+    Scenario(
+        "slow-reset",
+        "a reset takes 30 ms",
+        ("use", "rebind", "reboot"),
+        whims=("slow-function-reset",),
+        about=("2.4.2-R-01",),
+        needs=frozenset({"pci"}),
+    ),
+    Scenario("packed", "virtqueues can be packed", EVERYTHING, {"packed": True}),
+    Scenario("queues", "there are four request queues", ORDINARY, {"queues": 4}),
+    Scenario("large-blocks", "a block has 4096 bytes", EVERYTHING, {"logical_block_size": 4096}),
+    Scenario("random", "operations that chance has chosen", ("random",)),
+)
+
+
+def chosen(names: Sequence[str] = ()) -> tuple[Scenario, ...]:
+    """Return the scenarios of these names, or all of them. UnknownScenarioError for another."""
+    known = {scenario.name: scenario for scenario in SCENARIOS}
+    for name in names:
+        if name not in known:
+            raise UnknownScenarioError(f"no scenario {name!r}; known: {', '.join(known)}")
+    return tuple(known[name] for name in names) if names else SCENARIOS
