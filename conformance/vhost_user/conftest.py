@@ -40,7 +40,7 @@ class _Fronts:
     def __init__(self, plug: Callable[..., Disk]) -> None:
         self._plug = plug
         self.disk: Disk | None = None
-        self.made: list[FrontEnd] = []
+        self.connected: list[FrontEnd] = []
 
     def __call__(
         self,
@@ -52,7 +52,7 @@ class _Fronts:
         if self.disk is None:
             self.disk = self._plug(start=False, **fields)
         front = FrontEnd(self.disk.hand_over(), protocol, needs)
-        self.made.append(front)
+        self.connected.append(front)
         return front
 
 
@@ -61,5 +61,5 @@ def front(plug: Callable[..., Disk]) -> Iterator[MakeFront]:
     """Factory of front-ends, whose messages are the test's."""
     fronts = _Fronts(plug)
     yield fronts
-    for made in fronts.made:
-        made.close()
+    for connection in fronts.connected:
+        connection.close()

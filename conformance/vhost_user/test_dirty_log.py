@@ -68,9 +68,9 @@ class Log:
 @pytest.fixture
 def log():
     """A log that nobody knows yet."""
-    made = Log()
-    yield made
-    made.close()
+    new_log = Log()
+    yield new_log
+    new_log.close()
 
 
 def run(ring, requests):

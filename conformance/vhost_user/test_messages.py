@@ -140,7 +140,7 @@ def test_a_message_with_its_own_reply_has_no_second_one(front):
 
     for request, payload in QUESTIONS.items():
         vmm.send(request, payload)
-        usual = vmm.reply(request)
+        plain = vmm.reply(request)
         vmm.send(request, payload, flags=ASKS)
-        assert vmm.reply(request) == usual
+        assert vmm.reply(request) == plain
         assert vmm.answer(MOMENT) == b"", f"more than one reply to {request.name}"
