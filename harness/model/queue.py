@@ -202,17 +202,24 @@ class Queue:
         self._announce(ring)
 
     def _take(self, ring: Ring) -> Chain | None:
-        if self._observer:
-            self._show_next(ring, self._observer)
+        # A chain that comes after the look is not taken before it was shown, too.
+        if self._observer and not self._show_next(ring, self._observer):
+            return None
         return ring.take()
 
-    def _show_next(self, ring: Ring, observer: Observer) -> None:
-        """Tell the observer of the next chain as it lies there, also if `take` cannot read it."""
+    def _show_next(self, ring: Ring, observer: Observer) -> bool:
+        """Tell the observer of the next chain as it lies there, also if `take` cannot read it.
+
+        Return False if there is none.
+        """
         if found := ring.look():
             observer("chain", queue=self._index, **found)
             self._seen = found["descriptors"]
-        elif (index := ring.impossible()) is not None:
+            return True
+        index = ring.impossible()
+        if index is not None:
             observer("bad_index", queue=self._index, index=index, position=ring.base)
+        return index is not None
 
     def _show(self, request: Request, observer: Observer) -> None:
         observer(
