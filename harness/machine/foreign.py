@@ -135,8 +135,10 @@ def _listens(socket: Path, unknown: bool) -> bool:
     return unknown
 
 
-def run(line: Sequence[str], timeout: float = COMMAND_TIMEOUT) -> None:
-    """Run a user's command to its end, no shell in between. MachineError if it fails.
+def run(line: Sequence[str], timeout: float = COMMAND_TIMEOUT) -> str:
+    """Run a user's command to its end, no shell in between. Return its output.
+
+    MachineError if it fails.
 
     The error has the last line of its output, and all of it as `details`. The process group of a
     command that takes longer than `timeout` seconds is killed.
@@ -168,3 +170,4 @@ def run(line: Sequence[str], timeout: float = COMMAND_TIMEOUT) -> None:
     if process.returncode:
         last = (text.splitlines() or ["no output"])[-1]
         raise MachineError(f"{shown} ended with {process.returncode}: {last}", text)
+    return text

@@ -20,7 +20,7 @@ from harness.virtio.features import Feature
 GLANCE = 0.5
 """Seconds between two looks of an observed virtqueue for chains without a notification."""
 
-GLANCES = 4
+GLANCES = 3
 """Looks that find the same chain before the observer is told."""
 
 
@@ -202,24 +202,24 @@ class Queue:
         self._announce(ring)
 
     def _take(self, ring: Ring) -> Chain | None:
-        # A chain that comes after the look is not taken before it was shown, too.
         if self._observer and not self._show_next(ring, self._observer):
+            # A chain that has become available since then is left for the next look.
             return None
         return ring.take()
 
     def _show_next(self, ring: Ring, observer: Observer) -> bool:
         """Tell the observer of the next chain as it lies there, also if `take` cannot read it.
 
-        Return False if there is none.
+        Return whether there was anything to tell.
         """
         if found := ring.look():
             observer("chain", queue=self._index, **found)
             self._seen = found["descriptors"]
-            return True
-        index = ring.impossible()
-        if index is not None:
+        elif (index := ring.impossible()) is not None:
             observer("bad_index", queue=self._index, index=index, position=ring.base)
-        return index is not None
+        else:
+            return False
+        return True
 
     def _show(self, request: Request, observer: Observer) -> None:
         observer(

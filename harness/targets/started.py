@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from harness import interrupt
@@ -53,6 +55,12 @@ PROBE = 4096
 IDLE = 0.3
 POLLING = 0.75
 """A daemon that uses more than this part of IDLE seconds, with nothing to do, is polling."""
+
+VERSION = re.compile(r"\d{1,9}(\.\d{1,9}){1,7}")
+"""A version in the output of `version_command`."""
+
+VERSION_DEADLINE = 10.0
+"""Seconds that `version_command` may take."""
 
 TROUBLE = (MachineError, DriverError, OSError)
 
@@ -484,8 +492,24 @@ class StartedTarget(LendingTarget):
                 cleanup.forget(self.close)
 
     def identities(self) -> tuple[DeviceIdentity, ...]:
-        """Return what the targets file says."""
-        return (self._definition.identity,)
+        """Return what the targets file says, with the version that `version_command` prints."""
+        return (self._identity,)
+
+    @cached_property
+    def _identity(self) -> DeviceIdentity:
+        identity = self._definition.identity
+        if identity.version or not self._definition.version_command:
+            return identity
+        values = {**dict.fromkeys(PLACES, ""), **self._programs()}
+        try:
+            text = run(words_of(self._definition.version_command, values), VERSION_DEADLINE)
+        except MachineError as error:
+            self._facts["version"] = str(error)
+            return identity
+        found = VERSION.search(text)
+        self._facts["version"] = text.partition("\n")[0] if found else "not found in the output"
+        numbers = tuple(map(int, found[0].split("."))) if found else ()
+        return replace(identity, version=numbers)
 
     def facts(self) -> dict[str, str]:
         """Return the command, and what was found out at the start."""

@@ -194,6 +194,7 @@ class UserTarget:
     destructive: bool = False
     implementation: Text = "unknown"
     version: Version = ""
+    version_command: Command = ""
     backing: Text = ""
     serve_file: bool = False
     through: Literal["", "qtest-vhost-user", "guest-vhost-user"] = ""
@@ -232,7 +233,7 @@ def _check(target: UserTarget, at: tuple[str | int, ...]) -> None:
         if getattr(target, key) != getattr(UserTarget, key):
             raise WrongValueError((*at, key), "only for a target with `vmm`")
     starts = target.device in STARTED
-    for key in ("per", "ready", "options", "serve_file"):
+    for key in ("per", "ready", "options", "serve_file", "version_command"):
         if not starts and getattr(target, key) != getattr(UserTarget(""), key):
             raise WrongValueError((*at, key), 'only for device = "vhost-user" or "vfio-user"')
     if target.through and target.device.partition(":")[0] != "vhost-user":

@@ -16,7 +16,7 @@ from harness.diskspec import DiskSpec, Fault
 from harness.driver.errors import DriverError
 from harness.driver.interface import Request
 from harness.machine.served_files import lacking
-from harness.targets import LacksError, StartError, Target, TargetError
+from harness.targets import DeviceIdentity, LacksError, StartError, Target, TargetError
 from harness.targets.disk import Disk
 from harness.targets.registry import Settings, maker
 from harness.targets.started import StartedTarget
@@ -154,6 +154,15 @@ def test_a_daemon_that_was_killed_is_started_again(make: Make) -> None:
     disk = Disk(target.plug(DiskSpec()))
     disk.start()
     read(disk)
+
+
+@pytest.mark.parametrize(
+    ("command", "version"),
+    [("echo mine v3.14.2-rc1 of 2026", (3, 14, 2)), ("echo none", ()), ("false", ())],
+)
+def test_the_daemon_says_its_version(make: Make, command: str, version: tuple[int, ...]) -> None:
+    target = make(table(MODEL, f"implementation = 'mine'\nversion_command = '{command}'"))
+    assert target.identities() == (DeviceIdentity("mine", version),)
 
 
 needs_fuse = pytest.mark.skipif(bool(lacking()), reason=lacking())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from harness.targets.userfile import load
 from harness.virtio.blk import Status
 from harness.virtio.features import Feature
 
+ROOT = Path(__file__).parents[2]
 FAKE = f"{sys.executable} {Path(__file__).parent}/fake_vmm.py --append {{append}}"
 SOCKET = f"{FAKE} --port {{serial}}"
 FILE = " --disk {file}"
@@ -224,3 +226,44 @@ def test_windows_are_found_on_the_command_line_and_in_acpi() -> None:
     found = discover.addresses(line, resources)
 
     assert found == [0x0A000000, 0xD0000000, 0xD0000200, 0xFEB00200]
+
+
+@pytest.mark.parametrize(
+    ("habit", "expected"),
+    [
+        ("exits", "exited with status 3; its last output: fake: no such kernel"),
+        ("login", "within 1 s; the last line was 'debian login:'"),
+        ("no-agent", "the agent in the guest ended with status 127"),
+    ],
+    ids=lambda value: value.partition(" ")[0],
+)
+def test_a_run_of_the_suite_ends_after_three_failed_starts(
+    tmp_path: Path, habit: str, expected: str
+) -> None:
+    targets, temporary = tmp_path / "mine.toml", tmp_path / "t"
+    targets.write_text(
+        f"[target.mine]\nvmm = '''{FAKE}{FILE} --habit {habit}'''\nserial = 'stdio'\n"
+    )
+    temporary.mkdir()
+
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q"),
+            *("conformance/test_capacity.py", "--targets", str(targets), "--target", "mine"),
+            *("--boot-timeout", "1", "--artifacts", str(tmp_path / "kept")),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert done.returncode != 0
+    assert expected in done.stdout
+    assert "3 starts in a row have failed" in done.stdout
+    assert done.stdout.count("\nERROR ") == 3
+    assert not list(temporary.glob("vblk-*"))
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            assert str(temporary).encode() not in (process / "cmdline").read_bytes()
