@@ -60,11 +60,17 @@ SEED = 18
 RANDOM = "random/test_legal.py"
 """The test of random requests; its seed is another one for each shape."""
 
-WRAP = "test_with_event_idx_the_interrupt_comes_where_the_index_wraps_around"
-"""A test that takes as long as all others together: 65536 requests."""
+WRAPS = "where_the_index_wraps_around"
+"""Part of the names of tests that take as long as all others together: 65536 requests each."""
+
+UNDER_LOAD = "test_notifications.py::test_no_"
+"""Tests of notifications under load, which take a second each."""
 
 OF_VIRTQUEUES = frozenset({"Queue", "Ring", "SplitRing", "PackedRing", "Throttle"})
 """Classes of the model that decide when requests are taken, done, used and announced."""
+
+OF_NOTIFICATIONS = OF_VIRTQUEUES | {"Device", "Connection"}
+"""Classes of the model that decide when notifications are looked at and sent."""
 
 OF_REQUESTS = frozenset({"Block", "Storage", "Request"})
 """Classes of the model that decide what a request does and ends with."""
@@ -146,7 +152,8 @@ class Shape:
 
         In the way `model-pci` only the tests of the function and of resets run. Random requests
         run without whims, with one of virtqueues or of requests, and on each pair of whims. The
-        test WRAP runs without whims and with one of virtqueues.
+        tests UNDER_LOAD run without whims, and as `owned-model` with a single one of
+        notifications, the tests WRAPS with a single one of virtqueues.
         """
         if self.way == PCI:
             return any(module in test for module in OF_PCI)
@@ -154,8 +161,11 @@ class Shape:
             return True
         if RANDOM in test:
             return len(self.whims) > 1 or self.changes(OF_VIRTQUEUES | OF_REQUESTS)
-        if WRAP in test:
-            return len(self.whims) == 1 and self.changes(OF_VIRTQUEUES)
+        alone = len(self.whims) == 1 and self.way == OWNED
+        if UNDER_LOAD in test:
+            return alone and self.changes(OF_NOTIFICATIONS)
+        if WRAPS in test:
+            return alone and self.changes(OF_VIRTQUEUES)
         return True
 
     def suits(self, item: pytest.Item) -> bool:
