@@ -46,8 +46,8 @@ def test_rings_and_buffers_lie_in_any_region_at_any_offset(front):
 @clause("VU-memory-07")
 def test_the_memory_table_is_replaced_while_requests_run(front):
     vmm = front(prefer={"iops": 400})
-    other = vmm.more(offset=0x1000)
     ring = vmm.begin()
+    other = vmm.more(offset=0x1000)
     total = 0
     for turn in range(ROUNDS):
         flights = ring.send(*[read(n) for n in range(6)])
@@ -68,8 +68,8 @@ def test_the_memory_table_is_replaced_while_requests_run(front):
 @clause("VU-memory-02")
 def test_the_memory_table_is_replaced_between_requests(front):
     vmm = front()
-    other = vmm.more(offset=0x1000)
     ring = vmm.begin()
+    other = vmm.more(offset=0x1000)
     for turn in range(ROUNDS):
         check_read(ring)
         if turn % 2:
