@@ -8,8 +8,8 @@ from pathlib import Path
 from harness.cli.errors import UsageError
 from harness.inputs import InputError, printable
 from harness.virtio.catalogue import ADVISORY, driver_clauses
-from harness.witness.events import read
 from harness.witness.judge import Fate, judge, table
+from harness.witness.trace import read_any
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,7 +26,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "broke a MUST.",
     )
     part.add_argument(
-        "file", metavar="FILE", type=Path, help="events, from python -m harness.model --observe"
+        "file",
+        metavar="FILE",
+        type=Path,
+        help="events, from python -m harness.model --observe, or a trace log of QEMU",
     )
     part.add_argument("--all", action="store_true", help="also statements that were not exercised")
     part.set_defaults(run=run)
@@ -35,7 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     """Judge a stream and print the table."""
     try:
-        verdicts = judge(read(arguments.file))
+        verdicts = judge(read_any(arguments.file))
     except InputError as error:
         raise UsageError(str(error)) from None
     for line in table(verdicts, arguments.all):
