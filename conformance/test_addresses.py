@@ -50,6 +50,9 @@ def check_read_and_write(disk, contents, what, cut=(), **framing):
 def test_rings_may_have_the_least_alignment(plug, packed, size):
     disk = plug_ring(plug, packed, start=False, needs=[], prefer=SMALL)
     extra = Feature.RING_PACKED.mask if packed else 0
+    if size == 1 and not packed:
+        # A request has two descriptors or more, with a table too (virtio 2.7.5.3.1).
+        pytest.skip("a split virtqueue of 1 descriptor has no room for a request")
     if size == 1:
         extra |= Feature.INDIRECT_DESC.mask
         if not disk.driver.offered() & Feature.INDIRECT_DESC.mask:

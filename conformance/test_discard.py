@@ -71,6 +71,26 @@ def test_a_segment_beyond_the_end_fails_and_changes_nothing(plug, kind):
 
 
 @pytest.mark.parametrize("kind", BOTH, ids=by_name)
+@described("5.2.5-P-07")
+def test_a_segment_may_be_the_whole_disk(plug, kind):
+    disk = plug(needs=NEEDS[kind], prefer={"capacity": 64})
+    config = disk.driver.config()
+    discard = kind is RequestType.DISCARD
+    most = config.max_discard_sectors if discard else config.max_write_zeroes_sectors
+    if not config.capacity <= min(most or 2**32, 2**16):
+        pytest.skip(f"the disk has {config.capacity} sectors, more than one segment may have")
+    disk.backing.write(0, sectors(config.capacity))
+
+    completion = disk.request(kind, data=segment(0, config.capacity))
+
+    assert completion.status is Status.OK
+    assert completion.damage == ()
+    assert discard or disk.backing.read(0, config.capacity) == bytes(512 * config.capacity)
+    assert disk.driver.config().capacity == config.capacity
+    assert disk.read(config.capacity - 1).status is Status.OK
+
+
+@pytest.mark.parametrize("kind", BOTH, ids=by_name)
 @described("5.2.5-P-06")
 def test_a_segment_need_not_be_aligned(plug, kind):
     disk = plug(physical_block_size=4096, needs=NEEDS[kind])

@@ -6,6 +6,7 @@ from conformance.data import sectors
 from harness.driver.interface import Request
 from harness.report import described, on
 from harness.virtio.blk import RequestType, Status
+from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
 
 QUEUES = 4
@@ -78,3 +79,35 @@ def test_the_reset_of_a_queue_leaves_the_others_alone(plug):
     each = at_once(disk)
     assert others == [2 * each] * 3
     assert after == [3 * each, each, 3 * each, 3 * each]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+@on("modern")
+@described("5.2.2-P-01")
+def test_queues_may_have_different_sizes(plug, packed):
+    disk = several(plug, [Feature.RING_PACKED], packed=True) if packed else several(plug)
+    disk.backing.write(0, sectors(6 * QUEUES))
+    driver, largest = disk.driver, disk.queues[0].size
+    agreed = driver.negotiate(driver.accepted())
+    sizes = [min(size, largest) for size in (4, 64, 8, largest)]
+    disk.queues = [driver.queue_setup(index, size) for index, size in enumerate(sizes)]
+    driver.set_status(agreed.status | DeviceStatus.DRIVER_OK)
+
+    for _ in range(10):
+        on_every_queue(disk)
+
+
+@on("modern")
+@described("5.2.2-P-01")
+def test_a_queue_serves_while_those_before_it_are_not_set_up(plug):
+    disk = several(plug)
+    disk.backing.write(0, sectors(8))
+    driver = disk.driver
+    agreed = driver.negotiate(driver.accepted())
+    driver.queue_setup(QUEUES - 1)
+    driver.set_status(agreed.status | DeviceStatus.DRIVER_OK)
+
+    found = [driver.request(read(sector), QUEUES - 1) for sector in range(8)]
+
+    assert {completion.status for completion in found} == {Status.OK}
+    assert b"".join(completion.data for completion in found) == sectors(8)

@@ -167,3 +167,49 @@ def test_a_reset_brings_a_device_back_that_needs_it(plug):
     )
     assert disk.write(0, sectors(1)).status is Status.OK
     assert disk.backing.read(0, 1) == sectors(1)
+
+
+@described("2.1-P-01")
+def test_the_driver_may_take_its_time_to_initialise_the_device(plug):
+    disk = plug()
+    driver = disk.driver
+    features = driver.accepted()
+    disk.backing.write(0, sectors(1))
+    driver.reset()
+    legacy = driver.transport_kind().endswith("legacy")
+
+    let_pass(0.05)
+    driver.set_status(DeviceStatus.ACKNOWLEDGE)
+    let_pass(0.05)
+    # From here on the driver's own steps, with the same pauses in between.
+    agreed = driver.negotiate(features)
+    let_pass(0.05)
+    driver.queue_setup(0)
+    let_pass(0.05)
+    driver.set_status(agreed.status | DeviceStatus.DRIVER_OK)
+    let_pass(0.05)
+    completion = disk.read(0)
+
+    assert legacy or agreed.status & DeviceStatus.FEATURES_OK
+    assert completion.status is Status.OK
+    assert completion.data == sectors(1)
+
+
+@described("2.1-P-02")
+def test_a_status_that_is_written_again_changes_nothing(plug):
+    """A driver that sets a bit writes the others again, too."""
+    disk = plug()
+    disk.backing.write(0, sectors(20))
+    driver = disk.driver
+    agreed = driver.negotiate(driver.accepted())
+    driver.set_status(agreed.status)
+    driver.queue_setup(0)
+    driver.set_status(agreed.status | DeviceStatus.DRIVER_OK)
+
+    for sector in range(20):
+        completion = disk.read(sector)
+        assert completion.status is Status.OK, f"a read after the status was written {sector} times"
+        assert completion.data == sectors(20)[512 * sector :][:512]
+        driver.set_status(driver.status())
+    assert driver.status() & DeviceStatus.DRIVER_OK
+    assert driver.accepted() == agreed.accepted

@@ -48,7 +48,7 @@ def test_the_catalogue_is_in_the_order_of_the_specification() -> None:
     sections = list(dict.fromkeys(clause.section for clause in clauses().values()))
 
     assert sections.index("2.7.8.2") < sections.index("2.10.2")
-    assert sections[0] == "2.1.2"
+    assert sections[0] == "2.1"
 
 
 @pytest.mark.parametrize("suite", ["conformance", "conformance/hardening"])

@@ -64,7 +64,8 @@ def test_names_that_are_not_free_belong_to_the_other_plugin(run: Run) -> None:
 
 @pytest.mark.parametrize("place", [["--pyargs", "conformance"], [str(ROOT / "conformance")]])
 def test_the_suite_is_what_runs(run: Run, place: list[str]) -> None:
-    result = run(*place, "-q", "--co", "--vblk-level=must", "--clause=2.4.1-D-01")
+    # An option that begins with --vblk- would load the plugin whatever the place is.
+    result = run(*place, "-q", "--co", "--clause=2.4.1-D-01")
 
     assert result.ret == 0, result.stderr.str()
     result.stdout.fnmatch_lines(["*test_status.py::*"])

@@ -404,5 +404,7 @@ why = "because"
 
     run(source).assert_outcomes(failed=1)
     run(source, "--vblk-deviations=mine").assert_outcomes(xfailed=1)
+    (pytester.path / "more").mkdir()
+    run(source, "--vblk-deviations=mine", "--deviations=more").assert_outcomes(xfailed=1)
     missing = run(source, "--vblk-deviations=mine", "--deviations=nothing")
     missing.stderr.fnmatch_lines(["*: there is no directory nothing"])

@@ -81,6 +81,12 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
         "--target", default="qtest-pci", metavar="NAME", help="target (default: %(default)s)"
     )
     parser.add_argument("--targets", type=Path, metavar="FILE", help="targets of your own (TOML)")
+    parser.add_argument(
+        "--observe",
+        type=Path,
+        metavar="DIR",
+        help="write what the driver does to the model to files here (docs/witness.md)",
+    )
     parser.add_argument("--qemu", metavar="PATH", help="default: qemu-system-x86_64 on PATH")
     parser.add_argument(
         "--destructive",
@@ -90,7 +96,11 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def _target(arguments: argparse.Namespace) -> Target:
-    settings = Settings(qemu=arguments.qemu, destructive=arguments.destructive)
+    if arguments.observe and not arguments.observe.is_dir():
+        raise UsageError(f"there is no directory {arguments.observe}")
+    settings = Settings(
+        qemu=arguments.qemu, destructive=arguments.destructive, observe=arguments.observe
+    )
     user = load_targets(arguments.targets) if arguments.targets else {}
     return maker(arguments.target, user)(settings)
 

@@ -67,13 +67,16 @@ CONNECT: dict[str, Connect] = {
 """Ways to reach a disk: a vhost-user back-end, or a PCI function over vfio-user."""
 
 
-def accept(way: str, lines: Lines | None) -> Accept:
-    """Return the function for new peers of a disk. `lines` records what each of them does."""
+def accept(way: str, lines: Lines | None, label: str = "") -> Accept:
+    """Return the function for new peers of a disk.
+
+    `lines` records what each of them does, with the `label` of the disk.
+    """
 
     def connect(
         link: socket.socket, block: Block, loop: Loop, closed: Callable[[], None]
     ) -> Connection:
-        observer = lines.connection() if lines else None
+        observer = lines.connection(label) if lines else None
         return CONNECT[way](link, block, loop, closed, observer=observer)
 
     return connect
@@ -190,7 +193,7 @@ class Control:
         storage = Storage(command["file"], spec.read_only, spec.faults, spec.unmap)
         try:
             block = make_block(spec, storage)
-            connect = accept(command["way"], self._observed)
+            connect = accept(command["way"], self._observed, command.get("label", ""))
             return Export(self._loop, command["socket"], block, connect)
         except BaseException:
             storage.close()

@@ -33,13 +33,14 @@ class Lines:
         self._left = MAX_EVENTS
         self._connections = 0
 
-    def connection(self) -> Observer:
-        """Return the observer of a new connection."""
+    def connection(self, label: str = "") -> Observer:
+        """Return the observer of a new connection. The event "device" gets the `label`."""
         number = self._connections
         self._connections += 1
 
         def observe(event: str, **values: Any) -> None:
-            self._write({"event": event, "connection": number, **values})
+            more = {"label": label} if event == "device" and label else {}
+            self._write({"event": event, "connection": number, **values, **more})
 
         return observe
 

@@ -20,7 +20,7 @@ from harness.virtio.features import Feature
 GLANCE = 0.5
 """Seconds between two looks of an observed virtqueue for chains without a notification."""
 
-GLANCES = 4
+GLANCES = 3
 """Looks that find the same chain before the observer is told."""
 
 
@@ -202,17 +202,24 @@ class Queue:
         self._announce(ring)
 
     def _take(self, ring: Ring) -> Chain | None:
-        if self._observer:
-            self._show_next(ring, self._observer)
+        if self._observer and not self._show_next(ring, self._observer):
+            # A chain that has become available since then is left for the next look.
+            return None
         return ring.take()
 
-    def _show_next(self, ring: Ring, observer: Observer) -> None:
-        """Tell the observer of the next chain as it lies there, also if `take` cannot read it."""
+    def _show_next(self, ring: Ring, observer: Observer) -> bool:
+        """Tell the observer of the next chain as it lies there, also if `take` cannot read it.
+
+        Return whether there was anything to tell.
+        """
         if found := ring.look():
             observer("chain", queue=self._index, **found)
             self._seen = found["descriptors"]
         elif (index := ring.impossible()) is not None:
             observer("bad_index", queue=self._index, index=index, position=ring.base)
+        else:
+            return False
+        return True
 
     def _show(self, request: Request, observer: Observer) -> None:
         observer(

@@ -1,4 +1,4 @@
-"""Options for devices with a planted defect or a whim: `--defect`, `--whim` and their lists."""
+"""Options for the model: planted defects, whims, their lists, and the record of its events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.pytestplugin.arguments import add_option
+from harness.pytestplugin.arguments import add_option, existing_directory
 from harness.pytestplugin.lost import print_listing
 
 if TYPE_CHECKING:
@@ -32,6 +32,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         metavar="NAME",
         help="give the device of every --target this legal variation; repeatable, they add up",
+    )
+    add_option(
+        parser,
+        "observe",
+        type=existing_directory,
+        metavar="DIR",
+        help="write what the driver does to the model (targets model, model-pci...) to files here",
     )
     add_option(parser, "list-whims", action="store_true", help="print the whims and exit")
 

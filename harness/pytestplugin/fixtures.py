@@ -107,6 +107,7 @@ def _bench(
         option.vblk_destructive,
         progress_of(request.config),
         clones=not option.vblk_no_clones,
+        observe=option.vblk_observe,
     )
     user = request.config.stash[USER_TARGETS]
     bench.target = maker(bench.name, user)(settings)

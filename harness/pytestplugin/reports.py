@@ -16,10 +16,17 @@ from harness.pytestplugin.arguments import add_option
 from harness.report.collect import Collector
 from harness.report.files import complaint, directory, report_file, writable, write
 from harness.report.junit import reshape
-from harness.report.tree import failures, tree
+from harness.report.results import Results, Verdict
+from harness.report.tree import failures, groups, tree
 
-DEPTH = 3
+DEPTH = 2
 """Levels of sections that the terminal shows; -v shows all."""
+
+REASONS = 10
+"""Reasons of skips, and recorded deviations, that the terminal shows; -v shows all."""
+
+NOTHING_TESTED = 6
+"""Exit status of a run whose tests were all skipped; pytest's own end with 5."""
 
 COLLECTOR = pytest.StashKey[Collector]()
 
@@ -72,6 +79,14 @@ def _junit_file(config: pytest.Config) -> Path | None:
         raise pytest.UsageError(f"--junitxml: {error}") from None
 
 
+def _nothing_tested(results: Results, session: pytest.Session) -> bool:
+    """Return True if each test of the run is one of the suite's, and was skipped."""
+    verdicts = [
+        result.verdict for test in results.tests.values() for result in test.results.values()
+    ]
+    return len(verdicts) == session.testscollected and set(verdicts) == {Verdict.SKIPPED}
+
+
 class _Listener:
     """Collect pytest's reports, and write the files when the run is done or was stopped."""
 
@@ -109,6 +124,11 @@ class _Listener:
             self._write(path, partial(write, path, results))
         if self._complaints and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        elif session.exitstatus == pytest.ExitCode.OK and _nothing_tested(results, session):
+            session.exitstatus = NOTHING_TESTED
+            self._complaints.append(
+                f"All tests were skipped: nothing is known of the device (status {NOTHING_TESTED})"
+            )
         return done
 
     def _write(self, path: Path, write: Callable[[], None]) -> None:
@@ -130,5 +150,7 @@ class _Listener:
         terminalreporter.section("statements, each with its worst verdict")
         for line in failures(results):
             terminalreporter.write_line(line, red=True)
+        for line in groups(results, None if verbosity > 0 else REASONS):
+            terminalreporter.write_line(line)
         for line in tree(results, None if verbosity > 0 else DEPTH):
             terminalreporter.write_line(line)

@@ -15,6 +15,10 @@ TITLES = {Verdict.DEVIATION: "deviates"}
 """Column titles for verdicts whose names are too long."""
 
 
+GROUPED = (Verdict.DEVIATION, Verdict.ADVISORY, Verdict.SKIPPED)
+"""Verdicts that the end of a run shows by their reasons."""
+
+
 def failures(results: Results) -> Iterator[str]:
     """Yield a line for each failure, the worst first: the statement, the expected and the seen."""
     several = len(results.columns) > 1
@@ -26,6 +30,31 @@ def failures(results: Results) -> Iterator[str]:
                     place = f", {column.name}" if several else ""
                     statements = _statements(results, test)
                     yield printable(f"{verdict} {statements}{place}: {_seen(result)} ({test.id})")
+
+
+def groups(results: Results, most: int | None) -> Iterator[str]:
+    """Yield a line for each recorded deviation, each SHOULD not kept, and each reason of a skip.
+
+    A line has the number of tests, and the largest number comes first. At most `most` lines of each
+    of the three kinds are yielded, and then one line for the rest.
+    """
+    kinds: dict[Verdict, Counter[str]] = {verdict: Counter() for verdict in GROUPED}
+    for test in results.tests.values():
+        for result in test.results.values():
+            if result.verdict is Verdict.DEVIATION:
+                why = f"{result.deviation.get('statement')}: {result.deviation.get('why')}"
+                kinds[result.verdict][why] += 1
+            elif result.verdict is Verdict.ADVISORY:
+                kinds[result.verdict][f"{_statements(results, test)}: {_seen(result)}"] += 1
+            elif result.verdict is Verdict.SKIPPED:
+                kinds[result.verdict][result.reason] += 1
+    for verdict, reasons in kinds.items():
+        shown = reasons.most_common(most)
+        for reason, count in shown:
+            yield printable(f"{count} {verdict}: {reason}")
+        if rest := len(reasons) - len(shown):
+            left = reasons.total() - sum(count for _, count in shown)
+            yield f"{left} {verdict}: {rest} other reasons; -ra lists all"
 
 
 def _statements(results: Results, test: Test) -> str:

@@ -340,7 +340,7 @@ class OwnedTarget(Target):
 
     def close(self) -> None:
         """Unplug the disk."""
-        if self._disk:
+        if self._disk and self._disk.plugged:
             self._disk.unplug()
 
     def identities(self) -> tuple[DeviceIdentity, ...]:
@@ -358,3 +358,14 @@ class OwnedTarget(Target):
                 self._disk.driver.config_generation()
             except (DriverError, OSError) as error:
                 raise TargetError(str(error)) from None
+
+
+class SocketTarget(OwnedTarget):
+    """A target whose device listens on a UNIX socket."""
+
+    protocol: str
+    """First part of the target's name, before the colon and the path."""
+
+    def __init__(self, path: str, destructive: bool = False, host: HostSide = HostSide()) -> None:
+        super().__init__(f"{self.protocol}:{path}", destructive, host)
+        self._path = path

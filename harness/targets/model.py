@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import time
@@ -43,6 +44,9 @@ MAX_ANSWER = 1 << 20
 """Bytes of an answer; those of the model have some hundred."""
 
 VERSION = (1, 0)
+
+CURRENT_TEST = "PYTEST_CURRENT_TEST"
+"""Environment variable of pytest with the test that runs; it labels the disks of a record."""
 
 HONOURED = frozenset(
     {
@@ -91,6 +95,7 @@ class ModelProcess(Supervised):
         The model writes what drivers do to the file `observe`, for `vblk witness judge`.
         """
         super().__init__()
+        self._observed = observe is not None
         self._answers = b""
         self._made = 0
         try:
@@ -117,6 +122,8 @@ class ModelProcess(Supervised):
             make_raw(file, spec.capacity)
         try:
             where = {"socket": str(link), "file": str(file) if file else None}
+            if self._observed:
+                where["label"] = os.environ.get(CURRENT_TEST, "")
             self.tell("add", name, spec=asdict(spec), way=way, **where)
         except MachineError:
             if file:
@@ -280,7 +287,8 @@ class Model(Target):
         """Make a target whose device has these defects and whims; `name` is one of `VARIANTS`.
 
         Defects and whims are named as in `harness.model.defects` and `harness.model.whims`.
-        The model writes what drivers do to the file `observe`.
+        The model writes what drivers do to the file `observe`, and each process after the first one
+        to a file of its own, with a number.
         """
         self.name = name
         self._variant = VARIANTS[name]
@@ -289,7 +297,15 @@ class Model(Target):
         self._defects = defects
         self._whims = whims
         self._observe = observe
+        self._processes = 0
         self._process: ModelProcess | None = None
+
+    def _record(self) -> Path | None:
+        """Return the file for the events of a new process, if its drivers are observed."""
+        self._processes += 1
+        if self._observe is None or self._processes == 1:
+            return self._observe
+        return self._observe.with_name(f"{self._observe.name}-{self._processes}")
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """Plug in a disk with a driver on it. LacksError for a zoned disk of a legacy interface."""
@@ -300,7 +316,7 @@ class Model(Target):
             if self._process and not self._process.alive():
                 self.close()
             if self._process is None:
-                self._process = ModelProcess(self._defects, self._whims, self._observe)
+                self._process = ModelProcess(self._defects, self._whims, self._record())
             return ModelDisk(self._process, reshaped(spec, self._whims), self._variant)
         except (MachineError, DriverError) as error:
             raise translated(error) from None

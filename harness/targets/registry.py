@@ -48,7 +48,8 @@ class Settings:
 
     `qemu` is a path, None for the one on PATH; `boot_timeout` is in seconds.
     `destructive` allows to write to what the user named. `defects` are planted
-    in the device, by name, which has these `whims`. `clones` says that guests may be cloned.
+    in the device, by name, which has these `whims`. `clones` says that guests may be cloned. The
+    model writes what drivers do to files in the directory `observe`.
     """
 
     channel: Channel = "serial"
@@ -60,6 +61,7 @@ class Settings:
     defects: tuple[str, ...] = ()
     clones: bool = True
     whims: tuple[str, ...] = ()
+    observe: Path | None = None
 
 
 def _guest(name: str) -> Callable[..., Target]:
@@ -91,7 +93,11 @@ def _qtest(name: str) -> Callable[[Settings], Target]:
 
 
 def _model(name: str) -> Callable[[Settings], Target]:
-    return lambda settings: Model(settings.defects, name, settings.whims)
+    def make(settings: Settings) -> Target:
+        record = settings.observe / name if settings.observe else None
+        return Model(settings.defects, name, settings.whims, record)
+
+    return make
 
 
 _MAKERS: dict[str, tuple[str, Callable[[Settings], Target]]] = {

@@ -6,24 +6,16 @@ from harness.diskspec import DiskSpec
 from harness.driver.bus.vfio_user import VfioUser
 from harness.driver.transport.base import Transport
 from harness.driver.transport.pci import PciModern
-from harness.targets.external import HostSide, OwnedTarget
+from harness.targets.external import SocketTarget
 
 
-class VfioUserSocket(OwnedTarget):
+class VfioUserSocket(SocketTarget):
     """The PCI function behind a vfio-user server on a UNIX socket."""
 
     description = "the PCI function of any vfio-user server that listens on that socket"
     traits = frozenset({"pci", "modern"})
+    protocol = "vfio-user"
     owner = "somebody else's function"
-
-    def __init__(
-        self,
-        path: str,
-        destructive: bool = False,
-        host: HostSide = HostSide(),  # noqa: B008 (frozen)
-    ) -> None:
-        super().__init__(f"vfio-user:{path}", destructive, host)
-        self._path = path
 
     def _reach(self, spec: DiskSpec) -> Transport:
         return PciModern(VfioUser(self._path))

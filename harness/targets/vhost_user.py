@@ -16,7 +16,7 @@ from harness.targets.backing_sides import ExportSide
 from harness.targets.base import DeviceIdentity, Plugged, Target, translated
 from harness.targets.behind_qemu import LendingTarget, LentDisk
 from harness.targets.daemon import Daemon
-from harness.targets.external import HostSide, OwnedTarget
+from harness.targets.external import SocketTarget
 
 FRONT_END = frozenset({"queue_size"})
 """Fields of a disk that the front-end decides; here that is the driver."""
@@ -97,21 +97,13 @@ class VhostUserDaemon(Target):
             raise translated(error) from None
 
 
-class VhostUserSocket(OwnedTarget, LendingTarget):
+class VhostUserSocket(SocketTarget, LendingTarget):
     """A back-end that somebody else runs on the socket `path`."""
 
     description = "the back-end that listens on the UNIX socket PATH, driven from the host"
     traits = frozenset({"vhost-user", "modern"})
+    protocol = "vhost-user"
     owner = "the external back-end"
-
-    def __init__(
-        self,
-        path: str,
-        destructive: bool = False,
-        host: HostSide = HostSide(),  # noqa: B008 (frozen)
-    ) -> None:
-        super().__init__(f"vhost-user:{path}", destructive, host)
-        self._path = path
 
     def _reach(self, spec: DiskSpec) -> Transport:
         size = spec.queue_size or QUEUE_SIZE

@@ -91,8 +91,9 @@ def capabilities(space: bytes) -> list[PciCapability]:
 class Device(Event):
     """The device that a new peer finds. `config` is its configuration space.
 
-    `space` is PCI configuration space. `sequential` is the first sector of the sequential zones of
-    a zoned disk, and `zone_capacity` the writable sectors of each; -1 and 0 are unknown.
+    `label` says what the disk is for. `space` is PCI configuration space. `sequential` is the first
+    sector of the sequential zones of a zoned disk, and `zone_capacity` the writable sectors of
+    each; -1 and 0 are unknown.
     """
 
     transport: str
@@ -103,6 +104,7 @@ class Device(Event):
     space: Hex = ""
     sequential: Annotated[int, within(-1, 0xFFFF_FFFF_FFFF_FFFF)] = -1
     zone_capacity: U64 = 0
+    label: str = ""
 
     @property
     def has_registers(self) -> bool:
@@ -259,7 +261,7 @@ class Prepared(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Unnoticed(Event):
-    """Chains that have been available for two seconds or more, and no notification has come.
+    """Chains that have been available for more than a second, and no notification has come.
 
     `flags` and `place` are what the device asks the driver for: flags, and avail_event or
     desc_event_off_wrap.

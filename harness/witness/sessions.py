@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from harness.virtio.blk import BlockConfig
 from harness.virtio.device import DeviceStatus
@@ -21,7 +22,7 @@ from harness.witness.events import (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class State:
     """The state before an event.
 
@@ -54,32 +55,32 @@ class State:
         """Return whether the driver has set SUSPEND, which it may, and not resumed the device."""
         return bool(self.status & DeviceStatus.SUSPEND) and self.has(Feature.SUSPEND)
 
-    @property
+    @cached_property
     def fields(self) -> BlockConfig:
         """Return the fields of the configuration that the offered features make valid."""
         return BlockConfig.parse(self.config.ljust(8, b"\0"), self.device.offered)
 
-    def apply(self, event: Event) -> None:
-        """Change the state by an event."""
+    def after(self, event: Event) -> State:
+        """Return the state after an event, which is this one if the event does not change it."""
         match event:
             case Features(accepted=True):
-                self.features = event.chosen
-                self.legacy = event.legacy
+                return replace(self, features=event.chosen, legacy=event.legacy)
             case Status():
                 value = event.value
                 resumed = event.before & DeviceStatus.SUSPEND and value & DeviceStatus.DRIVER_OK
-                self.status = value & ~DeviceStatus.SUSPEND if resumed else value
+                return replace(self, status=value & ~DeviceStatus.SUSPEND if resumed else value)
             case Started():
-                self.queues[event.queue] = event
+                return replace(self, queues={**self.queues, event.queue: event})
             case Config():
-                self.show(bytes.fromhex(event.data))
+                return self.shown(bytes.fromhex(event.data))
             case Memory():
-                self.memory = event
+                return replace(self, memory=event)
+        return self
 
-    def show(self, config: bytes) -> None:
-        """Take the bytes of the configuration space."""
-        self.config = config
-        self.capacity = max(self.capacity, int.from_bytes(config[:8], "little"))
+    def shown(self, config: bytes) -> State:
+        """Return the state with these bytes of the configuration space."""
+        capacity = max(self.capacity, int.from_bytes(config[:8], "little"))
+        return replace(self, config=config, capacity=capacity)
 
 
 @dataclass(frozen=True)
@@ -98,20 +99,25 @@ class Session:
     ended: bool = False
 
     def walk(self) -> Iterator[tuple[Event, State]]:
-        """Yield each event with the state before it. The state is changed afterwards."""
-        state = State(self.device, memory=self.memory)
-        state.show(bytes.fromhex(self.device.config))
-        for event in self.events:
-            yield event, state
-            state.apply(event)
+        """Yield each event with the state before it."""
+        return iter(self._steps)
 
-    @property
+    @cached_property
+    def _steps(self) -> list[tuple[Event, State]]:
+        state = State(self.device, memory=self.memory).shown(bytes.fromhex(self.device.config))
+        steps = []
+        for event in self.events:
+            steps.append((event, state))
+            state = state.after(event)
+        return steps
+
+    @cached_property
     def failed(self) -> bool:
         """Return whether the driver has set FAILED."""
         written = [event.value for event in self.events if isinstance(event, Status)]
         return any(value & DeviceStatus.FAILED for value in written)
 
-    @property
+    @cached_property
     def legacy(self) -> bool:
         """Return whether the driver uses the legacy interface."""
         return any(isinstance(event, Features) and event.legacy for event in self.events)

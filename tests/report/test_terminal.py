@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from made_up import OTHER, a_test, broken, made_up
 
+from harness.pytestplugin.reports import NOTHING_TESTED
 from harness.report.results import Results
 from harness.report.tree import failures, tree
 from harness.virtio.catalogue import lookup
@@ -50,23 +51,60 @@ def test_failures_come_first_and_pytests_own_line_last(run) -> None:
     assert lines[-1].strip("= ").startswith("1 failed, 1 passed, 1 skipped, 1 error in ")
 
 
-def test_sections_are_a_tree_with_counts(run) -> None:
+def test_skips_and_sections_follow_with_counts(run) -> None:
     lines = [" ".join(line.split()) for line in last_lines(run(SUITE))[2:-1]]
 
     assert lines == [
+        "1 skipped: the device does not offer BLK_DISCARD",
         "section broken error kept skipped",
         "2 Basic facilities 1 - 1 -",
         "2.1 Device status - - 1 -",
-        "2.1.2 Device status - - 1 -",
         "2.2 Feature bits 1 - - -",
-        "2.2.2 Feature bits 1 - - -",
         "4 Transports - - - 1",
         "4.1 PCI - - - 1",
-        "4.1.5 Operation over PCI - - - 1",
         "5 Device types - 1 - -",
         "5.2 Block device - 1 - -",
-        "5.2.6 Its operation - 1 - -",
     ]
+
+
+MANY = """
+@pytest.mark.parametrize("n", [*range(15), 14])
+@clause("2.1.2-D-01")
+def test_it(n, plug):
+    pytest.skip(f"reason {n}")
+"""
+
+
+def test_the_most_frequent_reasons_are_shown_and_the_others_are_counted(run) -> None:
+    result = run(MANY)
+    lines = last_lines(result)
+
+    assert "All tests were skipped: nothing is known of the device (status 6)" in result.outlines
+    assert lines[0] == "2 skipped: reason 14"
+    assert len([line for line in lines if " skipped: reason " in line]) == 10
+    assert "5 skipped: 5 other reasons; -ra lists all" in lines
+
+
+def test_all_reasons_are_shown_with_v(run) -> None:
+    lines = last_lines(run(MANY, "-v"))
+
+    assert len([line for line in lines if " skipped: reason " in line]) == 15
+
+
+@pytest.mark.parametrize(
+    ("source", "status"),
+    [
+        (MANY, NOTHING_TESTED),
+        (MANY + "\ndef test_other(): pass\n", pytest.ExitCode.OK),
+        (MANY + "\ndef test_other(): assert False\n", pytest.ExitCode.TESTS_FAILED),
+        ("def test_other(): pytest.skip('')\n", pytest.ExitCode.OK),
+    ],
+    ids=["all", "all but another's", "and a failure", "another's"],
+)
+def test_a_run_whose_tests_were_all_skipped_has_a_status_of_its_own(
+    run, source: str, status: int
+) -> None:
+    assert run(source).ret == status
 
 
 def test_deeper_sections_show_with_v(run) -> None:

@@ -43,18 +43,27 @@ def test_a_name_that_cannot_be_is_refused(name: str) -> None:
         register(name, "", lambda settings: maker("model", {})(settings))
 
 
+NEW = "register('my-board', 'a board', str)"
+TAKEN = "register('model', 'a board', str)"
+
+
 @pytest.mark.parametrize(
-    ("source", "message"),
+    ("source", "call", "message"),
     [
-        ("register('my-board', 'a board', None)", "my-board  *a board"),
-        ("register('model', 'a board', None)", "entry point board:targets (vblk.targets): "),
+        (NEW, "descriptions()['my-board']", "a board"),
+        (NEW, "maker('my-board', {})", "<class 'str'>"),
+        (NEW, "load_targets(Path('mine.toml'))", "already has a target of that name"),
+        (TAKEN, "descriptions()", "entry point board:targets (vblk.targets): "),
     ],
-    ids=["new", "taken"],
+    ids=["listed", "made", "not-defined-by-a-file", "taken"],
 )
-def test_an_entry_point_registers_targets(tmp_path: Path, source: str, message: str) -> None:
+def test_an_entry_point_registers_targets(
+    tmp_path: Path, source: str, call: str, message: str
+) -> None:
     (tmp_path / "board.py").write_text(
         f"from harness.targets.registry import register\ndef targets():\n    {source}\n"
     )
+    (tmp_path / "mine.toml").write_text('[target.my-board]\ndevice = "vhost-user:/nowhere"\n')
     info = tmp_path / "board-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: board\nVersion: 1\n")
@@ -63,9 +72,11 @@ def test_an_entry_point_registers_targets(tmp_path: Path, source: str, message: 
     listed = subprocess.run(
         [
             *(sys.executable, "-c"),
-            "from harness.targets.registry import descriptions\n"
-            "for name, text in descriptions().items(): print(name, '*' + text)",
+            "from pathlib import Path\n"
+            "from harness.targets.registry import descriptions, load_targets, maker\n"
+            f"print({call})",
         ],
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         capture_output=True,
         text=True,
@@ -73,4 +84,5 @@ def test_an_entry_point_registers_targets(tmp_path: Path, source: str, message: 
         check=False,
     )
 
-    assert message.replace("  ", " ") in listed.stdout + listed.stderr
+    last = (listed.stdout + listed.stderr).splitlines()[-1]
+    assert message in last

@@ -37,6 +37,14 @@ def test_the_machine_of_a_shared_template_is_the_variants_own(variant: Variant) 
     assert line(shared(variant)) == line(variant)
 
 
+@pytest.mark.parametrize("name", ["board", "kernel_args"])
+def test_another_machine_has_a_template_of_its_own(name: str) -> None:
+    known = VARIANTS["guest-pci"]
+    other = replace(known, **{name: "another"})
+
+    assert shared(other) == other != shared(known)
+
+
 def test_a_legacy_interface_of_microvm_has_a_template_of_its_own() -> None:
     modern = VARIANTS["guest-mmio"]
     legacy = replace(modern, interface="transitional")

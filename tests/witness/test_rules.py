@@ -485,15 +485,15 @@ WHOLE = entries((0, 0, 8, NEXT, 1), (1, 0, 8, NEXT, 2), (2, 0, 1, WRITE, 0))
 FAILED = 128
 REFUSED = (*status(ACK | DRIVER | OK, ACK | DRIVER), read("device_status", ACK | DRIVER))
 MEMORY = Memory(regions=[(0, 4096), (4096, 4096)])
-UNKNOWN = replace(DEVICE, offered=DEVICE.offered | 1 << 18)
+UNKNOWN = replace(DEVICE, offered=DEVICE.offered | 1 << 50)
 
 CASES |= {
     "2.1.1-R-03": (
         (*status(FAILED, 3), *status(0, FAILED), Reset(), *status(ACK)),
         (*status(FAILED | 3, 3), *status(3, FAILED | 3)),
     ),
-    "2.2.1-R-03a": ((UNKNOWN, features()), (UNKNOWN, Features(chosen=V1.mask | 1 << 18))),
-    "2.2.1-R-03b": ((UNKNOWN, features()), (UNKNOWN, Features(chosen=V1.mask | 1 << 18))),
+    "2.2.1-R-03a": ((UNKNOWN, features()), (UNKNOWN, Features(chosen=V1.mask | 1 << 50))),
+    "2.2.1-R-03b": ((UNKNOWN, features()), (UNKNOWN, Features(chosen=V1.mask | 1 << 50))),
     "2.2.1-R-05": ((UNKNOWN, *WORKS), None),
     "2.4.2-R-01": CASES["4.1.4.3.2-R-05"],
     "2.5.1-R-01a": (

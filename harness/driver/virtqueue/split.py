@@ -109,7 +109,7 @@ class SplitQueue(Virtqueue):
         if table is not None:
             view = self.memory.view(table, DESC_SIZE * len(buffers))
             order = list(range(len(buffers)))
-            if unusual:
+            if unusual and not self.in_order:  # a table is in order then (virtio 2.7.5.3.1)
                 order[1:] = reversed(order[1:])
             self._write_chain(Descriptors(view), order, buffers, ignored)
             self._table.write(slots[0], table, len(view), DESC_F_INDIRECT)

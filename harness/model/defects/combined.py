@@ -181,6 +181,21 @@ def read_beside_a_write_is_empty(original: Original, queue: Queue, ring: Ring, j
             view[:] = bytes(len(view))
 
 
+@defect(
+    Block.discard,
+    "5.2.6-P-12",
+    text="a discard of a sector that was written since the last discard fails",
+)
+def discard_of_a_written_sector_fails(original: Original, block: Block, request: Request) -> Status:
+    sector, *_ = SEGMENT.unpack(b"".join(request.data())[: SEGMENT.size])
+    found = bytearray(SECTOR)
+    block.storage.read(sector, [memoryview(found)])
+    before = vars(block).setdefault("contents", {})
+    changed = before.get(sector, found) != found
+    before[sector] = found
+    return Status.IOERR if changed else Status(original(block, request))
+
+
 # --- failed requests, and several queues
 
 

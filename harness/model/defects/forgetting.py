@@ -138,6 +138,13 @@ def num_queues_of_the_function(original: Original, function: Function) -> dict[s
     return registers
 
 
+@on_pci(Function._common_registers, "4.1.4.3-P-03", text="queue_select always reads 0")
+def queue_select_reads_0(original: Original, function: Function) -> dict[str, Register]:
+    registers: dict[str, Register] = original(function)
+    registers["queue_select"] = replace(registers["queue_select"], read=lambda: 0)
+    return registers
+
+
 # --- requests in flight
 
 

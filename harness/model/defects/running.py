@@ -135,6 +135,44 @@ def queues_differ(original: Original, device: Device, *arguments: object, **name
         vars(queue)["_finish"] = partial(ahead, queue)
 
 
+@defect(
+    Device.set_queue_size, "5.2.2-P-01", text="all queues have the size that the first was given"
+)
+def one_size_for_all_queues(original: Original, device: Device, queue: Queue, size: int) -> None:
+    original(device, queue, size if queue is device.queues[0] else device.queues[0].size or size)
+
+
+@defect(Device.may_run, "5.2.2-P-01", text="no queue is served while the first is not set up")
+def first_queue_needed(original: Original, device: Device, queue: Queue) -> bool:
+    return bool(original(device, queue)) and device.queues[0].enabled
+
+
+# --- initialisation
+
+
+@defect(
+    Device.set_status,
+    "2.1-P-01",
+    text="a driver that takes more than 30 ms from one status to the next is not served",
+)
+def slow_driver_is_left(original: Original, device: Device, value: int) -> None:
+    now = time.monotonic()
+    before = vars(device).get("before", now)
+    vars(device)["before"] = now
+    original(device, value)
+    if value & DeviceStatus.DRIVER_OK and now - before > 0.03:
+        vars(device)["may_run"] = lambda queue: False
+
+
+@defect(Device.set_status, "2.1-P-02", text="DRIVER_OK that is written again disables the queues")
+def second_driver_ok_disables(original: Original, device: Device, value: int) -> None:
+    again = device.status & value & DeviceStatus.DRIVER_OK
+    original(device, value)
+    if again:
+        for queue in device.queues:
+            queue.enabled = False
+
+
 # --- suspension
 
 

@@ -302,6 +302,17 @@ def second_segment_left(
     return Status(original(block, request, act=counted, **limits))
 
 
+@defect(Block.each_segment, "5.2.5-P-07", text="a segment of the whole disk is left out")
+def segment_of_the_whole_disk_left(
+    original: Original, block: Block, request: Request, act: Act, **limits: int
+) -> Status:
+    def smaller(sector: int, count: int, flags: int) -> None:
+        if count < block.capacity:
+            act(sector, count, flags)
+
+    return Status(original(block, request, act=smaller, **limits))
+
+
 def _last_queue_fails(queue: Queue, ring: Ring, job: Job) -> None:
     if not job.done:
         job.length, job.done = job.request.end(Status.IOERR), True
