@@ -434,12 +434,14 @@ def region_not_looked_at(
 
 
 @defect(
-    SplitInFlight.gave_back,
+    SplitInFlight.used,
+    "VU-inflight-02",
     "VU-inflight-03",
-    text="requests that are left for the next connection stay noted as in flight",
+    text="requests that are used stay noted as in flight",
 )
-def left_requests_stay_noted(original: Original, in_flight: SplitInFlight, chain: Chain) -> None:
-    pass
+def used_requests_stay_noted(original: Original, in_flight: SplitInFlight, chain: Chain) -> None:
+    original(in_flight, chain)
+    in_flight._set(chain.id, 1)
 
 
 @defect(
