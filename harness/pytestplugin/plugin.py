@@ -80,7 +80,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         parser,
         "destructive",
         action="store_true",
-        help="allow tests to overwrite the disk behind an external device (vhost-user:PATH)",
+        help="allow tests to overwrite the disk behind an external device",
     )
     add_option(
         parser,
