@@ -26,7 +26,7 @@ def pending(driver):
 
 
 def quiet(driver):
-    """Acknowledge what a device announces when it is started; nothing is pending then."""
+    """Wait, and acknowledge all interrupts of the start, so that none is pending."""
     let_pass()
     driver.register_write("InterruptACK", INTERRUPT_USED | INTERRUPT_CONFIG)
 

@@ -120,6 +120,14 @@ def options() -> set[str]:
     return {"--junitxml", *re.findall(r"(?<![\w-])-{1,2}[a-zA-Z][\w-]*", answer.stdout)}
 
 
+def test_the_page_of_options_has_each_option_of_the_plugin() -> None:
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page(ROOT / "docs" / "options.md")))
+    ours = {name for name in options() if name.startswith("--vblk-")}
+
+    assert ours, "the help shows none"
+    assert {name for name in ours if not named & {name, name.replace("vblk-", "", 1)}} == set()
+
+
 def check_pytest(words: list[str]) -> None:
     """Assert that options, paths of our tests, and named targets exist."""
     for number, word in enumerate(words):

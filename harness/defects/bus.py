@@ -104,7 +104,7 @@ class AlteredPci(Alteration, PciFunction):
         return self.real.fileno()
 
     def take_interrupts(self, timeout: float) -> int:
-        """Take the interrupts of the real device, altered."""
+        """Return how often the line was raised since the last call, as the defect changes it."""
         return self.alter_interrupts(self.real.take_interrupts(timeout))
 
     def unmask_interrupts(self) -> None:
@@ -203,7 +203,7 @@ class AlteredMmio(Alteration, MmioWindow):
         return self.real.fileno()
 
     def take_interrupts(self, timeout: float) -> int:
-        """Take the interrupts of the real device, altered."""
+        """Return how often the line was raised since the last call, as the defect changes it."""
         return self.alter_interrupts(self.real.take_interrupts(timeout))
 
     def unmask_interrupts(self) -> None:

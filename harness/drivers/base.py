@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,11 @@ class Place:
         self._name, self.socket, file = process.add(spec, way)
         assert file
         self.file = file
+
+    @property
+    def front_end(self) -> DiskSpec:
+        """Return what QEMU's vhost-user front-end is told: not all versions know IN_ORDER."""
+        return replace(self.spec, in_order=None)
 
     def read(self, sector: int, count: int) -> bytes:
         """Return the bytes of `count` sectors."""

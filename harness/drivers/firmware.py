@@ -127,7 +127,7 @@ class SeaBios(Launcher):
             machine = Machine(config)
             stack.callback(machine.stop)
             add = machine.add_vhost_user if self.way == "vhost-user" else machine.add_vfio_user
-            add(place.socket, place.spec)
+            add(place.socket, place.front_end)
             machine.start()
             boots = 1 + scenario.work.count("reboot")
             for number in range(boots):

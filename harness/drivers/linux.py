@@ -233,7 +233,7 @@ class Linux(Launcher):
             console.settimeout(DEADLINE)
             console.connect(str(machine.console_path))
             add = machine.add_vhost_user if self.way == "vhost-user" else machine.add_vfio_user
-            add(place.socket, place.spec)
+            add(place.socket, place.front_end)
             console.sendall(f"{' '.join(work)}\n".encode())
             reader = Thread(target=_drain, args=(console,), daemon=True)
             reader.start()

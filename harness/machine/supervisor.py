@@ -203,7 +203,10 @@ class QmpSupervised(Supervised, ABC):
             raise self._ended(str(error)) from error
 
     def _remove_nodes(self, graph: BlockGraph, objects: int, nodes: int) -> None:
-        """Remove the first block nodes and objects of a graph, the last first."""
+        """Remove the first `nodes` block nodes of a graph, in reverse order, and then its objects.
+
+        Of the objects only the first `objects` are removed.
+        """
         for options in reversed(graph.nodes[:nodes]):
             self.qmp("blockdev-del", **{"node-name": options["node-name"]})
         for options in graph.objects[:objects]:

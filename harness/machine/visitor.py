@@ -51,7 +51,7 @@ class Visitor:
 
 
 def _file_of(filename: str) -> str:
-    """Return what QEMU says of a node's file; nothing for a node without one."""
+    """Return the name of a node's file, "" for a null disk, which has none."""
     return "" if filename.startswith("null-co:") else filename
 
 

@@ -135,7 +135,7 @@ class ZonedBlock(Block):
 
     @contextmanager
     def unless_it_fails(self) -> Iterator[None]:
-        """Restore the zones if the block raises."""
+        """Context manager that undoes changes to state and write pointers if the block raises."""
         before = [(zone.state, zone.wp) for zone in self.zones.all]
         try:
             yield

@@ -32,7 +32,10 @@ def intended() -> dict[str, list[str]]:
 
 
 def broken(paths: Iterable[Path]) -> tuple[int, dict[str, dict[str, Verdict]]]:
-    """Return the number of disks, and for each test the MUSTs that it breaks."""
+    """Return the number of disks in the event files, and the MUSTs that each test's driver broke.
+
+    The keys are the name of the test and the id of the statement.
+    """
     found: dict[str, dict[str, Verdict]] = defaultdict(dict)
     disks = 0
     for path in paths:

@@ -25,7 +25,7 @@ from harness.pytestplugin.lost import print_listing
 from harness.pytestplugin.summary import by_target
 from harness.report import Statement, statement_of
 from harness.report.artifacts import keep
-from harness.report.deviations import Deviation, DeviationFileError, load
+from harness.report.deviations import Deviation, DeviationFileError, load_for
 from harness.report.failure import attach_evidence
 from harness.report.outcome import describe, is_error
 from harness.report.results import TARGET_ID, Verdict, plain_node
@@ -80,7 +80,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         parser,
         "destructive",
         action="store_true",
-        help="allow tests to overwrite the disk behind an external device (vhost-user:PATH)",
+        help="allow tests to overwrite the disk behind an external device",
     )
     add_option(
         parser,
@@ -219,7 +219,7 @@ def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
     bound = {*statement.clauses, *(section for section, _ in statement.hardening)}
     directories = (item.path.parent / "deviations", *item.config.option.vblk_deviations)
     for path in (path for place in directories for path in sorted(place.glob("*.toml"))):
-        for deviation in load(path):
+        for deviation in load_for(path, item.path.name):
             if deviation.covers(node):
                 if deviation.clause not in bound:
                     raise DeviationFileError(f"{path}: {node} is not about {deviation.clause}")

@@ -61,7 +61,10 @@ class _Reader:
 
 
 class Contents:
-    """The sectors of one disk. The caller identifies requests by numbers."""
+    """The data that each sector of a disk may hold, while writes are in flight and afterwards.
+
+    A salt stands for the data of a sector. The caller identifies requests by numbers.
+    """
 
     def __init__(self, initial: int = ZEROES) -> None:
         """Start with `initial` as the salt of every sector that nobody has written."""

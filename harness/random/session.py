@@ -29,7 +29,7 @@ from harness.random.operations import (
     WriteZeroes,
 )
 from harness.targets import Disk, LacksError
-from harness.virtio.blk import CONFIG_FIELD, RequestType, Status, segment
+from harness.virtio.blk import CONFIG_FIELD, SECTOR, RequestType, Status, segment
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, mask
 from harness.virtio.ring import (
@@ -128,7 +128,7 @@ class Session:
             case CacheMode():
                 self._cache_mode(operation.writeback)
             case WantInterrupts():
-                self._want_interrupts(operation)
+                self._set_interrupts_enabled(operation)
             case ReadConfig():
                 self._read_config()
             case QueueReset():
@@ -151,7 +151,7 @@ class Session:
             raise Finding("status", "2.1.2", f"after legal requests the status is {status:#04x}")
         try:
             backing = self.disk.backing
-            end = min(self.capacity, backing.size // 512)
+            end = min(self.capacity, backing.size // SECTOR)
         except LacksError:
             return
         may = [self.contents.may_hold(sector) for sector in range(end)]
@@ -237,7 +237,7 @@ class Session:
 
     # --- interrupts
 
-    def _want_interrupts(self, want: WantInterrupts) -> None:
+    def _set_interrupts_enabled(self, want: WantInterrupts) -> None:
         self.lanes[want.queue].wanted = want.wanted
         for request in self.sent:
             if request.queue == want.queue:

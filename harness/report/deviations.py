@@ -147,6 +147,16 @@ def load(path: Path) -> tuple[Deviation, ...]:
         raise DeviationFileError(f"{path}:{line_in_toml(text, error.at)}: {error}") from None
 
 
+@cache
+def load_for(path: Path, name: str) -> tuple[Deviation, ...]:
+    """Return the deviations in a file that can cover tests of the file `name`; see `load`."""
+    return tuple(
+        deviation
+        for deviation in load(path)
+        if any(fnmatchcase(name, pattern.partition("::")[0]) for pattern in deviation.tests)
+    )
+
+
 def _deviations(document: dict[str, Any], implementation: str) -> tuple[Deviation, ...]:
     tables = build(list[dict[str, Any]], document.pop("deviation", []), ("deviation",))
     for key in document:

@@ -89,7 +89,7 @@ class BackEnd(Protocol):
         ...
 
     def facts(self) -> dict[str, str]:
-        """Return facts for the report of the run."""
+        """Return name -> version of the daemon, for the report of the run."""
         ...
 
     def evidence(self) -> dict[str, str]:

@@ -82,8 +82,8 @@ class Disk:
 
     @property
     def resizable(self) -> bool:
-        """False if nobody here can change the capacity, so that `resize` raises LacksError."""
-        return self._plugged.resizable
+        """False if nobody here can change the capacity, or the device cannot announce it."""
+        return self._plugged.resizable and self._announces
 
     def needs_sectors(self, count: int) -> None:
         """Raise LacksError, which skips a test, if the disk was made with fewer sectors."""
@@ -95,6 +95,18 @@ class Disk:
         size = self.queues[0].size
         if size < count:
             raise LacksError(f"the queue has {size} descriptors, and this test uses {count}")
+
+    @property
+    def _announces(self) -> bool:
+        """False for a vhost-user back-end without the channel that a change is announced on."""
+        if self.driver.transport_kind() != "vhost-user":
+            return True
+        return "BACKEND_REQ" in self.driver.description()["protocol_features"]
+
+    def needs_announcements(self) -> None:
+        """Raise LacksError, which skips a test, if the device cannot announce a change."""
+        if not self._announces:
+            raise LacksError("the back-end has no BACKEND_REQ, so it cannot announce a change")
 
     def needs_known_storage(self) -> None:
         """Raise LacksError, which skips a test, if nobody here knows what the blocks lie on."""

@@ -340,7 +340,7 @@ class OwnedTarget(Target):
 
     def close(self) -> None:
         """Unplug the disk."""
-        if self._disk:
+        if self._disk and self._disk.plugged:
             self._disk.unplug()
 
     def identities(self) -> tuple[DeviceIdentity, ...]:

@@ -49,6 +49,9 @@ STARTS = 3
 END_DEADLINE = 2.0
 """Seconds that a daemon may take to end after its only connection was closed."""
 
+AFTERMATH = 0.02
+"""Seconds in which a daemon that crashes when its front-end hangs up has ended."""
+
 PROBE = 4096
 """Bytes at the start of the file by which the first disk shows if the device serves this file."""
 
@@ -297,12 +300,26 @@ class StartedTarget(LendingTarget):
             disk.driver.close()
         except (DriverError, OSError) as error:
             gone = gone or str(error)
+        if not disk.killed:
+            gone = gone or self._died_at_the_end()
         try:
             self._remove(disk.name)
         except MachineError as error:
             gone = gone or str(error)
         if gone:
             raise TargetError(gone)
+
+    def _died_at_the_end(self) -> str:
+        """Return in words that the daemon died when its front-end hung up, "" if it did not.
+
+        A process for one disk may end well then.
+        """
+        daemon = self._daemon
+        if daemon is None or not daemon.wait(AFTERMATH):
+            return ""
+        if daemon.ended_well() and self._definition.per != "run":
+            return ""
+        return daemon.last_line()
 
     def _remove(self, name: str) -> None:
         assert self._dir

@@ -19,6 +19,13 @@ if habit == "never-listens":
 elif habit == "refuses-to-start":
     print("my-daemon: no such image", flush=True)
     sys.exit(3)
+elif habit == "dies-at-the-end":
+
+    def die_at_close(self: Any) -> None:
+        print("my-daemon: double free", flush=True)
+        os._exit(9)
+
+    vhost.Connection.close = die_at_close  # type: ignore[method-assign]
 elif habit == "hangs-at-memory":
 
     def hang(self: Any, payload: bytes, fds: list[int]) -> None:

@@ -156,6 +156,18 @@ def test_a_daemon_that_was_killed_is_started_again(make: Make) -> None:
     read(disk)
 
 
+@pytest.mark.parametrize("per", ["disk", "connection"])
+def test_a_daemon_that_dies_when_its_front_end_hangs_up_is_noticed(make: Make, per: str) -> None:
+    command = f"{BAD} dies-at-the-end --socket {{socket}} --file {{file}}"
+    target = make(table(command, f"per = '{per}'"))
+    disk = Disk(target.plug(DiskSpec()))
+    disk.start()
+    read(disk)
+
+    with pytest.raises(TargetError, match=r"exited with status 9; .*my-daemon: double free"):
+        disk.unplug()
+
+
 @pytest.mark.parametrize(
     ("command", "version"),
     [("echo mine v3.14.2-rc1 of 2026", (3, 14, 2)), ("echo none", ()), ("false", ())],

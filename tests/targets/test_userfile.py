@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -242,6 +243,56 @@ def test_a_protocol_feature_is_left_out(tmp_path: Path, export: Export, in_the_n
         assert target.name == name
     finally:
         target.close()
+
+
+def test_a_device_that_is_gone_is_restarted(tmp_path: Path, short_dir: Path) -> None:
+    (tmp_path / "disk.raw").write_bytes(b"\x11" * 8192)
+    socket = short_dir / "s"
+    # It ends with its connection, so that each plug finds it gone.
+    serve = f"{sys.executable} -m harness.model --once --socket {socket} --file disk.raw"
+    start = f"cd {tmp_path} && {serve} >/dev/null 2>&1 & echo restart {{name}} >> {tmp_path}/log"
+    path = written(
+        tmp_path,
+        f"[target.mine]\ndevice = 'vhost-user:{socket}'\n"
+        f"plug = \"sh -c 'echo plug {{name}} >> {tmp_path}/log'\"\n"
+        f"unplug = \"sh -c 'echo unplug {{socket}} >> {tmp_path}/log'\"\n"
+        f"restart = \"sh -c '{start}'\"\n",
+    )
+    target = maker("mine", load(path))(Settings(destructive=True))
+    for _ in range(2):
+        disk = target.plug(DiskSpec())
+        disk.driver.start()
+        completion = disk.driver.request(Request(RequestType.IN, 3, receive=512))
+        assert completion.data == b"\x11" * 512
+        disk.unplug()
+        deadline = time.monotonic() + 10
+        while socket.exists():
+            assert time.monotonic() < deadline, "the back-end did not end within 10 s"
+            time.sleep(0.02)
+    target.close()
+
+    once = ["plug mine", "restart mine", f"unplug {socket}"]
+    assert (tmp_path / "log").read_text().splitlines() == 2 * once
+
+
+def test_a_device_that_stays_gone_is_one_line(tmp_path: Path) -> None:
+    more = 'restart = "true"\nstart_timeout = 0.3\n'
+    path = written(tmp_path, f"[target.mine]\ndevice = 'vhost-user:{tmp_path}/s'\n{more}")
+    target = maker("mine", load(path))(Settings(destructive=True))
+    with pytest.raises(TargetError, match=r"no vhost-user back-end at '.*/s'"):
+        target.plug(DiskSpec())
+
+
+@pytest.mark.parametrize("key", ["plug", "restart"])
+def test_a_command_before_a_test_that_fails_is_its_error(tmp_path: Path, key: str) -> None:
+    path = written(
+        tmp_path,
+        f"[target.mine]\ndevice = 'vhost-user:{tmp_path}/s'\n"
+        f"{key} = \"sh -c 'echo no such controller >&2; exit 4'\"\n",
+    )
+    target = maker("mine", load(path))(Settings(destructive=True))
+    with pytest.raises(TargetError, match="ended with 4: no such controller"):
+        target.plug(DiskSpec())
 
 
 def test_the_users_command_resizes(tmp_path: Path, export: Export) -> None:

@@ -181,8 +181,8 @@ class PackedQueue(Virtqueue):
 
     def next_available(self) -> int:
         """Return the offset in the ring (bits 0 to 14) and the wrap counter (bit 15)."""
-        second_round, offset = divmod(self._available, self.size)
-        return offset | (not second_round) << 15
+        wrapped, offset = divmod(self._available, self.size)
+        return offset | (not wrapped) << 15
 
     def set_interrupts_enabled(self, wanted: bool) -> None:
         """Enable or disable used buffer notifications (virtio 2.8.10).

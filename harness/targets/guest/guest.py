@@ -10,7 +10,6 @@ from typing import Any
 
 import images
 from harness.channel.serial import SerialStream, open_serial
-from harness.channel.ssh import open_ssh
 from harness.channel.stream import ChannelError, Check, Stream
 from harness.diskspec import DiskSpec
 from harness.driver.errors import DriverError
@@ -174,6 +173,9 @@ def _open(machine: Machine, channel: Channel, image: images.Image, timeout: floa
             machine.console_path, machine.stream_path, payload(), deadline, machine.check
         )
     assert machine.ssh_port
+    # The import of paramiko takes longer than the collection of a whole test file.
+    from harness.channel.ssh import open_ssh
+
     return open_ssh(
         "127.0.0.1",
         machine.ssh_port,

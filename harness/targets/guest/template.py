@@ -25,12 +25,12 @@ from harness.targets.base import Progress
 from harness.targets.guest.disk import GuestDisk, StartedDisk, window
 from harness.targets.guest.guest import Guest, Means, Trouble, open_agent
 from harness.targets.guest.variants import VARIANTS, Channel, Variant
-from harness.virtio.blk import RequestType, Status
+from harness.virtio.blk import SECTOR, RequestType, Status
 
 STATE_ROOM = 8 << 20
 """Bytes for a template's files besides the guest's memory."""
 
-READ = Request(RequestType.IN, receive=512)
+READ = Request(RequestType.IN, receive=SECTOR)
 
 
 def template(

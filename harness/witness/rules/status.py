@@ -110,7 +110,7 @@ def no_early_notification(session: Session) -> Iterator[Check]:
 
 @rule("3.4.1-R-01", idle="the driver has not set SUSPEND", registers=True)
 def suspends_a_running_device(session: Session) -> Iterator[Check]:
-    """Check that SUSPEND comes with DRIVER_OK and the feature."""
+    """Check that the driver sets SUSPEND only after DRIVER_OK, and if SUSPEND was negotiated."""
     for event, state in session.walk():
         if isinstance(event, Status) and event.value & ~event.before & DeviceStatus.SUSPEND:
             if not state.has(Feature.SUSPEND):

@@ -1,0 +1,119 @@
+"""`vblk witness` serves a disk, shows what a driver does, and judges it at Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.driver.block import BlockDriver
+from harness.driver.bus.vfio_user import VfioUser
+from harness.driver.interface import Request
+from harness.driver.transport.pci import PciModern
+from harness.driver.transport.vhost_user import VhostUser
+from harness.virtio.blk import RequestType
+
+DEADLINE = 60.0
+VBLK = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())"]
+
+
+def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start `vblk witness` in a directory, and wait until it serves."""
+    process = subprocess.Popen(
+        [*VBLK, "witness", *arguments],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    until = time.monotonic() + DEADLINE
+    while not (place / "s").is_socket():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """Send Ctrl-C, and return the output. The exit status must be 0 or 1."""
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=DEADLINE)[0]
+    assert process.returncode in (0, 1), output
+    return output
+
+
+def use(driver: BlockDriver, broken: bool) -> None:
+    """Write a sector, and break a MUST if asked to: read beyond the end of the disk."""
+    driver.start()
+    driver.request(Request(RequestType.OUT, 0, b"a" * 512))
+    if broken:
+        driver.request(Request(RequestType.IN, 1 << 40, receive=512))
+    driver.close()
+
+
+@pytest.mark.parametrize(("way", "destructive"), [("vhost-user", False), ("vfio-user", True)])
+def test_a_driver_is_judged_and_the_disk_is_written_only_if_allowed(
+    tmp_path: Path, way: str, destructive: bool
+) -> None:
+    (tmp_path / "d").write_bytes(bytes(1 << 20))
+    extra = ["--destructive"] if destructive else []
+    process = start(
+        tmp_path, f"--{way}", "s", "--disk", "d", "--matrix", "m.json", "--matrix", "m.html", *extra
+    )
+    socket = str(tmp_path / "s")
+    driver = BlockDriver(
+        VhostUser(socket, 64) if way == "vhost-user" else PciModern(VfioUser(socket))
+    )
+    use(driver, broken=destructive)
+    output = end(process)
+
+    assert ("vhost-user-blk-pci" if way == "vhost-user" else "vfio-user-pci") in output
+    assert "requests: 1 of type 1" in output
+    assert "KEPT  5.2.6.1-R-06 MUST" in output
+    assert process.returncode == int(destructive)
+    assert ("BROKEN  5.2.6.1-R-02 MUST NOT" in output) == destructive
+    assert (tmp_path / "d").read_bytes()[:512] == (b"a" * 512 if destructive else bytes(512))
+    results = json.loads((tmp_path / "m.json").read_text())
+    verdicts = {row["id"]: row["verdicts"]["your driver"] for row in results["statements"]}
+    assert verdicts["5.2.6.1-R-02"] == ("broken" if destructive else "kept")
+    assert "block driver: conformance" in (tmp_path / "m.html").read_text()
+    assert not (tmp_path / "s").exists()
+
+    judged = subprocess.run(
+        [*VBLK, "witness", "judge", "witness.jsonl"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert judged.returncode == int(destructive)
+    assert judged.stdout.splitlines()[-1] in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give one of --vhost-user, --vfio-user, --vfio-user-transitional"),
+        (["--vhost-user", "s", "--vfio-user", "t", "--disk", "d"], "give one of"),
+        (["--vhost-user", "s", "--disk", "none"], "no file of at least one sector"),
+        (["--vhost-user", "d", "--disk", "d"], "d: a socket cannot be made there"),
+        (["--vhost-user", "s", "--disk", "d", "--whim", "none"], "no whim 'none'"),
+        (["--vhost-user", "s", "--disk", "d", "--stream", "d"], "there is such a file"),
+        (["--vhost-user", "s", "--disk", "d", "--option", "none=1"], "no property 'none'"),
+    ],
+)
+def test_a_wrong_call_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "d").write_bytes(bytes(1024))
+    done = subprocess.run(
+        [*VBLK, "witness", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "d").read_bytes() == bytes(1024)
