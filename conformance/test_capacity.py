@@ -23,6 +23,7 @@ def check_announced(disk, capacity):
 
     How often a change is announced is the device's to choose.
     """
+    disk.needs_announcements()
     driver = disk.driver
 
     def heard():

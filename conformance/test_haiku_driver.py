@@ -287,6 +287,7 @@ def test_a_flush_that_fails_is_an_io_error(plug):
 def test_a_resize_of_an_idle_disk_changes_its_media_once(plug, factor):
     disk = plug(start=False)
     disk.needs_sectors(2)
+    disk.needs_announcements()
     capacity = int(disk.spec.capacity * factor)
 
     with open_disk(disk.driver) as handle:
@@ -306,6 +307,7 @@ def test_a_resize_of_an_idle_disk_changes_its_media_once(plug, factor):
 def test_each_of_many_resizes_is_reported(plug):
     disk = plug(start=False, capacity=mib(8))
     disk.needs_known_storage()
+    disk.needs_announcements()
 
     with open_disk(disk.driver) as handle:
         for capacity in (

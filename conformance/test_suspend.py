@@ -170,6 +170,7 @@ def test_a_suspended_device_announces_no_resize(plug):
 @clause("3.4.2-D-05")
 def test_a_resize_meanwhile_is_announced_when_the_device_resumes(plug):
     disk = plug(capacity=mib(8), extra=[Feature.SUSPEND])
+    disk.needs_announcements()
     driver = disk.driver
     suspend(driver)
     heard = len(driver.config_changes())

@@ -57,8 +57,8 @@ PAIRS = 60
 SEED = 18
 """Seed for the sample of pairs: the same pairs in every run."""
 
-RANDOM = "random/test_legal.py"
-"""The test of random requests; its seed is another one for each shape."""
+MANY = ("random/test_legal.py", "test_load.py::test_thousands_of_")
+"""Tests of random requests, with another seed for each shape, and of thousands of requests."""
 
 WRAPS = "where_the_index_wraps_around"
 """Part of the names of tests that take as long as all others together: 65536 requests each."""
@@ -150,7 +150,7 @@ class Shape:
     def takes(self, test: str) -> bool:
         """Return whether a test, by its node id, runs on the shape.
 
-        In the way `model-pci` only the tests of the function and of resets run. Random requests
+        In the way `model-pci` only the tests of the function and of resets run. The tests MANY
         run without whims, with one of virtqueues or of requests, and on each pair of whims. The
         tests UNDER_LOAD run without whims, and as `owned-model` with a single one of
         notifications, the tests WRAPS with a single one of virtqueues.
@@ -159,7 +159,7 @@ class Shape:
             return any(module in test for module in OF_PCI)
         if not self.whims:
             return True
-        if RANDOM in test:
+        if any(part in test for part in MANY):
             return len(self.whims) > 1 or self.changes(OF_VIRTQUEUES | OF_REQUESTS)
         alone = len(self.whims) == 1 and self.way == OWNED
         if UNDER_LOAD in test:
@@ -502,7 +502,9 @@ def main() -> int:
 
 def collect() -> int:
     """Collect the suite and serve: the process of a `ForkServer`."""
-    levels = [word for level in ("must", "should", "described") for word in ("--level", level)]
+    levels = [
+        word for level in ("must", "should", "described", "protocol") for word in ("--level", level)
+    ]
     with socket.socket(fileno=int(sys.argv[2])) as control:
         suite = Path(sys.argv[1])
         if find_spec("hypothesis"):

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.interface import Completion, Driver, Negotiation, QueueLayout, Request
+from harness.driver.transport.vhost_user import VhostUser
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.base import Backing, LacksError, Plugged
 from harness.virtio.blk import ID_LENGTH, LIFETIME, RequestType, Status
@@ -82,8 +83,8 @@ class Disk:
 
     @property
     def resizable(self) -> bool:
-        """False if nobody here can change the capacity, so that `resize` raises LacksError."""
-        return self._plugged.resizable
+        """False if nobody here can change the capacity, or the device cannot announce it."""
+        return self._plugged.resizable and self._announces
 
     def needs_sectors(self, count: int) -> None:
         """Raise LacksError, which skips a test, if the disk was made with fewer sectors."""
@@ -95,6 +96,18 @@ class Disk:
         size = self.queues[0].size
         if size < count:
             raise LacksError(f"the queue has {size} descriptors, and this test uses {count}")
+
+    @property
+    def _announces(self) -> bool:
+        """False for a vhost-user back-end without the channel that a change is announced on."""
+        if self.driver.transport_kind() != "vhost-user":
+            return True
+        return "BACKEND_REQ" in self.driver.description()["protocol_features"]
+
+    def needs_announcements(self) -> None:
+        """Raise LacksError, which skips a test, if the device cannot announce a change."""
+        if not self._announces:
+            raise LacksError("the back-end has no BACKEND_REQ, so it cannot announce a change")
 
     def needs_known_storage(self) -> None:
         """Raise LacksError, which skips a test, if nobody here knows what the blocks lie on."""
@@ -117,6 +130,24 @@ class Disk:
     def kill(self) -> None:
         """Kill these processes at once. Afterwards the disk can only be unplugged."""
         self._plugged.kill()
+
+    def hand_over(self) -> str:
+        """Disconnect the driver, and return the socket's path for a front-end of the test.
+
+        The driver can be used again after a reset, when that front-end has disconnected. Raise
+        LacksError, which skips a test, if the driver is not a vhost-user front-end itself.
+        """
+        transport = getattr(self.driver, "transport", None)
+        if not isinstance(transport, VhostUser):
+            raise LacksError("the driver is not the front-end of a vhost-user back-end")
+        return transport.hand_over()
+
+    def restart(self) -> None:
+        """Kill the device's process, and start another with the same disk at the same socket.
+
+        Raise LacksError, which skips a test, if that cannot be done here.
+        """
+        self._plugged.restart()
 
     def unplug(self) -> None:
         """Close the driver and remove the disk."""
