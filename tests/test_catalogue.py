@@ -12,18 +12,20 @@ import pytest
 from harness.defects.catalogue import defects
 from harness.report.deviations import load
 from harness.targets.backing_sides import qemu_parts
-from harness.virtio.catalogue import UnknownClauseError, clauses, lookup, weakest
+from harness.virtio.catalogue import VHOST_USER, UnknownClauseError, clauses, lookup, weakest
 
 ROOT = Path(__file__).parent.parent
 SUITE = ROOT / "conformance"
+SUITES = ["conformance", "conformance/hardening", "conformance/vhost_user"]
 
 
 def test_ids_say_their_section() -> None:
     for clause in clauses().values():
-        assert re.fullmatch(r"[0-9.]+-[DRLTP]-\d\d[ab]?", clause.id)
+        assert re.fullmatch(r"[0-9.]+-[DRLTP]-\d\d[ab]?|VU(-[a-z]+)+-\d\d", clause.id)
         assert clause.id.startswith(f"{clause.section}-")
         assert clause.text.endswith(".")
         assert ("-P-" in clause.id) == (clause.level == "described")
+        assert (clause.section == VHOST_USER) == (clause.level == "protocol") == bool(clause.place)
 
 
 def test_an_unknown_id_is_named() -> None:
@@ -51,7 +53,7 @@ def test_the_catalogue_is_in_the_order_of_the_specification() -> None:
     assert sections[0] == "2.1"
 
 
-@pytest.mark.parametrize("suite", ["conformance", "conformance/hardening"])
+@pytest.mark.parametrize("suite", SUITES)
 def test_every_recorded_deviation_is_of_tests_that_exist(suite: str) -> None:
     collected = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", suite],
@@ -71,7 +73,7 @@ def test_every_recorded_deviation_is_of_tests_that_exist(suite: str) -> None:
                 assert any(changed.covers(node) for node in nodes), f"{path.name}: {pattern}"
 
 
-@pytest.mark.parametrize("folder", ["conformance", "conformance/hardening"])
+@pytest.mark.parametrize("folder", SUITES[:2])
 def test_every_record_of_a_part_of_qemu_names_a_part_that_a_target_has(folder: str) -> None:
     parts = qemu_parts("pc", False) | qemu_parts("pc", True) | qemu_parts("microvm", False)
     recorded = {record.part for record in load(ROOT / folder / "deviations" / "qemu.toml")}

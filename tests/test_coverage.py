@@ -55,7 +55,10 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_text(
             "".join(
                 f"<!-- {part}: made by {coverage.MAKE} -->\n<!-- {part}: end -->\n"
-                for part in ("chapters", "statements", "reasons", "totals", "verdicts", "runs")
+                for part in (
+                    *("chapters", "statements", "protocol", "reasons", "totals"),
+                    *("verdicts", "runs"),
+                )
             )
         )
     monkeypatch.chdir(tmp_path)

@@ -62,7 +62,8 @@ SCENARIOS: tuple[Scenario, ...] = (
         "out-of-order",
         "requests take their time, and end out of order",
         ORDINARY,
-        {"in_order": False},
+        # The model does not follow the slots of a packed virtqueue through this whim.
+        {"in_order": False, "packed": False},
         ("used-out-of-order", "every-third-is-slow"),
     ),
     Scenario(

@@ -43,6 +43,22 @@ class Memory:
         """Return address on the bus and length in bytes of each region."""
         return [(region.bus, len(region.view)) for region in self._regions]
 
+    def with_region(self, region: Region) -> Memory:
+        """Return this memory with one more region."""
+        return Memory([*self._regions, region])
+
+    def without(self, bus: int, size: int, user: int) -> Memory | None:
+        """Return this memory without the region of these addresses and size; None if there is none.
+
+        `size` is in bytes.
+        """
+        rest = [
+            region
+            for region in self._regions
+            if (region.bus, len(region.view), region.user) != (bus, size, user)
+        ]
+        return Memory(rest) if len(rest) < len(self._regions) else None
+
     def bus(self, address: int, length: int) -> memoryview:
         """Return the bytes at a bus address, which is the kind that descriptors contain."""
         return self._find(address, length, [region.bus for region in self._regions])

@@ -61,6 +61,29 @@ class PackedRing(Ring):
     def base(self) -> int:
         return self._place(self._next) | self._place(self._used) << 16
 
+    @property
+    def used_place(self) -> tuple[int, int]:
+        """Return where the next chain is marked used: offset and wrap counter."""
+        return self._used % self.size, int(self._wrap(self._used))
+
+    def is_used(self, offset: int, wrap: bool) -> bool:
+        """Return True if the descriptor at an offset is used in the round of this wrap counter."""
+        flags = self.table.last(offset % self.size)
+        return bool(flags & PACKED_DESC_F_AVAIL) == bool(flags & PACKED_DESC_F_USED) == wrap
+
+    def go_on_at(self, offset: int, wrap: bool, taken: int) -> None:
+        """Mark the next chain used at this place; take the one `taken` descriptors after it."""
+        self._used = self._announced = self._position(offset | (WRAP if wrap else 0))
+        self._next = self._used + taken
+
+    def chain_of(self, descriptors: list[tuple[int, int, int, int]], position: int) -> Chain:
+        """Return the chain of these descriptors, which were taken before."""
+        chain = Chain(0, position, 0)
+        for descriptor in descriptors:
+            if not self._add(chain, *descriptor):
+                break
+        return chain
+
     # --- what is available
 
     def take(self) -> Chain | None:
@@ -136,18 +159,24 @@ class PackedRing(Ring):
             if chain.slots == self.size:
                 raise BrokenError(f"a chain longer than its ring of {self.size}")
             at = DESC_SIZE * ((chain.position + chain.slots) % self.size)
-            address, length, chain.id, flags = PACKED_DESC.unpack_from(self._ring, at)
-            chain.slots += 1
-            if flags & DESC_F_INDIRECT:
-                # The WRITE flag of this descriptor has no meaning, and in the table only WRITE has
-                # one.
-                table = self._memory.bus(address, length)
-                for address, length, _, flags in descriptors(table):
-                    chain.add(self._memory, address, length, flags & DESC_F_WRITE)
+            address, length, ident, flags = PACKED_DESC.unpack_from(self._ring, at)
+            if not self._add(chain, address, length, ident, flags):
                 return
-            chain.add(self._memory, address, length, flags)
-            if not flags & DESC_F_NEXT:
-                return
+
+    def _add(self, chain: Chain, address: int, length: int, ident: int, flags: int) -> bool:
+        """Add a descriptor to a chain. Return True if another follows."""
+        chain.id = ident
+        chain.slots += 1
+        kept = flags & ~(PACKED_DESC_F_AVAIL | PACKED_DESC_F_USED)
+        chain.descriptors.append((address, length, ident, kept))
+        if flags & DESC_F_INDIRECT:
+            # The WRITE flag of this descriptor has no meaning, and in the table only WRITE has one.
+            table = self._memory.bus(address, length)
+            for address, length, _, flags in descriptors(table):
+                chain.add(self._memory, address, length, flags & DESC_F_WRITE)
+            return False
+        chain.add(self._memory, address, length, flags)
+        return bool(flags & DESC_F_NEXT)
 
     # --- what is used
 

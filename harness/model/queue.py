@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from harness.model.block import Block
+from harness.model.dirty import Mark
+from harness.model.inflight import InFlight, PackedInFlight, SplitInFlight
 from harness.model.loop import Loop
 from harness.model.memory import BrokenError, Memory, pieces
 from harness.model.observer import SHOWN, Observer
@@ -16,6 +18,7 @@ from harness.model.request import Request
 from harness.model.ring import Addresses, Chain, Ring
 from harness.model.split import SplitRing
 from harness.virtio.features import Feature
+from harness.virtio.ring import DESC_SIZE, EVENT_SUPPRESSION, used_size
 
 GLANCE = 0.5
 """Seconds between two looks of an observed virtqueue for chains without a notification."""
@@ -46,12 +49,14 @@ class Throttle:
 class Job:
     """A request that was taken and not used yet. `number` counts the requests of its queue.
 
-    `seen` has its descriptors as an observer was shown them.
+    `replayed` says that an earlier process took it, so that it cannot be given back. `seen` has
+    its descriptors as an observer was shown them.
     """
 
     number: int
     chain: Chain
     request: Request
+    replayed: bool = False
     length: int = 0
     done: bool = False
     seen: list[list[int]] = field(default_factory=list)
@@ -83,6 +88,14 @@ class Queue:
         self._last = -1
         self._observer: Observer | None = None
         self._index = 0
+        self.dirty: Mark | None = None
+        """Marks what the device writes for a migration, None while nobody asks for it."""
+        self.used_ring_log: int | None = None
+        """Bus address at which writes to the used ring are marked, None if they are not."""
+        self.region: memoryview | None = None
+        """Memory of the front-end for requests in flight, None without it."""
+        self._in_flight: InFlight | None = None
+        self._descriptors_at = 0
         self._seen: list[list[int]] = []
 
     def observe(self, observer: Observer | None, index: int) -> None:
@@ -114,10 +127,17 @@ class Queue:
             )
         ring.map(memory, self.addresses)
         self._ring = ring
+        self._descriptors_at = memory.bus_of(self.addresses.desc)
         if self._observer:
             flags, _ = ring.asked()
             self._observer("prepared", queue=self._index, flags=flags)
             self._glance(ring, ring.base, 0)
+        if self.region is not None:
+            packed = self._block.has(Feature.RING_PACKED)
+            kind = PackedInFlight if packed else SplitInFlight
+            self._in_flight = kind(self.region, self.size)
+            for chain in self._in_flight.recover(ring):
+                self._begin(ring, chain, replayed=True)
 
     def _glance(self, ring: Ring, base: int, times: int) -> None:
         """Tell the observer of a chain that lies there and that no notification has announced.
@@ -156,6 +176,7 @@ class Queue:
         """Locate the rings in another memory table."""
         if self._ring and self.addresses:
             self._ring.map(memory, self.addresses)
+            self._descriptors_at = memory.bus_of(self.addresses.desc)
 
     def stop(self) -> None:
         """Stop the queue.
@@ -168,13 +189,17 @@ class Queue:
             return
         if self._observer:
             self._observer("stopped", queue=self._index)
-        while self._jobs and self._jobs[0].number < self._last:
+        while self._jobs and (self._jobs[0].number < self._last or self._jobs[0].replayed):
             self._finish(ring, self._jobs[0])
         if self._jobs:
             ring.give_back(self._jobs[0].chain)
+            if self._in_flight:
+                for job in reversed(self._jobs):
+                    self._in_flight.gave_back(job.chain)
             self._throttle.give_back(sum(not job.done for job in self._jobs))
             self._jobs.clear()
         self._announce(ring)
+        self._in_flight = None
         self.base = ring.base
 
     def settle(self) -> None:
@@ -199,13 +224,17 @@ class Queue:
         ):  # made available before the driver saw that it has to notify
             self._begin(ring, chain)
             ring.want_kicks()
+        self.mark_used_ring()
         self._announce(ring)
 
     def _take(self, ring: Ring) -> Chain | None:
         if self._observer and not self._show_next(ring, self._observer):
             # A chain that has become available since then is left for the next look.
             return None
-        return ring.take()
+        chain = ring.take()
+        if chain and self._in_flight:
+            self._in_flight.taken(chain)
+        return chain
 
     def _show_next(self, ring: Ring, observer: Observer) -> bool:
         """Tell the observer of the next chain as it lies there, also if `take` cannot read it.
@@ -232,10 +261,10 @@ class Queue:
             data=b"".join(pieces(request.data(), 0, SHOWN)).hex() if request.segmented else "",
         )
 
-    def _begin(self, ring: Ring, chain: Chain) -> None:
-        job = Job(self._taken, chain, Request(chain))
+    def _begin(self, ring: Ring, chain: Chain, replayed: bool = False) -> None:
+        job = Job(self._taken, chain, Request(chain), replayed)
         if self._observer:
-            job.seen = self._seen
+            job.seen = [] if replayed else self._seen
             self._show(job.request, self._observer)
         self._taken += 1
         self._jobs.append(job)
@@ -264,6 +293,7 @@ class Queue:
         if not job.done:
             job.length = self._block.serve(job.request)
             job.done = True
+            self.mark_buffers(job.chain)
         for ready in self.ready(job):
             self._jobs.remove(ready)
             if self._observer:
@@ -286,7 +316,28 @@ class Queue:
 
     def use(self, ring: Ring, job: Job) -> None:
         """Put a request that is done into the used ring, or mark its descriptors used."""
+        if self._in_flight:
+            self._in_flight.using(job.chain)
         ring.use(job.chain, job.length)
+        if self._in_flight:
+            self._in_flight.used(job.chain)
+        self.mark_used_ring()
+
+    def mark_buffers(self, chain: Chain) -> None:
+        """Mark the elements of a chain that the device may have written to."""
+        if self.dirty:
+            for address, length in chain.places:
+                self.dirty(address, length)
+
+    def mark_used_ring(self) -> None:
+        """Mark the part of the rings that the device writes to."""
+        if not self.dirty or self.used_ring_log is None:
+            return
+        if self._block.has(Feature.RING_PACKED):
+            self.dirty(self.used_ring_log, EVENT_SUPPRESSION.size)
+            self.dirty(self._descriptors_at, DESC_SIZE * self.size)
+        else:
+            self.dirty(self.used_ring_log, used_size(self.size))
 
     def ready(self, job: Job) -> list[Job]:
         """Return the jobs that may be used now that `job` is done (virtio 6.2)."""

@@ -18,7 +18,9 @@ class Chain:
     """A buffer that the driver made available.
 
     `id` names it in the used ring. `position` is the ring's position before the chain was taken,
-    and `slots` is the number of ring entries that it fills.
+    and `slots` is the number of ring entries that it fills. `places` are the bus addresses and
+    lengths of the device-writable elements. `descriptors` are those in a packed ring, without the
+    bits about their availability: address, length, id, flags.
     """
 
     id: int
@@ -26,6 +28,8 @@ class Chain:
     slots: int = 1
     readable: list[memoryview] = field(default_factory=list)
     writable: list[memoryview] = field(default_factory=list)
+    places: list[tuple[int, int]] = field(default_factory=list)
+    descriptors: list[tuple[int, int, int, int]] = field(default_factory=list)
 
     def add(self, memory: Memory, address: int, length: int, flags: int) -> None:
         """Add one element.
@@ -35,6 +39,7 @@ class Chain:
         view = memory.bus(address, length)
         if flags & DESC_F_WRITE:
             self.writable.append(view)
+            self.places.append((address, length))
         elif self.writable:
             raise BrokenError("a device-readable element after a device-writable one")
         else:

@@ -43,6 +43,21 @@ class SplitRing(Ring):
     def base(self) -> int:
         return self._next
 
+    @property
+    def used_index(self) -> int:
+        """Return the used index in the driver's memory."""
+        return int(self._used[1])
+
+    def go_on_at(self, index: int) -> None:
+        """Take the chain at this available index next."""
+        self._next = index & 0xFFFF
+
+    def chain_at(self, head: int) -> Chain:
+        """Return the chain with this head, which was taken before."""
+        chain = Chain(head, self._next)
+        self._read_chain(chain)
+        return chain
+
     # --- what is available
 
     def take(self) -> Chain | None:

@@ -6,6 +6,7 @@ device status here; without it an enabled queue may run.
 
 from __future__ import annotations
 
+import mmap
 import os
 import socket
 import struct
@@ -15,6 +16,8 @@ from contextlib import suppress
 
 from harness.model.block import Block
 from harness.model.device import Device, Transport
+from harness.model.dirty import DirtyLog
+from harness.model.inflight import region_size
 from harness.model.loop import Loop
 from harness.model.memory import BrokenError, Memory, Region
 from harness.model.observer import SHOWN, Observer
@@ -24,15 +27,20 @@ from harness.virtio.device import DeviceStatus
 from harness.virtio.ring import MAX_QUEUE_SIZE
 from harness.virtio.vhost_user import (
     CONFIG,
+    FEATURE_LOG_ALL,
     FEATURE_PROTOCOL,
     HEADER,
+    INFLIGHT,
+    LOG,
     MEMORY,
     NEED_REPLY,
+    REGION,
     REPLY,
     U64,
     VERSION,
     VERSION_MASK,
     VRING_ADDR,
+    VRING_F_LOG,
     VRING_STATE,
     BackEndRequest,
     FrontEndRequest,
@@ -40,23 +48,22 @@ from harness.virtio.vhost_user import (
 )
 
 COUNT = struct.Struct("=I4x")
-REGION = struct.Struct("=QQQQ")
-assert COUNT.size + REGION.size == MEMORY.size
+ENTRY = struct.Struct("=QQQQ")
+"""A region of SET_MEM_TABLE: bus address, bytes, user address, offset in the file."""
+
+assert COUNT.size + ENTRY.size == MEMORY.size
 
 MAX_FDS = 8
 MAX_PAYLOAD = 4096
 PATIENCE = 2.0
 """Longest time in which the rest of a message has to arrive, in seconds."""
 
-OFFERED = (
-    ProtocolFeature.MQ,
-    ProtocolFeature.REPLY_ACK,
-    ProtocolFeature.BACKEND_REQ,
-    ProtocolFeature.CONFIG,
-    ProtocolFeature.RESET_DEVICE,
-    ProtocolFeature.STATUS,
-)
-"""Protocol features of the back-end."""
+MAX_MEM_SLOTS = 64
+"""Regions of memory that ADD_MEM_REG can make."""
+
+MAX_LOG = 1 << 30
+MAX_IN_FLIGHT = 1 << 30
+"""Bytes of a log and of a region for requests in flight that are accepted."""
 
 NO_FD = 1 << 8
 Handler = Callable[[bytes, list[int]], bytes | None]
@@ -86,6 +93,9 @@ class Connection(Transport):
         self._closed = closed
         self._protocol = 0
         self._channel = -1
+        self._log: DirtyLog | None = None
+        self._log_event = -1
+        self._logs_all = False
         self.device = Device(block, loop, self, observer=observer)
         self._observer = observer
         if observer:
@@ -121,6 +131,8 @@ class Connection(Transport):
         if self._observer:
             self._observer("message", request=request, payload=payload[:SHOWN].hex())
         answer: bytes | None = None
+        self._flags = flags
+        self._answer_fds: list[int] = []
         refused: Exception | None = None
         try:
             answer = self._handle(request, payload, fds)
@@ -130,11 +142,24 @@ class Connection(Transport):
             for fd in fds:  # descriptors that no handler has taken
                 os.close(fd)
         if answer is None and flags & NEED_REPLY:
-            answer = U64.pack(refused is not None)
+            answer = self._acknowledgement(refused)
         elif refused and not self._refused_otherwise(request):
             raise RefusedError(f"message {request}: {refused}")
         if answer is not None:
-            self._link.sendall(HEADER.pack(request, VERSION | REPLY, len(answer)) + answer)
+            self._answer(HEADER.pack(request, VERSION | REPLY, len(answer)) + answer)
+        for fd in self._answer_fds:
+            os.close(fd)
+
+    def _acknowledgement(self, refused: Exception | None) -> bytes:
+        """Return the payload of the reply to a message without a reply of its own (REPLY_ACK)."""
+        return U64.pack(refused is not None)
+
+    def _answer(self, message: bytes) -> None:
+        """Send a message, with descriptors if a handler has left any."""
+        sent = 0
+        if self._answer_fds:
+            sent = socket.send_fds(self._link, [message], self._answer_fds)
+        self._link.sendall(message[sent:])
 
     def _refused_otherwise(self, request: int) -> bool:
         """Return whether a refusal shows without a reply and without the end of the connection.
@@ -162,6 +187,8 @@ class Connection(Transport):
             FrontEndRequest.SET_FEATURES: self._set_features,
             FrontEndRequest.SET_OWNER: lambda payload, fds: None,
             FrontEndRequest.SET_MEM_TABLE: self._set_mem_table,
+            FrontEndRequest.SET_LOG_BASE: self._set_log_base,
+            FrontEndRequest.SET_LOG_FD: self._set_log_fd,
             FrontEndRequest.SET_VRING_NUM: self._set_vring_num,
             FrontEndRequest.SET_VRING_ADDR: self._set_vring_addr,
             FrontEndRequest.SET_VRING_BASE: self._set_vring_base,
@@ -178,7 +205,12 @@ class Connection(Transport):
             FrontEndRequest.SET_BACKEND_REQ_FD: self._set_backend_req_fd,
             FrontEndRequest.GET_CONFIG: self._get_config,
             FrontEndRequest.SET_CONFIG: self._set_config,
-            FrontEndRequest.RESET_DEVICE: lambda payload, fds: self.device.reset(),
+            FrontEndRequest.GET_INFLIGHT_FD: self._get_inflight_fd,
+            FrontEndRequest.SET_INFLIGHT_FD: self._set_inflight_fd,
+            FrontEndRequest.RESET_DEVICE: self._reset_device,
+            FrontEndRequest.GET_MAX_MEM_SLOTS: lambda payload, fds: U64.pack(MAX_MEM_SLOTS),
+            FrontEndRequest.ADD_MEM_REG: self._add_mem_reg,
+            FrontEndRequest.REM_MEM_REG: self._rem_mem_reg,
             FrontEndRequest.SET_STATUS: self._set_status,
             FrontEndRequest.GET_STATUS: lambda payload, fds: U64.pack(self.device.status),
         }
@@ -189,23 +221,36 @@ class Connection(Transport):
     # --- features, status, configuration
 
     def _get_features(self, payload: bytes, fds: list[int]) -> bytes:
-        return U64.pack(self.device.offered() | FEATURE_PROTOCOL)
+        offered = self.device.offered() | FEATURE_PROTOCOL
+        if self.protocol_features() & ProtocolFeature.LOG_SHMFD.mask:
+            offered |= FEATURE_LOG_ALL
+        return U64.pack(offered)
 
     def _set_features(self, payload: bytes, fds: list[int]) -> None:
         (features,) = U64.unpack(payload)
-        own = features & ~FEATURE_PROTOCOL
-        if not self.device.choose(own):
+        own = features & ~(FEATURE_PROTOCOL | FEATURE_LOG_ALL)
+        self._logs_all = bool(features & FEATURE_LOG_ALL)
+        self._update_logging()
+        # The front-end of a running device sends its features again to start or stop the logging.
+        running = any(queue.ring for queue in self.device.queues)
+        if not (running and own == self.device.features) and not self.device.choose(own):
             raise RefusedError(f"features {own:#x} cannot be accepted")
         if not features & FEATURE_PROTOCOL:
             for queue in self.device.queues:
                 queue.enabled = True
+                self.device.run(queue)
 
     def protocol_features(self) -> int:
         """Return the protocol features that the back-end offers."""
-        return sum(feature.mask for feature in OFFERED)
+        return sum(feature.mask for feature in ProtocolFeature)
 
     def _set_protocol_features(self, payload: bytes, fds: list[int]) -> None:
         (self._protocol,) = U64.unpack(payload)
+
+    def _reset_device(self, payload: bytes, fds: list[int]) -> None:
+        self.device.reset()
+        for queue in self.device.queues:
+            queue.region = None
 
     def _set_status(self, payload: bytes, fds: list[int]) -> None:
         self.device.set_status(U64.unpack(payload)[0] & 0xFF)
@@ -243,11 +288,70 @@ class Connection(Transport):
                 Region.mapped(fd, bus, size, user, offset)
                 for number, fd in enumerate(fds)
                 for bus, size, user, offset in [
-                    REGION.unpack_from(payload, COUNT.size + number * REGION.size)
+                    ENTRY.unpack_from(payload, COUNT.size + number * ENTRY.size)
                 ]
             ]
         )
         self.device.set_memory(memory)
+
+    def _add_mem_reg(self, payload: bytes, fds: list[int]) -> None:
+        if len(fds) != 1:
+            raise RefusedError(f"a region with {len(fds)} file descriptors")
+        bus, size, user, offset = REGION.unpack(payload)
+        if len(self.device.memory.regions()) == MAX_MEM_SLOTS:
+            raise RefusedError(f"more than {MAX_MEM_SLOTS} regions of memory")
+        region = Region.mapped(fds[0], bus, size, user, offset)
+        self.device.set_memory(self.device.memory.with_region(region))
+
+    def _rem_mem_reg(self, payload: bytes, fds: list[int]) -> None:
+        bus, size, user, _ = REGION.unpack(payload)
+        memory = self.device.memory.without(bus, size, user)
+        if memory is None:
+            raise RefusedError(f"there is no region of {size} bytes at {bus:#x}")
+        self.device.set_memory(memory)
+
+    # --- the log of a migration
+
+    def _set_log_base(self, payload: bytes, fds: list[int]) -> bytes:
+        size, offset = LOG.unpack(payload)
+        if len(fds) != 1 or size > MAX_LOG:
+            raise RefusedError(f"a log of {size} bytes with {len(fds)} file descriptors")
+        self._log = DirtyLog(fds[0], size, offset)
+        self._log.event = self._log_event
+        self._update_logging()
+        return U64.pack(0)
+
+    def _set_log_fd(self, payload: bytes, fds: list[int]) -> None:
+        self._close(self._log_event)
+        self._log_event = _take(fds)
+        if self._log:
+            self._log.event = self._log_event
+
+    def _update_logging(self) -> None:
+        mark = self._log.mark if self._log and self._logs_all else None
+        for queue in self.device.queues:
+            queue.dirty = mark
+
+    # --- requests in flight
+
+    def _get_inflight_fd(self, payload: bytes, fds: list[int]) -> bytes:
+        _, _, queues, size = _in_flight(payload)
+        length = queues * region_size(size)
+        if not 0 < length <= MAX_IN_FLIGHT:
+            raise RefusedError(f"no region for {queues} queues of {size} descriptors")
+        fd = os.memfd_create("requests in flight")
+        self._answer_fds.append(fd)
+        os.truncate(fd, length)
+        return INFLIGHT.pack(length, 0, queues, size)
+
+    def _set_inflight_fd(self, payload: bytes, fds: list[int]) -> None:
+        length, offset, queues, size = _in_flight(payload)
+        each = region_size(size)
+        if len(fds) != 1 or length < queues * each or queues > len(self.device.queues):
+            raise RefusedError(f"a region of {length} bytes for {queues} queues of {size}")
+        region = memoryview(mmap.mmap(fds[0], offset + length))[offset:]
+        for number, queue in enumerate(self.device.queues[:queues]):
+            queue.region = region[number * each : (number + 1) * each]
 
     def _queue(self, index: int) -> Queue:
         if index >= len(self.device.queues):
@@ -261,8 +365,9 @@ class Connection(Transport):
         self.device.set_queue_size(self._queue(index), size)
 
     def _set_vring_addr(self, payload: bytes, fds: list[int]) -> None:
-        index, _, desc, device, driver, _ = VRING_ADDR.unpack(payload)
+        index, flags, desc, device, driver, log = VRING_ADDR.unpack(payload)
         queue = self._queue(index)
+        queue.used_ring_log = log if flags & VRING_F_LOG else None
         queue.addresses = Addresses(desc, driver, device)
         queue.remap(self.device.memory)
 
@@ -342,9 +447,16 @@ class Connection(Transport):
             self._close(queue.call)
             self._close(queue.error)
         self._close(self._channel)
+        self._close(self._log_event)
         self._loop.forget(self._link.fileno())
         self._link.close()
         self._closed()
+
+
+def _in_flight(payload: bytes) -> tuple[int, int, int, int]:
+    """Return bytes, offset, number of virtqueues and their size; the padding may be left out."""
+    length, offset, queues, size = INFLIGHT.unpack(payload.ljust(INFLIGHT.size, b"\0"))
+    return length, offset, queues, size
 
 
 def _take(fds: list[int]) -> int:

@@ -502,7 +502,9 @@ def main() -> int:
 
 def collect() -> int:
     """Collect the suite and serve: the process of a `ForkServer`."""
-    levels = [word for level in ("must", "should", "described") for word in ("--level", level)]
+    levels = [
+        word for level in ("must", "should", "described", "protocol") for word in ("--level", level)
+    ]
     with socket.socket(fileno=int(sys.argv[2])) as control:
         suite = Path(sys.argv[1])
         if find_spec("hypothesis"):

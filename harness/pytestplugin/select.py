@@ -15,7 +15,14 @@ import pytest
 from harness.pytestplugin.arguments import add_option
 from harness.report.listing import listing
 from harness.report.markers import Statement, statement_of
-from harness.virtio.catalogue import STRENGTH, Clause, clauses, driver_clauses, section_order
+from harness.virtio.catalogue import (
+    STRENGTH,
+    VHOST_USER,
+    Clause,
+    clauses,
+    driver_clauses,
+    section_order,
+)
 
 LEVELS = {
     word: frozenset(level for level in STRENGTH if level.split()[0].lower() == word)
@@ -51,7 +58,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         type=_section,
         metavar="NUMBER",
-        help="only tests of this section of the specification and those below it (2.7); repeatable",
+        help="only tests of this section of the specification and those below it (2.7), or of the"
+        f" vhost-user protocol ({VHOST_USER}); repeatable",
     )
     add_option(
         parser,
@@ -83,9 +91,9 @@ def _level(text: str) -> str:
 
 
 def _section(text: str) -> str:
-    if not re.fullmatch(r"\d+(\.\d+)*", text):
+    if text != VHOST_USER and not re.fullmatch(r"\d+(\.\d+)*", text):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a section number; examples: 2.7, 5.2.6.2"
+            f"{text!r} is not a section number; examples: 2.7, 5.2.6.2, {VHOST_USER}"
         )
     return text
 

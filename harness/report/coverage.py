@@ -34,7 +34,7 @@ from harness.report.results import (
     Verdict,
     made_of,
 )
-from harness.virtio.catalogue import clauses, section_order
+from harness.virtio.catalogue import VHOST_USER, clauses, section_order
 from harness.virtio.sections import section_url
 
 PAGE, SUMMARY, README = Path("docs/coverage.md"), Path("docs/coverage.json"), Path("README.md")
@@ -92,7 +92,7 @@ class Group:
 
 
 def group(name: str, bound: Bound, below: bool = True) -> Group:
-    """Count a section, with or without its subsections; an empty name counts everything."""
+    """Count a section, with or without its subsections; an empty name counts all of virtio."""
 
     def inside(section: str) -> bool:
         return _within(section, name) if below else section == name
@@ -109,7 +109,10 @@ def group(name: str, bound: Bound, below: bool = True) -> Group:
 
 
 def _within(section: str, wanted: str) -> bool:
-    return not wanted or section == wanted or section.startswith(wanted + ".")
+    """Return True for a section inside the wanted one; an empty name contains all of virtio."""
+    if not wanted:
+        return section != VHOST_USER
+    return section == wanted or section.startswith(wanted + ".")
 
 
 def sections() -> list[str]:
@@ -331,6 +334,15 @@ def _cell(counts: Counter[Verdict]) -> str:
     return " ".join([f"{counts[Verdict.KEPT]}/{counts.total()}", *others])
 
 
+def protocol_table() -> list[str]:
+    """Return a table of the statements about the vhost-user protocol, with their places."""
+    lines = ["| statement | heading in the document | what it demands |", "| --- | --- | --- |"]
+    for clause in clauses().values():
+        if clause.section == VHOST_USER:
+            lines.append(f"| {clause.id} | {clause.place} | {clause.text} |")
+    return lines
+
+
 # --- files
 
 
@@ -353,6 +365,7 @@ def made(root: Path) -> dict[Path, str]:
                 for clause in clauses().values()
                 if clause.untested
             ],
+            "protocol": protocol_table(),
             "chapters": statements_table(bound, CHAPTERS, below=True),
             "totals": totals_table(verdicts),
             "verdicts": sections_tables(verdicts),

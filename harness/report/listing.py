@@ -16,6 +16,8 @@ def listing(statements: Iterable[Clause], tests: Mapping[str, Collection[str]]) 
         party = "" if clause.party == "device" else f", {clause.party}"
         yield f"{clause.id} {clause.level}{party}"
         yield f"    {clause.text}"
+        if clause.place:
+            yield f"    vhost-user document: {clause.place}"
         names = tests.get(clause.id, ())
         if not names:
             yield f"    no test: {clause.untested or 'none was collected'}"

@@ -29,7 +29,7 @@ from harness.inputs import (
     within,
 )
 from harness.robustness.fate import Fate
-from harness.virtio.catalogue import ADVISORY, Level, section_order
+from harness.virtio.catalogue import ADVISORY, VHOST_USER, Level, section_order
 
 FORMAT = "virtio-blk-conformance results"
 VERSION = 1
@@ -80,7 +80,9 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 Seconds = Annotated[float, within(0, 1e9)]
-Section = Annotated[str, matching(r"\d{1,4}(\.\d{1,4}){0,9}", "a section's number")]
+Section = Annotated[
+    str, matching(rf"{VHOST_USER}|\d{{1,4}}(\.\d{{1,4}}){{0,9}}", "a section's number")
+]
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,13 @@ class Plugged(ABC):
         """
         raise LacksError("nothing but the device itself can be reset here")
 
+    def restart(self) -> None:
+        """Kill the device's process, and start another with the same disk at the same socket.
+
+        The driver has to connect again. Raise LacksError where that cannot be done.
+        """
+        raise LacksError("the device's process cannot be killed and started again here")
+
     def leave(self) -> None:
         """End the test's use of the disk: `unplug` it, or leave that to the target's `release`.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.interface import Completion, Driver, Negotiation, QueueLayout, Request
+from harness.driver.transport.vhost_user import VhostUser
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.base import Backing, LacksError, Plugged
 from harness.virtio.blk import ID_LENGTH, LIFETIME, RequestType, Status
@@ -129,6 +130,24 @@ class Disk:
     def kill(self) -> None:
         """Kill these processes at once. Afterwards the disk can only be unplugged."""
         self._plugged.kill()
+
+    def hand_over(self) -> str:
+        """Disconnect the driver, and return the socket's path for a front-end of the test.
+
+        The driver can be used again after a reset, when that front-end has disconnected. Raise
+        LacksError, which skips a test, if the driver is not a vhost-user front-end itself.
+        """
+        transport = getattr(self.driver, "transport", None)
+        if not isinstance(transport, VhostUser):
+            raise LacksError("the driver is not the front-end of a vhost-user back-end")
+        return transport.hand_over()
+
+    def restart(self) -> None:
+        """Kill the device's process, and start another with the same disk at the same socket.
+
+        Raise LacksError, which skips a test, if that cannot be done here.
+        """
+        self._plugged.restart()
 
     def unplug(self) -> None:
         """Close the driver and remove the disk."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -98,15 +99,31 @@ class ModelProcess(Supervised):
         self._observed = observe is not None
         self._answers = b""
         self._made = 0
+        self._disks: dict[str, dict[str, Any]] = {}
         try:
             line = [sys.executable, "-m", "harness.model"]
             line += [word for name in defects for word in ("--defect", name)]
             line += [word for name in whims for word in ("--whim", name)]
             line += ["--observe", str(observe)] if observe else []
+            self._line = line
             self._launch(line)
         except BaseException:
             self.stop()
             raise
+
+    def restart(self) -> None:
+        """Kill the process with SIGKILL, and start another with the same disks."""
+        if self._process is None or self._loop is None or self._stopped:
+            raise self._ended("the model is gone")
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait(QUIT_DEADLINE)
+        self._process.end()
+        self._loop.close()
+        self._answers = b""
+        self._launch(self._line)
+        for name, words in self._disks.items():
+            Path(words["socket"]).unlink(missing_ok=True)
+            self.tell("add", name, **words)
 
     def _request_end(self, process: Process) -> None:
         process.channel.close()
@@ -124,7 +141,9 @@ class ModelProcess(Supervised):
             where = {"socket": str(link), "file": str(file) if file else None}
             if self._observed:
                 where["label"] = os.environ.get(CURRENT_TEST, "")
-            self.tell("add", name, spec=asdict(spec), way=way, **where)
+            words = {"spec": asdict(spec), "way": way, **where}
+            self.tell("add", name, **words)
+            self._disks[name] = words
         except MachineError:
             if file:
                 file.unlink(missing_ok=True)
@@ -134,6 +153,7 @@ class ModelProcess(Supervised):
     def remove(self, name: str) -> None:
         """Disconnect the front-end, if any, and remove the disk with its file and socket."""
         self.tell("remove", name)
+        self._disks.pop(name, None)
         (self._dir.path / f"{name}.raw").unlink(missing_ok=True)
 
     def resize(self, name: str, capacity: int) -> None:
@@ -264,6 +284,13 @@ class ModelDisk(ModelSide, Plugged):
             with suppress(MachineError):
                 process.remove(self._name)
             raise
+
+    def restart(self) -> None:
+        """Kill the process, and start another that serves the same disks."""
+        try:
+            self._process.restart()
+        except MachineError as error:
+            raise translated(error) from None
 
     def unplug(self) -> None:
         """Disconnect, and remove the disk."""

@@ -1,4 +1,4 @@
-"""Catalogue of statements of virtio 1.4, by id, in our own words.
+"""Catalogue of statements of virtio 1.4 and of the vhost-user protocol, in our own words.
 
 `clauses` are the statements that the suite tests on devices. `driver_clauses` are those that
 bind drivers, except on administration virtqueues (virtio 2.12, 2.13).
@@ -21,14 +21,23 @@ CATALOGUE = Path(__file__).with_name("clauses")
 DRIVER_CATALOGUE = CATALOGUE / "driver"
 """Folder of the statements that bind drivers, divided in the same way."""
 
+VHOST_USER = "VU"
+"""The section of all statements about the vhost-user protocol. They are no part of virtio."""
+
+AFTER_ALL = 1 << 16
+"""A number above all chapters of the specification."""
+
 TESTABLE = Path(__file__).with_name("testable.toml")
 
-Level = Literal["MUST", "MUST NOT", "described", "SHOULD", "SHOULD NOT", "MAY", "hardening"]
+Level = Literal[
+    "MUST", "MUST NOT", "described", "protocol", "SHOULD", "SHOULD NOT", "MAY", "hardening"
+]
 
 STRENGTH: tuple[Level, ...] = (
     "MUST",
     "MUST NOT",
     "described",
+    "protocol",
     "SHOULD",
     "SHOULD NOT",
     "MAY",
@@ -36,9 +45,10 @@ STRENGTH: tuple[Level, ...] = (
 )
 """Levels from the strongest to the weakest.
 
-`described` is behaviour that the specification states without a keyword. `hardening` is how a
-device reacts to a driver that breaks the rules, which the specification does not say: a failure
-at this level is not a violation of the specification.
+`described` is behaviour that the specification states without a keyword. `protocol` is what the
+document of the vhost-user protocol demands of a back-end, which virtio does not say. `hardening`
+is how a device reacts to a driver that breaks the rules, which the specification does not say: a
+failure at this level is not a violation of the specification.
 """
 
 ADVISORY: frozenset[Level] = frozenset({"SHOULD", "SHOULD NOT"})
@@ -50,7 +60,8 @@ class Clause:
     """A statement: `party` is who has to follow it, `text` is what it demands, in our words.
 
     `untested` is for a statement without a test. It says why no target allows
-    one, and what a test would need.
+    one, and what a test would need. `place` is the heading in the document of the
+    vhost-user protocol, for a statement from there.
     """
 
     id: str
@@ -58,10 +69,11 @@ class Clause:
     level: Level
     text: str
     untested: str = ""
+    place: str = ""
 
     @property
     def section(self) -> str:
-        """Number of the section of the specification that contains the statement."""
+        """Number of the section of the specification with the statement, or VHOST_USER."""
         return self.id.split("-", 1)[0]
 
 
@@ -157,7 +169,12 @@ def _order(name: str) -> tuple[list[int], str]:
 
 
 def section_order(section: str) -> list[int]:
-    """Return a sort key for sections in the order of the specification: 2.10 follows 2.9."""
+    """Return a sort key for sections in the order of the specification: 2.10 follows 2.9.
+
+    VHOST_USER comes last.
+    """
+    if section == VHOST_USER:
+        return [AFTER_ALL]
     return [int(number) for number in section.split(".")]
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from harness.virtio.catalogue import VHOST_USER
+
 SPECIFICATION = "https://docs.oasis-open.org/virtio/virtio/v1.4/virtio-v1.4.html"
 """The address of the specification."""
+
+PROTOCOL = "https://qemu-project.gitlab.io/qemu/interop/vhost-user.html"
+"""The address of the document of the vhost-user protocol."""
 
 NAMES = {
     "2": "Basic facilities",
@@ -108,6 +113,7 @@ NAMES = {
     "6.3": "Legacy: reserved bits",
     "7": "Conformance",
     "7.4": "Transitional or not",
+    VHOST_USER: "The vhost-user protocol",
 }
 """Section -> title. A section with only "Device Requirements" in its name uses its parent's."""
 
@@ -127,4 +133,6 @@ def section_url(section: str) -> str:
     Its headings have no anchors that follow from their numbers. So the link names the number as a
     text fragment: a browser goes to its first occurrence, the entry in the table of contents.
     """
+    if section == VHOST_USER:
+        return PROTOCOL
     return f"{SPECIFICATION}#:~:text={quote(section)}"

@@ -178,6 +178,19 @@ def test_after_three_failed_starts_no_other_is_tried(make: Make) -> None:
         _ = target.traits
 
 
+def test_a_vmm_that_refuses_an_option_does_not_end_the_run(make: Make) -> None:
+    options = "[target.mine.options]\nserial = '--no-such-option {serial}'"
+    target = make(f"{FAKE}{FILE}", f"serial = 'stdio'\n{options}")
+    target.plug(DiskSpec()).unplug()
+
+    for _ in range(4):
+        with pytest.raises(StartError, match="unrecognized arguments") as failed:
+            target.plug(DiskSpec(serial="x"))
+        assert not failed.value.over
+
+    target.plug(DiskSpec()).unplug()
+
+
 def test_restart_runs_before_a_vmm_is_started_again(make: Make, tmp_path: Path) -> None:
     target = make(f"{SOCKET}{FILE}", f"restart = 'touch {tmp_path}/cleaned'")
     disk = target.plug(DiskSpec())

@@ -150,6 +150,15 @@ class VhostUser(Transport):
             "lost_at_reset": self.lost_at_reset,
         }
 
+    def hand_over(self) -> str:
+        """Close the connection, and return the socket's path for another front-end.
+
+        A reset connects again, once the other front-end has closed its connection.
+        """
+        self._hang_up()
+        self._before_connect()
+        return self._path
+
     # --- status and features
 
     def status(self) -> int:

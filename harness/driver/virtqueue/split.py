@@ -86,6 +86,11 @@ class SplitQueue(Virtqueue):
         self._notified = 0
         self._last_used = 0
 
+    def begin_at(self, index: int) -> None:
+        """Set both indices of a ring that was not used yet, here and in memory (modulo 2^16)."""
+        self._avail_idx = self._notified = self._last_used = index & 0xFFFF
+        self._avail[1] = self._used[1] = self._avail_idx
+
     # --- what the driver makes available
 
     def add(

@@ -16,6 +16,7 @@ from harness.model.defects import (  # noqa: F401  # they file their defects
     running,
     segments,
     split,
+    vhost_user,
     ways,
     zone_contents,
     zones,
