@@ -224,7 +224,7 @@ def test_calls_are_counted_and_set_isr_bit_0(back_end: ScriptedBackEnd, attach: 
     driver.start(queues=2)
     call = back_end.fds[Ask.SET_VRING_CALL, 1]
     os.eventfd_write(call, 1)
-    assert driver.interrupts() == Interrupts(queue=1, raised=1)
+    assert driver.interrupts() == Interrupts(queue=1, raised=1, queues=(0, 1))
     os.eventfd_write(call, 1)
     assert (driver.isr(), driver.isr()) == (1, 0)
 
