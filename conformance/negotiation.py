@@ -1,4 +1,4 @@
-"""Feature sets that a test negotiates: the smallest set that a device has to accept."""
+"""Feature sets that a test negotiates, and messages of a reset that a back-end gets."""
 
 from __future__ import annotations
 
@@ -27,3 +27,11 @@ def insisted_on(driver: Driver) -> int:
         if driver.config_read(model.offset, model.size)[0] == ZonedModel.HOST_MANAGED:
             needed |= Feature.BLK_ZONED.mask  # 5.2.5.2-D-07
     return needed
+
+
+def told_of_resets(driver: Driver) -> bool:
+    """Return False for a vhost-user back-end that gets no message when the driver resets it."""
+    if driver.transport_kind() != "vhost-user":
+        return True
+    features = driver.description()["protocol_features"]
+    return "RESET_DEVICE" in features or "STATUS" in features

@@ -2,6 +2,7 @@
 
 import pytest
 
+from conformance.negotiation import told_of_resets
 from conformance.rings import both_rings, plug_ring
 from conformance.waiting import eventually, let_pass
 from harness.driver.errors import DriverError
@@ -213,14 +214,6 @@ def test_after_a_reset_every_register_and_field_is_as_at_first(plug):
         driver.reset()
         assert registers(driver) == first[0], f"after reset {turn + 1}"
         assert fields(driver) == first[1], f"after reset {turn + 1}"
-
-
-def told_of_resets(driver):
-    """Return False for a vhost-user back-end that gets no message when the driver resets it."""
-    if driver.transport_kind() != "vhost-user":
-        return True
-    features = driver.description()["protocol_features"]
-    return "RESET_DEVICE" in features or "STATUS" in features
 
 
 def with_msix(driver, turn):

@@ -462,10 +462,12 @@ class FrontEnd:
         entries = b"".join(REGION.pack(*region.entry)[8:] for region in chosen)
         table = len(chosen).to_bytes(8, "little") + entries
         self.tell(FrontEndRequest.SET_MEM_TABLE, table, [region.fd for region in chosen])
+        self.barrier()
 
     def add_region(self, region: Shared) -> None:
         """Add a region (ADD_MEM_REG)."""
         self.tell(FrontEndRequest.ADD_MEM_REG, REGION.pack(*region.entry), [region.fd])
+        self.barrier()
 
     def remove_region(
         self, region: Shared, offset: int | None = None, fds: Sequence[int] = ()
@@ -474,6 +476,7 @@ class FrontEnd:
         bus, size, user, real = region.entry
         message = REGION.pack(bus, size, user, real if offset is None else offset)
         self.tell(FrontEndRequest.REM_MEM_REG, message, fds)
+        self.barrier()
 
     def track(self, queues: int = 1, size: int = SIZE) -> None:
         """Get a region for requests in flight, unless there is one, and give it to the back-end."""

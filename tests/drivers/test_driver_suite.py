@@ -89,7 +89,7 @@ def test_a_wrong_name_is_one_line(options: list[str], message: str) -> None:
 
 
 def test_a_driver_that_is_missing_is_one_line_with_its_package() -> None:
-    result = run(SUITE, "--driver", "uml", "--scenario", "ordinary", path="")
+    result = run(SUITE, "-rs", "--driver", "uml", "--scenario", "ordinary", path="")
 
     assert result.returncode == 0, result.stdout
     assert "apt-get install user-mode-linux" in result.stdout
