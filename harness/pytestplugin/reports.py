@@ -16,7 +16,6 @@ from harness.pytestplugin.arguments import add_option
 from harness.report.collect import Collector
 from harness.report.files import complaint, directory, report_file, writable, write
 from harness.report.junit import reshape
-from harness.report.results import Results, Verdict
 from harness.report.tree import failures, groups, tree
 
 DEPTH = 2
@@ -79,14 +78,6 @@ def _junit_file(config: pytest.Config) -> Path | None:
         raise pytest.UsageError(f"--junitxml: {error}") from None
 
 
-def _nothing_tested(results: Results, session: pytest.Session) -> bool:
-    """Return True if each test of the run is one of the suite's, and was skipped."""
-    verdicts = [
-        result.verdict for test in results.tests.values() for result in test.results.values()
-    ]
-    return len(verdicts) == session.testscollected and set(verdicts) == {Verdict.SKIPPED}
-
-
 class _Listener:
     """Collect pytest's reports, and write the files when the run is done or was stopped."""
 
@@ -95,9 +86,12 @@ class _Listener:
         self._files = files
         self._junit = junit
         self._complaints: list[str] = []
+        self._tested = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._collector.add(report)
+        skipped = report.skipped and not hasattr(report, "wasxfail")
+        self._tested |= report.failed or (report.when == "call" and not skipped)
 
     # The innermost wrapper: around the plugin that writes pytest's own report, and inside the one
     # that prints the summary.
@@ -124,11 +118,9 @@ class _Listener:
             self._write(path, partial(write, path, results))
         if self._complaints and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
-        elif session.exitstatus == pytest.ExitCode.OK and _nothing_tested(results, session):
+        elif session.exitstatus == pytest.ExitCode.OK and results.tests and not self._tested:
             session.exitstatus = NOTHING_TESTED
-            self._complaints.append(
-                f"All tests were skipped: nothing is known of the device (status {NOTHING_TESTED})"
-            )
+            self._complaints.append(f"All tests were skipped (status {NOTHING_TESTED})")
         return done
 
     def _write(self, path: Path, write: Callable[[], None]) -> None:

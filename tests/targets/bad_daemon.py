@@ -32,6 +32,7 @@ elif habit == "hangs-at-memory":
         time.sleep(600)
 
     vhost.Connection._set_mem_table = hang  # type: ignore[method-assign]
+    vhost.Connection._add_mem_reg = hang  # type: ignore[method-assign]
 elif habit == "third-request":
     requests = count(1)
     execute = Block.execute

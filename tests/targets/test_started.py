@@ -300,7 +300,7 @@ def test_a_daemon_that_hangs_at_the_memory_table(tmp_path: Path) -> None:
     code, output = suite(tmp_path, "hangs-at-memory", "", CAPACITY)
 
     assert code != 0
-    assert "did not answer SET_MEM_TABLE within 5 s" in output
+    assert "did not answer ADD_MEM_REG within 5 s" in output
     assert "3 starts in a row have failed" in output
 
 
