@@ -148,7 +148,7 @@ def _lines(breaches: Sequence[Breach]) -> Iterator[str]:
     yield (
         f"{len(breaches)} breaches, {len(RULES)} rules; {len(proven)} rules turn red, "
         f"{len(idle)} cannot. Made by `python -m harness.proof.witnessed --write FILE`, "
-        "checked by `tests/witness/test_proof.py`."
+        "checked by `tests/witness/test_witness_proof.py`."
     )
     yield ""
     yield (

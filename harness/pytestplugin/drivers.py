@@ -21,7 +21,6 @@ from harness.virtio.catalogue import SPECIFICATION
 if TYPE_CHECKING:
     from harness.drivers.watching import WatchedDriver
 
-FIXTURE = "driver"
 PARAMETER = "_driver"
 
 
@@ -112,7 +111,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def uses_driver(item: pytest.Item) -> bool:
     """Return whether a test judges a driver."""
-    return FIXTURE in getattr(item, "fixturenames", ())
+    return PARAMETER in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")
