@@ -105,7 +105,7 @@ def test_a_fixture_of_the_same_name_makes_no_test_of_a_driver(tmp_path: Path) ->
         "def test_it(driver): assert driver == 1\n"
     )
 
-    result = run(str(tmp_path / "test_other.py"), "--target", "model")
+    result = run(str(tmp_path / "test_other.py"), "--vblk-target", "model")
 
     assert result.returncode == 0, result.stdout
     assert "1 passed" in result.stdout
