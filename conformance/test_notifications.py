@@ -27,7 +27,7 @@ SIZE = 16
 
 ROUNDS = 200
 SECONDS = 1.5
-"""Rounds of a test, and the time after which a slow device is spared the rest of them."""
+"""Rounds of a test, and the seconds after which a slow device skips the other rounds."""
 
 LONGEST_PAUSE = 0.0005
 """Seconds of the longest pause: about the time of a request, so that one ends as the next begins.

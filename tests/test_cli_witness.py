@@ -110,12 +110,15 @@ def test_a_file_in_the_place_of_the_sockets_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give one of --vhost-user, --vfio-user, --vfio-user-transitional"),
-        (["--vhost-user", "s", "--vfio-user", "t", "--disk", "d"], "give one of"),
+        ([], "give --disk and one of --vhost-user, --vfio-user, --vfio-user-transitional"),
+        (["--vhost-user", "s", "--vfio-user", "t", "--disk", "d"], "give --disk and one of"),
         (["--vhost-user", "s", "--disk", "none"], "no file of at least one sector"),
         (["--vhost-user", "d", "--disk", "d"], "d: a socket cannot be made there"),
         (["--vhost-user", "s", "--disk", "d", "--whim", "none"], "no whim 'none'"),
-        (["--vhost-user", "s", "--disk", "d", "--stream", "d"], "there is such a file"),
+        (
+            ["--vhost-user", "s", "--disk", "d", "--stream", "d"],
+            "this file exists; choose another name",
+        ),
         (["--vhost-user", "s", "--disk", "d", "--option", "none=1"], "no property 'none'"),
     ],
 )

@@ -292,7 +292,7 @@ class FrontEnd:
             raise
 
     def reconnect(self, path: str) -> None:
-        """Connect again, with the same memory and rings, which the new connection knows not."""
+        """Connect again. The new connection does not know the memory and the rings, which stay."""
         self.channel.close()
         self.channel = Channel(path, ANSWERS)
         self._negotiate()
@@ -324,7 +324,7 @@ class FrontEnd:
 
     @contextmanager
     def _answered(self) -> Iterator[None]:
-        """Make it the device's fault when a legal message ends the connection or is refused."""
+        """Raise AssertionError when the device refuses a legal message or closes the connection."""
         try:
             yield
         except DeviceTimeoutError:

@@ -102,7 +102,7 @@ def victim(front, request):
 
 
 def judged(front, vmm, watch):
-    """Return what became of the device, by the old connection and by a new one."""
+    """Return the verdict on the device, by the old connection and by a new one."""
     hung_up = vmm.answer(MOMENT) is None
     vmm.close()
     if dead := watch.dead(hung_up):

@@ -47,7 +47,7 @@ COPY_DEADLINE = 600.0
 """Seconds that the copy of a disk may take."""
 
 PAUSE = 0.2
-"""Seconds between two looks at the stream."""
+"""Seconds between two reads of the stream."""
 
 SHARE = 4
 """The next verdicts wait for this many times the seconds that the last ones took."""
@@ -60,7 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
     way, place = _socket_of(arguments)
     disk: Path = arguments.disk
     if not disk.is_file() or disk.stat().st_size < SECTOR:
-        raise UsageError(f"--disk {disk}: no file of at least one sector; truncate -s 64M {disk}")
+        raise UsageError(
+            f"--disk {disk}: no file of at least one sector; make one: truncate -s 64M {disk}"
+        )
     for path in _sockets(place):
         if os.path.lexists(path) or len(os.fsencode(path.absolute())) > 107:
             raise UsageError(
@@ -71,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(f"no whim {name!r}; pytest conformance --list-whims prints them")
     stream: Path = arguments.stream
     if stream.exists():
-        raise UsageError(f"--stream {stream}: there is such a file; choose another name")
+        raise UsageError(f"--stream {stream}: this file exists; choose another name")
     try:
         check_writable(stream)
     except OSError as error:
@@ -90,7 +92,7 @@ def _socket_of(arguments: argparse.Namespace) -> tuple[str, Path]:
     found = [(name, path) for name, path in given if path is not None]
     if len(found) != 1 or arguments.disk is None:
         raise UsageError(
-            "give one of --vhost-user, --vfio-user, --vfio-user-transitional; and --disk"
+            "give --disk and one of --vhost-user, --vfio-user, --vfio-user-transitional"
         )
     return found[0]
 

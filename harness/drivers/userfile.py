@@ -4,7 +4,7 @@
     device = "vhost-user"             # or "vfio-user", or "vfio-user-transitional"
     start = "qemu-system-x86_64 -m 256 {memory} -kernel my-kernel {device}"
     done = "all tests passed"         # a line of its output when its work is done
-    failed = "panic"                  # a regular expression: the driver did not go on
+    failed = "panic"                  # a regular expression in its output: the driver failed
     implementation = "my-kernel"      # name under which its deviations are filed
     version = "1.4.2"
 
@@ -100,7 +100,7 @@ def _is_expression(text: str) -> bool:
 Command = Annotated[str, _command(PLACES)]
 WorkCommand = Annotated[str, _command(WORK_PLACES)]
 Expression = Annotated[str, Check("a regular expression", _is_expression)]
-Work = Annotated[str, matching(r"[a-z-]{1,32}", "small letters")]
+Work = Annotated[str, matching(r"[a-z-]{1,32}", "lowercase letters and hyphens")]
 
 
 @dataclass(frozen=True)
@@ -249,6 +249,6 @@ class OwnDriver(Launcher):
         awaited = f"the line {done!r}" if done else "its end"
         wait_for(over, awaited, process.output, self._table.timeout)
         if done and done not in process.output():
-            raise StuckError(f"{process.fate()}; {awaited} was awaited", process.output())
+            raise StuckError(f"{process.fate()} before its output had {awaited}", process.output())
         if not done and not process.ended_well():
             raise StuckError(process.fate(), process.output())

@@ -347,7 +347,7 @@ def after_a_device_id_of_0(session: Session, reads_too: bool) -> Iterator[Check]
 
 @rule("4.2.3.1.1-R-03", idle="no driver set DRIVER_OK", registers=True)
 def no_shared_memory(session: Session) -> Iterator[Check]:
-    """Check that the registers for shared memory, which a block device has not, are not used."""
+    """Check that the registers for shared memory, which a block device lacks, are not used."""
     for event, _, name in accesses(session):
         if name.startswith("SHM"):
             yield event, "a block device has no shared memory"
