@@ -91,6 +91,22 @@ def test_a_driver_is_judged_and_the_disk_is_written_only_if_allowed(
     assert judged.stdout.splitlines()[-1] in output
 
 
+def test_a_file_in_the_place_of_the_sockets_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "s.control").write_bytes(bytes(1024))
+
+    done = subprocess.run(
+        [*VBLK, "witness", "--vhost-user", "s", "--disk", "s.control"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+
+    assert done.returncode == 2
+    assert "s.control: a socket cannot be made there" in done.stderr
+    assert (tmp_path / "s.control").read_bytes() == bytes(1024)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

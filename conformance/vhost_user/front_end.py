@@ -18,7 +18,7 @@ from harness.driver.errors import DeviceTimeoutError, DriverError
 from harness.driver.flight import Flight
 from harness.driver.interface import Completion, Request
 from harness.driver.memory import DmaMemory, Region
-from harness.driver.transport.vhost_channel import Channel
+from harness.driver.transport.vhost_channel import MAX_PAYLOAD, Channel
 from harness.driver.virtqueue.base import Virtqueue
 from harness.driver.virtqueue.packed import PackedQueue
 from harness.driver.virtqueue.split import SplitQueue
@@ -402,7 +402,9 @@ class FrontEnd:
                 return None
             data += piece
             if len(data) == HEADER.size:
-                wanted += HEADER.unpack(data)[2]
+                size = HEADER.unpack(data)[2]
+                assert size <= MAX_PAYLOAD, f"a message of {size} bytes came"
+                wanted += size
         return data
 
     def reply(self, request: FrontEndRequest) -> bytes:
@@ -523,6 +525,12 @@ class FrontEnd:
         region = Shared(len(self.regions), offset)
         self.regions.append(region)
         return region
+
+    def queue_count(self) -> int:
+        """Return how many virtqueues the back-end has; without MQ only the first is known."""
+        if not self.accepted(ProtocolFeature.MQ):
+            return 1
+        return self.ask_number(FrontEndRequest.GET_QUEUE_NUM)
 
     def config(self, offset: int, size: int) -> bytes:
         """Return the payload of the reply to GET_CONFIG."""

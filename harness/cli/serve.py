@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -62,10 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"--disk {disk}: no file of at least one sector; make one: truncate -s 64M {disk}"
         )
-    if place.exists() or len(str(place.absolute())) > 107:
-        raise UsageError(
-            f"{place}: a socket cannot be made there; choose a short path that is free"
-        )
+    for path in _sockets(place):
+        if os.path.lexists(path) or len(os.fsencode(path.absolute())) > 107:
+            raise UsageError(
+                f"{path}: a socket cannot be made there; choose a short path that is free"
+            )
     for name in arguments.whim:
         if name not in WHIMS:
             raise UsageError(f"no whim {name!r}; pytest conformance --list-whims prints them")
@@ -93,6 +95,11 @@ def _socket_of(arguments: argparse.Namespace) -> tuple[str, Path]:
             "give --disk and one of --vhost-user, --vfio-user, --vfio-user-transitional"
         )
     return found[0]
+
+
+def _sockets(place: Path) -> tuple[Path, Path]:
+    """Return the paths of the two sockets that the model makes: for a driver, and for commands."""
+    return place, Path(f"{place}.control")
 
 
 def _copy(disk: Path, copy: Path) -> Path:
@@ -127,7 +134,7 @@ def _serve(arguments: argparse.Namespace, way: str, place: Path, file: Path, str
     finally:
         with interrupt.shielded():
             process.stop()
-            for path in (place, Path(f"{place}.control")):
+            for path in _sockets(place):
                 path.unlink(missing_ok=True)
     for words in watcher.look(last=True):
         print(printable(words))

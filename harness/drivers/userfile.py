@@ -25,6 +25,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -36,7 +37,6 @@ from harness.drivers.base import (
     DEADLINE,
     USE,
     Launcher,
-    NotHereError,
     Place,
     Scenario,
     StuckError,
@@ -208,7 +208,7 @@ class OwnDriver(Launcher):
         return self._table.version.removeprefix("v")
 
     def drive(self, scenario: Scenario, place: Place) -> str:
-        """Start the driver, run its work, and end it."""
+        """Start the driver, run its work, and end it. MachineError if there is no such program."""
         table = self._table
         size = MEMORY.search(table.start)
         mebibytes = int(size[1]) << (10 if size[2] == "G" else 0) if size else 128
@@ -220,10 +220,9 @@ class OwnDriver(Launcher):
         }
         with ExitStack() as stack:
             line = words_of(table.start, values)
-            try:
-                process = ForeignDaemon(self.name, line)
-            except MachineError as error:
-                raise NotHereError(str(error)) from None
+            if not line or shutil.which(line[0]) is None:
+                raise MachineError(f"{self.name}: `start` names no program that is here: {line}")
+            process = ForeignDaemon(self.name, line)
             stack.callback(process.stop)
             try:
                 if table.work:

@@ -137,6 +137,11 @@ def test_a_driver_of_the_user_goes_on_or_not(
     assert bool(trouble) == bool(watched.trouble)
 
 
+def test_a_program_that_is_not_there_is_no_failure_of_the_driver(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="names no program that is here"):
+        own(tmp_path, start="no-such-driver {socket}").watch(chosen(["ordinary"])[0], tmp_path)
+
+
 class Made(Launcher):
     """A launcher whose verdicts are made up, by scenario."""
 
