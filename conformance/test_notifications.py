@@ -11,7 +11,7 @@ from conformance.contents import Contents
 from conformance.data import needed
 from conformance.kinds import KINDS, UNIT, act
 from conformance.rings import RingWrapper, both_rings, plug_ring
-from conformance.waiting import SOON, let_pass
+from conformance.waiting import PATIENCE, SOON, let_pass
 from harness.driver.errors import DeviceTimeoutError
 from harness.driver.interface import Request
 from harness.report import clause, described, on, reads_only
@@ -27,7 +27,7 @@ SIZE = 16
 
 ROUNDS = 200
 SECONDS = 1.5
-"""Rounds of a test, and the time after which a slow device is spared the rest of them."""
+"""Rounds of a test, and the seconds after which a slow device skips the other rounds."""
 
 LONGEST_PAUSE = 0.0005
 """Seconds of the longest pause: about the time of a request, so that one ends as the next begins.
@@ -122,7 +122,7 @@ def test_no_notification_that_the_device_needs_is_left_out(plug, packed, extra):
         types = ", ".join(request.kind.type.name for request in sent)
         way = f"in round {number} on queue {queue} (with {types})"
         try:
-            completions = load.driver.complete(tokens, SOON)
+            completions = load.driver.complete(tokens, PATIENCE)
         except DeviceTimeoutError as error:
             state = load.driver.queue_state(queue)
             raise AssertionError(f"{way}: {error.message}; {state}") from None
@@ -148,13 +148,17 @@ def test_no_interrupt_that_the_driver_asks_for_is_left_out(plug, packed, extra):
             acts.append(load.next())
             tokens += load.driver.submit([acts[-1].request], load.chosen.randrange(load.queues))
         missing = set(tokens)
+        end = time.monotonic() + PATIENCE
         while missing:
             try:
                 seen = load.driver.wait_interrupt("queue", above=seen, timeout=SOON).queue
             except DeviceTimeoutError:
-                missing -= set(load.driver.completed())
-                assert missing, f"round {number}: the last requests were used without an interrupt"
-                raise
+                if used := missing & set(load.driver.completed()):
+                    let_pass()  # they may have been used just now
+                    silent = load.driver.interrupts().queue <= seen
+                    assert not silent, f"round {number}: {len(used)} requests without an interrupt"
+                elif time.monotonic() > end:
+                    raise
             missing -= set(load.driver.completed())
         way = f"in round {number}"
         for request, completion in zip(acts, load.driver.complete(tokens), strict=True):

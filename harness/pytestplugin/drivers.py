@@ -159,7 +159,7 @@ def driver(_driver: DriverRun) -> WatchedDriver:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
-    """Skip a test if its driver has no way to do what the test asks for."""
+    """Skip a test if its driver cannot do the work that the test needs."""
     if not uses_driver(pyfuncitem):
         return (yield)
     from harness.drivers.base import CannotError, NotHereError
