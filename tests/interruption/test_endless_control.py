@@ -92,7 +92,7 @@ def test_a_greeting_without_end(loop: LoopThread) -> None:
     with (
         peer("greeting") as connection,
         bounded(),
-        pytest.raises(MachineError, match="no QMP (greeting|session)"),
+        pytest.raises(MachineError, match=r"no QMP (greeting|session)"),
     ):
         Monitor(loop, connection, "QEMU", 2.0)
 
