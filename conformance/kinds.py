@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conformance.contents import Contents
-from conformance.data import sectors, shortest
+from conformance.data import needed, sectors, shortest
 from harness.driver.interface import CANARY, Completion, Request
 from harness.report import described
 from harness.virtio.blk import (
@@ -179,3 +179,9 @@ def act(
         case _:
             request = Request(kind.type, data=segment(sector, count))
     return Act(kind, replace(request, **framing), contents, sector, count, known)
+
+
+def needs_served(disk: Disk, kind: Kind) -> None:
+    """Skip the test if an ordinary request of this type fails, which other tests judge."""
+    sent = act(kind, disk.driver.config(), Contents(disk))
+    needed(disk.send(sent.request), f"an ordinary {kind.type.name}")

@@ -7,7 +7,7 @@ import pytest
 
 from conformance.contents import Contents
 from conformance.data import mib, needed, sectors, shortest
-from conformance.kinds import KINDS, act, each_kind, made
+from conformance.kinds import KINDS, act, each_kind, made, needs_served
 from conformance.negotiation import insisted_on
 from conformance.rings import both_rings, plug_ring, with_statements
 from harness.driver.interface import Request
@@ -121,6 +121,7 @@ def cuts(readable, writable):
 @each_kind(marked=False)
 def test_every_request_may_be_cut_anywhere(plug, kind, packed):
     disk = plug_ring(plug, packed, needs=kind.features, prefer={**SMALL, **kind.fields})
+    needs_served(disk, kind)
     contents, config = Contents(disk), disk.driver.config()
     room = min(config.seg_max or disk.queues[0].size, disk.queues[0].size) + 2
     indirect = bool(disk.driver.accepted() & Feature.INDIRECT_DESC.mask)
@@ -144,6 +145,7 @@ def test_every_request_may_be_cut_anywhere(plug, kind, packed):
 @described("5.2.6-P-41")
 def test_the_second_word_of_every_request_changes_nothing(plug, kind):
     disk = plug(needs=kind.features, prefer={**SMALL, **kind.fields})
+    needs_served(disk, kind)
     contents, config = Contents(disk), disk.driver.config()
 
     known = plain_answer(disk, kind)
@@ -203,6 +205,7 @@ MOST_SEGMENTS = 128
 @described("5.2.5-P-07")
 def test_a_request_has_an_effect_on_as_many_segments_as_the_device_takes(plug, kind):
     disk = plug(needs=kind.features, prefer={"capacity": 2048, **kind.fields})
+    needs_served(disk, kind)
     config = disk.driver.config()
     most, align = {
         RequestType.DISCARD: (config.max_discard_seg, 1),

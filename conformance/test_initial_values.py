@@ -24,7 +24,8 @@ WRITEBACK = CONFIG_FIELD["writeback"]
 INITIAL = [
     pytest.param("device_status", 0, id="device_status", marks=described("2.4-P-02")),
     pytest.param("queue_enable", 0, id="queue_enable", marks=clause("4.1.4.3.1-D-08")),
-    pytest.param("queue_reset", 0, id="queue_reset", marks=clause("4.1.4.3.1-D-09")),
+    # 4.1.4.3.1-D-09 is about a device with which RING_RESET was negotiated.
+    pytest.param("queue_reset", 0, id="queue_reset", marks=described("2.4-P-02")),
     pytest.param(
         "config_msix_vector",
         NO_VECTOR,
@@ -86,16 +87,18 @@ def test_a_selector_reads_back(plug, register, ones):
 
 @on("pci", "modern")
 @described("4.1.4.3-P-02")
-def test_every_queue_that_num_queues_of_the_transport_counts_is_there(plug):
-    """The registers know at least the queues that the configuration space counts."""
+def test_num_queues_of_the_transport_counts_every_request_queue(plug):
+    """The registers know at least the queues that the configuration space counts.
+
+    They may count more: num_queues is a maximum, and a queue with queue_size 0 is not there.
+    """
     driver = plug(prefer=SMALL).driver
     count, requests = driver.register_read("num_queues"), driver.config().num_queues or 1
 
     assert count >= requests, f"num_queues is {count} in the registers, and {requests} in the disk"
-    driver.register_write("queue_select", 0)
-    for queue in range(min(count, 64)):
+    for queue in range(min(requests, 64)):
         driver.register_write("queue_select", queue)
-        assert driver.register_read("queue_size"), f"queue {queue} of {count} has size 0"
+        assert driver.register_read("queue_size"), f"queue {queue} of {requests} has size 0"
 
 
 def pending(driver):
@@ -182,7 +185,10 @@ def fields(driver):
 @on("modern")
 @described("2.4-P-01")
 def test_after_a_reset_every_register_and_field_is_as_at_first(plug):
-    """Everything that a driver can set is changed before: features, sizes, vectors, writeback."""
+    """Everything that a driver can set is changed before: features, sizes, vectors, writeback.
+
+    The cache mode after a reset is the device's choice (virtio 5.2.5): it is not compared.
+    """
     disk = plug(start=False, prefer=SMALL)
     driver = disk.driver
     driver.reset()
@@ -190,7 +196,6 @@ def test_after_a_reset_every_register_and_field_is_as_at_first(plug):
     accepted = driver.negotiate().accepted
     several = min(driver.config().num_queues or 1, 3)
     wce = bool(accepted & Feature.BLK_CONFIG_WCE.mask) and told_of_resets(driver)
-    initial = driver.config().writeback
 
     disk.start(accepted, several)
     largest = disk.queues[0].size
@@ -203,9 +208,7 @@ def test_after_a_reset_every_register_and_field_is_as_at_first(plug):
         with_msix(driver, turn)
         disk.start(accepted, several, size)
         if wce:
-            shown = driver.config().writeback
-            assert shown == initial, f"writeback is {shown} after a reset, and was {initial}"
-            driver.config_write(WRITEBACK.offset, bytes([1 - initial]))
+            driver.config_write(WRITEBACK.offset, bytes([1 - driver.config().writeback]))
         for queue in range(several):
             # A chain has no more descriptors than the queue (virtio 2.7.5.3.1).
             together = (512 + 1,) if size < 3 else ()
@@ -258,8 +261,13 @@ def in_flight(disk, turn, type, length, fill):
 
 
 def longest(config):
-    """Return the bytes of a long segment that the device takes: 64 KiB, or its limits."""
+    """Return the bytes of a long segment that the device takes: 64 KiB, or its limits.
+
+    Skip the test if no segment holds a sector.
+    """
     length = min(config.size_max or 2**16, 2**16, config.capacity * 512)
+    if length < 512:
+        pytest.skip(f"a segment has at most {length} bytes, and a sector has 512")
     return length - length % 512
 
 
@@ -296,6 +304,7 @@ def test_no_write_in_flight_takes_its_data_after_a_reset(plug, packed):
     if disk.queues[0].size < 3:
         pytest.skip("a request does not fit into the queue")
     length = longest(driver.config())
+    disk.backing.write(0, bytes(length))  # the first reset may come before any write
 
     for turn in range(ROUNDS):
         disk.start(features)

@@ -95,7 +95,7 @@ FAILING = 1200
 """Requests that fail, on one disk: more than the entries of a ring."""
 
 SECONDS = 4.0
-"""Time after which a slow device is spared the rest of the rounds."""
+"""Seconds after which a slow device skips the other rounds."""
 
 
 @both_rings

@@ -11,11 +11,11 @@ from conformance.contents import Contents
 from conformance.data import needed
 from conformance.kinds import KINDS, UNIT, act
 from conformance.rings import RingWrapper, both_rings, plug_ring
-from conformance.waiting import SOON, let_pass
+from conformance.waiting import PATIENCE, SOON, let_pass
 from harness.driver.errors import DeviceTimeoutError
 from harness.driver.interface import Request
 from harness.report import clause, described, on, reads_only
-from harness.virtio.blk import ID_LENGTH, RequestType
+from harness.virtio.blk import ID_LENGTH, RequestType, Status
 from harness.virtio.features import Feature, mask
 
 SMALL = {"capacity": 64, "queues": 4}
@@ -27,7 +27,7 @@ SIZE = 16
 
 ROUNDS = 200
 SECONDS = 1.5
-"""Rounds of a test, and the time after which a slow device is spared the rest of them."""
+"""Rounds of a test, and the seconds after which a slow device skips the other rounds."""
 
 LONGEST_PAUSE = 0.0005
 """Seconds of the longest pause: about the time of a request, so that one ends as the next begins.
@@ -73,15 +73,28 @@ class Load:
         self.driver.suppress_notifications(True)
         self.contents, self.config = Contents(self.disk), self.driver.config()
         features = self.driver.accepted()
+        self._turn = 0
         self.kinds = [
-            kind for kind in KINDS if kind.type in MIXED and not mask(*kind.features) & ~features
+            kind
+            for kind in KINDS
+            if kind.type in MIXED and not mask(*kind.features) & ~features and self._serves(kind)
         ]
+        if not self.kinds:
+            pytest.skip("the device fails ordinary requests of all types")
         # Requests that are in flight together lie on different sectors.
         room = self.disk.queues[0].size // 3
         self.most = max(min(room, 3, self.contents.count // UNIT - 1), 1)
         self.chosen = random.Random(21)
         self._end = time.monotonic() + SECONDS
-        self._turn = 0
+
+    def _serves(self, kind):
+        """Return False for a type whose ordinary request fails: other tests judge that."""
+        sent = act(kind, self.config, self.contents)
+        completion = self.disk.send(sent.request)
+        if completion.status != Status.OK:
+            return False
+        sent.check(completion, "alone")
+        return True
 
     def rounds(self):
         """Yield numbers from 0 on: ROUNDS of them, fewer on a slow device."""
@@ -122,7 +135,7 @@ def test_no_notification_that_the_device_needs_is_left_out(plug, packed, extra):
         types = ", ".join(request.kind.type.name for request in sent)
         way = f"in round {number} on queue {queue} (with {types})"
         try:
-            completions = load.driver.complete(tokens, SOON)
+            completions = load.driver.complete(tokens, PATIENCE)
         except DeviceTimeoutError as error:
             state = load.driver.queue_state(queue)
             raise AssertionError(f"{way}: {error.message}; {state}") from None
@@ -148,13 +161,17 @@ def test_no_interrupt_that_the_driver_asks_for_is_left_out(plug, packed, extra):
             acts.append(load.next())
             tokens += load.driver.submit([acts[-1].request], load.chosen.randrange(load.queues))
         missing = set(tokens)
+        end = time.monotonic() + PATIENCE
         while missing:
             try:
                 seen = load.driver.wait_interrupt("queue", above=seen, timeout=SOON).queue
             except DeviceTimeoutError:
-                missing -= set(load.driver.completed())
-                assert missing, f"round {number}: the last requests were used without an interrupt"
-                raise
+                if used := missing & set(load.driver.completed()):
+                    let_pass()  # they may have been used just now
+                    silent = load.driver.interrupts().queue <= seen
+                    assert not silent, f"round {number}: {len(used)} requests without an interrupt"
+                elif time.monotonic() > end:
+                    raise
             missing -= set(load.driver.completed())
         way = f"in round {number}"
         for request, completion in zip(acts, load.driver.complete(tokens), strict=True):

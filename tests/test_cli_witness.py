@@ -91,15 +91,34 @@ def test_a_driver_is_judged_and_the_disk_is_written_only_if_allowed(
     assert judged.stdout.splitlines()[-1] in output
 
 
+def test_a_file_in_the_place_of_the_sockets_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "s.control").write_bytes(bytes(1024))
+
+    done = subprocess.run(
+        [*VBLK, "witness", "--vhost-user", "s", "--disk", "s.control"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+
+    assert done.returncode == 2
+    assert "s.control: a socket cannot be made there" in done.stderr
+    assert (tmp_path / "s.control").read_bytes() == bytes(1024)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give one of --vhost-user, --vfio-user, --vfio-user-transitional"),
-        (["--vhost-user", "s", "--vfio-user", "t", "--disk", "d"], "give one of"),
+        ([], "give --disk and one of --vhost-user, --vfio-user, --vfio-user-transitional"),
+        (["--vhost-user", "s", "--vfio-user", "t", "--disk", "d"], "give --disk and one of"),
         (["--vhost-user", "s", "--disk", "none"], "no file of at least one sector"),
         (["--vhost-user", "d", "--disk", "d"], "d: a socket cannot be made there"),
         (["--vhost-user", "s", "--disk", "d", "--whim", "none"], "no whim 'none'"),
-        (["--vhost-user", "s", "--disk", "d", "--stream", "d"], "there is such a file"),
+        (
+            ["--vhost-user", "s", "--disk", "d", "--stream", "d"],
+            "this file exists; choose another name",
+        ),
         (["--vhost-user", "s", "--disk", "d", "--option", "none=1"], "no property 'none'"),
     ],
 )

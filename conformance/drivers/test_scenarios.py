@@ -1,4 +1,4 @@
-"""A driver goes on in each scenario: its data are right, and it does not wait forever."""
+"""A driver works in each scenario: its data is right, and it does not hang."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from harness.driver.errors import DeviceTimeoutError, DriverError
 from harness.driver.flight import Flight
 from harness.driver.interface import Completion, Request
 from harness.driver.memory import DmaMemory, Region
-from harness.driver.transport.vhost_channel import Channel
+from harness.driver.transport.vhost_channel import MAX_PAYLOAD, Channel
 from harness.driver.virtqueue.base import Virtqueue
 from harness.driver.virtqueue.packed import PackedQueue
 from harness.driver.virtqueue.split import SplitQueue
@@ -292,7 +292,7 @@ class FrontEnd:
             raise
 
     def reconnect(self, path: str) -> None:
-        """Connect again, with the same memory and rings, which the new connection knows not."""
+        """Connect again. The new connection does not know the memory and the rings, which stay."""
         self.channel.close()
         self.channel = Channel(path, ANSWERS)
         self._negotiate()
@@ -324,7 +324,7 @@ class FrontEnd:
 
     @contextmanager
     def _answered(self) -> Iterator[None]:
-        """Make it the device's fault when a legal message ends the connection or is refused."""
+        """Raise AssertionError when the device refuses a legal message or closes the connection."""
         try:
             yield
         except DeviceTimeoutError:
@@ -402,7 +402,9 @@ class FrontEnd:
                 return None
             data += piece
             if len(data) == HEADER.size:
-                wanted += HEADER.unpack(data)[2]
+                size = HEADER.unpack(data)[2]
+                assert size <= MAX_PAYLOAD, f"a message of {size} bytes came"
+                wanted += size
         return data
 
     def reply(self, request: FrontEndRequest) -> bytes:
@@ -523,6 +525,12 @@ class FrontEnd:
         region = Shared(len(self.regions), offset)
         self.regions.append(region)
         return region
+
+    def queue_count(self) -> int:
+        """Return how many virtqueues the back-end has; without MQ only the first is known."""
+        if not self.accepted(ProtocolFeature.MQ):
+            return 1
+        return self.ask_number(FrontEndRequest.GET_QUEUE_NUM)
 
     def config(self, offset: int, size: int) -> bytes:
         """Return the payload of the reply to GET_CONFIG."""

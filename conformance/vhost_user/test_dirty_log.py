@@ -67,7 +67,7 @@ class Log:
 
 @pytest.fixture
 def log():
-    """A log that nobody knows yet."""
+    """A log that the back-end was not told of."""
     new_log = Log()
     yield new_log
     new_log.close()

@@ -102,7 +102,7 @@ def victim(front, request):
 
 
 def judged(front, vmm, watch):
-    """Return what became of the device, by the old connection and by a new one."""
+    """Return the verdict on the device, by the old connection and by a new one."""
     hung_up = vmm.answer(MOMENT) is None
     vmm.close()
     if dead := watch.dead(hung_up):
@@ -110,12 +110,15 @@ def judged(front, vmm, watch):
     trouble = "nothing was tried"
     deadline = time.monotonic() + ANSWERS
     while time.monotonic() < deadline:
+        again = None
         try:
             again = front()
             ring = again.begin()
             check_ok(ring.wait(ring.send(read(0), read(1))))
         except (AssertionError, DriverError) as error:
             trouble = str(error)
+            if again:
+                again.close()  # a back-end may serve one connection at a time
             if dead := watch.dead(True):
                 return dead
             time.sleep(MOMENT)

@@ -166,7 +166,7 @@ def test_the_kick_descriptor_is_replaced_while_the_ring_runs(front):
 @clause("VU-queue-num-01")
 def test_all_virtqueues_can_be_used_at_once(front):
     vmm = front(prefer={"queues": 4})
-    count = min(vmm.ask_number(FrontEndRequest.GET_QUEUE_NUM), 16)
+    count = min(vmm.queue_count(), 16)
     assert count > 0, "GET_QUEUE_NUM returns 0"
     vmm.agree()
     vmm.share()

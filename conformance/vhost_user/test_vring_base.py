@@ -29,7 +29,7 @@ def taken(base):
 @pytest.mark.parametrize("index", [0, 1])
 def test_the_base_is_the_available_index(front, index):
     vmm = front(prefer={"queues": 2})
-    if index and vmm.ask_number(FrontEndRequest.GET_QUEUE_NUM) < 2:
+    if index and vmm.queue_count() < 2:
         pytest.skip("the device has one queue")
     vmm.agree()
     vmm.share()

@@ -1,8 +1,7 @@
 """The only serial port of a guest: the shell on it starts the agent, which takes the port over.
 
-Kernel messages and what the host's program prints on the same terminal are noise between the
-agent's frames, which the agent's protocol passes over. What is not a frame is kept as the guest's
-console.
+Kernel messages, and text that the host's program prints on the same terminal, may come between the
+agent's frames. The agent's protocol skips them. They are kept as the guest's console.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -46,7 +47,7 @@ COPY_DEADLINE = 600.0
 """Seconds that the copy of a disk may take."""
 
 PAUSE = 0.2
-"""Seconds between two looks at the stream."""
+"""Seconds between two reads of the stream."""
 
 SHARE = 4
 """The next verdicts wait for this many times the seconds that the last ones took."""
@@ -59,17 +60,20 @@ def run(arguments: argparse.Namespace) -> int:
     way, place = _socket_of(arguments)
     disk: Path = arguments.disk
     if not disk.is_file() or disk.stat().st_size < SECTOR:
-        raise UsageError(f"--disk {disk}: no file of at least one sector; truncate -s 64M {disk}")
-    if place.exists() or len(str(place.absolute())) > 107:
         raise UsageError(
-            f"{place}: a socket cannot be made there; choose a short path that is free"
+            f"--disk {disk}: no file of at least one sector; make one: truncate -s 64M {disk}"
         )
+    for path in _sockets(place):
+        if os.path.lexists(path) or len(os.fsencode(path.absolute())) > 107:
+            raise UsageError(
+                f"{path}: a socket cannot be made there; choose a short path that is free"
+            )
     for name in arguments.whim:
         if name not in WHIMS:
             raise UsageError(f"no whim {name!r}; pytest conformance --list-whims prints them")
     stream: Path = arguments.stream
     if stream.exists():
-        raise UsageError(f"--stream {stream}: there is such a file; choose another name")
+        raise UsageError(f"--stream {stream}: this file exists; choose another name")
     try:
         check_writable(stream)
     except OSError as error:
@@ -88,9 +92,14 @@ def _socket_of(arguments: argparse.Namespace) -> tuple[str, Path]:
     found = [(name, path) for name, path in given if path is not None]
     if len(found) != 1 or arguments.disk is None:
         raise UsageError(
-            "give one of --vhost-user, --vfio-user, --vfio-user-transitional; and --disk"
+            "give --disk and one of --vhost-user, --vfio-user, --vfio-user-transitional"
         )
     return found[0]
+
+
+def _sockets(place: Path) -> tuple[Path, Path]:
+    """Return the paths of the two sockets that the model makes: for a driver, and for commands."""
+    return place, Path(f"{place}.control")
 
 
 def _copy(disk: Path, copy: Path) -> Path:
@@ -125,7 +134,7 @@ def _serve(arguments: argparse.Namespace, way: str, place: Path, file: Path, str
     finally:
         with interrupt.shielded():
             process.stop()
-            for path in (place, Path(f"{place}.control")):
+            for path in _sockets(place):
                 path.unlink(missing_ok=True)
     for words in watcher.look(last=True):
         print(printable(words))

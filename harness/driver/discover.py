@@ -1,8 +1,8 @@
 """The virtio block devices of this machine, on PCI and on virtio-mmio.
 
 Windows of virtio-mmio devices are named on the kernel's command line
-(`virtio_mmio.device=4K@0xd0000000:5`), or in /proc/iomem where the kernel found them in ACPI or in
-a device tree.
+(`virtio_mmio.device=4K@0xd0000000:5`). If the kernel found them in ACPI or in a device tree,
+/proc/iomem names them.
 """
 
 from __future__ import annotations

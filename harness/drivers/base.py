@@ -16,7 +16,7 @@ from harness.witness.events import read
 from harness.witness.judge import Verdict, judge
 
 PAUSE = 0.02
-"""Seconds between two looks at something that is awaited."""
+"""Seconds between two checks of a condition that is awaited."""
 
 DEADLINE = 120.0
 """Seconds that a step of a driver may take on a busy machine."""
@@ -33,21 +33,21 @@ class NotHereError(Exception):
 
 
 class CannotError(Exception):
-    """A driver has no way to do what a scenario asks for; the message is one line."""
+    """A driver cannot do the work of a scenario; the message is one line."""
 
 
 class StuckError(Exception):
-    """A driver did not go on, or gave wrong data; the message says what was awaited."""
+    """A driver hung, failed, or read wrong data; the message says what was awaited."""
 
 
 @dataclass(frozen=True)
 class Scenario:
     """A disk, whims of the device, and the work of the driver.
 
-    `disk` are fields of `DiskSpec`, `whims` names in `harness.model.whims`, and `work` names of
-    work in the order in which it is done; a driver leaves out what it has no way to do. `about`
-    are ids of statements that a driver keeps only if it goes on here. `needs` are the traits that
-    a driver needs for it.
+    `disk` are fields of `DiskSpec`, and `whims` are names in `harness.model.whims`. `work` are
+    names of work in the order in which it is done. A driver leaves out work that it cannot do.
+    `about` are ids of statements that a driver keeps only if it works in this scenario. `needs` are
+    the traits that a driver needs for it.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Scenario:
 class Watched:
     """The record of a driver in a scenario: the stream, the verdicts, and its output.
 
-    `trouble` says why the driver did not go on; it is empty if it did.
+    `trouble` says why the driver hung or failed; it is empty if it did neither.
     """
 
     scenario: Scenario
@@ -116,7 +116,7 @@ class Place:
 
 
 class Launcher(ABC):
-    """A driver by name: how it is started, and how it is made to work.
+    """A driver by name: its start, its work, and its end.
 
     `implementation` is the name under which its deviations are filed. `way` is how it reaches the
     model, a key of `harness.model.main.CONNECT`. `works` are the kinds of work that it can do,
@@ -135,7 +135,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Find what the driver needs. NotHereError, with the packages that bring it."""
+        """Find the programs that the driver needs. NotHereError names the packages to install."""
 
     @abstractmethod
     def version(self) -> str:
@@ -145,7 +145,7 @@ class Launcher(ABC):
     def drive(self, scenario: Scenario, place: Place) -> str:
         """Start the driver, let it do its work, and end it. Return its output.
 
-        StuckError if it does not go on, with the output as its second argument.
+        StuckError if it hangs or fails, with the output as its second argument.
         """
 
     def facts(self) -> dict[str, str]:
@@ -199,7 +199,7 @@ def wait_for(
     while not condition():
         if time.monotonic() > until:
             shown = last_line(output())
-            raise StuckError(f"{what} was awaited for {seconds:g} s; last: {shown}", output())
+            raise StuckError(f"waited {seconds:g} s for {what}; last output: {shown}", output())
         time.sleep(PAUSE)
 
 

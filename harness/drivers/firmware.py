@@ -108,7 +108,7 @@ class SeaBios(Launcher):
         return {"qemu": self._qemu.version_text} if self._qemu else {}
 
     def check(self, scenario: Scenario) -> None:
-        """Raise CannotError also for blocks that BIOS calls do not know."""
+        """Raise CannotError also for blocks of a size that BIOS calls do not support."""
         super().check(scenario)
         if scenario.spec().logical_block_size not in (None, 512):
             raise CannotError("SeaBIOS boots only from a disk with blocks of 512 bytes")
@@ -161,12 +161,12 @@ WAYS = {
 
 
 def newest_qemu() -> Qemu:
-    """Return QEMU 11 from its locked packages. NotHereError if these are not to be had."""
+    """Return QEMU 11 from its locked packages. NotHereError if it cannot be downloaded."""
     try:
         return find_qemu(str(foreign.ensure("qemu-11") / "bin/qemu-system-x86_64"))
     except (ImageError, MachineError) as error:
         raise NotHereError(
-            f"needs QEMU 10.1 or newer: vblk image foreign qemu-11 ({error})"
+            f"needs QEMU 10.1 or newer; run: vblk image foreign qemu-11 ({error})"
         ) from None
 
 

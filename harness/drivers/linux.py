@@ -152,7 +152,7 @@ class UserModeLinux(Launcher):
 class Linux(Launcher):
     """A kernel of Debian in a QEMU: booted once, and cloned for each scenario.
 
-    The disk is plugged into the clone, so that the whole life of its driver is seen.
+    The disk is plugged into the clone, so that the record has all accesses of its driver.
     """
 
     works = frozenset(userland.WORKS)

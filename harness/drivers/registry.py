@@ -45,5 +45,7 @@ def makers(path: Path | None = None) -> dict[str, Callable[[], Launcher]]:
         raise UnknownDriverError(str(error)) from None
     for name in own:
         if name in MAKERS:
-            raise UnknownDriverError(f"{path}: there is a driver {name!r} already")
+            raise UnknownDriverError(
+                f"{path}: there is a driver {name!r} already; use another name"
+            )
     return {**MAKERS, **own}

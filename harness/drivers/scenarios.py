@@ -1,7 +1,7 @@
-"""The scenarios: what a driver meets, and the work that it does meanwhile.
+"""The scenarios: the device that a driver gets, and the work that it does there.
 
-Each is a legal device. `about` are statements that only the driver's going on shows: it breaks
-them if it does not go on.
+Each device is legal. `about` are statements that the driver breaks if it hangs or fails in the
+scenario. The stream alone does not show them.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     device = "vhost-user"             # or "vfio-user", or "vfio-user-transitional"
     start = "qemu-system-x86_64 -m 256 {memory} -kernel my-kernel {device}"
     done = "all tests passed"         # a line of its output when its work is done
-    failed = "panic"                  # a regular expression: the driver did not go on
+    failed = "panic"                  # a regular expression in its output: the driver failed
     implementation = "my-kernel"      # name under which its deviations are filed
     version = "1.4.2"
 
@@ -25,6 +25,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -36,7 +37,6 @@ from harness.drivers.base import (
     DEADLINE,
     USE,
     Launcher,
-    NotHereError,
     Place,
     Scenario,
     StuckError,
@@ -100,7 +100,7 @@ def _is_expression(text: str) -> bool:
 Command = Annotated[str, _command(PLACES)]
 WorkCommand = Annotated[str, _command(WORK_PLACES)]
 Expression = Annotated[str, Check("a regular expression", _is_expression)]
-Work = Annotated[str, matching(r"[a-z-]{1,32}", "small letters")]
+Work = Annotated[str, matching(r"[a-z-]{1,32}", "lowercase letters and hyphens")]
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class OwnDriver(Launcher):
         return self._table.version.removeprefix("v")
 
     def drive(self, scenario: Scenario, place: Place) -> str:
-        """Start the driver, run its work, and end it."""
+        """Start the driver, run its work, and end it. MachineError if there is no such program."""
         table = self._table
         size = MEMORY.search(table.start)
         mebibytes = int(size[1]) << (10 if size[2] == "G" else 0) if size else 128
@@ -220,10 +220,9 @@ class OwnDriver(Launcher):
         }
         with ExitStack() as stack:
             line = words_of(table.start, values)
-            try:
-                process = ForeignDaemon(self.name, line)
-            except MachineError as error:
-                raise NotHereError(str(error)) from None
+            if not line or shutil.which(line[0]) is None:
+                raise MachineError(f"{self.name}: `start` names no program that is here: {line}")
+            process = ForeignDaemon(self.name, line)
             stack.callback(process.stop)
             try:
                 if table.work:
@@ -250,6 +249,6 @@ class OwnDriver(Launcher):
         awaited = f"the line {done!r}" if done else "its end"
         wait_for(over, awaited, process.output, self._table.timeout)
         if done and done not in process.output():
-            raise StuckError(f"{process.fate()}; {awaited} was awaited", process.output())
+            raise StuckError(f"{process.fate()} before its output had {awaited}", process.output())
         if not done and not process.ended_well():
             raise StuckError(process.fate(), process.output())

@@ -182,7 +182,7 @@ def packages() -> dict[str, Path]:
 
 
 def busybox() -> bytes:
-    """Return the busybox of the guest image. ImageError if it is not to be had."""
+    """Return the busybox of the guest image. ImageError if it cannot be downloaded."""
     return files_of(packages()["busybox-static"])["bin/busybox"]
 
 

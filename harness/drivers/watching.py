@@ -31,7 +31,7 @@ class WatchedDriver:
         return self.launcher.traits
 
     def watch(self, scenario: Scenario) -> Watched:
-        """Return what the driver does in a scenario, which is played once in a run.
+        """Return the record of a scenario, which is executed once in a run.
 
         CannotError if it cannot take part. NotHereError if the machine lacks what it needs.
         MachineError for trouble of the harness, again at each call.
@@ -53,7 +53,7 @@ class WatchedDriver:
         """Return the verdict of all scenarios on a statement: the worst of them."""
         evidence: list[str] = []
         broken: list[Watched] = []
-        reason, checked = "no scenario could be played", 0
+        reason, checked = "the driver can take part in no scenario", 0
         for scenario in self._scenarios:
             try:
                 watched = self.watch(scenario)

@@ -4,9 +4,11 @@
 
 It serves the files of DIRECTORY on MOUNTPOINT until the control channel on the descriptor FD ends,
 and then unmounts. The channel ends with the process that has its other end, also if that is killed.
-Each line of the channel is a JSON object, answered by one: `{"do": "set", "name": ..., "faults":
-[...], "iops": ...}` gives a file its faults, `{"do": "forget", "name": ...}` ends all its
-operations with an error at once, `{"do": "count", "name": ...}` returns how often it was committed.
+Each line of the channel is a JSON object, answered by one:
+
+- `{"do": "set", "name": ..., "faults": [...], "iops": ...}` gives a file its faults.
+- `{"do": "forget", "name": ...}` ends all operations on a file with an error at once.
+- `{"do": "count", "name": ...}` returns how often a file was committed.
 """
 
 from __future__ import annotations

@@ -72,9 +72,9 @@ class ServedFiles:
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
                 )
+            self._link = link
+            self._lines = link.makefile("rw", encoding="utf-8")
             cleanup.at_exit(self.close)
-        self._link = link
-        self._lines = link.makefile("rw", encoding="utf-8")
         try:
             link.settimeout(START_DEADLINE)
             self._answer()

@@ -26,8 +26,8 @@ SPLIT_ENTRY = struct.Struct("=B5xHQ")
 """In flight or not, next of the last batch, counter."""
 
 PACKED_HEADER = struct.Struct("=QHHHHHHBB8x")
-"""Features, version, entries, head of the free list before and after the present change, used
-position before and after it (first the new values), wrap counters of these positions."""
+"""Features, version, entries. Then the values after and before the present change of each of:
+head of the free list, used position, wrap counter."""
 
 PACKED_ENTRY = struct.Struct("=BxHHHQHHIQ")
 """In flight or not, next, last entry of the chain, its length, counter; the descriptor: id, flags,
@@ -82,7 +82,7 @@ class SplitInFlight(InFlight):
     def __init__(self, region: memoryview, size: int) -> None:
         super().__init__(region)
         if SPLIT_HEADER.size + SPLIT_ENTRY.size * size > len(region):
-            raise BrokenError(f"a region for requests in flight too small for a queue of {size}")
+            raise BrokenError(f"the region for requests in flight is too small for {size} entries")
         self._size = size
 
     def recover(self, ring: Ring) -> list[Chain]:
@@ -155,7 +155,7 @@ class PackedInFlight(InFlight):
     def __init__(self, region: memoryview, size: int) -> None:
         super().__init__(region)
         if PACKED_HEADER.size + PACKED_ENTRY.size * size > len(region):
-            raise BrokenError(f"a region for requests in flight too small for a queue of {size}")
+            raise BrokenError(f"the region for requests in flight is too small for {size} entries")
         self._size = size
         self._free = 0
         self._used = 0

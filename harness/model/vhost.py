@@ -136,7 +136,7 @@ class Connection(Transport):
         refused: Exception | None = None
         try:
             answer = self._handle(request, payload, fds)
-        except (RefusedError, BrokenError, OSError, ValueError) as error:
+        except (RefusedError, BrokenError, OSError, ValueError, OverflowError) as error:
             refused = error
         finally:
             for fd in fds:  # descriptors that no handler has taken

@@ -87,7 +87,7 @@ Work = Callable[[Disk], None]
 def breach(
     *rules: str, way: str = "model-pci", whims: tuple[str, ...] = (), **spec: Any
 ) -> Callable[[Work], Work]:
-    """File the function as a breach of these rules."""
+    """Register the function as a breach of these rules."""
 
     def decorate(work: Work) -> Work:
         BREACHES.append(Breach(work, frozenset(rules), way, whims, spec))

@@ -2,9 +2,10 @@
 
     python -m harness.proof.witnessed [--write FILE]
 
-runs the breaches on the model and makes one page: breach, what the driver does, the rules that
-turn red; then the rules that nothing turns red, with the reason of each. The exit status is 1 if a
-breach turns other rules red than it says, or if a rule without a reason is red on no breach.
+runs the breaches on the model and makes one page. The first table has each breach, the work of the
+driver, and the rules that turn red. The second table has the rules that no breach turns red, each
+with the reason. The exit status is 1 if a breach turns other rules red than it names. It is also 1
+if no breach turns a rule red and the rule has no reason.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def _lines(breaches: Sequence[Breach]) -> Iterator[str]:
     yield (
         f"{len(breaches)} breaches, {len(RULES)} rules; {len(proven)} rules turn red, "
         f"{len(idle)} cannot. Made by `python -m harness.proof.witnessed --write FILE`, "
-        "checked by `tests/witness/test_proof.py`."
+        "checked by `tests/witness/test_witness_proof.py`."
     )
     yield ""
     yield (

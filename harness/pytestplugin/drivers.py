@@ -21,7 +21,6 @@ from harness.virtio.catalogue import SPECIFICATION
 if TYPE_CHECKING:
     from harness.drivers.watching import WatchedDriver
 
-FIXTURE = "driver"
 PARAMETER = "_driver"
 
 
@@ -112,7 +111,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def uses_driver(item: pytest.Item) -> bool:
     """Return whether a test judges a driver."""
-    return FIXTURE in getattr(item, "fixturenames", ())
+    return PARAMETER in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +159,7 @@ def driver(_driver: DriverRun) -> WatchedDriver:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
-    """Skip a test if its driver has no way to do what the test asks for."""
+    """Skip a test if its driver cannot do the work that the test needs."""
     if not uses_driver(pyfuncitem):
         return (yield)
     from harness.drivers.base import CannotError, NotHereError

@@ -1,4 +1,4 @@
-"""A reader of the output that has left, or a file in its place that is full."""
+"""Output that cannot be written: its reader has ended, or its file system is full."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TextIO
 
 
 def discard(file: TextIO) -> None:
-    """Lose what is buffered and what is still written to a file.
+    """Discard the buffer of a file, and all that is written to it later.
 
-    Pytest's capturing puts the lost file back at the descriptor, and Python would write what is
-    buffered to it once more at its end.
+    Pytest's capturing puts the original file back at the descriptor. Without this, Python would
+    write the buffer to it again at exit.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, file.fileno())

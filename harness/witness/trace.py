@@ -182,7 +182,7 @@ def read_trace(path: Path) -> list[Event]:
     found = list(events(lines))
     if not found:
         raise InputError(
-            f"{path}: no access to a virtio-mmio device; trace memory_region_ops_read and "
-            "memory_region_ops_write"
+            f"{path}: no events of the model, and no access to a virtio-mmio device; run QEMU with"
+            " -trace memory_region_ops_read -trace memory_region_ops_write"
         )
     return found

@@ -95,3 +95,17 @@ def test_a_driver_that_is_missing_is_one_line_with_its_package() -> None:
     assert result.returncode == NOTHING_TESTED, result.stdout
     assert "apt-get install user-mode-linux" in result.stdout
     assert "passed" not in result.stdout
+
+
+def test_a_fixture_of_the_same_name_makes_no_test_of_a_driver(tmp_path: Path) -> None:
+    (tmp_path / "test_other.py").write_text(
+        "import pytest\n"
+        "@pytest.fixture\n"
+        "def driver(): return 1\n"
+        "def test_it(driver): assert driver == 1\n"
+    )
+
+    result = run(str(tmp_path / "test_other.py"), "--vblk-target", "model")
+
+    assert result.returncode == 0, result.stdout
+    assert "1 passed" in result.stdout

@@ -115,10 +115,13 @@ def python(code: str) -> str:
         ({"start": python("")}, ""),
         ({"start": python("raise SystemExit(3)")}, "mine exited with status 3"),
         ({"start": python("print('ready')"), "done": "ready"}, ""),
-        ({"start": python("print('no')"), "done": "ready"}, "the line 'ready' was awaited"),
+        (
+            {"start": python("print('no')"), "done": "ready"},
+            "before its output had the line 'ready'",
+        ),
         (
             {"start": python("import time; time.sleep(60)"), "timeout": 0.5},
-            "its end was awaited for 0.5 s",
+            "waited 0.5 s for its end",
         ),
         ({"start": python("print('panic: x')"), "failed": "panic: ."}, "says 'panic: x'"),
         ({"start": python(""), "work": "false {work}"}, "ended with 1"),
@@ -132,6 +135,11 @@ def test_a_driver_of_the_user_goes_on_or_not(
 
     assert trouble in watched.trouble
     assert bool(trouble) == bool(watched.trouble)
+
+
+def test_a_program_that_is_not_there_is_no_failure_of_the_driver(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="names no program that is here"):
+        own(tmp_path, start="no-such-driver {socket}").watch(chosen(["ordinary"])[0], tmp_path)
 
 
 class Made(Launcher):

@@ -9,7 +9,7 @@ from images import ImageError, foreign
 
 
 def qemu_with_vfio_user() -> Qemu:
-    """Return QEMU 11 from its locked packages; skip where these are not to be had."""
+    """Return QEMU 11 from its locked packages; skip if it cannot be downloaded."""
     try:
         return find_qemu(str(foreign.ensure("qemu-11", print) / "bin/qemu-system-x86_64"))
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""QEMU as somebody else's VMM: our guest boots in it, and its disk is found."""
+"""QEMU as a user's VMM: our guest boots in it, and its disk is found."""
 
 from __future__ import annotations
 

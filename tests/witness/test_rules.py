@@ -763,6 +763,20 @@ def test_a_queue_that_is_enabled_without_addresses_breaks_the_order() -> None:
     assert late.fate is never.fate is Fate.BROKEN
 
 
+def test_an_interrupt_may_be_handled_while_a_queue_is_stopped() -> None:
+    stopped = (*READY, mmio("QueueReady", 0), mmio("InterruptACK", 1), shown("QueueReady"))
+
+    assert verdict("4.2.2.2-R-11b", stopped).fate is Fate.KEPT
+
+
+def test_a_legacy_driver_may_remember_the_queue_size_of_an_earlier_start() -> None:
+    size = replace(access("queue_size", 8, write=False), area="legacy", offset=0xC)
+    started = (legacy(), size, access("queue_address", 1), *status(0, FULL), Reset())
+    again = (*status(ACK), legacy(), access("queue_address", 1))
+
+    assert verdict("2.7.2-L-01a", (*started, *again)).fate is Fate.KEPT
+
+
 def test_suspend_without_the_feature_suspends_nothing() -> None:
     refused = (*RUNNING, *status(FULL | SUSPEND, FULL), NOTICE)
 

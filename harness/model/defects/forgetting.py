@@ -86,14 +86,6 @@ def segments_beyond_100_dropped(original: Original, request: Request, chain: Cha
 # --- initial values
 
 
-@defect(Block.reset, "2.4-P-01", text="writeback stays as the driver set it through a reset")
-def reset_keeps_writeback(original: Original, block: Block) -> None:
-    kept = vars(block).get("writeback")
-    original(block)
-    if kept is not None:
-        block.writeback = kept
-
-
 @on_pci(Function._reset_registers, "4.1.4.5-P-01", text="a reset leaves ISR status as it is")
 def reset_keeps_isr(original: Original, function: Function) -> None:
     isr = function.interrupts.isr
@@ -130,11 +122,11 @@ def status_of_a_new_device(original: Original, function: Function) -> None:
     function.device.status = 1
 
 
-@on_pci(Function._common_registers, "4.1.4.3-P-02", text="num_queues counts a virtqueue too many")
+@on_pci(Function._common_registers, "4.1.4.3-P-02", text="num_queues counts a virtqueue too few")
 def num_queues_of_the_function(original: Original, function: Function) -> dict[str, Register]:
     registers: dict[str, Register] = original(function)
     there = registers["num_queues"]
-    registers["num_queues"] = replace(there, read=lambda: there.read() + 1)
+    registers["num_queues"] = replace(there, read=lambda: there.read() - 1)
     return registers
 
 

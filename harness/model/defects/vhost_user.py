@@ -197,7 +197,7 @@ def kick_descriptor_kept(original: Original, *arguments: Any) -> None:
 def _base_changed(
     name: str, statement: str, text: str, change: Callable[[Connection, int, int], tuple[int, int]]
 ) -> None:
-    """File a defect of the answer to GET_VRING_BASE, from (index, base) to another such pair."""
+    """Add a defect of the answer to GET_VRING_BASE, from (index, base) to another such pair."""
 
     def changed(
         original: Original, connection: Connection, payload: bytes, fds: list[int]

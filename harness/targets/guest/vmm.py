@@ -1,4 +1,4 @@
-"""A VMM of somebody else that the harness starts, with our guest in it, as the targets file says.
+"""A user's VMM that the harness starts, with our guest in it, as the targets file says.
 
 The agent answers over the guest's only serial port. The disk is found in the guest: on PCI, or on
 virtio-mmio. Where the VMM's command has {file}, a guest has one disk from its start, and is used
@@ -42,7 +42,7 @@ APPEARS = 10.0
 """Seconds that a disk may take to appear in the guest, or to disappear."""
 
 LOOK_AGAIN = 0.05
-"""Seconds between two looks for the disk."""
+"""Seconds between two searches for the disk."""
 
 CONSOLE_LINES = 80
 
@@ -246,7 +246,7 @@ class VmmTarget(StartedTarget):
         deadline = time.monotonic() + APPEARS
         while self._place in self._agent.disks():
             if time.monotonic() > deadline:
-                raise MachineError(f"{name} is in the guest {APPEARS:g} s after `unplug`")
+                raise MachineError(f"{name} is still in the guest {APPEARS:g} s after `unplug`")
             time.sleep(LOOK_AGAIN)
         self._file().unlink(missing_ok=True)
 

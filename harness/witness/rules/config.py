@@ -144,7 +144,7 @@ def looks_at_the_capacity(session: Session) -> Iterator[Check]:
     idle="no interrupt told of a configuration change and of used buffers",
     registers=True,
     legacy=None,
-    never_red="Which of the two the driver has not handled shows only to its user.",
+    never_red="Only the user of the driver sees which of the two it did not handle.",
 )
 def both_reasons(session: Session) -> Iterator[Check]:
     """Find a read of ISR status with both bits, a read of the configuration and a request."""

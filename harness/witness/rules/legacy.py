@@ -9,6 +9,7 @@ from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
 from harness.virtio.ring import DESC_F_WRITE
 from harness.witness.events import Chain, Register, Request, Status
+from harness.witness.rules.capabilities import history
 from harness.witness.rules.rule import Check, rule
 from harness.witness.rules.split import elements
 from harness.witness.sessions import Session
@@ -44,16 +45,18 @@ def capacity_is_read_twice(session: Session) -> Iterator[Check]:
 
 @rule("2.7.2-L-01a", idle="no virtqueue was set up", registers=True, legacy=True)
 def size_is_read(session: Session) -> Iterator[Check]:
-    """Check that queue_size is read before an address is written."""
+    """Check that queue_size is read before an address is written, in this session or before it."""
     known: set[int] = set()
-    queue = 0
-    for event in registers(session):
-        if event.write and event.names == ("queue_select",):
-            queue = event.value
-        if not event.write and "queue_size" in event.names:
-            known.add(queue)
-        if event.write and event.names == ("queue_address",) and event.value:
-            yield event, "" if queue in known else "queue_size was not read"
+    for past in history(session):
+        queue = 0
+        for event in registers(past):
+            if event.write and event.names == ("queue_select",):
+                queue = event.value
+            if not event.write and "queue_size" in event.names:
+                known.add(queue)
+            placed = event.write and event.names == ("queue_address",) and event.value
+            if placed and past is session:
+                yield event, "" if queue in known else "queue_size was not read"
 
 
 @rule("3.1.2-L-01", idle="the driver has not set DRIVER_OK", registers=True, legacy=True)
