@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 PLACES = {
     "harness/report/collect.py": "the date of a run, for its reader",
+    "harness/cli/serve.py": "the date of a run, for its reader",
     "harness/guest/client.py": "the guest's clock is set to the host's",
     "images/cache.py": "the age of an image that was not used",
 }

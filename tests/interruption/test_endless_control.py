@@ -92,7 +92,7 @@ def test_a_greeting_without_end(loop: LoopThread) -> None:
     with (
         peer("greeting") as connection,
         bounded(),
-        pytest.raises(MachineError, match="no QMP greeting"),
+        pytest.raises(MachineError, match=r"no QMP (greeting|session)"),
     ):
         Monitor(loop, connection, "QEMU", 2.0)
 
@@ -100,7 +100,11 @@ def test_a_greeting_without_end(loop: LoopThread) -> None:
 @pytest.mark.parametrize("words", ["line", "events", "answers", "large events", "nested"])
 def test_a_qmp_session_without_end(loop: LoopThread, words: str) -> None:
     with peer(words) as connection, bounded():
-        monitor = Monitor(loop, connection, "QEMU", 5.0)
+        try:
+            monitor = Monitor(loop, connection, "QEMU", 5.0)
+        except MachineError:  # the nonsense came before the session was complete
+            assert words in ("line", "nested")
+            return
         with pytest.raises(MachineError):
             monitor.execute("query-status", {}, 0.5)
         with pytest.raises(MachineError) as caught:
