@@ -101,9 +101,12 @@ SECONDS = 4.0
 @both_rings
 @described("5.2.6-P-12")
 def test_thousands_of_failed_requests_use_nothing_up(plug, packed):
-    """After requests that fail in every way, the device serves as many at once as before."""
+    """After requests that fail in every way, the device serves as many at once as before.
+
+    What each of them has to end with is the subject of other tests.
+    """
     disk = plug_ring(plug, packed, prefer=SMALL)
-    contents, end = Contents(disk), disk.driver.config().capacity
+    end = disk.driver.config().capacity
     accepted = disk.driver.accepted()
     bad = [
         Request(RequestType.IN, end, receive=512),
@@ -122,6 +125,11 @@ def test_thousands_of_failed_requests_use_nothing_up(plug, packed):
                 Request(type, data=segment(end, 8)),
                 Request(type, data=segment(8, 8, flags=1 << 9)),
             ]
+    failed = {Status.IOERR, Status.UNSUPP}
+    bad = [request for request in bad if disk.send(request).status in failed]
+    if not bad:
+        pytest.skip("the device fails none of these requests")
+    contents = Contents(disk)
     together = min(TOGETHER, room(disk))
 
     end_of_time = time.monotonic() + SECONDS
@@ -131,7 +139,7 @@ def test_thousands_of_failed_requests_use_nothing_up(plug, packed):
         requests = [bad[(first + number) % len(bad)] for number in range(together)]
         completions = disk.driver.complete(disk.driver.submit(requests))
         statuses = {completion.status for completion in completions}
-        assert statuses <= {Status.IOERR, Status.UNSUPP}, f"requests {first} and on: {statuses}"
+        assert statuses <= failed, f"requests {first} and on: {statuses}"
         assert not any(completion.damage for completion in completions)
 
     reads = [Request(RequestType.IN, number % 8, receive=512) for number in range(room(disk))]
@@ -156,12 +164,14 @@ def test_requests_in_flight_on_all_queues_do_not_disturb_each_other(plug, packed
     if queues < 2:
         pytest.skip("the device has 1 request virtqueue")
     disk.start(driver.accepted(), queues)
-    contents, config = Contents(disk), driver.config()
+    zeroes = (
+        driver.accepted() & Feature.BLK_WRITE_ZEROES.mask
+        and driver.config().max_write_zeroes_sectors != 1
+        and disk.write_zeroes(segment(0, 2)).status == Status.OK  # other tests judge this alone
+    )
+    contents = Contents(disk)
     chosen = random.Random(22)
     spans = min(contents.count, 64) // 2
-    zeroes = driver.accepted() & Feature.BLK_WRITE_ZEROES.mask and (
-        config.max_write_zeroes_sectors != 1
-    )
 
     end_of_time = time.monotonic() + SECONDS
     for number in range(ACROSS):

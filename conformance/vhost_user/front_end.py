@@ -471,13 +471,11 @@ class FrontEnd:
         self.tell(FrontEndRequest.ADD_MEM_REG, REGION.pack(*region.entry), [region.fd])
         self.barrier()
 
-    def remove_region(
-        self, region: Shared, offset: int | None = None, fds: Sequence[int] = ()
-    ) -> None:
+    def remove_region(self, region: Shared, offset: int | None = None) -> None:
         """Remove a region (REM_MEM_REG). `offset` is that in the message, if it is another."""
         bus, size, user, real = region.entry
         message = REGION.pack(bus, size, user, real if offset is None else offset)
-        self.tell(FrontEndRequest.REM_MEM_REG, message, fds)
+        self.tell(FrontEndRequest.REM_MEM_REG, message)
         self.barrier()
 
     def track(self, queues: int = 1, size: int = SIZE) -> None:

@@ -5,8 +5,9 @@ import os
 import pytest
 
 from conformance.vhost_user.front_end import Shared, check_ok, read
+from conformance.waiting import eventually
 from harness.report import clause, on, reads_only
-from harness.virtio.vhost_user import FrontEndRequest, ProtocolFeature
+from harness.virtio.vhost_user import REGION, FrontEndRequest, ProtocolFeature
 
 pytestmark = on("vhost-user")
 
@@ -136,11 +137,20 @@ def test_other_memory_takes_the_place_of_a_region_that_was_removed(front, offset
     check_read(ring)
 
 
+def at_end(pipe):
+    """Return True if nobody has the other end of an empty pipe open."""
+    try:
+        return os.read(pipe, 1) == b""
+    except BlockingIOError:
+        return False
+
+
 @reads_only
 @clause("VU-memory-06")
 def test_a_descriptor_that_comes_with_a_removal_is_closed(front):
+    """The back-end may refuse such a message, or hang up. It has to close the descriptor."""
     vmm = front(needs=[SLOTS])
-    ring = vmm.begin()
+    vmm.begin()
     if vmm.ask_number(FrontEndRequest.GET_MAX_MEM_SLOTS) < 2:
         pytest.skip("the back-end has one slot for memory")
     other = vmm.more()
@@ -149,13 +159,12 @@ def test_a_descriptor_that_comes_with_a_removal_is_closed(front):
     try:
         os.set_blocking(ours, False)
         try:
-            vmm.remove_region(other, fds=[theirs])
+            vmm.send(FrontEndRequest.REM_MEM_REG, REGION.pack(*other.entry), [theirs])
         finally:
             os.close(theirs)
-        check_read(ring)
-        try:
-            assert os.read(ours, 1) == b""
-        except BlockingIOError:
-            raise AssertionError("the descriptor is still open after the removal") from None
+        vmm.send(FrontEndRequest.GET_FEATURES)
+        vmm.answer()
+
+        assert eventually(lambda: at_end(ours)), "the descriptor is still open after the removal"
     finally:
         os.close(ours)
