@@ -13,7 +13,19 @@ from pathlib import Path
 
 from harness import interrupt
 from harness.channel.stream import ChannelError
-from harness.cli import bench, boot, doctor, image, live, matrix, random, soak, watch, witness
+from harness.cli import (
+    bench,
+    boot,
+    doctor,
+    image,
+    live,
+    matrix,
+    random,
+    report,
+    soak,
+    watch,
+    witness,
+)
 from harness.cli.errors import UsageError
 from harness.driver.errors import DriverError
 from harness.guest.client import AgentError
@@ -171,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_means(watch.add_parser(commands))
     matrix.add_parser(commands)
+    report.add_parser(commands)
     witness.add_parser(commands)
 
     parts = command("image", image.path, "the guest image").add_subparsers(

@@ -35,8 +35,12 @@ if TYPE_CHECKING:
 
 SELECTING = ("-k", "-m", "-n", "--deselect", "--ignore", "--ignore-glob", "--maxfail")
 REPORTING = ("--junitxml", "--junit-xml", "--basetemp", "--tb")
-OURS = ("--target", "--driver", "--matrix", "--artifacts", "--level", "--section", "--clause")
-"""Options with a value that a replay does without: it is one test, on one target, for a look.
+OURS = (
+    *("--target", "--driver", "--matrix", "--artifacts", "--level", "--section", "--clause"),
+    *("--defect", "--whim"),
+)
+"""Options with a value that a replay does without: it is one test, on one target, for a look. The
+target's name includes defects and whims.
 
 Each of OURS has a name that begins with `--vblk-`, too."""
 
@@ -133,16 +137,21 @@ def replay(item: pytest.Item, target: str) -> str:
     """Return a shell command that runs one test again, alone, on one target."""
     config = item.config
     start = config.invocation_params.dir
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for option in (*SELECTING, *REPORTING, *OURS):
-        names = [option, option.replace("--", "--vblk-", 1)] if option in OURS else [option]
-        parser.add_argument(*names, action="append")
-    for option in (*FLAGS, *MORE_FLAGS):
-        parser.add_argument(option, action="count")
-    _, rest = parser.parse_known_args(list(map(str, config.invocation_params.args)))
+    rest = lasting(map(str, config.invocation_params.args))
     places = set(map(str, config.option.file_or_dir or ()))
     options = [word for word in rest if word not in places]
     node = os.path.relpath(item.path, start) + plain_node(item.nodeid[item.nodeid.index("::") :])
     subject = "--vblk-driver" if ("party", "driver") in item.user_properties else "--vblk-target"
     command = [sys.executable, "-m", "pytest", *options, subject, target, node]
     return f"cd {shlex.quote(str(start))} && {shlex.join(command)}"
+
+
+def lasting(arguments: Iterable[str]) -> list[str]:
+    """Return pytest's arguments that a run of one test on one target needs, too."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for option in (*SELECTING, *REPORTING, *OURS):
+        names = [option, option.replace("--", "--vblk-", 1)] if option in OURS else [option]
+        parser.add_argument(*names, action="append")
+    for option in (*FLAGS, *MORE_FLAGS):
+        parser.add_argument(option, action="count")
+    return parser.parse_known_args(list(arguments))[1]

@@ -90,7 +90,7 @@ class _Explanation:
     @property
     def words(self) -> str:
         """Return the requests in words."""
-        names = " and ".join(_type_name(type) for type in sorted(self.types))
+        names = " and ".join(type_name(type) for type in sorted(self.types))
         parts = [f"{names} requests" if names else "requests of every type"]
         return " ".join([*parts, *(condition.words for condition in self.conditions)])
 
@@ -285,7 +285,8 @@ def _places(bits: int) -> Iterator[int]:
         bits ^= lowest
 
 
-def _type_name(type: int) -> str:
+def type_name(type: int) -> str:
+    """Return the name of a type of request, or its number."""
     known = type in RequestType._value2member_map_
     return RequestType(type).name if known else f"type {type}"
 
