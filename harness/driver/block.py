@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +14,7 @@ from harness.driver.errors import (
     DriverError,
     FeaturesRefusedError,
 )
-from harness.driver.flight import Flight
+from harness.driver.flight import Flight, Sent
 from harness.driver.interface import (
     REQUEST_TIMEOUT,
     Completion,
@@ -60,6 +60,9 @@ SUPPORTED = mask(
 )
 """Features that this driver implements and accepts whenever they are offered."""
 
+REMEMBERED = 64
+"""Number of requests, the last ones, whose properties the driver keeps for reports."""
+
 CONFIG_TRIES = 100
 """Tries to read the configuration space without a change meanwhile, before a DriverError."""
 
@@ -74,6 +77,8 @@ class BlockDriver(DeviceDriver):
         self._by_head: dict[tuple[int, int], int] = {}
         self._next_token = 1
         self._changes: list[ConfigChange] = []
+        self.sent: deque[Sent] = deque(maxlen=REMEMBERED)
+        self._after_reset = False
 
     def state(self) -> dict[str, Any]:
         return {
@@ -85,9 +90,11 @@ class BlockDriver(DeviceDriver):
                 for token, flight in self._flights.items()
                 if flight.completion is None
             ],
+            "requests": [sent.plain() for sent in self.sent],
         }
 
     def reset(self, timeout: float = 5.0) -> None:
+        self._after_reset = bool(self.sent)
         super().reset(timeout)
         self._features = 0
         self._flights.clear()
@@ -217,9 +224,12 @@ class BlockDriver(DeviceDriver):
             raise
         tokens = list(range(self._next_token, self._next_token + len(prepared)))
         self._next_token += len(prepared)
+        packed = bool(self._features & Feature.RING_PACKED.mask)
         for token, flight in zip(tokens, prepared, strict=True):
             self._flights[token] = flight
             self._by_head[queue, flight.head] = token
+            flight.record = Sent.of(flight, packed, self._after_reset)
+            self.sent.append(flight.record)
         ring.publish(flight.head for flight in prepared)
         self._notify(ring)
         return tokens

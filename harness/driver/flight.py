@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from harness.driver.errors import BadArgumentError
 from harness.driver.interface import CANARY, GUARD, Buffer, Completion, Request
@@ -18,6 +19,67 @@ def _cut(total: int, natural: tuple[int, ...], wanted: tuple[int, ...], what: st
     if sum(lengths) != total or any(length <= 0 for length in lengths):
         raise BadArgumentError(f"{what} is {total} bytes, but the pieces {wanted} are not")
     return lengths
+
+
+@dataclass(unsafe_hash=True)
+class Sent:
+    """The properties of a request that was sent, without its data.
+
+    `size` is the length in bytes of the data after the header, `room` of the device-writable area
+    before the status byte. `align` is the largest power of two, up to 4096, that divides the
+    address of each buffer with data; 0 if there are none. `elements` is the number of descriptors.
+    `after_reset` is True if the driver has sent a request, and then reset the device, before.
+    `status` and `used` are -1 until the request is used.
+    """
+
+    type: int
+    queue: int = 0
+    size: int = 0
+    room: int = 0
+    align: int = 0
+    elements: int = 0
+    indirect: bool = False
+    packed: bool = False
+    after_reset: bool = False
+    status: int = -1
+    used: int = -1
+
+    @classmethod
+    def of(cls, flight: Flight, packed: bool, after_reset: bool) -> Sent:
+        """Return the properties of a request that is ready to be sent."""
+        request = flight.request
+        return cls(
+            request.type,
+            flight.queue.index,
+            len(request.data),
+            request.receive,
+            _alignment(flight.buffers, request),
+            len(flight.buffers),
+            request.indirect,
+            packed,
+            after_reset,
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """Return the properties as a dict of plain values."""
+        return dict(vars(self))
+
+
+def _alignment(buffers: list[Buffer], request: Request) -> int:
+    """Return the alignment of the data's buffers, as `Sent.align`."""
+    bits, header, room = 0, REQUEST_HEADER.size, request.receive
+    for buffer in buffers:
+        if not buffer.writable:
+            if buffer.length > header:
+                bits |= buffer.address + header
+            header = max(0, header - buffer.length)
+        elif room > 0:
+            bits |= buffer.address
+            room -= buffer.length
+    if not request.data and not request.receive:
+        return 0
+    bits |= PAGE
+    return bits & -bits
 
 
 @dataclass
@@ -37,6 +99,7 @@ class Flight:
     chain: bytes = b""
     abandoned: bool = False
     completion: Completion | None = None
+    record: Sent | None = None
     sent: float = field(default_factory=time.perf_counter)
 
     @classmethod
@@ -112,6 +175,8 @@ class Flight:
         self.queue.release(self.head)
         memory.free(self.block)
         self.completion = Completion(written[-1], used_len, written[:-1], tuple(damage), seconds)
+        if self.record:
+            self.record.status, self.record.used = written[-1], used_len
         return self.completion
 
     def _damage(self, contents: bytes) -> list[str]:

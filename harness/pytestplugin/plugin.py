@@ -26,7 +26,7 @@ from harness.pytestplugin.summary import by_target
 from harness.report import Statement, statement_of
 from harness.report.artifacts import keep
 from harness.report.deviations import Deviation, DeviationFileError, load_for
-from harness.report.failure import attach_evidence
+from harness.report.failure import attach_evidence, requests_of
 from harness.report.outcome import describe, is_error
 from harness.report.results import TARGET_ID, Verdict, plain_node
 from harness.report.verdict import judge
@@ -303,7 +303,9 @@ def pytest_runtest_makereport(
     if report.failed:
         attach_evidence(report, error, bench.target, bench.disks)
         kept = keep(report, item, bench.name, bench.target, bench.disks)
-    describe(report, item, call, excused, bench.description, kept)
+    disks = bench.disks if call.when == "call" else ()
+    requests = requests_of(disks, report.failed)
+    describe(report, item, call, excused, bench.description, kept, requests)
     if call.when == "call" and any(disk.through_device for disk in bench.disks):
         item.user_properties.append((SEEN, "through the device"))
     if call.when == "call" and is_error(report):

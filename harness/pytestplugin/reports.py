@@ -13,6 +13,7 @@ import pytest
 from harness.inputs import printable
 from harness.outputs import reason
 from harness.pytestplugin.arguments import add_option
+from harness.report import causes
 from harness.report.collect import Collector
 from harness.report.files import complaint, directory, report_file, writable, write
 from harness.report.junit import reshape
@@ -26,6 +27,9 @@ REASONS = 10
 
 NOTHING_TESTED = 6
 """Exit status of a run whose tests were all skipped; pytest's own end with 5."""
+
+CAUSES = 5
+"""Groups of failures, the largest ones, that the terminal shows; -v shows all."""
 
 COLLECTOR = pytest.StashKey[Collector]()
 
@@ -110,7 +114,8 @@ class _Listener:
         else:
             if self._junit and self._junit.exists():
                 junit, family = self._junit, session.config.getini("junit_family")
-                self._write(junit, lambda: reshape(junit, family))
+                found = self._collector.causes()
+                self._write(junit, lambda: reshape(junit, family, found))
         ran = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         cut_short = session.shouldfail or session.shouldstop
         results = self._collector.results(complete=ran and not cut_short)
@@ -141,6 +146,8 @@ class _Listener:
             return
         terminalreporter.section("statements, each with its worst verdict")
         for line in failures(results):
+            terminalreporter.write_line(line, red=True)
+        for line in causes.lines(results, None if verbosity > 0 else CAUSES):
             terminalreporter.write_line(line, red=True)
         for line in groups(results, None if verbosity > 0 else REASONS):
             terminalreporter.write_line(line)

@@ -6,7 +6,9 @@ import inspect
 import os
 import platform
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.junitxml import mangle_test_address
 
+from harness.driver.flight import Sent
+from harness.report.causes import causes
 from harness.report.hardened import LEVEL
 from harness.report.markers import Statement
 from harness.report.outcome import ATTRIBUTE
@@ -74,8 +79,21 @@ class Collector:
             test.results[columns[target].id] = _result(reports)
         return results
 
+    def causes(self) -> dict[tuple[str, str], str]:
+        """Return the probable cause of each failed test, by class name and name in JUnit's file."""
+        results = self.results(complete=True)
+        of = {(test, cause.column): cause.text for cause in causes(results) for test in cause.tests}
+        ids = {column.name: column.id for column in results.columns}
+        named = {}
+        for node, target in self._reports:
+            if text := of.get((plain_node(node), ids[target])):
+                *classes, name = mangle_test_address(node)
+                named[".".join(classes), name] = text
+        return named
+
     def _columns(self) -> dict[str, Column]:
         columns: dict[str, Column] = {}
+        served: defaultdict[str, dict[Sent, None]] = defaultdict(dict)
         for (_, target), reports in self._reports.items():
             driver = ("party", "driver") in reports[0].user_properties
             column = columns.setdefault(
@@ -85,7 +103,10 @@ class Collector:
                 facts = _attributes(report)
                 column.implementations.update(facts.get("implementations", {}))
                 column.facts.update(facts.get("facts", {}))
-        return columns
+                served[target].update((Sent(**sent), None) for sent in facts.get("served", ()))
+        return {
+            name: replace(column, served=list(served[name])) for name, column in columns.items()
+        }
 
     def _run(self, complete: bool) -> Run:
         try:
@@ -190,6 +211,7 @@ def _result(reports: list[pytest.TestReport]) -> Result:
             for name, value in phase.user_properties
             if name.startswith(HARDENING)
         },
+        [Sent(**sent) for sent in attributes.get("requests", ())],
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from _pytest._code.code import ExceptionRepr
 
 from harness.diskspec import DiskSpec
+from harness.driver.block import BlockDriver
 
 if TYPE_CHECKING:
     from harness.targets import Disk
@@ -68,6 +70,22 @@ def state_of(disk: Disk) -> str:
         return "\n".join(_lines(disk.driver.state()))
     except Exception as error:  # the state is only a help: its absence is not a second failure
         return f"the state cannot be read: {error}"
+
+
+def requests_of(disks: Iterable[Disk], failed: bool) -> list[dict[str, Any]]:
+    """Return the properties of the last requests that a test sent, disk by disk.
+
+    A driver in a guest is asked only if the test has `failed`, because that takes time.
+    """
+    requests: list[dict[str, Any]] = []
+    for disk in disks:
+        with suppress(Exception):  # they are only a help: the device or the guest may be gone
+            driver = disk.driver
+            if isinstance(driver, BlockDriver):
+                requests += (sent.plain() for sent in driver.sent)
+            elif failed:
+                requests += driver.state().get("requests", ())
+    return requests
 
 
 def _lines(state: dict[str, Any]) -> Iterable[str]:

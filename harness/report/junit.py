@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import copy
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
 from pathlib import Path
+
+from _pytest.junitxml import bin_xml_escape
 
 from harness.outputs import replace_text
 from harness.report.markers import Statement
@@ -20,10 +23,11 @@ from harness.virtio.catalogue import section_order
 from harness.virtio.sections import section_name
 
 
-def reshape(path: Path, family: str) -> None:
+def reshape(path: Path, family: str, causes: Mapping[tuple[str, str], str] | None = None) -> None:
     """Put the test cases of a file into suites by section.
 
-    Leave a file without conformance tests unchanged.
+    `causes` are the probable causes of failures, by class name and name of the test case. Leave a
+    file without conformance tests unchanged.
     """
     tree = ElementTree.parse(path)
     root = tree.getroot()
@@ -33,6 +37,8 @@ def reshape(path: Path, family: str) -> None:
     cases = written.findall("testcase")
     for case in cases:
         _error_instead_of_failure(case)
+        if cause := (causes or {}).get(_key(case)):
+            _add_property(case, "cause", cause)
     sections: dict[tuple[str, str], str] = {}
     for case in cases:
         if section := _section(case):
@@ -60,6 +66,13 @@ def _error_instead_of_failure(case: ElementTree.Element) -> None:
         return
     for failure in case.findall("failure"):
         failure.tag = "error"
+
+
+def _add_property(case: ElementTree.Element, name: str, value: str) -> None:
+    properties = case.find("properties")
+    if properties is None:
+        properties = ElementTree.SubElement(case, "properties")
+    ElementTree.SubElement(properties, "property", {"name": name, "value": bin_xml_escape(value)})
 
 
 def _key(case: ElementTree.Element) -> tuple[str, str]:

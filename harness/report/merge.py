@@ -47,7 +47,10 @@ def _add_column(union: Results, column: Column, runs: list[int]) -> None:
                 for name in known.facts | column.facts
             }
             union.columns[index] = replace(
-                known, facts=facts, runs=list(dict.fromkeys((*known.runs, *runs)))
+                known,
+                facts=facts,
+                runs=list(dict.fromkeys((*known.runs, *runs))),
+                served=list(dict.fromkeys((*known.served, *column.served))),
             )
             return
     union.columns.append(replace(column, runs=runs))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -25,12 +26,13 @@ def describe(
     excused: tuple[str, str] | None,
     device: dict[str, dict[str, str]],
     artifacts: str = "",
+    requests: Iterable[dict[str, Any]] = (),
 ) -> None:
     """Store in a report the data that the results need.
 
     `excused` is the return value of `judge`; `device` has a target's description, "facts" and
     "implementations", both empty before its first disk. `artifacts` is the directory with the
-    artifacts of a failure.
+    artifacts of a failure. `requests` are the properties of the requests that the test sent.
     """
     attributes: dict[str, Any] = dict(device)
     if artifacts:
@@ -46,6 +48,11 @@ def describe(
         attributes["seen"] = _seen(call.excinfo.value)
     elif report.failed:
         attributes["seen"] = _line(report.longreprtext)
+    if report.failed:
+        attributes["requests"] = list(requests)
+    elif report.passed and not excused:
+        different = {tuple(request.items()): request for request in requests}
+        attributes["served"] = list(different.values())
     setattr(report, ATTRIBUTE, attributes)
 
 

@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from harness.driver.flight import Sent
 from harness.inputs import (
     MIB,
     Check,
@@ -117,7 +118,7 @@ class Column:
     `party` is "device" or "driver".
 
     `implementations` maps names to versions; `facts` describes the machine; `runs` are the indices
-    of the runs that included the target.
+    of the runs that included the target. `served` are different requests that passed tests sent.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Column:
     facts: dict[str, str] = field(default_factory=dict)
     runs: list[Annotated[int, within(0, 1 << 20)]] = field(default_factory=lambda: [0])
     party: Literal["device", "driver"] = "device"
+    served: list[Sent] = field(default_factory=list)
 
     @property
     def id(self) -> str:
@@ -169,6 +171,7 @@ class Result:
     reason of a skip. `deviation` has the keys "statement" and "why". `evidence` is the failure's
     whole text, `artifacts` a directory with more (in a file, relative to that file's directory).
     `hardening` is the fate of a device whose driver broke a rule: "verdict", "evidence", "ring".
+    `requests` are the last requests of a test that failed, in the order in which they were sent.
     """
 
     verdict: Verdict
@@ -180,6 +183,7 @@ class Result:
     evidence: str = ""
     artifacts: str = ""
     hardening: Hardening = field(default_factory=dict)
+    requests: list[Sent] = field(default_factory=list)
 
 
 @dataclass
@@ -295,7 +299,9 @@ def dumped(results: Results) -> str:
             {
                 **asdict(test),
                 "results": {
-                    name: {key: value for key, value in asdict(result).items() if value != ""}
+                    name: {
+                        key: value for key, value in asdict(result).items() if value not in ("", [])
+                    }
                     for name, result in test.results.items()
                 },
             }

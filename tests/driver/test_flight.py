@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.driver.errors import BadArgumentError
-from harness.driver.flight import Flight
+from harness.driver.flight import Flight, Sent
 from harness.driver.interface import CANARY, Completion, Request
 from harness.driver.memory import DmaMemory, Region
 from harness.driver.virtqueue.split import SplitQueue
@@ -198,3 +198,33 @@ def test_damage_is_reported_by_its_address() -> None:
 def test_the_first_byte_of_a_readable_buffer_is_its_own() -> None:
     (damage,) = landed_after(64).damage
     assert damage.endswith("byte 0 of device-readable buffer 0")
+
+
+def sent(request: Request) -> Sent:
+    """Return the properties of a request that is ready to be sent."""
+    _, flight = prepare(request)
+    return Sent.of(flight, packed=False, after_reset=False)
+
+
+@pytest.mark.parametrize("shift, align", [(0, 4096), (512, 512), (2048, 2048), (8, 8), (1, 1)])
+def test_the_alignment_of_a_request_is_that_of_its_data(shift: int, align: int) -> None:
+    assert sent(Request(0, receive=512, shift=shift)).align == align
+    assert sent(Request(1, data=bytes(512), shift=shift)).align == align
+
+
+def test_header_and_status_have_no_part_in_the_alignment() -> None:
+    assert sent(Request(4)).align == 0
+    assert sent(Request(1, data=bytes(512), readable=(528,), shift=0)).align == 16
+    assert sent(Request(0, receive=512, writable=(256, 257), shift=0)).align == 4096
+    assert sent(Request(0, receive=513, writable=(512, 1, 1), shift=512)).align == 512
+
+
+def test_a_request_keeps_its_result_for_reports() -> None:
+    shared, flight = prepare(Request(0, receive=512))
+    flight.record = record = Sent.of(flight, packed=True, after_reset=True)
+    before = record.status, record.used
+    shared.view(flight.status_address, 1)[0] = 1
+    flight.complete(513, shared)
+
+    assert before == (-1, -1)
+    assert record == Sent(0, 0, 0, 512, record.align, 3, False, True, True, 1, 513)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,8 +11,9 @@ from harness.diskspec import SECTOR, Fault, Operation
 from harness.model.block import SERIAL, Block
 from harness.model.defects.registry import Original, defect
 from harness.model.memory import pieces
+from harness.model.queue import Queue
 from harness.model.request import Request
-from harness.model.ring import Chain
+from harness.model.ring import Chain, Ring
 from harness.model.storage import Storage
 from harness.virtio.blk import LIFETIME, REQUEST_HEADER, RequestType, Status
 
@@ -403,3 +405,49 @@ def forced_write_is_lost(original: Original, block: Block, request: Request) -> 
         block.storage.flush()
         return Status.OK
     return Status(original(block, request))
+
+
+# --- properties that the failing requests of many tests share
+
+
+@defect(
+    Block.execute,
+    "5.2.6-P-06",
+    "5.2.6-P-07",
+    text="a read or write of buffers that are not all aligned to 512 fails",
+)
+def unaligned_requests_fail(original: Original, block: Block, request: Request) -> Status:
+    data = {RequestType.IN: request.area, RequestType.OUT: request.data}
+    views = data[RequestType(request.type)]() if request.type in data else []
+    return Status(original(block, request)) if _aligned(views) else Status.IOERR
+
+
+def _aligned(views: Sequence[memoryview]) -> bool:
+    """Return whether all views begin at a multiple of 512, as their addresses on the bus do.
+
+    The model maps the driver's memory by pages, so the last 12 bits of both are equal.
+    """
+    return not any(_address(view) % SECTOR for view in views if len(view))
+
+
+def _address(view: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))
+
+
+@defect(Block.get_id, "5.2.6-P-03", text="the device dies at GET_ID")
+def dies_at_get_id(original: Original, block: Block, request: Request) -> Status:
+    os._exit(1)
+
+
+@defect(Request.end, "2.7.8.2-D-02", text="the used length is always one too large")
+def used_length_one_too_large(original: Original, request: Request, status: Status) -> int:
+    return int(original(request, status)) + 1
+
+
+@defect(Queue._begin, "5.2.6-P-06", text="a request of more than 1 MiB is never used")
+def long_requests_never_end(
+    original: Original, queue: Queue, ring: Ring, chain: Chain, *more: object
+) -> None:
+    request = Request(chain)
+    if max(request.sent, request.room) <= 1 << 20:
+        original(queue, ring, chain, *more)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from string import Template
 
+from harness.report.causes import shared
 from harness.report.page.rows import Table
 from harness.report.page.words import code, labels, many, quoted, tag, text, versions, word
 from harness.report.results import MEANINGS, OPEN, ORDER, Column, Results, Verdict
@@ -126,6 +127,7 @@ def _headline(results: Results) -> Iterator[str]:
             f"<p>The tests of {many(met[Verdict.ERROR], 'statement')} have no verdict"
             f" on some {noun}: an error of the harness, the machine or a record.</p>"
         )
+    yield _causes(results)
     known = many(met[Verdict.DEVIATION], "statement is", "statements are")
     advisories = many(met[Verdict.ADVISORY], "SHOULD is", "SHOULDs are")
     yield (
@@ -135,6 +137,27 @@ def _headline(results: Results) -> Iterator[str]:
     yield _hardening([of_row for name, of_row in everything.items() if name not in verdicts])
     if not all(run.complete for run in results.runs):
         yield "<p><strong>A run was cut short:</strong> tests not reached are “not run”.</p>"
+
+
+CAUSES = 20
+"""Groups of failures, the largest of each target, that the page shows."""
+
+
+def _causes(results: Results) -> str:
+    """Return the groups of failures with a link to each one's smallest test."""
+    numbers = {name: number for number, name in enumerate(results.tests)}
+    parts = []
+    for column, title, common in shared(results):
+        groups = "".join(
+            f"<li>{many(len(cause.tests), 'test')}: {text(cause.text)};"
+            f" {'first in' if cause.ended else 'see'}"
+            f' <a href="#t{numbers[cause.test]}">{text(cause.test)}</a></li>'
+            for cause in common[:CAUSES]
+        )
+        if (rest := len(common) - CAUSES) > 0:
+            groups += f"<li>{many(rest, 'other cause')}</li>"
+        parts.append(f"<p>{text(labels(results)[column.id])}: {title}:</p><ul>{groups}</ul>")
+    return "".join(parts)
 
 
 def _hardens(results: Results, name: str) -> bool:
