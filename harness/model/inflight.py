@@ -261,8 +261,10 @@ class PackedInFlight(InFlight):
         self._change(self._entry(first)[2], following=self._free)
         self._free = first
 
-    @staticmethod
-    def _at(entry: int) -> int:
+    def _at(self, entry: int) -> int:
+        """Return the offset of an entry. BrokenError for a number that the front-end has spoilt."""
+        if entry >= self._size:
+            raise BrokenError(f"the region for requests in flight names an entry {entry}")
         return PACKED_HEADER.size + PACKED_ENTRY.size * entry
 
     def _entry(self, entry: int) -> tuple[int, ...]:
