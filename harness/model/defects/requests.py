@@ -434,7 +434,7 @@ def _address(view: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
-@defect(Block.get_id, "5.2.6-P-03", text="the device dies at GET_ID")
+@defect(Block.get_id, "5.2.6-P-03", text="the device dies at GET_ID", unusable=True)
 def dies_at_get_id(original: Original, block: Block, request: Request) -> Status:
     os._exit(1)
 
