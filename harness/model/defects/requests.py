@@ -444,7 +444,7 @@ def used_length_one_too_large(original: Original, request: Request, status: Stat
     return int(original(request, status)) + 1
 
 
-@defect(Queue._begin, "5.2.6-P-06", text="a request of more than 1 MiB is never used")
+@defect(Queue._begin, "5.2.4-P-06", text="a request of more than 1 MiB is never used")
 def long_requests_never_end(
     original: Original, queue: Queue, ring: Ring, chain: Chain, *more: object
 ) -> None:
