@@ -26,6 +26,12 @@ GONE = re.compile(
 )
 """Errors of a device, machine or connection that is no more."""
 
+PROCESS_ENDED = re.compile(r"^.{1,80} (exited with status -?\d+|was ended by SIG\w+)$", re.M)
+"""Line in the evidence of a failure about a process that has ended."""
+
+WAITED = "waited "
+"""Start of the text of a timeout."""
+
 SECTOR_FIRST = (512, 4096, 2048, 1024, 256, 128, 64, 32, 16, 8, 4, 2)
 """Alignments in bytes, the likeliest limit of a device first."""
 
@@ -161,7 +167,7 @@ def _wrong(kind: Kind, result: Result) -> list[Sent]:
     """Return the requests of a failed test with which this has gone wrong."""
     gone = _gone(result)
     if kind is Kind.DIED or kind is Kind.PENDING:
-        wanted = gone if kind is Kind.DIED else "waited" in result.seen
+        wanted = gone if kind is Kind.DIED else result.seen.startswith(WAITED)
         return [sent for sent in result.requests if sent.status < 0] if wanted else []
     if kind is Kind.USED:
         return [sent for sent in result.requests if sent.used > sent.room + 1]
@@ -171,8 +177,13 @@ def _wrong(kind: Kind, result: Result) -> list[Sent]:
 
 
 def _gone(result: Result) -> bool:
-    """Return whether a test has no verdict because the device or its connection was lost."""
-    return result.verdict is Verdict.ERROR and bool(GONE.search(result.seen))
+    """Return whether a test failed because the device or its connection was lost.
+
+    Such a test has no verdict, or it waited for a device whose process had ended.
+    """
+    if result.verdict is Verdict.ERROR:
+        return bool(GONE.search(result.seen))
+    return result.seen.startswith(WAITED) and bool(PROCESS_ENDED.search(result.evidence))
 
 
 def _is_fine(kind: Kind, sent: Sent) -> bool:

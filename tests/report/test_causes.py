@@ -79,6 +79,26 @@ def test_the_request_at_which_the_device_died_is_the_cause_and_the_first_test_is
     )
 
 
+def test_a_timeout_whose_evidence_has_the_end_of_the_process_is_the_death_of_the_device() -> None:
+    last = replace(GET_ID, status=-1, used=-1)
+    waited = "waited 10 s for 1 requests to complete"
+    ended = "--- model, last words\nthe model exited with status 1\n"
+    alive = "--- QEMU, last words\nQEMU is running\n"
+    died, hung = (
+        results_of(
+            *(
+                (name, replace(result, evidence=text))
+                for name, result in [failing(last, seen=waited)]
+            ),
+            served=(IN,),
+        )
+        for text in (ended, alive)
+    )
+
+    assert texts(died) == [(1, "GET_ID requests end the device, or its connection")]
+    assert texts(hung) == [(1, "GET_ID requests never complete")]
+
+
 def test_failures_after_the_loss_of_a_device_are_one_line_with_the_first_test() -> None:
     lost = [failing(seen=f"QEMU {n} is gone: status {n}", verdict=Verdict.ERROR) for n in range(3)]
     assert list(lines(results_of(*lost), None)) == [

@@ -434,7 +434,7 @@ def _address(view: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
-@defect(Block.get_id, "5.2.6-P-03", text="the device dies at GET_ID")
+@defect(Block.get_id, "5.2.6-P-03", text="the device dies at GET_ID", unusable=True)
 def dies_at_get_id(original: Original, block: Block, request: Request) -> Status:
     os._exit(1)
 
@@ -444,7 +444,7 @@ def used_length_one_too_large(original: Original, request: Request, status: Stat
     return int(original(request, status)) + 1
 
 
-@defect(Queue._begin, "5.2.6-P-06", text="a request of more than 1 MiB is never used")
+@defect(Queue._begin, "5.2.4-P-06", text="a request of more than 1 MiB is never used")
 def long_requests_never_end(
     original: Original, queue: Queue, ring: Ring, chain: Chain, *more: object
 ) -> None:
