@@ -74,7 +74,7 @@ def test_the_suite_is_not_dealt_out_beforehand_unless_asked_for(
     module = Path(__file__).parents[1] / "conformance" / "test_shared_memory.py"
     result = pytester.runpytest_subprocess(module, "-v", "--target=model", *asked)
 
-    assert result.ret == NOTHING_TESTED  # the model has no shared memory: all tests are skipped
+    assert result.ret == NOTHING_TESTED  # the model is not on PCI: all tests are skipped
     result.stdout.fnmatch_lines([f"scheduling tests via {mode}Scheduling"])
 
 
