@@ -64,6 +64,11 @@ SIZE = 64
 DRIVER = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
 READY = DRIVER | DeviceStatus.FEATURES_OK
 
+TAKEN = sum(
+    feature.mask for feature in (Feature.VERSION_1, Feature.ORDER_PLATFORM, Feature.BLK_ZONED)
+)
+"""Features that are accepted wherever they are offered: a device may refuse a driver without."""
+
 SIMPLE = (ProtocolFeature.CONFIG, ProtocolFeature.MQ, ProtocolFeature.REPLY_ACK)
 """Protocol features that a test accepts if it does not name others."""
 
@@ -423,14 +428,14 @@ class FrontEnd:
     # --- setting it up
 
     def agree(self, *extra: Feature, protocol: bool = True, log: bool = False) -> None:
-        """Send the features: VERSION_1 and `extra`, which the test is skipped without.
+        """Send the features: TAKEN and `extra`, which the test is skipped without.
 
         `protocol` includes PROTOCOL_FEATURES, `log` includes LOG_ALL.
         """
         lacking = [feature.name for feature in extra if not self.offered & feature.mask]
         if lacking:
             pytest.skip(f"the device does not offer {', '.join(lacking)}")
-        self._features = self.offered & Feature.VERSION_1.mask
+        self._features = self.offered & TAKEN
         self._features |= sum({feature.mask for feature in extra})
         if protocol:
             self._features |= FEATURE_PROTOCOL

@@ -8,7 +8,7 @@ import pytest
 from conformance.vhost_user.front_end import APART, BUS, check_ok, read
 from harness.driver.interface import Request
 from harness.report import clause, on, reads_only
-from harness.virtio.blk import ID_LENGTH, RequestType
+from harness.virtio.blk import ID_LENGTH, SECTOR, RequestType
 from harness.virtio.vhost_user import LOG, LOG_PAGE, FrontEndRequest, ProtocolFeature
 
 pytestmark = on("vhost-user")
@@ -95,6 +95,7 @@ def run(ring, requests):
 def prepared(front, log, logging=True, place=None):
     """Return a running ring whose used ring is logged at `place`, and whose buffers lie apart."""
     vmm = front(needs=[SHMFD])
+    front.disk.needs_sectors(max(asked.sector + asked.receive // SECTOR for asked in REQUESTS))
     vmm.agree(log=logging)
     vmm.share()
     log.give(vmm)
