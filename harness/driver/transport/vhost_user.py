@@ -179,6 +179,10 @@ class VhostUser(Transport):
             self._start()
         self._status = value | self._status & DeviceStatus.NEEDS_RESET
         self._tell_status()
+        if new & DeviceStatus.DRIVER_OK and not self._session.channel.acknowledged:
+            # Without REPLY_ACK the messages may not have been handled yet. A change of the
+            # device before that would not be announced.
+            self._session.channel.ask_number(FrontEndRequest.GET_FEATURES)
 
     def _tell_status(self) -> None:
         if ProtocolFeature.STATUS in self._session.protocol:
