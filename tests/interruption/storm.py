@@ -197,7 +197,7 @@ def _troubles(
 
 def _complete(directory: Path, text: str) -> bool:
     """Return True if a run did all of its tests, and its JUnit report has them all."""
-    collected = re.search(r"collected (\d+) items", text)
+    collected = re.search(r"(?:collected |workers \[)(\d+) items", text)
     last = text.strip().splitlines()[-1]
     if collected is None or " passed" not in last or "!!!!" in text:
         return False
