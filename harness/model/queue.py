@@ -133,8 +133,7 @@ class Queue:
             self._observer("prepared", queue=self._index, flags=flags)
             self._glance(ring, ring.base, 0)
         if self.region is not None:
-            packed = self._block.has(Feature.RING_PACKED)
-            kind = PackedInFlight if packed else SplitInFlight
+            kind = PackedInFlight if isinstance(ring, PackedRing) else SplitInFlight
             self._in_flight = kind(self.region, self.size)
             for chain in self._in_flight.recover(ring):
                 self._begin(ring, chain, replayed=True)

@@ -22,7 +22,7 @@ from harness.virtio.features import Feature
 def needs_reset_not_shown(
     original: Original, device: Device, queue: Queue, error: BrokenError
 ) -> None:
-    pass
+    queue.enabled = False  # in the error state, and no status says so
 
 
 @defect(Device.broken, "2.1.2-D-03", text="DEVICE_NEEDS_RESET is set but not announced")
