@@ -80,9 +80,10 @@ class Collector:
         return results
 
     def causes(self) -> dict[tuple[str, str], str]:
-        """Return the probable cause of each failed test, by class name and name in JUnit's file."""
+        """Return the probable common causes of failed tests, by class name and name in JUnit."""
         results = self.results(complete=True)
-        of = {(test, cause.column): cause.text for cause in causes(results) for test in cause.tests}
+        common = [cause for cause in causes(results) if len(cause.tests) > 1]
+        of = {(test, cause.column): cause.text for cause in common for test in cause.tests}
         ids = {column.name: column.id for column in results.columns}
         named = {}
         for node, target in self._reports:
