@@ -61,8 +61,11 @@ class Sent:
         )
 
     def plain(self) -> dict[str, Any]:
-        """Return the properties as a dict of plain values."""
-        return dict(vars(self))
+        """Return the properties as a dict of bool and int, which also a worker can send."""
+        return {
+            name: value if isinstance(value, bool) else int(value)
+            for name, value in vars(self).items()
+        }
 
 
 def _alignment(buffers: list[Buffer], request: Request) -> int:
