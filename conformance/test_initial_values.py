@@ -239,7 +239,7 @@ def in_flight(disk, turn, type, length, fill):
     area.
     """
     driver = disk.driver
-    count = min(disk.queues[0].size // 3, 32) or 1
+    count = min(disk.queues[0].size // 3, 16) or 1  # a driver in a guest has 2 MiB of memory
     areas = driver.alloc(count * (length + 1))
     driver.memory_write(areas, fill * (count * length))
     heads = []
