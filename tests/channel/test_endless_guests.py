@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import socket
 import time
-import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import paramiko
 import pytest
+from endless import bounded
 from fake_guest import DEADLINE, code
 
 from harness.channel import ssh
@@ -27,20 +26,6 @@ LATE = 20.0
 
 MEMORY = 2 << 20
 """Bytes that a guest can make us hold."""
-
-
-@contextmanager
-def bounded() -> Iterator[None]:
-    """Check the time and the memory of a wait."""
-    tracemalloc.start()
-    started = time.monotonic()
-    try:
-        yield
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert time.monotonic() - started < LATE
-    assert peak < MEMORY
 
 
 def pour(connection: socket.socket, data: bytes) -> None:
@@ -62,7 +47,10 @@ def test_a_console_without_end(tmp_path: Path, serve: Callable[..., None], text:
         else:
             serve(listener, lambda connection: connection.recv(1))
 
-    with bounded(), pytest.raises(ChannelError, match="waited in vain for the shell's prompt"):
+    with (
+        bounded(LATE, MEMORY),
+        pytest.raises(ChannelError, match="waited in vain for the shell's prompt"),
+    ):
         open_serial(
             tmp_path / "console",
             tmp_path / "stream",
@@ -101,7 +89,7 @@ def test_a_bootstrap_without_end(text: bytes, greeted: bool) -> None:
         rest = stream.recv
         stream.recv = lambda timeout: next(first, b"") or rest(timeout)  # type: ignore[method-assign]
 
-    with bounded(), pytest.raises(ChannelError):
+    with bounded(LATE, MEMORY), pytest.raises(ChannelError):
         hand_over(stream, code(), time.monotonic() + SECONDS, lambda: None)
 
 
@@ -124,7 +112,10 @@ class FakeChannel:
 def test_errors_without_end_over_ssh() -> None:
     stream = SshStream(paramiko.SSHClient(), FakeChannel())  # type: ignore[arg-type]
 
-    with bounded(), pytest.raises(ChannelError, match="connection to the guest ended") as caught:
+    with (
+        bounded(LATE, MEMORY),
+        pytest.raises(ChannelError, match="connection to the guest ended") as caught,
+    ):
         stream.recv(DEADLINE)
 
     assert len(caught.value.details) == ssh._TAIL

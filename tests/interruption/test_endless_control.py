@@ -5,13 +5,12 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import time
-import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from endless import bounded
 
 from harness.diskspec import DiskSpec
 from harness.machine.errors import MachineError
@@ -67,20 +66,6 @@ def peer(words: str) -> Iterator[socket.socket]:
         process.wait(30)
 
 
-@contextmanager
-def bounded() -> Iterator[None]:
-    """Check the time and the memory of a wait."""
-    tracemalloc.start()
-    started = time.monotonic()
-    try:
-        yield
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert time.monotonic() - started < LATE
-    assert peak < MEMORY
-
-
 @pytest.fixture
 def loop() -> Iterator[LoopThread]:
     thread = LoopThread("endless")
@@ -91,7 +76,7 @@ def loop() -> Iterator[LoopThread]:
 def test_a_greeting_without_end(loop: LoopThread) -> None:
     with (
         peer("greeting") as connection,
-        bounded(),
+        bounded(LATE, MEMORY),
         pytest.raises(MachineError, match=r"no QMP (greeting|session)"),
     ):
         Monitor(loop, connection, "QEMU", 2.0)
@@ -99,7 +84,7 @@ def test_a_greeting_without_end(loop: LoopThread) -> None:
 
 @pytest.mark.parametrize("words", ["line", "events", "answers", "large events", "nested"])
 def test_a_qmp_session_without_end(loop: LoopThread, words: str) -> None:
-    with peer(words) as connection, bounded():
+    with peer(words) as connection, bounded(LATE, MEMORY):
         try:
             monitor = Monitor(loop, connection, "QEMU", 5.0)
         except MachineError:  # the nonsense came before the session was complete
@@ -140,7 +125,7 @@ def test_a_model_that_answers_without_end(
     monkeypatch.setattr(model, "ANSWER_DEADLINE", 2.0)
     process = ModelProcess()
     try:
-        with bounded(), pytest.raises(MachineError):
+        with bounded(LATE, MEMORY), pytest.raises(MachineError):
             process.add(DiskSpec(capacity=2048))
     finally:
         process.stop()

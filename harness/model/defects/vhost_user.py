@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from harness.model.defects.registry import Original, defect
@@ -305,6 +306,17 @@ def region_at_the_start_of_its_file(
     return region
 
 
+@contextmanager
+def _rings_unaware(connection: Connection) -> Iterator[None]:
+    """Keep the rings that run from a change of the memory."""
+    rings = [(queue, queue._ring) for queue in connection.device.queues]
+    for queue, _ in rings:
+        queue._ring = None
+    yield
+    for queue, ring in rings:
+        queue._ring = ring
+
+
 @defect(
     Connection._set_mem_table,
     "VU-memory-02",
@@ -313,12 +325,8 @@ def region_at_the_start_of_its_file(
 def second_table_ignored_by_rings(
     original: Original, connection: Connection, payload: bytes, fds: list[int]
 ) -> None:
-    rings = [(queue, queue._ring) for queue in connection.device.queues]
-    for queue, _ in rings:
-        queue._ring = None
-    original(connection, payload, fds)
-    for queue, ring in rings:
-        queue._ring = ring
+    with _rings_unaware(connection):
+        original(connection, payload, fds)
 
 
 @defect(
@@ -355,12 +363,8 @@ def fewer_slots_than_promised(
 def added_region_unknown_to_rings(
     original: Original, connection: Connection, payload: bytes, fds: list[int]
 ) -> None:
-    rings = [(queue, queue._ring) for queue in connection.device.queues]
-    for queue, _ in rings:
-        queue._ring = None
-    original(connection, payload, fds)
-    for queue, ring in rings:
-        queue._ring = ring
+    with _rings_unaware(connection):
+        original(connection, payload, fds)
 
 
 @defect(Connection._rem_mem_reg, "VU-memory-05", text="REM_MEM_REG removes nothing")
