@@ -115,9 +115,14 @@ def check() -> None:
 
 
 def finish() -> None:
-    """Note signals only, from now on: the run ends anyway."""
+    """Note signals only, from now on: the run ends anyway.
+
+    No alarm is set any more either: one that goes off when Python has given its signals back
+    kills the process.
+    """
     _state.finishing = True
     _state.owed = _state.dropped = None
+    _set_timer()
 
 
 class shielded:  # noqa: N801 (it is used like a function)
@@ -184,7 +189,7 @@ def _set_timer() -> None:
     if signal.SIGALRM not in _state.before:
         return
     first = min((alarm.when for alarm in _state.alarms), default=float("inf"))
-    if first == float("inf"):
+    if _state.finishing or first == float("inf"):
         signal.setitimer(signal.ITIMER_REAL, 0)
     else:
         signal.setitimer(signal.ITIMER_REAL, max(first - time.monotonic(), 0.001), AGAIN)
@@ -227,6 +232,8 @@ def _on_unraisable(unraisable: Any) -> None:
     error = unraisable.exc_value
     ours = isinstance(error, (KeyboardInterrupt, OverdueError))
     if ours and threading.current_thread() is threading.main_thread():
+        if _state.finishing:
+            return
         _state.dropped = error
         signal.setitimer(signal.ITIMER_REAL, SOON, AGAIN)
     elif _state.hook:

@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until its end)
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(_shielded(words))
+    ours = not interrupt.installed()
     interrupt.install()
     try:
         status = int(arguments.run(arguments))
@@ -97,7 +98,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vblk: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        interrupt.finish()
         return 128 + (interrupt.received() or signal.SIGINT)
     except OSError as error:
         if error.errno not in OUTPUT_LOST or error.filename is not None:
@@ -108,6 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno != errno.EPIPE:
             print(f"vblk: no more output: {error.strerror}", file=sys.stderr)
         return 1
+    finally:
+        if ours:
+            interrupt.finish()
 
 
 def _shielded(argv: list[str]) -> list[str]:

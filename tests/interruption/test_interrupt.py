@@ -106,6 +106,24 @@ def test_signals_are_only_noted_once_the_run_finishes() -> None:
     interrupt.check()
 
 
+def test_no_alarm_is_left_for_an_interpreter_that_ends() -> None:
+    class Odd:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    def drop() -> tuple[float, float]:
+        last = Odd()
+        del last
+        return signal.getitimer(signal.ITIMER_REAL)
+
+    with pytest.raises(KeyboardInterrupt), shielded():
+        assert drop() != (0, 0)
+        interrupt.finish()
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+        raise KeyboardInterrupt
+    assert drop() == (0, 0)
+
+
 def test_an_alarm_names_what_is_overdue() -> None:
     with pytest.raises(OverdueError, match="the test"), alarm(0.02, "the test"):
         wait()
