@@ -177,6 +177,9 @@ class DeviceDriver(Driver):
     def alloc(self, length: int, align: int = 16) -> int:
         return self.memory.alloc(length, align)
 
+    def allocate_from(self, address: int | None) -> None:
+        self.memory.begin_at(address)
+
     def memory_read(self, address: int, length: int) -> bytes:
         return load(self.memory.view(address, length))
 

@@ -46,17 +46,16 @@ class Saved:
 class MachineConfig:
     """Configuration of a machine, without its disks.
 
-    `memory` is in MiB. With `ssh` the guest has a network card without access to
-    networks; a port of 127.0.0.1, chosen by the kernel, is forwarded to its port 22.
-    `bios` replaces the firmware, for a machine that boots nothing. With `parked` the
-    CPU is halted and there are no serial ports: the driver uses the file of guest RAM
-    and a qtest socket (see `Machine`). `interface` is the virtio interface of all
-    disks. The board "q35" has an IOMMU between devices and memory, which all devices
-    use.
+    `memory` is in MiB; `above_4_gib` of them are above 4 GiB, on the board "pc". With `ssh` the
+    guest has a network card without access to networks; a port of 127.0.0.1, chosen by the
+    kernel, is forwarded to its port 22. `bios` replaces the firmware, for a machine that boots
+    nothing. With `parked` the CPU is halted and there are no serial ports: the driver uses the
+    file of guest RAM and a qtest socket (see `Machine`). `interface` is the virtio interface of
+    all disks. The board "q35" has an IOMMU between devices and memory, which all devices use.
 
     A machine with a `ram_file` can be saved. A machine with `saved` continues from there without
     a boot, if its configuration is otherwise the same. Its RAM is mapped copy-on-write; with
-    `shared_memory` (other processes map it too) it is a copy.
+    `shared_memory` (other processes map it too) it is a copy. A parked machine keeps its RAM.
     """
 
     qemu: Qemu
@@ -66,6 +65,7 @@ class MachineConfig:
     bios: Path | None = None
     accel: Literal["tcg", "kvm"] = "tcg"
     memory: int = 256
+    above_4_gib: int = 0
     ssh: bool = False
     name: str = "guest"
     parked: bool = False
@@ -108,6 +108,10 @@ class Paths:
         return self.directory / "firmware"
 
     @property
+    def state(self) -> Path:
+        return self.directory / "state"
+
+    @property
     def console_log(self) -> Path:
         return self.directory / "console.log"
 
@@ -139,7 +143,8 @@ def command_line(
         *("-mon", "chardev=visitor,mode=control"),
     ]
     if file := ram or config.ram:
-        share = "off" if config.saved and not config.shared_memory else "on"
+        shared = config.shared_memory or config.parked or not config.saved
+        share = "on" if shared else "off"
         ram_options = f"size={config.memory}M,share={share},mem-path={_escape(file)}"
         line += ["-object", f"memory-backend-file,id=ram,{ram_options}"]
     elif config.shared_memory:
@@ -209,6 +214,8 @@ def _machine(config: MachineConfig) -> str:
     if config.board == "q35":
         # intel-iommu needs this for interrupt remapping with KVM.
         options.append("kernel-irqchip=split")
+    if config.above_4_gib:
+        options.append(f"max-ram-below-4g={config.memory - config.above_4_gib}M")
     if config.parked or config.shared_memory or config.ram:
         options.append("memory-backend=ram")
     return ",".join(options)

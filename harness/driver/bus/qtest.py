@@ -12,6 +12,7 @@ import select
 import socket
 import struct
 import time
+from abc import abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from harness.driver.bus.base import Bus, MmioWindow, PciFunction, aligned_access
 from harness.driver.bus.msix import msix_table, set_enabled, write_entry
 from harness.driver.errors import DriverError, NoDeviceError
 from harness.driver.memory import DmaMemory, Region
+from harness.virtio.mmio import REGISTERS
 from harness.virtio.pci import (
     BAR_0,
     BAR_64,
@@ -33,6 +35,8 @@ from harness.virtio.pci import (
     COMMAND_IO,
     COMMAND_MASTER,
     COMMAND_MEMORY,
+    STATUS,
+    STATUS_INTERRUPT,
 )
 
 ANSWER_TIMEOUT = 10.0
@@ -57,10 +61,15 @@ IO_WINDOW_SIZE = 0x100
 LOW_MEMORY = 1 << 20
 """Address below which RAM has holes (VGA, option ROMs) and is not used."""
 
+HIGH_MEMORY = 1 << 32
+
 MESSAGES = 0x1000
 """Address in this low RAM of the words that MSI-X messages set, one per vector."""
 
 MESSAGE = 1
+
+EJECT = 0xAE08
+"""I/O port of the board `pc` to which a guest writes the slots that it has given up (ACPI)."""
 
 BRIDGE_SLOT = 1
 PIRQ_ROUTING = 0x60
@@ -82,11 +91,15 @@ class Qtest:
     """QEMU's qtest protocol: a line per command, a line per answer, interrupts in between."""
 
     def __init__(self, connection: socket.socket) -> None:
+        self.raised: Counter[int] = Counter()
+        self.use(connection)
+
+    def use(self, connection: socket.socket) -> None:
+        """Use another connection from now on. The machine behind it may be another process."""
         self._broken = ""
         self._socket = connection
         self._socket.settimeout(ANSWER_TIMEOUT)
         self._buffer = b""
-        self.raised: Counter[int] = Counter()
         self.command("irq_intercept_in ioapic")
 
     def command(self, line: str) -> int:
@@ -177,13 +190,18 @@ class Qtest:
 class _QtestBus(Bus):
     """Guest RAM through its file, and an input of the I/O APIC."""
 
-    def __init__(self, qtest: Qtest, ram: Path, interrupt: int) -> None:
+    def __init__(self, qtest: Qtest, ram: Path, interrupt: int, below: int | None = None) -> None:
+        """`below` are the bytes of `ram` below 4 GiB; the others follow from 4 GiB on."""
         self.qtest = qtest
         self._interrupt = interrupt
         self._seen = qtest.raised[interrupt]
         with ram.open("r+b") as file:
             self._ram = mmap.mmap(file.fileno(), 0)
-        self.memory = DmaMemory([Region(LOW_MEMORY, memoryview(self._ram)[LOW_MEMORY:])])
+        view = memoryview(self._ram)
+        regions = [Region(LOW_MEMORY, view[LOW_MEMORY:below])]
+        if below is not None and below < len(view):
+            regions.append(Region(HIGH_MEMORY, view[below:]))
+        self.memory = DmaMemory(regions)
 
     def fileno(self) -> int | None:
         """Return None: only the driver itself waits for the socket."""
@@ -197,6 +215,19 @@ class _QtestBus(Bus):
             raised = self.qtest.raised[self._interrupt] - self._seen
         self._seen += raised
         return raised
+
+    def continue_on(self, connection: socket.socket) -> None:
+        """Go on in another process of QEMU, with the same memory.
+
+        That process sends only changes of the line, so a line that is raised already counts now.
+        """
+        self.qtest.use(connection)
+        if self._line_is_raised():
+            self.qtest.raised[self._interrupt] += 1
+
+    @abstractmethod
+    def _line_is_raised(self) -> bool:
+        """Return True while the device asserts its interrupt line."""
 
     def unmask_interrupts(self) -> None:
         """Do nothing: the line is not masked here."""
@@ -219,6 +250,9 @@ class QtestMmio(_QtestBus, MmioWindow):
         """Return bus and address, for reports."""
         return {"bus": "mmio through qtest", "address": f"{self.address:#x}"}
 
+    def _line_is_raised(self) -> bool:
+        return bool(self.read(REGISTERS["InterruptStatus"], 4))
+
     def read(self, offset: int, width: int) -> int:
         """Read in one access of `width` (1, 2 or 4) bytes."""
         return self.qtest.command(f"read{LETTER[width]} {self.address + offset:#x}")
@@ -231,14 +265,21 @@ class QtestMmio(_QtestBus, MmioWindow):
 class QtestPci(_QtestBus, PciFunction):
     """The function in a slot of bus 0 (machine `pc`), BARs assigned, INTx routed and counted.
 
-    `ram` is the file of guest RAM. Raises NoDeviceError if the slot is still empty
-    after `timeout` seconds.
+    `ram` is the file of guest RAM, of which `below` bytes lie below 4 GiB (None: all). Raises
+    NoDeviceError if the slot is still empty after `timeout` seconds.
     """
 
     owns_configuration = True
 
-    def __init__(self, qtest: Qtest, ram: Path, slot: int, timeout: float = 5.0) -> None:
-        super().__init__(qtest, ram, INTERRUPT)
+    def __init__(
+        self,
+        qtest: Qtest,
+        ram: Path,
+        slot: int,
+        below: int | None = None,
+        timeout: float = 5.0,
+    ) -> None:
+        super().__init__(qtest, ram, INTERRUPT, below)
         self.slot = slot
         self._vectors = 0
         self._wait_for_device(timeout)
@@ -317,6 +358,9 @@ class QtestPci(_QtestBus, PciFunction):
     def pci_write(self, offset: int, data: bytes) -> None:
         """Write 1, 2 or 4 bytes of configuration space in one access."""
         self._config_write(self.slot, offset, data)
+
+    def _line_is_raised(self) -> bool:
+        return bool(self.pci_read(STATUS, 1)[0] & STATUS_INTERRUPT)
 
     def enable_msix(self, vectors: int) -> None:
         """Give every vector a word of RAM, which its message then sets."""
