@@ -82,7 +82,7 @@ def test_a_segment_can_be_as_long_as_the_limit_that_the_device_has_by_itself(plu
     config = disk.driver.config()
     discard = kind is RequestType.DISCARD
     if not discard and not config.write_zeroes_may_unmap:
-        pytest.skip("the device cannot zero so many sectors without writing them")
+        pytest.skip("the device cannot zero a large segment without writing it")
     most = config.max_discard_sectors if discard else config.max_write_zeroes_sectors
     count = min(most or LARGE, config.capacity - 16)
     disk.backing.write(0, sectors(9))
