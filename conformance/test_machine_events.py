@@ -22,7 +22,7 @@ from conformance.test_pci_interrupts import (
     capability,
     reach_function,
 )
-from conformance.waiting import eventually, let_pass, resize
+from conformance.waiting import SOON, eventually, let_pass, resize
 from harness.driver.errors import DriverError
 from harness.driver.interface import Request
 from harness.report import clause, described, on
@@ -121,8 +121,8 @@ def check_served(disk):
     before = driver.interrupts().queue
     for n in range(8):
         tokens = driver.submit([Request(RequestType.OUT, n, data[512 * n :][:512])])
-        driver.wait_interrupt("queue", above=before + n)
-        (completion,) = driver.complete(tokens)
+        driver.wait_interrupt("queue", above=before + n, timeout=SOON)
+        (completion,) = driver.complete(tokens, timeout=SOON)
         assert completion.status == Status.OK, f"write {n} ended with {completion.status:#x}"
     found = disk.read(0, 8)
     assert found.status is Status.OK
@@ -254,7 +254,7 @@ def test_every_register_is_as_before_after_a_save_and_restore(plug):
     sent = eventually(lambda: driver.interrupts().vectors[2] > heard)
     assert sent, "no message came after unmasking"
     for queue in range(2):
-        completion = driver.request(Request(RequestType.IN, 0, receive=512), queue=queue)
+        completion = driver.request(Request(RequestType.IN, 0, receive=512), queue, SOON)
         assert completion.status == Status.OK, f"queue {queue}"
 
 
@@ -407,7 +407,7 @@ def test_every_register_is_as_before_after_d3_if_the_function_says_so(plug):
 
     assert differences(before, device_state(disk, table, vectors)) == {}
     for queue in range(2):
-        completion = driver.request(Request(RequestType.IN, 0, receive=512), queue=queue)
+        completion = driver.request(Request(RequestType.IN, 0, receive=512), queue, SOON)
         assert completion.status == Status.OK, f"queue {queue}"
 
 
