@@ -73,6 +73,9 @@ def test_rings_may_have_the_least_alignment(plug, packed, size):
 BORDER = 1 << 32
 """The first address that does not fit into 32 bits."""
 
+BELOW = BORDER - (1 << 20)
+"""Address from which there is room for rings below the border."""
+
 
 def use_memory(driver, address, where):
     """Let the driver allocate from this address on. Skip the test if it has no memory there."""
@@ -117,8 +120,12 @@ def test_rings_may_lie_above_4_gib_and_across_it(plug, packed, across):
 @with_statements(split=described("2.7.4-P-02"), packed=described("2.8.5-P-01"))
 def test_buffers_may_lie_above_4_gib_and_across_it(plug, packed, across):
     disk = plug_ring(plug, packed, prefer=SMALL)
-    indirect = bool(disk.driver.accepted() & Feature.INDIRECT_DESC.mask)
+    features = disk.driver.accepted()
+    indirect = bool(features & Feature.INDIRECT_DESC.mask)
     contents = Contents(disk)
+    if across:
+        use_memory(disk.driver, BELOW, "below")
+        disk.start(features)  # with its rings below the border
 
     # A write has its header, its data and its status within some 2000 bytes.
     for begin in begins(disk, range(8, 2200, 40) if across else [0]):

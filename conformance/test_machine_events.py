@@ -49,6 +49,9 @@ SHORT = 0.05
 BUSY = {"capacity": 256, "iops": IOPS}
 """A disk that is slow enough for requests to be in flight."""
 
+EXPRESS = {"express": True}
+"""A function that can be reset alone, where a target has its devices elsewhere."""
+
 NO_SOFT_RESET = 0x8
 """The bit of Power Management Control/Status for a function that forgets nothing in D3."""
 
@@ -384,7 +387,7 @@ def reset_state(driver, queues):
 @on("pci", "modern")
 @clause("4.1.1-D-01")
 def test_every_register_is_as_before_after_d3_if_the_function_says_so(plug):
-    disk = plug(start=False, queues=2, capacity=256)
+    disk = plug(start=False, queues=2, capacity=256, prefer=EXPRESS)
     driver = disk.driver
     reach_function(driver)
     at = capability(driver, CAP_POWER, "power management")
@@ -432,7 +435,7 @@ def bus_reset(disk):
 def test_a_function_that_is_reset_with_requests_in_flight_is_silent_and_works_again(
     plug, act, packed
 ):
-    disk = plug_busy(plug, packed, [])
+    disk = plug_busy(plug, packed, [], prefer=EXPRESS)
     driver = disk.driver
     reach_function(driver)
     features = driver.accepted()

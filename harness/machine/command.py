@@ -51,7 +51,8 @@ class MachineConfig:
     kernel, is forwarded to its port 22. `bios` replaces the firmware, for a machine that boots
     nothing. With `parked` the CPU is halted and there are no serial ports: the driver uses the
     file of guest RAM and a qtest socket (see `Machine`). `interface` is the virtio interface of
-    all disks. The board "q35" has an IOMMU between devices and memory, which all devices use.
+    all disks. The board "q35" has an IOMMU between devices and memory, which all devices use,
+    unless the machine is parked.
 
     A machine with a `ram_file` can be saved. A machine with `saved` continues from there without
     a boot, if its configuration is otherwise the same. Its RAM is mapped copy-on-write; with
@@ -163,9 +164,10 @@ def command_line(
         else:
             line += ["-serial", "chardev:stream"]
     if config.board == "q35":
-        # vfio needs interrupt remapping for MSI-X. With the caching mode, the IOMMU is notified
-        # of every new mapping.
-        line += ["-device", "intel-iommu,intremap=on,caching-mode=on"]
+        if not config.parked:
+            # vfio needs interrupt remapping for MSI-X. With the caching mode, the IOMMU is notified
+            # of every new mapping.
+            line += ["-device", "intel-iommu,intremap=on,caching-mode=on"]
         for slot in DISK_SLOTS["q35"]:
             port = f"id={_root_port(slot)},chassis={slot},slot={slot}"
             line += ["-device", f"pcie-root-port,bus=pcie.0,addr=0x{slot:x},{port}"]
@@ -231,7 +233,7 @@ def attachment(config: MachineConfig, slot: int) -> dict[str, Any]:
         "disable-modern": config.interface == "legacy",
     }
     if config.board == "q35":
-        return {**options, "bus": _root_port(slot), "iommu_platform": True}
+        return {**options, "bus": _root_port(slot), "iommu_platform": not config.parked}
     return {**options, "bus": "pci.0", "addr": f"0x{slot:x}"}
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from harness.defects.bus import AlteredMmio, AlteredPci, MachineEvent
@@ -19,7 +20,7 @@ from harness.defects.registers import RegisterDefect
 from harness.diskspec import DiskSpec
 from harness.driver.block import BlockDriver
 from harness.driver.bus.base import Bus
-from harness.driver.bus.qtest import EJECT, Qtest, QtestMmio, QtestPci
+from harness.driver.bus.qtest import EJECT, Qtest, QtestExpress, QtestMmio, QtestPci
 from harness.driver.errors import DriverError
 from harness.driver.transport.base import Transport
 from harness.driver.transport.mmio import MmioLegacy, MmioModern
@@ -64,7 +65,8 @@ MMIO_INTERRUPT = 16
 
 def _function(qtest: Qtest, machine: Machine, drive: Drive) -> QtestPci:
     below = machine.config.memory - machine.config.above_4_gib
-    return QtestPci(qtest, machine.ram_path, drive.slot, below << 20)
+    kind = QtestExpress if machine.config.board == "q35" else QtestPci
+    return kind(qtest, machine.ram_path, drive.slot, below << 20)
 
 
 def _window(qtest: Qtest, machine: Machine, drive: Drive) -> QtestMmio:
@@ -157,6 +159,10 @@ def _as_target_errors() -> Iterator[None]:
         raise TargetError(str(error)) from None
 
 
+EXPRESS = frozenset({"qtest-pci"})
+"""Targets that have a disk as a PCI Express function, on the board "q35", if a test asks for it."""
+
+
 class QtestDisk(DriveSide, Plugged):
     """A disk in a QEMU of its own, with a driver of this process on it."""
 
@@ -230,10 +236,17 @@ class QtestDisk(DriveSide, Plugged):
         self._bus.continue_on(_connection(self.machine))
         self._note("moved")
 
+    def bus_reset(self) -> None:
+        """Reset the bus below the function's port. LacksError for a function of bus 0."""
+        if not isinstance(self._bus, QtestExpress):
+            raise LacksError("the device is on the root bus, which cannot be reset alone")
+        self._bus.reset_bus()
+
     def remove(self) -> None:
         """Unplug the device from the machine, in place of a guest that has no driver for it."""
-        if self._variant.board != "pc":
-            raise LacksError(f"the board {self._variant.board} has no hot-plugging")
+        board = self.machine.config.board
+        if board != "pc":
+            raise LacksError(f"a device of the board {board} cannot be removed without a guest")
         with _as_target_errors():
             self.machine.qmp("device_del", id=self._drive.name)
             self._qtest.command(f"outl {EJECT:#x} {1 << self._drive.slot:#x}")
@@ -339,8 +352,9 @@ class QtestTarget(Target):
                 raise TargetError(str(error)) from None
         return self._qemu
 
-    def _make(self) -> Machine:
-        above = ABOVE_4_GIB if self.variant.board == "pc" else 0
+    def _make(self, board: Board | None = None) -> Machine:
+        board = board or self.variant.board
+        above = ABOVE_4_GIB if board == "pc" else 0
         return Machine(
             MachineConfig(
                 self._found(),
@@ -348,7 +362,7 @@ class QtestTarget(Target):
                 above_4_gib=above,
                 name="qtest",
                 parked=True,
-                board=self.variant.board,
+                board=board,
                 interface=self.variant.interface,
             )
         )
@@ -362,9 +376,13 @@ class QtestTarget(Target):
         """Return a disk that tests may write, in a QEMU of its own."""
         for defect in self._defects:
             spec = defect.spec(spec)
+        express = spec.express and self.name in EXPRESS
+        if express:
+            spec = replace(spec, express=None)
         check_board(self.variant.board, spec)
         try:
             take = self._ahead.take if self._ahead else self._make
+            take = partial(self._make, "q35") if express else take
             disk = (
                 QtestExport(
                     take, self._end, self.variant, spec, self._defects, self._daemon, writes

@@ -14,7 +14,9 @@ import struct
 import time
 from abc import abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,10 @@ from harness.virtio.pci import (
     BAR_MEMORY_FLAGS,
     BAR_TYPE,
     BARS,
+    BRIDGE_BUSES,
+    BRIDGE_CONTROL,
+    BRIDGE_MEMORY,
+    BRIDGE_RESET,
     COMMAND,
     COMMAND_IO,
     COMMAND_MASTER,
@@ -74,6 +80,9 @@ EJECT = 0xAE08
 BRIDGE_SLOT = 1
 PIRQ_ROUTING = 0x60
 INTERRUPT = 11
+
+EXPRESS_INTERRUPTS = range(16, 24)
+PORT_BUS = 1
 
 LETTER = {1: "b", 2: "w", 4: "l"}
 
@@ -190,11 +199,16 @@ class Qtest:
 class _QtestBus(Bus):
     """Guest RAM through its file, and an input of the I/O APIC."""
 
-    def __init__(self, qtest: Qtest, ram: Path, interrupt: int, below: int | None = None) -> None:
-        """`below` are the bytes of `ram` below 4 GiB; the others follow from 4 GiB on."""
+    def __init__(
+        self, qtest: Qtest, ram: Path, interrupts: Sequence[int], below: int | None = None
+    ) -> None:
+        """Use the inputs `interrupts` of the I/O APIC.
+
+        `below` are the bytes of `ram` below 4 GiB; the others follow from 4 GiB on.
+        """
         self.qtest = qtest
-        self._interrupt = interrupt
-        self._seen = qtest.raised[interrupt]
+        self._interrupts = interrupts
+        self._seen = self._raised
         with ram.open("r+b") as file:
             self._ram = mmap.mmap(file.fileno(), 0)
         view = memoryview(self._ram)
@@ -203,16 +217,20 @@ class _QtestBus(Bus):
             regions.append(Region(HIGH_MEMORY, view[below:]))
         self.memory = DmaMemory(regions)
 
+    @property
+    def _raised(self) -> int:
+        return sum(self.qtest.raised[number] for number in self._interrupts)
+
     def fileno(self) -> int | None:
         """Return None: only the driver itself waits for the socket."""
         return None
 
     def take_interrupts(self, timeout: float) -> int:
         """Return how often the line was raised since the last call; wait up to `timeout` s."""
-        raised = self.qtest.raised[self._interrupt] - self._seen
+        raised = self._raised - self._seen
         if not raised:
             self.qtest.poll(timeout)
-            raised = self.qtest.raised[self._interrupt] - self._seen
+            raised = self._raised - self._seen
         self._seen += raised
         return raised
 
@@ -223,7 +241,7 @@ class _QtestBus(Bus):
         """
         self.qtest.use(connection)
         if self._line_is_raised():
-            self.qtest.raised[self._interrupt] += 1
+            self.qtest.raised[self._interrupts[0]] += 1
 
     @abstractmethod
     def _line_is_raised(self) -> bool:
@@ -243,7 +261,7 @@ class QtestMmio(_QtestBus, MmioWindow):
     size = 0x200
 
     def __init__(self, qtest: Qtest, ram: Path, address: int, interrupt: int) -> None:
-        super().__init__(qtest, ram, interrupt)
+        super().__init__(qtest, ram, (interrupt,))
         self.address = address
 
     def description(self) -> dict[str, Any]:
@@ -270,6 +288,7 @@ class QtestPci(_QtestBus, PciFunction):
     """
 
     owns_configuration = True
+    inputs: Sequence[int] = (INTERRUPT,)
 
     def __init__(
         self,
@@ -279,12 +298,12 @@ class QtestPci(_QtestBus, PciFunction):
         below: int | None = None,
         timeout: float = 5.0,
     ) -> None:
-        super().__init__(qtest, ram, INTERRUPT, below)
+        super().__init__(qtest, ram, self.inputs, below)
         self.slot = slot
         self._vectors = 0
+        self._prepare()
         self._wait_for_device(timeout)
         self._bars = self._assign_bars()
-        self._route_interrupt()
         self.pci_write(
             COMMAND, (COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER).to_bytes(2, "little")
         )
@@ -323,16 +342,22 @@ class QtestPci(_QtestBus, PciFunction):
             bar += 2 if wide else 1
         return bars
 
-    def _route_interrupt(self) -> None:
+    def _prepare(self) -> None:
         """Route all four PCI interrupt lines of the chipset to one input of the I/O APIC."""
         for pirq in range(4):
-            self._config_write(BRIDGE_SLOT, PIRQ_ROUTING + pirq, bytes([INTERRUPT]))
+            self._config_write(0, BRIDGE_SLOT, PIRQ_ROUTING + pirq, bytes([INTERRUPT]))
 
-    def _select(self, slot: int, offset: int) -> None:
-        self.qtest.command(f"outl {CONFIG_ADDRESS:#x} {1 << 31 | slot << 11 | offset & 0xFC:#x}")
+    @property
+    def _place(self) -> tuple[int, int]:
+        """The function's bus and slot."""
+        return 0, self.slot
 
-    def _config_write(self, slot: int, offset: int, data: bytes) -> None:
-        self._select(slot, offset)
+    def _select(self, bus: int, slot: int, offset: int) -> None:
+        address = 1 << 31 | bus << 16 | slot << 11 | offset & 0xFC
+        self.qtest.command(f"outl {CONFIG_ADDRESS:#x} {address:#x}")
+
+    def _config_write(self, bus: int, slot: int, offset: int, data: bytes) -> None:
+        self._select(bus, slot, offset)
         value = int.from_bytes(data, "little")
         width = LETTER[len(data)]
         self.qtest.command(f"out{width} {CONFIG_DATA + (offset & 3):#x} {value:#x}")
@@ -341,7 +366,7 @@ class QtestPci(_QtestBus, PciFunction):
         """Return address and ids, for reports."""
         return {
             "bus": "pci through qtest",
-            "address": f"0000:00:{self.slot:02x}.0",
+            "address": "0000:{:02x}:{:02x}.0".format(*self._place),
             **self.identity(),
             "interrupt": f"MSI-X, {self._vectors} vectors" if self._vectors else "INTx",
         }
@@ -350,14 +375,14 @@ class QtestPci(_QtestBus, PciFunction):
         """Read bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
         data = b""
         for at, width in aligned_accesses(offset, length):
-            self._select(self.slot, at)
+            self._select(*self._place, at)
             value = self.qtest.command(f"in{LETTER[width]} {CONFIG_DATA + (at & 3):#x}")
             data += value.to_bytes(width, "little")
         return data
 
     def pci_write(self, offset: int, data: bytes) -> None:
         """Write 1, 2 or 4 bytes of configuration space in one access."""
-        self._config_write(self.slot, offset, data)
+        self._config_write(*self._place, offset, data)
 
     def _line_is_raised(self) -> bool:
         return bool(self.pci_read(STATUS, 1)[0] & STATUS_INTERRUPT)
@@ -408,3 +433,30 @@ class QtestPci(_QtestBus, PciFunction):
         """Disable bus mastering of the function, and close the socket."""
         self.pci_write(COMMAND, bytes(2))
         super().close()
+
+
+class QtestExpress(QtestPci):
+    """The function below the root port in a slot of bus 0 (machine `q35`).
+
+    The chipset routes the lines of the ports to the inputs EXPRESS_INTERRUPTS of the I/O APIC.
+    """
+
+    inputs = EXPRESS_INTERRUPTS
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        return PORT_BUS, 0
+
+    def _prepare(self) -> None:
+        """Give the port its bus, and the memory window of the slot."""
+        port = partial(self._config_write, 0, self.slot)
+        base = BAR_WINDOW + self.slot * BAR_WINDOW_SIZE >> 16
+        for offset, number in enumerate((0, PORT_BUS, PORT_BUS)):
+            port(BRIDGE_BUSES + offset, bytes([number]))
+        port(BRIDGE_MEMORY, struct.pack("<HH", base, base))  # one MiB
+        port(COMMAND, (COMMAND_MEMORY | COMMAND_MASTER).to_bytes(2, "little"))
+
+    def reset_bus(self) -> None:
+        """Reset the bus below the port, and so the function (secondary bus reset)."""
+        for control in (BRIDGE_RESET, 0):
+            self._config_write(0, self.slot, BRIDGE_CONTROL, control.to_bytes(2, "little"))

@@ -122,10 +122,10 @@ def useless_after_reset(original: Original, device: Device) -> None:
 # --- a pause of the process
 
 
-LATE = 0.04
+LATE = 0.02
 
 
-@defect(Loop.at, "2.4-P-03", text="work that is 40 ms late is never done")
+@defect(Loop.at, "2.4-P-03", text="work that is 20 ms late is never done")
 def late_work_is_dropped(
     original: Original, loop: Loop, when: float, handler: Callable[[], None]
 ) -> None:
