@@ -29,6 +29,9 @@ MAX_FILE = 1 << 28
 
 MAX_LINES = 1_000_000
 
+LINE = -2
+"""`queue` of an interrupt whose reason is not seen."""
+
 MAX_CAPABILITIES = 48
 """Capabilities that fit into 256 bytes of PCI configuration space, one more cannot be there."""
 
@@ -389,7 +392,10 @@ class Used(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Interrupt(Event):
-    """A notification by the device: of used buffers in `queue`, or of the configuration (-1)."""
+    """A notification by the device: of used buffers in `queue`, or of the configuration (-1).
+
+    `queue` is LINE if only the interrupt line is seen, which does not show the reason.
+    """
 
     queue: int
 

@@ -100,7 +100,10 @@ def acknowledges_another_bit(disk: Disk) -> None:
 
 @breach("4.2.3.4.1-R-01", **MMIO)
 def acknowledges_without_a_look(disk: Disk) -> None:
-    """Write InterruptACK, and do not read InterruptStatus."""
+    """Write InterruptACK after an interrupt, and do not read InterruptStatus."""
+    disk.driver.service_interrupts(False)
+    disk.start(V1)
+    disk.read(0)
     disk.driver.register_write("InterruptACK", 1)
 
 
