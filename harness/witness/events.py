@@ -408,6 +408,13 @@ class Broken(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Illegal(Event):
+    """The device does something that no device may do (`harness/model/illegal.py`)."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cut(Event):
     """The stream ends here, because it has too many events."""
 
@@ -435,6 +442,7 @@ KINDS: dict[str, type[Event]] = {
     "used": Used,
     "interrupt": Interrupt,
     "broken": Broken,
+    "illegal": Illegal,
     "cut": Cut,
 }
 
