@@ -163,11 +163,11 @@ def devices(found: Iterable[Access]) -> dict[str, Device]:
 def events(lines: Iterable[str]) -> Iterator[Event]:
     """Yield the events of a log."""
     found = list(accesses(lines))
-    made = [access for access in found if isinstance(access, Access)]
-    known = devices(made)
+    register_accesses = [access for access in found if isinstance(access, Access)]
+    known = devices(register_accesses)
     yield from known.values()
     peers = {region: Peer(device.connection) for region, device in known.items()}
-    used = {access.region for access in made if access.at("Status", write=True)}
+    used = {access.region for access in register_accesses if access.at("Status", write=True)}
     connection = known[next(iter(used))].connection if len(used) == 1 else None
     high = False
     for step in found:
