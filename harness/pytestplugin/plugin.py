@@ -326,9 +326,10 @@ def _affecting(item: pytest.Item, bench: TargetRun | DriverRun) -> list[Deviatio
     if not recorded or bench.target is None:
         return []
     target = bench.name.partition("+")[0]
+    alike = bench.target.alike if isinstance(bench, TargetRun) else ""
     return [
         deviation
         for deviation in recorded
         for device in bench.target.identities()
-        if deviation.affects(device.implementation, device.version, target, device.parts)
+        if deviation.affects(device.implementation, device.version, target, device.parts, alike)
     ]

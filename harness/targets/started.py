@@ -116,9 +116,9 @@ class StartedTarget(LendingTarget):
     def __init__(self, name: str, definition: UserTarget, destructive: bool = False) -> None:
         """`definition` is the table of the file, `destructive` allows writes to its own disk."""
         self.name = name
-        self.traits = frozenset(
-            {"vhost-user", "modern"} if definition.device == "vhost-user" else {"pci", "modern"}
-        )
+        over_vhost_user = definition.device == "vhost-user"
+        self.traits = frozenset({"vhost-user" if over_vhost_user else "pci", "modern"})
+        self.alike = "vhost-user" if over_vhost_user else "model-pci"
         self._definition = definition
         (program, *_) = words_of(
             definition.command, {**dict.fromkeys(PLACES | VMM_PLACES, ""), **self._programs()}
