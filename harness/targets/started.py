@@ -24,7 +24,7 @@ from harness.machine import cleanup
 from harness.machine.drive import Backing as FileBacking
 from harness.machine.drive import make_raw
 from harness.machine.errors import MachineError
-from harness.machine.foreign import ForeignDaemon, run
+from harness.machine.foreign import LAST_OUTPUT, ForeignDaemon, run
 from harness.machine.rundir import RunDir
 from harness.machine.served_files import FAULTY, ServedFiles
 from harness.machine.served_files import HONOURED as SERVED_FIELDS
@@ -439,14 +439,11 @@ class StartedTarget(LendingTarget):
         if self._daemon:
             self._daemon.wait(0.2)  # its connection is closed before it has ended
         daemon = self._daemon or self._ended
-        if daemon and daemon.last_line() not in message:
+        if daemon and LAST_OUTPUT not in message:
             message = f"{message}. {daemon.last_line()}"
         over = self._failed_starts >= STARTS
         times = f" ({STARTS} starts in a row have failed)" if over else ""
-        failure = StartError(f"{self.name}: {message}{times}", over)
-        if words := self._words_at_the_end():
-            failure.add_note(words)
-        return failure
+        return StartError(f"{self.name}: {message}{times}", over)
 
     def _words_at_the_end(self) -> str:
         """Return how the daemon runs or ended, and the end of its output; "" before the first."""
