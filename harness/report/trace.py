@@ -61,7 +61,7 @@ SIDES: dict[type[Event], Side] = {
     Waited: "test",
     Failed: "test",
 }
-"""Who does what an event is about; all others are the driver's."""
+"""The side that does what an event is about; all others are the driver's."""
 
 SILENT = (About, Place)
 """Events about the trace, which its words leave out."""
@@ -216,10 +216,8 @@ def _words(event: Event) -> str:
                 return f"signalled virtqueue {event.queue}{times}"
             return f"{'announced a change' if event.queue == -1 else 'interrupted'}{times}"
         case Register(value=-1):
-            return (
-                f"{'wrote' if event.write else 'read'} {event.width} bytes of {event.area} at"
-                + (f" {event.offset:#x}")
-            )
+            verb = "wrote" if event.write else "read"
+            return f"{verb} {event.width} bytes of {event.area} at {event.offset:#x}"
         case Completed():
             known = event.status in RequestStatus._value2member_map_
             name = f" ({RequestStatus(event.status).name})" if known else ""

@@ -180,11 +180,11 @@ class QtestDisk(DriveSide, Plugged):
         """Return how the machine and the disk are made, and QEMU's last QMP commands."""
         board, interface = self._variant.board, self._variant.interface
         graph = self._drive.graph
-        made = [
+        parts = [
             (0.0, "machine", board, interface, self.machine.config.memory),
             (0.0, "disk", list(graph.objects), list(graph.nodes), graph.device),
         ]
-        return [*made, *self.machine.messages]
+        return [*parts, *self.machine.messages]
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Return the disk's QEMU."""

@@ -46,8 +46,8 @@ class DaemonDisk(ExportSide, Plugged):
     def messages(self) -> list[Recorded]:
         """Return how the export is made, and the daemon's last QMP commands."""
         graph = self.export.graph
-        made = (0.0, "export", list(graph.objects), list(graph.nodes), export_options(self.export))
-        return [made, *self._daemon.messages()]
+        part = (0.0, "export", list(graph.objects), list(graph.nodes), export_options(self.export))
+        return [part, *self._daemon.messages()]
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Return the daemon's process."""

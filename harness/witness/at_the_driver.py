@@ -129,10 +129,10 @@ class _Reading:
                     break
         value &= (1 << 8 * width) - 1
         event = Register(area=area, offset=offset, width=width, value=value, write=write)
-        told: list[Event] = [event]
+        found: list[Event] = [event]
         if write and _notifies(event):
-            told.append(Notified(queue=value & 0xFFFF, width=width, value=value))
-        return told
+            found.append(Notified(queue=value & 0xFFFF, width=width, value=value))
+        return found
 
     @staticmethod
     def _pci(offset: int, data: bytes, write: bool) -> list[Event]:
