@@ -16,6 +16,7 @@ from harness.report.outcome import expectation
 from harness.report.results import made_of, plain_node
 from harness.virtio.blk import Status as RequestStatus
 from harness.virtio.catalogue import lookup
+from harness.virtio.pci import COMMAND
 from harness.virtio.ring import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE
 from harness.witness.at_the_driver import at_the_driver
 from harness.witness.events import (
@@ -84,17 +85,29 @@ def observed(event: Event) -> bool:
 def marked(events: Sequence[Event]) -> frozenset[int]:
     """Return the indices of the offending event, which is the last that the driver saw.
 
-    A used element and the request that it completes are one. It is empty if no test failed.
+    A used element and the request that it completes are one. Interrupts do not count if the failure
+    is not about them. It is empty if no test failed.
     """
     if not events or not isinstance(events[-1], Failed):
         return frozenset()
-    last = next((n for n in range(len(events) - 1, -1, -1) if observed(events[n])), None)
-    if last is None:
+    about = f"{events[-1].expected} {events[-1].seen}".lower()
+    seen = [n for n, event in enumerate(events) if observed(event)]
+    if not any(word in about for word in ("interrupt", "isr", "pci", "vector")):
+        seen = [n for n in seen if not _of_interrupts(events[n])]
+    if not seen:
         return frozenset()
+    last = seen[-1]
     event, before = events[last], events[last - 1] if last else None
     if isinstance(event, Completed) and isinstance(before, Used) and before.id == event.id:
         return frozenset((last - 1, last))
     return frozenset((last,))
+
+
+def _of_interrupts(event: Event) -> bool:
+    """Return True for an interrupt, and for what a driver reads because of one."""
+    if isinstance(event, Register):
+        return event.area == "isr" or (event.area == "pci" and event.offset == COMMAND)
+    return isinstance(event, Interrupt)
 
 
 def traced(

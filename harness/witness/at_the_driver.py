@@ -16,6 +16,7 @@ from harness.virtio.mmio import CONFIG as MMIO_CONFIG
 from harness.virtio.mmio import REGISTERS as MMIO_REGISTERS
 from harness.virtio.pci import LEGACY_REGISTERS
 from harness.witness.events import (
+    LINE,
     Answer,
     Available,
     Broken,
@@ -40,9 +41,6 @@ from harness.witness.events import (
     Waited,
     Zeroed,
 )
-
-LINE = -2
-"""Queue of an interrupt whose cause is in ISR status."""
 
 
 class _Reading:

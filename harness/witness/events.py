@@ -30,6 +30,9 @@ MAX_FILE = 1 << 28
 
 MAX_LINES = 1_000_000
 
+LINE = -2
+"""`queue` of an interrupt whose reason is not seen."""
+
 MAX_CAPABILITIES = 48
 """Capabilities that fit into 256 bytes of PCI configuration space, one more cannot be there."""
 
@@ -413,8 +416,8 @@ class Used(Event):
 class Interrupt(Event):
     """A notification by the device: of used buffers in `queue`, or of the configuration (-1).
 
-    -2 is the line of a device that has one, where ISR status tells the cause; then, or with MSI-X
-    (`vector`, else -1), the queue is not known. `count` is how often it came.
+    `queue` is LINE if only the interrupt line is seen, which does not show the reason. With
+    MSI-X (`vector`, else -1) the queue is not known either. `count` is how often it came.
     """
 
     queue: int
@@ -427,6 +430,13 @@ class Broken(Event):
     """The device needs a reset because of what the driver did; `text` says what it was."""
 
     text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Illegal(Event):
+    """The device does something that no device may do (`harness/model/illegal.py`)."""
+
+    name: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -640,6 +650,7 @@ KINDS: dict[str, type[Event]] = {
     "used": Used,
     "interrupt": Interrupt,
     "broken": Broken,
+    "illegal": Illegal,
     "cut": Cut,
     "about": About,
     "made": Made,

@@ -89,6 +89,7 @@ class VhostUser(Transport):
     """
 
     kind = "vhost-user"
+    config_in_messages = True
 
     def __init__(
         self,
