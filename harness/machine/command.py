@@ -218,6 +218,9 @@ def _machine(config: MachineConfig) -> str:
         options.append("kernel-irqchip=split")
     if config.above_4_gib:
         options.append(f"max-ram-below-4g={config.memory - config.above_4_gib}M")
+    if config.board != "microvm" and not (config.parked or config.kernel or config.bios):
+        # SeaBIOS writes its messages to the serial port, too.
+        options.append("graphics=off")
     if config.parked or config.shared_memory or config.ram:
         options.append("memory-backend=ram")
     return ",".join(options)

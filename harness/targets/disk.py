@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.interface import Completion, Driver, Negotiation, QueueLayout, Request
+from harness.driver.trace import Recorded, Trace, cut, merged
 from harness.driver.transport.vhost_user import VhostUser
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.base import Backing, LacksError, Plugged
@@ -19,9 +20,10 @@ from harness.virtio.device import DeviceStatus
 class RangedBacking:
     """A disk's backing store. A range beyond the disk that was made is a LacksError."""
 
-    def __init__(self, backing: Backing, capacity: int) -> None:
+    def __init__(self, backing: Backing, capacity: int, trace: Trace) -> None:
         self._backing = backing
         self._capacity = capacity
+        self._trace = trace
 
     @property
     def size(self) -> int:
@@ -41,6 +43,7 @@ class RangedBacking:
     def write(self, sector: int, data: bytes) -> None:
         """Write whole sectors."""
         self._check(sector + len(data) // SECTOR)
+        self._trace("contents", sector, len(data), cut(data))
         self._backing.write(sector, data)
 
     def _check(self, end: int) -> None:
@@ -61,6 +64,7 @@ class Disk:
 
     def __init__(self, plugged: Plugged) -> None:
         self._plugged = plugged
+        self._trace = Trace()
         self.queues: list[QueueLayout] = []
 
     @property
@@ -76,7 +80,7 @@ class Disk:
     @property
     def backing(self) -> Backing:
         """The bytes behind the device, from the host's side. LacksError where there are none."""
-        return RangedBacking(self._plugged.backing, self.spec.capacity)
+        return RangedBacking(self._plugged.backing, self.spec.capacity, self._trace)
 
     @property
     def through_device(self) -> bool:
@@ -154,6 +158,13 @@ class Disk:
     def bus_reset(self) -> None:
         """Reset the function from outside, as a reset of its bus does. LacksError if none."""
         self._plugged.bus_reset()
+
+    def events(self) -> list[Recorded]:
+        """Return the last events of the driver, of the machine and of the backing, in order."""
+        host = merged(self._plugged.messages(), self._trace.events())
+        with suppress(Exception):  # the guest may be gone, and a trace is only a help
+            return merged(host, self.driver.events())
+        return host
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Return the processes that are the device and belong to us."""
