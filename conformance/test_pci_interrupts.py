@@ -208,8 +208,8 @@ def test_a_message_that_is_changed_with_requests_in_flight_is_sent_as_it_is_then
         pytest.skip(f"no MSI-X for this driver: {error.message}")
     assert start(disk, [QUEUE_VECTOR, other]) == [QUEUE_VECTOR, other]
     table = Table(driver)
-    if table.message(QUEUE_VECTOR) == table.message(other):
-        pytest.skip("the messages of the vectors are told apart by other means than the table")
+    if table.message(QUEUE_VECTOR)[:2] == table.message(other)[:2]:
+        pytest.skip("all messages go to one address, and not to memory that the driver looks at")
     tokens = driver.submit([READ] * 8)
     table.set_masked(QUEUE_VECTOR, True)
     table.set_message(QUEUE_VECTOR, table.message(other))
