@@ -41,12 +41,12 @@ from harness.virtio.pci import (
 )
 from harness.virtio.ring import DESC
 
-IOPS = 100
-COUNT = 12
+IOPS = 50
+COUNT = 20
 SHORT = 0.05
-"""Seconds in which a disk that does IOPS operations per second would do five."""
+"""Seconds in which a disk that does IOPS operations per second would do two."""
 
-BUSY = {"capacity": 256, "iops": IOPS}
+BUSY = {"capacity": 512, "iops": IOPS}
 """A disk that is slow enough for requests to be in flight."""
 
 EXPRESS = {"express": True}
