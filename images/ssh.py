@@ -20,6 +20,9 @@ from images import cpio
 CLIENT_KEY = "id_ed25519"
 _HOST_KEY = "host_ed25519"
 
+AGENT_PORT = 4041
+"""The guest's TCP port on 127.0.0.1 that the SSH server may forward to; no other one."""
+
 
 def ensure_keys(directory: Path) -> None:
     """Create the keys that are missing in `directory`. The caller holds the cache's lock."""
@@ -39,10 +42,11 @@ def host_key_line(directory: Path) -> str:
 def overlay(directory: Path) -> bytes:
     """Return the cpio archive with the keys for the guest."""
     client = _public(_load(directory / CLIENT_KEY))
+    options = f'permitopen="127.0.0.1:{AGENT_PORT}"'
     tree = cpio.Tree()
     tree.directory("root", 0o700)
     tree.directory("root/.ssh", 0o700)
-    tree.file("root/.ssh/authorized_keys", f"{client}\n".encode(), 0o600)
+    tree.file("root/.ssh/authorized_keys", f"{options} {client}\n".encode(), 0o600)
     tree.file("etc/dropbear/host_key", _dropbear_format(_load(directory / _HOST_KEY)), 0o600)
     archive = io.BytesIO()
     cpio.write(tree, archive)
