@@ -11,11 +11,13 @@ import io
 import os
 import struct
 from pathlib import Path
-
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typing import TYPE_CHECKING
 
 from images import cpio
+
+# `cryptography` is imported late: most runs only import this module.
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 CLIENT_KEY = "id_ed25519"
 _HOST_KEY = "host_ed25519"
@@ -26,6 +28,8 @@ AGENT_PORT = 4041
 
 def ensure_keys(directory: Path) -> None:
     """Create the keys that are missing in `directory`. The caller holds the cache's lock."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in (CLIENT_KEY, _HOST_KEY):
         try:
@@ -54,6 +58,9 @@ def overlay(directory: Path) -> bytes:
 
 
 def _load(path: Path) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
     key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
@@ -63,6 +70,8 @@ def _load(path: Path) -> Ed25519PrivateKey:
 
 
 def _save(key: Ed25519PrivateKey, path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+
     text = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.OpenSSH,
@@ -77,6 +86,8 @@ def _save(key: Ed25519PrivateKey, path: Path) -> None:
 
 
 def _public(key: Ed25519PrivateKey) -> str:
+    from cryptography.hazmat.primitives import serialization
+
     return (
         key.public_key()
         .public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)

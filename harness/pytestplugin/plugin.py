@@ -5,7 +5,8 @@ Nothing starts before a test asks for a disk.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -197,6 +198,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Resolve every test's statements and recorded deviations; a bad record ends the run here."""
+    records = cache(_records)
     for item in items:
         item.stash[STATEMENT] = statement = statement_of(item)
         bench = bench_of(item)
@@ -210,22 +212,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         item.user_properties += statement.properties()
         try:
-            item.stash[DEVIATIONS] = tuple(_recorded(item, statement))
+            item.stash[DEVIATIONS] = tuple(_recorded(item, statement, records))
         except DeviationFileError as error:
             raise pytest.UsageError(printable(str(error))) from None
 
 
-def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
+def _recorded(
+    item: pytest.Item, statement: Statement, records: Callable[..., tuple[Path, ...]]
+) -> Iterator[Deviation]:
     """Yield the recorded deviations of this test, for every implementation and version."""
     node = item.path.name + plain_node(item.nodeid[item.nodeid.index("::") :])
     bound = {*statement.clauses, *(section for section, _ in statement.hardening)}
-    directories = (item.path.parent / "deviations", *item.config.option.vblk_deviations)
-    for path in (path for place in directories for path in sorted(place.glob("*.toml"))):
+    for path in records(item.path.parent, *item.config.option.vblk_deviations):
         for deviation in load_for(path, item.path.name):
             if deviation.covers(node):
                 if deviation.clause not in bound:
                     raise DeviationFileError(f"{path}: {node} is not about {deviation.clause}")
                 yield deviation
+
+
+def _records(tests: Path, *more: Path) -> tuple[Path, ...]:
+    """Return the files with deviations of the tests in a directory, and those in `more`."""
+    directories = (tests / "deviations", *more)
+    return tuple(path for place in directories for path in sorted(place.glob("*.toml")))
 
 
 HARNESS = Path(__file__).parents[1]
