@@ -142,7 +142,7 @@ def _targets(config: pytest.Config) -> list[str]:
         whims = [f"whim:{name}" for name in config.option.vblk_whim]
         planted = "+".join(["", *config.option.vblk_defect, *whims])
         wanted = [name + planted for name in wanted or ["guest-pci"]]
-    user = config.stash[USER_TARGETS] = _user_targets(config)
+    user = config.stash[USER_TARGETS] = user_targets(config)
     if wanted:
         from harness.targets import TargetError
         from harness.targets.registry import maker
@@ -155,7 +155,7 @@ def _targets(config: pytest.Config) -> list[str]:
     return list(dict.fromkeys(wanted)) or ["guest-pci"]
 
 
-def _user_targets(config: pytest.Config) -> dict[str, UserTarget]:
+def user_targets(config: pytest.Config) -> dict[str, UserTarget]:
     """Return the targets that the --targets file defines.
 
     Raise pytest.UsageError, with the line, for a bad file.
@@ -177,7 +177,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return None
     from harness.targets.registry import descriptions
 
-    user = {name: target.device or target.command for name, target in _user_targets(config).items()}
+    user = {name: target.device or target.command for name, target in user_targets(config).items()}
     lines = user | descriptions()
     width = max(map(len, lines))
     return print_listing(f"{name:<{width}}  {text}" for name, text in lines.items())
@@ -335,7 +335,7 @@ def pytest_runtest_makereport(
     if report.failed:
         attach_evidence(report, error, bench.target, bench.disks)
         kept = keep(report, item, bench.name, bench.target, bench.disks, trace.files(traces))
-    elif traces:
+    elif every:  # an excused failure has a trace, too, but perhaps no directory to write it to
         keep_trace(report, item, bench.name, trace.files(traces))
     disks = bench.disks if call.when == "call" else ()
     requests = requests_of(disks, report.failed)
