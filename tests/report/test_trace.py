@@ -49,6 +49,21 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.parts[-3]: path.parent for path in sorted(top.rglob("trace.jsonl"), reverse=True)}
 
 
+def test_an_advisory_needs_no_directory_for_its_trace() -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=no"),
+            *("--vblk-target=model+needs-reset-not-shown", "conformance/test_status.py"),
+            *("-k", "an_impossible_available_index_ends_in_needs_reset"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "1 xfailed" in done.stdout
+
+
 def target(traces: dict[str, Path], name: str) -> Path:
     """Return the directory of the target with this name."""
     (found,) = (path for known, path in traces.items() if known.startswith(name))
