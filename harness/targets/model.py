@@ -356,6 +356,11 @@ class Model(Target):
         except (MachineError, DriverError) as error:
             raise translated(error) from None
 
+    @property
+    def pid(self) -> int | None:
+        """Process id of the model, None if there is none at present."""
+        return self._process.pid if self._process else None
+
     def close(self) -> None:
         """End the process."""
         if self._process:
