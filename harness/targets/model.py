@@ -38,7 +38,7 @@ from harness.targets.base import (
     translated,
 )
 
-ANSWER_DEADLINE = 10.0
+ANSWER_DEADLINE = 30.0
 """Longest time for an answer of the model, in seconds, counted from its start on."""
 
 MAX_ANSWER = 1 << 20
