@@ -40,6 +40,9 @@ BASE = 1 << 32
 """Bytes of the shared memory, and its address for the device."""
 
 TIMEOUT = 10
+WAIT = 3
+"""Seconds for an answer, and for memory to become what it was in the test."""
+
 SET_MEM_TABLE, SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR = 5, 12, 13, 14
 SET_BACKEND_REQ_FD, SET_INFLIGHT_FD, ADD_MEM_REG = 21, 32, 37
 
@@ -90,7 +93,8 @@ STEPS = [
 
 ("write", address, bytes)       ("fill", address, length, byte)      ("kick", virtqueue)
 ("send", message, flags, payload, answer or None, what it shows)     ("sleep", seconds)
-("check", address, bytes, what it shows)    ("calls", virtqueue, signals, what it shows)
+("until", address, bytes)       ("check", address, bytes, what it shows)
+("calls", virtqueue, signals, what it shows)
 """
 
 
@@ -161,7 +165,16 @@ class FrontEnd:
         at = address - BASE
         self.memory[at : at + length] = bytes([byte]) * length
 
+    def until(self, address, data):
+        deadline = time.monotonic() + WAIT
+        at = address - BASE
+        while self.memory[at : at + len(data) // 2].hex() != data:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+
     def check(self, address, data, words):
+        self.until(address, data)
         at = address - BASE
         self.compare(self.memory[at : at + len(data) // 2].hex(), data, words)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
@@ -18,6 +18,7 @@ from harness.reproducers.steps import (
     Pause,
     Plan,
     Step,
+    Until,
     Write,
 )
 
@@ -46,6 +47,7 @@ dir=$(mktemp -d) || exit 2
 qemu=
 trap '[ -n "$qemu" ] && kill "$qemu" 2>/dev/null; rm -rf "$dir"' EXIT
 trap 'exit 130' INT TERM
+trap '' PIPE  # QEMU may end early
 
 # Firmware that halts the CPU: only the commands below touch the device.
 truncate -s 65536 "$dir/bios"
@@ -59,21 +61,42 @@ printf '\\372\\364\\353\\375' |
 qemu=$!
 exec 4>"$dir/in"
 {opened}
-# Each command has one line of answer.
-commands() {{
-{commands}}}
-commands >&4
-
-waited=0
-until [ "$(grep -c '^OK' "$dir/answers")" -ge {count} ] || [ $waited -ge 100 ]; do
-  kill -0 $qemu 2>/dev/null || {{ echo "QEMU has ended"; break; }}
-  sleep 0.1
-  waited=$((waited + 1))
-done
-
+sent=0
 status=0
-check() {{  # number of the command, expected answer, what it is
-  seen=$(grep '^\\(OK\\|FAIL\\|ERR\\)' "$dir/answers" | sed -n "$1p")
+
+send() {{  # number of commands, which are on standard input; each has one line of answer
+  cat >&4 2>/dev/null
+  sent=$((sent + $1))
+}}
+
+answer() {{  # command; its answer is in $seen then
+  echo "$1" >&4 2>/dev/null
+  sent=$((sent + 1))
+  seen="no answer"
+  turns=0
+  while [ $turns -lt 200 ]; do
+    if [ "$(wc -l <"$dir/answers")" -ge $sent ]; then
+      seen=$(sed -n "${{sent}}p" "$dir/answers")
+      return
+    fi
+    kill -0 $qemu 2>/dev/null || return
+    sleep 0.05
+    turns=$((turns + 1))
+  done
+}}
+
+await() {{  # command, expected answer: ask for some seconds, until it is that
+  tries=0
+  while [ $tries -lt 30 ]; do
+    answer "$1"
+    [ "$seen" = "$2" ] && return
+    sleep 0.1
+    tries=$((tries + 1))
+  done
+}}
+
+check() {{  # command, expected answer, what it is
+  await "$1" "$2"
   if [ "$seen" = "$2" ]; then
     echo "as in the test: $3"
   else
@@ -81,8 +104,13 @@ check() {{  # number of the command, expected answer, what it is
     status=1
   fi
 }}
-{checks}
-[ $status -eq 0 ] && echo "reproduced: "{seen} || echo "not reproduced"
+
+{commands}{end}
+if [ $status -eq 0 ]; then
+  echo "reproduced: "{seen}
+else
+  echo "not reproduced"
+fi
 exit $status
 """
 
@@ -99,8 +127,6 @@ class _Script:
                 f"{plan.about.target} is no QEMU that runs without a guest; try --as python"
             )
         self._plan = plan
-        self._checks: list[str] = []
-        self._sent = 0
 
     def text(self, name: str) -> str:
         plan = self._plan
@@ -120,8 +146,7 @@ class _Script:
             machine=self._machine(),
             devices="".join(f"  {words} \\\n" for words in self._devices()),
             commands=commands,
-            count=self._sent,
-            checks="\n".join(self._checks),
+            end=DIES if plan.dies else "",
             seen=shlex.quote(plan.failed.seen),
         )
 
@@ -156,12 +181,12 @@ class _Script:
         yield f"-device {_quoted(part['device'])}"
 
     def _commands(self) -> Iterator[str]:
-        """Yield the body of the function: documents of commands, and pauses."""
+        """Yield documents of commands, and lines of the shell between them."""
         lines: list[str] = []
         for line in (*self._set_up(), *self._lines()):
             if line.startswith("\0"):
                 yield _document(lines)
-                yield f"  {line[1:]}\n"
+                yield f"{line[1:]}\n"
                 lines = []
             else:
                 lines.append(line)
@@ -176,16 +201,10 @@ class _Script:
         for place in self._plan.places.values():
             if place.bar < 0 or place.base < 0 or not place.area.startswith(("bar ", "legacy")):
                 continue
-            yield self._command(
-                f"outl {CONFIG_ADDRESS:#x} {1 << 31 | slot | BAR_0 + 4 * place.bar:#x}"
-            )
-            yield self._command(f"outl {CONFIG_DATA:#x} {place.base:#x}")
-        yield self._command(f"outl {CONFIG_ADDRESS:#x} {1 << 31 | slot | COMMAND:#x}")
-        yield self._command(f"outw {CONFIG_DATA:#x} {ENABLED:#x}")
-
-    def _command(self, line: str) -> str:
-        self._sent += 1
-        return line
+            yield (f"outl {CONFIG_ADDRESS:#x} {1 << 31 | slot | BAR_0 + 4 * place.bar:#x}")
+            yield f"outl {CONFIG_DATA:#x} {place.base:#x}"
+        yield f"outl {CONFIG_ADDRESS:#x} {1 << 31 | slot | COMMAND:#x}"
+        yield f"outw {CONFIG_DATA:#x} {ENABLED:#x}"
 
     def _lines(self) -> Iterator[str]:
         """Yield a line for each command; a line of the shell begins with a null character."""
@@ -197,14 +216,14 @@ class _Script:
             case Write():
                 for address, data in runs(step.address, step.data):
                     if len(data) >= RUN and len(set(data)) == 1:
-                        yield self._command(f"memset {address:#x} {len(data):#x} {data[0]:#x}")
+                        yield f"memset {address:#x} {len(data):#x} {data[0]:#x}"
                     else:
-                        yield self._command(f"write {address:#x} {len(data):#x} 0x{data.hex()}")
+                        yield f"write {address:#x} {len(data):#x} 0x{data.hex()}"
             case Fill():
-                yield self._command(f"memset {step.address:#x} {step.length:#x} {step.byte:#x}")
-            case Check():
-                yield self._command(f"read {step.address:#x} {len(step.data):#x}")
-                self._check(step.marked, f"OK 0x{step.data.hex()}", step.words)
+                yield f"memset {step.address:#x} {step.length:#x} {step.byte:#x}"
+            case Check() | Until():
+                command = f"read {step.address:#x} {len(step.data):#x}"
+                yield from self._compared(command, f"OK 0x{step.data.hex()}", step)
             case Access():
                 yield from self._access(step)
             case Pause():
@@ -221,7 +240,7 @@ class _Script:
         if step.area == "pci":
             slot = int(self._plan.parts["disk"]["device"]["addr"], 0) << 11
             where = 1 << 31 | slot | step.offset & 0xFC
-            yield self._command(f"outl {CONFIG_ADDRESS:#x} {where:#x}")
+            yield f"outl {CONFIG_ADDRESS:#x} {where:#x}"
             address, ports = CONFIG_DATA + (step.offset & 3), True
         else:
             place = self._plan.places.get(step.area)
@@ -233,16 +252,36 @@ class _Script:
             raise NotPossibleError(f"no command of qtest accesses {step.width} bytes")
         if step.write:
             verb = "out" if ports else "write"
-            yield self._command(f"{verb}{letter} {address:#x} {step.value:#x}")
+            yield f"{verb}{letter} {address:#x} {step.value:#x}"
             return
         verb, digits = ("in", 4) if ports else ("read", 16)
-        yield self._command(f"{verb}{letter} {address:#x}")
-        self._check(step.marked, f"OK 0x{step.value:0{digits}x}", step.words)
+        command = f"{verb}{letter} {address:#x}"
+        if step.marked:
+            yield from self._compared(command, f"OK 0x{step.value:0{digits}x}", step)
+        else:
+            yield command
 
-    def _check(self, wanted: bool, answer: str, words: str) -> None:
-        if wanted:
-            self._checks.append(f"check {self._sent} {shlex.quote(answer)} {shlex.quote(words)}")
+    @staticmethod
+    def _compared(command: str, answer: str, step: Access | Check | Until) -> Iterator[str]:
+        """Yield a line of the shell that compares an answer, or waits for it."""
+        if isinstance(step, Until):
+            yield f"\0await {shlex.quote(command)} {shlex.quote(answer)}"
+        elif step.marked:
+            words = (command, answer, step.words)
+            yield f"\0check {' '.join(map(shlex.quote, words))}"
 
+
+DIES = """\
+turns=0
+while kill -0 $qemu 2>/dev/null && [ $turns -lt 50 ]; do
+  sleep 0.1
+  turns=$((turns + 1))
+done
+if kill -0 $qemu 2>/dev/null; then
+  echo "not as in the test: QEMU has not ended"
+  status=1
+fi
+"""
 
 OPENED = """\
 # The answers to QMP are of no interest, but have to be read.
@@ -252,9 +291,9 @@ printf '%s\\n' '{"execute": "qmp_capabilities"}' >&3
 """
 
 
-def _document(lines: Iterable[str]) -> str:
+def _document(lines: list[str]) -> str:
     text = "\n".join(lines)
-    return f"cat <<'END'\n{text}\nEND\n" if text else ""
+    return f"send {len(lines)} <<'END'\n{text}\nEND\n" if lines else ""
 
 
 def _quoted(options: dict[str, Any]) -> str:

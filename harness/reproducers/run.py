@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,12 @@ from harness.witness.events import Event
 
 DEADLINE = 60.0
 """Seconds that a reproducer may take."""
+
+GRACE = 2.0
+"""Seconds that it may take to end when it is asked to."""
+
+LIMIT = 1 << 20
+"""Bytes of its output that are read."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +63,32 @@ def run(path: Path, form: str, device: str | None = None) -> Outcome:
     environment = dict(os.environ)
     if device is not None:
         environment[FORMS[form].device] = device
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            [FORMS[form].interpreter, path.absolute()],
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         try:
-            done = subprocess.run(
-                [FORMS[form].interpreter, path.absolute()],
-                cwd=directory,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=DEADLINE,
-            )
-        except subprocess.TimeoutExpired as late:
-            output = late.output.decode(errors="replace") if isinstance(late.output, bytes) else ""
-            return Outcome(False, f"{output}\nit did not end within {DEADLINE:g} s")
-    return Outcome(done.returncode == 0, done.stdout)
+            status = process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            _end(process)
+        output.seek(0)
+        text = output.read(LIMIT).decode(errors="replace")
+    late = "" if status is not None else f"it did not end within {DEADLINE:g} s\n"
+    return Outcome(status == 0, text + late)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a script and the device that it has started: a session of their own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)

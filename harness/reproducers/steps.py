@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.driver.interface import CANARY
+from harness.report.causes import GONE
 from harness.report.trace import marked
 from harness.virtio.ring import (
     DESC,
@@ -138,6 +139,14 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Until:
+    """A wait until memory is as it was in the test, for some seconds at most."""
+
+    address: int
+    data: bytes
+
+
+@dataclass(frozen=True)
 class Command:
     """A QMP command to the machine or the daemon."""
 
@@ -145,14 +154,15 @@ class Command:
     arguments: dict[str, Any]
 
 
-Step = Write | Fill | Access | Send | Kick | Calls | Pause | Check | Command
+Step = Write | Fill | Access | Send | Kick | Calls | Pause | Check | Until | Command
 
 
 @dataclass(frozen=True)
 class Plan:
     """All that a reproducer needs: the test, how the device is made, places, and the steps.
 
-    `contents` are (sector, bytes) that the file of the disk has before the start.
+    `contents` are (sector, bytes) that the file of the disk has before the start. `dies` says that
+    the device has ended, which is then all that has to be seen.
     """
 
     about: About
@@ -161,6 +171,7 @@ class Plan:
     places: dict[str, Place]
     contents: list[tuple[int, bytes]]
     steps: list[Step]
+    dies: bool = False
 
 
 class _Queue:
@@ -290,18 +301,19 @@ class _Planner:
     def _used(self, event: Used, bad: bool) -> Iterator[Step]:
         queue = self._of(event.queue)
         ring, size = queue.ring, queue.ring.size
-        yield from self._wait()
+        self._waited = True
         words = f"virtqueue {event.queue}: chain {event.id} is used, length {event.length}"
         length = event.length.to_bytes(4, "little")
         if queue.packed:
             at = ring.desc + DESC_SIZE * (queue.used % size)
-            yield Check(at + 8, length + event.id.to_bytes(2, "little"), words, bad)
+            at, data = at + 8, length + event.id.to_bytes(2, "little")
             chain = queue.chains.get(event.id)
             queue.used = (queue.used + (len(chain.descriptors) if chain else 1)) % (2 * size)
         else:
             at = ring.device + 4 + 8 * (queue.used % size)
-            yield Check(at, event.id.to_bytes(4, "little") + length, words, bad)
+            data = event.id.to_bytes(4, "little") + length
             queue.used = (queue.used + 1) & 0xFFFF
+        yield Check(at, data, words, True) if bad else Until(at, data)
         queue.chains.pop(event.id, None)
 
     def _completed(self, event: Completed, bad: bool) -> Iterator[Step]:
@@ -384,23 +396,24 @@ def plan(events: Sequence[Event]) -> Plan:
         raise NotPossibleError("this is not the trace of a test: it does not begin with `about`")
     if not isinstance(events[-1], Failed):
         raise NotPossibleError("the test did not fail: there is nothing to reproduce")
-    bad = marked(events)
-    if not bad:
+    bad, dies = marked(events), bool(GONE.search(events[-1].seen))
+    if not bad and not dies:
         raise NotPossibleError("the driver has seen nothing of the device in this trace")
     if any(isinstance(event, Waited) and "were dropped" in event.text for event in events):
         raise NotPossibleError("the trace is not complete: the test does too much")
     planner = _Planner(bad)
     steps = list(planner.steps(events))
-    if not any(getattr(step, "marked", False) for step in steps):
+    if not dies and not any(getattr(step, "marked", False) for step in steps):
         raise NotPossibleError("what the driver saw last is nothing that a script can check")
-    return Plan(
-        events[0], events[-1], planner.parts, planner.places, planner.contents, _joined(steps)
-    )
+    about, failed, contents = events[0], events[-1], planner.contents
+    joined = _joined(steps, dies)
+    return Plan(about, failed, planner.parts, planner.places, contents, joined, dies)
 
 
-def _joined(steps: Sequence[Step]) -> list[Step]:
-    """Return the steps up to the last marked one; pauses after one another are the longest."""
-    end = max(n for n, step in enumerate(steps) if getattr(step, "marked", False)) + 1
+def _joined(steps: Sequence[Step], every: bool) -> list[Step]:
+    """Return the steps up to the last marked one, or all; pauses become the longest in a row."""
+    marks = [number for number, step in enumerate(steps) if getattr(step, "marked", False)]
+    end = len(steps) if every else marks[-1] + 1
     joined: list[Step] = []
     for step in steps[:end]:
         before = joined[-1] if joined else None

@@ -20,6 +20,7 @@ from harness.reproducers.steps import (
     Plan,
     Send,
     Step,
+    Until,
     Write,
 )
 from harness.virtio.vhost_user import FrontEndRequest
@@ -27,6 +28,8 @@ from harness.virtio.vhost_user import FrontEndRequest
 
 def script(plan: Plan, name: str) -> str:
     """Return the script. NotPossibleError for a trace of another kind of device."""
+    if plan.dies:
+        raise NotPossibleError("the end of a daemon is nothing that --as python can check")
     if "export" not in plan.parts:
         raise NotPossibleError(
             f"{plan.about.target} is no vhost-user back-end that the suite starts; try --as qtest"
@@ -83,6 +86,8 @@ def _step(step: Step) -> Iterator[str]:
         case Check():
             if step.marked:
                 yield f'("check", {step.address:#x}, "{step.data.hex()}", {step.words!r})'
+        case Until():
+            yield f'("until", {step.address:#x}, "{step.data.hex()}")'
         case Kick():
             yield f'("kick", {step.queue})'
         case Calls():
