@@ -396,7 +396,8 @@ def plan(events: Sequence[Event]) -> Plan:
         raise NotPossibleError("this is not the trace of a test: it does not begin with `about`")
     if not isinstance(events[-1], Failed):
         raise NotPossibleError("the test did not fail: there is nothing to reproduce")
-    bad, dies = marked(events), bool(GONE.search(events[-1].seen))
+    dies = bool(GONE.search(events[-1].seen))
+    bad = frozenset() if dies else marked(events)
     if not bad and not dies:
         raise NotPossibleError("the driver has seen nothing of the device in this trace")
     if any(isinstance(event, Waited) and "were dropped" in event.text for event in events):
