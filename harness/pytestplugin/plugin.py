@@ -330,6 +330,8 @@ def pytest_runtest_makereport(
         keep_trace(report, item, bench.name, trace.files(traces))
     disks = bench.disks if call.when == "call" else ()
     requests = requests_of(disks, report.failed)
+    if call.when == "call":
+        requests += bench.requests
     seen = trace.shown(traces[0]) if traces and report.failed else {}
     describe(report, item, call, excused, bench.description, kept, requests, seen)
     if call.when == "call" and any(disk.through_device for disk in bench.disks):
