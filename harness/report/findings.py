@@ -112,6 +112,7 @@ def _lines(results: Results, finding: Finding) -> Iterator[str]:
     yield ""
     yield from _fenced(command(results, column, test))
     yield ""
+    yield from _reproducer(column, result)
     if result.expected:
         yield "**Expected.**"
         yield ""
@@ -167,6 +168,18 @@ def _requests(requests: list[Sent]) -> Iterator[str]:
         ended = ("never completed", "-") if sent.status < 0 else (_status(sent), str(sent.used))
         cells = (type_name(sent.type), sent.queue, sent.size, sent.room, sent.align or "-", table)
         yield f"| {' | '.join(map(str, (*cells, *ended)))} |"
+    yield ""
+
+
+def _reproducer(column: Column, result: Result) -> Iterator[str]:
+    """Yield the command that makes a script which runs without the suite, if there is one."""
+    trace = Path(result.artifacts) / "trace.jsonl"
+    form = "python" if column.name == "vhost-user" else "qtest"
+    if not column.name.startswith(("qtest-", "vhost-user")) or not trace.is_file():
+        return
+    yield "A script that shows it without the suite, if the trace can be exported:"
+    yield ""
+    yield from _fenced(shlex.join(["vblk", "export", str(trace), "--as", form]))
     yield ""
 
 
