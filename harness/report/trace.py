@@ -332,7 +332,7 @@ def rings(events: Sequence[Event], end: int) -> list[str]:
     return [line for ring in found.values() for line in list(ring.lines())[-SHOWN:]]
 
 
-LINES = 200
+LINES = 150
 """Lines of a trace that a page shows, the last ones."""
 
 

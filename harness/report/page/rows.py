@@ -13,7 +13,7 @@ from harness.virtio.sections import section_name, section_url
 WHOLE = 16_000
 """Most characters of a failure's text on the page: its start and its end are shown."""
 
-BUDGET = 4_000_000
+BUDGET = 500_000
 """Approximate number of characters of all failures' texts. The results file has the whole texts."""
 
 LEAST = 2_000
