@@ -55,6 +55,16 @@ class DaemonDisk(ExportSide, Plugged):
         """Return the daemon's process."""
         return self._daemon.processes()
 
+    def pause(self) -> None:
+        """Stop the daemon's process for a while."""
+        for process in self.processes():
+            process.pause()
+
+    def resume(self) -> None:
+        """Let the daemon's process go on."""
+        for process in self.processes():
+            process.resume()
+
     def unplug(self) -> None:
         """Disconnect, and remove the export."""
         self.driver.close()
