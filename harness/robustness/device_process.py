@@ -92,6 +92,14 @@ class DeviceProcess:
                     return int(line.split()[1]) * KIB
         return 0
 
+    def pause(self) -> None:
+        """Stop the process until `resume`."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the process go on after `pause`."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """Kill the process in any state, even if it is stopped or spins.
 
