@@ -335,10 +335,12 @@ def pytest_runtest_makereport(
     if report.failed:
         attach_evidence(report, error, bench.target, bench.disks)
         kept = keep(report, item, bench.name, bench.target, bench.disks, trace.files(traces))
-    elif every:
+    elif every and traces:
         keep_trace(report, item, bench.name, trace.files(traces))
     disks = bench.disks if call.when == "call" else ()
     requests = requests_of(disks, report.failed)
+    if call.when == "call":
+        requests += bench.requests
     seen = trace.shown(traces[0]) if traces and report.failed else {}
     describe(report, item, call, excused, bench.description, kept, requests, seen)
     if call.when == "call" and any(disk.through_device for disk in bench.disks):
