@@ -264,7 +264,7 @@ class QtestDisk(DriveSide, Plugged):
         graph = self._drive.graph
         parts = [
             (0.0, "machine", board, interface, self.machine.config.memory),
-            (0.0, "disk", list(graph.objects), list(graph.nodes), graph.device),
+            (0.0, "disk", list(graph.objects), list(graph.nodes), graph.device, self.spec.capacity),
         ]
         return [*parts, *self.machine.messages]
 

@@ -46,7 +46,9 @@ class DaemonDisk(ExportSide, Plugged):
     def messages(self) -> list[Recorded]:
         """Return how the export is made, and the daemon's last QMP commands."""
         graph = self.export.graph
-        part = (0.0, "export", list(graph.objects), list(graph.nodes), export_options(self.export))
+        options = export_options(self.export)
+        objects, nodes = list(graph.objects), list(graph.nodes)
+        part = (0.0, "export", objects, nodes, options, self.spec.capacity)
         return [part, *self._daemon.messages()]
 
     def processes(self) -> tuple[DeviceProcess, ...]:
