@@ -14,6 +14,8 @@ from typing import Literal
 SECTOR = 512
 """Bytes of a sector, the unit of `capacity` and of all requests (virtio 5.2.4)."""
 
+ImageFormat = Literal["raw", "qcow2"]
+ErrorPolicy = Literal["report", "ignore", "stop", "enospc"]
 Operation = Literal["read", "write", "flush", "discard", "write-zeroes"]
 
 
@@ -57,6 +59,13 @@ class DiskSpec:
     `max_append_sectors`. `write_granularity` is in bytes. `zones_read_only` and
     `zones_offline` are numbers of zones, counted from 0, that have these states
     from the start.
+
+    `image` is the format of the file: "raw", or "qcow2", whose blocks are seen through the device
+    only. `iothreads` is the number of threads of the host that serve the virtqueues by turns; None
+    means none apart from the main thread. `on_error` says how errors of the backing store are
+    handled: "report" completes the request with an error, "ignore" completes it as if it had
+    succeeded, "stop" stops the machine and repeats the request when the machine continues, and
+    "enospc" does this for ENOSPC only and reports the others.
 
     With `fua` the device offers writes with forced unit access, which are a draft.
     With `secure_erase` the device supports secure erase. `lifetime` is the wear
@@ -102,6 +111,9 @@ class DiskSpec:
     zones_offline: tuple[int, ...] = ()
     secure_erase: bool | None = None
     lifetime: tuple[int, int, int] | None = None
+    image: ImageFormat = "raw"
+    iothreads: int | None = None
+    on_error: ErrorPolicy = "report"
 
 
 def unsupported(spec: DiskSpec, supported: Set[str]) -> list[str]:

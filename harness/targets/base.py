@@ -11,6 +11,8 @@ from typing import Protocol
 from harness.diskspec import DiskSpec
 from harness.driver.interface import Driver
 from harness.inputs import printable_lines
+from harness.machine.drive import IoError
+from harness.machine.errors import UnsupportedError
 from harness.robustness.device_process import DeviceProcess
 
 Progress = Callable[[str], None]
@@ -42,6 +44,8 @@ NO_PROPERTY = re.compile(r"Property '([\w-]+)\.([\w-]+)' not found")
 
 def translated(error: Exception) -> TargetError:
     """Convert an error of a lower package to a TargetError, with its details."""
+    if isinstance(error, UnsupportedError):
+        return LacksError(str(error))
     if absent := NO_PROPERTY.search(str(error)):
         return LacksError(f"this QEMU's {absent[1]} has no property {absent[2]}")
     translation = TargetError(str(error))
@@ -115,6 +119,18 @@ class Plugged(ABC):
         the device can be reset.
         """
         raise LacksError("nothing but the device itself can be reset here")
+
+    def resume(self) -> None:
+        """Let all that carries the device go on after `pause`."""
+        raise LacksError("what carries the device cannot be stopped for a while here")
+
+    def wait_io_error(self) -> IoError:
+        """Return the oldest report of an error of the backing store; wait 10 s if there is none.
+
+        If the error stops the machine, it has stopped on return, and `resume` lets it continue.
+        TargetError if no error is reported, LacksError where nobody reports them.
+        """
+        raise LacksError("nobody reports errors of the backing store to the harness here")
 
     def restart(self) -> None:
         """Kill the device's process, and start another with the same disk at the same socket.

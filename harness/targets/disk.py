@@ -8,6 +8,7 @@ from typing import Any
 from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.interface import Completion, Driver, Negotiation, QueueLayout, Request
 from harness.driver.transport.vhost_user import VhostUser
+from harness.machine.drive import IoError
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.base import Backing, LacksError, Plugged
 from harness.virtio.blk import ID_LENGTH, LIFETIME, RequestType, Status
@@ -122,6 +123,18 @@ class Disk:
         """Reset the machine around the device; `driver` is a new one then. LacksError if none."""
         self._plugged.system_reset()
         self.queues = []
+
+    def wait_io_error(self) -> IoError:
+        """Return the oldest report of an error of the backing store; wait 10 s if there is none.
+
+        If the error stops the machine, it has stopped on return, and `resume` lets it continue.
+        LacksError, which skips a test, where nobody reports errors to the harness.
+        """
+        return self._plugged.wait_io_error()
+
+    def resume(self) -> None:
+        """Let the machine continue that an error of the backing store has stopped."""
+        self._plugged.resume()
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Return the processes that are the device and belong to us."""
