@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.interface import Completion, Driver, Negotiation, QueueLayout, Request
+from harness.driver.trace import Recorded, Trace, cut, merged
 from harness.driver.transport.vhost_user import VhostUser
 from harness.machine.drive import IoError
 from harness.robustness.device_process import DeviceProcess
@@ -18,9 +20,10 @@ from harness.virtio.device import DeviceStatus
 class RangedBacking:
     """A disk's backing store. A range beyond the disk that was made is a LacksError."""
 
-    def __init__(self, backing: Backing, capacity: int) -> None:
+    def __init__(self, backing: Backing, capacity: int, trace: Trace) -> None:
         self._backing = backing
         self._capacity = capacity
+        self._trace = trace
 
     @property
     def size(self) -> int:
@@ -40,6 +43,7 @@ class RangedBacking:
     def write(self, sector: int, data: bytes) -> None:
         """Write whole sectors."""
         self._check(sector + len(data) // SECTOR)
+        self._trace("contents", sector, len(data), cut(data))
         self._backing.write(sector, data)
 
     def _check(self, end: int) -> None:
@@ -60,6 +64,7 @@ class Disk:
 
     def __init__(self, plugged: Plugged) -> None:
         self._plugged = plugged
+        self._trace = Trace()
         self.queues: list[QueueLayout] = []
 
     @property
@@ -75,7 +80,7 @@ class Disk:
     @property
     def backing(self) -> Backing:
         """The bytes behind the device, from the host's side. LacksError where there are none."""
-        return RangedBacking(self._plugged.backing, self.spec.capacity)
+        return RangedBacking(self._plugged.backing, self.spec.capacity, self._trace)
 
     @property
     def through_device(self) -> bool:
@@ -135,6 +140,13 @@ class Disk:
     def resume(self) -> None:
         """Let the machine continue that an error of the backing store has stopped."""
         self._plugged.resume()
+
+    def events(self) -> list[Recorded]:
+        """Return the last events of the driver, of the machine and of the backing, in order."""
+        host = merged(self._plugged.messages(), self._trace.events())
+        with suppress(Exception):  # the guest may be gone, and a trace is only a help
+            return merged(host, self.driver.events())
+        return host
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Return the processes that are the device and belong to us."""
