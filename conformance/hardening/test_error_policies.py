@@ -37,9 +37,14 @@ THREADS = [None, 1, 2]
 @pytest.fixture(params=THREADS, ids=["no-iothread", "one-iothread", "two-iothreads"])
 def plug_failing(plug, request):
     """Factory of a disk that handles the faults with the policy, and has OLD in BAD and after."""
+    return failing(plug, request.param)
+
+
+def failing(plug, threads):
+    """Return the factory for disks that `plug` makes, with this number of iothreads."""
 
     def make(on_error, *faults, **fields):
-        fields = {"queues": 2, "write_zeroes": True, "iothreads": request.param, **fields}
+        fields = {"queues": 2, "write_zeroes": True, "iothreads": threads, **fields}
         disk = plug(on_error=on_error, faults=faults, start=False, **fields)
         disk.backing.write(BAD, OLD * 2)
         disk.driver.start(queues=fields["queues"])
