@@ -100,7 +100,12 @@ SCENARIOS: tuple[Scenario, ...] = (
         needs=frozenset({"pci", "modern"}),
     ),
     Scenario("packed", "virtqueues can be packed", EVERYTHING, {"packed": True}),
-    Scenario("queues", "there are four request queues", ORDINARY, {"queues": 4}),
+    Scenario(
+        "queues",
+        "there are four request queues, and the cache mode cannot be changed",
+        ORDINARY,
+        {"queues": 4, "config_wce": False},
+    ),
     Scenario("large-blocks", "a block has 4096 bytes", EVERYTHING, {"logical_block_size": 4096}),
     Scenario("random", "operations that chance has chosen", ("random",)),
 )
