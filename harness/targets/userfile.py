@@ -107,8 +107,7 @@ VMM_PLACES = frozenset({"kernel", "vmlinux", "initrd", "append", "serial"})
 initramfs and its arguments, and the socket of the serial port."""
 
 SPEC_FIELDS = frozenset(field.name for field in fields(DiskSpec)) - {"capacity", "backing", "image"}
-"""Properties of a disk that an option can stand for; the capacity is that of the file, which is raw.
-"""
+"""Properties of a disk that an option can stand for. Capacity and format are those of the file."""
 
 
 def _is_command(text: str, more: Collection[str] = (), places: Collection[str] = PLACES) -> bool:
