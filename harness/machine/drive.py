@@ -90,8 +90,10 @@ class Volume:
         Raises MachineError for a null disk and a user's image, which have none, and for a qcow2
         image, whose blocks are elsewhere in the file.
         """
-        if self.own_file is None or self.spec.image != "raw":
-            raise MachineError(f"{self.name} has no raw backing file of its own")
+        if self.own_file is None:
+            raise MachineError(f"{self.name} has no backing file of its own")
+        if self.spec.image != "raw":
+            raise MachineError(f"the backing file of {self.name} is not raw: {self.spec.image}")
         return Backing(self.own_file)
 
     def resize(self, capacity: int) -> None:
