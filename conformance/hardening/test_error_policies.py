@@ -118,7 +118,7 @@ def test_a_reset_while_the_machine_is_stopped_drops_the_request(plug_failing, op
 
 @hardening("2.6.1", "the reset of a virtqueue while a request waits for the machine to continue")
 def test_a_queue_reset_while_the_machine_is_stopped_drops_the_request(plug_failing):
-    disk = plug_failing("stop", Fault("read", BAD, once=True))
+    disk = plug_failing("stop", Fault("read", BAD, once=True), needs=[Feature.RING_RESET])
     if not disk.driver.accepted() & Feature.RING_RESET.mask:
         disk.driver.start(disk.driver.accepted() | Feature.RING_RESET.mask, queues=2)
     disk.driver.submit([ALL["read"]], 1)

@@ -27,6 +27,8 @@ def check_board(board: Board, spec: DiskSpec) -> None:
         raise LacksError(f"QEMU has no option for a file-backed disk's {', '.join(lacking)}")
     if spec.image == "qcow2" and spec.capacity * SECTOR > MAX_SIZE:
         raise LacksError(f"a qcow2 image has at most {MAX_SIZE >> 50} PiB")
+    if board == "microvm" and spec.iothreads:
+        raise LacksError("QEMU's virtio-mmio has no ioeventfd without KVM, which iothreads need")
     if board == "microvm" and spec.queue_size is not None:
         raise LacksError(
             "QEMU's virtio-mmio always reports a queue size of 1024; a disk cannot choose its own"
