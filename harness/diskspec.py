@@ -60,6 +60,9 @@ class DiskSpec:
     `zones_offline` are numbers of zones, counted from 0, that have these states
     from the start.
 
+    With `express` the device is a PCI Express function on a bus of its own, below a port that
+    can reset this bus. None means wherever the target has its devices.
+
     `image` is the format of the file: "raw", or "qcow2", whose blocks are seen through the device
     only. `iothreads` is the number of threads of the host that serve the virtqueues by turns; None
     means none apart from the main thread. `on_error` says how errors of the backing store are
@@ -96,6 +99,7 @@ class DiskSpec:
     packed: bool | None = None
     in_order: bool | None = None
     fua: bool | None = None
+    express: bool | None = None
     unmap: bool = True
     iops: int | None = None
     faults: tuple[Fault, ...] = ()
