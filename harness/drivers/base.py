@@ -18,8 +18,8 @@ from harness.witness.judge import Verdict, judge
 PAUSE = 0.02
 """Seconds between two checks of a condition that is awaited."""
 
-DEADLINE = 120.0
-"""Seconds that a step of a driver may take on a busy machine."""
+DEADLINE = 60.0
+"""Seconds that a step of a driver may take on a busy machine. A driver that hangs costs as much."""
 
 SHOWN = 20
 """Lines of a driver's output that an error shows."""

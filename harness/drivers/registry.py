@@ -7,9 +7,10 @@ from pathlib import Path
 
 from harness.drivers import userfile
 from harness.drivers.base import Launcher
-from harness.drivers.firmware import SeaBios, installed_qemu, newest_qemu
+from harness.drivers.firmware import Ovmf, SeaBios, arm_qemu, installed_qemu, newest_qemu
 from harness.drivers.linux import Linux, UserModeLinux
 from harness.drivers.reference import Reference
+from harness.drivers.uboot import ARM64, X86, UBoot
 
 MAKERS: dict[str, Callable[[], Launcher]] = {
     "self": lambda: Reference("self", "model-pci"),
@@ -20,6 +21,12 @@ MAKERS: dict[str, Callable[[], Launcher]] = {
         "seabios-transitional", "pci-transitional", "pc", newest_qemu
     ),
     "seabios-vhost-user": lambda: SeaBios("seabios-vhost-user", "vhost-user", "pc", installed_qemu),
+    "ovmf": lambda: Ovmf("ovmf", "pci", "q35", newest_qemu),
+    "ovmf-transitional": lambda: Ovmf(
+        "ovmf-transitional", "pci-transitional", "q35", newest_qemu, "legacy"
+    ),
+    "uboot-x86": lambda: UBoot("uboot-x86", "pci", X86, newest_qemu),
+    "uboot-arm64": lambda: UBoot("uboot-arm64", "vhost-user", ARM64, arm_qemu),
     "uml": UserModeLinux,
     "linux": lambda: Linux("linux", "pci", newest_qemu),
     "linux-transitional": lambda: Linux("linux-transitional", "pci-transitional", newest_qemu),

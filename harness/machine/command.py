@@ -13,7 +13,7 @@ from harness.machine.qemu import Qemu
 
 NETWORK_SLOT = 3
 
-Board = Literal["pc", "q35", "microvm"]
+Board = Literal["pc", "q35", "microvm", "virt"]
 Interface = Literal["modern", "transitional", "legacy"]
 
 DISK_SLOTS: dict[Board, Sequence[int]] = {
@@ -24,6 +24,7 @@ DISK_SLOTS: dict[Board, Sequence[int]] = {
     "q35": range(4, 12),
     # With one I/O APIC there are 8 windows; the bus numbers increase with the addresses.
     "microvm": range(8),
+    "virt": range(1, 8),
 }
 """Slots of PCI bus 0 (on q35, of the root ports) or virtio-mmio buses, in the order of use."""
 
@@ -52,7 +53,7 @@ class MachineConfig:
     CPU is halted and there are no serial ports: the driver uses the file of guest RAM
     and a qtest socket (see `Machine`). `interface` is the virtio interface of all
     disks. The board "q35" has an IOMMU between devices and memory, which all devices
-    use.
+    use. The board "virt" is one of QEMU for arm64.
 
     A machine with a `ram_file` can be saved. A machine with `saved` continues from there without
     a boot, if its configuration is otherwise the same. Its RAM is mapped copy-on-write; with
@@ -129,7 +130,7 @@ def command_line(
         *("-display", "none", "-vga", "none"),
         *("-machine", _machine(config)),
         *("-accel", config.accel),
-        *("-cpu", "host" if config.accel == "kvm" else "max"),
+        *("-cpu", _processor(config)),
         *("-smp", "1", "-m", str(config.memory)),
         # Stopped until `Machine.start` can handle all events.
         "-S",
@@ -155,7 +156,7 @@ def command_line(
         if config.board == "microvm":
             # The board has only one serial port.
             line += ["-device", "isa-serial,chardev=stream,index=1"]
-        else:
+        elif config.board != "virt":
             line += ["-serial", "chardev:stream"]
     if config.board == "q35":
         # vfio needs interrupt remapping for MSI-X. With the caching mode, the IOMMU is notified
@@ -201,6 +202,12 @@ def reconnect(qemu: Qemu) -> dict[str, int]:
     return {"reconnect-ms": 100} if qemu.version >= (9, 2) else {"reconnect": 1}
 
 
+def _processor(config: MachineConfig) -> str:
+    if config.board == "virt":
+        return "cortex-a72"
+    return "host" if config.accel == "kvm" else "max"
+
+
 def _machine(config: MachineConfig) -> str:
     options: list[str] = [config.board]
     if config.board == "microvm":
@@ -225,7 +232,8 @@ def attachment(config: MachineConfig, slot: int) -> dict[str, Any]:
     }
     if config.board == "q35":
         return {**options, "bus": _root_port(slot), "iommu_platform": True}
-    return {**options, "bus": "pci.0", "addr": f"0x{slot:x}"}
+    bus = "pcie.0" if config.board == "virt" else "pci.0"
+    return {**options, "bus": bus, "addr": f"0x{slot:x}"}
 
 
 def pci_address(config: MachineConfig, slot: int) -> str:

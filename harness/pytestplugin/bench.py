@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness import interrupt
 from harness.diskspec import DiskSpec
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ class DriverRun:
         if self.started:
             return
         launcher = self.target.launcher
-        launcher.prepare()
+        with interrupt.paused():
+            launcher.prepare()
         self.started = True
         versions = {launcher.implementation: launcher.version()}
         self.description = {"facts": self.target.facts(), "implementations": versions}
