@@ -171,10 +171,13 @@ class BlockDriver(DeviceDriver):
         for _ in range(CONFIG_TRIES):
             before = self.config_generation()
             raw = bytearray(size)
+            shown = self.config_read(0, size) if self.transport.config_in_messages else b""
             for field in valid:
                 end = field.offset + field.size
                 if end <= size:
-                    raw[field.offset : end] = self.config_read(field.offset, field.size)
+                    raw[field.offset : end] = shown[field.offset : end] or self.config_read(
+                        field.offset, field.size
+                    )
             # A legacy device has no generation: two equal reads are taken instead (virtio 2.5.4).
             whole = last == raw if self.transport.legacy else self.config_generation() == before
             if whole:

@@ -24,14 +24,14 @@ from harness.drivers.base import (
     Place,
     Scenario,
     StuckError,
-    wait_for,
+    WrongDataError,
 )
+from harness.drivers.uefi import BAD, GOOD, OTHER, PREFIX
 from harness.machine import Machine, MachineConfig, Qemu, find_qemu
 from harness.machine.command import Board, Interface
 from harness.machine.errors import MachineError
 from images import ImageError, foreign
 
-GOOD, BAD = uefi.GOOD, uefi.BAD
 READ_FROM, WRITTEN_TO, COUNT = 8, 64, 8
 """Sectors that the boot sector reads, where it writes them, and their number."""
 
@@ -46,11 +46,12 @@ PACKETS = 0x180
 def boot_sector(writes: bool) -> bytes:
     """Return a boot sector that reads sectors, and with `writes` copies and compares them.
 
-    It writes GOOD or BAD to the first serial port, and halts.
+    It writes GOOD, BAD or (if the data differs) OTHER to the first serial port, and halts.
     """
     code = bytearray(b"\x31\xc0\x8e\xd8\x8e\xc0\x8e\xd0\xbc\x00\x7c\xfc")
     # xor ax,ax; mov ds,ax; mov es,ax; mov ss,ax; mov sp,0x7c00; cld
     jumps: list[int] = []
+    differs = 0
 
     def place(offset: int) -> bytes:
         return (LOADED_AT + offset).to_bytes(2, "little")
@@ -66,17 +67,20 @@ def boot_sector(writes: bool) -> bytes:
         call(0x43, 1)
         call(0x42, 2)
         code.extend(b"\xbe\x00\x80\xbf\x00\x90\xb9\x00\x08\xf3\xa7\x0f\x85\x00\x00")
-        # mov si,0x8000; mov di,0x9000; mov cx,0x800; repe cmpsw; jne failed
-        jumps.append(len(code) - 2)
+        # mov si,0x8000; mov di,0x9000; mov cx,0x800; repe cmpsw; jne differs
+        differs = len(code) - 2
     texts = len(code) + 64
-    code.extend(b"\xbe" + place(texts) + b"\xeb\x03")  # mov si, good; jmp print
+    code.extend(b"\xbe" + place(texts) + b"\xeb\x08")  # mov si, good; jmp print
     for at in jumps:
         code[at : at + 2] = (len(code) - at - 2).to_bytes(2, "little")
     bad = texts + len(GOOD) + 2
-    code.extend(b"\xbe" + place(bad))  # failed: mov si, bad
+    code.extend(b"\xbe" + place(bad) + b"\xeb\x03")  # failed: mov si, bad; jmp print
+    if differs:
+        code[differs : differs + 2] = (len(code) - differs - 2).to_bytes(2, "little")
+    code.extend(b"\xbe" + place(bad + len(BAD) + 2))  # differs: mov si, other
     code.extend(b"\xac\x08\xc0\x74\x06\xba\xf8\x03\xee\xeb\xf5\xfa\xf4\xeb\xfd")
     # print: lodsb; or al,al; jz end; mov dx,0x3f8; out dx,al; jmp print; end: cli; hlt; jmp end
-    sector = code.ljust(texts, b"\0") + f"{GOOD}\n\0{BAD}\n\0".encode()
+    sector = code.ljust(texts, b"\0") + f"{GOOD}\n\0{BAD}\n\0{OTHER}\n\0".encode()
     sector = sector.ljust(PACKETS, b"\0")
     for segment, lba in ((0x800, READ_FROM), (0x800, WRITTEN_TO), (0x900, WRITTEN_TO)):
         sector += b"\x10\0" + COUNT.to_bytes(2, "little") + b"\0\0" + segment.to_bytes(2, "little")
@@ -95,11 +99,13 @@ class Written:
 class Firmware(Launcher):
     """A firmware in a QEMU that boots a program from the disk, which does the work.
 
-    The program says GOOD or BAD on the first serial port at its end.
+    The program says GOOD, BAD or OTHER on the first serial port at its end.
     """
 
     works = frozenset({USE, "reboot"})
     title: str
+    no_disk: str
+    """Text on the first serial port if the firmware finds nothing to boot from."""
     memory: int
     """Memory of the machine in MiB."""
     bios: Path | None = None
@@ -157,12 +163,32 @@ class Firmware(Launcher):
                 if number:
                     machine.qmp("set-action", reboot="reset")
                     machine.qmp("system_reset")
-                _await_boot(machine, number + 1)
+                self._await_boot(machine, place, number + 1)
             if not place.spec.read_only:
                 count = len(written.data) // SECTOR
                 if place.read(written.sector, count) != written.data:
-                    raise StuckError("what was written is not on the disk", machine.console_tail())
+                    raise WrongDataError(
+                        "what was written is not on the disk", machine.console_tail()
+                    )
             return machine.console_tail()
+
+    def _await_boot(self, machine: Machine, place: Place, number: int) -> None:
+        """Wait until the program has run for the given time, or the firmware finds no disk."""
+
+        def over() -> bool:
+            if not machine.alive():
+                raise MachineError(machine.last_words())
+            text = machine.console_tail()
+            return text.count(PREFIX) >= number or self.no_disk in text
+
+        place.wait_for(over, f"boot {number} from the disk", machine.console_tail)
+        text = machine.console_tail()
+        if OTHER in text:
+            raise WrongDataError("other data was read than written", text)
+        if BAD in text:
+            raise StuckError("a read or write failed", text)
+        if text.count(PREFIX) < number:
+            raise StuckError(f"{self.title} could not boot from the disk", text)
 
 
 class SeaBios(Firmware):
@@ -170,6 +196,7 @@ class SeaBios(Firmware):
 
     title = "SeaBIOS"
     implementation = "seabios"
+    no_disk = "No bootable device."
     memory = 64
 
     def version(self) -> str:
@@ -202,6 +229,7 @@ class Ovmf(Firmware):
 
     title = "OVMF"
     implementation = "edk2"
+    no_disk = "EFI Internal Shell"
     works = frozenset({USE, "reboot", "rebind"})
     memory = 128
     bios = Path("/usr/share/ovmf/OVMF.fd")
@@ -242,19 +270,6 @@ def package_version(name: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return "0"
     return done.stdout.rpartition(":")[2]
-
-
-def _await_boot(machine: Machine, number: int) -> None:
-    """Wait until the program on the disk has run for the given time."""
-
-    def over() -> bool:
-        if not machine.alive():
-            raise MachineError(machine.last_words())
-        return machine.console_tail().count("vblk: ") >= number
-
-    wait_for(over, f"boot {number} from the disk", machine.console_tail)
-    if BAD in machine.console_tail():
-        raise StuckError("the program on the disk could not do its work", machine.console_tail())
 
 
 WAYS = {

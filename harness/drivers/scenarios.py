@@ -62,8 +62,14 @@ SCENARIOS: tuple[Scenario, ...] = (
         "out-of-order",
         "requests take their time, and end out of order",
         ORDINARY,
-        # The model does not follow the slots of a packed virtqueue through this whim.
         {"in_order": False, "packed": False},
+        ("used-out-of-order", "every-third-is-slow"),
+    ),
+    Scenario(
+        "out-of-order-packed",
+        "requests of a packed virtqueue take their time, and end out of order",
+        ORDINARY,
+        {"in_order": False, "packed": True},
         ("used-out-of-order", "every-third-is-slow"),
     ),
     Scenario(

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.diskspec import SECTOR
-from harness.drivers.base import USE, Launcher, NotHereError, Place, Scenario, StuckError, wait_for
+from harness.drivers.base import (
+    USE,
+    Launcher,
+    NotHereError,
+    Place,
+    Scenario,
+    StuckError,
+    WrongDataError,
+)
 from harness.drivers.firmware import WAYS, package_version
 from harness.machine import Machine, MachineConfig, Qemu
 from harness.machine.command import Board
@@ -88,7 +96,7 @@ class UBoot(Launcher):
             add = machine.add_vhost_user if self.way == "vhost-user" else machine.add_vfio_user
             add(place.socket, place.front_end)
             machine.start()
-            console = stack.enter_context(closing(_Console(machine)))
+            console = stack.enter_context(closing(_Console(machine, place)))
             for number in range(1 + scenario.work.count("reboot")):
                 if number:
                     machine.qmp("set-action", reboot="reset")
@@ -96,7 +104,7 @@ class UBoot(Launcher):
                 console.boot()
                 _work(console, place.spec.capacity, not place.spec.read_only, self._build.buffer)
             if not place.spec.read_only and place.read(WRITTEN_TO, COUNT) != data:
-                raise StuckError("what was written is not on the disk", console.text)
+                raise WrongDataError("what was written is not on the disk", console.text)
             return console.text
 
 
@@ -110,14 +118,17 @@ def _work(console: _Console, capacity: int, writes: bool, buffer: int) -> None:
         console.run(f"virtio write {buffer:x} {WRITTEN_TO:x} {COUNT:x}", "written: OK")
         console.run(f"virtio read {other:x} {WRITTEN_TO:x} {COUNT:x}", "read: OK")
         size = COUNT * SECTOR
-        console.run(f"cmp.b {buffer:x} {other:x} {size:x}", f"{size} byte(s) were the same")
+        same = f"{size} byte(s) were the same"
+        if same not in console.run(f"cmp.b {buffer:x} {other:x} {size:x}"):
+            raise WrongDataError("other data was read than written", console.text)
 
 
 class _Console:
     """U-Boot's console: commands, and what it answers."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, place: Place) -> None:
         self.text = ""
+        self._place = place
         self._seen = 0
         self._machine = machine
         self._socket = socket.socket(socket.AF_UNIX)
@@ -133,12 +144,13 @@ class _Console:
         self._socket.sendall(b" ")
         self._await(PROMPT)
 
-    def run(self, command: str, good: str = "") -> None:
-        """Run a command. StuckError if its output has no `good` text."""
+    def run(self, command: str, good: str = "") -> str:
+        """Run a command, and return its output. StuckError if that has no `good` text."""
         self._socket.sendall(f"{command}\n".encode())
         answer = self._await(PROMPT)
         if good not in answer:
             raise StuckError(f"the command {command!r} failed", self.text)
+        return answer
 
     def _await(self, wanted: str) -> str:
         """Return the output up to a text."""
@@ -147,7 +159,7 @@ class _Console:
             self._read()
             return wanted in self.text[self._seen :]
 
-        wait_for(seen, repr(wanted.strip()), lambda: self.text)
+        self._place.wait_for(seen, repr(wanted.strip()), lambda: self.text)
         end = self.text.index(wanted, self._seen) + len(wanted)
         answer, self._seen = self.text[self._seen : end], end
         return answer

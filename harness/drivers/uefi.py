@@ -9,8 +9,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+PREFIX = "vblk: "
 GOOD = "vblk: done"
 BAD = "vblk: failed"
+OTHER = "vblk: wrong"
 
 LENGTH = 4096
 """Bytes of each read and write."""
@@ -132,7 +134,7 @@ def program(block: int, capacity: int, writes: bool, again: int = 0) -> bytes:
         code.add("fc 48 8d 35", "first")  # cld; lea rsi, [first]
         code.add("48 8d 3d", "second")  # lea rdi, [second]
         code.number("b9", LENGTH)  # mov ecx, LENGTH
-        code.add("f3 a6 0f 85", "failed")  # repe cmpsb; jne failed
+        code.add("f3 a6 0f 85", "differs")  # repe cmpsb; jne differs
     code.add("45 85 f6 0f 84", "passed")  # test r14d, r14d; jz passed
     code.add("41 ff ce")  # dec r14d
     code.add("4c 89 e9 31 d2 45 31 c0")  # mov rcx, r13; xor edx, edx; xor r8d, r8d
@@ -144,14 +146,19 @@ def program(block: int, capacity: int, writes: bool, again: int = 0) -> bytes:
     code.add("e9", "work")  # jmp work
     code.label("passed")
     code.add("48 8d 35", "good")  # lea rsi, [good]
-    code.add("eb 07")  # jmp over the next instruction
+    code.add("e9", "print")  # jmp print
+    code.label("differs")
+    code.add("48 8d 35", "other")  # lea rsi, [other]
+    code.add("e9", "print")  # jmp print
     code.label("failed")
     code.add("48 8d 35", "bad")  # lea rsi, [bad]
+    code.label("print")
     code.number("ba", PORT)  # mov edx, port
     code.add("ac 84 c0 74 03 ee eb f8")  # lodsb; test al, al; jz end; out dx, al; jmp lodsb
     code.add("fa f4 eb fd")  # end: cli; hlt; jmp hlt
     code.data("good", f"\n{GOOD}\n\0".encode())
     code.data("bad", f"\n{BAD}\n\0".encode())
+    code.data("other", f"\n{OTHER}\n\0".encode())
     code.data("block io", BLOCK_IO)
     code.data("loaded image", LOADED_IMAGE)
     code.data("result", bytes(8))

@@ -29,6 +29,7 @@ from typing import Any, Protocol
 from harness.diskspec import SECTOR, DiskSpec, Fault
 from harness.model.block import Block
 from harness.model.defects import DEFECTS
+from harness.model.illegal import ILLEGAL
 from harness.model.loop import Loop
 from harness.model.observer import Lines, Observer
 from harness.model.pci.server import Connection as VfioUserConnection
@@ -248,6 +249,13 @@ def main(arguments: list[str] | None = None) -> None:
         "--whim", action="append", default=[], metavar="NAME", help="activate this whim; repeatable"
     )
     parser.add_argument(
+        "--illegal",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="behave like this, which no device may; repeatable",
+    )
+    parser.add_argument(
         "--observe", metavar="PATH", type=Path, help="write what drivers do to this file"
     )
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
@@ -259,6 +267,10 @@ def main(arguments: list[str] | None = None) -> None:
         if name not in WHIMS:
             parser.error(f"unknown whim {name!r}")
         WHIMS[name].apply()
+    for name in options.illegal:
+        if name not in ILLEGAL:
+            parser.error(f"unknown illegal behaviour {name!r}")
+        ILLEGAL[name].apply()
     if options.resize is not None and options.socket is not None:
         resize(options.socket, options.resize)
         return

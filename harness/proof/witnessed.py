@@ -37,6 +37,8 @@ from harness.witness.trace import read_trace
 CAPACITY = 2048
 """Sectors of a disk, unless the breach says otherwise."""
 
+TRACED = ("memory_region_ops_read", "memory_region_ops_write", "virtio_mmio_setting_irq")
+
 CHOICES = frozenset({"6.1-R-05", "6.1-R-12"})
 """SHOULDs that most breaches break too: they choose few features, to break one statement only."""
 
@@ -95,7 +97,7 @@ def _streams(
 def _trace_of(breach: Breach, way: str, directory: Path) -> list[Event]:
     """Return what QEMU traces of a breach, on a machine of its own."""
     log, qemu = directory / f"{breach.name}.log", directory / f"{breach.name}.sh"
-    words = ["-trace", "memory_region_ops_read", "-trace", "memory_region_ops_write", "-D", log]
+    words = [*(word for name in TRACED for word in ("-trace", name)), "-D", log]
     real = shlex.quote(str(find_qemu().path))
     more = shlex.join(map(str, words))
     qemu.write_text(

@@ -226,6 +226,8 @@ def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
                 yield deviation
 
 
+HARNESS = Path(__file__).parents[1]
+
 SEEN = "seen"
 """User property of a test that looked at the disk through the device, for want of its file."""
 
@@ -246,6 +248,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     if not isinstance(bench_of(pyfuncitem), TargetRun):
         return (yield)
     from harness.driver.errors import DriverError
+    from harness.driver.transport.vhost_channel import GoneError
     from harness.machine.rundir import check_room
     from harness.targets import LacksError
 
@@ -253,10 +256,23 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         return (yield)
     except LacksError as error:
         pytest.skip(str(error))
-    except (AssertionError, DriverError):
+    except (AssertionError, DriverError) as error:
         # A device that finds no room for what it writes fails requests, and has no defect.
         check_room()
+        if isinstance(error, GoneError) and not pyfuncitem.config.option.fulltrace:
+            _cut_harness(error)
         raise
+
+
+def _cut_harness(error: BaseException) -> None:
+    """Let the traceback end in the test: where the harness noticed the end is of no help."""
+    last, frame = None, error.__traceback__
+    while frame:
+        if not Path(frame.tb_frame.f_code.co_filename).is_relative_to(HARNESS):
+            last = frame
+        frame = frame.tb_next
+    if last:
+        last.tb_next = None
 
 
 def pytest_terminal_summary(
@@ -326,9 +342,10 @@ def _affecting(item: pytest.Item, bench: TargetRun | DriverRun) -> list[Deviatio
     if not recorded or bench.target is None:
         return []
     target = bench.name.partition("+")[0]
+    alike = bench.target.alike if isinstance(bench, TargetRun) else ""
     return [
         deviation
         for deviation in recorded
         for device in bench.target.identities()
-        if deviation.affects(device.implementation, device.version, target, device.parts)
+        if deviation.affects(device.implementation, device.version, target, device.parts, alike)
     ]

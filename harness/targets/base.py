@@ -141,6 +141,12 @@ class Plugged(ABC):
             process.kill()
 
 
+PARTS = {
+    "qemu": frozenset({"virtio-blk", "virtio-pci", "virtio-mmio", "vhost-user-blk-pci"}),
+}
+"""Implementation -> its parts, by the names in our files of deviations."""
+
+
 @dataclass(frozen=True)
 class DeviceIdentity:
     """Name under which a device's deviations are filed, and the device's version.
@@ -162,12 +168,15 @@ class Target(ABC):
     `traits` are what a test may ask for with `@on`: "guest" (the driver runs in a guest), "pci",
     "mmio" or "vhost-user", "modern" or "legacy". `starting` counts the seconds spent on starting
     what carries the devices, such as a guest; `preparing` counts the seconds for what is made once
-    and kept, such as a template of guests.
+    and kept, such as a template of guests. `alike` is the name of the target of ours that reaches
+    its device in the same way, "" if this is such a target: a recorded deviation that is for some
+    of our targets only applies to it as well.
     """
 
     name: str
     description: str
     traits: frozenset[str]
+    alike: str = ""
     made_to_order: bool = True
     """False if each disk is the same device, as it is, with the contents that it has."""
     starting: float = 0.0

@@ -101,6 +101,7 @@ class VhostUserSocket(SocketTarget, LendingTarget):
     """A back-end that somebody else runs on the socket `path`."""
 
     description = "the back-end that listens on the UNIX socket PATH, driven from the host"
+    alike = "vhost-user"
     traits = frozenset({"vhost-user", "modern"})
     protocol = "vhost-user"
     owner = "the external back-end"

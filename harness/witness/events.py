@@ -29,6 +29,9 @@ MAX_FILE = 1 << 28
 
 MAX_LINES = 1_000_000
 
+LINE = -2
+"""`queue` of an interrupt whose reason is not seen."""
+
 MAX_CAPABILITIES = 48
 """Capabilities that fit into 256 bytes of PCI configuration space, one more cannot be there."""
 
@@ -389,7 +392,10 @@ class Used(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Interrupt(Event):
-    """A notification by the device: of used buffers in `queue`, or of the configuration (-1)."""
+    """A notification by the device: of used buffers in `queue`, or of the configuration (-1).
+
+    `queue` is LINE if only the interrupt line is seen, which does not show the reason.
+    """
 
     queue: int
 
@@ -399,6 +405,13 @@ class Broken(Event):
     """The device needs a reset because of what the driver did; `text` says what it was."""
 
     text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Illegal(Event):
+    """The device does something that no device may do (`harness/model/illegal.py`)."""
+
+    name: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -429,6 +442,7 @@ KINDS: dict[str, type[Event]] = {
     "used": Used,
     "interrupt": Interrupt,
     "broken": Broken,
+    "illegal": Illegal,
     "cut": Cut,
 }
 

@@ -26,6 +26,7 @@ from harness.virtio.pci import (
     CapType,
 )
 from harness.witness.events import (
+    LINE,
     BadIndex,
     Chain,
     Changed,
@@ -435,6 +436,7 @@ def shown(name: str, value: int = 0) -> Register:
 
 
 FOUND = (MMIO, shown("MagicValue", MAGIC), shown("Version", 2))
+LINE_UP = Interrupt(queue=LINE)
 KNOWN = (*FOUND, shown("DeviceID", 2))
 READY = (*KNOWN, features(Feature.RING_RESET), mmio("QueueReady", 1))
 NOTHING_THERE = (*FOUND, shown("DeviceID", 0))
@@ -670,8 +672,8 @@ CASES |= {
     ),
     "4.2.2.2-R-13b": ((*KNOWN, mmio("InterruptACK", 3)), (*KNOWN, mmio("InterruptACK", 4))),
     "4.2.3.4.1-R-01": (
-        (*KNOWN, shown("InterruptStatus", 1), mmio("InterruptACK", 1)),
-        (*KNOWN, mmio("InterruptACK", 1)),
+        (*KNOWN, LINE_UP, shown("InterruptStatus", 1), mmio("InterruptACK", 1)),
+        (*KNOWN, shown("InterruptStatus", 1), LINE_UP, mmio("InterruptACK", 1)),
     ),
     "4.2.3.4.1-R-03": ((*KNOWN, shown("InterruptStatus", 1), mmio("InterruptACK", 1)), None),
     "4.2.2.2-R-14": (
@@ -796,3 +798,24 @@ def test_suspend_without_the_feature_suspends_nothing() -> None:
 
 def test_a_driver_that_does_not_reset_first_breaks_the_order() -> None:
     assert judge([DEVICE, *RUNNING])["3.1.1-R-01"].fate is Fate.BROKEN
+
+
+def test_bits_of_an_interrupt_may_be_acknowledged_one_by_one() -> None:
+    read_once = (*KNOWN, LINE_UP, shown("InterruptStatus", 3))
+    stream = (*read_once, mmio("InterruptACK", 1), mmio("InterruptACK", 2))
+
+    assert verdict("4.2.3.4.1-R-01", stream).fate is Fate.KEPT
+
+
+def test_an_acknowledgement_without_a_known_interrupt_is_not_judged() -> None:
+    stream = (*KNOWN, mmio("InterruptACK", 1))
+
+    assert verdict("4.2.3.4.1-R-01", stream).fate is Fate.NOT_EXERCISED
+
+
+def test_a_notification_whose_chain_the_device_did_not_take_is_not_judged() -> None:
+    wrong = notice(width=4, value=1 << 16)
+
+    assert verdict("2.8.16-R-03", (*PACKED_DATA, wrong)).fate is Fate.NOT_EXERCISED
+    again = (*PACKED_DATA, wrong, Stopped(queue=0), queue(), chain(0))
+    assert verdict("2.8.16-R-03", again).fate is Fate.NOT_EXERCISED

@@ -21,6 +21,8 @@ class Transport(ABC):
     """Alignment of the legacy ring layout in bytes; None for a modern interface."""
     access_platform: bool = False
     """True if the device's memory accesses are translated, for example by an IOMMU (virtio 6.1)."""
+    config_in_messages: bool = False
+    """True if each read of the configuration space is a message, whatever its length."""
     owns_pci_configuration: bool = False
     """True for a PCI function whose bus has `PciFunction.owns_configuration`."""
 

@@ -88,6 +88,7 @@ class VhostUser(Transport):
     """
 
     kind = "vhost-user"
+    config_in_messages = True
 
     def __init__(
         self,
