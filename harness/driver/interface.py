@@ -223,6 +223,10 @@ class Driver(ABC):
         """Return device status, features, virtqueue indices and interrupts, for a report."""
 
     @abstractmethod
+    def events(self) -> list[tuple[Any, ...]]:
+        """Return the last events at this driver, in order: see `harness.driver.trace`."""
+
+    @abstractmethod
     def close(self) -> None:
         """Reset the device and release all resources. A second call does nothing."""
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from harness.diskspec import DiskSpec
 from harness.driver.interface import Driver
+from harness.driver.trace import Recorded
 from harness.inputs import printable_lines
 from harness.robustness.device_process import DeviceProcess
 
@@ -129,6 +130,10 @@ class Plugged(ABC):
         The cheaper of the two is done. Raise TargetError if the device did not survive the test.
         """
         self.unplug()
+
+    def messages(self) -> list[Recorded]:
+        """Return the last messages to what carries the device, as events of a trace."""
+        return []
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Return our processes that are the device; none for an external device."""

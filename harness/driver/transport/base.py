@@ -10,6 +10,7 @@ from harness.driver.bus.base import Bus
 from harness.driver.errors import DriverError
 from harness.driver.interface import Capability, QueueLayout, TransportKind
 from harness.driver.memory import DmaMemory
+from harness.driver.trace import Trace, unwatch, watch
 
 
 class Transport(ABC):
@@ -17,6 +18,7 @@ class Transport(ABC):
 
     kind: ClassVar[TransportKind]
     memory: DmaMemory
+    trace: Trace
     queue_align: int | None = None
     """Alignment of the legacy ring layout in bytes; None for a modern interface."""
     access_platform: bool = False
@@ -188,6 +190,8 @@ class BusTransport(Transport):
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self.trace = Trace()
+        watch(bus, self.trace)
         self.memory = bus.memory
         self.access_platform = bus.access_platform
 
@@ -205,4 +209,7 @@ class BusTransport(Transport):
 
     def close(self) -> None:
         """Release the device on its bus."""
-        self._bus.close()
+        try:
+            self._bus.close()
+        finally:
+            unwatch(self._bus)
