@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import images
 from harness.drivers import userfile
 from harness.drivers.base import Launcher
 from harness.drivers.firmware import Ovmf, SeaBios, arm_qemu, installed_qemu, newest_qemu
-from harness.drivers.linux import Linux, UserModeLinux
+from harness.drivers.linux import Guest, Linux, UserModeLinux
 from harness.drivers.reference import Reference
 from harness.drivers.uboot import ARM64, X86, UBoot
 
@@ -28,10 +29,24 @@ MAKERS: dict[str, Callable[[], Launcher]] = {
     "uboot-x86": lambda: UBoot("uboot-x86", "pci", X86, newest_qemu),
     "uboot-arm64": lambda: UBoot("uboot-arm64", "vhost-user", ARM64, arm_qemu),
     "uml": UserModeLinux,
-    "linux": lambda: Linux("linux", "pci", newest_qemu),
-    "linux-transitional": lambda: Linux("linux-transitional", "pci-transitional", newest_qemu),
-    "linux-legacy": lambda: Linux("linux-legacy", "pci-transitional", newest_qemu, legacy=True),
-    "linux-vhost-user": lambda: Linux("linux-vhost-user", "vhost-user", installed_qemu),
+    "linux": lambda: Linux("linux", Guest("pci", newest_qemu)),
+    "linux-transitional": lambda: Linux(
+        "linux-transitional", Guest("pci-transitional", newest_qemu)
+    ),
+    "linux-legacy": lambda: Linux(
+        "linux-legacy", Guest("pci-transitional", newest_qemu), legacy=True
+    ),
+    "linux-vhost-user": lambda: Linux("linux-vhost-user", Guest("vhost-user", installed_qemu)),
+    "linux-microvm": lambda: Linux(
+        "linux-microvm",
+        Guest(
+            "vhost-user",
+            installed_qemu,
+            board="microvm",
+            words=images.KERNEL_ARGS_MICROVM,
+            plug="boot",
+        ),
+    ),
 }
 
 
