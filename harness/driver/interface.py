@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from harness.virtio.blk import BlockConfig
+from harness.virtio.pci import BARS
 
 CANARY = 0xC5
 """Value of all device-writable bytes (except the status byte) and guard bytes before a request.
@@ -195,6 +196,11 @@ class Capability:
     offset: int
     length: int
     cap_len: int
+
+    @property
+    def reserved(self) -> bool:
+        """Return whether `bar` is a reserved value: a driver ignores the capability (4.1.4.1)."""
+        return self.bar >= BARS
 
 
 class Driver(ABC):

@@ -28,7 +28,7 @@ from harness.virtio.blk import RequestType, Status, segment
 from harness.virtio.features import Feature
 
 SEED = 22
-EXAMPLES = 4
+EXAMPLES = 2
 STEPS = 30
 """The random work: a fixed seed, examples on each kind of disk, and operations in an example."""
 

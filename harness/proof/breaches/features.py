@@ -44,6 +44,19 @@ def does_not_accept_order_platform(disk: Disk) -> None:
     disk.start(V1)
 
 
+@breach("6.1-R-03a", whims=("access-platform",))
+def does_not_accept_access_platform(disk: Disk) -> None:
+    """Do not accept ACCESS_PLATFORM."""
+    disk.start(V1)
+
+
+@breach("6.1-R-09", "2.2.1-R-01a")
+def accepts_sr_iov(disk: Disk) -> None:
+    """Accept SR_IOV of a function without the PCI capability, which also does not offer it."""
+    with suppress(FeaturesRefusedError):
+        disk.driver.negotiate(V1 | Feature.SR_IOV.mask)
+
+
 @breach("6.1-R-12")
 def does_not_accept_own_data(disk: Disk) -> None:
     """Do not accept NOTIF_CONFIG_DATA."""

@@ -7,6 +7,10 @@ from harness.driver.transport.mmio import MmioModern
 from harness.proof.breaches.breach import MMIO, V1, breach
 from harness.targets.disk import Disk
 from harness.virtio.features import Feature, mask
+from harness.virtio.mmio import MAGIC, REGISTERS
+
+WINDOW = 0x200
+"""Bytes from one window of registers to the next on QEMU's microvm."""
 
 
 @breach("4.2.2.2-R-01a", **MMIO)
@@ -119,3 +123,45 @@ def makes_a_queue_ready_too_early(disk: Disk) -> None:
 def selects_shared_memory(disk: Disk) -> None:
     """Write SHMSel."""
     disk.driver.register_write("SHMSel", 0)
+
+
+def neighbour(disk: Disk, *accesses: str) -> None:
+    """Access registers of a window next to that of the device; it has no device of its own.
+
+    Each name is read; one with "=" in front of it is written as 0.
+    """
+    assert isinstance(disk.driver, DeviceDriver)
+    assert isinstance(disk.driver.transport, MmioModern)
+    window = disk.driver.transport.window
+    magic = REGISTERS["MagicValue"]
+    start = next(at for at in (-WINDOW, WINDOW) if window.read(at + magic, 4) == MAGIC)
+    for name in accesses:
+        at = start + REGISTERS[name.removeprefix("=")]
+        if name.startswith("="):
+            window.write(at, 4, 0)
+        else:
+            window.read(at, 4)
+
+
+@breach("4.2.2.2-R-06a", "4.2.3.1.1-R-02b", "4.2.3.1.1-R-02c", **MMIO)
+def writes_to_a_placeholder(disk: Disk) -> None:
+    """Write a register of a window whose DeviceID is 0."""
+    neighbour(disk, "Version", "DeviceID", "=QueueSel")
+
+
+@breach("4.2.3.1.1-R-02c", **MMIO)
+def reads_more_of_a_placeholder(disk: Disk) -> None:
+    """Read another register of a window whose DeviceID is 0."""
+    neighbour(disk, "Version", "DeviceID", "Status")
+
+
+@breach("4.2.3.1.1-R-01", **MMIO)
+def begins_with_the_device_id(disk: Disk) -> None:
+    """Read MagicValue and DeviceID of a window, then Version."""
+    neighbour(disk, "DeviceID", "Version")
+
+
+@breach("4.2.3.1.1-R-02a", **MMIO)
+def does_not_read_the_device_id(disk: Disk) -> None:
+    """Write a register of a window after MagicValue and Version."""
+    neighbour(disk, "Version", "=QueueSel")

@@ -15,7 +15,7 @@ from harness.proof.breaches.breach import (
 )
 from harness.targets.disk import Disk
 from harness.virtio.features import Feature, mask
-from harness.virtio.pci import CAP, CapType
+from harness.virtio.pci import CAP, COMMON_REGISTERS, CapType
 
 
 @breach("4.1.4.3.2-R-01")
@@ -197,6 +197,23 @@ def capability(disk: Disk, kind: CapType) -> int:
 def writes_a_capability(disk: Disk) -> None:
     """Write to the capability of the common configuration."""
     disk.driver.pci_write(capability(disk, CapType.COMMON_CFG) + 4, b"\4")
+
+
+ODD = ("odd-capabilities",)
+REPEATED = 0x800
+"""Offset of the second common configuration of that device."""
+
+
+@breach("4.1.4.1-R-02", whims=ODD)
+def uses_the_second_structure(disk: Disk) -> None:
+    """Read the device status in the second structure of the common configuration."""
+    disk.driver.bar_read(REGISTER_BAR, REPEATED + COMMON_REGISTERS["device_status"][0], 1)
+
+
+@breach("4.1.4.8.2-R-01", "4.1.4.1-R-07", whims=ODD)
+def writes_vendor_data(disk: Disk) -> None:
+    """Write to the capability with vendor data."""
+    disk.driver.pci_write(capability(disk, CapType.VENDOR_CFG) + 8, b"x")
 
 
 def use_window(disk: Disk, offset: int, length: int, width: int) -> None:
