@@ -184,7 +184,7 @@ class Guest:
 
     @property
     def mmio(self) -> bool:
-        """Whether the disk is on virtio-mmio."""
+        """Return whether the disk is on virtio-mmio."""
         return self.board in ("microvm", "virt-mmio")
 
     @property

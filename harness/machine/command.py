@@ -86,12 +86,12 @@ class MachineConfig:
 
     @property
     def arm64(self) -> bool:
-        """Whether it is a machine for arm64."""
+        """Return whether it is a machine for arm64."""
         return self.board in ("virt", "virt-mmio")
 
     @property
     def mmio(self) -> bool:
-        """Whether its disks are on virtio-mmio."""
+        """Return whether its disks are on virtio-mmio."""
         return self.board in ("microvm", "virt-mmio")
 
     @property
