@@ -12,6 +12,9 @@ from harness.drivers import userland
 from harness.drivers.base import NotHereError
 from images import ImageError, foreign
 
+WORDS_ARM64 = "console=ttyAMA0 quiet panic=-1 oops=panic cryptomgr.notests mitigations=off"
+"""The kernel's command line on QEMU's board for arm64."""
+
 MAX_MODULE = 64 << 20
 """Bytes of a module at most."""
 

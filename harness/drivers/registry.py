@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import images
 from harness.drivers import userfile
 from harness.drivers.base import Launcher
+from harness.drivers.blkio import Libblkio
 from harness.drivers.firmware import Ovmf, SeaBios, arm_qemu, installed_qemu, newest_qemu
+from harness.drivers.kernels import WORDS_ARM64, of_the_set
 from harness.drivers.linux import Guest, Linux, UserModeLinux
 from harness.drivers.reference import Reference
 from harness.drivers.uboot import ARM64, X86, UBoot
+from harness.machine.command import Board
+
+
+def _arm64(board: Board) -> Guest:
+    kernel = partial(of_the_set, "linux-arm64")
+    return Guest("vhost-user", arm_qemu, kernel, board, WORDS_ARM64, "cold")
+
 
 MAKERS: dict[str, Callable[[], Launcher]] = {
     "self": lambda: Reference("self", "model-pci"),
@@ -47,6 +57,14 @@ MAKERS: dict[str, Callable[[], Launcher]] = {
             plug="boot",
         ),
     ),
+    "linux-trixie": lambda: Linux(
+        "linux-trixie", Guest("pci", newest_qemu, partial(of_the_set, "linux-trixie"))
+    ),
+    "linux-sid": lambda: Linux(
+        "linux-sid", Guest("pci", newest_qemu, partial(of_the_set, "linux-sid"))
+    ),
+    "linux-arm64": lambda: Linux("linux-arm64", _arm64("virt")),
+    "libblkio": Libblkio,
 }
 
 
