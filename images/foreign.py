@@ -51,7 +51,7 @@ class Recipe:
     programs: Mapping[str, str] = field(default_factory=dict)
 
 
-KERNEL = ("linux-image-*", "linux-modules-*", "busybox-static")
+KERNEL = ("linux-image-*", "linux-binary-*", "linux-modules-*", "busybox-static")
 """Patterns of the packages of a kernel, and of a shell that runs on it."""
 
 RECIPES: dict[str, Recipe] = {

@@ -79,9 +79,10 @@ def of_the_set(name: str) -> Kernel:
     """Return the kernel of a locked set of packages. NotHereError if it cannot be had."""
     try:
         root = foreign.ensure(name) / "root"
-        (image,) = (root / "boot").glob("vmlinuz-*")
+        # Since Linux 7 the image is next to the modules.
+        (modules,) = (root / "usr/lib/modules").iterdir()
+        (image,) = (*(root / "boot").glob("vmlinuz-*"), *modules.glob("vmlinuz"))
         busybox = (root / "usr/bin/busybox").read_bytes()
     except (ImageError, OSError, ValueError) as error:
         raise NotHereError(f"run: vblk image foreign {name} ({error})") from None
-    release = image.name.removeprefix("vmlinuz-")
-    return Kernel(release, image, Modules(root / "usr/lib/modules" / release), busybox)
+    return Kernel(modules.name, image, Modules(modules), busybox)

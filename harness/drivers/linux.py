@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from types import MappingProxyType
@@ -34,6 +35,7 @@ from harness.machine.command import Board, Saved
 from harness.machine.errors import MachineError
 from harness.machine.foreign import ForeignDaemon
 from harness.machine.rundir import RunDir
+from harness.targets.prefetch import Prefetch
 from harness.witness import trace
 from harness.witness.events import Event
 from images import ImageError
@@ -73,6 +75,8 @@ def follow(
 
     place.wait_for(over, "the end of the work", output)
     text = output()
+    if userland.NO_DISK in text:
+        raise StuckError("the driver made no disk of the device", text)
     if userland.WRONG_DATA in text:
         raise WrongDataError("other data was read than written", text)
     for name in work:
@@ -215,6 +219,7 @@ class Linux(Launcher):
         self._legacy = legacy
         self._dir: RunDir | None = None
         self._config: MachineConfig | None = None
+        self._ahead: Prefetch[Machine] | None = None
         self._release = ""
 
     def prepare(self) -> None:
@@ -294,18 +299,17 @@ class Linux(Launcher):
         plug = self._guest.plug
         if plug == "boot":
             config = replace(config, kernel_args=f"{config.kernel_args} vblk.work={','.join(work)}")
+        if plug == "hot":
+            self._ahead = self._ahead or Prefetch(partial(_started, config), Machine.stop)
         with ExitStack() as stack:
-            machine = Machine(config)
+            machine = self._ahead.take() if self._ahead else Machine(config)
             stack.callback(machine.stop)
             add = machine.add_vhost_user if self.way == "vhost-user" else machine.add_vfio_user
             disk = place.front_end
             if self._guest.mmio:
                 disk = replace(disk, queue_size=MMIO_QUEUE_SIZE)
-            if plug == "hot":
-                machine.start()
-                add(place.socket, disk)
-            else:
-                add(place.socket, disk)
+            add(place.socket, disk)
+            if plug != "hot":
                 machine.start()
             console = stack.enter_context(closing(socket.socket(socket.AF_UNIX)))
             console.settimeout(DEADLINE)
@@ -329,11 +333,25 @@ class Linux(Launcher):
             return output()
 
     def close(self) -> None:
-        """Remove the saved machine."""
+        """Stop the clones and remove the saved machine."""
+        if self._ahead:
+            self._ahead.close()
+            self._ahead = None
         if self._dir:
             self._dir.remove()
             self._dir = None
             self._config = None
+
+
+def _started(config: MachineConfig) -> Machine:
+    """Return a running machine."""
+    machine = Machine(config)
+    try:
+        machine.start()
+    except BaseException:
+        machine.stop()
+        raise
+    return machine
 
 
 def _drain(console: socket.socket) -> None:

@@ -64,6 +64,7 @@ MAKERS: dict[str, Callable[[], Launcher]] = {
         "linux-sid", Guest("pci", newest_qemu, partial(of_the_set, "linux-sid"))
     ),
     "linux-arm64": lambda: Linux("linux-arm64", _arm64("virt")),
+    "linux-arm64-mmio": lambda: Linux("linux-arm64-mmio", _arm64("virt-mmio")),
     "libblkio": Libblkio,
 }
 
