@@ -38,7 +38,7 @@ from harness.targets.base import (
     translated,
 )
 
-ANSWER_DEADLINE = 10.0
+ANSWER_DEADLINE = 30.0
 """Longest time for an answer of the model, in seconds, counted from its start on."""
 
 MAX_ANSWER = 1 << 20
@@ -382,6 +382,11 @@ class Model(Target):
             return ModelDisk(self._process, reshaped(spec, self._whims), self._variant)
         except (MachineError, DriverError) as error:
             raise translated(error) from None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the model, None if there is none at present."""
+        return self._process.pid if self._process else None
 
     def close(self) -> None:
         """End the process."""
