@@ -45,6 +45,7 @@ KNOWN = {
         "the sockets of the model, in a place that was free; a stream that was begun here"
     ),
     "harness/drivers/base.py::Place.fill: open": "the disk of a scenario, in a run directory",
+    "harness/drivers/base.py::add_events: open": RUN,
     "harness/drivers/userland.py::write: open": RUN,
     "harness/guest/agent.py::_claim_standard_streams: os.open": GUEST,
     "harness/guest/agent.py::_renew: os.open": GUEST,

@@ -56,9 +56,10 @@ def build_vhost_user(name: str, spec: DiskSpec, attachment: Options, socket: Pat
         "packed": spec.packed,
         "in_order": spec.in_order,
     }
+    mmio = str(attachment.get("bus", "")).startswith("virtio-mmio")
     device = {
         **attachment,
-        "driver": "vhost-user-blk-pci",
+        "driver": "vhost-user-blk" if mmio else "vhost-user-blk-pci",
         "id": name,
         "chardev": name,
         **{key: value for key, value in wanted.items() if value is not None},
