@@ -52,17 +52,17 @@ UNKNOWN_CAPABILITY = 0x7FE
 """Values that no version of the specification up to 1.4 defines."""
 
 
-def start(disk: Disk) -> AdminQueue:
-    """Initialise a device with its first administration virtqueue; it was reset before that.
+def start(disk: Disk, extra: int = 0) -> AdminQueue:
+    """Reset a device, and initialise it with its first administration virtqueue.
 
-    Skip a device that does not offer ADMIN_VQ.
+    Accept the feature bits `extra` in addition. Skip a device that does not offer ADMIN_VQ.
     """
     driver = disk.driver
     offered = driver.offered()
     if not offered & Feature.ADMIN_VQ.mask:
         pytest.skip("the device does not offer ADMIN_VQ")
     wanted = driver.negotiate().accepted
-    wanted |= offered & (Feature.ADMIN_VQ.mask | Feature.SR_IOV.mask)
+    wanted |= extra | offered & (Feature.ADMIN_VQ.mask | Feature.SR_IOV.mask)
     agreed = driver.negotiate(wanted)
     disk.queues = [driver.queue_setup(0)]
     queue = AdminQueue(driver)

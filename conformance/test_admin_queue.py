@@ -1,12 +1,22 @@
 """Administration virtqueues: lengths of buffers, what is written, order (virtio 2.13.1)."""
 
+from dataclasses import replace
+
 import pytest
 
-from conformance.administration import UNKNOWN_OPCODE, Objects, need, owner, shown
+from conformance.administration import (
+    RESERVED_GROUP,
+    UNKNOWN_OPCODE,
+    Objects,
+    need,
+    owner,
+    shown,
+    start,
+)
 from conformance.data import untouched
 from harness.driver.admin import Command
 from harness.driver.interface import CANARY
-from harness.report import clause, on
+from harness.report import clause, described, on
 from harness.virtio.admin import (
     ANSWER,
     COMMAND,
@@ -23,6 +33,7 @@ from harness.virtio.admin import (
     Group,
     Opcode,
 )
+from harness.virtio.features import Feature
 
 pytestmark = on("pci", "modern")
 
@@ -105,13 +116,47 @@ def test_the_head_of_an_answer_is_written_as_a_whole(plug):
 
 @clause("2.13.1-D-06")
 @pytest.mark.parametrize("opcode", [Opcode.LIST_QUERY, UNKNOWN_OPCODE], ids=["known", "unknown"])
-def test_status_and_qualifier_are_written(plug, opcode):
-    _, queue = owner(plug)
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_status_and_qualifier_are_written(plug, packed, opcode):
+    disk, queue = owner(plug)
+    if packed:
+        if not disk.driver.offered() & Feature.RING_PACKED.mask:
+            pytest.skip("the device does not offer RING_PACKED")
+        queue = start(disk, Feature.RING_PACKED.mask)
 
     answer = queue.exchange([Command.of(opcode, room=64)])[0]
 
     assert answer.written[:2] != untouched(2), "the status was not written"
     assert answer.written[2:4] != untouched(2), "the qualifier was not written"
+
+
+@described("2.12.1-P-02")
+def test_reserved_bytes_of_a_command_are_ignored(plug):
+    _, queue = owner(plug)
+    whole = list_query(queue)
+    sent = bytearray(Command.of(Opcode.LIST_QUERY).sent)
+    sent[4:16] = b"\xa5" * 12
+
+    answer = queue.exchange([Command(bytes(sent), ANSWER.size + 128)])[0]
+
+    assert answer.status == AdminStatus.OK, shown(answer)
+    assert answer.result == whole.result
+
+
+@clause("2.7.4.1-D-01")
+def test_a_command_may_be_cut_anywhere(plug):
+    _, queue = owner(plug)
+    listing, invalid = Command.of(Opcode.LIST_QUERY), Command.of(UNKNOWN_OPCODE, RESERVED_GROUP)
+    whole = list_query(queue, room=24)
+    refused = queue.exchange([replace(invalid, room=32)])[0]
+
+    for readable, writable in (((1, 22, 1), (1, 6, 25)), ((2, 2, 20), (9, 23)), ((24,), (2, 30))):
+        cut = Command(listing.sent, 32, readable, writable)
+        answer, refusal = queue.exchange([cut, replace(cut, sent=invalid.sent)])
+
+        assert answer.status == AdminStatus.OK, f"{readable}, {writable}: {shown(answer)}"
+        assert answer.result == whole.result
+        assert (refusal.status, refusal.qualifier) == (refused.status, refused.qualifier)
 
 
 @clause("2.13.1-D-07")

@@ -15,10 +15,15 @@ ROOM = 64
 
 @dataclass(frozen=True)
 class Command:
-    """A command: the device-readable part, and the size of the device-writable one, in bytes."""
+    """A command: the device-readable part, and the size of the device-writable one, in bytes.
+
+    `readable` and `writable` cut these into descriptors of these lengths; empty means one each.
+    """
 
     sent: bytes
     room: int
+    readable: tuple[int, ...] = ()
+    writable: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -84,7 +89,10 @@ class AdminQueue:
             driver.memory_write(sent, command.sent)
             answer = driver.alloc(command.room, 8)
             driver.memory_write(answer, bytes([CANARY]) * command.room)
-            buffers = [Buffer(sent, len(command.sent)), Buffer(answer, command.room, writable=True)]
+            buffers = [
+                *_cut(sent, command.readable or (len(command.sent),)),
+                *_cut(answer, command.writable or (command.room,), writable=True),
+            ]
             heads[driver.queue_add(self.index, buffers)] = answer, command.room
         driver.queue_publish(self.index, list(heads))
         driver.queue_kick(self.index)
@@ -114,3 +122,9 @@ class AdminQueue:
     def use(self, opcodes: Set[int], group: int = Group.SELF) -> Answer:
         """Tell the device which commands will be used for a group."""
         return self.command(Opcode.LIST_USE, group, data=words(frozenset(opcodes)))
+
+
+def _cut(address: int, lengths: Sequence[int], writable: bool = False) -> list[Buffer]:
+    """Return buffers of these lengths that follow one another."""
+    starts = [address + sum(lengths[:number]) for number in range(len(lengths))]
+    return [Buffer(start, length, writable) for start, length in zip(starts, lengths, strict=True)]

@@ -57,6 +57,7 @@ VALUES: dict[str, Any] = {
     "zones_offline": (1,),
     "secure_erase": True,
     "lifetime": (1, 2, 3),
+    "members": 2,
 }
 """A value of each field that is not its default."""
 
