@@ -176,6 +176,9 @@ def test_a_request_reaches_sectors_beyond_32_bits(plug, kind):
     }
     count = shortest(limit.get(kind.type), 8)
     data = {RequestType.IN: b"", RequestType.OUT: sectors(count, salt=77)}
+    align = config.secure_erase_sector_alignment or 1
+    if kind.type == RequestType.SECURE_ERASE and (FAR % align or count % align):
+        pytest.skip(f"{count} sectors at {FAR} are not aligned to secure_erase_sector_alignment")
 
     if kind.type in data:
         sent = Request(

@@ -36,6 +36,11 @@ def msix(plug):
     return disk
 
 
+def another_vector(driver):
+    """Return vector 1, or 0 of a device with one vector."""
+    return min(1, vectors_of(driver) - 1)
+
+
 def map_config(driver, vector):
     """Map configuration changes to a vector, and return the register's value after that."""
     driver.register_write("config_msix_vector", vector)
@@ -127,8 +132,9 @@ def test_the_messages_of_each_queue_go_to_its_own_vector(msix):
 def test_every_event_can_be_unmapped(msix):
     driver = msix.driver
     driver.negotiate()
-    assert map_config(driver, 1) == 1
-    assert [map_queue(driver, index, 1) for index in range(QUEUES)] == [1] * QUEUES
+    vector = another_vector(driver)
+    assert map_config(driver, vector) == vector
+    assert [map_queue(driver, index, vector) for index in range(QUEUES)] == [vector] * QUEUES
 
     config = map_config(driver, NO_VECTOR)
     queues = [map_queue(driver, index, NO_VECTOR) for index in range(QUEUES)]
@@ -140,8 +146,9 @@ def test_every_event_can_be_unmapped(msix):
 @clause("4.1.5.1.2.1-D-07")
 def test_no_event_is_mapped_after_a_reset(msix):
     driver = msix.driver
-    assert start(msix, [1] * QUEUES) == [1] * QUEUES
-    assert map_config(driver, 1) == 1
+    vector = another_vector(driver)
+    assert start(msix, [vector] * QUEUES) == [vector] * QUEUES
+    assert map_config(driver, vector) == vector
 
     driver.reset()
 

@@ -34,7 +34,8 @@ NEEDED = (Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM)
 
 
 def capability(driver, kind):
-    return next(item for item in driver.capabilities() if item.type == kind)
+    found = (item for item in driver.capabilities() if not item.reserved)
+    return next(item for item in found if item.type == kind)
 
 
 def interrupt_pending(driver):

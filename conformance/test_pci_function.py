@@ -84,7 +84,7 @@ def test_structures_lie_within_their_bars(plug):
     sizes = {number: bar.size for number, bar in bars(driver).items()}
 
     for structure in driver.capabilities():
-        if structure.type in REACHED:
+        if structure.type in REACHED and not structure.reserved:
             assert structure.bar in sizes, structure
             assert structure.offset + structure.length <= sizes[structure.bar], structure
 

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli import main
 from harness.driver.block import BlockDriver
 from harness.driver.bus.vfio_user import VfioUser
 from harness.driver.interface import Request
 from harness.driver.transport.pci import PciModern
 from harness.driver.transport.vhost_user import VhostUser
+from harness.machine.errors import MachineError
+from harness.machine.foreign import ForeignDaemon
 from harness.virtio.blk import RequestType
 
 DEADLINE = 60.0
@@ -114,6 +117,7 @@ def test_a_file_in_the_place_of_the_sockets_is_kept(tmp_path: Path) -> None:
         (["--vhost-user", "s", "--vfio-user", "t", "--disk", "d"], "give --disk and one of"),
         (["--vhost-user", "s", "--disk", "none"], "no file of at least one sector"),
         (["--vhost-user", "d", "--disk", "d"], "d: a socket cannot be made there"),
+        (["--vhost-user", "none/s", "--disk", "d"], "none/s: a socket cannot be made there"),
         (["--vhost-user", "s", "--disk", "d", "--whim", "none"], "no whim 'none'"),
         (
             ["--vhost-user", "s", "--disk", "d", "--stream", "d"],
@@ -136,3 +140,23 @@ def test_a_wrong_call_is_one_line(tmp_path: Path, arguments: list[str], message:
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "d").read_bytes() == bytes(1024)
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_model_that_does_not_start_leaves_no_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(process: ForeignDaemon, *given: object) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while not (tmp_path / "witness.jsonl").exists():
+            assert time.monotonic() < deadline, "the model begins no stream"
+            time.sleep(0.02)
+        raise MachineError("the model does not start")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ForeignDaemon, "wait_until_ready", fail)
+    (tmp_path / "d").write_bytes(bytes(1024))
+
+    assert main(["witness", "--vhost-user", "s", "--disk", "d"]) == 2
+    assert "the model does not start" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]

@@ -40,7 +40,9 @@ KNOWN = {
     "harness/driver/bus/qtest.py::_QtestBus.__init__: open": RUN,
     "harness/driver/bus/vfio_user.py::VfioUser.__init__: truncate": "memory without a name",
     "harness/driver/transport/vhost_user.py::VhostUser.__init__: truncate": "memory without a name",
-    "harness/cli/serve.py::_serve: unlink": "the sockets of the model, in a place that was free",
+    "harness/cli/serve.py::_serve: unlink": (
+        "the sockets of the model, in a place that was free; a stream that was begun here"
+    ),
     "harness/drivers/base.py::Place.fill: open": "the disk of a scenario, in a run directory",
     "harness/drivers/userland.py::write: open": RUN,
     "harness/guest/agent.py::_claim_standard_streams: os.open": GUEST,

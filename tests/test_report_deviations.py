@@ -55,6 +55,7 @@ def test_a_record_may_be_for_some_targets_only(tmp_path: Path) -> None:
     for target, affected in (("qtest-pci", True), ("guest-pci-q35", True), ("qtest-mmio", False)):
         assert everywhere.affects("qemu", (7, 2, 0), target)
         assert some.affects("qemu", (7, 2, 0), target) is affected
+        assert some.affects("qemu", (7, 2, 0), "mine", alike=target) is affected
 
 
 def test_a_record_of_a_part_is_for_devices_that_have_the_part(tmp_path: Path) -> None:

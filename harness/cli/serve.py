@@ -64,9 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
             f"--disk {disk}: no file of at least one sector; make one: truncate -s 64M {disk}"
         )
     for path in _sockets(place):
-        if os.path.lexists(path) or len(os.fsencode(path.absolute())) > 107:
+        long = len(os.fsencode(path.absolute())) > 107
+        if os.path.lexists(path) or long or not path.parent.is_dir():
             raise UsageError(
-                f"{path}: a socket cannot be made there; choose a short path that is free"
+                f"{path}: a socket cannot be made there; choose a short path that is free, in a"
+                " directory that exists"
             )
     for name in arguments.whim:
         if name not in WHIMS:
@@ -120,7 +122,11 @@ def _serve(arguments: argparse.Namespace, way: str, place: Path, file: Path, str
     process = ForeignDaemon("the model", line)
     watcher = Watcher(stream)
     try:
-        process.wait_until_ready(place, "", READY_DEADLINE)
+        try:
+            process.wait_until_ready(place, "", READY_DEADLINE)
+        except BaseException:
+            stream.unlink(missing_ok=True)  # nothing is in it, and no driver could connect
+            raise
         for words in _help(way, place, arguments.destructive):
             print(words)
         sys.stdout.flush()

@@ -24,6 +24,7 @@ from harness.driver.interface import (
     Request,
     Used,
 )
+from harness.driver.trace import cut
 from harness.driver.transport.base import Transport
 from harness.driver.virtqueue.base import Virtqueue
 from harness.virtio.blk import (
@@ -171,10 +172,13 @@ class BlockDriver(DeviceDriver):
         for _ in range(CONFIG_TRIES):
             before = self.config_generation()
             raw = bytearray(size)
+            shown = self.config_read(0, size) if self.transport.config_in_messages else b""
             for field in valid:
                 end = field.offset + field.size
                 if end <= size:
-                    raw[field.offset : end] = self.config_read(field.offset, field.size)
+                    raw[field.offset : end] = shown[field.offset : end] or self.config_read(
+                        field.offset, field.size
+                    )
             # A legacy device has no generation: two equal reads are taken instead (virtio 2.5.4).
             whole = last == raw if self.transport.legacy else self.config_generation() == before
             if whole:
@@ -230,9 +234,19 @@ class BlockDriver(DeviceDriver):
             self._by_head[queue, flight.head] = token
             flight.record = Sent.of(flight, packed, self._after_reset)
             self.sent.append(flight.record)
+            self._show(flight, request)
         ring.publish(flight.head for flight in prepared)
+        self.trace("available", queue, [flight.head for flight in prepared], ring.next_available())
         self._notify(ring)
         return tokens
+
+    def _show(self, flight: Flight, request: Request) -> None:
+        """Record a request in the trace: its memory, its chain, and its properties."""
+        trace, ring = self.trace, flight.queue
+        trace("stored", flight.block, len(flight.image), cut(flight.image))
+        trace("chain", ring.index, flight.head, *ring.described(flight.head))
+        size = len(request.data)
+        trace("request", ring.index, request.type, request.sector, size, request.receive)
 
     def complete(self, tokens: Sequence[int], timeout: float = REQUEST_TIMEOUT) -> list[Completion]:
         unknown = [token for token in tokens if token not in self._flights]
@@ -262,7 +276,12 @@ class BlockDriver(DeviceDriver):
         if token is None:
             return False
         flight = self._flights[token]
-        flight.complete(used.length, self.memory)
+        completion = flight.complete(used.length, self.memory)
+        self.trace(
+            "completed",
+            *(queue.index, used.id, completion.status, cut(completion.data)),
+            *(flight.status_address, list(completion.damage)),
+        )
         if flight.abandoned:
             del self._flights[token]
         return True

@@ -23,6 +23,7 @@ from harness.driver.interface import (
     TransportKind,
     Used,
 )
+from harness.driver.trace import cut
 from harness.driver.transport.base import Transport
 from harness.driver.virtqueue.base import Virtqueue
 from harness.driver.virtqueue.packed import PackedQueue
@@ -48,6 +49,7 @@ class DeviceDriver(Driver):
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self.memory = transport.memory
+        self.trace = transport.trace
         self.queues: dict[int, Virtqueue] = {}
         self._loose: defaultdict[int, list[Used]] = defaultdict(list)
         self._interrupts = Interrupts(queues=transport.signals_by_queue())
@@ -83,6 +85,9 @@ class DeviceDriver(Driver):
             "interrupts": asdict(self._interrupts),
             "config_generation": self.config_generation(),
         }
+
+    def events(self) -> list[tuple[Any, ...]]:
+        return self.trace.events()
 
     def _wait_state(self) -> dict[str, Any]:
         """Return the state that a timeout error shows, to tell which side stopped."""
@@ -175,12 +180,17 @@ class DeviceDriver(Driver):
     # --- memory
 
     def alloc(self, length: int, align: int = 16) -> int:
-        return self.memory.alloc(length, align)
+        address = self.memory.alloc(length, align)
+        self.trace("zeroed", address, length)
+        return address
 
     def memory_read(self, address: int, length: int) -> bytes:
-        return load(self.memory.view(address, length))
+        data = load(self.memory.view(address, length))
+        self.trace.access("loaded", address, length, cut(data))
+        return data
 
     def memory_write(self, address: int, data: bytes) -> None:
+        self.trace("stored", address, len(data), cut(data))
         store(self.memory.view(address, len(data)), data)
 
     # --- virtqueues
@@ -212,7 +222,10 @@ class DeviceDriver(Driver):
         else:
             queue = SplitQueue(self.memory, index, size, None, in_order, event_idx, least_aligned)
         self.transport.queue_vector = vector
-        self.transport.queue_enable(queue.layout)
+        packed = isinstance(queue, PackedQueue)
+        layout = queue.layout
+        self.trace("ring", index, size, layout.desc, layout.driver, layout.device, packed)
+        self.transport.queue_enable(layout)
         self._notification_data = bool(accepted & Feature.NOTIFICATION_DATA.mask)
         self.queues[index] = queue
         return queue.layout
@@ -224,10 +237,15 @@ class DeviceDriver(Driver):
             raise BadArgumentError(f"queue {index} was not set up") from None
 
     def queue_add(self, index: int, buffers: Sequence[Buffer], indirect: bool = False) -> int:
-        return self._queue(index).add(buffers, indirect)
+        queue = self._queue(index)
+        head = queue.add(buffers, indirect)
+        self.trace("chain", index, head, *queue.described(head))
+        return head
 
     def queue_publish(self, index: int, heads: Sequence[int]) -> None:
-        self._queue(index).publish(heads)
+        queue = self._queue(index)
+        queue.publish(heads)
+        self.trace("available", index, list(heads), queue.next_available())
 
     def queue_kick(self, index: int) -> None:
         with_data = self._notification_data and index in self.queues
@@ -262,6 +280,7 @@ class DeviceDriver(Driver):
         """Take used chains. `_claim` may take a chain; the others wait for `queue_poll`."""
         while taken := queue.take_used():
             for used in taken:
+                self.trace("used", queue.index, used.id, used.length)
                 if not self._claim(queue, used):
                     queue.release(used.id)
                     self._loose[queue.index].append(used)
@@ -369,6 +388,16 @@ class DeviceDriver(Driver):
         seconds. With `served` (`done` waits for completions), the wait ends
         RESET_GRACE seconds after the device sets DEVICE_NEEDS_RESET (virtio 2.1.2).
         """
+        self.trace.poll(True)
+        try:
+            self._poll(done, timeout, what, served)
+        except DeviceTimeoutError as error:
+            self.trace("timeout", error.message)
+            raise
+        finally:
+            self.trace.poll(False)
+
+    def _poll(self, done: Callable[[], bool], timeout: float, what: str, served: bool) -> None:
         begun = time.monotonic()
         deadline, look = begun + timeout, begun + RESET_LOOK
         message = f"waited {timeout:g} s for {what}"

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from harness.virtio.blk import BlockConfig
+from harness.virtio.pci import BARS
 
 CANARY = 0xC5
 """Value of all device-writable bytes (except the status byte) and guard bytes before a request.
@@ -196,6 +197,11 @@ class Capability:
     length: int
     cap_len: int
 
+    @property
+    def reserved(self) -> bool:
+        """Return whether `bar` is a reserved value: a driver ignores the capability (4.1.4.1)."""
+        return self.bar >= BARS
+
 
 class Driver(ABC):
     """A driver of one virtio block device."""
@@ -221,6 +227,10 @@ class Driver(ABC):
     @abstractmethod
     def state(self) -> dict[str, Any]:
         """Return device status, features, virtqueue indices and interrupts, for a report."""
+
+    @abstractmethod
+    def events(self) -> list[tuple[Any, ...]]:
+        """Return the last events at this driver, in order: see `harness.driver.trace`."""
 
     @abstractmethod
     def close(self) -> None:

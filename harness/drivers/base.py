@@ -6,13 +6,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from harness.diskspec import SECTOR, DiskSpec
+from harness.model.illegal import ILLEGAL
 from harness.model.whims import reshaped
 from harness.targets.model import ModelProcess
-from harness.witness.events import read
+from harness.witness.events import Illegal, read
 from harness.witness.judge import Verdict, judge
 
 PAUSE = 0.02
@@ -21,8 +23,11 @@ PAUSE = 0.02
 DEADLINE = 120.0
 """Seconds that a step of a driver may take on a busy machine."""
 
-SHOWN = 20
-"""Lines of a driver's output that an error shows."""
+QUIET = 10.0
+"""Seconds after which a driver of an illegal device that does nothing has hung."""
+
+PATIENCE = 45.0
+"""Seconds that a step of a driver of an illegal device may take."""
 
 USE = "use"
 """The work that each driver can do: it reads, and writes if it can."""
@@ -36,8 +41,43 @@ class CannotError(Exception):
     """A driver cannot do the work of a scenario; the message is one line."""
 
 
+class Fate(StrEnum):
+    """The fate of a driver in a scenario, the best first."""
+
+    WENT_ON = "went on"
+    REFUSED = "refused the device"
+    HUNG = "hung"
+    WRONG_DATA = "accepted wrong data"
+    CRASHED = "crashed"
+
+    @property
+    def tolerable(self) -> bool:
+        """Return whether an illegal device may have this effect on a driver."""
+        return self in (Fate.WENT_ON, Fate.REFUSED)
+
+
 class StuckError(Exception):
-    """A driver hung, failed, or read wrong data; the message says what was awaited."""
+    """A driver failed: it gave up, or reported an error. The second argument is its output."""
+
+    fate = Fate.REFUSED
+
+
+class HungError(StuckError):
+    """A driver did not do what was awaited in time; the message says what it was."""
+
+    fate = Fate.HUNG
+
+
+class WrongDataError(StuckError):
+    """A driver took data that is not what it had written, and reported no error."""
+
+    fate = Fate.WRONG_DATA
+
+
+class CrashedError(StuckError):
+    """A driver crashed: its process ended, or its kernel reports an oops or a panic."""
+
+    fate = Fate.CRASHED
 
 
 @dataclass(frozen=True)
@@ -57,6 +97,14 @@ class Scenario:
     whims: tuple[str, ...] = ()
     about: tuple[str, ...] = ()
     needs: frozenset[str] = frozenset()
+    defects: tuple[str, ...] = ()
+    illegal: tuple[str, ...] = ()
+    section: str = ""
+
+    @property
+    def legal(self) -> bool:
+        """Return whether the device keeps all rules."""
+        return not self.defects and not self.illegal
 
     def spec(self, **more: Any) -> DiskSpec:
         """Return the disk of this scenario; `more` are fields that the driver has to have."""
@@ -68,7 +116,9 @@ class Scenario:
 class Watched:
     """The record of a driver in a scenario: the stream, the verdicts, and its output.
 
-    `trouble` says why the driver hung or failed; it is empty if it did neither.
+    `trouble` says why the driver hung or failed; it is empty if it did neither. The verdicts are
+    empty if the device was illegal. `met` is the number of illegal things that the device did, -1
+    if that is not known.
     """
 
     scenario: Scenario
@@ -76,14 +126,22 @@ class Watched:
     verdicts: dict[str, Verdict]
     trouble: str
     output: str
+    fate: Fate = Fate.WENT_ON
+    met: int = -1
 
 
 class Place:
     """The disk that a driver works on: its socket, the file with its bytes, and its size."""
 
-    def __init__(self, process: ModelProcess, spec: DiskSpec, way: str) -> None:
-        """Add a disk to a model. MachineError if the model refuses."""
+    def __init__(
+        self, process: ModelProcess, spec: DiskSpec, way: str, busy: Path | None = None
+    ) -> None:
+        """Add a disk to a model. MachineError if the model refuses.
+
+        `busy` is a file that grows as long as the driver does something, if that matters.
+        """
         self._process = process
+        self._busy = busy
         self.spec = spec
         self._name, self.socket, file = process.add(spec, way)
         assert file
@@ -113,6 +171,39 @@ class Place:
     def check(self) -> None:
         """Raise MachineError if the device is gone."""
         self._process.check()
+
+    def wait_for(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        output: Callable[[], str],
+        seconds: float = DEADLINE,
+    ) -> None:
+        """Wait until a condition is true. HungError, with the output, if it is not in time.
+
+        A driver of an illegal device has less time, and has hung if it does nothing for QUIET
+        seconds.
+        """
+        if self._busy is None:
+            wait_for(condition, what, output, seconds)
+            return
+        size, since = -1, time.monotonic()
+
+        def over() -> bool:
+            nonlocal size, since
+            if condition():
+                return True
+            assert self._busy
+            now = self._busy.stat().st_size
+            if now != size:
+                size, since = now, time.monotonic()
+            elif time.monotonic() > since + QUIET:
+                shown = last_line(output())
+                words = f"did nothing for {QUIET:g} s; last output: {shown}"
+                raise HungError(words, output())
+            return False
+
+        wait_for(over, what, output, min(seconds, PATIENCE))
 
 
 class Launcher(ABC):
@@ -177,29 +268,40 @@ class Launcher(ABC):
         """
         self.check(scenario)
         stream = directory / f"{scenario.name}.jsonl"
-        trouble = ""
-        process = ModelProcess((), scenario.whims, stream)
+        trouble, fate = "", Fate.WENT_ON
+        process = ModelProcess(scenario.defects, scenario.whims, stream, scenario.illegal)
         try:
-            place = Place(process, scenario.spec(**self.disk), self.way)
+            busy = None if scenario.legal else stream
+            place = Place(process, scenario.spec(**self.disk), self.way, busy)
             try:
                 output = self.drive(scenario, place)
             except StuckError as error:
                 trouble, output = str(error.args[0]), str(error.args[1])
+                fate = error.fate
             place.check()
         finally:
             process.stop()
-        return Watched(scenario, stream, judge(read(stream)), trouble, output)
+        return watched(scenario, stream, trouble, output, fate)
+
+
+def watched(scenario: Scenario, stream: Path, trouble: str, output: str, fate: Fate) -> Watched:
+    """Return the record of a driver. It is judged by its stream if the device was legal."""
+    events = read(stream)
+    verdicts = judge(events) if scenario.legal else {}
+    shown = any(ILLEGAL[name].shown for name in scenario.illegal)
+    met = sum(isinstance(event, Illegal) for event in events) if shown else -1
+    return Watched(scenario, stream, verdicts, trouble, output, fate, met)
 
 
 def wait_for(
     condition: Callable[[], bool], what: str, output: Callable[[], str], seconds: float = DEADLINE
 ) -> None:
-    """Wait until a condition is true. StuckError, with the output, if it is not in time."""
+    """Wait until a condition is true. HungError, with the output, if it is not in time."""
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:
             shown = last_line(output())
-            raise StuckError(f"waited {seconds:g} s for {what}; last output: {shown}", output())
+            raise HungError(f"waited {seconds:g} s for {what}; last output: {shown}", output())
         time.sleep(PAUSE)
 
 

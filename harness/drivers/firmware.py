@@ -15,15 +15,18 @@ from harness.drivers.base import (
     Place,
     Scenario,
     StuckError,
-    wait_for,
+    WrongDataError,
 )
 from harness.machine import Machine, MachineConfig, Qemu, find_qemu
 from harness.machine.command import Board
 from harness.machine.errors import MachineError
 from images import ImageError, foreign
 
+PREFIX = "vblk: "
 GOOD = "vblk: done"
 BAD = "vblk: failed"
+OTHER = "vblk: wrong"
+NO_DISK = "No bootable device."
 READ_FROM, WRITTEN_TO, COUNT = 8, 64, 8
 """Sectors that the boot sector reads, where it writes them, and their number."""
 
@@ -35,11 +38,12 @@ PACKETS = 0x180
 def boot_sector(writes: bool) -> bytes:
     """Return a boot sector that reads sectors, and with `writes` copies and compares them.
 
-    It writes GOOD or BAD to the first serial port, and halts.
+    It writes GOOD, BAD or (if the data differs) OTHER to the first serial port, and halts.
     """
     code = bytearray(b"\x31\xc0\x8e\xd8\x8e\xc0\x8e\xd0\xbc\x00\x7c\xfc")
     # xor ax,ax; mov ds,ax; mov es,ax; mov ss,ax; mov sp,0x7c00; cld
     jumps: list[int] = []
+    differs = 0
 
     def place(offset: int) -> bytes:
         return (LOADED_AT + offset).to_bytes(2, "little")
@@ -55,17 +59,20 @@ def boot_sector(writes: bool) -> bytes:
         call(0x43, 1)
         call(0x42, 2)
         code.extend(b"\xbe\x00\x80\xbf\x00\x90\xb9\x00\x08\xf3\xa7\x0f\x85\x00\x00")
-        # mov si,0x8000; mov di,0x9000; mov cx,0x800; repe cmpsw; jne failed
-        jumps.append(len(code) - 2)
+        # mov si,0x8000; mov di,0x9000; mov cx,0x800; repe cmpsw; jne differs
+        differs = len(code) - 2
     texts = len(code) + 64
-    code.extend(b"\xbe" + place(texts) + b"\xeb\x03")  # mov si, good; jmp print
+    code.extend(b"\xbe" + place(texts) + b"\xeb\x08")  # mov si, good; jmp print
     for at in jumps:
         code[at : at + 2] = (len(code) - at - 2).to_bytes(2, "little")
     bad = texts + len(GOOD) + 2
-    code.extend(b"\xbe" + place(bad))  # failed: mov si, bad
+    code.extend(b"\xbe" + place(bad) + b"\xeb\x03")  # failed: mov si, bad; jmp print
+    if differs:
+        code[differs : differs + 2] = (len(code) - differs - 2).to_bytes(2, "little")
+    code.extend(b"\xbe" + place(bad + len(BAD) + 2))  # differs: mov si, other
     code.extend(b"\xac\x08\xc0\x74\x06\xba\xf8\x03\xee\xeb\xf5\xfa\xf4\xeb\xfd")
     # print: lodsb; or al,al; jz end; mov dx,0x3f8; out dx,al; jmp print; end: cli; hlt; jmp end
-    sector = code.ljust(texts, b"\0") + f"{GOOD}\n\0{BAD}\n\0".encode()
+    sector = code.ljust(texts, b"\0") + f"{GOOD}\n\0{BAD}\n\0{OTHER}\n\0".encode()
     sector = sector.ljust(PACKETS, b"\0")
     for segment, lba in ((0x800, READ_FROM), (0x800, WRITTEN_TO), (0x900, WRITTEN_TO)):
         sector += b"\x10\0" + COUNT.to_bytes(2, "little") + b"\0\0" + segment.to_bytes(2, "little")
@@ -134,23 +141,29 @@ class SeaBios(Launcher):
                 if number:
                     machine.qmp("set-action", reboot="reset")
                     machine.qmp("system_reset")
-                _await_boot(machine, number + 1)
+                _await_boot(machine, place, number + 1)
             if writes and place.read(WRITTEN_TO, COUNT) != data:
-                raise StuckError("what was written is not on the disk", machine.console_tail())
+                raise WrongDataError("what was written is not on the disk", machine.console_tail())
             return machine.console_tail()
 
 
-def _await_boot(machine: Machine, number: int) -> None:
-    """Wait until the boot sector has run for the given time."""
+def _await_boot(machine: Machine, place: Place, number: int) -> None:
+    """Wait until the boot sector has run for the given time, or the firmware finds no disk."""
 
     def over() -> bool:
         if not machine.alive():
             raise MachineError(machine.last_words())
-        return machine.console_tail().count("vblk: ") >= number
+        text = machine.console_tail()
+        return text.count(PREFIX) >= number or NO_DISK in text
 
-    wait_for(over, f"boot {number} from the disk", machine.console_tail)
-    if BAD in machine.console_tail():
-        raise StuckError("a read or write by INT 13h failed", machine.console_tail())
+    place.wait_for(over, f"boot {number} from the disk", machine.console_tail)
+    text = machine.console_tail()
+    if OTHER in text:
+        raise WrongDataError("INT 13h returned other data than was written", text)
+    if BAD in text:
+        raise StuckError("a read or write by INT 13h failed", text)
+    if text.count(PREFIX) < number:
+        raise StuckError("SeaBIOS could not boot from the disk", text)
 
 
 WAYS = {

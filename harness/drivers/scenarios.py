@@ -62,8 +62,14 @@ SCENARIOS: tuple[Scenario, ...] = (
         "out-of-order",
         "requests take their time, and end out of order",
         ORDINARY,
-        # The model does not follow the slots of a packed virtqueue through this whim.
         {"in_order": False, "packed": False},
+        ("used-out-of-order", "every-third-is-slow"),
+    ),
+    Scenario(
+        "out-of-order-packed",
+        "requests of a packed virtqueue take their time, and end out of order",
+        ORDINARY,
+        {"in_order": False, "packed": True},
         ("used-out-of-order", "every-third-is-slow"),
     ),
     Scenario(
@@ -74,8 +80,32 @@ SCENARIOS: tuple[Scenario, ...] = (
         about=("2.4.2-R-01",),
         needs=frozenset({"pci"}),
     ),
+    Scenario(
+        "odd-function",
+        "the PCI function has odd capabilities, another revision and one MSI-X vector",
+        whims=("odd-capabilities", "other-revision", "one-vector"),
+        about=(
+            "4.1.4.1-R-01",
+            "4.1.4.1-R-03",
+            "4.1.4.1-R-04",
+            "4.1.4.1-R-06a",
+            "4.1.5.1.2.2-R-01",
+        ),
+        needs=frozenset({"pci", "modern"}),
+    ),
+    Scenario(
+        "platform",
+        "the device offers to respect an IOMMU and the order of the platform",
+        whims=("access-platform", "order-platform"),
+        needs=frozenset({"pci", "modern"}),
+    ),
     Scenario("packed", "virtqueues can be packed", EVERYTHING, {"packed": True}),
-    Scenario("queues", "there are four request queues", ORDINARY, {"queues": 4}),
+    Scenario(
+        "queues",
+        "there are four request queues, and the cache mode cannot be changed",
+        ORDINARY,
+        {"queues": 4, "config_wce": False},
+    ),
     Scenario("large-blocks", "a block has 4096 bytes", EVERYTHING, {"logical_block_size": 4096}),
     Scenario("random", "operations that chance has chosen", ("random",)),
 )

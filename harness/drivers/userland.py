@@ -25,6 +25,7 @@ WORKS = ("use", "discard", "filesystem", "resize", "rebind", "parallel")
 PREFIX = "vblk: "
 READY = "vblk: ready"
 ASK_FOR_RESIZE = "vblk: waits for a resize"
+WRONG_DATA = "vblk: wrong data"
 END = "vblk: end"
 
 INIT = r"""#!/bin/busybox sh
@@ -70,7 +71,10 @@ wait_for() {
 
 same() {
     forget
-    dd if=/dev/vda bs=64k skip=$1 count=1 2>/dev/null | cmp -s - /tmp/data
+    dd if=/dev/vda of=/tmp/back bs=64k skip=$1 count=1 2>/dev/null || return
+    cmp -s /tmp/back /tmp/data && return
+    echo "vblk: wrong data"
+    return 1
 }
 
 do_works() {
@@ -118,7 +122,11 @@ work_filesystem() {
     umount /mnt
     forget
     mount -t ext4 /dev/vda /mnt || return
-    [ "$sum" = "$(md5sum < /mnt/b)" ] || return
+    back=$(md5sum < /mnt/b) || return
+    if [ "$sum" != "$back" ]; then
+        echo "vblk: wrong data"
+        return 1
+    fi
     rm /mnt/a
     sync
     if [ "$(cat /sys/block/vda/queue/discard_max_bytes)" != 0 ]; then fstrim /mnt || return; fi

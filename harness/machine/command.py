@@ -209,6 +209,9 @@ def _machine(config: MachineConfig) -> str:
     if config.board == "q35":
         # intel-iommu needs this for interrupt remapping with KVM.
         options.append("kernel-irqchip=split")
+    if config.board != "microvm" and not (config.parked or config.kernel or config.bios):
+        # SeaBIOS writes its messages to the serial port, too.
+        options.append("graphics=off")
     if config.parked or config.shared_memory or config.ram:
         options.append("memory-backend=ram")
     return ",".join(options)

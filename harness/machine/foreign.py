@@ -14,6 +14,7 @@ from shlex import join
 
 from harness.machine.errors import MachineError
 from harness.machine.logs import end_of, tail
+from harness.machine.process import Process
 from harness.machine.supervisor import SHOWN, Supervised
 
 COMMAND_TIMEOUT = 30.0
@@ -26,6 +27,9 @@ PAUSE = 0.01
 ENTERED = 0.5
 """Seconds after which a socket that /proc/net/unix does not show under its path is taken as
 listening."""
+
+LAST_OUTPUT = "its last output"
+"""Words before the last line of a process in messages."""
 
 LISTENING = 0x10000
 """__SO_ACCEPTCON in the flags of /proc/net/unix."""
@@ -50,6 +54,7 @@ class ForeignDaemon(Supervised):
         super().__init__()
         self._printed = printed
         self._last_line = ""
+        self._ended_by_us = False
         try:
             self._launch([*line], terminal=terminal)
         except BaseException:
@@ -76,6 +81,15 @@ class ForeignDaemon(Supervised):
         """Wait for its end; return True if it has ended."""
         return self._process is None or self._process.wait(seconds)
 
+    def fate(self) -> str:
+        """Return in words if it runs, or how it ended. Its own end is not confused with `stop`."""
+        if self._ended_by_us:
+            return f"{self.process_name} was running until the harness ended it"
+        return super().fate()
+
+    def _request_end(self, process: Process) -> None:
+        self._ended_by_us = True
+
     def _last_lines(self) -> list[str]:
         text = f"{self._printed()}\n{tail(self._stderr, SHOWN)}"
         return [line for line in text.splitlines() if line.strip()][-SHOWN:]
@@ -85,7 +99,7 @@ class ForeignDaemon(Supervised):
         if self._stopped:
             return self._last_line
         words = self._last_lines()
-        return f"{self.fate()}; its last output: {words[-1].strip() if words else 'nothing'}"
+        return f"{self.fate()}; {LAST_OUTPUT}: {words[-1].strip() if words else 'nothing'}"
 
     def output(self) -> str:
         """Return its output, of a long one the end."""

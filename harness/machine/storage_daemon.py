@@ -147,14 +147,14 @@ class StorageDaemon(QmpSupervised):
             for options in export.graph.nodes:
                 self.qmp("blockdev-add", **options)
                 nodes += 1
-            self.qmp("block-export-add", **_options(export))
+            self.qmp("block-export-add", **export_options(export))
         except MachineError:
             if self.alive():
                 self._remove_nodes(export.graph, objects, nodes)
             raise
 
 
-def _options(export: Export) -> dict[str, Any]:
+def export_options(export: Export) -> dict[str, Any]:
     """Return the arguments of block-export-add."""
     options: dict[str, Any] = {
         "type": "vhost-user-blk",

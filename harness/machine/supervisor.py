@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
@@ -22,6 +24,9 @@ QUIT_DEADLINE = 3.0
 
 SHOWN = 20
 """Lines at the end of stderr that `Supervised.last_words` has."""
+
+MESSAGES = 200
+"""QMP commands that are kept, the last ones, with their answers."""
 
 T = TypeVar("T")
 
@@ -145,6 +150,8 @@ class QmpSupervised(Supervised, ABC):
     def __init__(self) -> None:
         super().__init__()
         self._monitor: Monitor | None = None
+        self.messages: deque[tuple[Any, ...]] = deque(maxlen=MESSAGES)
+        """The last commands and their answers: time, "qmp", command, arguments, answer."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -168,7 +175,17 @@ class QmpSupervised(Supervised, ABC):
         The MachineError has the process's message if it refuses, and the end of its stderr if it
         ends. `timeout` is in seconds.
         """
-        return self._ask(lambda monitor: monitor.execute(command, arguments, timeout))
+        asked = time.time()
+        answer: Any = "no answer"
+        try:
+            answer = self._ask(lambda monitor: monitor.execute(command, arguments, timeout))
+        except MachineError as error:
+            answer = str(error)
+            raise
+        finally:
+            if not command.startswith("query-"):
+                self.messages.append((asked, "qmp", command, arguments, answer))
+        return answer
 
     def _open_monitor(self, seconds: float) -> None:
         assert self._loop

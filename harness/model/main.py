@@ -19,7 +19,7 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from functools import partial
@@ -28,13 +28,11 @@ from typing import Any, Protocol
 
 from harness.diskspec import SECTOR, DiskSpec, Fault
 from harness.model.block import Block
-from harness.model.defects import DEFECTS
 from harness.model.loop import Loop
 from harness.model.observer import Lines, Observer
 from harness.model.pci.server import Connection as VfioUserConnection
 from harness.model.storage import Storage
 from harness.model.vhost import Connection as VhostUserConnection
-from harness.model.whims import WHIMS, reshaped
 from harness.model.zoned import ZonedBlock
 
 CONTROL_TIMEOUT = 10.0
@@ -248,17 +246,20 @@ def main(arguments: list[str] | None = None) -> None:
         "--whim", action="append", default=[], metavar="NAME", help="activate this whim; repeatable"
     )
     parser.add_argument(
+        "--illegal",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="behave like this, which no device may; repeatable",
+    )
+    parser.add_argument(
         "--observe", metavar="PATH", type=Path, help="write what drivers do to this file"
     )
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    for name in options.defect:
-        if name not in DEFECTS:
-            parser.error(f"unknown defect {name!r}")
-        DEFECTS[name].apply()
-    for name in options.whim:
-        if name not in WHIMS:
-            parser.error(f"unknown whim {name!r}")
-        WHIMS[name].apply()
+    try:
+        change_behaviour(options.defect, options.whim, options.illegal)
+    except UnknownNameError as error:
+        parser.error(str(error))
     if options.resize is not None and options.socket is not None:
         resize(options.socket, options.resize)
         return
@@ -287,6 +288,43 @@ def main(arguments: list[str] | None = None) -> None:
     finally:
         if lines:
             lines.close()
+
+
+class UnknownNameError(Exception):
+    """There is no defect, whim or illegal behaviour of this name; the message is one line."""
+
+
+def change_behaviour(defects: Sequence[str], whims: Sequence[str], illegal: Sequence[str]) -> None:
+    """Put defects, whims and illegal behaviour into this process. UnknownNameError for others.
+
+    Their modules are loaded only if they are needed: without them a process starts faster.
+    """
+    if defects:
+        from harness.model.defects import DEFECTS
+
+        _apply("defect", DEFECTS, defects)
+    if whims:
+        from harness.model.whims import WHIMS
+
+        _apply("whim", WHIMS, whims)
+    if illegal:
+        from harness.model.illegal import ILLEGAL
+
+        _apply("illegal behaviour", ILLEGAL, illegal)
+
+
+class Change(Protocol):
+    """A change of the model's behaviour."""
+
+    def apply(self) -> None:
+        """Put it into this process."""
+
+
+def _apply(kind: str, known: Mapping[str, Change], names: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UnknownNameError(f"unknown {kind} {name!r}")
+        known[name].apply()
 
 
 def _option(text: str) -> tuple[str, object]:
@@ -335,7 +373,10 @@ def serve(
     """Serve a disk over a raw file on a UNIX socket, until Ctrl-C or SIGTERM."""
     try:
         spec = DiskSpec(capacity=file.stat().st_size // SECTOR, **properties)
-        spec = reshaped(spec, whims)
+        if whims:
+            from harness.model.whims import reshaped
+
+            spec = reshaped(spec, whims)
         storage = Storage(str(file), spec.read_only, spec.faults, spec.unmap)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(f"{path}.control")

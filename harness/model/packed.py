@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from harness.model.memory import BrokenError, Memory
@@ -135,9 +136,8 @@ class PackedRing(Ring):
     def asked(self) -> tuple[int, int]:
         return self._device[1], self._device[0]
 
-    @property
-    def overwritten(self) -> int:
-        return self._used % self.size
+    def given_up(self, chain: Chain) -> Collection[int]:
+        return {(self._used + number) % self.size for number in range(chain.slots)}
 
     def give_back(self, chain: Chain) -> None:
         self._next = chain.position

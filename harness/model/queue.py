@@ -97,6 +97,8 @@ class Queue:
         self._in_flight: InFlight | None = None
         self._descriptors_at = 0
         self._seen: list[list[int]] = []
+        self._shown: dict[int, Job] = {}
+        """Jobs that the observer knows of and that are not used yet, by their number."""
 
     def observe(self, observer: Observer | None, index: int) -> None:
         """Tell `observer`, if there is one, what happens on this virtqueue, number `index`."""
@@ -198,6 +200,7 @@ class Queue:
             self._throttle.give_back(sum(not job.done for job in self._jobs))
             self._jobs.clear()
         self._announce(ring)
+        self._shown.clear()
         self._in_flight = None
         self.base = ring.base
 
@@ -264,6 +267,7 @@ class Queue:
         job = Job(self._taken, chain, Request(chain), replayed)
         if self._observer:
             job.seen = [] if replayed else self._seen
+            self._shown[job.number] = job
             self._show(job.request, self._observer)
         self._taken += 1
         self._jobs.append(job)
@@ -295,26 +299,28 @@ class Queue:
             self.mark_buffers(job.chain)
         for ready in self.ready(job):
             self._jobs.remove(ready)
-            if self._observer:
-                self._show_use(ring, ready, self._observer)
             self.use(ring, ready)
         self._last = max(self._last, job.number)
 
     def _show_use(self, ring: Ring, job: Job, observer: Observer) -> None:
         """Tell the observer of a use, and of descriptors that have changed since they were taken.
 
-        The use of a packed virtqueue overwrites a descriptor, perhaps one of another job.
+        The use of a packed virtqueue overwrites a descriptor, perhaps one of another job, and gives
+        the driver slots back that it may fill again.
         """
         now = ring.look_again(job.seen)
         if now != job.seen:
             observer("changed", queue=self._index, before=job.seen, after=now)
         observer("used", queue=self._index, id=job.chain.id, length=job.length)
-        if (slot := ring.overwritten) >= 0:
-            for other in self._jobs:
-                other.seen = [entry for entry in other.seen if entry[0] != slot]
+        self._shown.pop(job.number, None)
+        if slots := ring.given_up(job.chain):
+            for other in self._shown.values():
+                other.seen = [entry for entry in other.seen if entry[0] not in slots]
 
     def use(self, ring: Ring, job: Job) -> None:
         """Put a request that is done into the used ring, or mark its descriptors used."""
+        if self._observer:
+            self._show_use(ring, job, self._observer)
         if self._in_flight:
             self._in_flight.using(job.chain)
         ring.use(job.chain, job.length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,10 +129,13 @@ class Ring(ABC):
         """Return an available index that is too far ahead, or None if there is no such index."""
         return None
 
-    @property
     @abstractmethod
-    def overwritten(self) -> int:
-        """Return the slot that the next use overwrites, or -1 if it overwrites no descriptor."""
+    def given_up(self, chain: Chain) -> Collection[int]:
+        """Return the slots that belong to the driver again once `chain` is used.
+
+        Of a packed virtqueue these are as many as the chain has, from the place where it is marked
+        used. They may have descriptors of another chain (virtio 2.8.6).
+        """
 
 
 def look_at_table(memory: Memory, address: int, length: int) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from harness.model.memory import BrokenError, Memory
@@ -112,9 +113,8 @@ class SplitRing(Ring):
     def asked(self) -> tuple[int, int]:
         return self._used[0], self._used[2 + 4 * self.size]
 
-    @property
-    def overwritten(self) -> int:
-        return -1
+    def given_up(self, chain: Chain) -> Collection[int]:
+        return ()
 
     def give_back(self, chain: Chain) -> None:
         self._next = chain.position

@@ -1,10 +1,11 @@
-"""Search for false alarms: repeated runs of the suite on a healthy device while the host is busy.
+"""Search for false alarms: repeated runs of the suite while the host is busy.
 
     python -m harness.proof.alarms conformance --target qtest-pci --directory reports/alarms
+    python -m harness.proof.alarms conformance --driver self --driver seabios --driver uml
 
-runs the suite 20 times, one run after the other, while a process per processor does nothing but use
-CPU time. It prints the verdicts that are not the same in all runs. The exit status is 1 if there
-are any, and 2 if a run gave no results.
+runs the suite 20 times on a healthy device, or judges drivers 20 times, one run after the other,
+while a process per processor does nothing but use CPU time. It prints the verdicts that are not the
+same in all runs. The exit status is 1 if there are any, and 2 if a run gave no results.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -45,8 +46,11 @@ def load_on(processors: int) -> Iterator[None]:
         yield
 
 
-def run(number: int, target: str, directory: Path, suite: Path) -> Results:
-    """Do one run, whose files stay in the directory. Raise ResultsError if it gives no results."""
+def run(number: int, subjects: Sequence[str], directory: Path, suite: Path) -> Results:
+    """Do one run, whose files stay in the directory. Raise ResultsError if it gives no results.
+
+    `subjects` are options of pytest that name targets or drivers.
+    """
     path = directory / f"run-{number:02}.json"
     words = path.with_suffix(".log")
     if path.exists():
@@ -60,7 +64,7 @@ def run(number: int, target: str, directory: Path, suite: Path) -> Results:
             subprocess.run(
                 [
                     *(sys.executable, "-m", "pytest", str(suite), "-p", "no:cacheprovider", "-q"),
-                    *("--vblk-target", target, "--vblk-matrix", str(path)),
+                    *(*subjects, "--vblk-matrix", str(path)),
                     *("--vblk-artifacts", str(directory / f"run-{number:02}")),
                 ],
                 stdout=log,
@@ -80,16 +84,20 @@ def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m harness.proof.alarms")
     parser.add_argument("suite", type=Path, help="directory of the conformance suite")
-    parser.add_argument("--target", default="qtest-pci", metavar="NAME")
+    subject = parser.add_mutually_exclusive_group()
+    subject.add_argument("--target", default="qtest-pci", metavar="NAME")
+    subject.add_argument("--driver", action="append", default=[], metavar="NAME")
     parser.add_argument("--runs", type=int, default=RUNS, metavar="N")
     parser.add_argument("--directory", type=Path, default=Path("reports/alarms"))
     asked = parser.parse_args()
+    drivers = [word for name in asked.driver for word in ("--vblk-driver", name)]
+    subjects = drivers or ["--vblk-target", asked.target]
     asked.directory.mkdir(parents=True, exist_ok=True)
     runs = []
     try:
         with load_on(os.cpu_count() or 1):
             for number in range(1, asked.runs + 1):
-                results = run(number, asked.target, asked.directory, asked.suite)
+                results = run(number, subjects, asked.directory, asked.suite)
                 print(f"run {number}: {results.runs[0].seconds:.0f} s", flush=True)
                 runs.append(results)
     except ResultsError as error:

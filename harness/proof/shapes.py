@@ -313,12 +313,19 @@ def ask(server: ForkServer, shape: Shape) -> Found:
 
 
 def recorded(file: Path) -> dict[Shape, Found]:
-    """Return the results in a file that has one on each line; none if there is no such file."""
+    """Return the results in a file that has one on each line; none if there is no such file.
+
+    ValueError for a line that is no result, such as one that was not written whole.
+    """
     found = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        answer = json.loads(line)
-        shape = Shape(tuple(answer["shape"]["whims"]), answer["shape"]["way"])
-        found[shape] = as_found(answer, shape)
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            answer = json.loads(line)
+            shape = Shape(tuple(answer["shape"]["whims"]), answer["shape"]["way"])
+            found[shape] = as_found(answer, shape)
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{file}:{number}: no result of a shape: delete the line") from None
     return found
 
 
@@ -452,12 +459,12 @@ def main() -> int:
     asked = parser.parse_intermixed_args()
     try:
         shapes = [shape for text in asked.whims for shape in parse(text)]
-    except ValueError as error:
+        found = recorded(asked.results) if asked.results else {}
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     shapes += audited() if asked.audit else [] if shapes else all_shapes()
     shapes = [shape for shape in dict.fromkeys(shapes) if asked.way in (None, shape.way)]
     begun, lost = time.monotonic(), []
-    found = recorded(asked.results) if asked.results else {}
     left = [shape for shape in shapes if shape not in found]
 
     def each(shape: Shape, result: Found | ForkError) -> None:

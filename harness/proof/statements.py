@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from harness.drivers.scenarios import SCENARIOS
 from harness.inputs import InputError, json_of, read_text
 from harness.outputs import replace_text
 from harness.proof.witnessed import reasons
@@ -55,6 +56,7 @@ def page(verdicts: Verdicts) -> str:
 def _lines(verdicts: Verdicts) -> Iterator[str]:
     clauses = driver_clauses()
     idle = reasons()
+    shown_by_work = {name for scenario in SCENARIOS for name in scenario.about}
     yield "# Statements that bind drivers"
     yield ""
     yield (
@@ -69,7 +71,9 @@ def _lines(verdicts: Verdicts) -> Iterator[str]:
     yield ""
     yield (
         '"red" is a rule that a planted breach turns red ([proof](witness-proof.md)), "kept '
-        'only" one that can only find that a statement was kept, or that no breach turns red.'
+        'only" one that can only find that a statement was kept, or that no breach turns red. '
+        '"effect" is a statement that a driver also breaks if it hangs or fails in a scenario '
+        "whose device provokes it ([your driver](your-driver.md))."
     )
     yield ""
     if verdicts:
@@ -85,6 +89,7 @@ def _lines(verdicts: Verdicts) -> Iterator[str]:
     yield f"| --- | --- | --- | --- |{' --- |' * len(verdicts)}"
     for name, clause in clauses.items():
         rule = "none" if name not in RULES else "kept only" if name in idle else "red"
+        rule += ", effect" if name in shown_by_work else ""
         fates_of = "".join(f" {fates.get(name, '')} |" for fates in verdicts.values())
         yield f"| {name} | {clause.level} | {clause.seen} | {rule} |{fates_of}"
     yield ""

@@ -37,20 +37,13 @@ from harness.witness.trace import read_trace
 CAPACITY = 2048
 """Sectors of a disk, unless the breach says otherwise."""
 
+TRACED = ("memory_region_ops_read", "memory_region_ops_write", "virtio_mmio_setting_irq")
+
 CHOICES = frozenset({"6.1-R-05", "6.1-R-12"})
 """SHOULDs that most breaches break too: they choose few features, to break one statement only."""
 
-NOT_OFFERED = "The model does not offer ACCESS_PLATFORM."
-NO_PLACEHOLDER = "The reference driver has no device whose DeviceID is 0."
-CHECKED = "The reference driver reads them when it is attached, before it can do anything else."
-
 NEVER_RED = {
-    "4.2.2.2-R-06a": NO_PLACEHOLDER,
-    "4.2.3.1.1-R-02b": NO_PLACEHOLDER,
-    "4.2.3.1.1-R-02c": NO_PLACEHOLDER,
-    "4.2.3.1.1-R-01": CHECKED,
-    "4.2.3.1.1-R-02a": CHECKED,
-    "6.1-R-03a": NOT_OFFERED,
+    "4.1.4.8.2-R-02": "The reference driver reads every capability when it is attached.",
 }
 """Rules that are red on no breach, in addition to those that say so themselves -> reason."""
 
@@ -95,7 +88,7 @@ def _streams(
 def _trace_of(breach: Breach, way: str, directory: Path) -> list[Event]:
     """Return what QEMU traces of a breach, on a machine of its own."""
     log, qemu = directory / f"{breach.name}.log", directory / f"{breach.name}.sh"
-    words = ["-trace", "memory_region_ops_read", "-trace", "memory_region_ops_write", "-D", log]
+    words = [*(word for name in TRACED for word in ("-trace", name)), "-D", log]
     real = shlex.quote(str(find_qemu().path))
     more = shlex.join(map(str, words))
     qemu.write_text(

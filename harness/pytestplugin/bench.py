@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.diskspec import DiskSpec
+from harness.virtio.catalogue import SPECIFICATION
 
 if TYPE_CHECKING:
     from harness.drivers.watching import WatchedDriver
@@ -130,6 +131,18 @@ class DriverRun:
         self.description = {"facts": self.target.facts(), "implementations": versions}
         for name, value in self.description["facts"].items():
             self.record(name, value)
+
+
+def let_record(
+    run: TargetRun | DriverRun, only: bool, write: Callable[[str, object], None]
+) -> None:
+    """Have the run record properties of the whole suite in JUnit, under its name unless `only`."""
+
+    def record(name: str, value: object) -> None:
+        write(name if only else f"{run.name}.{name}", value)
+
+    record("specification", SPECIFICATION)
+    run.record = record
 
 
 BENCHES = pytest.StashKey[dict[str, TargetRun]]()

@@ -14,9 +14,8 @@ import pytest
 from harness import interrupt
 from harness.inputs import printable
 from harness.pytestplugin.arguments import add_option
-from harness.pytestplugin.bench import DRIVERS, DriverRun
+from harness.pytestplugin.bench import DRIVERS, DriverRun, let_record
 from harness.report.results import TARGET_ID
-from harness.virtio.catalogue import SPECIFICATION
 
 if TYPE_CHECKING:
     from harness.drivers.watching import WatchedDriver
@@ -128,11 +127,7 @@ def _driver(
     runs = request.config.stash[DRIVERS]
     run = runs[request.param]
 
-    def record(name: str, value: object) -> None:
-        record_testsuite_property(name if len(runs) == 1 else f"{run.name}.{name}", value)
-
-    record("specification", SPECIFICATION)
-    run.record = record
+    let_record(run, len(runs) == 1, record_testsuite_property)
     launcher = makers(option.vblk_drivers)[run.name]()
     run.target = WatchedDriver(launcher, chosen(option.vblk_scenario))
     try:

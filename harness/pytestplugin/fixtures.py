@@ -11,10 +11,16 @@ from harness import interrupt
 from harness.diskspec import DiskSpec
 from harness.driver.errors import DeviceTimeoutError
 from harness.pytestplugin.arguments import add_option
-from harness.pytestplugin.bench import BENCHES, SPENT, USER_TARGETS, TargetRun, bench_of
+from harness.pytestplugin.bench import (
+    BENCHES,
+    SPENT,
+    USER_TARGETS,
+    TargetRun,
+    bench_of,
+    let_record,
+)
 from harness.pytestplugin.workers import progress_of
 from harness.virtio.blk import ZonedModel
-from harness.virtio.catalogue import SPECIFICATION
 from harness.virtio.features import Feature, mask
 
 if TYPE_CHECKING:
@@ -94,11 +100,7 @@ def _bench(
     benches = request.config.stash[BENCHES]
     bench = benches[request.param]
 
-    def record(name: str, value: object) -> None:
-        record_testsuite_property(name if len(benches) == 1 else f"{bench.name}.{name}", value)
-
-    record("specification", SPECIFICATION)
-    bench.record = record
+    let_record(bench, len(benches) == 1, record_testsuite_property)
     settings = Settings(
         option.vblk_channel,
         option.vblk_qemu,

@@ -1,8 +1,8 @@
-"""Hooks for hardening tests, in which the driver breaks the rules.
+"""Hooks for hardening tests, in which the driver or the device breaks the rules.
 
-The specification does not say how a device has to react, so these tests run only on request: with
-`--level hardening`, or when the command line names their directory or a test in it. The fate of the
-device is a property of each report, whatever the outcome of the test.
+The specification does not say how the other side has to react, so these tests run only on request:
+with `--level hardening`, or when the command line names their directory or a test in it. The fate
+of the other side is a property of each report, whatever the outcome of the test.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.report.hardened import LEVEL, VERDICT
+from harness.report.hardened import DRIVER_VERDICT, LEVEL, VERDICT
 from harness.report.markers import statement_of
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
     config.addinivalue_line(
-        "markers", "hardening(section, text): a forbidden action of the driver (in our own words)"
+        "markers",
+        "hardening(section, text): a forbidden action of the driver or the device (our own words)",
     )
 
 
@@ -60,12 +61,13 @@ def pytest_terminal_summary(
     if left_out:
         terminalreporter.write_line(f"{left_out} hardening tests left out; --level hardening")
     fates = Counter(
-        (str(properties.get("target", "")), str(properties[VERDICT]))
+        (str(properties.get("target", "")), str(properties[name]))
         for reports in terminalreporter.stats.values()
         for report in reports
         if isinstance(report, pytest.TestReport) and report.when == "call"
         for properties in [dict(report.user_properties)]
-        if VERDICT in properties
+        for name in (VERDICT, DRIVER_VERDICT)
+        if name in properties
     )
     if fates:
         terminalreporter.section("hardening")

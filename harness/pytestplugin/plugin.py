@@ -23,8 +23,8 @@ from harness.pytestplugin.bench import (
 )
 from harness.pytestplugin.lost import print_listing
 from harness.pytestplugin.summary import by_target
-from harness.report import Statement, statement_of
-from harness.report.artifacts import keep
+from harness.report import Statement, statement_of, trace
+from harness.report.artifacts import keep, keep_trace
 from harness.report.deviations import Deviation, DeviationFileError, load_for
 from harness.report.failure import attach_evidence, requests_of
 from harness.report.outcome import describe, is_error
@@ -126,6 +126,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "on(*traits): traits that a target needs for this test")
     config.addinivalue_line("markers", "reads_only: the test does not change the disk's contents")
+    if config.option.vblk_trace and not config.option.vblk_artifacts:
+        raise pytest.UsageError("--vblk-trace needs --artifacts DIR, where the traces are written")
     config.stash[BENCHES] = {name: TargetRun(name) for name in _targets(config)}
 
 
@@ -226,6 +228,8 @@ def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
                 yield deviation
 
 
+HARNESS = Path(__file__).parents[1]
+
 SEEN = "seen"
 """User property of a test that looked at the disk through the device, for want of its file."""
 
@@ -246,6 +250,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     if not isinstance(bench_of(pyfuncitem), TargetRun):
         return (yield)
     from harness.driver.errors import DriverError
+    from harness.driver.transport.vhost_channel import GoneError
     from harness.machine.rundir import check_room
     from harness.targets import LacksError
 
@@ -253,10 +258,23 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         return (yield)
     except LacksError as error:
         pytest.skip(str(error))
-    except (AssertionError, DriverError):
+    except (AssertionError, DriverError) as error:
         # A device that finds no room for what it writes fails requests, and has no defect.
         check_room()
+        if isinstance(error, GoneError) and not pyfuncitem.config.option.fulltrace:
+            _cut_harness(error)
         raise
+
+
+def _cut_harness(error: BaseException) -> None:
+    """Let the traceback end in the test: where the harness noticed the end is of no help."""
+    last, frame = None, error.__traceback__
+    while frame:
+        if not Path(frame.tb_frame.f_code.co_filename).is_relative_to(HARNESS):
+            last = frame
+        frame = frame.tb_next
+    if last:
+        last.tb_next = None
 
 
 def pytest_terminal_summary(
@@ -288,6 +306,11 @@ def pytest_runtest_makereport(
         return report
     error = call.excinfo.value if call.excinfo else None
     excused, kept = None, ""
+    # The evidence reads registers, which is no part of the test.
+    every = item.config.option.vblk_trace and call.when == "call" and not report.skipped
+    traces = []
+    if report.failed or every:
+        traces = trace.traced(item, call, bench.name, bench.description, bench.disks)
     if call.when == "call":
         excused = judge(
             report,
@@ -302,10 +325,13 @@ def pytest_runtest_makereport(
     bench.failed = bench.failed or report.failed or excused is not None
     if report.failed:
         attach_evidence(report, error, bench.target, bench.disks)
-        kept = keep(report, item, bench.name, bench.target, bench.disks)
+        kept = keep(report, item, bench.name, bench.target, bench.disks, trace.files(traces))
+    elif traces:
+        keep_trace(report, item, bench.name, trace.files(traces))
     disks = bench.disks if call.when == "call" else ()
     requests = requests_of(disks, report.failed)
-    describe(report, item, call, excused, bench.description, kept, requests)
+    seen = trace.shown(traces[0]) if traces and report.failed else {}
+    describe(report, item, call, excused, bench.description, kept, requests, seen)
     if call.when == "call" and any(disk.through_device for disk in bench.disks):
         item.user_properties.append((SEEN, "through the device"))
     if call.when == "call" and is_error(report):
@@ -326,9 +352,10 @@ def _affecting(item: pytest.Item, bench: TargetRun | DriverRun) -> list[Deviatio
     if not recorded or bench.target is None:
         return []
     target = bench.name.partition("+")[0]
+    alike = bench.target.alike if isinstance(bench, TargetRun) else ""
     return [
         deviation
         for deviation in recorded
         for device in bench.target.identities()
-        if deviation.affects(device.implementation, device.version, target, device.parts)
+        if deviation.affects(device.implementation, device.version, target, device.parts, alike)
     ]

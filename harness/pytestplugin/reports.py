@@ -51,7 +51,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "artifacts",
         metavar="DIR",
         type=_directory,
-        help="directory for each failed test's console, logs, state and a command that repeats it",
+        help="directory for each failed test's trace, console, logs, state and a command that"
+        " repeats it",
+    )
+    add_option(
+        parser,
+        "trace",
+        action="store_true",
+        help="write the trace of every test to the directory of --artifacts, not only of a failed"
+        " one",
     )
 
 

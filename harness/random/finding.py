@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from harness.report.deviations import Deviation, load
-from harness.targets.base import DeviceIdentity
+from harness.targets.base import Target
 
 KNOWN = Path(__file__).parent / "known"
 """Folder of recorded deviations, as in `conformance/deviations`; `tests` are names of checks."""
@@ -40,16 +39,20 @@ class Known:
     deviations: tuple[Deviation, ...] = ()
 
     @classmethod
-    def of(cls, identities: Iterable[DeviceIdentity], target: str) -> Known:
-        """Return the deviations of these implementations on that target."""
+    def of(cls, target: Target) -> Known:
+        """Return the deviations of the implementations that make up the target's device."""
         recorded = [deviation for path in sorted(KNOWN.glob("*.toml")) for deviation in load(path)]
         return cls(
             tuple(
                 deviation
-                for identity in identities
+                for identity in target.identities()
                 for deviation in recorded
                 if deviation.affects(
-                    identity.implementation, identity.version, target, identity.parts
+                    identity.implementation,
+                    identity.version,
+                    target.name,
+                    identity.parts,
+                    target.alike,
                 )
             )
         )

@@ -96,7 +96,7 @@ class Hunt:
     def known(self) -> Known:
         """Return the recorded deviations of the target, which must have plugged a disk before."""
         if self._known is None:
-            self._known = Known.of(self.target.identities(), self.target.name)
+            self._known = Known.of(self.target)
         return self._known
 
     def shape(self, plug: Plug) -> Shape:

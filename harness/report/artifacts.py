@@ -1,6 +1,8 @@
 """Directory that `--artifacts DIR` writes for a failed test.
 
 failure.txt          the report's text: traceback and evidence
+trace.txt            what driver and device did, in words; ! marks the offending event
+trace.jsonl          the same as events, for `vblk export` (trace-1.jsonl: of the second disk)
 disk0.txt ...        each disk of the test: properties asked for, registers and rings
 replay.sh            runs this test alone, with the options of this run
 *.log, *.command     of what carries the device: console, stderr, command line
@@ -60,6 +62,7 @@ def keep(
     target_name: str,
     target: Subject,
     disks: Iterable[Disk],
+    traces: Mapping[str, str],
 ) -> str:
     """Write everything about a failed test if the run asks for it.
 
@@ -79,6 +82,7 @@ def keep(
         for number, disk in enumerate(disks):
             files[f"disk{number}.txt"] = f"{words_of(disk.spec)}\n{state_of(disk)}"
         files |= target.logs()
+        files |= traces
         files["replay.sh"] = f"#!/bin/sh\n{replay(item, target_name)}"
     try:
         into = _place(base, files) if first else item.stash[_INTO]
@@ -90,6 +94,21 @@ def keep(
         item.stash[_INTO] = into
         item.user_properties.append(("artifacts", os.path.relpath(into)))
     return str(into)
+
+
+def keep_trace(
+    report: pytest.TestReport, item: pytest.Item, target_name: str, traces: Mapping[str, str]
+) -> None:
+    """Write the traces of a test that has not failed. What cannot be written is reported."""
+    top: Path = item.config.option.vblk_artifacts
+    base = top / _slug(target_name) / _slug(plain_node(item.nodeid))
+    try:
+        into = _place(base, traces)
+        _write(into, traces, fresh=True)
+    except OSError as error:
+        report.sections.append(("artifacts", f"the trace is not in {base}: {error}"))
+        return
+    item.stash[_INTO] = into
 
 
 def _place(base: Path, names: Iterable[str]) -> Path:

@@ -9,7 +9,8 @@ A file `deviations/<implementation>.toml` next to the tests contains tables:
     seen = "used index"                       # regular expression, found in the failure's message
     why = "what the device does, and where in its source"
     part = "virtio-pci"                       # of the implementation; default: all of it
-    targets = ["*-pci*"]                      # fnmatch patterns; default: every target
+    targets = ["*-pci*"]                      # fnmatch patterns; default: every target; a user's
+                                              # target is meant by the one of ours that it is like
     sometimes = true                          # a race: the test may pass; default: false
 
 A test that fails as recorded is an expected failure. A test that passes on an affected version
@@ -108,15 +109,19 @@ class Deviation:
         version: Version,
         target: str,
         parts: Collection[str] = (),
+        alike: str = "",
     ) -> bool:
         """Return True if this version of this implementation deviates on this target.
 
         `parts` are the parts of the implementation that the device consists of; none means all.
+        `alike` is another name by which `targets` of the record may mean this target.
         """
         return (
             implementation == self.implementation
             and (not self.part or not parts or self.part in parts)
-            and any(fnmatchcase(target, pattern) for pattern in self.targets)
+            and any(
+                fnmatchcase(name, pattern) for name in (target, alike) for pattern in self.targets
+            )
             and all(
                 compare(version[: len(bound)], bound) for compare, bound in _bounds(self.versions)
             )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -18,6 +18,8 @@ from harness.report.verdict import about_the_device
 
 ATTRIBUTE = "conformance"
 
+NOTHING: Mapping[str, list[str]] = {}
+
 
 def describe(
     report: pytest.TestReport,
@@ -27,12 +29,14 @@ def describe(
     device: dict[str, dict[str, str]],
     artifacts: str = "",
     requests: Iterable[dict[str, Any]] = (),
+    trace: Mapping[str, list[str]] = NOTHING,
 ) -> None:
     """Store in a report the data that the results need.
 
     `excused` is the return value of `judge`; `device` has a target's description, "facts" and
     "implementations", both empty before its first disk. `artifacts` is the directory with the
-    artifacts of a failure. `requests` are the properties of the requests that the test sent.
+    artifacts of a failure. `requests` are the properties of the requests that the test sent,
+    `trace` is what a page shows of the trace.
     """
     attributes: dict[str, Any] = dict(device)
     if artifacts:
@@ -44,12 +48,12 @@ def describe(
         about_device = call.when == "call" and about_the_device(error)
         attributes["verdict"] = (Verdict.BROKEN if about_device else Verdict.ERROR).value
     if call.excinfo and not isinstance(error, pytest.skip.Exception):
-        attributes["expected"] = _expected(item, call.excinfo)
-        attributes["seen"] = _seen(call.excinfo.value)
+        attributes["expected"], attributes["seen"] = expectation(item, call.excinfo)
     elif report.failed:
         attributes["seen"] = _line(report.longreprtext)
     if report.failed:
         attributes["requests"] = list(requests)
+        attributes["trace"] = dict(trace)
     elif report.passed and not excused:
         different = {tuple(request.items()): request for request in requests}
         attributes["served"] = list(different.values())
@@ -68,6 +72,11 @@ def _excuse(attributes: dict[str, Any], kind: str, reason: str) -> str:
     statement, _, why = reason.partition(": ")
     attributes["deviation"] = {"statement": statement, "why": why}
     return Verdict.DEVIATION.value
+
+
+def expectation(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> tuple[str, str]:
+    """Return the line of the suite that failed, and what was seen, as one line each."""
+    return _expected(item, excinfo), _seen(excinfo.value)
 
 
 def _expected(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> str:

@@ -65,7 +65,11 @@ def find_registers(driver: Driver, kind: CapType) -> int:
     """
     if has_window(driver):
         return int(driver.description()["address"], 0)
-    structures = [structure for structure in driver.capabilities() if structure.type == kind]
+    structures = [
+        structure
+        for structure in driver.capabilities()
+        if structure.type == kind and not structure.reserved
+    ]
     if not structures:
         raise DriverError(f"the function has no structure {kind.name}")
     raw = driver.pci_read(BAR_0 + 4 * structures[0].bar, 8)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from harness.diskspec import DiskSpec
 from harness.driver.interface import Driver
+from harness.driver.trace import Recorded
 from harness.inputs import printable_lines
 from harness.robustness.device_process import DeviceProcess
 
@@ -130,6 +131,10 @@ class Plugged(ABC):
         """
         self.unplug()
 
+    def messages(self) -> list[Recorded]:
+        """Return the last messages to what carries the device, as events of a trace."""
+        return []
+
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Return our processes that are the device; none for an external device."""
         return ()
@@ -139,6 +144,12 @@ class Plugged(ABC):
         self.killed = True
         for process in self.processes():
             process.kill()
+
+
+PARTS = {
+    "qemu": frozenset({"virtio-blk", "virtio-pci", "virtio-mmio", "vhost-user-blk-pci"}),
+}
+"""Implementation -> its parts, by the names in our files of deviations."""
 
 
 @dataclass(frozen=True)
@@ -162,12 +173,15 @@ class Target(ABC):
     `traits` are what a test may ask for with `@on`: "guest" (the driver runs in a guest), "pci",
     "mmio" or "vhost-user", "modern" or "legacy". `starting` counts the seconds spent on starting
     what carries the devices, such as a guest; `preparing` counts the seconds for what is made once
-    and kept, such as a template of guests.
+    and kept, such as a template of guests. `alike` is the name of the target of ours that reaches
+    its device in the same way, "" if this is such a target: a recorded deviation that is for some
+    of our targets only applies to it as well.
     """
 
     name: str
     description: str
     traits: frozenset[str]
+    alike: str = ""
     made_to_order: bool = True
     """False if each disk is the same device, as it is, with the contents that it has."""
     starting: float = 0.0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.diskspec import DiskSpec, unsupported
+from harness.driver.trace import Recorded
 from harness.machine.errors import MachineError
 from harness.machine.qemu import Qemu
 from harness.machine.storage_daemon import HONOURED, Export, StorageDaemon, find_storage_daemon
@@ -169,6 +170,10 @@ class Daemon:
 
         name = "qemu-storage-daemon"
         return (DeviceProcess(name, running.pid, running.alive, running.last_words, answers),)
+
+    def messages(self) -> list[Recorded]:
+        """Return the daemon's last QMP commands, as events of a trace."""
+        return list(self._running.messages) if self._running else []
 
     def stop(self) -> None:
         """Stop the daemon if it runs."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.interface import Completion, Driver, Negotiation, QueueLayout, Request
+from harness.driver.trace import Recorded, Trace, cut, merged
 from harness.driver.transport.vhost_user import VhostUser
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.base import Backing, LacksError, Plugged
@@ -17,9 +19,10 @@ from harness.virtio.device import DeviceStatus
 class RangedBacking:
     """A disk's backing store. A range beyond the disk that was made is a LacksError."""
 
-    def __init__(self, backing: Backing, capacity: int) -> None:
+    def __init__(self, backing: Backing, capacity: int, trace: Trace) -> None:
         self._backing = backing
         self._capacity = capacity
+        self._trace = trace
 
     @property
     def size(self) -> int:
@@ -39,6 +42,7 @@ class RangedBacking:
     def write(self, sector: int, data: bytes) -> None:
         """Write whole sectors."""
         self._check(sector + len(data) // SECTOR)
+        self._trace("contents", sector, len(data), cut(data))
         self._backing.write(sector, data)
 
     def _check(self, end: int) -> None:
@@ -59,6 +63,7 @@ class Disk:
 
     def __init__(self, plugged: Plugged) -> None:
         self._plugged = plugged
+        self._trace = Trace()
         self.queues: list[QueueLayout] = []
 
     @property
@@ -74,7 +79,7 @@ class Disk:
     @property
     def backing(self) -> Backing:
         """The bytes behind the device, from the host's side. LacksError where there are none."""
-        return RangedBacking(self._plugged.backing, self.spec.capacity)
+        return RangedBacking(self._plugged.backing, self.spec.capacity, self._trace)
 
     @property
     def through_device(self) -> bool:
@@ -122,6 +127,13 @@ class Disk:
         """Reset the machine around the device; `driver` is a new one then. LacksError if none."""
         self._plugged.system_reset()
         self.queues = []
+
+    def events(self) -> list[Recorded]:
+        """Return the last events of the driver, of the machine and of the backing, in order."""
+        host = merged(self._plugged.messages(), self._trace.events())
+        with suppress(Exception):  # the guest may be gone, and a trace is only a help
+            return merged(host, self.driver.events())
+        return host
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Return the processes that are the device and belong to us."""

@@ -40,6 +40,7 @@ class HostPci(OwnedTarget):
     """
 
     description = "a PCI function of this machine, through vfio or uio, driven from the host"
+    alike = "guest-pci"
     traits = frozenset({"pci", "modern"})
     owner = "this machine's PCI function"
 

@@ -93,9 +93,11 @@ class ModelProcess(Supervised):
         defects: Sequence[str] = (),
         whims: Sequence[str] = (),
         observe: Path | None = None,
+        illegal: Sequence[str] = (),
     ) -> None:
         """Start it. `defects` are planted in it, and it has these `whims`, both by name.
 
+        `illegal` are names of behaviour in `harness.model.illegal`.
         The model writes what drivers do to the file `observe`, for `vblk witness judge`.
         """
         super().__init__()
@@ -107,6 +109,7 @@ class ModelProcess(Supervised):
             line = [sys.executable, "-m", "harness.model"]
             line += [word for name in defects for word in ("--defect", name)]
             line += [word for name in whims for word in ("--whim", name)]
+            line += [word for name in illegal for word in ("--illegal", name)]
             line += ["--observe", str(observe)] if observe else []
             self._line = line
             self._launch(line)
@@ -318,10 +321,12 @@ class Model(Target):
         name: str = "model",
         whims: Sequence[str] = (),
         observe: Path | None = None,
+        illegal: Sequence[str] = (),
     ) -> None:
         """Make a target whose device has these defects and whims; `name` is one of `VARIANTS`.
 
-        Defects and whims are named as in `harness.model.defects` and `harness.model.whims`.
+        They are named as in `harness.model.defects`, `harness.model.whims` and
+        `harness.model.illegal`.
         The model writes what drivers do to the file `observe`, and each process after the first one
         to a file of its own, with a number.
         """
@@ -331,6 +336,7 @@ class Model(Target):
         self.traits = self._variant.traits
         self._defects = defects
         self._whims = whims
+        self._illegal = illegal
         self._observe = observe
         self._processes = 0
         self._process: ModelProcess | None = None
@@ -351,7 +357,9 @@ class Model(Target):
             if self._process and not self._process.alive():
                 self.close()
             if self._process is None:
-                self._process = ModelProcess(self._defects, self._whims, self._record())
+                self._process = ModelProcess(
+                    self._defects, self._whims, self._record(), self._illegal
+                )
             return ModelDisk(self._process, reshaped(spec, self._whims), self._variant)
         except (MachineError, DriverError) as error:
             raise translated(error) from None

@@ -20,6 +20,7 @@ from harness.driver.block import BlockDriver
 from harness.driver.bus.base import Bus
 from harness.driver.bus.qtest import Qtest, QtestMmio, QtestPci
 from harness.driver.errors import DriverError
+from harness.driver.trace import Recorded
 from harness.driver.transport.base import Transport
 from harness.driver.transport.mmio import MmioLegacy, MmioModern
 from harness.driver.transport.pci import PciModern
@@ -174,6 +175,16 @@ class QtestDisk(DriveSide, Plugged):
 
     def _add(self) -> Drive:
         return self.machine.add_disk(self.spec)
+
+    def messages(self) -> list[Recorded]:
+        """Return how the machine and the disk are made, and QEMU's last QMP commands."""
+        board, interface = self._variant.board, self._variant.interface
+        graph = self._drive.graph
+        parts = [
+            (0.0, "machine", board, interface, self.machine.config.memory),
+            (0.0, "disk", list(graph.objects), list(graph.nodes), graph.device),
+        ]
+        return [*parts, *self.machine.messages]
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Return the disk's QEMU."""

@@ -237,7 +237,7 @@ def _behind(front: str, lending: LendingTarget, settings: Settings) -> Target:
         target = QtestTarget(front, settings.qemu, ahead=True, back_end=back_end)
     else:
         target = _guest(front)(settings, back_end)
-    target.name = lending.name
+    target.name, target.alike = lending.name, front
     return target
 
 

@@ -24,7 +24,7 @@ from harness.machine import cleanup
 from harness.machine.drive import Backing as FileBacking
 from harness.machine.drive import make_raw
 from harness.machine.errors import MachineError
-from harness.machine.foreign import ForeignDaemon, run
+from harness.machine.foreign import LAST_OUTPUT, ForeignDaemon, run
 from harness.machine.rundir import RunDir
 from harness.machine.served_files import FAULTY, ServedFiles
 from harness.machine.served_files import HONOURED as SERVED_FIELDS
@@ -116,9 +116,9 @@ class StartedTarget(LendingTarget):
     def __init__(self, name: str, definition: UserTarget, destructive: bool = False) -> None:
         """`definition` is the table of the file, `destructive` allows writes to its own disk."""
         self.name = name
-        self.traits = frozenset(
-            {"vhost-user", "modern"} if definition.device == "vhost-user" else {"pci", "modern"}
-        )
+        over_vhost_user = definition.device == "vhost-user"
+        self.traits = frozenset({"vhost-user" if over_vhost_user else "pci", "modern"})
+        self.alike = "vhost-user" if over_vhost_user else "model-pci"
         self._definition = definition
         (program, *_) = words_of(
             definition.command, {**dict.fromkeys(PLACES | VMM_PLACES, ""), **self._programs()}
@@ -439,14 +439,11 @@ class StartedTarget(LendingTarget):
         if self._daemon:
             self._daemon.wait(0.2)  # its connection is closed before it has ended
         daemon = self._daemon or self._ended
-        if daemon and daemon.last_line() not in message:
+        if daemon and LAST_OUTPUT not in message:
             message = f"{message}. {daemon.last_line()}"
         over = self._failed_starts >= STARTS
         times = f" ({STARTS} starts in a row have failed)" if over else ""
-        failure = StartError(f"{self.name}: {message}{times}", over)
-        if words := self._words_at_the_end():
-            failure.add_note(words)
-        return failure
+        return StartError(f"{self.name}: {message}{times}", over)
 
     def _words_at_the_end(self) -> str:
         """Return how the daemon runs or ended, and the end of its output; "" before the first."""

@@ -7,6 +7,7 @@ A device that runs already:
     destructive = true                # the suite may overwrite the disk (as --destructive)
     implementation = "my-daemon"      # name under which its deviations are filed
     version = "1.4.2"
+    parts = ["virtio-blk"]            # parts of the implementation; default: all
     backing = "/srv/my-disk.raw"      # the disk's bytes, for tests that read them
     resize = "my-ctl resize {bytes}"  # sets the size while it runs; or {sectors}
     restart = "my-ctl restart"        # when the device is gone
@@ -66,7 +67,7 @@ from harness.inputs import (
     toml_of,
     within,
 )
-from harness.targets.base import DeviceIdentity, TargetError
+from harness.targets.base import PARTS, DeviceIdentity, TargetError
 from harness.targets.profiles import profiles, with_profile
 from harness.virtio.vhost_user import ProtocolFeature
 
@@ -78,6 +79,9 @@ MOST_TARGETS = 1000
 
 MOST_OPTIONS = 100
 """Options of a target."""
+
+MOST_PARTS = 100
+"""Parts of the implementation of a target."""
 
 START_TIMEOUT = 10.0
 """Seconds that a daemon may take until it is ready, unless the file says otherwise."""
@@ -152,6 +156,9 @@ Version = Annotated[
     str,
     matching(r"(v?\d{1,9}(\.\d{1,9}){0,7})?", 'numbers with dots between them, like "1.4.2"'),
 ]
+Part = Annotated[
+    str, matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", 'the name of a part, like "virtio-pci"')
+]
 Command = Annotated[
     str,
     Check(
@@ -195,6 +202,7 @@ class UserTarget:
     implementation: Text = "unknown"
     version: Version = ""
     version_command: Command = ""
+    parts: Annotated[tuple[Part, ...], at_most(MOST_PARTS)] = ()
     backing: Text = ""
     serve_file: bool = False
     through: Literal["", "qtest-vhost-user", "guest-vhost-user"] = ""
@@ -219,11 +227,12 @@ class UserTarget:
         """Return the name and version for its deviations."""
         text = self.version.removeprefix("v")
         numbers = tuple(int(part) for part in text.split(".")) if text else ()
-        return DeviceIdentity(self.implementation, numbers)
+        return DeviceIdentity(self.implementation, numbers, frozenset(self.parts))
 
 
 def _check(target: UserTarget, at: tuple[str | int, ...]) -> None:
     """Raise WrongValueError for keys that do not go together."""
+    _check_parts(target, at)
     if target.vmm:
         _check_vmm(target, at)
         return
@@ -262,6 +271,17 @@ def _check(target: UserTarget, at: tuple[str | int, ...]) -> None:
         if target.per != "run" and getattr(target, key):
             raise WrongValueError((*at, key), 'only for per = "run"')
     _check_options(target, at)
+
+
+def _check_parts(target: UserTarget, at: tuple[str | int, ...]) -> None:
+    """Raise WrongValueError for parts that the implementation does not have."""
+    if target.parts and target.implementation == UserTarget.implementation:
+        raise WrongValueError((*at, "parts"), "only with `implementation`, whose parts they are")
+    known = PARTS.get(target.implementation, frozenset(target.parts))
+    if unknown := sorted({*target.parts} - known):
+        there = ", ".join(sorted(known))
+        message = f"{target.implementation} has no part {shown(unknown[0])}; its parts are {there}"
+        raise WrongValueError((*at, "parts"), message)
 
 
 def _check_vmm(target: UserTarget, at: tuple[str | int, ...]) -> None:

@@ -13,6 +13,7 @@ class VfioUserSocket(SocketTarget):
     """The PCI function behind a vfio-user server on a UNIX socket."""
 
     description = "the PCI function of any vfio-user server that listens on that socket"
+    alike = "model-pci"
     traits = frozenset({"pci", "modern"})
     protocol = "vfio-user"
     owner = "somebody else's function"

@@ -8,9 +8,11 @@ from pathlib import Path
 from harness.diskspec import DiskSpec
 from harness.driver.block import BlockDriver
 from harness.driver.errors import DriverError
+from harness.driver.trace import Recorded
 from harness.driver.transport.base import Transport
 from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
 from harness.machine.errors import MachineError
+from harness.machine.storage_daemon import Export, export_options
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.backing_sides import ExportSide
 from harness.targets.base import DeviceIdentity, Plugged, Target, translated
@@ -25,6 +27,9 @@ FRONT_END = frozenset({"queue_size"})
 class DaemonDisk(ExportSide, Plugged):
     """An export of our qemu-storage-daemon, with a driver on it."""
 
+    export: Export
+    _daemon: Daemon
+
     def __init__(self, daemon: Daemon, spec: DiskSpec) -> None:
         self._daemon = daemon
         self.spec = spec
@@ -37,6 +42,12 @@ class DaemonDisk(ExportSide, Plugged):
             with suppress(MachineError):
                 daemon.remove(self.export)
             raise
+
+    def messages(self) -> list[Recorded]:
+        """Return how the export is made, and the daemon's last QMP commands."""
+        graph = self.export.graph
+        part = (0.0, "export", list(graph.objects), list(graph.nodes), export_options(self.export))
+        return [part, *self._daemon.messages()]
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Return the daemon's process."""
@@ -101,6 +112,7 @@ class VhostUserSocket(SocketTarget, LendingTarget):
     """A back-end that somebody else runs on the socket `path`."""
 
     description = "the back-end that listens on the UNIX socket PATH, driven from the host"
+    alike = "vhost-user"
     traits = frozenset({"vhost-user", "modern"})
     protocol = "vhost-user"
     owner = "the external back-end"

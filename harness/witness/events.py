@@ -23,11 +23,15 @@ from harness.virtio.pci import (
     HEADER_SIZE,
     LEGACY_REGISTERS,
 )
+from harness.virtio.vhost_user import FrontEndRequest
 
 MAX_FILE = 1 << 28
 """Bytes of a file at most."""
 
 MAX_LINES = 1_000_000
+
+LINE = -2
+"""`queue` of an interrupt whose reason is not seen."""
 
 MAX_CAPABILITIES = 48
 """Capabilities that fit into 256 bytes of PCI configuration space, one more cannot be there."""
@@ -40,14 +44,22 @@ Entry = tuple[U32, U64, U32, U16, U16]
 """A descriptor: slot, address, length, flags, and next (split) or buffer id (packed)."""
 
 
+COMMON = ("connection", "time")
+"""Fields of every event, which its words leave out."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Anything that happens. `connection` numbers the peers in the order of their arrival."""
+    """Anything that happens. `connection` numbers the peers in the order of their arrival.
+
+    `time` is in seconds since 1970. Only an observer at the driver tells it.
+    """
 
     connection: U32 = 0
+    time: Annotated[float, within(0, 1e12)] = 0.0
 
     def __str__(self) -> str:
-        values = {name: value for name, value in asdict(self).items() if name != "connection"}
+        values = {name: value for name, value in asdict(self).items() if name not in COMMON}
         text = ", ".join(f"{name} {value}" for name, value in values.items())
         return f"{type(self).__name__.lower()} {text}".strip()
 
@@ -195,10 +207,17 @@ class Register(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Message(Event):
-    """A vhost-user message of the front-end."""
+    """A vhost-user message of the front-end, with a number of `files` (descriptors)."""
 
     request: U32
     payload: Hex
+    flags: U32 = 1
+    files: U32 = 0
+
+    @property
+    def name(self) -> str:
+        """Return the message's name, or its number."""
+        return _message(self.request)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +257,10 @@ class Reset(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Started(Event):
-    """A virtqueue is used for the first time; addresses are those on the bus."""
+    """A virtqueue is used for the first time; addresses are those on the bus.
+
+    `format` is "split" or "packed" where the observer knows it.
+    """
 
     queue: U32
     size: U32
@@ -246,6 +268,7 @@ class Started(Event):
     driver: U64
     device: U64
     base: U32 = 0
+    format: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,10 +364,11 @@ class Notified(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Chain(Event):
-    """A chain as it lies in memory when the device takes it.
+    """A chain as it lies in memory when the device takes it, or when the driver writes it.
 
-    `table` is the indirect table at its end. `index` and `flags` are those of the available ring;
-    `flags` are the event suppression flags in a packed virtqueue.
+    `table` is the indirect table at its end, and `table_at` its address if that is known.
+    `index` and `flags` are those of the available ring; `flags` are the event suppression flags
+    in a packed virtqueue.
     """
 
     queue: U32
@@ -354,6 +378,7 @@ class Chain(Event):
     position: int = 0
     index: U16 = 0
     flags: U16 = 0
+    table_at: U64 = 0
 
     def __str__(self) -> str:
         parts = ", ".join(f"{slot}: flags {flags:#x}" for slot, _, _, flags, _ in self.descriptors)
@@ -389,9 +414,15 @@ class Used(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Interrupt(Event):
-    """A notification by the device: of used buffers in `queue`, or of the configuration (-1)."""
+    """A notification by the device: of used buffers in `queue`, or of the configuration (-1).
+
+    `queue` is LINE if only the interrupt line is seen, which does not show the reason. With
+    MSI-X (`vector`, else -1) the queue is not known either. `count` is how often it came.
+    """
 
     queue: int
+    vector: int = -1
+    count: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,8 +433,198 @@ class Broken(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Illegal(Event):
+    """The device does something that no device may do (`harness/model/illegal.py`)."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cut(Event):
     """The stream ends here, because it has too many events."""
+
+
+# --- events that only an observer at the driver has
+
+
+@dataclass(frozen=True, kw_only=True)
+class About(Event):
+    """The test of a trace. It is the first event.
+
+    `statement` has ids and words of the specification, `disk` the properties of the disk,
+    `versions` the implementations of the device.
+    """
+
+    test: str
+    target: str
+    transport: str = ""
+    statement: str = ""
+    disk: str = ""
+    versions: str = ""
+    dropped: U32 = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made(Event):
+    """A part that carries the device: "machine", "disk" or "export", with its options as JSON."""
+
+    part: str
+    options: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place(Event):
+    """The place of an area of registers: a BAR (-1 for none) and the bytes of the area there.
+
+    `base` is the physical address of the area, or its first port; -1 if that is not known.
+    """
+
+    area: str
+    bar: int
+    offset: U64
+    length: U64
+    base: int = -1
+    ports: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored(Event):
+    """Bytes that the driver has written to memory; `data` are the first of `length` bytes."""
+
+    address: U64
+    length: U64
+    data: Hex
+
+    def __str__(self) -> str:
+        return f"stored {self.length} bytes at {self.address:#x}{_bytes(self.data)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded(Event):
+    """Bytes that the driver has read from memory; `data` are the first of `length` bytes."""
+
+    address: U64
+    length: U64
+    data: Hex
+
+    def __str__(self) -> str:
+        return f"loaded {self.length} bytes at {self.address:#x}{_bytes(self.data)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zeroed(Event):
+    """Memory that the driver has taken for a test, and set to zero."""
+
+    address: U64
+    length: U64
+
+    def __str__(self) -> str:
+        return f"zeroed {self.length} bytes at {self.address:#x}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents(Event):
+    """Bytes that the test has written to the disk's file on the host, from a `sector` on."""
+
+    sector: U64
+    length: U64
+    data: Hex
+
+    def __str__(self) -> str:
+        return f"the test wrote {self.length} bytes to the file of the disk, sector {self.sector}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Available(Event):
+    """Chains that the driver has made available together. `index` is the next position then.
+
+    It is the value that NOTIFICATION_DATA has (virtio 2.9).
+    """
+
+    queue: U32
+    heads: list[U32]
+    index: U32
+
+    def __str__(self) -> str:
+        chains = ", ".join(map(str, self.heads))
+        return f"made available in virtqueue {self.queue}: {chains} (next {self.index:#x})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completed(Event):
+    """A request is used: its status byte, and the start of the data that the device may write.
+
+    `status_at` is the address of the status byte. `damage` is what changed and must not.
+    """
+
+    queue: U32
+    id: U32
+    status: Annotated[int, within(0, 255)]
+    data: Hex
+    status_at: U64
+    damage: list[str]
+
+    def __str__(self) -> str:
+        damage = "".join(f"; {line}" for line in self.damage)
+        return f"completed {self.id} of virtqueue {self.queue}, status {self.status:#x}{damage}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(Event):
+    """An answer of a vhost-user back-end."""
+
+    request: U32
+    payload: Hex
+
+    def __str__(self) -> str:
+        return f"answered {_message(self.request)}{_bytes(self.payload)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qmp(Event):
+    """A QMP command, with arguments and answer as JSON."""
+
+    command: str
+    arguments: str
+    answer: str
+
+    def __str__(self) -> str:
+        return f"QMP {self.command} {self.arguments}: {self.answer}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waited(Event):
+    """A wait that has ended without what was awaited."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Event):
+    """The end of the test: the line of the test that failed, and what was seen."""
+
+    expected: str
+    seen: str
+
+    def __str__(self) -> str:
+        return f"the test failed: {self.seen}"
+
+
+SHOWN = 32
+"""Bytes of memory that the words of an event show."""
+
+
+def _bytes(data: str) -> str:
+    more = "..." if len(data) > 2 * SHOWN else ""
+    return f": {data[: 2 * SHOWN]}{more}" if data else ""
+
+
+def _message(number: int) -> str:
+    known = number in FrontEndRequest._value2member_map_
+    return FrontEndRequest(number).name if known else f"message {number}"
 
 
 KINDS: dict[str, type[Event]] = {
@@ -429,14 +650,31 @@ KINDS: dict[str, type[Event]] = {
     "used": Used,
     "interrupt": Interrupt,
     "broken": Broken,
+    "illegal": Illegal,
     "cut": Cut,
+    "about": About,
+    "made": Made,
+    "place": Place,
+    "stored": Stored,
+    "loaded": Loaded,
+    "zeroed": Zeroed,
+    "contents": Contents,
+    "available": Available,
+    "completed": Completed,
+    "answer": Answer,
+    "qmp": Qmp,
+    "waited": Waited,
+    "failed": Failed,
 }
 
 
 def dumped(event: Event) -> str:
     """Return an event as a line of JSON, without its end of line."""
     (kind,) = (name for name, known in KINDS.items() if type(event) is known)
-    return json.dumps({"event": kind, **asdict(event)}, separators=(",", ":"))
+    values = asdict(event)
+    if not event.time:
+        del values["time"]
+    return json.dumps({"event": kind, **values}, separators=(",", ":"))
 
 
 def parsed(line: str) -> Event:

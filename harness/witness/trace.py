@@ -1,10 +1,11 @@
 """QEMU's trace log as a second source of events, for virtio-mmio.
 
     qemu-system-x86_64 -M microvm ... -trace memory_region_ops_read -trace memory_region_ops_write \
-        -D trace.log
+        -trace virtio_mmio_setting_irq -D trace.log
 
 The log has each access to a register, with address, value and size. It has no requests: QEMU's
-device works on the virtqueues. Each virtio-mmio device is a peer of its own in the stream.
+device works on the virtqueues. Each virtio-mmio device is a peer of its own in the stream. The log
+does not say whose interrupt line rises, so it counts only if one device is in use.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from harness.virtio.blk import CONFIG_SIZE
 from harness.virtio.device import DeviceStatus
 from harness.virtio.mmio import CONFIG, LEGACY_VERSION, REGISTERS
 from harness.witness.events import (
+    LINE,
     MAX_FILE,
     MAX_LINES,
     ConfigWrite,
     Device,
     Event,
     Features,
+    Interrupt,
     Notified,
     Register,
     Reset,
@@ -40,6 +43,7 @@ ACCESS = re.compile(
     r"mr (?P<region>0x[0-9a-f]+) addr (?P<address>0x[0-9a-f]+) "
     r"value (?P<value>0x[0-9a-f]+) size (?P<size>[1248]) name 'virtio-mmio'"
 )
+LEVEL = re.compile(r"(?:\d+@\d+\.\d+:)?virtio_mmio_setting_irq virtio_mmio setting IRQ ([01])")
 
 
 @dataclass(frozen=True)
@@ -111,12 +115,14 @@ class Peer:
             yield Reset(connection=self.number)
 
 
-def accesses(lines: Iterable[str]) -> Iterator[Access]:
-    """Yield the accesses to virtio-mmio devices; other lines are left out.
+def accesses(lines: Iterable[str]) -> Iterator[Access | bool]:
+    """Yield accesses to virtio-mmio devices, and levels of an interrupt line as True or False.
 
     Values that are read are cut to the size of the access, which QEMU does not do.
     """
     for line in lines:
+        if level := LEVEL.fullmatch(line.strip()):
+            yield level[1] == "1"
         if found := ACCESS.fullmatch(line.strip()):
             width = int(found["size"])
             yield Access(
@@ -157,11 +163,20 @@ def devices(found: Iterable[Access]) -> dict[str, Device]:
 def events(lines: Iterable[str]) -> Iterator[Event]:
     """Yield the events of a log."""
     found = list(accesses(lines))
-    known = devices(found)
+    register_accesses = [access for access in found if isinstance(access, Access)]
+    known = devices(register_accesses)
     yield from known.values()
     peers = {region: Peer(device.connection) for region, device in known.items()}
-    for access in found:
-        yield from peers[access.region].events(access)
+    used = {access.region for access in register_accesses if access.at("Status", write=True)}
+    connection = known[next(iter(used))].connection if len(used) == 1 else None
+    high = False
+    for step in found:
+        if isinstance(step, Access):
+            yield from peers[step.region].events(step)
+        else:
+            if step and not high and connection is not None:
+                yield Interrupt(connection=connection, queue=LINE)
+            high = step
 
 
 def read_any(path: Path) -> list[Event]:
@@ -184,5 +199,6 @@ def read_trace(path: Path) -> list[Event]:
         raise InputError(
             f"{path}: no events of the model, and no access to a virtio-mmio device; run QEMU with"
             " -trace memory_region_ops_read -trace memory_region_ops_write"
+            " -trace virtio_mmio_setting_irq"
         )
     return found

@@ -10,7 +10,7 @@ import pytest
 
 from harness.drivers import userfile
 from harness.drivers.base import CannotError, Launcher, Place, Scenario, Watched
-from harness.drivers.firmware import BAD, GOOD, PACKETS, boot_sector
+from harness.drivers.firmware import BAD, GOOD, OTHER, PACKETS, boot_sector
 from harness.drivers.registry import MAKERS, UnknownDriverError, makers
 from harness.drivers.scenarios import SCENARIOS, chosen
 from harness.drivers.watching import WatchedDriver
@@ -52,7 +52,7 @@ def test_a_boot_sector_is_a_sector_with_its_texts_and_packets() -> None:
         sector = boot_sector(writes)
         assert len(sector) == 512
         assert sector[-2:] == b"\x55\xaa"
-        assert f"{GOOD}\n\0{BAD}\n\0".encode() in sector[:PACKETS]
+        assert f"{GOOD}\n\0{BAD}\n\0{OTHER}\n\0".encode() in sector[:PACKETS]
         assert sector[PACKETS] == sector[PACKETS + 16] == sector[PACKETS + 32] == 16
 
 

@@ -15,8 +15,9 @@ from harness.driver.interface import Request
 from harness.machine.rundir import MARKER
 from harness.targets.base import TargetError
 from harness.targets.disk import Disk
-from harness.targets.model import Model
+from harness.targets.model import VARIANTS, Model
 from harness.virtio.blk import RequestType, Status
+from harness.virtio.features import Feature
 
 DATA = bytes(range(1, 65)) * 8
 
@@ -46,6 +47,19 @@ def test_a_disk_is_used_resized_and_gone(target: Model) -> None:
     target.close()
     assert not backing.parent.exists()
     assert process and not process.alive()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_driver_goes_through_the_interface_that_the_traits_declare(name: str) -> None:
+    target = Model(name=name)
+    try:
+        driver = target.plug(DiskSpec()).driver
+        way = driver.transport_kind().removesuffix("-legacy")
+
+        assert target.traits == {way, "modern" if way == driver.transport_kind() else "legacy"}
+        assert bool(driver.offered() & Feature.VERSION_1.mask) == ("modern" in target.traits)
+    finally:
+        target.close()
 
 
 def test_several_disks_do_not_disturb_each_other(target: Model) -> None:

@@ -75,7 +75,7 @@ def test_a_run_leaves_its_results(tmp_path: Path) -> None:
         '@clause("2.1.2-D-01")\ndef test_it(plug): assert plug().read(0).status == 0\n'
     )
 
-    results = run(3, "model", tmp_path, suite)
+    results = run(3, ["--vblk-target", "model"], tmp_path, suite)
 
     assert [test.results.popitem()[1].verdict for test in results.tests.values()] == [Verdict.KEPT]
     assert (tmp_path / "run-03.json").exists()

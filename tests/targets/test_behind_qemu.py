@@ -75,7 +75,7 @@ def test_a_disk_of_the_daemon_is_a_pci_function(make: Make, through: str) -> Non
     disk.resize(128)
     assert disk.driver.wait_config_change(0)[-1].capacity == 128
     assert [process.name for process in disk.processes()] == ["QEMU", Path(sys.executable).name]
-    assert target.name == "mine"
+    assert (target.name, target.alike) == ("mine", through)
     implementations = [identity.implementation for identity in target.identities()]
     assert implementations == ["qemu", "mine"]
     disk.unplug()

@@ -33,6 +33,7 @@ def test_a_window_is_driven_and_its_guest_serves_again(target: GuestTarget) -> N
     guest = target.guest
     first.driver.start()
     assert first.driver.transport_kind() == "mmio"
+    assert target.traits == {"guest", "mmio", "modern"}
     assert not first.driver.owns_pci_configuration()
     assert first.driver.request(Request(RequestType.OUT, 63, DATA)).status == Status.OK
     assert first.backing.read(63, 1) == DATA

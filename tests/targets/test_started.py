@@ -255,10 +255,13 @@ def test_three_failed_starts_end_the_run(make: Make) -> None:
     assert "3 starts in a row have failed" in str(failures[2])
 
 
-def suite(tmp_path: Path, habit: str, more: str, *tests: str) -> tuple[int, str]:
+def suite(
+    tmp_path: Path, habit: str, more: str, *tests: str, once: bool = False
+) -> tuple[int, str]:
     """Run tests of the suite on a daemon with a habit; check that nothing is left behind."""
     targets = tmp_path / "mine.toml"
-    targets.write_text(table(f"{BAD} {habit} --socket {{socket}} --file {{file}}", more))
+    command = f"{BAD} {habit} --socket {{socket}} --file {{file}}"
+    targets.write_text(table(f"{command} --once" if once else command, more))
     temporary = tmp_path / "t"
     temporary.mkdir()
     done = subprocess.run(
@@ -294,6 +297,7 @@ def test_a_daemon_that_prints_and_never_listens(tmp_path: Path) -> None:
     assert "its last output: my-daemon: warming up" in output
     assert "3 starts in a row have failed" in output
     assert output.count("\nERROR ") + output.count("\nFAILED ") == 3
+    assert "was running until the harness ended it" in output and "SIGTERM" not in output
 
 
 def test_a_daemon_that_hangs_at_the_memory_table(tmp_path: Path) -> None:
@@ -301,6 +305,7 @@ def test_a_daemon_that_hangs_at_the_memory_table(tmp_path: Path) -> None:
 
     assert code != 0
     assert "did not answer ADD_MEM_REG within 5 s" in output
+    assert "was running until the harness ended it" in output and "exited with" not in output
     assert "3 starts in a row have failed" in output
 
 
@@ -314,3 +319,14 @@ def test_a_daemon_that_exits_at_its_third_request(tmp_path: Path) -> None:
     assert " passed" in output
     kept = [path.read_text() for path in (tmp_path / "kept").rglob("*.log")]
     assert any("my-daemon: assertion failed" in text for text in kept)
+    assert "conformance/test_requests.py:" in output and "harness/driver" not in output
+
+
+@pytest.mark.parametrize("per", ["disk", "connection"])
+def test_a_daemon_that_ends_after_each_connection(tmp_path: Path, per: str) -> None:
+    code, output = suite(
+        tmp_path, "good", f"per = '{per}'", REQUESTS, "-k", "unknown_type", once=True
+    )
+
+    assert code == 0
+    assert "4 passed" in output

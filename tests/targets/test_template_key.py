@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 
 from harness.machine import MachineConfig
+from harness.machine.accel import Accel
 from harness.machine.command import Paths, command_line
 from harness.machine.qemu import Qemu
-from harness.targets.guest.template import shared
+from harness.machine.templates import key_of
+from harness.targets.guest import template
+from harness.targets.guest.guest import Means
+from harness.targets.guest.template import _parts, shared
 from harness.targets.guest.variants import VARIANTS, Variant
+from images.cache import Image
 
 OTHERS = {
     f"{name} {interface}": replace(variant, interface=interface)
@@ -43,6 +48,26 @@ def test_another_machine_has_a_template_of_its_own(name: str) -> None:
     other = replace(known, **{name: "another"})
 
     assert shared(other) == other != shared(known)
+
+
+def test_a_template_depends_on_its_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("qemu", "key"):
+        (tmp_path / name).write_text("")
+    image = Image("key", Path("kernel"), Path("initrd"), "6.1", tmp_path / "key", "ssh-ed25519")
+    means = Means(Qemu(tmp_path / "qemu", (9, 0, 0), ""), image, Accel("tcg", ""))
+    known = VARIANTS["guest-pci"]
+
+    def key() -> str:
+        return key_of(_parts(means, "serial", known))
+
+    before = key()
+    assert key() == before
+    monkeypatch.setattr(
+        template, "command_line", lambda *given: [*command_line(*given), "-another-device"]
+    )
+    assert key() != before
 
 
 def test_a_legacy_interface_of_microvm_has_a_template_of_its_own() -> None:

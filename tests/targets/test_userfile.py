@@ -113,6 +113,18 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
             3,
             "expected one of BACKEND_REQ, CONFIGURE_MEM_SLOTS, INFLIGHT_SHMFD,",
         ),
+        ("[target.a]\ndevice = 'pci:x'\nparts = ['a']\n", 3, "only with `implementation`"),
+        (
+            "[target.a]\nvmm = 'v {file} {serial}'\nimplementation = 'qemu'\n"
+            "parts = ['virtio-blk', 'virtio-pcie']\n",
+            4,
+            "qemu has no part 'virtio-pcie'; its parts are vhost-user-blk-pci, virtio-blk, virt",
+        ),
+        (
+            "[target.a]\ndevice = 'pci:x'\nimplementation = 'mine'\nparts = ['a b']\n",
+            4,
+            "target.a.parts[0]: expected the name of a part, like",
+        ),
         ("[target.a]\ndevice = 'x'\nresize = 'r {size}'\n", 3, "{sectors}"),
         ("[target.a]\ndevice = 'x'\nresize = 'r \"'\n", 3, "balanced quotes"),
         ("[target.a]\nbacking = 'x'\n", 1, "target.a: needs `device` or `vmm`"),
@@ -229,6 +241,17 @@ def test_a_back_end_is_read_and_its_file_looked_at(tmp_path: Path, export: Expor
             disk.resize(128)
     finally:
         target.close()
+
+
+def test_parts_of_the_implementation_reach_the_records(tmp_path: Path) -> None:
+    more = "implementation = 'qemu'\nversion = '7.2'\nparts = ['virtio-blk', 'virtio-pci']\n"
+    path = written(tmp_path, f"[target.mine]\ndevice = 'pci:0000:00:05.0'\n{more}")
+
+    target = maker("mine", load(path))(Settings())
+
+    parts = frozenset({"virtio-blk", "virtio-pci"})
+    assert target.identities() == (DeviceIdentity("qemu", (7, 2), parts),)
+    assert target.alike == "guest-pci"
 
 
 @pytest.mark.parametrize("in_the_name", [True, False])

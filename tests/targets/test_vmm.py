@@ -64,6 +64,7 @@ def test_one_guest_serves_tests_that_ask_for_the_same_disk(make: Make) -> None:
     target = make(SOCKET + FILE, f"resize = '{RESIZE}'\n{options}")
 
     assert target.traits == {"guest", "modern", "pci"}
+    assert target.alike == "guest-pci"
     pids = []
     for _ in range(2):
         disk = Disk(target.plug(DiskSpec()))

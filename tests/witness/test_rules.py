@@ -26,6 +26,7 @@ from harness.virtio.pci import (
     CapType,
 )
 from harness.witness.events import (
+    LINE,
     Chain,
     Changed,
     Config,
@@ -197,6 +198,10 @@ CASES: dict[str, tuple[Stream, Stream | None]] = {
     "6.1-R-03a": ((features(Feature.ACCESS_PLATFORM),), (features(),)),
     "6.1-R-05": ((features(Feature.RING_PACKED),), (features(),)),
     "6.1-R-06": ((features(Feature.ORDER_PLATFORM),), (features(),)),
+    "6.1-R-09": (
+        (replace(DEVICE, offered=Feature.SR_IOV.mask), features()),
+        (features(Feature.SR_IOV),),
+    ),
     "6.1-R-12": ((features(OWN_DATA),), (features(),)),
     "5.2.6.1-R-03": ((features(Feature.BLK_RO),), (features(),)),
     "5.2.5.1-R-06": ((features(),), (features(Feature.BLK_DISCARD),)),
@@ -391,9 +396,11 @@ def space(*more: bytes, device: int = MODERN_DEVICE_ID, revision: int = 1) -> st
     return raw.hex()
 
 
-def virtio_capability(kind: int, length: int, bar: int = 4, more: bytes = b"") -> bytes:
+def virtio_capability(
+    kind: int, length: int, bar: int = 4, more: bytes = b"", offset: int = 0
+) -> bytes:
     """Return a virtio capability."""
-    return CAP.pack(CAP_VENDOR, 0, CAP.size + len(more), kind, bar, 0, 0, length) + more
+    return CAP.pack(CAP_VENDOR, 0, CAP.size + len(more), kind, bar, 0, offset, length) + more
 
 
 def with_space(*more: bytes, **values: Any) -> Device:
@@ -417,6 +424,14 @@ def window(offset: int, length: int, width: int) -> Stream:
     return (with_space(), *setup, pci(WINDOW_AT + 16, width, write=False))
 
 
+def common(offset: int, width: int) -> Register:
+    return Register(area="common", offset=offset, width=width, value=0, write=False)
+
+
+SECOND = virtio_capability(CapType.COMMON_CFG, 0x40, offset=0x800)
+VENDOR_DATA = bytes([CAP_VENDOR, 0, 12, CapType.VENDOR_CFG, 0x36, 0x1B, *bytes(6)])
+
+
 def isr(value: int = 1) -> Register:
     return Register(area="isr", offset=0, width=1, value=value, write=False)
 
@@ -434,6 +449,7 @@ def shown(name: str, value: int = 0) -> Register:
 
 
 FOUND = (MMIO, shown("MagicValue", MAGIC), shown("Version", 2))
+LINE_UP = Interrupt(queue=LINE)
 KNOWN = (*FOUND, shown("DeviceID", 2))
 READY = (*KNOWN, features(Feature.RING_RESET), mmio("QueueReady", 1))
 NOTHING_THERE = (*FOUND, shown("DeviceID", 0))
@@ -591,6 +607,22 @@ CASES |= {
     "4.1.4.1-R-01": ((with_space(virtio_capability(7, 0)), *WORKS), None),
     "4.1.4.1-R-03": ((with_space(virtio_capability(3, 1, more=bytes(4))), *WORKS), None),
     "4.1.4.1-R-04": ((with_space(virtio_capability(3, 1, bar=6)), *WORKS), None),
+    "4.1.4.1-R-02": (
+        (with_space(SECOND), common(0x14, 1)),
+        (with_space(SECOND), common(0x814, 1)),
+    ),
+    "4.1.4.8.2-R-01": (
+        (with_space(VENDOR_DATA), *WORKS),
+        (with_space(VENDOR_DATA), pci(MSIX_AT + 12 + 8, 1)),
+    ),
+    "4.1.4.8.2-R-02": (
+        (
+            with_space(VENDOR_DATA),
+            pci(MSIX_AT + 12 + 4, 2, write=False),
+            pci(MSIX_AT + 12 + 8, 1),
+        ),
+        (with_space(VENDOR_DATA), pci(MSIX_AT + 12 + 8, 1)),
+    ),
     "4.1.4.1-R-06a": ((with_space(virtio_capability(3, 2)), *WORKS), None),
     "4.1.4.1-R-07": ((with_space(), pci(WINDOW_AT + 4, 1)), (with_space(), pci(COMMON_AT + 4, 1))),
     "4.1.4.5.2-R-01": (
@@ -669,8 +701,8 @@ CASES |= {
     ),
     "4.2.2.2-R-13b": ((*KNOWN, mmio("InterruptACK", 3)), (*KNOWN, mmio("InterruptACK", 4))),
     "4.2.3.4.1-R-01": (
-        (*KNOWN, shown("InterruptStatus", 1), mmio("InterruptACK", 1)),
-        (*KNOWN, mmio("InterruptACK", 1)),
+        (*KNOWN, LINE_UP, shown("InterruptStatus", 1), mmio("InterruptACK", 1)),
+        (*KNOWN, shown("InterruptStatus", 1), LINE_UP, mmio("InterruptACK", 1)),
     ),
     "4.2.3.4.1-R-03": ((*KNOWN, shown("InterruptStatus", 1), mmio("InterruptACK", 1)), None),
     "4.2.2.2-R-14": (
@@ -698,8 +730,8 @@ def test_every_rule_is_of_a_statement_and_has_a_case() -> None:
 def test_the_number_of_rules_is_known() -> None:
     reasoned = {name for name, clause in driver_clauses().items() if clause.untested}
 
-    assert len(RULES) == 155
-    assert len(reasoned) == 49
+    assert len(RULES) == 159
+    assert len(reasoned) == 45
     assert not reasoned & set(RULES)
     assert not set(driver_clauses()) - reasoned - set(RULES)
 
@@ -786,3 +818,24 @@ def test_suspend_without_the_feature_suspends_nothing() -> None:
 
 def test_a_driver_that_does_not_reset_first_breaks_the_order() -> None:
     assert judge([DEVICE, *RUNNING])["3.1.1-R-01"].fate is Fate.BROKEN
+
+
+def test_bits_of_an_interrupt_may_be_acknowledged_one_by_one() -> None:
+    read_once = (*KNOWN, LINE_UP, shown("InterruptStatus", 3))
+    stream = (*read_once, mmio("InterruptACK", 1), mmio("InterruptACK", 2))
+
+    assert verdict("4.2.3.4.1-R-01", stream).fate is Fate.KEPT
+
+
+def test_an_acknowledgement_without_a_known_interrupt_is_not_judged() -> None:
+    stream = (*KNOWN, mmio("InterruptACK", 1))
+
+    assert verdict("4.2.3.4.1-R-01", stream).fate is Fate.NOT_EXERCISED
+
+
+def test_a_notification_whose_chain_the_device_did_not_take_is_not_judged() -> None:
+    wrong = notice(width=4, value=1 << 16)
+
+    assert verdict("2.8.16-R-03", (*PACKED_DATA, wrong)).fate is Fate.NOT_EXERCISED
+    again = (*PACKED_DATA, wrong, Stopped(queue=0), queue(), chain(0))
+    assert verdict("2.8.16-R-03", again).fate is Fate.NOT_EXERCISED

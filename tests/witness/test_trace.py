@@ -9,7 +9,16 @@ import pytest
 from harness.cli import main
 from harness.inputs import InputError
 from harness.virtio.mmio import LEGACY_VERSION, MAGIC, REGISTERS
-from harness.witness.events import Device, Features, Notified, Register, Reset, Status
+from harness.witness.events import (
+    LINE,
+    Device,
+    Features,
+    Interrupt,
+    Notified,
+    Register,
+    Reset,
+    Status,
+)
 from harness.witness.judge import Fate, judge
 from harness.witness.trace import events, read_trace
 
@@ -71,6 +80,18 @@ def test_a_log_becomes_events() -> None:
     assert Reset() in found
     cut = [event.value for event in found if isinstance(event, Register) and event.area == "device"]
     assert cut == [0x800], "the value is cut to the size of the access"
+
+
+LEVEL = "virtio_mmio_setting_irq virtio_mmio setting IRQ"
+
+
+def test_a_rising_interrupt_line_of_the_only_device_is_an_interrupt() -> None:
+    levels = [f"{LEVEL} {level}" for level in (0, 1, 1, 0, 1)]
+
+    assert list(events([*log(), *levels])).count(Interrupt(queue=LINE)) == 2
+
+    other = line("write", REGISTERS["Status"], 0, region="0x66")
+    assert not any(isinstance(event, Interrupt) for event in events([*log(), other, *levels]))
 
 
 def test_a_driver_is_judged_by_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,6 +44,14 @@ class Bus(ABC):
     def close(self) -> None:
         """Release all resources."""
 
+    def windows(self) -> dict[int, tuple[int, bool]]:
+        """Return the places of the registers, as far as this process chose or knows them.
+
+        The keys are BARs (-1 for a window that is no BAR). The values are the physical address, or
+        the first port, and True for I/O ports.
+        """
+        return {}
+
 
 class PciFunction(Bus):
     """A PCI function: its configuration space and its BARs, in memory or in I/O space."""

@@ -219,6 +219,10 @@ class QtestMmio(_QtestBus, MmioWindow):
         """Return bus and address, for reports."""
         return {"bus": "mmio through qtest", "address": f"{self.address:#x}"}
 
+    def windows(self) -> dict[int, tuple[int, bool]]:
+        """Return the physical address of the window."""
+        return {-1: (self.address, False)}
+
     def read(self, offset: int, width: int) -> int:
         """Read in one access of `width` (1, 2 or 4) bytes."""
         return self.qtest.command(f"read{LETTER[width]} {self.address + offset:#x}")
@@ -343,6 +347,10 @@ class QtestPci(_QtestBus, PciFunction):
             if taken or time.monotonic() >= deadline:
                 return taken
             time.sleep(0.0002)
+
+    def windows(self) -> dict[int, tuple[int, bool]]:
+        """Return the places that were assigned to the BARs."""
+        return {number: (bar.base, bar.in_ports) for number, bar in self._bars.items()}
 
     def bar_size(self, bar: int) -> int:
         """Return the size of a BAR in bytes, 0 if the function does not have it."""

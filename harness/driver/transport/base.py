@@ -10,6 +10,7 @@ from harness.driver.bus.base import Bus
 from harness.driver.errors import DriverError
 from harness.driver.interface import Capability, QueueLayout, TransportKind
 from harness.driver.memory import DmaMemory
+from harness.driver.trace import Trace, unwatch, watch
 
 
 class Transport(ABC):
@@ -17,10 +18,13 @@ class Transport(ABC):
 
     kind: ClassVar[TransportKind]
     memory: DmaMemory
+    trace: Trace
     queue_align: int | None = None
     """Alignment of the legacy ring layout in bytes; None for a modern interface."""
     access_platform: bool = False
     """True if the device's memory accesses are translated, for example by an IOMMU (virtio 6.1)."""
+    config_in_messages: bool = False
+    """True if each read of the configuration space is a message, whatever its length."""
     owns_pci_configuration: bool = False
     """True for a PCI function whose bus has `PciFunction.owns_configuration`."""
 
@@ -186,6 +190,8 @@ class BusTransport(Transport):
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self.trace = Trace()
+        watch(bus, self.trace)
         self.memory = bus.memory
         self.access_platform = bus.access_platform
 
@@ -203,4 +209,7 @@ class BusTransport(Transport):
 
     def close(self) -> None:
         """Release the device on its bus."""
-        self._bus.close()
+        try:
+            self._bus.close()
+        finally:
+            unwatch(self._bus)

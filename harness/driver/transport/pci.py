@@ -116,6 +116,13 @@ class PciModern(PciTransport):
         multiplier = function.pci_read(self._notify.at + CAP.size, 4)
         self._notify_multiplier = int.from_bytes(multiplier, "little")
         self._notifications: dict[int, tuple[int, int]] = {}
+        for name, part in (
+            ("common", self._common),
+            ("notify", self._notify),
+            ("isr", self._isr),
+            ("device", self._device),
+        ):
+            self.trace("area", name, part.bar, part.offset, part.length)
 
     def _structure(self, capabilities: list[Capability], kind: CapType, least: int) -> Capability:
         """Return the first capability of a type that lies within its BAR (virtio 4.1.4.1)."""

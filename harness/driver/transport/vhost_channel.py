@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.driver.errors import DeviceTimeoutError, DriverError, NoDeviceError
+from harness.driver.trace import Trace, cut
 from harness.virtio.vhost_user import (
     HEADER,
     NEED_REPLY,
@@ -80,8 +81,9 @@ class Channel:
     closed.
     """
 
-    def __init__(self, path: str, timeout: float) -> None:
+    def __init__(self, path: str, timeout: float, trace: Trace | None = None) -> None:
         self.path = path
+        self._trace = Trace() if trace is None else trace
         self.acknowledged = False
         """True if REPLY_ACK was negotiated: then every message waits until it has been handled."""
         self._timeout = timeout
@@ -173,8 +175,12 @@ class Channel:
         kernel drops them.
         """
         try:
+            self._trace.access("message", int(request), flags, cut(payload), len(fds))
             self._send(request, flags, payload, fds)
-            return self._answer(request, received) if answered else b""
+            answer = self._answer(request, received) if answered else b""
+            if answered:
+                self._trace.access("answer", int(request), cut(answer))
+            return answer
         except DriverError:
             raise
         except BaseException:  # Ctrl-C too: the answer would be taken for the next message's

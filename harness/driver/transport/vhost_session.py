@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from harness.driver.errors import NoDeviceError
+from harness.driver.trace import Trace
 from harness.driver.transport.vhost_channel import BackEndChannel, Channel
 from harness.driver.transport.vhost_ring import VhostRing
 from harness.virtio.vhost_user import (
@@ -44,9 +45,13 @@ class Session:
     """
 
     def __init__(
-        self, path: str, timeout: float, without: Collection[ProtocolFeature] = ()
+        self,
+        path: str,
+        timeout: float,
+        without: Collection[ProtocolFeature] = (),
+        trace: Trace | None = None,
     ) -> None:
-        self.channel = Channel(path, timeout)
+        self.channel = Channel(path, timeout, trace)
         self._without = without
         self.requests: BackEndChannel | None = None
         self.rings: dict[int, VhostRing] = {}

@@ -38,6 +38,7 @@ from typing import Any
 from harness.driver.errors import BadArgumentError, DriverError, NoDeviceError
 from harness.driver.interface import QueueLayout
 from harness.driver.memory import DmaMemory, Region
+from harness.driver.trace import Trace
 from harness.driver.transport.base import Transport
 from harness.driver.transport.vhost_channel import GoneError, RefusedError
 from harness.driver.transport.vhost_inflight import Inflight
@@ -88,6 +89,7 @@ class VhostUser(Transport):
     """
 
     kind = "vhost-user"
+    config_in_messages = True
 
     def __init__(
         self,
@@ -97,6 +99,7 @@ class VhostUser(Transport):
         before_connect: Callable[[], None] = lambda: None,
         without: Collection[ProtocolFeature] = (),
     ) -> None:
+        self.trace = Trace()
         self._path = path
         self._without = without
         self._before_connect = before_connect
@@ -128,7 +131,7 @@ class VhostUser(Transport):
     def _connect(self) -> Session:
         self._before_connect()
         try:
-            session = Session(self._path, self._timeout, self._without)
+            session = Session(self._path, self._timeout, self._without, self.trace)
         except NoDeviceError:
             raise
         except DriverError as error:
@@ -169,6 +172,7 @@ class VhostUser(Transport):
 
     def set_status(self, value: int) -> None:
         """Write the device status field, and act on its new bits; 0 resets the device."""
+        self.trace("status", value, self._status)
         if value == 0:
             self._reset()
             return
@@ -194,6 +198,7 @@ class VhostUser(Transport):
 
     def accept(self, features: int) -> None:
         """Store driver feature bits 0 to 63, which are sent with FEATURES_OK."""
+        self.trace("features", features)
         self._driver_features = features
 
     def accepted(self) -> int:
@@ -435,6 +440,7 @@ class VhostUser(Transport):
     def notify(self, index: int, next_available: int | None) -> None:
         """Signal the virtqueue's kick eventfd, which carries no data."""
         del next_available
+        self.trace("notified", index)
         try:
             self._session.rings[index].notify()
         except KeyError:
@@ -475,16 +481,19 @@ class VhostUser(Transport):
         session = self._session
         for ring in session.rings.values():
             if ring.call in ready and (calls := ring.take_calls()):
+                self.trace("interrupt", ring.layout.index, calls)
                 self._raised += calls
                 self._signals[ring.layout.index] += calls
                 self._isr |= ISR_QUEUE
             if ring.error in ready and ring.take_errors():
+                self.trace("broken", ring.layout.index)
                 self._status |= DeviceStatus.NEEDS_RESET
                 self._raised += 1
                 self._isr |= ISR_CONFIG
         requests = session.requests
         if requests and requests.fileno() in ready:
             if changes := requests.take_config_changes():
+                self.trace("interrupt", -1, changes)
                 self._generation += changes
                 self._raised += changes
                 self._isr |= ISR_CONFIG

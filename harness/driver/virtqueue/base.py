@@ -8,10 +8,18 @@ from collections.abc import Iterable, Sequence
 
 from harness.driver.interface import Buffer, QueueLayout, QueueState, Used
 from harness.driver.memory import DmaMemory
-from harness.virtio.ring import DESC_SIZE
+from harness.virtio.ring import DESC, DESC_SIZE
 
 PAGE = 4096
 """Bytes of a page, to which the shift of a request's buffers refers."""
+
+
+Entry = tuple[int, int, int, int, int]
+
+
+def entries(raw: bytes | memoryview, slots: Iterable[int]) -> list[Entry]:
+    """Return descriptors of a split virtqueue, or of an indirect table of one."""
+    return [(slot, *fields) for slot, fields in zip(slots, DESC.iter_unpack(raw), strict=False)]
 
 
 class Virtqueue(ABC):
@@ -130,6 +138,13 @@ class Virtqueue(ABC):
     @abstractmethod
     def chain(self, head: int) -> bytes:
         """Return the part of a chain in memory that the device must not change."""
+
+    @abstractmethod
+    def described(self, head: int) -> tuple[list[Entry], list[Entry], int]:
+        """Return a chain as it was written, for a trace: descriptors, table, and table's address.
+
+        A descriptor is its slot, address, length, flags, and next (split) or buffer id (packed).
+        """
 
     @abstractmethod
     def state(self) -> QueueState:

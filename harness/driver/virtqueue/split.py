@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from harness.driver.errors import BadArgumentError
 from harness.driver.interface import Buffer, QueueLayout, QueueState, Used
 from harness.driver.memory import DmaMemory
-from harness.driver.virtqueue.base import Virtqueue
+from harness.driver.virtqueue.base import Entry, Virtqueue, entries
 from harness.virtio.ring import (
     AVAIL_F_NO_INTERRUPT,
     DESC_F_INDIRECT,
@@ -79,7 +80,7 @@ class SplitQueue(Virtqueue):
         self._avail = memory.view(self.layout.driver, avail_size(size)).cast("H")
         self._used = memory.view(self.layout.device, used_size(size)).cast("H")
         self._elements = memory.view(self.layout.device + 4, 8 * size).cast("I")
-        self._free = list(range(size - 1, -1, -1))
+        self._free = dict.fromkeys(range(size - 1, -1, -1))
         self._chains: dict[int, _Chain] = {}
         self._next = 0
         self._avail_idx = 0
@@ -121,10 +122,8 @@ class SplitQueue(Virtqueue):
             self._table.set_last(slots[0], ignored)
         else:
             self._write_chain(self._table, slots, buffers, ignored)
-        if self.in_order:
-            self._free = [slot for slot in self._free if slot not in slots]
-        else:
-            del self._free[-needed:]
+        for slot in slots:
+            del self._free[slot]
         self._next = (slots[-1] + 1) % self.size
         writable = sum(buffer.length for buffer in buffers if buffer.writable)
         self._chains[slots[0]] = _Chain(slots, table, DESC_SIZE * len(buffers), writable)
@@ -133,7 +132,7 @@ class SplitQueue(Virtqueue):
     def _free_slots(self, count: int) -> list[int]:
         """Return descriptors for a chain, with IN_ORDER the next ones (virtio 2.7.5)."""
         if not self.in_order:
-            return self._free[: -count - 1 : -1]
+            return list(islice(reversed(self._free), count))
         slots = [(self._next + n) % self.size for n in range(count)]
         for slot in slots:
             if slot not in self._free:
@@ -218,7 +217,7 @@ class SplitQueue(Virtqueue):
         chain = self._chains.pop(head, None)
         if chain is None:
             return
-        self._free.extend(reversed(chain.slots))
+        self._free.update(dict.fromkeys(reversed(chain.slots)))
         if not chain.available:
             self._next = head
         if chain.table is not None:
@@ -231,6 +230,13 @@ class SplitQueue(Virtqueue):
         if chain.table is None:
             return raw
         return raw + bytes(self.memory.view(chain.table, chain.length))
+
+    def described(self, head: int) -> tuple[list[Entry], list[Entry], int]:
+        """Return a chain's descriptors, its indirect table, and the table's address."""
+        chain, raw = self._chains[head], self.chain(head)
+        ring = DESC_SIZE * len(chain.slots)
+        table = range((len(raw) - ring) // DESC_SIZE)
+        return entries(raw[:ring], chain.slots), entries(raw[ring:], table), chain.table or 0
 
     def state(self) -> QueueState:
         """Return the indices and flags in memory."""

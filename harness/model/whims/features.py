@@ -79,6 +79,7 @@ def _offering(name: str, bits: int, text: str) -> None:
 
 _offering("future-bits", FUTURE, "bits 20 and 21 are offered")
 _offering("distant-bits", DISTANT, "bits 50 and 52 are offered")
+_offering("access-platform", Feature.ACCESS_PLATFORM.mask, "ACCESS_PLATFORM is offered")
 _offering("order-platform", Feature.ORDER_PLATFORM.mask, "ORDER_PLATFORM is offered")
 
 

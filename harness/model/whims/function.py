@@ -1,13 +1,15 @@
-"""Whims of the PCI function (virtio 4.1.4.3, 4.1.5.1)."""
+"""Whims of the PCI function (virtio 4.1.2, 4.1.4, 4.1.5.1)."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-from harness.model.pci.function import Function
+from harness.model.pci.function import COMMON_LENGTH, REGISTER_BAR, Function
+from harness.model.pci.interrupts import Interrupts
+from harness.model.pci.space import EXPRESS_SIZE, ConfigSpace
 from harness.model.whims.registry import PCI, Original, also, whim
-from harness.virtio.pci import ISR_QUEUE
+from harness.virtio.pci import CAP, CAP_EXPRESS, CAP_VENDOR, ISR_QUEUE, REVISION, CapType
 
 RESET_TIME = 0.03
 
@@ -74,3 +76,108 @@ def slow_function_reset(original: Original, function: Function, value: int) -> N
         original(function, 0)
 
     function.device.queues[0]._loop.at(time.monotonic() + RESET_TIME, finish)
+
+
+# --- capabilities and vectors
+
+RESERVED_TYPE, RESERVED_BAR = 0x20, 7
+VENDOR_DATA = bytes([12, CapType.VENDOR_CFG]) + (0x1B36).to_bytes(2, "little") + b"vendor"
+"""A capability with vendor data, from cap_len on: the vendor id of QEMU, and 6 bytes."""
+
+MORE = 4
+"""Bytes by which each virtio capability is longer than specified."""
+
+REPEATED = 0x800
+"""Offset in the BAR at which the common configuration is found a second time."""
+
+
+@whim(
+    Function._define_capabilities,
+    text="the list has capabilities that a driver has to ignore, longer ones and a repeated one",
+    ways=(PCI,),
+)
+def odd_capabilities(original: Original, function: Function) -> None:
+    space = function.space
+    add = space.add_capability
+
+    def more(ident: int, body: bytes, writable: bytes = b"") -> int:
+        if ident == CAP_EXPRESS:
+            return EXPRESS_SIZE  # left out, to make room
+        if ident == CAP_VENDOR:
+            body = bytes([body[0] + MORE]) + body[1:] + bytes(MORE)
+        return add(ident, body, writable)
+
+    _add_structure(space, RESERVED_TYPE, REGISTER_BAR, 0)
+    _add_structure(space, CapType.COMMON_CFG, RESERVED_BAR, 0)
+    add(CAP_VENDOR, VENDOR_DATA)
+    vars(space)["add_capability"] = more
+    original(function)
+    del vars(space)["add_capability"]
+    _add_structure(space, CapType.COMMON_CFG, REGISTER_BAR, REPEATED)
+
+
+def _add_structure(space: ConfigSpace, kind: int, bar: int, offset: int) -> None:
+    whole = CAP.pack(CAP_VENDOR, 0, CAP.size, kind, bar, 0, offset, COMMON_LENGTH)
+    space.add_capability(CAP_VENDOR, whole[2:])
+
+
+@also("odd-capabilities", Function._define_structure)
+def _longer_structures(
+    original: Original,
+    function: Function,
+    kind: CapType,
+    bar: int,
+    offset: int,
+    length: int,
+    more: bytes = b"",
+) -> int:
+    if kind in (CapType.COMMON_CFG, CapType.DEVICE_CFG, CapType.ISR_CFG):
+        length += 0x40
+    return int(original(function, kind, bar, offset, length, more))
+
+
+def _repeated(bar: int, offset: int) -> bool:
+    return bar == REGISTER_BAR and REPEATED <= offset < REPEATED + COMMON_LENGTH
+
+
+@also("odd-capabilities", Function._bar_read)
+def _reads_the_repeated(
+    original: Original, function: Function, bar: int, offset: int, length: int
+) -> bytes:
+    if _repeated(bar, offset):
+        return function._common.read(offset - REPEATED, length)
+    return bytes(original(function, bar, offset, length))
+
+
+@also("odd-capabilities", Function.bar_write)
+def _writes_the_repeated(
+    original: Original, function: Function, bar: int, offset: int, data: bytes
+) -> None:
+    original(function, bar, offset, data)
+    if _repeated(bar, offset):
+        function._common.write(offset - REPEATED, data)
+
+
+@whim(Function._define_header, text="the PCI revision is 7, if a driver may ignore it", ways=(PCI,))
+def other_revision(original: Original, function: Function) -> None:
+    original(function)
+    if function.layout == "modern":
+        function.space.define(REVISION, b"\7")
+
+
+@whim(
+    Interrupts.__init__,
+    text="there is one MSI-X vector for all events",
+    breaks=("4.1.5.1.2.1-D-01",),
+    ways=(PCI,),
+)
+def one_vector(
+    original: Original,
+    interrupts: Interrupts,
+    space: ConfigSpace,
+    bar: int,
+    vectors: int,
+    send_message: Callable[[int], None],
+    send_line: Callable[[], None],
+) -> None:
+    original(interrupts, space, bar, 1, send_message, send_line)

@@ -40,10 +40,11 @@ class Whim:
     def apply(self) -> None:
         """Put it into this process, on top of the whims and defects that are in it already."""
         for method, change in self.parts:
-            _replace(method, change)
+            replace_method(method, change)
 
 
-def _replace(method: Callable[..., Any], change: Callable[..., Any]) -> None:
+def replace_method(method: Callable[..., Any], change: Callable[..., Any]) -> None:
+    """Replace a method of a class by a function that gets the original as its first argument."""
     owner_name, _, name = method.__qualname__.rpartition(".")
     owner = getattr(sys.modules[method.__module__], owner_name)
     original = getattr(owner, name)

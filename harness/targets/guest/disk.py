@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from harness.diskspec import SECTOR, DiskSpec
+from harness.driver.trace import Recorded
 from harness.machine import Drive, MachineError
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.backing_sides import DriveSide, ExportSide, machine_process
@@ -29,6 +30,10 @@ class GuestDisk(DriveSide, Plugged):
 
     def _add(self) -> Drive:
         return self._guest.machine.add_disk(self.spec)
+
+    def messages(self) -> list[Recorded]:
+        """Return the last QMP commands of the guest's QEMU."""
+        return list(self._guest.machine.messages)
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Return the guest's QEMU."""
@@ -98,6 +103,10 @@ class StartedDisk(DriveSide, Plugged):
         (self._drive,) = guest.machine.drives
         self.driver = guest.agent.attach(guest.kind, window(self._drive.slot))
         self.in_use = True
+
+    def messages(self) -> list[Recorded]:
+        """Return the last QMP commands of the guest's QEMU."""
+        return list(self.guest.machine.messages)
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Return the guest's QEMU."""

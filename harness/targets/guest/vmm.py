@@ -157,6 +157,7 @@ class VmmTarget(StartedTarget):
         assert self._agent
         self._place = kind, address = self._find(before)
         self._transport = kind.partition("-")[0]
+        self.alike = f"guest-{self._transport}"
         return self._agent.attach(kind, address)
 
     def _new_file(self, capacity: int) -> None:

@@ -135,6 +135,72 @@ def longer_structure(session: Session) -> Iterable[Check]:
     return works(session, any(found))
 
 
+AREAS = {
+    "common": CapType.COMMON_CFG,
+    "notify": CapType.NOTIFY_CFG,
+    "isr": CapType.ISR_CFG,
+    "device": CapType.DEVICE_CFG,
+}
+"""Areas of registers -> type of the structure."""
+
+
+@rule(
+    "4.1.4.1-R-02", idle="the device had no second capability of one structure type", registers=True
+)
+def first_instance(session: Session) -> Iterator[Check]:
+    """Check that registers are accessed in the first structure of each type, not in a later one."""
+    firsts: dict[int, PciCapability] = {}
+    later: list[PciCapability] = []
+    for capability in virtio(session):
+        if capability.type in AREAS.values() and capability.bar <= 5:
+            if capability.type in firsts:
+                later.append(capability)
+            else:
+                firsts[capability.type] = capability
+    kinds = {capability.type for capability in later}
+    for event, _ in session.walk():
+        kind = AREAS.get(event.area) if isinstance(event, Register) else None
+        if kind in kinds and isinstance(event, Register) and kind is not None:
+            at = firsts[kind].offset + event.offset
+            second = any(
+                place.type == kind
+                and place.bar == firsts[kind].bar
+                and place.offset <= at < place.offset + place.length
+                for place in later
+            )
+            yield event, f"this is in the second structure of type {kind}" if second else ""
+
+
+def vendor_data(session: Session) -> Iterator[tuple[Register, bool]]:
+    """Yield writes to a capability with vendor data, and whether its vendor id was read before."""
+    places = [known for known in virtio(session) if known.type == CapType.VENDOR_CFG]
+    read: set[int] = set()
+    for past in history(session):
+        for event in configuration(past):
+            for place in places:
+                if not event.write and touches(event, place.at + 4, place.at + 6):
+                    read.add(place.at)
+                written = event.write and touches(event, place.at, place.at + place.size)
+                if written and past is session:
+                    yield event, place.at in read
+
+
+@rule("4.1.4.8.2-R-01", idle="the device had no capability with vendor data", registers=True)
+def leaves_vendor_data(session: Session) -> Iterator[Check]:
+    """Check that vendor data is not written by a driver that works without it."""
+    for event, _ in vendor_data(session):
+        yield event, "this is vendor data"
+    kinds = {known.type for known in virtio(session)}
+    yield from works(session, CapType.VENDOR_CFG in kinds)
+
+
+@rule("4.1.4.8.2-R-02", idle="no vendor data was written", registers=True)
+def looks_at_the_vendor(session: Session) -> Iterator[Check]:
+    """Check that the vendor id is read before vendor data is written."""
+    for event, looked in vendor_data(session):
+        yield event, "" if looked else "the vendor id was not read"
+
+
 def configuration(session: Session) -> Iterator[Register]:
     """Yield accesses to PCI configuration space."""
     for event, _ in session.walk():

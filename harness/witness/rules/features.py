@@ -47,6 +47,17 @@ for _name, _feature in {
     )
 
 
+@rule("6.1-R-09", idle="SR_IOV was not offered to a driver", registers=True)
+def no_virtual_functions(session: Session) -> Iterator[Check]:
+    """Check that SR_IOV is not accepted: no device of a stream has the PCI capability for it."""
+    for event, state in session.walk():
+        if isinstance(event, Features) and (
+            (event.chosen | state.device.offered) & Feature.SR_IOV.mask
+        ):
+            accepted = event.chosen & Feature.SR_IOV.mask
+            yield event, "SR_IOV is accepted" if accepted else ""
+
+
 @rule("5.2.5.1-R-06", idle="no host-managed zoned disk was offered", registers=True)
 def no_discard_for_host_managed(session: Session) -> Iterator[Check]:
     """Check that DISCARD is not accepted for a host-managed disk."""

@@ -14,7 +14,7 @@ from harness.virtio.mmio import (
     REGISTERS,
     VERSION,
 )
-from harness.witness.events import Event, Register, Status
+from harness.witness.events import Event, Interrupt, Register, Status
 from harness.witness.rules.capabilities import history
 from harness.witness.rules.pci import field_width
 from harness.witness.rules.rule import Check, rule
@@ -231,9 +231,22 @@ def handled_events(session: Session) -> Iterator[Check]:
 
 @rule("4.2.3.4.1-R-01", idle="no interrupt was acknowledged", registers=True)
 def status_is_read(session: Session) -> Iterator[Check]:
-    """Check that InterruptStatus is read before an interrupt is acknowledged."""
-    for event, seen in acknowledgements(session):
-        yield event, "InterruptStatus was not read" if seen is None else ""
+    """Check that InterruptStatus is read between an interrupt and its acknowledgement.
+
+    A stream without interrupts shows only drivers that have read it.
+    """
+    if version(session) != VERSION:
+        return
+    interrupted = looked = False
+    for event, _ in session.walk():
+        if isinstance(event, Interrupt):
+            interrupted, looked = True, False
+        if not isinstance(event, Register) or event.area != "mmio":
+            continue
+        name = NAMES.get(event.offset & ~3)
+        looked |= name == "InterruptStatus" and not event.write
+        if name == "InterruptACK" and event.write and (looked or interrupted):
+            yield event, "" if looked else "InterruptStatus was not read"
 
 
 @rule(

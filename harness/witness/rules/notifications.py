@@ -200,9 +200,16 @@ def survives_needless_interrupts(session: Session) -> Iterator[Check]:
 
 @rule("2.8.16-R-03", idle="no notification of a packed virtqueue with NOTIFICATION_DATA was seen")
 def data_names_the_next_descriptor(session: Session) -> Iterator[Check]:
-    """Compare offset and wrap counter with the ends of the chains that the device has taken."""
+    """Compare offset and wrap counter with the ends of the chains that the device has taken.
+
+    The device takes all that is available once it has a notification. So a place that is no end is
+    wrong only if the device has taken a chain after the notification, before the virtqueue was
+    stopped.
+    """
     ends: dict[int, set[int]] = {}
-    sent: list[tuple[Notified, int]] = []
+    sent: list[Notified] = []
+    waiting: dict[int, list[Notified]] = {}
+    followed: list[Notified] = []
     for event, state in session.walk():
         if not state.has(Feature.RING_PACKED):
             continue
@@ -212,12 +219,19 @@ def data_names_the_next_descriptor(session: Session) -> Iterator[Check]:
         if isinstance(event, Chain) and started and started.size:
             rounds, offset = divmod(event.position + len(event.descriptors), started.size)
             ends[event.queue].add(offset | (0 if rounds % 2 else WRAP))
+            followed += waiting.pop(event.queue, [])
+        if isinstance(event, Stopped):
+            waiting.pop(event.queue, None)
         data = state.has(Feature.NOTIFICATION_DATA)
         if isinstance(event, Notified) and event.width == 4 and data:
-            sent.append((event, event.value >> 16))
+            sent.append(event)
+            waiting.setdefault(event.queue, []).append(event)
         if isinstance(event, Broken):
             return
-    for notified, place in sent:
-        if notified.queue in ends:
+    for notified in sent:
+        place = notified.value >> 16
+        if place in ends.get(notified.queue, ()):
+            yield notified, ""
+        elif any(notified is known for known in followed):
             wrong = f"offset {place & ~WRAP} with wrap counter {place >> 15} is the end of no chain"
-            yield notified, "" if place in ends[notified.queue] else wrong
+            yield notified, wrong

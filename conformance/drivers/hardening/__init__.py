@@ -1,0 +1,1 @@
+"""Illegal devices, and what they do to drivers: docs/your-driver.md."""
