@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from harness.targets import Disk
 
 MEMBERS = {"members": 2}
-"""What a test prefers of a disk: a device that owns a group."""
+"""Fields of a disk that a test prefers: a device that owns a group."""
 
 ROOM = 1024
 """Bytes for the result of a command that a test sends."""
