@@ -17,7 +17,7 @@ import pytest
 from harness.cli.main import _parser, _shielded
 from harness.drivers.registry import makers
 from harness.targets.registry import descriptions
-from harness.targets.userfile import load
+from harness.targets.userfile import SPEC_FIELDS, load
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -236,6 +236,13 @@ def test_quoted_functions_are_as_in_their_files(name: str, text: str) -> None:
 
 def test_quotes_are_found_at_all() -> None:
     assert len(QUOTES) >= 3
+
+
+def test_the_properties_of_a_disk_are_listed_as_they_are() -> None:
+    text = page(ROOT / "docs" / "your-device.md")
+    (listed,) = re.findall(r"^Properties: (.*?) `harness/diskspec.py`", text, re.MULTILINE)
+
+    assert {*re.findall(r"`(\w+)`", listed)} == SPEC_FIELDS
 
 
 @pytest.mark.parametrize("path", [page for page in PAGES if blocks(page, "toml")], ids=ids)

@@ -152,7 +152,8 @@ class StartedTarget(LendingTarget):
     def plug(self, spec: DiskSpec, writes: bool = True) -> StartedDisk:
         """Make a disk with a driver on it. LacksError for what the file has no words for.
 
-        StartError if the daemon does not start. The third in a row ends the run.
+        StartError if the daemon does not start. The third in a row ends the run, but a start with
+        options does not count once the daemon has worked.
         """
         if writes and not self._writable:
             raise LacksError(
@@ -172,6 +173,8 @@ class StartedTarget(LendingTarget):
         except LacksError:
             raise
         except TROUBLE as error:
+            # A daemon that has worked may only refuse these options: that does not end the run.
+            self._failed_starts += not (words and self._tried)
             raise self._failed(error) from None
         self._failed_starts = 0
         return disk
@@ -251,10 +254,14 @@ class StartedTarget(LendingTarget):
                 self._served.set(file.name, spec)
             if probe and self._file_is_ours:
                 FileBacking(file).write(0, bytes(len(probe)))
-        except BaseException:
+        except BaseException as error:
             with suppress(*TROUBLE, TargetError):
                 if driver:  # without a reset: it could hang as the start did
                     driver.transport.close()
+            if not isinstance(error, LacksError):
+                if self._daemon:
+                    self._daemon.wait(0.2)  # its connection is closed before it has ended
+                self._end()  # it may be wedged, and then does not answer `unplug` either
             with suppress(*TROUBLE, TargetError):
                 self._remove(name)
             raise
@@ -434,10 +441,7 @@ class StartedTarget(LendingTarget):
 
     def _failed(self, error: Exception) -> TargetError:
         """Return the error for a start that failed, with the daemon's last words."""
-        self._failed_starts += 1
         message = error.message if isinstance(error, DriverError) else str(error)
-        if self._daemon:
-            self._daemon.wait(0.2)  # its connection is closed before it has ended
         daemon = self._daemon or self._ended
         if daemon and LAST_OUTPUT not in message:
             message = f"{message}. {daemon.last_line()}"

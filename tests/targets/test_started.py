@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -253,6 +254,33 @@ def test_three_failed_starts_end_the_run(make: Make) -> None:
     assert [failure.over for failure in failures] == [False, False, True]
     assert "exited with status 3; its last output: my-daemon: no such image" in str(failures[2])
     assert "3 starts in a row have failed" in str(failures[2])
+
+
+def test_options_that_the_daemon_refuses_do_not_end_the_run(make: Make) -> None:
+    target = make(table(MODEL, "[target.mine.options]\nread_only = '--nonsense'"))
+    target.plug(DiskSpec()).unplug()
+
+    for _ in range(4):
+        with pytest.raises(StartError, match=r"exited with status 2; .*--nonsense") as failed:
+            target.plug(DiskSpec(read_only=True))
+        assert not failed.value.over
+    target.plug(DiskSpec()).unplug()
+
+
+def test_a_wedged_daemon_with_many_disks_is_started_again() -> None:
+    target = StartedTarget("mine", replace(profile("qemu-storage-daemon"), start_timeout=4.0))
+    try:
+        disk = target.plug(DiskSpec())
+        pid = disk.processes()[0].pid
+        disk.unplug()
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(StartError, match="has not ended within 4 s") as failed:
+            target.plug(DiskSpec())
+        assert not failed.value.over
+        assert not Path(f"/proc/{pid}").exists()
+        target.plug(DiskSpec()).unplug()
+    finally:
+        target.close()
 
 
 def suite(

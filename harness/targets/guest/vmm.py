@@ -70,7 +70,6 @@ class VmmTarget(StartedTarget):
         self._name = ""
         self._place: tuple[str, str] | None = None
         self._broken = False
-        self._with_options = False
         self._last_failure = ""
 
     @property
@@ -93,7 +92,6 @@ class VmmTarget(StartedTarget):
         return super().plug(spec, writes)
 
     def _make(self, spec: DiskSpec, words: list[str], provided: set[str]) -> StartedDisk:
-        self._with_options = bool(words)
         try:
             return self._make_in_guest(spec, words, provided)
         except LacksError:
@@ -363,13 +361,7 @@ class VmmTarget(StartedTarget):
         super().close()
 
     def _failed(self, error: Exception) -> TargetError:
-        count = self._failed_starts
-        if about_options := self._tried and self._with_options:
-            # The VMM has worked before, and may only refuse this disk: that does not end the run.
-            self._failed_starts = 0
         failure = super()._failed(error)
-        if about_options:
-            self._failed_starts = count
         self._last_failure = str(failure)
         return failure
 
