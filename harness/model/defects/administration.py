@@ -807,10 +807,10 @@ def notification_addresses_dead(
     pass
 
 
-def altered_entries(answer: bytes, bar: int | None = None, odd: bool = False) -> bytes:
+def altered_entries(answer: bytes, bar: int | None = None, uneven: bool = False) -> bytes:
     """Return the entries of LEGACY_NOTIFY_INFO with another BAR, or odd offsets."""
     entries: list[tuple[Any, ...]] = [
-        (flags, at if bar is None or not flags else bar, offset + (odd and flags > 0))
+        (flags, at if bar is None or not flags else bar, offset + (uneven and flags > 0))
         for flags, at, offset in NOTIFY_INFO.iter_unpack(answer)
     ]
     return b"".join(NOTIFY_INFO.pack(*entry) for entry in entries)
@@ -829,7 +829,7 @@ def addresses_in_no_bar(original: Original, members: Members, command: Command) 
 
 @on_pci(Members._notify_info, "2.12.1.1.6-D-15", text="an address for notifications is odd")
 def odd_addresses(original: Original, members: Members, command: Command) -> bytes:
-    return altered_entries(bytes(original(members, command)), odd=True)
+    return altered_entries(bytes(original(members, command)), uneven=True)
 
 
 @on_pci(Members.power_on, "2.12.1.1.6-D-17", text="the members have a BAR 0")
