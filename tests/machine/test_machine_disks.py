@@ -43,7 +43,7 @@ ELSEWHERE = {"geometry", "in_order"}
 LACKING = {
     *("zoned", "zone_sectors", "zone_capacity", "conventional_zones", "max_open_zones"),
     *("max_active_zones", "max_append_sectors", "write_granularity", "zones_read_only"),
-    *("zones_offline", "secure_erase", "lifetime", "fua"),
+    *("zones_offline", "secure_erase", "lifetime", "fua", "members"),
 }
 """Fields that no QEMU supports: they are skips (`harness.targets.backing_sides.check_board`)."""
 
