@@ -16,6 +16,7 @@ from harness.model.whims.registry import PCI, Original, whim
 from harness.virtio.admin import (
     DEVICE_PARTS,
     LEGACY_ACCESS,
+    OBJECT,
     OPCODES_PER_WORD,
     AdminStatus,
     Opcode,
@@ -88,7 +89,8 @@ def longer_lists(original: Original, group: Group, command: Command) -> bytes:
     ways=(PCI,),
 )
 def room_for_one_object(original: Original, members: Members, command: Command) -> bytes:
-    if len(members._objects) >= FEW:
+    _, ident, _ = command.unpack(OBJECT)
+    if len(members._objects) >= FEW and ident not in members._objects:
         raise RefusedError(AdminStatus.ENOSPC, Qualifier.NO_RESOURCE)
     return bytes(original(members, command))
 
