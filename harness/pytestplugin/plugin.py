@@ -326,7 +326,7 @@ def pytest_runtest_makereport(
     if report.failed:
         attach_evidence(report, error, bench.target, bench.disks)
         kept = keep(report, item, bench.name, bench.target, bench.disks, trace.files(traces))
-    elif traces:
+    elif every:
         keep_trace(report, item, bench.name, trace.files(traces))
     disks = bench.disks if call.when == "call" else ()
     requests = requests_of(disks, report.failed)

@@ -69,18 +69,38 @@ class Contents:
     def __init__(self, initial: int = ZEROES) -> None:
         """Start with `initial` as the salt of every sector that nobody has written."""
         self._initial = initial
+        self._lost: list[tuple[int, int]] = []
         self._held: dict[int, _Held] = {}
         self._readers: dict[int, _Reader] = {}
 
     def may_hold(self, sector: int) -> frozenset[int]:
         """Return the salts that a sector may hold now."""
         held = self._held.get(sector)
-        return frozenset(held.may) if held else frozenset({self._initial})
+        return frozenset(held.may if held else self._at_first(sector).may)
+
+    def _at_first(self, sector: int) -> _Held:
+        """Return the state of a sector that nobody has written."""
+        lost = any(first <= sector < end for first, end in self._lost)
+        return _Held({ANYTHING if lost else self._initial})
+
+    def touched(self, near: int, end: int) -> list[tuple[int, int]]:
+        """Return the ranges of sectors below `end` that may have been written, and `near` more.
+
+        Each range is its first sector and the one after its last.
+        """
+        ranges: list[tuple[int, int]] = []
+        for sector in sorted(self._held):
+            first, last = max(sector - near, 0), min(sector + near + 1, end)
+            if ranges and first <= ranges[-1][1]:
+                ranges[-1] = (ranges[-1][0], max(last, ranges[-1][1]))
+            elif first < end:
+                ranges.append((first, last))
+        return ranges
 
     def write_begins(self, number: int, sector: int, count: int, salt: int) -> None:
         """Note that a request which writes `salt` is in flight from now on."""
         for at in range(sector, sector + count):
-            held = self._held.setdefault(at, _Held({self._initial}))
+            held = self._held.setdefault(at, self._at_first(at))
             held.may.add(salt)
             held.writers.add(number)
             held.together.add(salt)
@@ -114,8 +134,8 @@ class Contents:
 
     def lost(self, sector: int, end: int) -> None:
         """Note that the sectors from `sector` to `end` are gone, and may return with any data."""
-        for at in range(sector, end):
-            held = self._held.setdefault(at, _Held({self._initial}))
+        self._lost.append((sector, end))
+        for held in [held for at, held in self._held.items() if sector <= at < end]:
             held.may.add(ANYTHING)
             held.together.add(ANYTHING)
             if not held.writers:

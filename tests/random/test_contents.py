@@ -74,6 +74,21 @@ def test_what_a_resize_took_comes_back_with_anything_also_during_a_write():
     assert all(ANYTHING in allowed for allowed in may[4:])
 
 
+def test_what_was_written_and_its_surroundings_are_named_as_ranges():
+    contents = Contents(ZEROES)
+    assert contents.touched(2, 1 << 40) == []
+    for number, (sector, count) in enumerate([(0, 1), (5, 2), (100, 1), (1 << 35, 1)]):
+        contents.write_begins(number, sector, count, salt=1)
+
+    assert contents.touched(1, 1 << 40) == [
+        (0, 2),
+        (4, 8),
+        (99, 102),
+        ((1 << 35) - 1, (1 << 35) + 2),
+    ]
+    assert contents.touched(2, 101) == [(0, 9), (98, 101)]
+
+
 def test_data_in_the_wrong_sector_is_a_mismatch():
     may = [frozenset({7})] * 2
     assert mismatch(sectors_of(7, 4, 2), 4, may) is None
