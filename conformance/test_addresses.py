@@ -4,8 +4,9 @@ import pytest
 
 from conformance.contents import Contents
 from conformance.data import sectors
-from conformance.rings import plug_ring, with_statements
+from conformance.rings import areas, plug_ring, with_statements
 from conformance.waiting import SOON
+from harness.driver.errors import BadArgumentError
 from harness.driver.interface import Request
 from harness.report import described, on
 from harness.targets.disk import named
@@ -67,6 +68,73 @@ def test_rings_may_have_the_least_alignment(plug, packed, size):
     for _ in range(6):
         check_read_and_write(disk, contents, where, indirect=size == 1)
     contents.check(f"requests {where}")
+
+
+BORDER = 1 << 32
+"""The first address that does not fit into 32 bits."""
+
+BELOW = BORDER - (1 << 20)
+"""Address from which there is room for rings below the border."""
+
+
+def use_memory(driver, address, where):
+    """Let the driver allocate from this address on. Skip the test if it has no memory there."""
+    try:
+        driver.allocate_from(address)
+    except BadArgumentError:
+        pytest.skip(f"the driver and the device share no memory {where} 4 GiB")
+
+
+def begins(disk, across):
+    """Return addresses to allocate from: 4 GiB, or `across` bytes below it. Skip if there is none.
+
+    Each of `across` is the number of bytes before 4 GiB.
+    """
+    use_memory(disk.driver, BORDER - max(across), "below" if any(across) else "above")
+    return [BORDER - before for before in across]
+
+
+@pytest.mark.parametrize("across", [False, True], ids=["above", "across"])
+@on("modern")
+@with_statements(split=described("2.7-P-02"), packed=described("2.8-P-01"))
+def test_rings_may_lie_above_4_gib_and_across_it(plug, packed, across):
+    disk = plug_ring(plug, packed, prefer=SMALL)
+    features, queue = disk.driver.accepted(), disk.queues[0]
+    contents = Contents(disk)
+    sizes = zip(
+        (queue.desc, queue.driver, queue.device), map(len, areas(disk, packed, queue)), strict=True
+    )
+    middles = [address - queue.desc + length // 2 & ~15 for address, length in sizes]
+
+    for begin in begins(disk, middles if across else [0]):
+        use_memory(disk.driver, begin, "around")
+        disk.start(features)
+        layout = disk.queues[0]
+        where = f"with areas at {layout.desc:#x}, {layout.driver:#x}, {layout.device:#x}"
+        for _ in range(4):
+            check_read_and_write(disk, contents, where)
+    contents.check("requests on rings around 4 GiB")
+
+
+@pytest.mark.parametrize("across", [False, True], ids=["above", "across"])
+@with_statements(split=described("2.7.4-P-02"), packed=described("2.8.5-P-01"))
+def test_buffers_may_lie_above_4_gib_and_across_it(plug, packed, across):
+    disk = plug_ring(plug, packed, prefer=SMALL)
+    features = disk.driver.accepted()
+    indirect = bool(features & Feature.INDIRECT_DESC.mask)
+    contents = Contents(disk)
+    if across:
+        use_memory(disk.driver, BELOW, "below")
+        disk.start(features)  # with its rings below the border
+
+    # A write has its header, its data and its status within some 2000 bytes.
+    for begin in begins(disk, range(8, 2200, 40) if across else [0]):
+        use_memory(disk.driver, begin, "around")
+        check_read_and_write(disk, contents, f"of buffers from {begin:#x} on")
+        if indirect:
+            what = f"of buffers and a table from {begin:#x} on"
+            check_read_and_write(disk, contents, what, indirect=True)
+    contents.check("requests with buffers around 4 GiB")
 
 
 @with_statements(split=described("2.7.4-P-02"), packed=described("2.8.5-P-01"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.data import needed, sectors, shortest
+from conformance.data import mib, needed, sectors, shortest
 from harness.report import clause, described
 from harness.virtio.blk import SEGMENT_UNMAP, RequestType, Status, segment
 from harness.virtio.features import Feature
@@ -68,6 +68,35 @@ def test_a_segment_beyond_the_end_fails_and_changes_nothing(plug, kind):
     assert disk.backing.size == size
     assert disk.backing.read(0, 8) == sectors(8)
     assert disk.backing.read(end - 8, 8) == sectors(8, salt=9)
+
+
+LARGE = mib(4104)
+"""Sectors of a disk of more than 4 GiB, of which a test uses little."""
+
+
+@pytest.mark.parametrize("kind", BOTH, ids=by_name)
+@described("5.2.5-P-07")
+def test_a_segment_can_be_as_long_as_the_limit_that_the_device_has_by_itself(plug, kind):
+    """Often that is 2 GiB or more, whose bytes do not fit into 31 bits."""
+    disk = plug(needs=NEEDS[kind], capacity=LARGE)
+    config = disk.driver.config()
+    discard = kind is RequestType.DISCARD
+    if not discard and not config.write_zeroes_may_unmap:
+        pytest.skip("the device cannot zero a large segment without writing it")
+    most = config.max_discard_sectors if discard else config.max_write_zeroes_sectors
+    count = min(most or LARGE, config.capacity - 16)
+    disk.backing.write(0, sectors(9))
+    disk.backing.write(7 + count, sectors(9, salt=9))
+
+    flags = 0 if discard else SEGMENT_UNMAP
+    completion = disk.request(kind, data=segment(8, count, flags))
+
+    assert completion.status is Status.OK, f"a segment of {count} sectors"
+    assert completion.damage == ()
+    assert disk.backing.read(0, 8) == sectors(8)
+    assert disk.backing.read(8 + count, 8) == sectors(9, salt=9)[512:]
+    if not discard:
+        assert disk.backing.read(8, 1) == disk.backing.read(7 + count, 1) == bytes(512)
 
 
 @pytest.mark.parametrize("kind", BOTH, ids=by_name)

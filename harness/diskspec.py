@@ -58,6 +58,9 @@ class DiskSpec:
     `zones_offline` are numbers of zones, counted from 0, that have these states
     from the start.
 
+    With `express` the device is a PCI Express function on a bus of its own, below a port that
+    can reset this bus. None means wherever the target has its devices.
+
     With `fua` the device offers writes with forced unit access, which are a draft.
     With `secure_erase` the device supports secure erase. `lifetime` is the wear
     that the backing store reports: pre_eol_info and the estimates of types A and
@@ -90,6 +93,7 @@ class DiskSpec:
     packed: bool | None = None
     in_order: bool | None = None
     fua: bool | None = None
+    express: bool | None = None
     unmap: bool = True
     iops: int | None = None
     faults: tuple[Fault, ...] = ()

@@ -7,8 +7,10 @@ image = images.ensure(print)
 from images.cache import Image, Status, cache_dir, ensure, status, update
 from images.errors import ImageError
 from images.recipe import KERNEL_ARGS, KERNEL_ARGS_IOMMU, KERNEL_ARGS_MICROVM
+from images.ssh import AGENT_PORT
 
 __all__ = [
+    "AGENT_PORT",
     "KERNEL_ARGS",
     "KERNEL_ARGS_IOMMU",
     "KERNEL_ARGS_MICROVM",

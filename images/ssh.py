@@ -11,18 +11,25 @@ import io
 import os
 import struct
 from pathlib import Path
-
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typing import TYPE_CHECKING
 
 from images import cpio
+
+# `cryptography` is imported late: most runs only import this module.
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 CLIENT_KEY = "id_ed25519"
 _HOST_KEY = "host_ed25519"
 
+AGENT_PORT = 4041
+"""The guest's TCP port on 127.0.0.1 that the SSH server may forward to; no other one."""
+
 
 def ensure_keys(directory: Path) -> None:
     """Create the keys that are missing in `directory`. The caller holds the cache's lock."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in (CLIENT_KEY, _HOST_KEY):
         try:
@@ -39,10 +46,11 @@ def host_key_line(directory: Path) -> str:
 def overlay(directory: Path) -> bytes:
     """Return the cpio archive with the keys for the guest."""
     client = _public(_load(directory / CLIENT_KEY))
+    options = f'permitopen="127.0.0.1:{AGENT_PORT}"'
     tree = cpio.Tree()
     tree.directory("root", 0o700)
     tree.directory("root/.ssh", 0o700)
-    tree.file("root/.ssh/authorized_keys", f"{client}\n".encode(), 0o600)
+    tree.file("root/.ssh/authorized_keys", f"{options} {client}\n".encode(), 0o600)
     tree.file("etc/dropbear/host_key", _dropbear_format(_load(directory / _HOST_KEY)), 0o600)
     archive = io.BytesIO()
     cpio.write(tree, archive)
@@ -50,6 +58,9 @@ def overlay(directory: Path) -> bytes:
 
 
 def _load(path: Path) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
     key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
@@ -59,6 +70,8 @@ def _load(path: Path) -> Ed25519PrivateKey:
 
 
 def _save(key: Ed25519PrivateKey, path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+
     text = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.OpenSSH,
@@ -73,6 +86,8 @@ def _save(key: Ed25519PrivateKey, path: Path) -> None:
 
 
 def _public(key: Ed25519PrivateKey) -> str:
+    from cryptography.hazmat.primitives import serialization
+
     return (
         key.public_key()
         .public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)

@@ -125,7 +125,8 @@ def test_the_overlay_has_the_pinned_host_key_in_the_format_of_dropbear(tmp_path:
     assert kind == "ssh-ed25519"
     assert base64.b64decode(pinned).endswith(public)
     assert stat.S_IMODE(files["root/.ssh"][0]) == 0o700
-    assert files["root/.ssh/authorized_keys"][1].startswith(b"ssh-ed25519 ")
+    line = files["root/.ssh/authorized_keys"][1]
+    assert line.startswith(b'permitopen="127.0.0.1:%d" ssh-ed25519 ' % ssh.AGENT_PORT)
 
 
 @pytest.mark.parametrize(

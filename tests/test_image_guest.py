@@ -262,3 +262,20 @@ def test_ssh_takes_no_other_key(guest: Guest, tmp_path: Path) -> None:
 
     with pytest.raises(paramiko.AuthenticationException):
         log_in(guest, key_filename=str(tmp_path / ssh.CLIENT_KEY))
+
+
+def test_ssh_forwards_to_the_agent_s_port_only(guest: Guest) -> None:
+    def failure(address: str, port: int) -> int:
+        with pytest.raises(paramiko.ChannelException) as failed:
+            transport.open_channel("direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=9)
+        return failed.value.code
+
+    refused, prohibited = 2, 1  # RFC 4254, section 5.1: connect failed, administratively prohibited
+    with log_in(guest, key_filename=str(guest.image.ssh_key)) as client:
+        transport = client.get_transport()
+        assert transport
+        assert failure("127.0.0.1", ssh.AGENT_PORT) == refused
+        assert failure("127.0.0.1", 22) == prohibited
+        assert failure("10.0.2.2", ssh.AGENT_PORT) == prohibited
+        with pytest.raises(paramiko.SSHException, match="forwarding request denied"):
+            transport.request_port_forward("127.0.0.1", 0)

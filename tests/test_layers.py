@@ -30,6 +30,7 @@ ORDER = (
     "targets",
     "witness",
     "report",
+    "reproducers",
     "random",
     "drivers",
     "pytestplugin",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from harness.pytestplugin import xdist
 from harness.pytestplugin.reports import NOTHING_TESTED
 
 pytest_plugins = ["pytester"]
@@ -98,3 +102,44 @@ def test_it(plug, number): plug(serial="impossible")
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert result.parseoutcomes()["errors"] <= 4
     result.stdout.fnmatch_lines(["*there is no QEMU*"])
+
+
+DAEMONS = """
+[target.own]
+device = "vhost-user"
+start = "daemon {socket} {file}"
+
+[target.shared]
+device = "vhost-user"
+start = "daemon {socket}"
+per = "run"
+plug = "add {file}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("targets", "workers"),
+    [
+        (["vhost-user"], 6),
+        (["vhost-user+a-defect"], 6),
+        (["own"], 6),
+        (["vhost-user", "own"], 6),
+        (["shared"], None),
+        (["qtest-pci"], None),
+        (["vhost-user", "qtest-pci"], None),
+        ([], None),
+    ],
+)
+def test_auto_means_two_workers_for_each_cpu_where_tests_wait(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, targets: list[str], workers: int | None
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 5})
+    monkeypatch.delenv("PYTEST_XDIST_AUTO_NUM_WORKERS", raising=False)
+    file = tmp_path / "targets.toml"
+    file.write_text(DAEMONS)
+    option = SimpleNamespace(vblk_target=targets, vblk_targets=file)
+    config = cast(pytest.Config, SimpleNamespace(option=option))
+    assert xdist.pytest_xdist_auto_num_workers(config) == workers
+
+    monkeypatch.setenv("PYTEST_XDIST_AUTO_NUM_WORKERS", "3")
+    assert xdist.pytest_xdist_auto_num_workers(config) is None

@@ -24,6 +24,7 @@ GUEST = "in the guest"
 
 KNOWN = {
     "harness/cli/main.py::main: os.open": DEVICE,
+    "harness/cli/export.py::export: write_text": "in a temporary directory made here",
     "harness/cli/running.py::Running.announce: write_text": RUN,
     "harness/cli/running.py::Running.announce: rename": RUN,
     "harness/driver/bus/linux_mmio.py::LinuxMmio.__init__: os.open": GUEST,

@@ -23,6 +23,7 @@ from harness.driver.errors import DriverError
 from harness.driver.interface import Driver, Request
 from harness.machine import Machine, MachineConfig, Qemu, find_qemu
 from harness.machine.templates import Template
+from harness.robustness.device_process import cpu_seconds
 from harness.targets.daemon import Daemon
 from harness.targets.guest.disk import GuestDisk
 from harness.targets.guest.guest import Guest, Means
@@ -41,6 +42,7 @@ SPANS = {
     "qtest-pci": "QEMU start to DRIVER_OK",
     "vhost-user": "connect to first read",
     "model-pci": "connect to DRIVER_OK",
+    "model-pci-observed": "connect to DRIVER_OK",
     "guest-pci": "QEMU start to first read",
     "clone": "QEMU start to first read",
 }
@@ -54,14 +56,14 @@ SPANS = {
 class Sample:
     """One target in one run: seconds until it served, and reads of 512 bytes per second.
 
-    `memory` is QEMU's private memory afterwards, in MiB. `accesses` are reads of a register per
-    second, 0 where they were not measured.
+    `memory` is QEMU's private memory afterwards, in MiB. `served` is the number of reads for a
+    second of CPU time of the device's process.
     """
 
     seconds: float
     rate: float
     memory: float = 0.0
-    accesses: float = 0.0
+    served: float = 0.0
 
 
 def bench(arguments: argparse.Namespace) -> int:
@@ -77,7 +79,8 @@ def bench(arguments: argparse.Namespace) -> int:
     measures: dict[str, Callable[[int], Sample]] = {
         "qtest-pci": partial(_qtest, QtestTarget("qtest-pci", arguments.qemu)),
         "vhost-user": _vhost_user,
-        "model-pci": _model_pci,
+        "model-pci": partial(_model_pci, False),
+        "model-pci-observed": partial(_model_pci, True),
     }
     greetings = []
     samples: dict[str, list[Sample]] = {name: [] for name in names}
@@ -105,10 +108,8 @@ def bench(arguments: argparse.Namespace) -> int:
         meanwhile = f"{statistics.median(rates) * greeting:.0f} per start of QEMU"
         _print(f"{name}: {SPANS[name]}", seconds, "s", ratio)
         _print(f"{name}: 512-byte reads, one at a time", rates, "/s", meanwhile)
-        accesses = [sample.accesses for sample in samples[name]]
-        if any(accesses):
-            meanwhile = f"{statistics.median(accesses) * greeting:.0f} per start of QEMU"
-            _print(f"{name}: reads of the device status", accesses, "/s", meanwhile)
+        if any(served := [sample.served for sample in samples[name]]):
+            _print(f"{name}: reads in a CPU second", served, "/s", "-")
     if clone_template:
         _print_clones(clone_template, samples)
     return 0
@@ -151,8 +152,7 @@ def _qtest(target: QtestTarget, requests: int) -> Sample:
     try:
         disk.driver.start()
         seconds = time.monotonic() - begin
-        accesses = _accesses(disk.driver, requests)
-        return Sample(seconds, _rate(disk.driver, requests), accesses=accesses)
+        return Sample(seconds, _rate(disk.driver, requests))
     finally:
         disk.unplug()
 
@@ -175,21 +175,26 @@ def _vhost_user(requests: int) -> Sample:
         daemon.stop()
 
 
-def _model_pci(requests: int) -> Sample:
-    target = Model(name="model-pci")
-    try:
-        target.plug(DiskSpec()).unplug()  # the start of the model's process is not counted
-        begin = time.monotonic()
-        disk = target.plug(DiskSpec())
+def _model_pci(observed: bool, requests: int) -> Sample:
+    with TemporaryDirectory(prefix="bench-", dir=images.cache_dir()) as directory:
+        stream = Path(directory) / "events.jsonl"
+        target = Model(name="model-pci", observe=stream if observed else None)
         try:
-            disk.driver.start()
-            seconds = time.monotonic() - begin
-            accesses = _accesses(disk.driver, requests)
-            return Sample(seconds, _rate(disk.driver, requests), accesses=accesses)
+            target.plug(DiskSpec()).unplug()  # the start of the model's process is not counted
+            begin = time.monotonic()
+            disk = target.plug(DiskSpec())
+            try:
+                disk.driver.start()
+                seconds = time.monotonic() - begin
+                assert target.pid
+                used = -cpu_seconds(target.pid)
+                rate = _rate(disk.driver, requests)
+                used += cpu_seconds(target.pid)
+                return Sample(seconds, rate, served=requests / used if used > 0 else 0.0)
+            finally:
+                disk.unplug()
         finally:
-            disk.unplug()
-    finally:
-        target.close()
+            target.close()
 
 
 def _guest(means: Means, requests: int) -> Sample:
@@ -229,14 +234,6 @@ def private_memory(pid: int | None) -> float:
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
     lines = [line.split() for line in rollup.splitlines() if line.startswith("Private_")]
     return sum(int(kib) for _, kib, _ in lines) / 1024
-
-
-def _accesses(driver: Driver, count: int) -> float:
-    """Return reads of the device status per second, of `count` reads."""
-    begin = time.monotonic()
-    for _ in range(count):
-        driver.status()
-    return count / (time.monotonic() - begin)
 
 
 def _rate(driver: Driver, requests: int) -> float:

@@ -17,6 +17,7 @@ from harness.cli import (
     bench,
     boot,
     doctor,
+    export,
     image,
     live,
     matrix,
@@ -187,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_means(watch.add_parser(commands))
     matrix.add_parser(commands)
     report.add_parser(commands)
+    export.add_parser(commands)
     witness.add_parser(commands)
 
     parts = command("image", image.path, "the guest image").add_subparsers(

@@ -10,12 +10,16 @@ from pathlib import Path
 
 from harness import interrupt
 from harness.cli.errors import UsageError
-from harness.outputs import check_directory_can_be, reason
+from harness.inputs import printable
+from harness.outputs import check_directory_can_be, reason, replace_text
+from harness.random.finding import Finding
 from harness.random.hunt import Found, Hunt, IllegalError
 from harness.random.saved import made_of, save
 from harness.random.script import ScriptError, load, text_of
+from harness.report.trace import as_lines
 from harness.targets import Target
 from harness.targets.registry import Settings, load_targets, maker
+from harness.witness.events import About, Failed
 
 SAY_EVERY = 60.0
 """Seconds between two lines about progress."""
@@ -66,6 +70,12 @@ def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     part = command("replay", replay, "repeat the operations of a saved script")
     part.add_argument("script", type=Path, metavar="FILE")
+    part.add_argument(
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="write what driver and device did up to the finding, for `vblk export`",
+    )
     part.add_argument(
         "--times",
         type=int,
@@ -185,6 +195,21 @@ def _sum_up(hunt: Hunt, seconds: float) -> None:
         print(f"  known, {times} times: {signature}")
 
 
+def _write_trace(path: Path, hunt: Hunt, finding: Finding, script: Path) -> None:
+    """Write the trace of a finding. UsageError if that fails."""
+    about = About(
+        test=str(script),
+        target=hunt.target.name,
+        statement=finding.statement,
+        versions=made_of(hunt.target),
+    )
+    failed = Failed(expected=finding.check, seen=printable(str(finding)))
+    try:
+        replace_text(path, as_lines([about, *hunt.events, failed]))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {reason(error)}") from None
+
+
 def replay(arguments: argparse.Namespace) -> int:
     """Play a script on a new disk; return 1 if the device violates the specification."""
     if arguments.times < 1:
@@ -195,6 +220,7 @@ def replay(arguments: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     target = _target(arguments)
     hunt = Hunt(target)
+    hunt.traced = arguments.trace is not None
     try:
         for _ in range(arguments.times):
             try:
@@ -204,6 +230,8 @@ def replay(arguments: argparse.Namespace) -> int:
             hunt.drop()
             if finding:
                 print(f"FOUND {finding}")
+                if arguments.trace:
+                    _write_trace(arguments.trace, hunt, finding, arguments.script)
                 return 1
         print(f"{len(script) - 1} operations, {arguments.times} times: no finding")
         return 0

@@ -23,6 +23,7 @@ examples:
   pytest conformance --target qtest-pci --matrix results.json
   vblk report results.json --output findings
   vblk report results.json --output findings --target qtest-pci --known
+  vblk report results.json --output findings --for qemu
 
 exit status: 0 if the files were written, or there was nothing to write; 2 for an error.
 """
@@ -43,6 +44,12 @@ def add_parser(commands: Subparsers) -> None:
     )
     parser.add_argument("--target", metavar="NAME", help="only the findings of this target")
     parser.add_argument(
+        "--for",
+        dest="implementation",
+        metavar="IMPLEMENTATION",
+        help="only findings about devices that this implementation is a part of, such as qemu",
+    )
+    parser.add_argument(
         "--known", action="store_true", help="also the recorded deviations that have occurred"
     )
     parser.set_defaults(run=report)
@@ -61,10 +68,18 @@ def report(arguments: argparse.Namespace) -> int:
     wanted: str | None = arguments.target
     if wanted is not None and wanted not in names:
         raise UsageError(f"{arguments.file} has no target {wanted!r}; it has: {', '.join(names)}")
+    implementations = sorted(
+        {name for column in results.columns for name in column.implementations}
+    )
+    maintained: str | None = arguments.implementation
+    if maintained is not None and maintained not in implementations:
+        known = ", ".join(implementations) or "none"
+        raise UsageError(f"{arguments.file} has no implementation {maintained!r}; it has: {known}")
     found = [
         finding
         for finding in findings(results, arguments.known)
         if wanted in (None, finding.column.name)
+        and (maintained is None or maintained in finding.column.implementations)
     ]
     if not found:
         print("no findings")

@@ -7,7 +7,7 @@ These methods get the specification's name of the accessed register, whatever BA
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 from harness.driver.bus.base import MmioWindow, PciFunction
 from harness.driver.transport.pci import virtio_capabilities
@@ -26,15 +26,24 @@ They are ISR status, any field of the device configuration space, and the notifi
 """
 
 
+MachineEvent = Literal["paused", "moved", "removed", "system reset"]
+
+
 class Alteration:
     """Changes that a defect makes to the accesses of one device; this base class changes nothing.
 
     `written` has the last value that the driver wrote to each register, 0 if it wrote none. A reset
-    (0 written to the status) does not clear it.
+    (0 written to the status) does not clear it. `events` counts what has happened to the machine
+    around the device.
     """
 
     def __init__(self) -> None:
         self.written: Counter[str] = Counter()
+        self.events: Counter[MachineEvent] = Counter()
+
+    def happened(self, event: MachineEvent) -> None:
+        """Note what has happened to the machine around the device."""
+        self.events[event] += 1
 
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:
         """Return the value for the driver when the device returns `value`.

@@ -9,6 +9,7 @@ from harness.defects import (  # noqa: F401  # they file their defects
     harmless,
     legacy,
     legacy_rings,
+    machine_events,
     mmio,
     msix,
     pci_capabilities,

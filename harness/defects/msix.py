@@ -8,7 +8,11 @@ from harness.defects.bus import AlteredPci
 from harness.defects.registers import defect
 from harness.driver.bus.base import PciFunction
 from harness.driver.bus.msix import msix_table
-from harness.virtio.pci import NO_VECTOR
+from harness.virtio.device import DeviceStatus
+from harness.virtio.pci import MSIX_ENTRY, NO_VECTOR
+
+CONTROL = MSIX_ENTRY.size - 4
+"""Offset of the word with the mask bit in an entry of the table."""
 
 CONFIG_VECTOR, QUEUE_VECTOR = "config_msix_vector", "queue_msix_vector"
 VECTORS = (CONFIG_VECTOR, QUEUE_VECTOR)
@@ -141,3 +145,18 @@ class QueueAnyway(_MapsAnyway):
 )
 class ConfigAnyway(_MapsAnyway):
     register = CONFIG_VECTOR
+
+
+@defect(
+    "msix-message-fixed-while-running",
+    "4.1.1-D-01",
+    text="after DRIVER_OK, a write to the message of a vector has no effect",
+)
+class MessageFixed(AlteredPci):
+    def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
+        running = self.written["device_status"] & DeviceStatus.DRIVER_OK
+        table = msix_table(self.real) if running else None
+        at = offset - table.offset if table and table.bar == bar else -1
+        if table and 0 <= at < MSIX_ENTRY.size * table.size and at % MSIX_ENTRY.size < CONTROL:
+            return
+        super().bar_write(bar, offset, width, value)

@@ -65,6 +65,19 @@ class FeaturesRepeat(AlteredPci):
         return value
 
 
+@defect(
+    "ring-addresses-of-32-bits",
+    "2.7-P-02",
+    "2.8-P-01",
+    text="the high halves of the addresses of rings have no effect",
+)
+class RingAddresses(AlteredPci):
+    def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
+        name, at = self._named(bar, offset)
+        high = name in ("queue_desc", "queue_driver", "queue_device") and at == 4
+        super().bar_write(bar, offset, width, 0 if high else value)
+
+
 @defect("driver-feature-reads-0", "4.1.4.3.1-D-04", text="driver_feature reads 0")
 class DriverFeatureReads0(AlteredPci):
     def alter_read(self, name: str, offset: int, width: int, value: int) -> int:

@@ -47,7 +47,7 @@ class RegisterDefect:
         kind = "qtest-pci" if issubclass(self.bus, AlteredPci) else "qtest-mmio"
         return target.startswith(kind)
 
-    def alter(self, bus: Bus) -> Bus:
+    def alter(self, bus: Bus) -> AlteredPci | AlteredMmio:
         """Return a bus that plants this defect. Raise DriverError for a bus of another kind."""
         if issubclass(self.bus, AlteredPci) and isinstance(bus, PciFunction):
             return self.bus(bus)

@@ -184,6 +184,9 @@ class DeviceDriver(Driver):
         self.trace("zeroed", address, length)
         return address
 
+    def allocate_from(self, address: int | None) -> None:
+        self.memory.begin_at(address)
+
     def memory_read(self, address: int, length: int) -> bytes:
         data = load(self.memory.view(address, length))
         self.trace.access("loaded", address, length, cut(data))

@@ -327,6 +327,14 @@ class Driver(ABC):
         """Allocate zeroed memory, valid until `reset` or `close`, and return its bus address."""
 
     @abstractmethod
+    def allocate_from(self, address: int | None) -> None:
+        """Allocate rings, buffers and tables from this bus address on, while there is room.
+
+        None means from the usual address on. Raises BadArgumentError if the driver has no
+        memory there.
+        """
+
+    @abstractmethod
     def memory_read(self, address: int, length: int) -> bytes:
         """Read memory at a bus address inside an allocation of `alloc` or a virtqueue."""
 

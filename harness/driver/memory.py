@@ -27,13 +27,18 @@ class DmaMemory:
 
     No allocation spans two regions. Lengths are in bytes. When no region has
     room, `grow` is called for one more region; if it returns None, the
-    allocation fails.
+    allocation fails. Memory below the address `first` is used when there is
+    no other, or when `begin_at` says so.
     """
 
     def __init__(
-        self, regions: Sequence[Region], grow: Callable[[], Region | None] | None = None
+        self,
+        regions: Sequence[Region],
+        grow: Callable[[], Region | None] | None = None,
+        first: int = 0,
     ) -> None:
         self.regions: list[Region] = []
+        self._first = self._begin = first
         self._starts: list[int] = []
         self._given: dict[int, int] = {}
         self._free: list[tuple[int, int]] = []
@@ -54,6 +59,15 @@ class DmaMemory:
         """Free all allocations."""
         self._given.clear()
         self._free = [(region.address, region.end) for region in self.regions]
+
+    def begin_at(self, address: int | None) -> None:
+        """Allocate from this bus address on; None means from the usual one on.
+
+        Raises BadArgumentError if the address is in no region.
+        """
+        if address is not None:
+            self.view(address, 1)
+        self._begin = self._first if address is None else address
 
     def alloc(self, length: int, align: int = 16, shift: int = 0) -> int:
         """Allocate zeroed memory and return its bus address.
@@ -81,8 +95,14 @@ class DmaMemory:
         return address
 
     def _first_fit(self, length: int, align: int, shift: int) -> int | None:
+        address = self._first_fit_from(self._begin, length, align, shift)
+        if address is None and self._begin:
+            address = self._first_fit_from(0, length, align, shift)
+        return address
+
+    def _first_fit_from(self, begin: int, length: int, align: int, shift: int) -> int | None:
         for index, (start, end) in enumerate(self._free):
-            address = -((shift - start) // align) * align + shift
+            address = -((shift - max(start, begin)) // align) * align + shift
             if address + length > end:
                 continue
             pieces = [(start, address), (address + length, end)]

@@ -55,7 +55,7 @@ def _illegal(name: str, packed: bool) -> Scenario:
         ILLEGAL[name].text,
         WORK,
         {**DISK, "packed": packed},
-        needs=frozenset({"packed"} if packed else ()),
+        needs=frozenset((*["packed"] * packed, *["pci"] * ILLEGAL[name].pci)),
         illegal=(name,),
         section=ILLEGAL[name].section,
     )

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from types import MappingProxyType
@@ -33,6 +34,7 @@ from harness.machine.command import Saved
 from harness.machine.errors import MachineError
 from harness.machine.foreign import ForeignDaemon
 from harness.machine.rundir import RunDir
+from harness.targets.prefetch import Prefetch
 from images import ImageError
 
 UML_MODULES = Path("/usr/lib/uml/modules")
@@ -70,6 +72,8 @@ def follow(
 
     place.wait_for(over, "the end of the work", output)
     text = output()
+    if userland.NO_DISK in text:
+        raise StuckError("the driver made no disk of the device", text)
     if userland.WRONG_DATA in text:
         raise WrongDataError("other data was read than written", text)
     for name in work:
@@ -184,6 +188,7 @@ class Linux(Launcher):
         self._find = find
         self._dir: RunDir | None = None
         self._config: MachineConfig | None = None
+        self._ahead: Prefetch[Machine] | None = None
         self._release = ""
 
     def prepare(self) -> None:
@@ -240,10 +245,10 @@ class Linux(Launcher):
         """Plug the disk into a clone, and let it do the work."""
         assert self._config
         work = self.work_of(scenario)
+        self._ahead = self._ahead or Prefetch(partial(_started, self._config), Machine.stop)
         with ExitStack() as stack:
-            machine = Machine(self._config)
+            machine = self._ahead.take()
             stack.callback(machine.stop)
-            machine.start()
             console = stack.enter_context(closing(socket.socket(socket.AF_UNIX)))
             console.settimeout(DEADLINE)
             console.connect(str(machine.console_path))
@@ -267,11 +272,25 @@ class Linux(Launcher):
             return output()
 
     def close(self) -> None:
-        """Remove the saved machine."""
+        """Stop the clones and remove the saved machine."""
+        if self._ahead:
+            self._ahead.close()
+            self._ahead = None
         if self._dir:
             self._dir.remove()
             self._dir = None
             self._config = None
+
+
+def _started(config: MachineConfig) -> Machine:
+    """Return a running machine."""
+    machine = Machine(config)
+    try:
+        machine.start()
+    except BaseException:
+        machine.stop()
+        raise
+    return machine
 
 
 def _drain(console: socket.socket) -> None:

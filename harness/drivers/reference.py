@@ -20,6 +20,7 @@ from harness.drivers.base import (
     WrongDataError,
     watched,
 )
+from harness.machine.errors import MachineError
 from harness.targets import LacksError
 from harness.targets.base import TargetError
 from harness.targets.disk import Disk
@@ -77,12 +78,16 @@ class Reference(Launcher):
             trouble, fate = str(error.args[0]), error.fate
         except DriverError as error:
             trouble, fate = str(error), Fate.REFUSED
+        except TargetError as error:
+            if scenario.legal:  # trouble of the harness, not of the driver
+                raise MachineError(str(error)) from None
+            target.check()
+            trouble, fate = str(error), Fate.REFUSED
         except Exception as error:
             if scenario.legal:
                 raise
             target.check()
-            trouble = f"{type(error).__name__}: {error}"
-            fate = Fate.REFUSED if isinstance(error, TargetError) else Fate.CRASHED
+            trouble, fate = f"{type(error).__name__}: {error}", Fate.CRASHED
         else:
             target.check()
         finally:

@@ -26,6 +26,7 @@ PREFIX = "vblk: "
 READY = "vblk: ready"
 ASK_FOR_RESIZE = "vblk: waits for a resize"
 WRONG_DATA = "vblk: wrong data"
+NO_DISK = "vblk: there is no disk"
 END = "vblk: end"
 
 INIT = r"""#!/bin/busybox sh
@@ -77,12 +78,22 @@ same() {
     return 1
 }
 
+disk_appears() {
+    for n in $(seq 600); do
+        if [ -b /dev/vda ]; then return; fi
+        if dmesg | grep -q 'virtio.*failed with error'; then return 1; fi
+        sleep 0.05
+    done
+    return 1
+}
+
 do_works() {
-    if wait_for -b /dev/vda; then
+    if disk_appears; then
         for work in "$@"; do
             if work_$work; then echo "vblk: $work done"; else echo "vblk: $work failed"; fi
         done
     else
+        dmesg | grep virtio
         echo "vblk: there is no disk"
     fi
     echo "vblk: end"

@@ -16,12 +16,15 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.driver.errors import ERRORS, DriverError
 from harness.driver.interface import Driver
 from harness.guest import codec
 from harness.guest.wire import PROTOCOL, WORTH_PACKING, Frame, Kind, Parser, join, split
+
+if TYPE_CHECKING:
+    import socket
 
 STDOUT = 1
 
@@ -70,6 +73,8 @@ class Server:
     def __init__(self, read_fd: int, write_fd: int, attach: Attach) -> None:
         self._read_fd = read_fd
         self._write_fd = write_fd
+        self._listener: socket.socket | None = None
+        self._connection: socket.socket | None = None
         self._attach_driver = attach
         self._parser = Parser()
         self._drivers: dict[int, Driver] = {}
@@ -86,22 +91,50 @@ class Server:
             "memory": _memory,
             "renew": _renew,
             "ping": lambda: None,
+            "listen": self._listen,
         }
 
     def run(self) -> None:
-        """Serve until the stream ends, then detach every driver."""
-        try:
-            while data := self._wait_for_input():
-                self._take(data)
-        except OSError as error:
-            # A reset or a hangup also ends the stream. (Errors of drivers do not get here.)
-            print(f"vblk agent: the stream failed: {error}", file=sys.stderr)
-        finally:
-            for handle in list(self._drivers):
-                try:
-                    self._detach(handle)
-                except Exception:
-                    traceback.print_exc()
+        """Serve until the stream ends.
+
+        A connection (see `_listen`) is served in place of the stream until it ends. At the end of
+        both every driver is detached.
+        """
+        while True:
+            try:
+                while data := self._wait_for_input():
+                    self._take(data)
+            except OSError as error:
+                # A reset or a hangup also ends the stream. (Errors of drivers do not get here.)
+                print(f"vblk agent: the stream failed: {error}", file=sys.stderr)
+            finally:
+                self._detach_all()
+            if self._connection is None:
+                break
+            self._connection.close()
+            self._connection = None
+            self._parser = Parser()
+        if self._listener:
+            self._listener.close()
+
+    def _detach_all(self) -> None:
+        for handle in list(self._drivers):
+            try:
+                self._detach(handle)
+            except Exception:
+                traceback.print_exc()
+
+    def _listen(self, port: int) -> None:
+        """Accept connections at `port` of 127.0.0.1, one at a time."""
+        # Imported late: only a guest with an SSH server needs it.
+        import socket
+
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=1)
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Serve a connection from now on. Its messages have nothing to do with earlier ones."""
+        self._connection, _ = listener.accept()
+        self._parser = Parser()
 
     def _wait_for_input(self) -> bytes:
         """Return bytes from the host, b"" at the end of the stream.
@@ -111,12 +144,17 @@ class Server:
         """
         while True:
             watched = self._interrupt_descriptors()
-            ready, _, _ = select.select([self._read_fd, *watched], [], [])
+            stream = self._connection.fileno() if self._connection else self._read_fd
+            listener = None if self._connection else self._listener
+            waiting = [listener.fileno()] if listener else []
+            ready, _, _ = select.select([stream, *watched, *waiting], [], [])
             for descriptor in ready:
-                if descriptor != self._read_fd:
+                if descriptor in watched:
                     self._service(watched[descriptor])
-            if self._read_fd in ready:
-                return os.read(self._read_fd, 65536)
+            if listener and listener.fileno() in ready:
+                self._accept(listener)
+            elif stream in ready:
+                return os.read(stream, 65536)
 
     def _interrupt_descriptors(self) -> dict[int, int]:
         """Return descriptors that become readable on an interrupt -> handle of the driver."""
@@ -151,8 +189,9 @@ class Server:
 
     def _send(self, frame: Frame) -> None:
         data = frame.encode()
+        stream = self._connection.fileno() if self._connection else self._write_fd
         while data:
-            data = data[os.write(self._write_fd, data) :]
+            data = data[os.write(stream, data) :]
 
     def _answer_to(self, frame: Frame) -> Frame:
         if frame.kind is Kind.PART:

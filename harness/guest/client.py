@@ -80,6 +80,13 @@ class Agent:
         """Return when the agent answers; this needs a few bytes only."""
         self.call(None, "ping", (), {}, CALL_TIMEOUT)
 
+    def listen(self, port: int) -> None:
+        """Let the agent also serve a connection to `port` of the guest's 127.0.0.1.
+
+        While there is one, the agent doesn't read this stream.
+        """
+        self.call(None, "listen", (port,), {}, CALL_TIMEOUT)
+
     def memory(self) -> dict[str, int]:
         """Return the guest's /proc/meminfo, in bytes."""
         return cast(dict[str, int], self.call(None, "memory", (), {}, CALL_TIMEOUT))

@@ -46,17 +46,17 @@ class Saved:
 class MachineConfig:
     """Configuration of a machine, without its disks.
 
-    `memory` is in MiB. With `ssh` the guest has a network card without access to
-    networks; a port of 127.0.0.1, chosen by the kernel, is forwarded to its port 22.
-    `bios` replaces the firmware, for a machine that boots nothing. With `parked` the
-    CPU is halted and there are no serial ports: the driver uses the file of guest RAM
-    and a qtest socket (see `Machine`). `interface` is the virtio interface of all
-    disks. The board "q35" has an IOMMU between devices and memory, which all devices
-    use.
+    `memory` is in MiB; `above_4_gib` of them are above 4 GiB, on the board "pc". With `ssh` the
+    guest has a network card without access to networks; a port of 127.0.0.1, chosen by the
+    kernel, is forwarded to its port 22. `bios` replaces the firmware, for a machine that boots
+    nothing. With `parked` the CPU is halted and there are no serial ports: the driver uses the
+    file of guest RAM and a qtest socket (see `Machine`). `interface` is the virtio interface of
+    all disks. The board "q35" has an IOMMU between devices and memory, which all devices use,
+    unless the machine is parked.
 
     A machine with a `ram_file` can be saved. A machine with `saved` continues from there without
     a boot, if its configuration is otherwise the same. Its RAM is mapped copy-on-write; with
-    `shared_memory` (other processes map it too) it is a copy.
+    `shared_memory` (other processes map it too) it is a copy. A parked machine keeps its RAM.
     """
 
     qemu: Qemu
@@ -66,6 +66,7 @@ class MachineConfig:
     bios: Path | None = None
     accel: Literal["tcg", "kvm"] = "tcg"
     memory: int = 256
+    above_4_gib: int = 0
     ssh: bool = False
     name: str = "guest"
     parked: bool = False
@@ -108,6 +109,10 @@ class Paths:
         return self.directory / "firmware"
 
     @property
+    def state(self) -> Path:
+        return self.directory / "state"
+
+    @property
     def console_log(self) -> Path:
         return self.directory / "console.log"
 
@@ -139,7 +144,8 @@ def command_line(
         *("-mon", "chardev=visitor,mode=control"),
     ]
     if file := ram or config.ram:
-        share = "off" if config.saved and not config.shared_memory else "on"
+        shared = config.shared_memory or config.parked or not config.saved
+        share = "on" if shared else "off"
         ram_options = f"size={config.memory}M,share={share},mem-path={_escape(file)}"
         line += ["-object", f"memory-backend-file,id=ram,{ram_options}"]
     elif config.shared_memory:
@@ -158,9 +164,10 @@ def command_line(
         else:
             line += ["-serial", "chardev:stream"]
     if config.board == "q35":
-        # vfio needs interrupt remapping for MSI-X. With the caching mode, the IOMMU is notified
-        # of every new mapping.
-        line += ["-device", "intel-iommu,intremap=on,caching-mode=on"]
+        if not config.parked:
+            # vfio needs interrupt remapping for MSI-X. With the caching mode, the IOMMU is notified
+            # of every new mapping.
+            line += ["-device", "intel-iommu,intremap=on,caching-mode=on"]
         for slot in DISK_SLOTS["q35"]:
             port = f"id={_root_port(slot)},chassis={slot},slot={slot}"
             line += ["-device", f"pcie-root-port,bus=pcie.0,addr=0x{slot:x},{port}"]
@@ -209,6 +216,8 @@ def _machine(config: MachineConfig) -> str:
     if config.board == "q35":
         # intel-iommu needs this for interrupt remapping with KVM.
         options.append("kernel-irqchip=split")
+    if config.above_4_gib:
+        options.append(f"max-ram-below-4g={config.memory - config.above_4_gib}M")
     if config.board != "microvm" and not (config.parked or config.kernel or config.bios):
         # SeaBIOS writes its messages to the serial port, too.
         options.append("graphics=off")
@@ -227,7 +236,7 @@ def attachment(config: MachineConfig, slot: int) -> dict[str, Any]:
         "disable-modern": config.interface == "legacy",
     }
     if config.board == "q35":
-        return {**options, "bus": _root_port(slot), "iommu_platform": True}
+        return {**options, "bus": _root_port(slot), "iommu_platform": not config.parked}
     return {**options, "bus": "pci.0", "addr": f"0x{slot:x}"}
 
 

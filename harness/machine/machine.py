@@ -18,6 +18,7 @@ from harness.machine.command import (
     DISK_SLOTS,
     MachineConfig,
     Paths,
+    Saved,
     attachment,
     command_line,
     parked_firmware,
@@ -128,8 +129,7 @@ class Machine(QmpSupervised):
                     self.ssh_port = self._forwarded_port()
                 if state:
                     self._load(state)
-            self.qmp("cont")
-            self.wait_event("RESUME")
+            self.resume()
         except BaseException:
             self.stop()
             raise
@@ -144,6 +144,38 @@ class Machine(QmpSupervised):
         self.qmp("migrate-set-capabilities", capabilities=_CAPABILITIES)
         self.qmp("migrate", uri=f"exec:cat > {quote(str(state))}")
         self._await_migration("save")
+
+    def move(self) -> None:
+        """Save the state of a parked machine, and continue from it in another QEMU process.
+
+        The RAM is the same memory, so mappings of it stay valid. The qtest socket is a new one at
+        the same path, and so are the sockets of the disks' back-ends. What was in flight when the
+        machine was stopped is completed, or continues, as QEMU does it for a migration.
+        """
+        process = self._process
+        if not self.config.parked or process is None:
+            raise MachineError("only a parked machine that runs can be moved")
+        state = self._paths.state
+        self.save(state)
+        self._request_end(process)
+        process.end()
+        self._close_session()
+        if self._loop:
+            self._loop.close()
+        self.config = replace(self.config, saved=Saved(self.ram_path, state))
+        with state.open("rb") as file:
+            self._spawn([file.fileno(), self._ram], self._ram)
+            self._load(file.fileno())
+        self.resume()
+
+    def pause(self) -> None:
+        """Stop the machine; QEMU completes what its disks have in flight."""
+        self.qmp("stop")
+
+    def resume(self) -> None:
+        """Let the machine run. On return it runs."""
+        self.qmp("cont")
+        self.wait_event("RESUME")
 
     def _load(self, state: int) -> None:
         """Load the state in an open file into the machine, which has not run yet."""

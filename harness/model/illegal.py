@@ -51,7 +51,8 @@ class Illegal:
     """A behaviour: its name, the section whose rule it breaks, and what the device does.
 
     `parts` are methods of the model with their replacements, which get the original first. `shown`
-    says that an observer gets an event "illegal" each time.
+    says that an observer gets an event "illegal" each time. `pci` says that only a driver of the
+    PCI function sees it: a vhost-user front-end has registers of its own.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Illegal:
     text: str
     parts: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = field(repr=False)
     shown: bool = False
+    pci: bool = False
 
     def apply(self) -> None:
         """Put it into this process."""
@@ -75,9 +77,10 @@ def _file(
     text: str,
     *parts: tuple[Callable[..., Any], Callable[..., Any]],
     shown: bool = False,
+    pci: bool = False,
 ) -> None:
     assert name not in ILLEGAL, name
-    ILLEGAL[name] = Illegal(name, section, text, parts, shown)
+    ILLEGAL[name] = Illegal(name, section, text, parts, shown, pci)
 
 
 def _shown(queue: Queue, name: str) -> None:
@@ -330,6 +333,7 @@ _file(
     "2.5.3",
     "the config generation is another one at every read",
     (Device.read_generation, _other_generation),
+    pci=True,
 )
 
 
@@ -343,7 +347,7 @@ def _register(name: str, section: str, text: str, register: str, value: int) -> 
         registers: dict[str, Register] = original(function)
         return {**registers, register: replace(registers[register], read=lambda: value)}
 
-    _file(name, section, text, (Function._common_registers, change))
+    _file(name, section, text, (Function._common_registers, change), pci=True)
 
 
 _register("queue-size-of-3", "4.1.4.3", "queue_size is 3", "queue_size", 3)
@@ -373,4 +377,5 @@ _file(
     "2.4",
     "the device status never reads as 0 after a reset",
     (Device.reset, _never_reset),
+    pci=True,
 )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -31,12 +31,14 @@ SPENT = "spent"
 class TargetRun:
     """A target of this run, and the disks of the test that runs now.
 
-    `target` is None until a test needs it.
+    `target` is None until a test needs it. `requests` are the properties of requests to disks that
+    the test has given back.
     """
 
     name: str
     target: Target | None = None
     disks: list[Disk] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
     failed: bool = False
     worked: bool = False
     description: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -113,6 +115,7 @@ class DriverRun:
     name: str
     target: WatchedDriver | None = None
     disks: Sequence[Disk] = ()
+    requests: Sequence[dict[str, Any]] = ()
     failed: bool = False
     started: bool = False
     description: dict[str, dict[str, str]] = field(default_factory=dict)

@@ -5,7 +5,8 @@ Nothing starts before a test asks for a disk.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,7 +142,7 @@ def _targets(config: pytest.Config) -> list[str]:
         whims = [f"whim:{name}" for name in config.option.vblk_whim]
         planted = "+".join(["", *config.option.vblk_defect, *whims])
         wanted = [name + planted for name in wanted or ["guest-pci"]]
-    user = config.stash[USER_TARGETS] = _user_targets(config)
+    user = config.stash[USER_TARGETS] = user_targets(config)
     if wanted:
         from harness.targets import TargetError
         from harness.targets.registry import maker
@@ -154,7 +155,7 @@ def _targets(config: pytest.Config) -> list[str]:
     return list(dict.fromkeys(wanted)) or ["guest-pci"]
 
 
-def _user_targets(config: pytest.Config) -> dict[str, UserTarget]:
+def user_targets(config: pytest.Config) -> dict[str, UserTarget]:
     """Return the targets that the --targets file defines.
 
     Raise pytest.UsageError, with the line, for a bad file.
@@ -176,7 +177,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return None
     from harness.targets.registry import descriptions
 
-    user = {name: target.device or target.command for name, target in _user_targets(config).items()}
+    user = {name: target.device or target.command for name, target in user_targets(config).items()}
     lines = user | descriptions()
     width = max(map(len, lines))
     return print_listing(f"{name:<{width}}  {text}" for name, text in lines.items())
@@ -197,6 +198,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Resolve every test's statements and recorded deviations; a bad record ends the run here."""
+    records = cache(_records)
     for item in items:
         item.stash[STATEMENT] = statement = statement_of(item)
         bench = bench_of(item)
@@ -210,22 +212,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         item.user_properties += statement.properties()
         try:
-            item.stash[DEVIATIONS] = tuple(_recorded(item, statement))
+            item.stash[DEVIATIONS] = tuple(_recorded(item, statement, records))
         except DeviationFileError as error:
             raise pytest.UsageError(printable(str(error))) from None
 
 
-def _recorded(item: pytest.Item, statement: Statement) -> Iterator[Deviation]:
+def _recorded(
+    item: pytest.Item, statement: Statement, records: Callable[..., tuple[Path, ...]]
+) -> Iterator[Deviation]:
     """Yield the recorded deviations of this test, for every implementation and version."""
     node = item.path.name + plain_node(item.nodeid[item.nodeid.index("::") :])
     bound = {*statement.clauses, *(section for section, _ in statement.hardening)}
-    directories = (item.path.parent / "deviations", *item.config.option.vblk_deviations)
-    for path in (path for place in directories for path in sorted(place.glob("*.toml"))):
+    for path in records(item.path.parent, *item.config.option.vblk_deviations):
         for deviation in load_for(path, item.path.name):
             if deviation.covers(node):
                 if deviation.clause not in bound:
                     raise DeviationFileError(f"{path}: {node} is not about {deviation.clause}")
                 yield deviation
+
+
+def _records(tests: Path, *more: Path) -> tuple[Path, ...]:
+    """Return the files with deviations of the tests in a directory, and those in `more`."""
+    directories = (tests / "deviations", *more)
+    return tuple(path for place in directories for path in sorted(place.glob("*.toml")))
 
 
 HARNESS = Path(__file__).parents[1]
@@ -326,10 +335,12 @@ def pytest_runtest_makereport(
     if report.failed:
         attach_evidence(report, error, bench.target, bench.disks)
         kept = keep(report, item, bench.name, bench.target, bench.disks, trace.files(traces))
-    elif every:
+    elif every and traces:
         keep_trace(report, item, bench.name, trace.files(traces))
     disks = bench.disks if call.when == "call" else ()
     requests = requests_of(disks, report.failed)
+    if call.when == "call":
+        requests += bench.requests
     seen = trace.shown(traces[0]) if traces and report.failed else {}
     describe(report, item, call, excused, bench.description, kept, requests, seen)
     if call.when == "call" and any(disk.through_device for disk in bench.disks):

@@ -87,6 +87,7 @@ def random_run(
             finally:
                 core.global_force_seed = forced_seed
             if findings:
+                _bench.requests = hunt.requests
                 return "\n\n".join(_report(finding, number) for finding in findings)
         print(f"random: {hunt.tally}")
         return ""
@@ -101,4 +102,5 @@ def random_run(
     try:
         yield run
     finally:
+        _bench.requests = []
         hunt.drop()

@@ -1,15 +1,51 @@
-"""Copy of target facts, under pytest-xdist, from the workers' reports into the JUnit properties.
+"""Number of workers of pytest-xdist, and the copy of target facts into the JUnit properties.
 
 A worker knows the properties of the suite but has no JUnit file to put them in.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import pytest
 
 from harness.pytestplugin.bench import BENCHES
+from harness.pytestplugin.plugin import user_targets
 from harness.report.outcome import ATTRIBUTE
 from harness.virtio.catalogue import SPECIFICATION
+
+if TYPE_CHECKING:
+    from harness.targets.userfile import UserTarget
+
+
+WORKERS_PER_CPU = 2
+"""Workers of `-n auto` for each CPU if the tests of the run's targets mostly wait."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Return the number of workers for `-n auto`; None leaves it to pytest-xdist.
+
+    On a daemon that is started for each disk, most tests wait: for throttled disks, and for things
+    that must not happen. The environment variable of pytest-xdist has precedence.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    names: list[str] = config.option.vblk_target or []
+    user = user_targets(config)
+    if not names or not all(_waits(name, user) for name in names):
+        return None
+    return WORKERS_PER_CPU * len(os.sched_getaffinity(0))
+
+
+def _waits(name: str, user: Mapping[str, UserTarget]) -> bool:
+    """Return True if the device is a daemon of its own for each disk, and no QEMU is between."""
+    if name in user:
+        target = user[name]
+        return bool(target.start) and target.per == "disk" and not target.through
+    return name.partition("+")[0] == "vhost-user"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -5,6 +5,7 @@ The simplest choice is always first, because hypothesis shrinks a failure toward
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from hypothesis import strategies as st
@@ -12,27 +13,37 @@ from hypothesis.strategies import DrawFn
 
 from harness.random.operations import (
     Ask,
+    Burst,
     CacheMode,
     Collect,
     Discard,
     Flush,
     GetId,
     Operation,
+    Pause,
     QueueReset,
     Read,
     Resize,
     Send,
     Start,
+    Suppress,
     WantInterrupts,
     Write,
     WriteZeroes,
 )
 from harness.random.session import MOST_IN_FLIGHT, Session
 from harness.random.shape import Shape
+from harness.virtio.blk import SECTOR
 from harness.virtio.features import Feature
 
 MOST_SECTORS = 64
 """Sectors of the longest usual request. A few requests are as long as the disk."""
+
+MOST_BYTES = 16 << 20
+"""Bytes of the largest requests in flight, so that the driver's memory has room for them."""
+
+LONGEST_PAUSE = 60
+"""Milliseconds of the longest pause."""
 
 CAPACITY_STEP = 8
 CAPACITIES = st.integers(4, 512).map(lambda steps: steps * CAPACITY_STEP)
@@ -81,11 +92,15 @@ def sends(draw: DrawFn, session: Session, shape: Shape) -> Send:
     with_room = [n for n, lane in enumerate(session.lanes) if lane.free >= _least(session)]
     queue = draw(st.sampled_from(with_room))
     free = session.lanes[queue].free
-    many = min(MOST_IN_FLIGHT - len(session.sent), 12)
-    wanted = draw(st.one_of(st.integers(1, min(3, many)), st.integers(1, many)))
+    room = MOST_IN_FLIGHT - len(session.sent)
+    many = min(room, 12)
+    wanted = draw(
+        st.one_of(st.integers(1, min(3, many)), st.integers(1, many), st.just(min(room, free // 3)))
+    )
+    wanted = max(wanted, 1)
     asks: list[Ask] = []
     for _ in range(wanted):
-        ask = draw(_asks(session, shape, queue, free))
+        ask = draw(_asks(session, shape, queue, free, _bytes(asks)))
         asks.append(ask)
         free -= ask.descriptors
         if free < _least(session):
@@ -94,7 +109,8 @@ def sends(draw: DrawFn, session: Session, shape: Shape) -> Send:
 
 
 @st.composite
-def _asks(draw: DrawFn, session: Session, shape: Shape, queue: int, free: int) -> Ask:
+def _asks(draw: DrawFn, session: Session, shape: Shape, queue: int, free: int, used: int) -> Ask:
+    """Return a request; `used` are the bytes of those that are sent together with it."""
     kinds: list[type[Ask]] = [Read, Write, Read, Write]
     config = session.config
     if session.negotiated(Feature.BLK_RO):
@@ -110,10 +126,10 @@ def _asks(draw: DrawFn, session: Session, shape: Shape, queue: int, free: int) -
     kind = draw(st.sampled_from(kinds))
     ask: Ask
     if kind is Read:
-        sector, count = draw(_places(session.capacity))
+        sector, count = draw(_places(session.capacity, largest=_largest(session, shape, used)))
         ask = Read(sector=sector, count=count)
     elif kind is Write:
-        sector, count = draw(_places(session.capacity))
+        sector, count = draw(_places(session.capacity, largest=_largest(session, shape, used)))
         ask = Write(sector=sector, count=count)
     elif kind is Discard:
         most = config.max_discard_sectors or 0
@@ -127,17 +143,40 @@ def _asks(draw: DrawFn, session: Session, shape: Shape, queue: int, free: int) -
     return draw(_framed(ask, session, shape, queue, free))
 
 
+def _bytes(asks: Iterable[Ask]) -> int:
+    return sum(ask.sent + ask.received for ask in asks)
+
+
+def _largest(session: Session, shape: Shape, used: int) -> int:
+    """Return the sectors of the largest request that the driver has memory for now.
+
+    `used` are the bytes of requests that are not sent yet. It is at most what one buffer may have
+    (size_max), since the data may be one buffer.
+    """
+    if not shape.large:
+        return 4 * MOST_SECTORS
+    used += _bytes(request.ask for request in session.sent)
+    bytes_left = min(session.config.size_max or MOST_BYTES, MOST_BYTES - used)
+    return max(bytes_left // SECTOR, 4 * MOST_SECTORS)
+
+
 @st.composite
-def _places(draw: DrawFn, capacity: int, most: int | None = None) -> tuple[int, int]:
-    """Return a first sector and a number of sectors, often close to others, or at the end."""
+def _places(
+    draw: DrawFn, capacity: int, most: int | None = None, largest: int = 4 * MOST_SECTORS
+) -> tuple[int, int]:
+    """Return a first sector and a number of sectors, often close to others, or at the end.
+
+    A few have up to `largest` sectors.
+    """
     longest = min(capacity, most or capacity)
-    count = draw(
-        st.one_of(
-            st.integers(1, min(8, longest)),
-            st.integers(1, min(MOST_SECTORS, longest)),
-            st.integers(1, min(4 * MOST_SECTORS, longest)),
-        )
-    )
+    sizes = [
+        st.integers(1, min(8, longest)),
+        st.integers(1, min(MOST_SECTORS, longest)),
+        st.integers(1, min(4 * MOST_SECTORS, longest)),
+    ]
+    if min(longest, largest) > 4 * MOST_SECTORS:
+        sizes += [st.integers(1, min(largest, longest))]
+    count = draw(st.one_of(sizes))
     last = capacity - count
     sector = draw(st.one_of(st.integers(0, min(31, last)), st.integers(0, last), st.just(last)))
     return sector, count
@@ -199,7 +238,14 @@ def others(draw: DrawFn, session: Session, shape: Shape) -> list[Operation]:
         kinds.append("resize")
     if shape.queue_resets and session.negotiated(Feature.RING_RESET):
         kinds.append("queue-reset")
+    kinds.append("suppress")
+    if shape.pauses:
+        kinds.append("pause")
     kind = draw(st.sampled_from(kinds))
+    if kind == "suppress":
+        return [Suppress(enabled=not session.suppressed)]
+    if kind == "pause":
+        return [Pause(milliseconds=draw(st.sampled_from((0, 1, 10, LONGEST_PAUSE))))]
     if kind == "interrupts":
         return [WantInterrupts(queue=queue, wanted=not session.lanes[queue].wanted)]
     if kind == "cache":
@@ -210,3 +256,20 @@ def others(draw: DrawFn, session: Session, shape: Shape) -> list[Operation]:
     there = any(request.queue == queue for request in session.sent)
     first = [] if shape.queue_resets_in_flight or not there else [Collect(count=len(session.sent))]
     return [*first, QueueReset(queue=queue, size=size)]
+
+
+@st.composite
+def bursts(draw: DrawFn, session: Session) -> Burst | None:
+    """Return a burst on a queue that has room for a request, None if there is none."""
+    least = Read(sector=0, count=1).descriptors
+    wide = [n for n, lane in enumerate(session.lanes) if lane.layout.size >= least]
+    if not wide or session.negotiated(Feature.BLK_RO):
+        return None
+    span = draw(st.integers(1, min(16, session.capacity)))
+    return Burst(
+        queue=draw(st.sampled_from(wide)),
+        count=draw(st.integers(1, 120)),
+        together=draw(st.integers(1, MOST_IN_FLIGHT)),
+        span=span,
+        sector=draw(st.integers(0, min(31, session.capacity - span))),
+    )

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import inf
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from harness import interrupt
 from harness.diskspec import SECTOR, DiskSpec
@@ -23,8 +23,11 @@ from harness.random.legal import objection
 from harness.random.operations import Operation, Plug
 from harness.random.session import Session
 from harness.random.shape import Shape, shape_of
+from harness.report.failure import requests_of
+from harness.report.trace import events_of
 from harness.robustness.process_watch import DYING, ProcessWatch
 from harness.targets import Disk, LacksError, Target, TargetError
+from harness.witness.events import Event
 
 TROUBLE = (DriverError, TargetError, OSError)
 """Errors of the harness if the device, or its process, is gone or does not answer."""
@@ -85,6 +88,12 @@ class Hunt:
         """Function that is called with a new finding before it is shrunk."""
         self.wrap: Callable[[Disk], Disk] = lambda disk: disk
         """Hook for tests: replaces the driver of a disk with a broken one."""
+        self.traced = False
+        """True if `events` is wanted; to fetch them takes time."""
+        self.events: list[Event] = []
+        """Events at the driver of the last example with a finding, up to the finding."""
+        self.requests: list[dict[str, Any]] = []
+        """Properties of the last requests before the last finding, unless a guest sent them."""
         self._disk: Disk | None = None
         self._plug: Plug | None = None
         self._uses = 0
@@ -366,5 +375,8 @@ class Example(Generic[S]):
 
     def _failed(self, finding: Finding) -> None:
         self.finding = finding
+        self.hunt.requests = requests_of([self.session.disk], failed=False)
+        if self.hunt.traced:
+            self.hunt.events = events_of(self.session.disk)
         if self._news and self.hunt.note(finding, self.script):
             raise finding

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from harness.random.operations import (
     Ask,
+    Burst,
     CacheMode,
     Discard,
     Flush,
     GetId,
     Operation,
+    Pause,
     QueueReset,
+    Read,
     Resize,
     Send,
     Start,
@@ -40,6 +43,10 @@ def objection(operation: Operation, session: Session, shape: Shape) -> str:
     match operation:
         case Send():
             return _to_send(operation, session, shape)
+        case Burst():
+            return _to_burst(operation, session)
+        case Pause() if not shape.pauses:
+            return "what carries the device cannot be stopped for a while"
         case CacheMode() if not session.negotiated(Feature.BLK_CONFIG_WCE):
             return "CONFIG_WCE is not negotiated"
         case Resize() if not shape.resizes:
@@ -93,6 +100,17 @@ def _to_send(send: Send, session: Session, shape: Shape) -> str:
         return "the virtqueue has too few free descriptors"
     reasons = (_to_ask(ask, send.queue, session, shape) for ask in send.asks)
     return next(filter(None, reasons), "")
+
+
+def _to_burst(burst: Burst, session: Session) -> str:
+    if session.negotiated(Feature.BLK_RO):
+        return "the disk is read-only"
+    if burst.sector + burst.span > session.capacity:
+        return f"the disk has {session.capacity} sectors"
+    least = Read(sector=0, count=1).descriptors
+    if session.lanes[burst.queue].layout.size < least:
+        return f"a request of a burst takes {least} descriptors"
+    return ""
 
 
 def _to_ask(ask: Ask, queue: int, session: Session, shape: Shape) -> str:

@@ -50,6 +50,13 @@ class LegalMachine(RuleBasedStateMachine):
         self._play(data.draw(draw.sends(self.example.session, self.example.shape)))
         self._play(Collect(count=len(self.example.session.sent)))
 
+    @precondition(lambda self: draw.can_send(self.example.session))
+    @rule(data=st.data())
+    def burst(self, data: Any) -> None:
+        """Send many small requests one by one, and collect all that are in flight."""
+        if operation := data.draw(draw.bursts(self.example.session)):
+            self._play(operation)
+
     @precondition(lambda self: self.example.session.sent)
     @rule(data=st.data())
     def collect(self, data: Any) -> None:

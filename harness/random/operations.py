@@ -196,6 +196,39 @@ class Collect(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Burst(Operation):
+    """Send `count` requests of one sector one by one, and then collect everything.
+
+    Every third is a read, the others write. They use `span` sectors from `sector` on, in turn, so
+    several in flight may overlap. At most `together` of the burst are in flight.
+    """
+
+    sector: Sector
+    count: Annotated[int, within(1, 1024)]
+    span: Annotated[int, within(1, 64)] = 8
+    together: Annotated[int, within(1, 48)] = 8
+    queue: Queue = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suppress(Operation):
+    """Switch notification suppression on or off until the next Start.
+
+    With it the driver notifies the device only when that asks for it, and with EVENT_IDX asks for
+    an interrupt at the next used chain.
+    """
+
+    enabled: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pause(Operation):
+    """Stop all that carries the device for some milliseconds, whatever is in flight."""
+
+    milliseconds: Annotated[int, within(0, 1000)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resize(Operation):
     """Change the capacity, in sectors, while the device runs."""
 

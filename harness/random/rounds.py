@@ -24,6 +24,7 @@ LEGAL_DISKS: Sequence[Plug] = (
     Plug(capacity=2048, queues=4, iops=2000),
     Plug(capacity=2048),
     Plug(capacity=2048, queues=2),
+    Plug(capacity=6144, queues=2),
 )
 """Kinds of disk that rounds use in turn, if the target has them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -11,12 +12,14 @@ from harness.random.contents import ANYTHING, ZEROES, Contents, mismatch, sector
 from harness.random.finding import Finding, Known
 from harness.random.operations import (
     Ask,
+    Burst,
     CacheMode,
     Collect,
     Discard,
     Flush,
     GetId,
     Operation,
+    Pause,
     Plug,
     QueueReset,
     Read,
@@ -24,6 +27,7 @@ from harness.random.operations import (
     Resize,
     Send,
     Start,
+    Suppress,
     WantInterrupts,
     Write,
     WriteZeroes,
@@ -111,6 +115,7 @@ class Session:
         self.lanes: list[Lane] = []
         self.sent: list[Sent] = []
         self.requests = 0
+        self.suppressed = False
         self._identity: bytes | None = None
         self._writeback: int | None = None
 
@@ -129,6 +134,12 @@ class Session:
                 self._send(operation)
             case Collect():
                 self._collect(operation.count)
+            case Burst():
+                self._burst(operation)
+            case Suppress():
+                self._suppress(operation.enabled)
+            case Pause():
+                self._pause(operation.milliseconds)
             case Resize():
                 self._resize(operation.capacity)
             case CacheMode():
@@ -174,6 +185,8 @@ class Session:
     def _start(self, start: Start) -> None:
         self._forget(self.sent)
         self.lanes = []
+        self.suppressed = False
+        self.driver.suppress_notifications(False)
         if start.vectors is not None:
             self.driver.reset()
             self.driver.use_msix(start.vectors)
@@ -204,6 +217,10 @@ class Session:
         layout = self.driver.queue_setup(reset.queue, reset.size)
         self.lanes[reset.queue] = Lane(layout, reset.size)
         self._arm(reset.queue)
+
+    def _pause(self, milliseconds: int) -> None:
+        with self.disk.paused():
+            time.sleep(milliseconds / 1000)
 
     def _resize(self, capacity: int) -> None:
         before = self.driver.config_generation()
@@ -254,9 +271,23 @@ class Session:
                 request.interrupts = None  # the device may have seen the old setting or the new one
         self._arm(want.queue)
 
+    def _suppress(self, enabled: bool) -> None:
+        for request in self.sent:
+            request.interrupts = None  # the driver asks for other interrupts from now on
+        self.suppressed = enabled
+        self.driver.suppress_notifications(enabled)
+        if not enabled:
+            for index in range(len(self.lanes)):
+                self._arm(index)
+
     def _arm(self, queue: int) -> None:
-        """Tell the device whether this queue wants an interrupt for the next used buffer."""
+        """Tell the device whether this queue wants an interrupt for the next used buffer.
+
+        With EVENT_IDX and suppression the driver does that itself, at each look at the queue.
+        """
         lane = self.lanes[queue]
+        if self.suppressed and self.negotiated(Feature.EVENT_IDX):
+            return
         event_idx = self.negotiated(Feature.EVENT_IDX)
         last_used = self.driver.queue_state(queue).last_used if event_idx else 0
         if self.negotiated(Feature.RING_PACKED):
@@ -284,7 +315,9 @@ class Session:
         alone = not any(request.queue == send.queue for request in self.sent)
         if self.negotiated(Feature.EVENT_IDX):
             self._arm(send.queue)
-        interrupts = self.driver.interrupts().queue if lane.wanted and alone else None
+        # With suppression, a look at the queue may ask for a later interrupt than this request's.
+        due = lane.wanted and alone and not self.suppressed
+        interrupts = self.driver.interrupts().queue if due else None
         fresh: list[Sent] = []
         for ask in send.asks:
             self.requests += 1
@@ -301,6 +334,21 @@ class Session:
             sent.token = token
         self.sent += fresh
         lane.free -= sum(ask.descriptors for ask in send.asks)
+
+    def _burst(self, burst: Burst) -> None:
+        lane = self.lanes[burst.queue]
+        others = len(self.sent)
+        for number in range(burst.count):
+            kind = Write if number % 3 else Read
+            ask = kind(sector=burst.sector + number % burst.span, count=1)
+            while self.sent and (
+                len(self.sent) >= min(others + burst.together, MOST_IN_FLIGHT)
+                or lane.free < ask.descriptors
+            ):
+                self._collect(1)
+                others = max(others - 1, 0)
+            self._send(Send(asks=(ask,), queue=burst.queue))
+        self._collect(len(self.sent))
 
     def _collect(self, count: int) -> None:
         taken, self.sent = self.sent[:count], self.sent[count:]

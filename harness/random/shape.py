@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from harness.driver.block import SUPPORTED
 from harness.driver.errors import BadArgumentError, DriverError
 from harness.random.finding import Known
-from harness.targets import Disk
+from harness.targets import Disk, LacksError
 from harness.virtio.features import LEGACY_ONLY, Feature, mask, members
 
 SERVED = SUPPORTED | mask(Feature.RING_PACKED, Feature.EVENT_IDX, Feature.RING_RESET)
@@ -23,7 +24,9 @@ class Shape:
 
     `vectors` is the largest number of MSI-X vectors, 0 without MSI-X; `registers` is True for PCI
     registers. Operations that would only repeat a recorded deviation, and spoil the rest of the
-    example, are avoided: then `resizes`, `resets_in_flight` and so on are False.
+    example, are avoided: then `resizes`, `resets_in_flight` and so on are False. `pauses` is True
+    if what carries the device can be stopped for a while, `large` if the driver has memory for
+    requests of some MiB, which it lacks in a guest.
     """
 
     largest: tuple[int, ...]
@@ -35,6 +38,8 @@ class Shape:
     resets_in_flight: bool
     queue_resets: bool
     queue_resets_in_flight: bool
+    pauses: bool
+    large: bool
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -89,7 +94,17 @@ def shape_of(disk: Disk, legacy: bool, known: Known) -> Shape:
         resets_in_flight="reset-in-flight" not in known.checks,
         queue_resets=queue_resets,
         queue_resets_in_flight="queue-reset-in-flight" not in known.checks,
+        pauses=_pauses(disk) and "pause" not in known.checks,
+        large=driver.description().get("pid") == os.getpid(),
     )
+
+
+def _pauses(disk: Disk) -> bool:
+    try:
+        with disk.paused():
+            return True
+    except LacksError:
+        return False
 
 
 def _has_registers(disk: Disk) -> bool:

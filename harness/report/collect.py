@@ -213,6 +213,7 @@ def _result(reports: list[pytest.TestReport]) -> Result:
             if name.startswith(HARDENING)
         },
         [Sent(**sent) for sent in attributes.get("requests", ())],
+        attributes.get("trace", {}),
     )
 
 

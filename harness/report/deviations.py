@@ -46,6 +46,8 @@ from harness.inputs import (
 
 Version = tuple[int, ...]
 
+_WILDCARD = re.compile(r"[*?[]")
+
 _COMPARISONS: dict[str, Callable[[Version, Version], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -129,7 +131,7 @@ class Deviation:
 
     def covers(self, node: str) -> bool:
         """Return True if a test's node id, relative to the tests' folder, matches a pattern."""
-        return any(fnmatchcase(_literal(node), _literal(pattern)) for pattern in self.tests)
+        return any(_matches(_literal(node), _literal(pattern)) for pattern in self.tests)
 
     def explains(self, message: str) -> bool:
         """Return True if a failure's message matches the record."""
@@ -158,7 +160,7 @@ def load_for(path: Path, name: str) -> tuple[Deviation, ...]:
     return tuple(
         deviation
         for deviation in load(path)
-        if any(fnmatchcase(name, pattern.partition("::")[0]) for pattern in deviation.tests)
+        if any(_matches(name, pattern.partition("::")[0]) for pattern in deviation.tests)
     )
 
 
@@ -173,6 +175,14 @@ def _deviations(document: dict[str, Any], implementation: str) -> tuple[Deviatio
         build(Deviation, {**table, "implementation": implementation}, ("deviation", number))
         for number, table in enumerate(tables)
     )
+
+
+def _matches(text: str, pattern: str) -> bool:
+    """Return what fnmatchcase does; most patterns are decided without its regular expression."""
+    wildcard = _WILDCARD.search(pattern)
+    if wildcard is None:
+        return text == pattern
+    return text.startswith(pattern[: wildcard.start()]) and fnmatchcase(text, pattern)
 
 
 def _literal(node: str) -> str:

@@ -23,6 +23,9 @@ from harness.virtio.sections import section_url
 LISTED = 40
 """Most tests, statements and requests that a text lists."""
 
+EXCERPT = 30
+"""Last lines of a trace that a text has."""
+
 EVIDENCE = 20_000
 """Most characters of a failure's evidence: its start and its end are kept."""
 
@@ -109,6 +112,7 @@ def _lines(results: Results, finding: Finding) -> Iterator[str]:
     yield ""
     yield from _fenced(command(results, column, test))
     yield ""
+    yield from _reproducer(column, result)
     if result.expected:
         yield "**Expected.**"
         yield ""
@@ -119,6 +123,7 @@ def _lines(results: Results, finding: Finding) -> Iterator[str]:
     yield from _fenced(result.seen or "no text")
     yield ""
     yield from _requests(result.requests)
+    yield from _trace(result.trace.get("lines", []))
     yield from _evidence(result)
     yield from _attachments(result)
     yield from _others(finding)
@@ -163,6 +168,28 @@ def _requests(requests: list[Sent]) -> Iterator[str]:
         ended = ("never completed", "-") if sent.status < 0 else (_status(sent), str(sent.used))
         cells = (type_name(sent.type), sent.queue, sent.size, sent.room, sent.align or "-", table)
         yield f"| {' | '.join(map(str, (*cells, *ended)))} |"
+    yield ""
+
+
+def _reproducer(column: Column, result: Result) -> Iterator[str]:
+    """Yield the command that makes a script which runs without the suite, if there is one."""
+    trace = Path(result.artifacts) / "trace.jsonl"
+    form = "python" if column.name == "vhost-user" else "qtest"
+    if not column.name.startswith(("qtest-", "vhost-user")) or not trace.is_file():
+        return
+    yield "A script that shows it without the suite, if the trace can be exported:"
+    yield ""
+    yield from _fenced(shlex.join(["vblk", "export", str(trace), "--as", form]))
+    yield ""
+
+
+def _trace(lines: list[str]) -> Iterator[str]:
+    """Yield the end of the trace."""
+    if not lines:
+        return
+    yield f"**Trace.** The last {len(lines[-EXCERPT:])} events; `!` marks what the driver saw last."
+    yield ""
+    yield from _fenced("\n".join(lines[-EXCERPT:]))
     yield ""
 
 

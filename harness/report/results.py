@@ -172,6 +172,7 @@ class Result:
     whole text, `artifacts` a directory with more (in a file, relative to that file's directory).
     `hardening` is the fate of a device whose driver broke a rule: "verdict", "evidence", "ring".
     `requests` are the last requests of a test that failed, in the order in which they were sent.
+    `trace` has the lines of its trace, and the rings before and after the offending event.
     """
 
     verdict: Verdict
@@ -184,6 +185,7 @@ class Result:
     artifacts: str = ""
     hardening: Hardening = field(default_factory=dict)
     requests: list[Sent] = field(default_factory=list)
+    trace: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -300,7 +302,9 @@ def dumped(results: Results) -> str:
                 **asdict(test),
                 "results": {
                     name: {
-                        key: value for key, value in asdict(result).items() if value not in ("", [])
+                        key: value
+                        for key, value in asdict(result).items()
+                        if value not in ("", []) and (value or key != "trace")
                     }
                     for name, result in test.results.items()
                 },

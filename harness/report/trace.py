@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -85,8 +84,8 @@ def observed(event: Event) -> bool:
 def marked(events: Sequence[Event]) -> frozenset[int]:
     """Return the indices of the offending event, which is the last that the driver saw.
 
-    A used element and the request that it completes are one. Interrupts do not count if the failure
-    is not about them. It is empty if no test failed.
+    A used element and the request that it completes are one, and so are the halves of a register.
+    Interrupts do not count if the failure is not about them. It is empty if no test failed.
     """
     if not events or not isinstance(events[-1], Failed):
         return frozenset()
@@ -98,9 +97,18 @@ def marked(events: Sequence[Event]) -> frozenset[int]:
         return frozenset()
     last = seen[-1]
     event, before = events[last], events[last - 1] if last else None
-    if isinstance(event, Completed) and isinstance(before, Used) and before.id == event.id:
+    used = isinstance(event, Completed) and isinstance(before, Used) and before.id == event.id
+    if used or (before and _halves(before, event)):
         return frozenset((last - 1, last))
     return frozenset((last,))
+
+
+def _halves(before: Event, event: Event) -> bool:
+    """Return True for two reads of 32 bits one after the other, at adjacent offsets."""
+    if not (isinstance(before, Register) and isinstance(event, Register)):
+        return False
+    reads = not before.write and not event.write and before.area == event.area
+    return reads and before.width == 4 and event.offset == before.offset + 4
 
 
 def _of_interrupts(event: Event) -> bool:
@@ -124,24 +132,35 @@ def traced(
         failed.append(Failed(time=time.time(), expected=expected, seen=printable(seen)))
     statement = Statement.parse(item.user_properties)
     names = statement.clauses if statement else ()
-    words = "; ".join(f"{name} ({lookup(name).level}): {lookup(name).text}" for name in names)
+    words = "\n".join(f"{name} ({lookup(name).level}): {lookup(name).text}" for name in names)
     found = []
     for disk in disks:
-        recorded, transport = disk.events(), ""
-        if not recorded:
+        events = events_of(disk)
+        if not events:
             continue
-        with suppress(Exception):  # the guest may be gone; then its driver has no events either
-            transport = disk.driver.transport_kind()
         about = About(
             test=plain_node(item.nodeid),
             target=target,
-            transport=transport,
+            transport=transport_of(disk),
             statement=words,
             disk=words_of(disk.spec),
             versions=made_of(description.get("implementations", {})),
         )
-        found.append([about, *at_the_driver(recorded, transport), *failed])
+        found.append([about, *events, *failed])
     return found
+
+
+def events_of(disk: Disk) -> list[Event]:
+    """Return the events at a disk's driver, of its machine and of its file, up to now."""
+    return at_the_driver(disk.events(), transport_of(disk))
+
+
+def transport_of(disk: Disk) -> str:
+    """Return the kind of the driver's transport, "" if the driver is gone."""
+    try:
+        return disk.driver.transport_kind()
+    except Exception:  # a trace is only a help: a guest that is gone is not a second failure
+        return ""
 
 
 def files(traces: Iterable[Sequence[Event]]) -> dict[str, str]:
@@ -313,7 +332,7 @@ def rings(events: Sequence[Event], end: int) -> list[str]:
     return [line for ring in found.values() for line in list(ring.lines())[-SHOWN:]]
 
 
-LINES = 200
+LINES = 150
 """Lines of a trace that a page shows, the last ones."""
 
 

@@ -21,6 +21,16 @@ KILL_DEADLINE = 10.0
 """Longest time until a killed process has ended, on a busy host, in seconds."""
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time used by all threads of a process, in seconds; 0 if it has ended."""
+    with suppress(OSError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        # The second field, the command in parentheses, may contain anything.
+        fields = stat.rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+    return 0.0
+
+
 @dataclass(frozen=True)
 class DeviceProcess:
     """A process of ours that is the device, or a part of it.
@@ -41,12 +51,7 @@ class DeviceProcess:
 
     def cpu_seconds(self) -> float:
         """Return the CPU time used by all its threads, in seconds; 0 if it has ended."""
-        with suppress(OSError):
-            stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii", errors="replace")
-            # The second field, the command in parentheses, may contain anything.
-            fields = stat.rpartition(")")[2].split()
-            return (int(fields[11]) + int(fields[12])) / TICKS
-        return 0.0
+        return cpu_seconds(self.pid)
 
     def runnable(self) -> bool:
         """Return True if one of its threads runs now, or waits only for a free processor."""
@@ -86,6 +91,14 @@ class DeviceProcess:
                 if line.startswith("RssAnon:"):
                     return int(line.split()[1]) * KIB
         return 0
+
+    def pause(self) -> None:
+        """Stop the process until `resume`."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the process go on after `pause`."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill the process in any state, even if it is stopped or spins.

@@ -117,6 +117,36 @@ class Plugged(ABC):
         """
         raise LacksError("nothing but the device itself can be reset here")
 
+    def pause(self) -> None:
+        """Stop all that carries the device, as a machine is stopped for a while.
+
+        No register may be accessed before `resume`. LacksError where nothing can be stopped.
+        """
+        raise LacksError("what carries the device cannot be stopped for a while here")
+
+    def resume(self) -> None:
+        """Let all that carries the device go on after `pause`."""
+        raise LacksError("what carries the device cannot be stopped for a while here")
+
+    def move(self) -> None:
+        """Save the state of all that carries the device, and go on from it in another process.
+
+        The driver stays, with its memory. LacksError where that cannot be done.
+        """
+        raise LacksError("the device cannot be saved and restored here")
+
+    def remove(self) -> None:
+        """Remove the device while its driver uses it, as from a running machine.
+
+        The driver can only read and write its own memory then. Call `unplug` afterwards.
+        LacksError where that cannot be done.
+        """
+        raise LacksError("the device cannot be removed while it is used here")
+
+    def bus_reset(self) -> None:
+        """Reset the function from outside, as a reset of its bus does. LacksError if none."""
+        raise LacksError("there is no bus that can be reset here")
+
     def restart(self) -> None:
         """Kill the device's process, and start another with the same disk at the same socket.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -127,6 +128,36 @@ class Disk:
         """Reset the machine around the device; `driver` is a new one then. LacksError if none."""
         self._plugged.system_reset()
         self.queues = []
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop all that carries the device for the block. LacksError where that cannot be done.
+
+        No register may be accessed inside the block.
+        """
+        self._plugged.pause()
+        try:
+            yield
+        finally:
+            self._plugged.resume()
+
+    def move(self) -> None:
+        """Save all that carries the device, and go on in another process. LacksError if none.
+
+        The driver stays, with its memory.
+        """
+        self._plugged.move()
+
+    def remove(self) -> None:
+        """Remove the device while its driver uses it. LacksError where that cannot be done.
+
+        The driver can only read and write its own memory then.
+        """
+        self._plugged.remove()
+
+    def bus_reset(self) -> None:
+        """Reset the function from outside, as a reset of its bus does. LacksError if none."""
+        self._plugged.bus_reset()
 
     def events(self) -> list[Recorded]:
         """Return the last events of the driver, of the machine and of the backing, in order."""

@@ -38,7 +38,7 @@ from harness.targets.base import (
     translated,
 )
 
-ANSWER_DEADLINE = 10.0
+ANSWER_DEADLINE = 30.0
 """Longest time for an answer of the model, in seconds, counted from its start on."""
 
 MAX_ANSWER = 1 << 20
@@ -130,6 +130,12 @@ class ModelProcess(Supervised):
         for name, words in self._disks.items():
             Path(words["socket"]).unlink(missing_ok=True)
             self.tell("add", name, **words)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process."""
+        if self._process is None or self._stopped:
+            raise self._ended("the model is gone")
+        os.kill(self._process.pid, number)
 
     def _request_end(self, process: Process) -> None:
         process.channel.close()
@@ -290,7 +296,7 @@ class ModelDisk(ModelSide, Plugged):
         self.spec = spec
         self._name, link, self._file = process.add(spec, variant.way)
         try:
-            self.driver = BlockDriver(variant.attach(link, spec))
+            self.driver: BlockDriver = BlockDriver(variant.attach(link, spec))
         except BaseException:
             with suppress(MachineError):
                 process.remove(self._name)
@@ -302,6 +308,27 @@ class ModelDisk(ModelSide, Plugged):
             self._process.restart()
         except MachineError as error:
             raise translated(error) from None
+
+    def pause(self) -> None:
+        """Stop the model's process for a while."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the model's process go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            self._process.send_signal(number)
+        except MachineError as error:
+            raise translated(error) from None
+
+    def bus_reset(self) -> None:
+        """Reset the function. LacksError over vhost-user, which has no bus."""
+        bus = getattr(self.driver.transport, "bus", None)
+        if not isinstance(bus, VfioUser):
+            raise LacksError("vhost-user has no bus")
+        bus.reset()
 
     def unplug(self) -> None:
         """Disconnect, and remove the disk."""
@@ -363,6 +390,11 @@ class Model(Target):
             return ModelDisk(self._process, reshaped(spec, self._whims), self._variant)
         except (MachineError, DriverError) as error:
             raise translated(error) from None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the model, None if there is none at present."""
+        return self._process.pid if self._process else None
 
     def close(self) -> None:
         """End the process."""

@@ -9,16 +9,18 @@ while a test uses the present disk.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from harness.defects.bus import AlteredMmio, AlteredPci, MachineEvent
 from harness.defects.registers import RegisterDefect
 from harness.diskspec import DiskSpec
 from harness.driver.block import BlockDriver
 from harness.driver.bus.base import Bus
-from harness.driver.bus.qtest import Qtest, QtestMmio, QtestPci
+from harness.driver.bus.qtest import EJECT, Qtest, QtestExpress, QtestMmio, QtestPci
 from harness.driver.errors import DriverError
 from harness.driver.trace import Recorded
 from harness.driver.transport.base import Transport
@@ -35,7 +37,14 @@ from harness.targets.backing_sides import (
     machine_process,
     qemu_parts,
 )
-from harness.targets.base import DeviceIdentity, Plugged, Target, TargetError, translated
+from harness.targets.base import (
+    DeviceIdentity,
+    LacksError,
+    Plugged,
+    Target,
+    TargetError,
+    translated,
+)
 from harness.targets.daemon import BY_QEMU, BackEnd, Daemon, as_exported
 from harness.targets.prefetch import Prefetch
 
@@ -43,19 +52,25 @@ Defects = Sequence[RegisterDefect]
 Take = Callable[[], Machine]
 End = Callable[[Machine], None]
 
-MEMORY = 64
-"""RAM in MiB: enough for all rings and buffers of a test."""
+MEMORY = 1024
+"""RAM in MiB below 4 GiB, of which only touched pages use memory. QEMU warns of less than 1 GiB
+in a machine that has memory above 4 GiB."""
+
+ABOVE_4_GIB = 16
+"""RAM in MiB above 4 GiB, where the board can have it. Only tests of addresses use it."""
 
 MMIO_BASE = 0xFEB0_0000
 MMIO_STRIDE = 0x200
 MMIO_INTERRUPT = 16
 
 
-def _function(qtest: Qtest, machine: Machine, drive: Drive) -> Bus:
-    return QtestPci(qtest, machine.ram_path, drive.slot)
+def _function(qtest: Qtest, machine: Machine, drive: Drive) -> QtestPci:
+    below = machine.config.memory - machine.config.above_4_gib
+    kind = QtestExpress if machine.config.board == "q35" else QtestPci
+    return kind(qtest, machine.ram_path, drive.slot, below << 20)
 
 
-def _window(qtest: Qtest, machine: Machine, drive: Drive) -> Bus:
+def _window(qtest: Qtest, machine: Machine, drive: Drive) -> QtestMmio:
     address = MMIO_BASE + MMIO_STRIDE * drive.slot
     return QtestMmio(qtest, machine.ram_path, address, MMIO_INTERRUPT + drive.slot)
 
@@ -71,7 +86,7 @@ class Variant:
     traits: frozenset[str]
     board: Board
     interface: Interface
-    bus: Callable[[Qtest, Machine, Drive], Bus]
+    bus: Callable[[Qtest, Machine, Drive], QtestPci | QtestMmio]
     transport: Callable[[Any], Transport]
     vhost_user: bool = False
 
@@ -129,6 +144,26 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
+def _connection(machine: Machine) -> socket.socket:
+    """Return a connection to the machine's qtest socket."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(machine.qtest_path))
+    return connection
+
+
+@contextmanager
+def _as_target_errors() -> Iterator[None]:
+    """Raise a TargetError for a MachineError of the block."""
+    try:
+        yield
+    except MachineError as error:
+        raise TargetError(str(error)) from None
+
+
+EXPRESS = frozenset({"qtest-pci"})
+"""Targets that have a disk as a PCI Express function, on the board "q35", if a test asks for it."""
+
+
 class QtestDisk(DriveSide, Plugged):
     """A disk in a QEMU of its own, with a driver of this process on it."""
 
@@ -147,10 +182,9 @@ class QtestDisk(DriveSide, Plugged):
             self._drive = self._add()
             if machine.pid is None:
                 machine.start()
-            connection = socket.socket(socket.AF_UNIX)
-            connection.connect(str(machine.qtest_path))
-            self._qtest = Qtest(connection)
+            self._qtest = Qtest(_connection(machine))
             self._defects = defects
+            self._removed = False
             self.driver = self._attach()
         except BaseException:
             machine.stop()
@@ -158,20 +192,68 @@ class QtestDisk(DriveSide, Plugged):
 
     def _attach(self) -> BlockDriver:
         """Return a driver on the device; on PCI, its BARs are assigned first."""
-        bus = self._variant.bus(self._qtest, self.machine, self._drive)
+        bus: Bus
+        bus = self._bus = self._variant.bus(self._qtest, self.machine, self._drive)
+        self._altered: list[AlteredPci | AlteredMmio] = []
         for defect in self._defects:
-            bus = defect.alter(bus)
+            bus = altered = defect.alter(bus)
+            self._altered.append(altered)
         return BlockDriver(self._variant.transport(bus))
+
+    def _note(self, event: MachineEvent) -> None:
+        """Tell the planted defects what has happened to the machine."""
+        for bus in self._altered:
+            bus.happened(event)
 
     def system_reset(self) -> None:
         """Reset the machine, and attach a new driver to the device."""
-        try:
+        with _as_target_errors():
             self.machine.qmp("set-action", reboot="reset")  # it was started with -no-reboot
             self.machine.qmp("system_reset")
             self.machine.wait_event("RESET")
-        except MachineError as error:
-            raise TargetError(str(error)) from None
+        self._note("system reset")
         self.driver = self._attach()
+        self._note("system reset")  # to the defects of the new driver's bus
+
+    def pause(self) -> None:
+        """Stop the machine."""
+        with _as_target_errors():
+            self.machine.pause()
+
+    def resume(self) -> None:
+        """Let the machine go on."""
+        with _as_target_errors():
+            self.machine.resume()
+        self._note("paused")
+
+    def move(self) -> None:
+        """Go on in another QEMU. LacksError for a disk that QEMU cannot save."""
+        try:
+            self.machine.move()
+        except MachineError as error:
+            if "Migration is disabled" in str(error) or "migration" in str(error).lower():
+                raise LacksError(f"QEMU cannot save this machine: {error}") from None
+            raise translated(error) from None
+        self._bus.continue_on(_connection(self.machine))
+        self._note("moved")
+
+    def bus_reset(self) -> None:
+        """Reset the bus below the function's port. LacksError for a function of bus 0."""
+        if not isinstance(self._bus, QtestExpress):
+            raise LacksError("the device is on the root bus, which cannot be reset alone")
+        self._bus.reset_bus()
+
+    def remove(self) -> None:
+        """Unplug the device from the machine, in place of a guest that has no driver for it."""
+        board = self.machine.config.board
+        if board != "pc":
+            raise LacksError(f"a device of the board {board} cannot be removed without a guest")
+        with _as_target_errors():
+            self.machine.qmp("device_del", id=self._drive.name)
+            self._qtest.command(f"outl {EJECT:#x} {1 << self._drive.slot:#x}")
+            self.machine.wait_event("DEVICE_DELETED")
+        self._removed = True
+        self._note("removed")
 
     def _add(self) -> Drive:
         return self.machine.add_disk(self.spec)
@@ -182,7 +264,7 @@ class QtestDisk(DriveSide, Plugged):
         graph = self._drive.graph
         parts = [
             (0.0, "machine", board, interface, self.machine.config.memory),
-            (0.0, "disk", list(graph.objects), list(graph.nodes), graph.device),
+            (0.0, "disk", list(graph.objects), list(graph.nodes), graph.device, self.spec.capacity),
         ]
         return [*parts, *self.machine.messages]
 
@@ -193,7 +275,10 @@ class QtestDisk(DriveSide, Plugged):
     def unplug(self) -> None:
         """Reset the device, and stop its QEMU."""
         try:
-            self.driver.close()
+            if self._removed:
+                self._qtest.close()
+            else:
+                self.driver.close()
         except DriverError as error:
             if not self.killed:
                 raise TargetError(f"the driver could not be closed: {error}") from None
@@ -278,14 +363,17 @@ class QtestTarget(Target):
                 raise TargetError(str(error)) from None
         return self._qemu
 
-    def _make(self) -> Machine:
+    def _make(self, board: Board | None = None) -> Machine:
+        board = board or self.variant.board
+        above = ABOVE_4_GIB if board == "pc" else 0
         return Machine(
             MachineConfig(
                 self._found(),
-                memory=MEMORY,
+                memory=MEMORY + above,
+                above_4_gib=above,
                 name="qtest",
                 parked=True,
-                board=self.variant.board,
+                board=board,
                 interface=self.variant.interface,
             )
         )
@@ -299,9 +387,13 @@ class QtestTarget(Target):
         """Return a disk that tests may write, in a QEMU of its own."""
         for defect in self._defects:
             spec = defect.spec(spec)
+        express = spec.express and self.name in EXPRESS
+        if express:
+            spec = replace(spec, express=None)
         check_board(self.variant.board, spec)
         try:
             take = self._ahead.take if self._ahead else self._make
+            take = partial(self._make, "q35") if express else take
             disk = (
                 QtestExport(
                     take, self._end, self.variant, spec, self._defects, self._daemon, writes

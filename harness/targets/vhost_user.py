@@ -46,12 +46,24 @@ class DaemonDisk(ExportSide, Plugged):
     def messages(self) -> list[Recorded]:
         """Return how the export is made, and the daemon's last QMP commands."""
         graph = self.export.graph
-        part = (0.0, "export", list(graph.objects), list(graph.nodes), export_options(self.export))
+        options = export_options(self.export)
+        objects, nodes = list(graph.objects), list(graph.nodes)
+        part = (0.0, "export", objects, nodes, options, self.spec.capacity)
         return [part, *self._daemon.messages()]
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Return the daemon's process."""
         return self._daemon.processes()
+
+    def pause(self) -> None:
+        """Stop the daemon's process for a while."""
+        for process in self.processes():
+            process.pause()
+
+    def resume(self) -> None:
+        """Let the daemon's process go on."""
+        for process in self.processes():
+            process.resume()
 
     def unplug(self) -> None:
         """Disconnect, and remove the export."""

@@ -42,6 +42,13 @@ Capabilities start behind the header. COMMAND_DECODE are the bits that enable de
 accesses to BARs.
 """
 
+BRIDGE_BUSES = 0x18
+BRIDGE_MEMORY = 0x20
+BRIDGE_CONTROL = 0x3E
+BRIDGE_RESET = 0x40
+"""Registers of a bridge, and the bit of its control that resets the bus below it (PCI-to-PCI
+Bridge 1.2, 3.2.5)."""
+
 BAR_IO = 0x1
 BAR_TYPE = 0x6
 BAR_64 = 0x4

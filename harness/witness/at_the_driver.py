@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from harness.diskspec import SECTOR
 from harness.driver.trace import Recorded
 from harness.virtio.mmio import CONFIG as MMIO_CONFIG
 from harness.virtio.mmio import REGISTERS as MMIO_REGISTERS
@@ -157,13 +158,18 @@ def _machine(board: str, interface: str, memory: int) -> list[Event]:
     return [Made(part="machine", options=json.dumps(options))]
 
 
-def _disk(objects: list[Any], nodes: list[Any], device: dict[str, Any]) -> list[Event]:
-    options = {"objects": objects, "nodes": nodes, "device": device}
+def _disk(
+    objects: list[Any], nodes: list[Any], device: dict[str, Any], capacity: int
+) -> list[Event]:
+    """`capacity` is in sectors of 512 bytes."""
+    options = {"objects": objects, "nodes": nodes, "device": device, "size": capacity * SECTOR}
     return [Made(part="disk", options=json.dumps(options))]
 
 
-def _export(objects: list[Any], nodes: list[Any], export: dict[str, Any]) -> list[Event]:
-    options = {"objects": objects, "nodes": nodes, "export": export}
+def _export(
+    objects: list[Any], nodes: list[Any], export: dict[str, Any], capacity: int
+) -> list[Event]:
+    options = {"objects": objects, "nodes": nodes, "export": export, "size": capacity * SECTOR}
     return [Made(part="export", options=json.dumps(options))]
 
 

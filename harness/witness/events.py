@@ -451,8 +451,8 @@ class Cut(Event):
 class About(Event):
     """The test of a trace. It is the first event.
 
-    `statement` has ids and words of the specification, `disk` the properties of the disk,
-    `versions` the implementations of the device.
+    `statement` has a line for each statement: id, level, words. `disk` has the properties of the
+    disk, `versions` the implementations of the device.
     """
 
     test: str

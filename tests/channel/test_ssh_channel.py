@@ -12,14 +12,16 @@ import paramiko
 import pytest
 from fake_guest import DEADLINE, Bootstrap, code, relay
 
-from harness.channel.ssh import COMMAND, SshStream, open_ssh
+from harness.channel.ssh import COMMAND, SshStream, open_forwarded, open_ssh
 from harness.channel.stream import ChannelError
 
 Serve = Callable[..., None]
 
+AGENT_PORT = 4041
+
 
 class Login(paramiko.ServerInterface):
-    """Server that accepts root with one key, for one command."""
+    """Server that accepts root with one key, for one command or one forwarded connection."""
 
     def __init__(self, key: paramiko.PKey, exec_allowed: bool = True) -> None:
         self._key = key
@@ -41,6 +43,14 @@ class Login(paramiko.ServerInterface):
         self.command = command
         self.started.set()
         return self._exec_allowed
+
+    def check_channel_direct_tcpip_request(
+        self, chanid: int, origin: tuple[str, int], destination: tuple[str, int]
+    ) -> int:
+        self.started.set()
+        permitted = destination == ("127.0.0.1", AGENT_PORT)
+        prohibited = paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+        return paramiko.OPEN_SUCCEEDED if permitted else prohibited
 
 
 class Server:
@@ -183,6 +193,47 @@ def test_a_guest_that_runs_no_command(
     serve(listener, server)
     with pytest.raises(ChannelError, match=r"did not start 'python3\.11"):
         opened()
+
+
+@pytest.fixture
+def forwarded(
+    keys: tuple[Path, paramiko.PKey, paramiko.PKey], listener: socket.socket
+) -> Callable[[int], SshStream]:
+    def open_it(agent_port: int) -> SshStream:
+        port = listener.getsockname()[1]
+        host_key = f"{keys[2].get_name()} {keys[2].get_base64()}"
+        deadline = time.monotonic() + DEADLINE
+        return open_forwarded(
+            "127.0.0.1", port, keys[0], host_key, agent_port, deadline, lambda: None
+        )
+
+    return open_it
+
+
+def test_an_agent_that_runs_already_is_connected_without_a_command(
+    listener: socket.socket,
+    serve: Serve,
+    server: Server,
+    forwarded: Callable[[int], SshStream],
+) -> None:
+    server.run = lambda channel: channel.sendall(channel.recv(100).upper())
+    serve(listener, lambda early: None, server)
+    stream = forwarded(AGENT_PORT)
+    stream.send(b"hello")
+    assert stream.recv(DEADLINE) == b"HELLO"
+    assert server.login.command == b""
+    stream.close()
+
+
+def test_an_agent_that_does_not_listen(
+    listener: socket.socket,
+    serve: Serve,
+    server: Server,
+    forwarded: Callable[[int], SshStream],
+) -> None:
+    serve(listener, server)
+    with pytest.raises(ChannelError, match="did not connect SSH to its agent at port 4042"):
+        forwarded(4042)
 
 
 @pytest.mark.parametrize("line", ["", "ssh-ed25519", "ssh-ed25519 !!", "rot13 AAAA"])

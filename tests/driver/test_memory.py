@@ -129,3 +129,20 @@ def test_all_that_was_given_out_can_be_taken_back_at_once() -> None:
     memory.free_all()
     with pytest.raises(BadArgumentError, match="was not allocated"):
         memory.free(held[0])
+
+
+def test_memory_below_the_first_address_is_used_last() -> None:
+    memory = DmaMemory([region(0x1000, 64)], first=0x1020)
+
+    assert [memory.alloc(16) for _ in range(3)] == [0x1020, 0x1030, 0x1000]
+
+
+def test_allocation_can_begin_anywhere_in_a_region() -> None:
+    memory = DmaMemory([region(0x1000, 64)], first=0x1020)
+
+    memory.begin_at(0x1018)
+    assert memory.alloc(16, align=8) == 0x1018  # on both sides of the first address
+    memory.begin_at(None)
+    assert memory.alloc(16) == 0x1030
+    with pytest.raises(BadArgumentError, match="0x2000"):
+        memory.begin_at(0x2000)

@@ -117,6 +117,23 @@ def test_wrong_arguments_do_not_leave_the_host(driver: Driver, guest: Guest) -> 
     assert len(guest.stream.sent) == before
 
 
+def test_a_connection_is_served_until_it_ends(agent: Agent, guest: Guest) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    agent.listen(port)
+    for _ in range(2):
+        connected = Agent(PairStream(socket.create_connection(("127.0.0.1", port), DEADLINE)))
+        driver = connected.attach("fake", "0000:00:05.0")
+        assert driver.description()["attached"][1] == "0000:00:05.0"
+        local = guest.drivers[-1]
+        assert isinstance(local, FakeDriver)
+        assert not local.closed
+        connected.close()
+        agent.ping()
+        assert local.closed
+
+
 def test_two_drivers_are_two(agent: Agent) -> None:
     first, second = agent.attach("fake", "1"), agent.attach("fake", "2")
     first.memory_write(0, b"one")

@@ -43,9 +43,11 @@ ELSEWHERE = {"geometry", "in_order"}
 LACKING = {
     *("zoned", "zone_sectors", "zone_capacity", "conventional_zones", "max_open_zones"),
     *("max_active_zones", "max_append_sectors", "write_granularity", "zones_read_only"),
-    *("zones_offline", "secure_erase", "lifetime", "fua", "members"),
+    *("zones_offline", "secure_erase", "lifetime", "fua", "express"),
+    "members",
 }
-"""Fields that no QEMU supports: they are skips (`harness.targets.backing_sides.check_board`)."""
+"""Fields that no QEMU supports as properties: they are skips (`backing_sides.check_board`), or the
+target makes another machine."""
 
 
 def device(machine: Machine, drive: Drive, name: str) -> Any:

@@ -13,10 +13,12 @@ from harness.random.finding import Finding
 from harness.random.hunt import Example, Hunt
 from harness.random.legal import objection
 from harness.random.operations import (
+    Burst,
     CacheMode,
     Collect,
     Discard,
     Flush,
+    Pause,
     Plug,
     QueueReset,
     Read,
@@ -24,6 +26,7 @@ from harness.random.operations import (
     Resize,
     Send,
     Start,
+    Suppress,
     WantInterrupts,
     Write,
 )
@@ -59,6 +62,8 @@ def hunt():
         ([START], Send(asks=(Flush(),)), "FLUSH"),
         ([START], Send(asks=(Discard(segments=((0, 1),)),)), "0 segments"),
         ([START], Send(asks=(replace(WRITE, indirect=True),)), "INDIRECT_DESC"),
+        ([START], Burst(sector=2041, span=8, count=1), "2048 sectors"),
+        ([replace(START, sizes=(2, 8))], Burst(sector=0, count=1), "3 descriptors"),
         ([START], CacheMode(writeback=True), "CONFIG_WCE"),
         ([START], QueueReset(size=8), "RING_RESET"),
         ([], replace(START, features=("BLK_MQ",)), "features"),
@@ -93,6 +98,7 @@ def test_all_that_is_drawn_is_legal(hunt, monkeypatch):
     for number, plug in enumerate(rounds.LEGAL_DISKS):
         assert rounds.run(hunt, plug, number, 12, 20) == []
     assert {Start, Send, Collect, Resize, QueueReset, ReadConfig, WantInterrupts} <= kinds
+    assert {Burst, Suppress, Pause} <= kinds
 
 
 def test_a_finding_is_cut_to_what_is_still_legal(hunt):

@@ -68,6 +68,8 @@ def test_a_lost_write_is_found_and_shrunk_to_a_write(hunt):
     (item, *_) = found(hunt, spoil)
 
     assert item.finding.check == "contents"
+    # The report of a failed test has them.
+    assert RequestType.IN in {request["type"] for request in hunt.requests}
     kinds = [type(operation).__name__ for operation in item.script]
     assert kinds[:2] == ["Plug", "Start"]
     assert len(kinds) <= 4

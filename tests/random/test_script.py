@@ -5,14 +5,17 @@ import os
 import pytest
 
 from harness.random.operations import (
+    Burst,
     Collect,
     Discard,
+    Pause,
     Plug,
     QueueReset,
     Read,
     Resize,
     Send,
     Start,
+    Suppress,
     Write,
     WriteZeroes,
 )
@@ -33,6 +36,9 @@ SCRIPT = [
     Collect(count=4),
     Resize(capacity=64),
     QueueReset(size=4),
+    Suppress(enabled=True),
+    Burst(sector=4, count=100, span=2, together=3, queue=1),
+    Pause(milliseconds=10),
 ]
 
 

@@ -36,7 +36,17 @@ def kept() -> Result:
 
 def broken(seen: str = "513", evidence: str = "the whole story") -> Result:
     """Return the result of an unknown failure."""
-    return Result(Verdict.BROKEN, 0.1, "used <= 1", seen, evidence=evidence)
+    trace = {
+        "lines": [
+            "   0.000100  driver  notified virtqueue 0 <b>",
+            "!  0.000300  device  used 0 of virtqueue 0, length 513",
+            "   0.100000  test    the test failed: 513",
+            "no line of a trace",
+        ],
+        "before": ["queue 0 (split, 8) | 0 | [0] 0x5000+16 | available"],
+        "after": ["queue 0 (split, 8) | 0 | [0] 0x5000+16 | used, length 513"],
+    }
+    return Result(Verdict.BROKEN, 0.1, "used <= 1", seen, evidence=evidence, trace=trace)
 
 
 def deviates() -> Result:

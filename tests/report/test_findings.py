@@ -97,6 +97,38 @@ def test_the_command_writes_a_file_for_each_finding(file: Path, tmp_path: Path, 
     ]
 
 
+def test_findings_for_a_maintainer_are_those_of_their_implementation(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def titles(*more: str) -> set[str]:
+        output = tmp_path / "-".join(("findings", *more))
+        assert main(["report", str(file), "--output", str(output), *more]) == 0
+        return {line.split("  ")[1] for line in capsys.readouterr().out.splitlines()}
+
+    of_qemu = titles("--for", "qemu")
+    assert "2 tests: FLUSH requests end with IOERR" in of_qemu
+    assert of_qemu < titles()
+
+    assert main(["report", str(file), "-o", str(tmp_path / "x"), "--for", "spdk"]) == 2
+    assert "has no implementation 'spdk'; it has: qemu" in capsys.readouterr().err
+
+
+def test_a_finding_has_the_end_of_the_trace_and_the_command_for_a_reproducer(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "trace.jsonl").write_text("")
+    column = replace(PCI_NEW, name="qtest-pci")
+    results = replace(made_up(), columns=[column], tests={})
+    test = a_test("test_a", "2.1.2-D-01")
+    test.results[column.id] = replace(broken(), artifacts=str(tmp_path))
+    results.tests[test.id] = test
+    (finding,) = findings(results)
+    text = markdown(results, finding)
+
+    assert "!  0.000300  device  used 0 of virtqueue 0, length 513" in text
+    assert f"vblk export {tmp_path / 'trace.jsonl'} --as qtest" in text
+
+
 def test_nothing_is_overwritten(file: Path, tmp_path: Path, capsys) -> None:
     output = tmp_path / "findings"
     assert main(["report", str(file), "-o", str(output)]) == 0

@@ -91,6 +91,21 @@ def test_the_summary_says_how_bad_it_is(results: Results) -> None:
     assert "A run was cut short:" in page
 
 
+def test_a_trace_has_the_driver_on_the_left_and_the_rings_around_the_mark(results) -> None:
+    text = rendered(results)
+    page = Page(text)
+
+    assert page.texts["caption"][:2] == ["Rings before the marked event", "Rings after it"]
+    assert "<td>0.000100</td><td>notified virtqueue 0 &lt;b&gt;</td><td></td>" in text
+    assert '<tr class="x"><td>0.000300</td><td></td><td>used 0 of virtqueue 0' in text
+    assert '<td colspan="2">the test failed: 513</td>' in text
+    assert "<td>queue 0 (split, 8)</td><td>0</td><td>[0] 0x5000+16</td><td>available</td>" in text
+    folded = [item for item in page.all("details") if (item.get("id") or "").startswith("r")]
+    assert folded
+    assert all("open" not in item for item in folded)
+    assert "no line of a trace" not in text
+
+
 def test_nothing_of_a_console_or_a_name_is_markup(results: Results) -> None:
     text = rendered(results)
     page = Page(text)

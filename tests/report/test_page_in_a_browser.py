@@ -114,6 +114,19 @@ def test_a_filter_by_text_finds_reasons_but_not_evidence(shown: Shown) -> None:
     assert shown.statements() == []
 
 
+def test_a_trace_shows_when_its_link_is_clicked(shown: Shown) -> None:
+    seen = "return document.querySelector('.q .x').checkVisibility()"
+    shown.find("[id='2.1.2-D-01'] td.b").click()
+    assert not shown.js(seen)
+
+    shown.find(".m a[href^='#r']").click()
+
+    deadline = time.monotonic() + SOON
+    while not shown.js(seen) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert shown.find(".q .x").text.endswith("used 0 of virtqueue 0, length 513")
+
+
 def test_a_filter_by_level(shown: Shown) -> None:
     shown.choose("l", "SHOULD")
 

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from itertools import count
+from threading import Thread
 from typing import Any
 
 from harness.model import main, vhost
@@ -33,6 +34,13 @@ elif habit == "hangs-at-memory":
 
     vhost.Connection._set_mem_table = hang  # type: ignore[method-assign]
     vhost.Connection._add_mem_reg = hang  # type: ignore[method-assign]
+elif habit == "polls":
+
+    def poll() -> None:
+        while True:
+            pass
+
+    Thread(target=poll, daemon=True).start()
 elif habit == "third-request":
     requests = count(1)
     execute = Block.execute

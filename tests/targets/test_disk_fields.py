@@ -11,7 +11,7 @@ import pytest
 
 from harness.diskspec import DiskSpec, Fault, unsupported
 from harness.machine import blockgraph, storage_daemon
-from harness.targets import LacksError, daemon, found, model, vhost_user
+from harness.targets import LacksError, daemon, found, model, qtest, vhost_user
 from harness.targets.guest.target import GuestTarget
 from harness.targets.profiles import profiles
 from harness.targets.registry import Settings, descriptions, maker
@@ -42,6 +42,7 @@ VALUES: dict[str, Any] = {
     "packed": True,
     "in_order": True,
     "fua": True,
+    "express": True,
     "unmap": False,
     "iops": 100,
     "faults": (Fault("read", sector=3),),
@@ -75,7 +76,9 @@ def honoured(name: str) -> frozenset[str]:
         return storage_daemon.HONOURED | daemon.BY_QEMU
     owned = ":" in name or name == "owned-model"
     shown = found.READABLE | found.CHOSEN_BY_DRIVER | found.ZONES
-    return shown if owned else blockgraph.HONOURED
+    if owned:
+        return shown
+    return blockgraph.HONOURED | ({"express"} if name in qtest.EXPRESS else set())
 
 
 def test_every_field_has_a_value_here_that_is_not_its_default() -> None:

@@ -52,7 +52,7 @@ def test_a_file_changes_a_profile(tmp_path: Path) -> None:
 
     assert (target.program, target.control) == ("./vhost", "rpc.py")
     assert target.identity == DeviceIdentity("spdk", (26, 5))
-    assert target.options == {"read_only": "--readonly", "queues": "-q {queues}"}
+    assert target.options == {**profile("spdk").options, "queues": "-q {queues}"}
 
 
 def test_a_profile_that_is_not_there(tmp_path: Path) -> None:

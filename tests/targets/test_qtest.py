@@ -281,6 +281,48 @@ def test_a_qemu_that_dies_ends_a_wait_for_its_interrupts(modern: QtestTarget) ->
         disk.driver.wait_interrupt("queue", above=0)
 
 
+def test_a_machine_can_be_moved_twice_and_goes_on(target: QtestTarget) -> None:
+    disk = target.plug(DiskSpec(capacity=64))
+    disk.driver.start()
+    pids = [process.pid for process in disk.processes()]
+
+    for sector in range(2):
+        disk.move()
+        pids += [process.pid for process in disk.processes()]
+        written = disk.driver.request(Request(RequestType.OUT, sector, DATA))
+        assert written.status == Status.OK
+    disk.unplug()
+
+    assert len(set(pids)) == 3
+
+
+def test_a_device_is_removed_where_the_board_can_do_that(target: QtestTarget) -> None:
+    disk = target.plug(DiskSpec(capacity=64))
+    disk.driver.start()
+
+    if target.variant.board != "pc":
+        with pytest.raises(LacksError, match="without a guest"):
+            disk.remove()
+        return
+    disk.remove()
+
+    assert disk.driver.pci_read(0, 2) == b"\xff\xff"
+    disk.unplug()
+
+
+def test_the_driver_has_memory_above_4_gib(modern: QtestTarget) -> None:
+    driver = modern.plug(DiskSpec(capacity=64)).driver
+
+    driver.allocate_from(1 << 32)
+    above = driver.alloc(512)
+    driver.allocate_from(None)
+
+    assert above == 1 << 32
+    assert driver.alloc(512) < 1 << 32
+    with pytest.raises(BadArgumentError, match="0xfffff000"):
+        driver.allocate_from((1 << 32) - 4096)
+
+
 def test_a_missing_qemu_is_one_line() -> None:
     with pytest.raises(TargetError, match="no-such-qemu"):
         QtestTarget("qtest-pci", "/no-such-qemu").plug(DiskSpec())

@@ -157,6 +157,21 @@ def test_a_daemon_that_was_killed_is_started_again(make: Make) -> None:
     read(disk)
 
 
+@pytest.mark.parametrize("habit", ["polls", "none"])
+def test_a_daemon_that_polls_is_known_also_on_a_busy_machine(make: Make, habit: str) -> None:
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})  # also for the children
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        target = make(table(f"{BAD} {habit} --socket {{socket}} --file {{file}}"))
+        assert target.plug(DiskSpec()).processes()[0].polls is (habit == "polls")
+    finally:
+        os.sched_setaffinity(0, processors)
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
 @pytest.mark.parametrize("per", ["disk", "connection"])
 def test_a_daemon_that_dies_when_its_front_end_hangs_up_is_noticed(make: Make, per: str) -> None:
     command = f"{BAD} dies-at-the-end --socket {{socket}} --file {{file}}"

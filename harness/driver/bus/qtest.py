@@ -12,8 +12,11 @@ import select
 import socket
 import struct
 import time
+from abc import abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from harness.driver.bus.base import Bus, MmioWindow, PciFunction, aligned_access
 from harness.driver.bus.msix import msix_table, set_enabled, write_entry
 from harness.driver.errors import DriverError, NoDeviceError
 from harness.driver.memory import DmaMemory, Region
+from harness.virtio.mmio import REGISTERS
 from harness.virtio.pci import (
     BAR_0,
     BAR_64,
@@ -29,10 +33,16 @@ from harness.virtio.pci import (
     BAR_MEMORY_FLAGS,
     BAR_TYPE,
     BARS,
+    BRIDGE_BUSES,
+    BRIDGE_CONTROL,
+    BRIDGE_MEMORY,
+    BRIDGE_RESET,
     COMMAND,
     COMMAND_IO,
     COMMAND_MASTER,
     COMMAND_MEMORY,
+    STATUS,
+    STATUS_INTERRUPT,
 )
 
 ANSWER_TIMEOUT = 10.0
@@ -57,14 +67,22 @@ IO_WINDOW_SIZE = 0x100
 LOW_MEMORY = 1 << 20
 """Address below which RAM has holes (VGA, option ROMs) and is not used."""
 
+HIGH_MEMORY = 1 << 32
+
 MESSAGES = 0x1000
 """Address in this low RAM of the words that MSI-X messages set, one per vector."""
 
 MESSAGE = 1
 
+EJECT = 0xAE08
+"""I/O port of the board `pc` to which a guest writes the slots that it has given up (ACPI)."""
+
 BRIDGE_SLOT = 1
 PIRQ_ROUTING = 0x60
 INTERRUPT = 11
+
+EXPRESS_INTERRUPTS = range(16, 24)
+PORT_BUS = 1
 
 LETTER = {1: "b", 2: "w", 4: "l"}
 
@@ -82,11 +100,15 @@ class Qtest:
     """QEMU's qtest protocol: a line per command, a line per answer, interrupts in between."""
 
     def __init__(self, connection: socket.socket) -> None:
+        self.raised: Counter[int] = Counter()
+        self.use(connection)
+
+    def use(self, connection: socket.socket) -> None:
+        """Use another connection from now on. The machine behind it may be another process."""
         self._broken = ""
         self._socket = connection
         self._socket.settimeout(ANSWER_TIMEOUT)
         self._buffer = b""
-        self.raised: Counter[int] = Counter()
         self.command("irq_intercept_in ioapic")
 
     def command(self, line: str) -> int:
@@ -177,13 +199,27 @@ class Qtest:
 class _QtestBus(Bus):
     """Guest RAM through its file, and an input of the I/O APIC."""
 
-    def __init__(self, qtest: Qtest, ram: Path, interrupt: int) -> None:
+    def __init__(
+        self, qtest: Qtest, ram: Path, interrupts: Sequence[int], below: int | None = None
+    ) -> None:
+        """Use the inputs `interrupts` of the I/O APIC.
+
+        `below` are the bytes of `ram` below 4 GiB; the others follow from 4 GiB on.
+        """
         self.qtest = qtest
-        self._interrupt = interrupt
-        self._seen = qtest.raised[interrupt]
+        self._interrupts = interrupts
+        self._seen = self._raised
         with ram.open("r+b") as file:
             self._ram = mmap.mmap(file.fileno(), 0)
-        self.memory = DmaMemory([Region(LOW_MEMORY, memoryview(self._ram)[LOW_MEMORY:])])
+        view = memoryview(self._ram)
+        regions = [Region(LOW_MEMORY, view[LOW_MEMORY:below])]
+        if below is not None and below < len(view):
+            regions.append(Region(HIGH_MEMORY, view[below:]))
+        self.memory = DmaMemory(regions)
+
+    @property
+    def _raised(self) -> int:
+        return sum(self.qtest.raised[number] for number in self._interrupts)
 
     def fileno(self) -> int | None:
         """Return None: only the driver itself waits for the socket."""
@@ -191,12 +227,25 @@ class _QtestBus(Bus):
 
     def take_interrupts(self, timeout: float) -> int:
         """Return how often the line was raised since the last call; wait up to `timeout` s."""
-        raised = self.qtest.raised[self._interrupt] - self._seen
+        raised = self._raised - self._seen
         if not raised:
             self.qtest.poll(timeout)
-            raised = self.qtest.raised[self._interrupt] - self._seen
+            raised = self._raised - self._seen
         self._seen += raised
         return raised
+
+    def continue_on(self, connection: socket.socket) -> None:
+        """Go on in another process of QEMU, with the same memory.
+
+        That process sends only changes of the line, so a line that is raised already counts now.
+        """
+        self.qtest.use(connection)
+        if self._line_is_raised():
+            self.qtest.raised[self._interrupts[0]] += 1
+
+    @abstractmethod
+    def _line_is_raised(self) -> bool:
+        """Return True while the device asserts its interrupt line."""
 
     def unmask_interrupts(self) -> None:
         """Do nothing: the line is not masked here."""
@@ -212,12 +261,15 @@ class QtestMmio(_QtestBus, MmioWindow):
     size = 0x200
 
     def __init__(self, qtest: Qtest, ram: Path, address: int, interrupt: int) -> None:
-        super().__init__(qtest, ram, interrupt)
+        super().__init__(qtest, ram, (interrupt,))
         self.address = address
 
     def description(self) -> dict[str, Any]:
         """Return bus and address, for reports."""
         return {"bus": "mmio through qtest", "address": f"{self.address:#x}"}
+
+    def _line_is_raised(self) -> bool:
+        return bool(self.read(REGISTERS["InterruptStatus"], 4))
 
     def windows(self) -> dict[int, tuple[int, bool]]:
         """Return the physical address of the window."""
@@ -235,19 +287,27 @@ class QtestMmio(_QtestBus, MmioWindow):
 class QtestPci(_QtestBus, PciFunction):
     """The function in a slot of bus 0 (machine `pc`), BARs assigned, INTx routed and counted.
 
-    `ram` is the file of guest RAM. Raises NoDeviceError if the slot is still empty
-    after `timeout` seconds.
+    `ram` is the file of guest RAM, of which `below` bytes lie below 4 GiB (None: all). Raises
+    NoDeviceError if the slot is still empty after `timeout` seconds.
     """
 
     owns_configuration = True
+    inputs: Sequence[int] = (INTERRUPT,)
 
-    def __init__(self, qtest: Qtest, ram: Path, slot: int, timeout: float = 5.0) -> None:
-        super().__init__(qtest, ram, INTERRUPT)
+    def __init__(
+        self,
+        qtest: Qtest,
+        ram: Path,
+        slot: int,
+        below: int | None = None,
+        timeout: float = 5.0,
+    ) -> None:
+        super().__init__(qtest, ram, self.inputs, below)
         self.slot = slot
         self._vectors = 0
+        self._prepare()
         self._wait_for_device(timeout)
         self._bars = self._assign_bars()
-        self._route_interrupt()
         self.pci_write(
             COMMAND, (COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER).to_bytes(2, "little")
         )
@@ -286,16 +346,22 @@ class QtestPci(_QtestBus, PciFunction):
             bar += 2 if wide else 1
         return bars
 
-    def _route_interrupt(self) -> None:
+    def _prepare(self) -> None:
         """Route all four PCI interrupt lines of the chipset to one input of the I/O APIC."""
         for pirq in range(4):
-            self._config_write(BRIDGE_SLOT, PIRQ_ROUTING + pirq, bytes([INTERRUPT]))
+            self._config_write(0, BRIDGE_SLOT, PIRQ_ROUTING + pirq, bytes([INTERRUPT]))
 
-    def _select(self, slot: int, offset: int) -> None:
-        self.qtest.command(f"outl {CONFIG_ADDRESS:#x} {1 << 31 | slot << 11 | offset & 0xFC:#x}")
+    @property
+    def _place(self) -> tuple[int, int]:
+        """The function's bus and slot."""
+        return 0, self.slot
 
-    def _config_write(self, slot: int, offset: int, data: bytes) -> None:
-        self._select(slot, offset)
+    def _select(self, bus: int, slot: int, offset: int) -> None:
+        address = 1 << 31 | bus << 16 | slot << 11 | offset & 0xFC
+        self.qtest.command(f"outl {CONFIG_ADDRESS:#x} {address:#x}")
+
+    def _config_write(self, bus: int, slot: int, offset: int, data: bytes) -> None:
+        self._select(bus, slot, offset)
         value = int.from_bytes(data, "little")
         width = LETTER[len(data)]
         self.qtest.command(f"out{width} {CONFIG_DATA + (offset & 3):#x} {value:#x}")
@@ -304,7 +370,7 @@ class QtestPci(_QtestBus, PciFunction):
         """Return address and ids, for reports."""
         return {
             "bus": "pci through qtest",
-            "address": f"0000:00:{self.slot:02x}.0",
+            "address": "0000:{:02x}:{:02x}.0".format(*self._place),
             **self.identity(),
             "interrupt": f"MSI-X, {self._vectors} vectors" if self._vectors else "INTx",
         }
@@ -313,14 +379,17 @@ class QtestPci(_QtestBus, PciFunction):
         """Read bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
         data = b""
         for at, width in aligned_accesses(offset, length):
-            self._select(self.slot, at)
+            self._select(*self._place, at)
             value = self.qtest.command(f"in{LETTER[width]} {CONFIG_DATA + (at & 3):#x}")
             data += value.to_bytes(width, "little")
         return data
 
     def pci_write(self, offset: int, data: bytes) -> None:
         """Write 1, 2 or 4 bytes of configuration space in one access."""
-        self._config_write(self.slot, offset, data)
+        self._config_write(*self._place, offset, data)
+
+    def _line_is_raised(self) -> bool:
+        return bool(self.pci_read(STATUS, 1)[0] & STATUS_INTERRUPT)
 
     def enable_msix(self, vectors: int) -> None:
         """Give every vector a word of RAM, which its message then sets."""
@@ -372,3 +441,30 @@ class QtestPci(_QtestBus, PciFunction):
         """Disable bus mastering of the function, and close the socket."""
         self.pci_write(COMMAND, bytes(2))
         super().close()
+
+
+class QtestExpress(QtestPci):
+    """The function below the root port in a slot of bus 0 (machine `q35`).
+
+    The chipset routes the lines of the ports to the inputs EXPRESS_INTERRUPTS of the I/O APIC.
+    """
+
+    inputs = EXPRESS_INTERRUPTS
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        return PORT_BUS, 0
+
+    def _prepare(self) -> None:
+        """Give the port its bus, and the memory window of the slot."""
+        port = partial(self._config_write, 0, self.slot)
+        base = BAR_WINDOW + self.slot * BAR_WINDOW_SIZE >> 16
+        for offset, number in enumerate((0, PORT_BUS, PORT_BUS)):
+            port(BRIDGE_BUSES + offset, bytes([number]))
+        port(BRIDGE_MEMORY, struct.pack("<HH", base, base))  # one MiB
+        port(COMMAND, (COMMAND_MEMORY | COMMAND_MASTER).to_bytes(2, "little"))
+
+    def reset_bus(self) -> None:
+        """Reset the bus below the port, and so the function (secondary bus reset)."""
+        for control in (BRIDGE_RESET, 0):
+            self._config_write(0, self.slot, BRIDGE_CONTROL, control.to_bytes(2, "little"))

@@ -67,8 +67,11 @@ from harness.virtio.vfio_user import (
 ANSWER_TIMEOUT = 10.0
 """Seconds that a server may take to answer a message."""
 
-BUS_ADDRESS = 1 << 32
-MEMORY_SIZE = 64 << 20
+BORDER = 1 << 32
+"""Bus address from which memory is used first. The MiB below it is for tests of the border."""
+
+BUS_ADDRESS = BORDER - (1 << 20)
+MEMORY_SIZE = 65 << 20
 """Bus address of shared memory, and its size in bytes; unused pages take no memory."""
 
 INFO_ROOM = 4096
@@ -119,9 +122,8 @@ class VfioUser(PciFunction):
         self._file = os.memfd_create("vfio-user-dma")
         try:
             os.truncate(self._file, MEMORY_SIZE)
-            self.memory = DmaMemory(
-                [Region(BUS_ADDRESS, memoryview(mmap.mmap(self._file, MEMORY_SIZE)))]
-            )
+            mapped = memoryview(mmap.mmap(self._file, MEMORY_SIZE))
+            self.memory = DmaMemory([Region(BUS_ADDRESS, mapped)], first=BORDER)
             self._connect()
         except BaseException:
             self._release()

@@ -195,6 +195,11 @@ class BusTransport(Transport):
         self.memory = bus.memory
         self.access_platform = bus.access_platform
 
+    @property
+    def bus(self) -> Bus:
+        """Return the bus that the device is on."""
+        return self._bus
+
     def fileno(self) -> int | None:
         """Return a descriptor that is readable while an interrupt is pending, None without one."""
         return self._bus.fileno()

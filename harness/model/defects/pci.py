@@ -96,6 +96,35 @@ def status_lost_in_d3(original: Original, function: Function, offset: int, data:
         function.write_status(0)
 
 
+@on_pci(
+    Function.reset, "2.4-P-05", text="requests in flight continue after a reset of the function"
+)
+def function_reset_leaves_requests_running(original: Original, function: Function) -> None:
+    running = [
+        (queue, [job for job in queue._jobs if not job.done])
+        for queue in function.device.queues
+        if queue.ring
+    ]
+    original(function)
+    for queue, jobs in running:
+        queue._jobs += jobs
+
+
+@on_pci(Function.reset, "2.4-P-05", text="a reset of the function keeps the vectors")
+def function_reset_keeps_vectors(original: Original, function: Function) -> None:
+    vector = function._config_vector
+    original(function)
+    function._config_vector = 0 if vector == NO_VECTOR else vector
+
+
+@on_pci(Function.config_write, "4.1.1-D-01", text="in the power state D3 vectors are unmapped")
+def vectors_lost_in_d3(original: Original, function: Function, offset: int, data: bytes) -> None:
+    powered = function._powered
+    original(function, offset, data)
+    if powered and not function._powered:
+        function._config_vector = NO_VECTOR
+
+
 # --- identity (4.1.2.1)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 
 from harness.model.block import Block
 from harness.model.defects.registry import Original, defect, during
 from harness.model.device import Device
+from harness.model.loop import Loop
 from harness.model.memory import BrokenError
 from harness.model.queue import Job, Queue
 from harness.model.ring import Ring
@@ -115,6 +117,23 @@ def useless_after_reset(original: Original, device: Device) -> None:
     if device.status & DeviceStatus.DRIVER_OK:
         vars(device.block)["within"] = lambda sector, count: False
     original(device)
+
+
+# --- a pause of the process
+
+
+LATE = 0.02
+
+
+@defect(Loop.at, "2.4-P-03", text="work that is 20 ms late is never done")
+def late_work_is_dropped(
+    original: Original, loop: Loop, when: float, handler: Callable[[], None]
+) -> None:
+    def in_time() -> None:
+        if time.monotonic() - when < LATE:
+            handler()
+
+    original(loop, when, in_time)
 
 
 # --- several queues

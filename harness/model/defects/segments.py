@@ -156,3 +156,10 @@ def secure_erase_does_nothing(original: Original, block: Block, request: Request
     return block.each_segment(
         request, 0, block.fields()["max_secure_erase_sectors"], lambda *segment: None
     )
+
+
+@defect(Block.each_segment, "5.2.5-P-07", text="a segment of 2 GiB or more fails")
+def segment_of_2_gib_fails(
+    original: Original, block: Block, request: Request, known: int, most: int, act: Act
+) -> Status:
+    return Status(original(block, request, known, min(most, (1 << 22) - 1), act))

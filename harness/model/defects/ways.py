@@ -7,7 +7,7 @@ from functools import partial
 
 from harness.diskspec import SECTOR
 from harness.model.block import Block
-from harness.model.defects.registry import Original, defect
+from harness.model.defects.registry import Original, defect, on_pci
 from harness.model.device import Device
 from harness.model.memory import BrokenError, Memory
 from harness.model.packed import PackedRing
@@ -76,6 +76,20 @@ def id_fails_on_a_read_only_disk(original: Original, block: Block, request: Requ
 @defect(Block.read, "5.2.6-P-06", text="without BLK_SIZE every read fails")
 def reads_fail_without_blk_size(original: Original, block: Block, request: Request) -> Status:
     if not block.has(Feature.BLK_BLK_SIZE):
+        return Status.IOERR
+    return Status(original(block, request))
+
+
+@defect(Block.write, "5.2.6-P-07", text="without TOPOLOGY every write fails")
+def writes_fail_without_topology(original: Original, block: Block, request: Request) -> Status:
+    if not block.has(Feature.BLK_TOPOLOGY):
+        return Status.IOERR
+    return Status(original(block, request))
+
+
+@defect(Block.write_zeroes, "5.2.6-P-40", text="without FLUSH every WRITE_ZEROES fails")
+def zeroes_fail_without_flush(original: Original, block: Block, request: Request) -> Status:
+    if not block.has(Feature.BLK_FLUSH):
         return Status.IOERR
     return Status(original(block, request))
 
@@ -342,3 +356,27 @@ def order_platform_breaks_reads(original: Original, block: Block, *arguments: ob
     original(block, *arguments)
     vars(block)["offered"] = partial(_offers_order_platform, block)
     vars(block)["within"] = lambda sector, count: not block.has(Feature.ORDER_PLATFORM)
+
+
+BORDER = 1 << 32
+
+
+def _not_across(original: Original, memory: Memory, address: int, length: int) -> memoryview:
+    """Refuse memory on both sides of 4 GiB."""
+    if address < BORDER < address + length:
+        raise BrokenError(f"{length} bytes at {address:#x} cross 4 GiB")
+    return memoryview(original(memory, address, length))
+
+
+@defect(Memory.bus, "2.7.4-P-02", "2.8.5-P-01", text="a buffer on both sides of 4 GiB is refused")
+def buffer_across_4_gib_refused(
+    original: Original, memory: Memory, address: int, length: int
+) -> memoryview:
+    return _not_across(original, memory, address, length)
+
+
+@on_pci(Memory.user, "2.7-P-02", "2.8-P-01", text="a ring on both sides of 4 GiB is refused")
+def ring_across_4_gib_refused(
+    original: Original, memory: Memory, address: int, length: int
+) -> memoryview:
+    return _not_across(original, memory, address, length)

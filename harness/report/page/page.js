@@ -53,8 +53,9 @@
     if (!found) return;
     const row = found.closest(".r");
     if (row) open(row, true);
-    const details = found.closest("details");
-    if (details) details.open = true;
+    for (let part = found.closest("details"); part; part = part.parentElement.closest("details")) {
+      part.open = true;
+    }
     found.scrollIntoView();
   }
 

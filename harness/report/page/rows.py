@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import quote
 
+from harness.report.page.sequence import sequence
 from harness.report.page.words import BAD, code, labels, link, listed, many, tag, text, word
 from harness.report.results import ORDER, Result, Results, Row, Test, Verdict, proves, worst
 from harness.virtio.sections import section_name, section_url
@@ -12,7 +13,7 @@ from harness.virtio.sections import section_name, section_url
 WHOLE = 16_000
 """Most characters of a failure's text on the page: its start and its end are shown."""
 
-BUDGET = 4_000_000
+BUDGET = 500_000
 """Approximate number of characters of all failures' texts. The results file has the whole texts."""
 
 LEAST = 2_000
@@ -62,10 +63,19 @@ class Table:
         """Yield every test with its source, as the target of links in the rows."""
         for test in self._results.tests.values():
             number = self._numbers[test.id]
+            traces = "".join(
+                sequence(result.trace, self._anchor(test, name), f"Trace, {self._labels[name]}")
+                for name, result in test.results.items()
+            )
             yield (
                 f"<details><summary>{text(test.id)}</summary>"
-                f'<p id="t{number}">{self._place(test)}</p><pre>{text(test.source)}</pre></details>'
+                f'<p id="t{number}">{self._place(test)}</p><pre>{text(test.source)}</pre>{traces}'
+                "</details>"
             )
+
+    def _anchor(self, test: Test, column: str) -> str:
+        """Return the id of a trace on the page."""
+        return f"r{self._numbers[test.id]}-{list(self._labels).index(column)}"
 
     def _place(self, test: Test) -> str:
         url = next((run.source for run in reversed(self._results.runs) if run.source), "")
@@ -178,6 +188,9 @@ class Table:
                     f'<p>Files in <a href="{quote(result.artifacts)}/">'
                     f"{text(result.artifacts)}</a></p>"
                 )
+            if result.trace:
+                anchor = self._anchor(test, name)
+                parts.append(f'<p><a href="#{anchor}">Trace, {text(self._labels[name])}</a></p>')
             if result.evidence:
                 opened = "" if excused or parts else " open"
                 parts.append(

@@ -105,7 +105,7 @@ class Guest:
     ) -> Guest:
         """Start a guest from a template made by `harness.targets.guest.template`; else as `boot`.
 
-        The agent runs already; over SSH another one is started within `timeout` seconds.
+        The agent runs already; over SSH it is connected within `timeout` seconds.
         """
         config = means.config(channel, variant)
         machine = Machine(replace(config, saved=template.saved, name="clone"))
@@ -118,7 +118,7 @@ class Guest:
             agent.renew()
             if channel == "ssh":
                 agent.close()
-                agent = open_agent(machine, channel, means.image, timeout)
+                agent = connect_agent(machine, means.image, timeout)
             return cls(machine, agent, template.facts["hello"], variant.kind, cloned=True)
         except BaseException:
             machine.stop()
@@ -149,6 +149,24 @@ class Guest:
 def open_agent(machine: Machine, channel: Channel, image: images.Image, timeout: float) -> Agent:
     """Start an agent in a guest that has booted, or is booting, within `timeout` seconds."""
     return Agent(_open(machine, channel, image, timeout), _check(machine))
+
+
+def connect_agent(machine: Machine, image: images.Image, timeout: float) -> Agent:
+    """Connect over SSH, within `timeout` seconds, to the agent that listens in a guest."""
+    # The import of paramiko takes longer than the collection of a whole test file.
+    from harness.channel.ssh import open_forwarded
+
+    assert machine.ssh_port
+    stream = open_forwarded(
+        "127.0.0.1",
+        machine.ssh_port,
+        image.ssh_key,
+        image.ssh_host_key,
+        images.AGENT_PORT,
+        time.monotonic() + timeout,
+        machine.check,
+    )
+    return Agent(stream, _check(machine))
 
 
 def _check(machine: Machine) -> Check:

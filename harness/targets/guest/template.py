@@ -23,7 +23,7 @@ from harness.machine.rundir import check_room
 from harness.machine.templates import Facts, Template, TemplateError, ensure, key_of
 from harness.targets.base import Progress
 from harness.targets.guest.disk import GuestDisk, StartedDisk, window
-from harness.targets.guest.guest import Guest, Means, Trouble, open_agent
+from harness.targets.guest.guest import Guest, Means, Trouble, connect_agent, open_agent
 from harness.targets.guest.variants import VARIANTS, Channel, Variant
 from harness.virtio.blk import SECTOR, RequestType, Status
 
@@ -121,8 +121,11 @@ def _make(
         progress("the template's guest answers")
         _warm(guest)
         if channel == "ssh":
-            # Then the SSH server runs, in the template and in every clone.
-            open_agent(machine, channel, means.image, timeout).close()
+            # The agent and the SSH server wait for a connection then, in every clone, too.
+            agent.listen(images.AGENT_PORT)
+            over_ssh = connect_agent(machine, means.image, timeout)
+            over_ssh.ping()
+            over_ssh.close()
         # QEMU loses what a serial port has not sent yet. Nothing is left to send after a call whose
         # answer fits into the line.
         agent.ping()

@@ -1,0 +1,225 @@
+#!/usr/bin/env python3
+# 2.7.8.2-D-02 (MUST): As many bytes as the used length were written, from the first writable one
+# on.
+#
+# Seen with qemu-storage-daemon 7.2.22.
+# Expected: completion.used_len <= max(written, 1)
+# Seen: used length 513, but only 0 bytes written from the start
+# Test:
+# conformance/test_both_rings.py::test_the_used_length_covers_only_bytes_that_were_written[split-
+# read-error], target vhost-user
+# Needs nothing but Python and qemu-storage-daemon:
+#     python3 01-used-length-of-failed-requests.py   (or DAEMON=/path/to/qemu-storage-daemon python3 01-used-length-of-failed-requests.py)
+# Exit status: 0 if the device does what the test saw, 1 if it does not.
+
+import mmap
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+DAEMON = os.environ.get("DAEMON", "qemu-storage-daemon")
+COMMAND = [
+    '--blockdev', '{"driver": "file", "filename": "@FILE", "node-name": "disk32-file", "discard": "unmap", "read-only": false}',
+    '--blockdev', '{"driver": "raw", "file": "disk32-file", "node-name": "disk32-raw", "discard": "unmap", "read-only": false}',
+    '--blockdev', '{"driver": "blkdebug", "image": "disk32-raw", "inject-error": [{"event": "none", "iotype": "read", "errno": 5, "once": false, "sector": 64}], "node-name": "disk32", "discard": "unmap", "read-only": false}',
+    '--export', '{"type": "vhost-user-blk", "id": "disk32", "node-name": "disk32", "addr": {"type": "unix", "path": "@SOCKET"}, "writable": true}',
+]
+SIZE = 8388608
+CONTENTS = [
+]
+"""Sector, and bytes that the file of the disk has there."""
+
+SEEN = 'used length 513, but only 0 bytes written from the start'
+
+MEMORY = 64 << 20
+BASE = 1 << 32
+"""Bytes of the shared memory, and its address for the device."""
+
+TIMEOUT = 10
+WAIT = 3
+"""Seconds for an answer, and for memory to become what it was in the test."""
+
+SET_MEM_TABLE, SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR = 5, 12, 13, 14
+SET_BACKEND_REQ_FD, SET_INFLIGHT_FD, ADD_MEM_REG = 21, 32, 37
+
+STEPS = [
+    ("send", 3, 1, "", None),  # SET_OWNER
+    ("send", 1, 1, "", '467e007501000000'),  # GET_FEATURES
+    ("send", 15, 1, "", '2b8f000000000000'),  # GET_PROTOCOL_FEATURES
+    ("send", 16, 1, "2982000000000000", None),  # SET_PROTOCOL_FEATURES
+    ("send", 17, 1, "", '0100000000000000'),  # GET_QUEUE_NUM
+    ("send", 36, 1, "", '2000000000000000'),  # GET_MAX_MEM_SLOTS
+    ("send", 21, 9, "", '0000000000000000'),  # SET_BACKEND_REQ_FD
+    ("send", 24, 1, "000000006000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000", ''),  # GET_CONFIG
+    ("send", 24, 1, "000000004800000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000", ''),  # GET_CONFIG
+    ("send", 24, 1, "000000003c00000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000", '000000003c000000000000000040000000000000000000007e0000000000000000020000000001000100000000000100008000000100000001000000008000000100000000000000'),  # GET_CONFIG
+    ("send", 1, 1, "", '467e007501000000'),  # GET_FEATURES
+    ("send", 2, 9, "467e005001000000", '0000000000000000'),  # SET_FEATURES
+    ("send", 1, 1, "", '467e007501000000'),  # GET_FEATURES
+    ("fill", 0x100000000, 2048, 0x0),
+    ("fill", 0x100000800, 262, 0x0),
+    ("fill", 0x100000908, 1030, 0x0),
+    ("send", 37, 9, "00000000000000000000000001000000000000040000000000000000005000000000000000000000", '0000000000000000'),  # ADD_MEM_REG
+    ("send", 8, 9, "0000000080000000", '0000000000000000'),  # SET_VRING_NUM
+    ("send", 10, 9, "0000000000000000", '0000000000000000'),  # SET_VRING_BASE
+    ("send", 9, 9, "00000000000000000000000000500000080900000050000000080000005000000000000000000000", '0000000000000000'),  # SET_VRING_ADDR
+    ("send", 14, 9, "0000000000000000", '0000000000000000'),  # SET_VRING_ERR
+    ("send", 13, 9, "0000000000000000", '0000000000000000'),  # SET_VRING_CALL
+    ("send", 1, 1, "", '467e007501000000'),  # GET_FEATURES
+    ("send", 12, 9, "0000000000000000", '0000000000000000'),  # SET_VRING_KICK
+    ("send", 18, 9, "0000000001000000", '0000000000000000'),  # SET_VRING_ENABLE
+    ("fill", 0x100000d10, 64, 0xc5),
+    ("write", 0x100000d50, "00000000000000004000000000000000"),
+    ("fill", 0x100000d60, 640, 0xc5),
+    ("write", 0x100000fe0, "ff"),
+    ("fill", 0x100000fe1, 64, 0xc5),
+    ("write", 0x100000000, "500d0000010000001000000001000100"),
+    ("write", 0x100000010, "a00d0000010000000002000003000200"),
+    ("write", 0x100000020, "e00f0000010000000100000002000000"),
+    ("write", 0x100000804, "0000"),
+    ("write", 0x100000802, "0100"),
+    ("kick", 0),
+    ("sleep", 0.20),
+    ("calls", 0),
+    ("check", 0x10000090c, "0000000001020000", 'virtqueue 0: chain 0 is used, length 513'),
+    ("check", 0x100000fe0, "01", 'the status byte is 0x1'),
+    ("check", 0x100000da0, "c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5", 'the first bytes of the 512 at 0x100000da0'),
+]
+"""The steps of the test:
+
+("write", address, bytes)       ("fill", address, length, byte)      ("kick", virtqueue)
+("send", message, flags, payload, answer or None, what it shows)     ("sleep", seconds)
+("until", address, bytes)       ("check", address, bytes, what it shows)
+("calls", virtqueue, signals, what it shows)
+"""
+
+
+def receive(connection, length, files):
+    data = b""
+    while len(data) < length:
+        piece, more, _, _ = socket.recv_fds(connection, length - len(data), 4)
+        files += more
+        if not piece:
+            raise ConnectionError("the back-end closed the connection")
+        data += piece
+    return data
+
+
+class FrontEnd:
+    def __init__(self, path):
+        self.connection = socket.socket(socket.AF_UNIX)
+        self.connection.settimeout(TIMEOUT)
+        self.connection.connect(path)
+        self.file = os.memfd_create("memory")
+        os.truncate(self.file, MEMORY)
+        self.memory = mmap.mmap(self.file, MEMORY)
+        self.events = {}
+        self.channel = socket.socketpair()
+        self.received = []
+        self.good = True
+
+    def event(self, message, queue):
+        if (message, queue) not in self.events:
+            descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self.events[message, queue] = descriptor
+        return self.events[message, queue]
+
+    def files(self, message, payload):
+        if message in (SET_MEM_TABLE, ADD_MEM_REG):
+            return [self.file]
+        if message in (SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR):
+            return [self.event(message, payload[0])]
+        if message == SET_INFLIGHT_FD:
+            return self.received[-1:]
+        return [self.channel[1].fileno()] if message == SET_BACKEND_REQ_FD else []
+
+    def compare(self, seen, wanted, words):
+        if seen == wanted:
+            print(f"as in the test: {words}")
+        else:
+            print(f"not as in the test: {words}: {seen}, not {wanted}")
+            self.good = False
+
+    def send(self, message, flags, payload, answer, words=None):
+        payload = bytes.fromhex(payload)
+        data = struct.pack("=III", message, flags, len(payload)) + payload
+        socket.send_fds(self.connection, [data], self.files(message, payload))
+        if answer is not None:
+            _, _, size = struct.unpack("=III", receive(self.connection, 12, self.received))
+            seen = receive(self.connection, size, self.received).hex()
+            if words:
+                self.compare(seen, answer, words)
+        if message == SET_VRING_KICK:
+            time.sleep(0.05)  # a signal on the new call descriptor at the start is not one for us
+            self.calls(payload[0])
+
+    def write(self, address, data):
+        at = address - BASE
+        self.memory[at : at + len(data) // 2] = bytes.fromhex(data)
+
+    def fill(self, address, length, byte):
+        at = address - BASE
+        self.memory[at : at + length] = bytes([byte]) * length
+
+    def until(self, address, data):
+        deadline = time.monotonic() + WAIT
+        at = address - BASE
+        while self.memory[at : at + len(data) // 2].hex() != data:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+
+    def check(self, address, data, words):
+        self.until(address, data)
+        at = address - BASE
+        self.compare(self.memory[at : at + len(data) // 2].hex(), data, words)
+
+    def kick(self, queue):
+        os.eventfd_write(self.event(SET_VRING_KICK, queue), 1)
+
+    def calls(self, queue, wanted=None, words=None):
+        try:
+            seen = os.eventfd_read(self.event(SET_VRING_CALL, queue))
+        except BlockingIOError:
+            seen = 0
+        if words:
+            self.compare(seen, wanted, words)
+
+    def sleep(self, seconds):
+        time.sleep(seconds)
+
+
+def main():
+    with tempfile.TemporaryDirectory() as directory:
+        path, disk = os.path.join(directory, "socket"), os.path.join(directory, "disk.raw")
+        with open(disk, "wb") as file:
+            file.truncate(SIZE)
+            for sector, data in CONTENTS:
+                file.seek(512 * sector)
+                file.write(bytes.fromhex(data))
+        words = [word.replace("@SOCKET", path).replace("@FILE", disk) for word in COMMAND]
+        daemon = subprocess.Popen([DAEMON, *words])
+        try:
+            for _ in range(200):
+                if os.path.exists(path) or daemon.poll() is not None:
+                    break
+                time.sleep(0.05)
+            front_end = FrontEnd(path)
+            for step, *values in STEPS:
+                getattr(front_end, step)(*values)
+        except OSError as error:
+            print(f"not reproduced: {error}")
+            return 1
+        finally:
+            daemon.kill()
+            daemon.wait()
+    print(f"reproduced: {SEEN}" if front_end.good else "not reproduced")
+    return 0 if front_end.good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

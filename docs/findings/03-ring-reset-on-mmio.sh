@@ -1,0 +1,151 @@
+#!/bin/sh
+# 4.2.2.1-D-10 (MUST): Writing 1 to QueueReset resets the queue.; 4.2.2.1-D-12 (MUST): QueueReset
+# and QueueReady are 0 when the reset of a queue is done.
+#
+# Seen with qemu 7.2.22.
+# Expected: shown == 0
+# Seen: after the queue's reset QueueReady is 1: 1 == 0
+# Test: conformance/test_mmio.py::test_a_queues_reset_ends_with_queue_reset_and_queue_ready_0,
+# target qtest-mmio
+#
+# Needs nothing but QEMU:
+#     sh 03-ring-reset-on-mmio.sh   (or QEMU=/path/to/qemu-system-x86_64 sh 03-ring-reset-on-mmio.sh)
+# Exit status: 0 if the device does what the test saw, 1 if it does not.
+
+QEMU=${QEMU:-qemu-system-x86_64}
+dir=$(mktemp -d) || exit 2
+qemu=
+trap '[ -n "$qemu" ] && kill "$qemu" 2>/dev/null; rm -rf "$dir"' EXIT
+trap 'exit 130' INT TERM
+trap '' PIPE  # QEMU may end early
+
+# Firmware that halts the CPU: only the commands below touch the device.
+truncate -s 65536 "$dir/bios"
+printf '\372\364\353\375' |
+  dd of="$dir/bios" bs=1 seek=65520 conv=notrunc status=none
+truncate -s 8388608 "$dir/disk.raw"
+mkfifo "$dir/in"
+
+"$QEMU" -machine microvm,ioapic2=off -m 64 -global virtio-mmio.force-legacy=off \
+  -bios "$dir/bios" -nodefaults -no-user-config -display none -vga none \
+  -blockdev '{"driver": "file", "filename": "'"$dir/disk.raw"'", "node-name": "disk0-file", "discard": "unmap", "read-only": false}' \
+  -blockdev '{"driver": "raw", "file": "disk0-file", "node-name": "disk0", "discard": "unmap", "read-only": false}' \
+  -device '{"driver": "virtio-blk-device", "bus": "virtio-mmio-bus.0", "id": "disk0", "drive": "disk0", "werror": "report", "rerror": "report"}' \
+  -qtest stdio -qtest-log none <"$dir/in" >"$dir/answers" &
+qemu=$!
+exec 4>"$dir/in"
+
+sent=0
+status=0
+
+send() {  # number of commands, which are on standard input; each has one line of answer
+  cat >&4 2>/dev/null
+  sent=$((sent + $1))
+}
+
+answer() {  # command; its answer is in $seen then
+  echo "$1" >&4 2>/dev/null
+  sent=$((sent + 1))
+  seen="no answer"
+  turns=0
+  while [ $turns -lt 200 ]; do
+    if [ "$(wc -l <"$dir/answers")" -ge $sent ]; then
+      seen=$(sed -n "${sent}p" "$dir/answers")
+      return
+    fi
+    kill -0 $qemu 2>/dev/null || return
+    sleep 0.05
+    turns=$((turns + 1))
+  done
+}
+
+await() {  # command, expected answer: ask for some seconds, until it is that
+  tries=0
+  while [ $tries -lt 30 ]; do
+    answer "$1"
+    [ "$seen" = "$2" ] && return
+    sleep 0.1
+    tries=$((tries + 1))
+  done
+}
+
+check() {  # command, expected answer, what it is
+  await "$1" "$2"
+  if [ "$seen" = "$2" ]; then
+    echo "as in the test: $3"
+  else
+    echo "not as in the test: $3: $seen, not $2"
+    status=1
+  fi
+}
+
+send 60 <<'END'
+readl 0xfeb00000
+readl 0xfeb00004
+readl 0xfeb00008
+writel 0xfeb00014 0x0
+readl 0xfeb00010
+writel 0xfeb00014 0x1
+readl 0xfeb00010
+writel 0xfeb00070 0x0
+readl 0xfeb00070
+writel 0xfeb00070 0x1
+writel 0xfeb00070 0x3
+writel 0xfeb00014 0x0
+readl 0xfeb00010
+writel 0xfeb00014 0x1
+readl 0xfeb00010
+writel 0xfeb00024 0x0
+writel 0xfeb00020 0x10006e54
+writel 0xfeb00024 0x1
+writel 0xfeb00020 0x1
+readl 0xfeb00070
+writel 0xfeb00070 0xb
+readl 0xfeb00070
+writel 0xfeb00070 0x0
+readl 0xfeb00070
+writel 0xfeb00070 0x1
+writel 0xfeb00070 0x3
+writel 0xfeb00014 0x0
+readl 0xfeb00010
+writel 0xfeb00014 0x1
+readl 0xfeb00010
+writel 0xfeb00024 0x0
+writel 0xfeb00020 0x10006e54
+writel 0xfeb00024 0x1
+writel 0xfeb00020 0x101
+readl 0xfeb00070
+writel 0xfeb00070 0xb
+readl 0xfeb00070
+writel 0xfeb00030 0x0
+readl 0xfeb00034
+memset 0x100000 0x4000 0x0
+memset 0x104000 0x806 0x0
+memset 0x104808 0x2006 0x0
+writel 0xfeb00030 0x0
+writel 0xfeb00038 0x400
+writel 0xfeb00080 0x100000
+writel 0xfeb00084 0x0
+writel 0xfeb00090 0x104000
+writel 0xfeb00094 0x0
+writel 0xfeb000a0 0x104808
+writel 0xfeb000a4 0x0
+writel 0xfeb00044 0x1
+writel 0xfeb00070 0xf
+readl 0xfeb00070
+writel 0xfeb00030 0x0
+readl 0xfeb00044
+writel 0xfeb00030 0x0
+writel 0xfeb000c0 0x1
+writel 0xfeb00030 0x0
+readl 0xfeb000c0
+writel 0xfeb00030 0x0
+END
+check 'readl 0xfeb00044' 'OK 0x0000000000000001' 'read QueueReady as 0x1 (32 bits)'
+
+if [ $status -eq 0 ]; then
+  echo "reproduced: "'after the queue'"'"'s reset QueueReady is 1: 1 == 0'
+else
+  echo "not reproduced"
+fi
+exit $status

@@ -1,0 +1,136 @@
+#!/bin/sh
+# 4.2.2-P-01 (described): QueueSizeMax is 0 for a virtqueue that does not exist.
+#
+# Seen with qemu 7.2.22.
+# Expected: size == 0
+# Seen: queue 1024 shows a QueueSizeMax of 1024: 1024 == 0
+# Test:
+# conformance/test_mmio.py::test_queue_size_max_is_zero_for_a_queue_that_does_not_exist[far],
+# target qtest-mmio
+#
+# Needs nothing but QEMU:
+#     sh 11-queue-select-beyond-1023-mmio.sh   (or QEMU=/path/to/qemu-system-x86_64 sh 11-queue-select-beyond-1023-mmio.sh)
+# Exit status: 0 if the device does what the test saw, 1 if it does not.
+
+QEMU=${QEMU:-qemu-system-x86_64}
+dir=$(mktemp -d) || exit 2
+qemu=
+trap '[ -n "$qemu" ] && kill "$qemu" 2>/dev/null; rm -rf "$dir"' EXIT
+trap 'exit 130' INT TERM
+trap '' PIPE  # QEMU may end early
+
+# Firmware that halts the CPU: only the commands below touch the device.
+truncate -s 65536 "$dir/bios"
+printf '\372\364\353\375' |
+  dd of="$dir/bios" bs=1 seek=65520 conv=notrunc status=none
+truncate -s 8388608 "$dir/disk.raw"
+mkfifo "$dir/in"
+
+"$QEMU" -machine microvm,ioapic2=off -m 64 -global virtio-mmio.force-legacy=off \
+  -bios "$dir/bios" -nodefaults -no-user-config -display none -vga none \
+  -blockdev '{"driver": "file", "filename": "'"$dir/disk.raw"'", "node-name": "disk0-file", "discard": "unmap", "read-only": false}' \
+  -blockdev '{"driver": "raw", "file": "disk0-file", "node-name": "disk0", "discard": "unmap", "read-only": false}' \
+  -device '{"driver": "virtio-blk-device", "bus": "virtio-mmio-bus.0", "id": "disk0", "drive": "disk0", "werror": "report", "rerror": "report"}' \
+  -qtest stdio -qtest-log none <"$dir/in" >"$dir/answers" &
+qemu=$!
+exec 4>"$dir/in"
+
+sent=0
+status=0
+
+send() {  # number of commands, which are on standard input; each has one line of answer
+  cat >&4 2>/dev/null
+  sent=$((sent + $1))
+}
+
+answer() {  # command; its answer is in $seen then
+  echo "$1" >&4 2>/dev/null
+  sent=$((sent + 1))
+  seen="no answer"
+  turns=0
+  while [ $turns -lt 200 ]; do
+    if [ "$(wc -l <"$dir/answers")" -ge $sent ]; then
+      seen=$(sed -n "${sent}p" "$dir/answers")
+      return
+    fi
+    kill -0 $qemu 2>/dev/null || return
+    sleep 0.05
+    turns=$((turns + 1))
+  done
+}
+
+await() {  # command, expected answer: ask for some seconds, until it is that
+  tries=0
+  while [ $tries -lt 30 ]; do
+    answer "$1"
+    [ "$seen" = "$2" ] && return
+    sleep 0.1
+    tries=$((tries + 1))
+  done
+}
+
+check() {  # command, expected answer, what it is
+  await "$1" "$2"
+  if [ "$seen" = "$2" ]; then
+    echo "as in the test: $3"
+  else
+    echo "not as in the test: $3: $seen, not $2"
+    status=1
+  fi
+}
+
+send 45 <<'END'
+readl 0xfeb00000
+readl 0xfeb00004
+readl 0xfeb00008
+writel 0xfeb00014 0x0
+readl 0xfeb00010
+writel 0xfeb00014 0x1
+readl 0xfeb00010
+writel 0xfeb00070 0x0
+readl 0xfeb00070
+writel 0xfeb00070 0x1
+writel 0xfeb00070 0x3
+writel 0xfeb00014 0x0
+readl 0xfeb00010
+writel 0xfeb00014 0x1
+readl 0xfeb00010
+writel 0xfeb00024 0x0
+writel 0xfeb00020 0x10006e54
+writel 0xfeb00024 0x1
+writel 0xfeb00020 0x1
+readl 0xfeb00070
+writel 0xfeb00070 0xb
+readl 0xfeb00070
+readl 0xfeb000fc
+readl 0xfeb00100
+readl 0xfeb00104
+readl 0xfeb0010c
+readw 0xfeb00110
+readb 0xfeb00112
+readb 0xfeb00113
+readl 0xfeb00114
+readb 0xfeb00118
+readb 0xfeb00119
+readw 0xfeb0011a
+readl 0xfeb0011c
+readb 0xfeb00120
+readl 0xfeb00124
+readl 0xfeb00128
+readl 0xfeb0012c
+readl 0xfeb00130
+readl 0xfeb00134
+readb 0xfeb00138
+readl 0xfeb000fc
+writel 0xfeb00030 0x0
+readl 0xfeb00034
+writel 0xfeb00030 0x400
+END
+check 'readl 0xfeb00034' 'OK 0x0000000000000400' 'read QueueSizeMax as 0x400 (32 bits)'
+
+if [ $status -eq 0 ]; then
+  echo "reproduced: "'queue 1024 shows a QueueSizeMax of 1024: 1024 == 0'
+else
+  echo "not reproduced"
+fi
+exit $status

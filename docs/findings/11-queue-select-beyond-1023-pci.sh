@@ -1,0 +1,143 @@
+#!/bin/sh
+# 4.1.4.3.1-D-14 (MUST): queue_size is 0 while the selected virtqueue is unavailable.
+#
+# Seen with qemu 7.2.22.
+# Expected: size == 0
+# Seen: queue 1024 shows a queue_size of 256: 256 == 0
+# Test: conformance/test_pci.py::test_queue_size_is_zero_for_a_queue_that_does_not_exist[far],
+# target qtest-pci
+#
+# Needs nothing but QEMU:
+#     sh 11-queue-select-beyond-1023-pci.sh   (or QEMU=/path/to/qemu-system-x86_64 sh 11-queue-select-beyond-1023-pci.sh)
+# Exit status: 0 if the device does what the test saw, 1 if it does not.
+
+QEMU=${QEMU:-qemu-system-x86_64}
+dir=$(mktemp -d) || exit 2
+qemu=
+trap '[ -n "$qemu" ] && kill "$qemu" 2>/dev/null; rm -rf "$dir"' EXIT
+trap 'exit 130' INT TERM
+trap '' PIPE  # QEMU may end early
+
+# Firmware that halts the CPU: only the commands below touch the device.
+truncate -s 65536 "$dir/bios"
+printf '\372\364\353\375' |
+  dd of="$dir/bios" bs=1 seek=65520 conv=notrunc status=none
+truncate -s 8388608 "$dir/disk.raw"
+mkfifo "$dir/in"
+
+"$QEMU" -machine pc -m 64 \
+  -bios "$dir/bios" -nodefaults -no-user-config -display none -vga none \
+  -blockdev '{"driver": "file", "filename": "'"$dir/disk.raw"'", "node-name": "disk0-file", "discard": "unmap", "read-only": false}' \
+  -blockdev '{"driver": "raw", "file": "disk0-file", "node-name": "disk0", "discard": "unmap", "read-only": false}' \
+  -device '{"driver": "virtio-blk-pci", "disable-legacy": "on", "disable-modern": false, "bus": "pci.0", "addr": "0x4", "id": "disk0", "drive": "disk0", "werror": "report", "rerror": "report"}' \
+  -qtest stdio -qtest-log none <"$dir/in" >"$dir/answers" &
+qemu=$!
+exec 4>"$dir/in"
+
+sent=0
+status=0
+
+send() {  # number of commands, which are on standard input; each has one line of answer
+  cat >&4 2>/dev/null
+  sent=$((sent + $1))
+}
+
+answer() {  # command; its answer is in $seen then
+  echo "$1" >&4 2>/dev/null
+  sent=$((sent + 1))
+  seen="no answer"
+  turns=0
+  while [ $turns -lt 200 ]; do
+    if [ "$(wc -l <"$dir/answers")" -ge $sent ]; then
+      seen=$(sed -n "${sent}p" "$dir/answers")
+      return
+    fi
+    kill -0 $qemu 2>/dev/null || return
+    sleep 0.05
+    turns=$((turns + 1))
+  done
+}
+
+await() {  # command, expected answer: ask for some seconds, until it is that
+  tries=0
+  while [ $tries -lt 30 ]; do
+    answer "$1"
+    [ "$seen" = "$2" ] && return
+    sleep 0.1
+    tries=$((tries + 1))
+  done
+}
+
+check() {  # command, expected answer, what it is
+  await "$1" "$2"
+  if [ "$seen" = "$2" ]; then
+    echo "as in the test: $3"
+  else
+    echo "not as in the test: $3: $seen, not $2"
+    status=1
+  fi
+}
+
+send 53 <<'END'
+outl 0xcf8 0x80002014
+outl 0xcfc 0xe0400000
+outl 0xcf8 0x80002020
+outl 0xcfc 0xe0404000
+outl 0xcf8 0x80002004
+outw 0xcfc 0x7
+outl 0xcf8 0x80002000
+inl 0xcfc
+outl 0xcf8 0x80002004
+inb 0xcfe
+outl 0xcf8 0x80002034
+inb 0xcfc
+outl 0xcf8 0x80002098
+inw 0xcfc
+outl 0xcf8 0x80002084
+inw 0xcfc
+outl 0xcf8 0x80002070
+inw 0xcfc
+outl 0xcf8 0x80002060
+inw 0xcfc
+outl 0xcf8 0x80002050
+inw 0xcfc
+outl 0xcf8 0x80002040
+inw 0xcfc
+outl 0xcf8 0x80002080
+inl 0xcfc
+writel 0xe0404000 0x0
+readl 0xe0404004
+writel 0xe0404000 0x1
+readl 0xe0404004
+writel 0xe0404000 0x0
+readl 0xe0404004
+writel 0xe0404000 0x1
+readl 0xe0404004
+writeb 0xe0404014 0x0
+readb 0xe0404014
+writeb 0xe0404014 0x1
+writeb 0xe0404014 0x3
+writel 0xe0404000 0x0
+readl 0xe0404004
+writel 0xe0404000 0x1
+readl 0xe0404004
+writel 0xe0404008 0x0
+writel 0xe040400c 0x0
+writel 0xe0404008 0x1
+writel 0xe040400c 0x1
+readb 0xe0404014
+writeb 0xe0404014 0xb
+readb 0xe0404014
+readw 0xe0404012
+writew 0xe0404016 0x0
+readw 0xe0404018
+writew 0xe0404016 0x400
+END
+check 'readw 0xe0404018' 'OK 0x0000000000000100' 'read queue_size as 0x100 (16 bits)'
+
+if [ $status -eq 0 ]; then
+  echo "reproduced: "'queue 1024 shows a queue_size of 256: 256 == 0'
+else
+  echo "not reproduced"
+fi
+exit $status

@@ -1,0 +1,94 @@
+"""Reproducers as files, each run before it is handed out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.reproducers import qtest, vhost_user
+from harness.reproducers.steps import Plan, plan
+from harness.witness.events import Event
+
+DEADLINE = 60.0
+"""Seconds that a reproducer may take."""
+
+GRACE = 2.0
+"""Seconds that it may take to end when it is asked to."""
+
+LIMIT = 1 << 20
+"""Bytes of its output that are read."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of reproducers: the maker of the text, the program that runs it, and the suffix.
+
+    `device` is the name of the variable of the environment with the program of the device.
+    """
+
+    script: Callable[[Plan, str], str]
+    interpreter: str
+    suffix: str
+    device: str
+
+
+FORMS = {
+    "qtest": Form(qtest.script, "/bin/sh", ".sh", "QEMU"),
+    "python": Form(vhost_user.script, sys.executable, ".py", "DAEMON"),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a run of a reproducer: True if it has shown the same, and its output."""
+
+    reproduced: bool
+    output: str
+
+
+def text_of(events: Sequence[Event], form: str, name: str) -> str:
+    """Return the text of a reproducer. NotPossibleError for a trace that cannot be exported."""
+    return FORMS[form].script(plan(events), name)
+
+
+def run(path: Path, form: str, device: str | None = None) -> Outcome:
+    """Run a reproducer; `device` is the program of the device (None: the one on PATH)."""
+    environment = dict(os.environ)
+    if device is not None:
+        environment[FORMS[form].device] = device
+    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            [FORMS[form].interpreter, path.absolute()],
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            _end(process)
+        output.seek(0)
+        text = output.read(LIMIT).decode(errors="replace")
+    late = "" if status is not None else f"it did not end within {DEADLINE:g} s\n"
+    return Outcome(status == 0, text + late)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a script and the device that it has started: a session of their own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)

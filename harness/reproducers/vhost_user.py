@@ -1,0 +1,105 @@
+"""A script of Python's standard library that repeats a trace on a vhost-user back-end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+from harness.reproducers.qtest import RUN, head, runs
+from harness.reproducers.steps import (
+    Access,
+    Calls,
+    Check,
+    Command,
+    Fill,
+    Kick,
+    NotPossibleError,
+    Pause,
+    Plan,
+    Send,
+    Step,
+    Until,
+    Write,
+)
+from harness.virtio.vhost_user import FrontEndRequest
+
+
+def script(plan: Plan, name: str) -> str:
+    """Return the script. NotPossibleError for a trace of another kind of device."""
+    if plan.dies:
+        raise NotPossibleError("the end of a daemon is nothing that --as python can check")
+    if "export" not in plan.parts:
+        raise NotPossibleError(
+            f"{plan.about.target} is no vhost-user back-end that the suite starts; try --as qtest"
+        )
+    part = plan.parts["export"]
+    lines = "".join(_lines(plan))
+    text = files(__package__).joinpath("front_end.py.txt").read_text(encoding="utf-8")
+    values = {
+        "HEAD": head(plan),
+        "NAME": name,
+        "COMMAND": _command(part),
+        "SIZE": str(part["size"]),
+        "CONTENTS": "".join(f"    ({sector}, {data.hex()!r}),\n" for sector, data in plan.contents),
+        "SEEN": repr(plan.failed.seen),
+        "STEPS": lines,
+    }
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", value)
+    return text
+
+
+def _command(part: dict[str, Any]) -> str:
+    """Return the lines with the arguments of the storage daemon."""
+    arguments: list[tuple[str, dict[str, Any]]] = []
+    arguments += (("--object", options) for options in part["objects"])
+    arguments += (("--blockdev", options) for options in part["nodes"])
+    export = {**part["export"], "addr": {"type": "unix", "path": "@SOCKET"}}
+    arguments.append(("--export", export))
+    lines = []
+    for option, options in arguments:
+        if "filename" in options:
+            options = {**options, "filename": "@FILE"}
+        lines.append(f"    {option!r}, {json.dumps(options)!r},\n")
+    return "".join(lines)
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    for step in plan.steps:
+        for line in _step(step):
+            words, comment, name = line.partition("  # ")
+            yield f"    {words},{comment}{name}\n"
+
+
+def _step(step: Step) -> Iterator[str]:
+    match step:
+        case Write():
+            for address, data in runs(step.address, step.data):
+                if len(data) >= RUN and len(set(data)) == 1:
+                    yield f'("fill", {address:#x}, {len(data)}, {data[0]:#x})'
+                else:
+                    yield f'("write", {address:#x}, "{data.hex()}")'
+        case Fill():
+            yield f'("fill", {step.address:#x}, {step.length}, {step.byte:#x})'
+        case Check():
+            if step.marked:
+                yield f'("check", {step.address:#x}, "{step.data.hex()}", {step.words!r})'
+        case Until():
+            yield f'("until", {step.address:#x}, "{step.data.hex()}")'
+        case Kick():
+            yield f'("kick", {step.queue})'
+        case Calls():
+            wanted = f", {step.count}, {step.words!r}" if step.marked else ""
+            yield f'("calls", {step.queue}{wanted})'
+        case Pause():
+            yield f'("sleep", {step.seconds:.2f})'
+        case Send():
+            answer = "None" if step.answer is None else repr(step.answer.hex())
+            name = FrontEndRequest(step.request).name
+            more = f", {step.words!r}" if step.marked else ""
+            payload = step.payload.hex()
+            yield f'("send", {step.request}, {step.flags}, "{payload}", {answer}{more})  # {name}'
+        case Command() | Access():
+            raise NotPossibleError("a QMP command or a register in the trace of a daemon")

@@ -1,0 +1,194 @@
+"""Reproducers without this project: those in docs/findings, and those that `vblk export` makes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+from harness.diskspec import DiskSpec
+from harness.driver.interface import Request
+from harness.report.trace import as_lines, events_of
+from harness.reproducers import NotPossibleError
+from harness.reproducers.qtest import runs
+from harness.reproducers.run import Outcome, run, text_of
+from harness.targets import Disk
+from harness.targets.qtest import QtestTarget
+from harness.targets.vhost_user import VhostUserDaemon
+from harness.virtio.blk import RequestType
+from harness.witness.events import About, Completed, Event, Failed, Register, Used
+
+FINDINGS = Path(__file__).parents[2] / "docs" / "findings"
+
+FORMS = {".sh": "qtest", ".py": "python"}
+
+FILES = sorted(path for path in FINDINGS.iterdir() if path.suffix in FORMS)
+
+
+def test_there_are_reproducers_of_qemu_and_of_the_storage_daemon() -> None:
+    suffixes = [path.suffix for path in FILES]
+    assert suffixes.count(".sh") >= 10
+    assert suffixes.count(".py") >= 3
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_recorded_deviation_is_reproduced_without_this_project(
+    path: Path, tmp_path: Path
+) -> None:
+    alone = shutil.copy(path, tmp_path)  # nothing of the checkout is beside it
+
+    outcome = run(Path(alone), FORMS[path.suffix])
+
+    assert outcome.reproduced, outcome.output
+    assert "reproduced: " in outcome.output
+    assert "not as in the test" not in outcome.output
+
+
+# --- export
+
+
+def trace(disk: Disk, seen: str = "it is wrong") -> list[Event]:
+    """Return the trace of a disk, as that of a test that has just failed."""
+    about = About(test="test_it.py::test", target="here", statement="2.7.8.2-D-02 (MUST): words")
+    return [about, *events_of(disk), Failed(expected="right", seen=seen)]
+
+
+@pytest.fixture(scope="module")
+def qemu() -> Iterator[list[Event]]:
+    """Return the trace of a request of an unknown type to QEMU."""
+    target = QtestTarget("qtest-pci")
+    try:
+        disk = Disk(target.plug(DiskSpec()))
+        disk.start()
+        disk.request(0x55, receive=512)
+        yield trace(disk, 'it\'s "wrong" `here` $HOME\n\\x00')
+    finally:
+        target.close()
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[list[Event]]:
+    """Return the trace of a read of the storage daemon."""
+    target = VhostUserDaemon()
+    try:
+        disk = Disk(target.plug(DiskSpec()))
+        disk.backing.write(3, b"\x17" * 512)
+        disk.start()
+        disk.send(Request(RequestType.IN, 3, receive=512, indirect=True))
+        yield trace(disk)
+    finally:
+        target.close()
+
+
+def made(events: Sequence[Event], form: str, directory: Path) -> Outcome:
+    """Make a reproducer, and run it."""
+    path = directory / "reproducer"
+    path.write_text(text_of(events, form, path.name))
+    return run(path, form)
+
+
+def with_other_length(events: Sequence[Event]) -> list[Event]:
+    """Return a trace whose device has used all chains with another length."""
+    return [
+        replace(event, length=event.length + 1) if isinstance(event, Used) else event
+        for event in events
+    ]
+
+
+def test_what_qemu_does_is_reproduced(qemu: list[Event], tmp_path: Path) -> None:
+    outcome = made(qemu, "qtest", tmp_path)
+
+    assert outcome.reproduced, outcome.output
+    assert "as in the test: the status byte is 0x2" in outcome.output
+    assert 'reproduced: it\'s "wrong" `here` $HOME' in outcome.output
+
+
+def test_what_qemu_does_not_is_not_reproduced(qemu: list[Event], tmp_path: Path) -> None:
+    outcome = made(with_other_length(qemu), "qtest", tmp_path)
+
+    assert not outcome.reproduced
+    assert "not as in the test: virtqueue 0: chain 0 is used, length 514" in outcome.output
+    assert outcome.output.endswith("not reproduced\n")
+
+
+def test_what_the_daemon_does_is_reproduced(daemon: list[Event], tmp_path: Path) -> None:
+    outcome = made(daemon, "python", tmp_path)
+
+    assert outcome.reproduced, outcome.output
+    assert "chain 0 is used, length 513" in outcome.output
+
+
+def test_what_the_daemon_does_not_is_not_reproduced(daemon: list[Event], tmp_path: Path) -> None:
+    other = [
+        replace(event, data="00" * 512) if isinstance(event, Completed) else event
+        for event in daemon
+    ]
+    outcome = made(other, "python", tmp_path)
+
+    assert not outcome.reproduced
+    assert "not as in the test: the first bytes of the 512" in outcome.output
+
+
+def test_the_command_writes_what_was_reproduced(
+    qemu: list[Event], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, output = tmp_path / "trace.jsonl", tmp_path / "defect.sh"
+    file.write_text(as_lines(with_other_length(qemu)))
+    arguments = ["export", str(file), "--as", "qtest", "--output", str(output)]
+
+    assert main(arguments) == 1
+    assert not output.exists()
+    assert "not reproduced, and not written" in capsys.readouterr().err
+
+    file.write_text(as_lines(qemu))
+    assert main(arguments) == 0
+    assert output.stat().st_mode & 0o100
+    assert "# 2.7.8.2-D-02 (MUST): words" in output.read_text()
+
+    assert main(arguments) == 2
+    assert "exists; name another file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("events", "form", "words"),
+    [
+        ([], "qtest", "it does not begin with `about`"),
+        ([About(test="a", target="b")], "qtest", "the test did not fail"),
+        ([About(test="a", target="b"), Failed(expected="", seen="")], "qtest", "has seen nothing"),
+        (
+            [
+                About(test="a", target="guest-pci"),
+                Register(area="common", offset=0, width=4, value=1, write=False),
+                Failed(expected="", seen=""),
+            ],
+            "qtest",
+            "what the driver saw last is nothing that a script can check",
+        ),
+    ],
+)
+def test_a_trace_without_a_reproducer_is_refused(
+    events: list[Event], form: str, words: str
+) -> None:
+    with pytest.raises(NotPossibleError, match=words):
+        text_of(events, form, "x")
+
+
+def test_a_trace_of_another_device_is_refused(qemu: list[Event], daemon: list[Event]) -> None:
+    with pytest.raises(NotPossibleError, match="try --as qtest"):
+        text_of(qemu, "python", "x")
+    with pytest.raises(NotPossibleError, match="try --as python"):
+        text_of(daemon, "qtest", "x")
+
+
+def test_equal_bytes_are_a_run() -> None:
+    data = b"\x01" + bytes(40) + b"\x02\x02"
+    assert list(runs(0x10, data)) == [
+        (0x10, b"\x01"),
+        (0x11, bytes(40)),
+        (0x39, b"\x02\x02"),
+    ]
+    assert b"".join(piece for _, piece in runs(0, bytes(range(256)) * 9)) == bytes(range(256)) * 9
