@@ -5,6 +5,7 @@ import struct
 import pytest
 
 from conformance.data import FAILED, needed, sectors
+from conformance.rings import limit_queue
 from conformance.waiting import SOON, trouble, until_completed
 from harness.diskspec import Fault
 from harness.driver.interface import Request
@@ -200,19 +201,12 @@ def test_the_order_lasts_over_many_rounds_of_a_small_queue(ordered):
         assert completions[0].data == whole.data[512 * n : 512 * (n + 1)], n
 
 
-MANY_DESCRIPTORS = 1024
-
-
 @clause("6.2-D-05")
 @reads_only
 def test_the_order_lasts_around_the_end_of_the_largest_queue(ordered):
     disk = ordered()
     disk.needs_descriptors(42)
-    if disk.queues[0].size > MANY_DESCRIPTORS:  # to go around a larger queue takes minutes
-        features = disk.driver.accepted()
-        disk.driver.reset()
-        disk.start(features, queue_size=MANY_DESCRIPTORS)
-    size = disk.queues[0].size
+    size = limit_queue(disk)
     # A device has an id at once, but has to use it after the slow read before it.
     requests = ([read(0, 64)] + [IDENTITY] * 6) * (size // 42)
 

@@ -230,6 +230,8 @@ def test_the_rings_in_one_piece_are_wrapped_around(plug):
     assert queue.device == -(-end // LEGACY_PAGE) * LEGACY_PAGE
     disk.backing.write(7, sectors(1))
 
+    if queue.size > 4096:
+        pytest.skip(f"to go around {queue.size} descriptors twice takes minutes on a slow device")
     count = 2 * queue.size + 3
     outcome = disk.driver.repeat(Request(RequestType.IN, 7, receive=512), count)
 

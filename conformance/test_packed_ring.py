@@ -4,6 +4,7 @@ import pytest
 
 from conformance.data import needed, sectors, untouched
 from conformance.raw import RawRead
+from conformance.rings import limit_queue
 from conformance.waiting import SOON, let_pass, until_completed
 from harness.driver.interface import Request
 from harness.report import clause, described, reads_only
@@ -122,7 +123,7 @@ def test_a_small_queue_wraps_around_many_times(packed, size):
 def test_the_largest_queue_wraps_around_many_times(packed):
     disk = packed()
     disk.backing.write(9, sectors(1))
-    count = 2 * disk.queues[0].size + 5
+    count = 2 * limit_queue(disk) + 5
 
     outcome = disk.driver.repeat(Request(RequestType.IN, 9, receive=512), count)
 

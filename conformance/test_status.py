@@ -24,9 +24,12 @@ def shared_memory(disk, packed):
 
 @clause("2.4.1-D-01", "4.1.4.3.1-D-07")
 @reads_only
-def test_status_is_zero_after_a_reset(plug):
-    driver = plug().driver
-    assert driver.status() & DeviceStatus.DRIVER_OK
+@pytest.mark.parametrize("running", [True, False], ids=["running", "found"])
+def test_status_is_zero_after_a_reset(plug, running):
+    driver = plug(start=running).driver
+    if not running:
+        driver.set_status(DeviceStatus.ACKNOWLEDGE)
+    assert driver.status() & (DeviceStatus.DRIVER_OK if running else DeviceStatus.ACKNOWLEDGE)
 
     driver.set_status(0)
 

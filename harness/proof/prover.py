@@ -130,7 +130,11 @@ class Prover:
     """The process, from the first defect that is asked for until `close`."""
 
     def __init__(self, suite: Path) -> None:
-        self._server = ForkServer("harness.proof.prover", suite)
+        self._suite = suite
+        self._server = self._new()
+
+    def _new(self) -> ForkServer:
+        return ForkServer("harness.proof.prover", self._suite)
 
     def prove(self, defect: Defect) -> Proof:
         """Run the tests of a defect's statements on it, and in addition a sample of the others.
@@ -142,6 +146,11 @@ class Prover:
             return build(Proof, self._server.ask(defect.name))
         except ForkError as error:
             raise ProofError(str(error)) from None
+        except BaseException:
+            # The answer is still to come, and the next question would get it.
+            self._server.close()
+            self._server = self._new()
+            raise
 
     def close(self) -> None:
         """Close the connection, and wait for the process to end."""

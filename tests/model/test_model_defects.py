@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from harness.diskspec import DiskSpec
 from harness.model.defects import DEFECTS, Defect
+from harness.model.whims import WHIMS
 from harness.targets.disk import Disk
 from harness.targets.model import Model
 from harness.virtio.blk import Status
@@ -51,6 +54,28 @@ def test_a_defect_says_what_it_breaks(defect: Defect) -> None:
     unknown = [name for name in defect.statements if name not in clauses()]
     assert unknown == []
     assert defect.text and not defect.text.endswith(".")
+
+
+CHANGES = [
+    *((defect.name, defect.method, defect.change) for defect in DEFECTS.values()),
+    *((whim.name, method, change) for whim in WHIMS.values() for method, change in whim.parts),
+]
+
+
+@pytest.mark.parametrize(("name", "method", "change"), CHANGES, ids=[it[0] for it in CHANGES])
+def test_a_change_takes_what_the_method_takes(
+    name: str, method: Callable[..., Any], change: Callable[..., Any]
+) -> None:
+    parameters = inspect.signature(method).parameters.values()
+    required = [it for it in parameters if it.default is inspect.Parameter.empty]
+
+    for taken in (required, list(parameters)):
+        by_place = inspect.signature(change).bind_partial("the original", *taken[:2])
+        by_name = {it.name for it in taken[2:]} - by_place.arguments.keys()
+        try:
+            inspect.signature(change).bind("the original", *taken)
+        except TypeError:
+            inspect.signature(change).bind(*by_place.args, **dict.fromkeys(by_name))
 
 
 def test_an_unknown_defect_is_one_line(pytester: pytest.Pytester) -> None:

@@ -91,8 +91,9 @@ def flush_unsupported(original: Original, block: Block, request: Request) -> Sta
     "5.2.6.2-D-11",
     text="a write that has to be stable on completion is not committed before it completes",
 )
-def stable_write_not_committed(original: Original, block: Block) -> None:
-    pass
+def stable_write_not_committed(original: Original, block: Block, forced: bool = False) -> None:
+    if forced:
+        original(block, forced)
 
 
 @defect(Storage.flush, "5.2.6.2-D-11", text="a flush commits nothing")
