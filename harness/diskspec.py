@@ -14,6 +14,8 @@ from typing import Literal
 SECTOR = 512
 """Bytes of a sector, the unit of `capacity` and of all requests (virtio 5.2.4)."""
 
+ImageFormat = Literal["raw", "qcow2"]
+ErrorPolicy = Literal["report", "ignore", "stop", "enospc"]
 Operation = Literal["read", "write", "flush", "discard", "write-zeroes"]
 
 
@@ -61,6 +63,13 @@ class DiskSpec:
     With `express` the device is a PCI Express function on a bus of its own, below a port that
     can reset this bus. None means wherever the target has its devices.
 
+    `image` is the format of the file: "raw", or "qcow2", whose blocks are seen through the device
+    only. `iothreads` is the number of threads of the host that serve the virtqueues by turns; None
+    means none apart from the main thread. `on_error` says how errors of the backing store are
+    handled: "report" completes the request with an error, "ignore" completes it as if it had
+    succeeded, "stop" stops the machine and repeats the request when the machine continues, and
+    "enospc" does this for ENOSPC only and reports the others.
+
     With `fua` the device offers writes with forced unit access, which are a draft.
     With `secure_erase` the device supports secure erase. `lifetime` is the wear
     that the backing store reports: pre_eol_info and the estimates of types A and
@@ -106,6 +115,9 @@ class DiskSpec:
     zones_offline: tuple[int, ...] = ()
     secure_erase: bool | None = None
     lifetime: tuple[int, int, int] | None = None
+    image: ImageFormat = "raw"
+    iothreads: int | None = None
+    on_error: ErrorPolicy = "report"
 
 
 def unsupported(spec: DiskSpec, supported: Set[str]) -> list[str]:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from images.errors import ImageError, no_space
@@ -35,6 +36,8 @@ Acquire::Retries "2";
 """
 
 
+ARCHITECTURE = "amd64"
+
 _FIRST_LINE = _CONFIG.partition("\n")[0]
 
 
@@ -50,7 +53,13 @@ class Package:
 class Apt:
     """Access to the machine's package sources, with a private state in the directory `top`."""
 
-    def __init__(self, top: Path, archive: str = "", suites: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        top: Path,
+        archive: str = "",
+        suites: Sequence[str] = (),
+        architecture: str = ARCHITECTURE,
+    ) -> None:
         """Use the machine's sources, or `suites` of the archive at an address.
 
         ImageError if this machine has no apt, OSError if `top` cannot be written.
@@ -69,7 +78,7 @@ class Apt:
             raise ImageError(
                 f"{self._config} is a file of yours: set VBLK_CACHE to a directory for this alone"
             )
-        self._config.write_text(_CONFIG)
+        self._config.write_text(_CONFIG.replace(ARCHITECTURE, architecture))
         self._complaints = ""
         if archive:
             sources = top / "sources.list"
@@ -95,14 +104,21 @@ class Apt:
             )
         return found[1]
 
-    def closure(self, names: Iterable[str], suite: str, alone: bool) -> list[Package]:
-        """Return the named packages of a suite, with all that they depend on unless `alone`."""
+    def closure(self, names: Iterable[str], suite: str, only: Sequence[str] = ()) -> list[Package]:
+        """Return the named packages of a suite, with all that they depend on.
+
+        If `only` has patterns, these are the packages whose names match one of them.
+        """
         wanted = list(names)
         options = ["--simulate", "--no-install-recommends", "--target-release", suite]
         simulation = self._run("apt-get", [*options, "install", *wanted], _QUERY_DEADLINE).stdout
         chosen = dict(re.findall(r"^Inst (\S+) \((\S+) ", simulation, re.MULTILINE))
-        if alone:
-            chosen = {name: version for name, version in chosen.items() if name in wanted}
+        if only:
+            chosen = {
+                name: version
+                for name, version in chosen.items()
+                if any(fnmatchcase(name, pattern) for pattern in only)
+            }
         found = [
             package
             for package in self.offered(chosen)

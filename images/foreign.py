@@ -21,7 +21,7 @@ from pathlib import Path
 from shlex import quote
 
 from images import cache
-from images.apt import Apt, Package
+from images.apt import ARCHITECTURE, Apt, Package
 from images.errors import ImageError
 from images.private import private_directory
 
@@ -38,16 +38,21 @@ _DONE = "complete"
 class Recipe:
     """A set: the suites to look in, the preferred one first, and the packages wanted.
 
-    With `alone` the packages come without those that they depend on: a kernel, a firmware.
+    With `only` the set has those of them, and of the packages that they depend on, whose names
+    match one of these patterns: a kernel does not need the programs that install it.
     `programs` are those that get a script in bin/: their paths in the root, and the words
     that follow them, in which {root} is the root.
     """
 
     suites: tuple[str, ...]
     packages: tuple[str, ...]
-    alone: bool = False
+    only: tuple[str, ...] = ()
+    architecture: str = ARCHITECTURE
     programs: Mapping[str, str] = field(default_factory=dict)
 
+
+KERNEL = ("linux-image-*", "linux-binary-*", "linux-modules-*", "busybox-static")
+"""Patterns of the packages of a kernel, and of a shell that runs on it."""
 
 RECIPES: dict[str, Recipe] = {
     "qemu-11": Recipe(
@@ -62,6 +67,12 @@ RECIPES: dict[str, Recipe] = {
             ),
             "usr/bin/qemu-storage-daemon": "",
         },
+    ),
+    "libblkio": Recipe(("trixie",), ("libblkio1",), only=("libblkio1",)),
+    "linux-trixie": Recipe(("trixie",), ("linux-image-cloud-amd64", "busybox-static"), KERNEL),
+    "linux-sid": Recipe(("sid",), ("linux-image-cloud-amd64", "busybox-static"), KERNEL),
+    "linux-arm64": Recipe(
+        ("trixie",), ("linux-image-cloud-arm64", "busybox-static"), KERNEL, "arm64"
     ),
 }
 """The sets by name."""
@@ -111,7 +122,7 @@ def _recipe(name: str) -> Recipe:
 def _sources(top: Path, name: str) -> Apt:
     """Return the suites of a set as package sources."""
     archive = Apt(top / "apt").archive()
-    return Apt(top / f"apt-{name}", archive, RECIPES[name].suites)
+    return Apt(top / f"apt-{name}", archive, RECIPES[name].suites, RECIPES[name].architecture)
 
 
 def _unpack(debs: Sequence[Path], target: Path, programs: Mapping[str, str]) -> None:
@@ -151,7 +162,7 @@ def update(name: str, progress: cache.Progress = lambda line: None) -> None:
         apt = _sources(top, name)
         progress("fetching package lists")
         apt.refresh()
-        packages = apt.closure(recipe.packages, recipe.suites[0], recipe.alone)
+        packages = apt.closure(recipe.packages, recipe.suites[0], recipe.only)
     document = (locked() if LOCK.exists() else {}) | {name: packages}
     listed = {
         set_name: [vars_of(package) for package in sorted(items)]

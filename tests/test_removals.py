@@ -45,6 +45,7 @@ KNOWN = {
         "the sockets of the model, in a place that was free; a stream that was begun here"
     ),
     "harness/drivers/base.py::Place.fill: open": "the disk of a scenario, in a run directory",
+    "harness/drivers/base.py::add_events: open": RUN,
     "harness/drivers/userland.py::write: open": RUN,
     "harness/guest/agent.py::_claim_standard_streams: os.open": GUEST,
     "harness/guest/agent.py::_renew: os.open": GUEST,
@@ -69,6 +70,9 @@ KNOWN = {
     "harness/machine/drive.py::make_raw: open": RUN,
     "harness/machine/drive.py::make_raw: truncate": RUN,
     "harness/machine/drive.py::make_raw: unlink": RUN,
+    "harness/machine/qcow2.py::make_qcow2: open": RUN,
+    "harness/machine/qcow2.py::make_qcow2: truncate": RUN,
+    "harness/machine/qcow2.py::make_qcow2: unlink": RUN,
     "harness/machine/templates.py::_make: touch": MADE,
     "harness/machine/templates.py::_make: write_text": MADE,
     "harness/machine/templates.py::_make: rename": "to and from a directory made here",

@@ -24,6 +24,13 @@ def statements_of(*sections: str) -> list[Any]:
     ]
 
 
+def without_statements() -> list[Any]:
+    """Return each scenario that is about no statement, as parameters."""
+    return [
+        pytest.param(scenario, id=scenario.name) for scenario in SCENARIOS if not scenario.about
+    ]
+
+
 def with_statements() -> list[Any]:
     """Return each scenario with each statement that it is about, as parameters."""
     return [

@@ -203,7 +203,9 @@ def _parser() -> argparse.ArgumentParser:
     text = "unpack programs of another Debian suite, and print their directory"
     foreign = parts.add_parser("foreign", help=text, description=text)
     foreign.set_defaults(run=image.foreign)
-    foreign.add_argument("name", metavar="NAME", help="qemu-11")
+    foreign.add_argument(
+        "name", metavar="NAME", help="qemu-11, libblkio, linux-trixie, linux-sid or linux-arm64"
+    )
     foreign.add_argument(
         "--update", action="store_true", help="first lock the versions that the suite offers now"
     )

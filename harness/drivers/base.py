@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -14,14 +14,14 @@ from harness.diskspec import SECTOR, DiskSpec
 from harness.model.illegal import ILLEGAL
 from harness.model.whims import reshaped
 from harness.targets.model import ModelProcess
-from harness.witness.events import Illegal, read
+from harness.witness.events import Event, Illegal, dumped, read
 from harness.witness.judge import Verdict, judge
 
 PAUSE = 0.02
 """Seconds between two checks of a condition that is awaited."""
 
-DEADLINE = 120.0
-"""Seconds that a step of a driver may take on a busy machine."""
+DEADLINE = 60.0
+"""Seconds that a step of a driver may take on a busy machine. A driver that hangs costs as much."""
 
 QUIET = 10.0
 """Seconds after which a driver of an illegal device that does nothing has hung."""
@@ -239,6 +239,10 @@ class Launcher(ABC):
         StuckError if it hangs or fails, with the output as its second argument.
         """
 
+    def also_seen(self) -> Iterable[Event]:
+        """Return what another source has seen of the driver in the last scenario."""
+        return ()
+
     def facts(self) -> dict[str, str]:
         """Return facts for the report, known after `prepare`."""
         return {}
@@ -281,7 +285,19 @@ class Launcher(ABC):
             place.check()
         finally:
             process.stop()
+        add_events(stream, self.also_seen())
         return watched(scenario, stream, trouble, output, fate)
+
+
+def add_events(stream: Path, events: Iterable[Event]) -> None:
+    """Add the events of another source to a stream; its peers get numbers of their own."""
+    found = list(events)
+    if not found:
+        return
+    first = 1 + max((event.connection for event in read(stream)), default=-1)
+    with stream.open("a", encoding="utf-8") as file:
+        for event in found:
+            file.write(dumped(replace(event, connection=first + event.connection)) + "\n")
 
 
 def watched(scenario: Scenario, stream: Path, trouble: str, output: str, fate: Fate) -> Watched:

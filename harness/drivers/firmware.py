@@ -1,12 +1,21 @@
-"""The driver of SeaBIOS: it loads a boot sector, which reads and writes the disk by INT 13h."""
+"""The drivers of firmware: a program that it boots from the disk reads and writes the disk.
+
+SeaBIOS loads a boot sector, which uses INT 13h. OVMF starts a program of UEFI.
+"""
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
+from harness.diskspec import SECTOR
+from harness.drivers import uefi
 from harness.drivers.base import (
     USE,
     CannotError,
@@ -17,18 +26,17 @@ from harness.drivers.base import (
     StuckError,
     WrongDataError,
 )
+from harness.drivers.uefi import BAD, GOOD, OTHER, PREFIX
 from harness.machine import Machine, MachineConfig, Qemu, find_qemu
-from harness.machine.command import Board
+from harness.machine.command import Board, Interface
 from harness.machine.errors import MachineError
 from images import ImageError, foreign
 
-PREFIX = "vblk: "
-GOOD = "vblk: done"
-BAD = "vblk: failed"
-OTHER = "vblk: wrong"
-NO_DISK = "No bootable device."
 READ_FROM, WRITTEN_TO, COUNT = 8, 64, 8
 """Sectors that the boot sector reads, where it writes them, and their number."""
+
+QUERY_DEADLINE = 10.0
+"""Seconds that a question about a package may take."""
 
 LOADED_AT = 0x7C00
 PACKETS = 0x180
@@ -80,55 +88,69 @@ def boot_sector(writes: bool) -> bytes:
     return bytes(sector.ljust(510, b"\0") + b"\x55\xaa")
 
 
-class SeaBios(Launcher):
-    """SeaBIOS in a QEMU: the function over vfio-user, or vhost-user-blk-pci."""
+@dataclass(frozen=True)
+class Written:
+    """Data that has to be on the disk after the work, and its first sector."""
 
-    implementation = "seabios"
+    sector: int
+    data: bytes
+
+
+class Firmware(Launcher):
+    """A firmware in a QEMU that boots a program from the disk, which does the work.
+
+    The program says GOOD, BAD or OTHER on the first serial port at its end.
+    """
+
     works = frozenset({USE, "reboot"})
+    title: str
+    no_disk: str
+    """Text on the first serial port if the firmware finds nothing to boot from."""
+    memory: int
+    """Memory of the machine in MiB."""
+    bios: Path | None = None
+    """The file of the firmware, unless it is QEMU's own."""
 
-    def __init__(self, name: str, way: str, board: Board, find: Callable[[], Qemu]) -> None:
+    def __init__(
+        self,
+        name: str,
+        way: str,
+        board: Board,
+        find: Callable[[], Qemu],
+        interface: Interface = "modern",
+    ) -> None:
+        """`interface` is the one that the driver uses."""
         self.name = name
         self.way = way
-        self.description = f"SeaBIOS on the board {board}, {WAYS[way]}"
-        self.traits = frozenset({"modern", "pci" if way.startswith("pci") else "vhost-user"})
+        self.description = f"{self.title} on the board {board}, {WAYS[way]}"
+        self.traits = frozenset({interface, "pci" if way.startswith("pci") else "vhost-user"})
         self._board: Board = board
         self._find = find
         self._qemu: Qemu | None = None
+
+    @abstractmethod
+    def fill(self, scenario: Scenario, place: Place) -> Written:
+        """Write a program to the disk, and data to work on. Return what it is to write, where."""
 
     def prepare(self) -> None:
         """Find QEMU. NotHereError if there is none."""
         self._qemu = self._qemu or self._find()
 
-    def version(self) -> str:
-        """Return the version in the firmware's file, or that of QEMU if it is not found."""
-        assert self._qemu
-        for top in (self._qemu.path.parents[1] / "root/usr", Path("/usr")):
-            file = top / "share/seabios/bios-256k.bin"
-            if file.is_file():
-                found = re.search(rb"(\d+\.\d+\.\d+)-debian", file.read_bytes())
-                if found:
-                    return found[1].decode()
-        return "0"
-
     def facts(self) -> dict[str, str]:
         """Return QEMU's version."""
         return {"qemu": self._qemu.version_text} if self._qemu else {}
 
-    def check(self, scenario: Scenario) -> None:
-        """Raise CannotError also for blocks of a size that BIOS calls do not support."""
-        super().check(scenario)
-        if scenario.spec().logical_block_size not in (None, 512):
-            raise CannotError("SeaBIOS boots only from a disk with blocks of 512 bytes")
-
     def drive(self, scenario: Scenario, place: Place) -> str:
         """Boot from the disk, as often as the work asks for."""
         assert self._qemu
-        writes = not place.spec.read_only
-        place.fill(0, boot_sector(writes))
-        data = bytes(range(256)) * 2 * COUNT
-        place.fill(READ_FROM, data)
+        written = self.fill(scenario, place)
         config = MachineConfig(
-            self._qemu, shared_memory=True, board=self._board, memory=64, interface="modern"
+            self._qemu,
+            shared_memory=True,
+            board=self._board,
+            memory=self.memory,
+            bios=self.bios,
+            interface="modern",
         )
         with ExitStack() as stack:
             machine = Machine(config)
@@ -141,29 +163,113 @@ class SeaBios(Launcher):
                 if number:
                     machine.qmp("set-action", reboot="reset")
                     machine.qmp("system_reset")
-                _await_boot(machine, place, number + 1)
-            if writes and place.read(WRITTEN_TO, COUNT) != data:
-                raise WrongDataError("what was written is not on the disk", machine.console_tail())
+                self._await_boot(machine, place, number + 1)
+            if not place.spec.read_only:
+                count = len(written.data) // SECTOR
+                if place.read(written.sector, count) != written.data:
+                    raise WrongDataError(
+                        "what was written is not on the disk", machine.console_tail()
+                    )
             return machine.console_tail()
 
+    def _await_boot(self, machine: Machine, place: Place, number: int) -> None:
+        """Wait until the program has run for the given time, or the firmware finds no disk."""
 
-def _await_boot(machine: Machine, place: Place, number: int) -> None:
-    """Wait until the boot sector has run for the given time, or the firmware finds no disk."""
+        def over() -> bool:
+            if not machine.alive():
+                raise MachineError(machine.last_words())
+            text = machine.console_tail()
+            return text.count(PREFIX) >= number or self.no_disk in text
 
-    def over() -> bool:
-        if not machine.alive():
-            raise MachineError(machine.last_words())
+        place.wait_for(over, f"boot {number} from the disk", machine.console_tail)
         text = machine.console_tail()
-        return text.count(PREFIX) >= number or NO_DISK in text
+        if OTHER in text:
+            raise WrongDataError("other data was read than written", text)
+        if BAD in text:
+            raise StuckError("a read or write failed", text)
+        if text.count(PREFIX) < number:
+            raise StuckError(f"{self.title} could not boot from the disk", text)
 
-    place.wait_for(over, f"boot {number} from the disk", machine.console_tail)
-    text = machine.console_tail()
-    if OTHER in text:
-        raise WrongDataError("INT 13h returned other data than was written", text)
-    if BAD in text:
-        raise StuckError("a read or write by INT 13h failed", text)
-    if text.count(PREFIX) < number:
-        raise StuckError("SeaBIOS could not boot from the disk", text)
+
+class SeaBios(Firmware):
+    """SeaBIOS in a QEMU: the function over vfio-user, or vhost-user-blk-pci."""
+
+    title = "SeaBIOS"
+    implementation = "seabios"
+    no_disk = "No bootable device."
+    memory = 64
+
+    def version(self) -> str:
+        """Return the version in the firmware's file, or that of QEMU if it is not found."""
+        assert self._qemu
+        for top in (self._qemu.path.parents[1] / "root/usr", Path("/usr")):
+            file = top / "share/seabios/bios-256k.bin"
+            if file.is_file():
+                found = re.search(rb"(\d+\.\d+\.\d+)-debian", file.read_bytes())
+                if found:
+                    return found[1].decode()
+        return "0"
+
+    def check(self, scenario: Scenario) -> None:
+        """Raise CannotError also for blocks of a size that BIOS calls do not support."""
+        super().check(scenario)
+        if scenario.spec().logical_block_size not in (None, SECTOR):
+            raise CannotError("SeaBIOS boots only from a disk with blocks of 512 bytes")
+
+    def fill(self, scenario: Scenario, place: Place) -> Written:
+        """Write the boot sector, and sectors that it copies."""
+        place.fill(0, boot_sector(not place.spec.read_only))
+        data = bytes(range(256)) * 2 * COUNT
+        place.fill(READ_FROM, data)
+        return Written(WRITTEN_TO, data)
+
+
+class Ovmf(Firmware):
+    """OVMF (EDK II) in a QEMU: it starts a program of UEFI from a FAT volume."""
+
+    title = "OVMF"
+    implementation = "edk2"
+    no_disk = "EFI Internal Shell"
+    works = frozenset({USE, "reboot", "rebind"})
+    memory = 128
+    bios = Path("/usr/share/ovmf/OVMF.fd")
+
+    def prepare(self) -> None:
+        """Find QEMU and the firmware. NotHereError if one of them is missing."""
+        if not self.bios.is_file():
+            raise NotHereError("OVMF is missing: apt-get install ovmf")
+        super().prepare()
+
+    def version(self) -> str:
+        """Return the version of the package, "0" if the firmware comes from elsewhere."""
+        return package_version("ovmf")
+
+    def fill(self, scenario: Scenario, place: Place) -> Written:
+        """Write the volume with the program, and data that it copies."""
+        spec = place.spec
+        block = spec.logical_block_size or SECTOR
+        again = self.work_of(scenario).count("rebind")
+        program = uefi.program(block, spec.capacity, not spec.read_only, again)
+        for sector, part in uefi.volume(block, spec.capacity, program):
+            place.fill(sector, part)
+        data = bytes(range(256)) * (uefi.LENGTH // 256)
+        place.fill(spec.capacity - uefi.READ_FROM // SECTOR, data)
+        return Written(spec.capacity - uefi.WRITTEN_TO // SECTOR, data)
+
+
+def package_version(name: str) -> str:
+    """Return the version of an installed Debian package without its epoch, "0" if there is none."""
+    try:
+        done = subprocess.run(
+            ["dpkg-query", "--show", "--showformat=${Version}", name],
+            capture_output=True,
+            text=True,
+            timeout=QUERY_DEADLINE,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "0"
+    return done.stdout.rpartition(":")[2]
 
 
 WAYS = {
@@ -187,5 +293,16 @@ def installed_qemu() -> Qemu:
     """Return the QEMU of the machine. NotHereError if there is none."""
     try:
         return find_qemu()
+    except MachineError as error:
+        raise NotHereError(str(error)) from None
+
+
+def arm_qemu() -> Qemu:
+    """Return the QEMU for arm64 of the machine. NotHereError if there is none."""
+    program = "qemu-system-aarch64"
+    if shutil.which(program) is None:
+        raise NotHereError(f"{program} is not on PATH: apt-get install qemu-system-arm")
+    try:
+        return find_qemu(program)
     except MachineError as error:
         raise NotHereError(str(error)) from None

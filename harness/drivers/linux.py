@@ -7,17 +7,17 @@ import re
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import images
-from harness.drivers import userland
+from harness.drivers import kernels, userland
 from harness.drivers.base import (
     DEADLINE,
     CrashedError,
@@ -29,12 +29,15 @@ from harness.drivers.base import (
     WrongDataError,
     wait_for,
 )
+from harness.drivers.kernels import Kernel
 from harness.machine import Machine, MachineConfig, Qemu
-from harness.machine.command import Saved
+from harness.machine.command import Board, Saved
 from harness.machine.errors import MachineError
 from harness.machine.foreign import ForeignDaemon
 from harness.machine.rundir import RunDir
 from harness.targets.prefetch import Prefetch
+from harness.witness import trace
+from harness.witness.events import Event
 from images import ImageError
 
 UML_MODULES = Path("/usr/lib/uml/modules")
@@ -167,55 +170,92 @@ class UserModeLinux(Launcher):
             self._dir = None
 
 
-class Linux(Launcher):
-    """A kernel of Debian in a QEMU: booted once, and cloned for each scenario.
+@dataclass(frozen=True)
+class Guest:
+    """A machine for a Linux: its kernel, its QEMU, and how the disk gets there.
 
-    The disk is plugged into the clone, so that the record has all accesses of its driver.
+    `way` is that of a launcher. `words` are for the kernel's command line. The disk is plugged into
+    a running clone if `plug` is "hot", and is there when a clone starts if it is "cold"; "boot"
+    means that the kernel boots for each scenario.
+    """
+
+    way: str
+    find: Callable[[], Qemu]
+    kernel: Callable[[], Kernel] = kernels.of_the_image
+    board: Board = "pc"
+    words: str = images.KERNEL_ARGS
+    plug: Literal["hot", "cold", "boot"] = "hot"
+
+    @property
+    def mmio(self) -> bool:
+        """Return whether the disk is on virtio-mmio."""
+        return self.board in ("microvm", "virt-mmio")
+
+    @property
+    def text(self) -> str:
+        """Describe the disk and the board."""
+        return f"{'virtio-mmio' if self.mmio else WAYS[self.way]}, board {self.board}"
+
+
+class Linux(Launcher):
+    """A kernel of Debian in a QEMU: booted once, and cloned for each scenario if that is possible.
+
+    A clone gets the disk before its driver starts, so that the record has all accesses of it.
     """
 
     works = frozenset(userland.WORKS)
     implementation = "linux"
 
-    def __init__(self, name: str, way: str, find: Callable[[], Qemu], legacy: bool = False) -> None:
+    def __init__(self, name: str, guest: Guest, legacy: bool = False) -> None:
         """`legacy` makes the kernel use the legacy interface of a transitional device."""
         self.name = name
-        self.way = way
+        self.way = guest.way
         interface = "legacy" if legacy else "modern"
-        self.description = f"Debian's Linux in a guest: {WAYS[way]}, {interface} interface"
-        self.traits = frozenset({interface, "pci" if way.startswith("pci") else "vhost-user"})
+        self.description = f"Debian's Linux in a guest: {guest.text}, {interface} interface"
+        self.traits = frozenset({interface, "pci" if guest.way.startswith("pci") else "vhost-user"})
+        self.traits |= {"mmio"} if guest.mmio else set()
         self.traits |= frozenset() if legacy else {"packed"}
+        self._guest = guest
         self._legacy = legacy
-        self._find = find
         self._dir: RunDir | None = None
         self._config: MachineConfig | None = None
         self._ahead: Prefetch[Machine] | None = None
         self._release = ""
 
     def prepare(self) -> None:
-        """Find QEMU, and boot the kernel. NotHereError if something is missing."""
+        """Find QEMU and the kernel, and boot it. NotHereError if something is missing."""
         if self._config:
             return
-        qemu = self._find()
+        guest = self._guest
+        qemu = guest.find()
+        kernel = guest.kernel()
+        transport = "virtio_mmio" if guest.mmio else "virtio_pci"
         try:
-            image = images.ensure()
-            packages = userland.packages()
-            kernel = next(deb for name, deb in packages.items() if name.startswith("linux-image-"))
-            found = {
-                path: content
-                for path, content in userland.files_of(kernel).items()
-                if path.endswith(".ko")
-            }
-            needed = userland.needed_modules(found, ("virtio_pci", "virtio_blk"))
+            needed = kernel.needed((transport, "virtio_blk", "ext4"))
             self._dir = RunDir()
             initrd = self._dir.path / "initrd"
-            userland.write(initrd, needed, userland.busybox())
+            userland.write(initrd, needed, kernel.busybox)
         except ImageError as error:
-            raise NotHereError(f"the guest image is missing: {error}") from None
-        self._release = next(iter(found)).split("/")[2]
-        words = images.KERNEL_ARGS + (" vblk.legacy" if self._legacy else "")
+            raise NotHereError(f"a module of the kernel is missing: {error}") from None
+        self._release = kernel.release
+        words = [guest.words]
+        words += ["vblk.legacy"] if self._legacy else []
+        words += ["vblk.cold"] if guest.plug == "cold" else []
         config = MachineConfig(
-            qemu, image.kernel, initrd, words, memory=MEMORY, name=self.name, shared_memory=True
+            qemu,
+            kernel.image,
+            initrd,
+            " ".join(words),
+            memory=MEMORY,
+            name=self.name,
+            shared_memory=True,
+            board=guest.board,
         )
+        self._config = config if guest.plug == "boot" else self._boot(config)
+
+    def _boot(self, config: MachineConfig) -> MachineConfig:
+        """Boot a machine and save it. Return the configuration of its clones."""
+        assert self._dir
         saved = Saved(self._dir.path / "ram", self._dir.path / "state")
         machine = Machine(replace(config, ram_file=saved.ram))
         try:
@@ -224,13 +264,14 @@ class Linux(Launcher):
                 lambda: userland.READY in machine.console_tail() or not machine.alive(),
                 "the boot of the kernel",
                 machine.console_tail,
+                BOOT_DEADLINE,
             )
             machine.save(saved.state)
         except StuckError as error:
             raise MachineError(str(error.args[0]), str(error.args[1])) from None
         finally:
             machine.stop()
-        self._config = replace(config, saved=saved)
+        return replace(config, saved=saved)
 
     def version(self) -> str:
         """Return the kernel's version."""
@@ -241,20 +282,40 @@ class Linux(Launcher):
         qemu = {"qemu": self._config.qemu.version_text} if self._config else {}
         return {"kernel": self._release, **qemu}
 
+    @property
+    def _trace(self) -> Path | None:
+        """File of QEMU's trace, if the way of the disk needs one."""
+        return self._dir.path / "trace" if self._dir and self._guest.mmio else None
+
+    def also_seen(self) -> Iterable[Event]:
+        """Return the accesses to virtio-mmio, which the model does not see."""
+        return trace.seen_in(self._trace) if self._trace else ()
+
     def drive(self, scenario: Scenario, place: Place) -> str:
-        """Plug the disk into a clone, and let it do the work."""
+        """Let a clone with the disk, or a new machine, do the work."""
         assert self._config
         work = self.work_of(scenario)
-        self._ahead = self._ahead or Prefetch(partial(_started, self._config), Machine.stop)
+        config = replace(self._config, trace=self._trace)
+        plug = self._guest.plug
+        if plug == "boot":
+            config = replace(config, kernel_args=f"{config.kernel_args} vblk.work={','.join(work)}")
+        if plug == "hot":
+            self._ahead = self._ahead or Prefetch(partial(_started, config), Machine.stop)
         with ExitStack() as stack:
-            machine = self._ahead.take()
+            machine = self._ahead.take() if self._ahead else Machine(config)
             stack.callback(machine.stop)
+            add = machine.add_vhost_user if self.way == "vhost-user" else machine.add_vfio_user
+            disk = place.front_end
+            if self._guest.mmio:
+                disk = replace(disk, queue_size=MMIO_QUEUE_SIZE)
+            add(place.socket, disk)
+            if plug != "hot":
+                machine.start()
             console = stack.enter_context(closing(socket.socket(socket.AF_UNIX)))
             console.settimeout(DEADLINE)
             console.connect(str(machine.console_path))
-            add = machine.add_vhost_user if self.way == "vhost-user" else machine.add_vfio_user
-            add(place.socket, place.front_end)
-            console.sendall(f"{' '.join(work)}\n".encode())
+            if plug != "boot":
+                console.sendall(f"{' '.join(work)}\n".encode())
             reader = Thread(target=_drain, args=(console,), daemon=True)
             reader.start()
 
@@ -302,6 +363,13 @@ def _drain(console: socket.socket) -> None:
 
 CONSOLE = 400
 """Lines of the console that are looked at."""
+
+MMIO_QUEUE_SIZE = 1024
+"""QueueSizeMax of each virtqueue of QEMU's virtio-mmio. vhost-user-blk has to know it: otherwise
+its region for requests in flight is too small."""
+
+BOOT_DEADLINE = 180.0
+"""Seconds that the boot of a kernel may take on a busy machine."""
 
 MEMORY = 128
 """Memory of the guest in MiB."""

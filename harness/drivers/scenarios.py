@@ -77,7 +77,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         "a reset takes 30 ms",
         ("use", "rebind", "reboot"),
         whims=("slow-function-reset",),
-        about=("2.4.2-R-01",),
+        about=("2.4.2-R-01", "4.1.4.3.2-R-05"),
         needs=frozenset({"pci"}),
     ),
     Scenario(

@@ -37,20 +37,28 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmp /tmp
 . /works
-works= legacy=
+works= legacy= cold=
 for argument in $(cat /proc/cmdline); do
     case $argument in
         vblk.work=*) works=$(echo ${argument#*=} | tr , ' ') ;;
         vblk.legacy) legacy=force_legacy=1 ;;
+        vblk.cold) cold=yes ;;
     esac
 done
-for module in /modules/*; do
-    case $module in *virtio_pci.ko) insmod $module $legacy ;; *) insmod $module ;; esac
-done
+load() {
+    for module in /modules/*; do
+        case $module in *virtio_pci.ko) insmod $module $legacy ;; *) insmod $module ;; esac
+    done
+}
+if [ -z "$cold" ]; then load; fi
 if [ -z "$works" ]; then
     stty -echo
     echo "vblk: ready"
     read works
+fi
+if [ -n "$cold" ]; then
+    if [ -e /sys/bus/pci/rescan ]; then echo 1 > /sys/bus/pci/rescan; fi
+    load
 fi
 do_works $works
 sync

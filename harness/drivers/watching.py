@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from harness import interrupt
 from harness.drivers.base import CannotError, Launcher, Scenario, Watched
 from harness.machine.errors import MachineError
 from harness.machine.rundir import RunDir
@@ -37,12 +38,14 @@ class WatchedDriver:
         MachineError for trouble of the harness, again at each call.
         """
         if scenario.name not in self._seen:
-            self.launcher.prepare()
-            self._dir = self._dir or RunDir()
-            try:
-                self._seen[scenario.name] = self.launcher.watch(scenario, self._dir.path)
-            except (CannotError, MachineError) as error:
-                self._seen[scenario.name] = error
+            # The whole run uses the record, and each wait for a driver has its own limit.
+            with interrupt.paused():
+                self.launcher.prepare()
+                self._dir = self._dir or RunDir()
+                try:
+                    self._seen[scenario.name] = self.launcher.watch(scenario, self._dir.path)
+                except (CannotError, MachineError) as error:
+                    self._seen[scenario.name] = error
         seen = self._seen[scenario.name]
         if isinstance(seen, Exception):
             raise seen.with_traceback(None)

@@ -8,15 +8,15 @@ resize of a lower node changes only the file).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from harness.diskspec import SECTOR, DiskSpec, Fault
 from harness.machine.errors import MachineError
 
 Options = dict[str, Any]
-Format = Literal["raw", "qcow2"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ HONOURED = frozenset(
         *("geometry", "min_io_size", "opt_io_size", "serial", "queues", "queue_size"),
         *("seg_max_adjust", "write_cache", "config_wce", "discard", "write_zeroes"),
         *("max_discard_sectors", "max_write_zeroes_sectors", "event_idx", "indirect_desc"),
-        *("packed", "in_order", "unmap", "iops", "faults"),
+        *("packed", "in_order", "unmap", "iops", "faults", "image", "iothreads", "on_error"),
     }
 )
 """Fields of `DiskSpec` that QEMU's virtio-blk with a drive supports."""
@@ -56,9 +56,10 @@ def build_vhost_user(name: str, spec: DiskSpec, attachment: Options, socket: Pat
         "packed": spec.packed,
         "in_order": spec.in_order,
     }
+    mmio = str(attachment.get("bus", "")).startswith("virtio-mmio")
     device = {
         **attachment,
-        "driver": "vhost-user-blk-pci",
+        "driver": "vhost-user-blk" if mmio else "vhost-user-blk-pci",
         "id": name,
         "chardev": name,
         **{key: value for key, value in wanted.items() if value is not None},
@@ -72,9 +73,7 @@ def build_vfio_user(name: str, place: Options, socket: Path) -> BlockGraph:
     return BlockGraph((), (), {**place, "driver": "vfio-user-pci", "id": name, "socket": address})
 
 
-def build(
-    name: str, spec: DiskSpec, attachment: Options, path: Path | None, fmt: Format
-) -> BlockGraph:
+def build(name: str, spec: DiskSpec, attachment: Options, path: Path | None) -> BlockGraph:
     """Return the graph of the drive `name` over the file `path` (None: null-co).
 
     `attachment` has the device's driver and its place in the machine. Raises
@@ -86,7 +85,7 @@ def build(
         nodes.append({"driver": "null-co", "size": spec.capacity * SECTOR, "read-zeroes": True})
     else:
         nodes.append({"driver": "file", "filename": str(path)})
-        nodes.append({"driver": fmt, "file": f"{name}-file"})
+        nodes.append({"driver": spec.image, "file": f"{name}-file"})
     if spec.faults:
         below = f"{name}-{nodes[-1]['driver']}"
         faults = [_inject(name, fault) for fault in spec.faults]
@@ -108,7 +107,19 @@ def build(
         node["discard"] = "unmap" if spec.unmap else "ignore"
         node["read-only"] = spec.read_only
     nodes[-1]["node-name"] = name
-    return BlockGraph(tuple(objects), tuple(nodes), _device(name, spec, attachment))
+    threads = [f"{name}-iothread{number}" for number in range(spec.iothreads or 0)]
+    objects += [{"qom-type": "iothread", "id": thread} for thread in threads]
+    device = _device(name, spec, attachment) | _served_by(threads)
+    return BlockGraph(tuple(objects), tuple(nodes), device)
+
+
+def _served_by(threads: Sequence[str]) -> Options:
+    """Return the options of a device whose virtqueues are served by these threads by turns."""
+    if not threads:
+        return {}
+    if len(threads) == 1:
+        return {"iothread": threads[0]}
+    return {"iothread-vq-mapping": [{"iothread": thread} for thread in threads]}
 
 
 def _inject(name: str, fault: Fault) -> Options:
@@ -135,8 +146,9 @@ def _device(name: str, spec: DiskSpec, attachment: Options) -> Options:
         "drive": name,
         # By default QEMU stops the machine when the host's disk is full (ENOSPC), instead
         # of telling the driver.
-        "werror": "report",
-        "rerror": "report",
+        "werror": spec.on_error,
+        # A read cannot fail with ENOSPC, so QEMU does not accept that here.
+        "rerror": "report" if spec.on_error == "enospc" else spec.on_error,
     }
     wanted: Options = {
         "logical_block_size": spec.logical_block_size,

@@ -13,7 +13,7 @@ from harness.machine.qemu import Qemu
 
 NETWORK_SLOT = 3
 
-Board = Literal["pc", "q35", "microvm"]
+Board = Literal["pc", "q35", "microvm", "virt", "virt-mmio"]
 Interface = Literal["modern", "transitional", "legacy"]
 
 DISK_SLOTS: dict[Board, Sequence[int]] = {
@@ -24,11 +24,16 @@ DISK_SLOTS: dict[Board, Sequence[int]] = {
     "q35": range(4, 12),
     # With one I/O APIC there are 8 windows; the bus numbers increase with the addresses.
     "microvm": range(8),
+    "virt": range(1, 8),
+    "virt-mmio": range(8),
 }
 """Slots of PCI bus 0 (on q35, of the root ports) or virtio-mmio buses, in the order of use."""
 
 PARKED = b"\xfa\xf4\xeb\xfd"
 """Machine code that halts the CPU: `cli`, `hlt`, and a jump back to the `hlt`."""
+
+TRACED = ("memory_region_ops_read", "memory_region_ops_write", "virtio_mmio_setting_irq")
+"""Events of QEMU's trace: accesses to registers, and interrupts of virtio-mmio."""
 
 FIRMWARE_SIZE = 65536
 RESET_VECTOR = 0xFFF0
@@ -52,7 +57,10 @@ class MachineConfig:
     nothing. With `parked` the CPU is halted and there are no serial ports: the driver uses the
     file of guest RAM and a qtest socket (see `Machine`). `interface` is the virtio interface of
     all disks. The board "q35" has an IOMMU between devices and memory, which all devices use,
-    unless the machine is parked.
+    unless the machine is parked. The boards "virt" and "virt-mmio" are one of QEMU for arm64, with
+    the disks on PCI or virtio-mmio.
+
+    `trace` is a file for QEMU's trace of all accesses to registers.
 
     A machine with a `ram_file` can be saved. A machine with `saved` continues from there without
     a boot, if its configuration is otherwise the same. Its RAM is mapped copy-on-write; with
@@ -75,6 +83,17 @@ class MachineConfig:
     shared_memory: bool = False
     ram_file: Path | None = None
     saved: Saved | None = None
+    trace: Path | None = None
+
+    @property
+    def arm64(self) -> bool:
+        """Return whether it is a machine for arm64."""
+        return self.board in ("virt", "virt-mmio")
+
+    @property
+    def mmio(self) -> bool:
+        """Return whether its disks are on virtio-mmio."""
+        return self.board in ("microvm", "virt-mmio")
 
     @property
     def ram(self) -> Path | None:
@@ -134,7 +153,7 @@ def command_line(
         *("-display", "none", "-vga", "none"),
         *("-machine", _machine(config)),
         *("-accel", config.accel),
-        *("-cpu", "host" if config.accel == "kvm" else "max"),
+        *("-cpu", _processor(config)),
         *("-smp", "1", "-m", str(config.memory)),
         # Stopped until `Machine.start` can handle all events.
         "-S",
@@ -161,7 +180,7 @@ def command_line(
         if config.board == "microvm":
             # The board has only one serial port.
             line += ["-device", "isa-serial,chardev=stream,index=1"]
-        else:
+        elif not config.arm64:
             line += ["-serial", "chardev:stream"]
     if config.board == "q35":
         if not config.parked:
@@ -171,7 +190,7 @@ def command_line(
         for slot in DISK_SLOTS["q35"]:
             port = f"id={_root_port(slot)},chassis={slot},slot={slot}"
             line += ["-device", f"pcie-root-port,bus=pcie.0,addr=0x{slot:x},{port}"]
-    if config.board == "microvm":
+    if config.mmio:
         legacy = "off" if config.interface == "modern" else "on"
         line += ["-global", f"virtio-mmio.force-legacy={legacy}"]
     if config.bios:
@@ -186,6 +205,9 @@ def command_line(
         # Port 0: the kernel chooses a free port, so machines never conflict.
         line += ["-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"]
         line += ["-device", f"vmxnet3,netdev=net,addr=0x{NETWORK_SLOT:x},romfile="]
+    if config.trace:
+        line += [word for event in TRACED for word in ("-trace", event)]
+        line += ["-D", str(config.trace)]
     for disk in disks:
         for options in disk.objects:
             line += ["-object", json.dumps(options)]
@@ -208,8 +230,14 @@ def reconnect(qemu: Qemu) -> dict[str, int]:
     return {"reconnect-ms": 100} if qemu.version >= (9, 2) else {"reconnect": 1}
 
 
+def _processor(config: MachineConfig) -> str:
+    if config.arm64:
+        return "cortex-a72"
+    return "host" if config.accel == "kvm" else "max"
+
+
 def _machine(config: MachineConfig) -> str:
-    options: list[str] = [config.board]
+    options: list[str] = [config.board.removesuffix("-mmio")]
     if config.board == "microvm":
         # qtest cannot use the second I/O APIC.
         options.append("ioapic2=off")
@@ -228,7 +256,7 @@ def _machine(config: MachineConfig) -> str:
 
 def attachment(config: MachineConfig, slot: int) -> dict[str, Any]:
     """Return the arguments of device_add that put a disk into a slot of this machine."""
-    if config.board == "microvm":
+    if config.mmio:
         return {"driver": "virtio-blk-device", "bus": f"virtio-mmio-bus.{slot}"}
     options: dict[str, Any] = {
         "driver": "virtio-blk-pci",
@@ -237,7 +265,8 @@ def attachment(config: MachineConfig, slot: int) -> dict[str, Any]:
     }
     if config.board == "q35":
         return {**options, "bus": _root_port(slot), "iommu_platform": not config.parked}
-    return {**options, "bus": "pci.0", "addr": f"0x{slot:x}"}
+    bus = "pcie.0" if config.board == "virt" else "pci.0"
+    return {**options, "bus": bus, "addr": f"0x{slot:x}"}
 
 
 def pci_address(config: MachineConfig, slot: int) -> str:

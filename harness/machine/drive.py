@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.diskspec import SECTOR, DiskSpec
 from harness.machine.blockgraph import BlockGraph
 from harness.machine.errors import MachineError
+from harness.machine.qcow2 import make_qcow2
 
 MAX_CAPACITY = (2**63 - 1) // SECTOR
 """Most sectors (512 bytes) of a disk: the range of a file offset."""
@@ -51,6 +53,19 @@ class Backing:
             raise ValueError(f"sectors {sector} to {sector + count} are not within 0 to {end}")
 
 
+@dataclass(frozen=True)
+class IoError:
+    """QEMU's report of an error of the backing store: the operation, and what was done about it.
+
+    `operation` is "read" or "write" (which stands for everything else), `action` is "report",
+    "ignore" or "stop". `full` is True if the host has no space left (ENOSPC).
+    """
+
+    operation: str
+    action: str
+    full: bool
+
+
 class Volume:
     """Block nodes of a disk, by the name of the top node, and the raw file created for them."""
 
@@ -72,10 +87,13 @@ class Volume:
     def backing(self) -> Backing:
         """The raw file that was created for this disk.
 
-        Raises MachineError for a null disk, which has none, and for a user's image.
+        Raises MachineError for a null disk and a user's image, which have none, and for a qcow2
+        image, whose blocks are elsewhere in the file.
         """
         if self.own_file is None:
             raise MachineError(f"{self.name} has no backing file of its own")
+        if self.spec.image != "raw":
+            raise MachineError(f"the backing file of {self.name} is not raw: {self.spec.image}")
         return Backing(self.own_file)
 
     def resize(self, capacity: int) -> None:
@@ -110,6 +128,14 @@ class Drive(Volume):
         super().__init__(name, spec, graph, own_file, resize)
         self.slot = slot
         self.pci_address = pci_address
+
+
+def make_image(path: Path, spec: DiskSpec) -> None:
+    """Create the file of a disk, in which nothing is allocated."""
+    if spec.image == "qcow2":
+        make_qcow2(path, spec.capacity * SECTOR)
+    else:
+        make_raw(path, spec.capacity)
 
 
 def make_raw(path: Path, capacity: int) -> None:

@@ -24,3 +24,7 @@ class MachineError(Exception):
 
 class DisconnectedError(MachineError):
     """The QMP session ended before or during its use."""
+
+
+class UnsupportedError(MachineError):
+    """Error of a program whose version cannot do what it was asked, and never will."""

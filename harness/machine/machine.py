@@ -12,8 +12,8 @@ from shlex import quote
 from typing import Any, TypeVar
 
 from harness import interrupt
-from harness.diskspec import SECTOR, DiskSpec
-from harness.machine.blockgraph import BlockGraph, Format, build, build_vfio_user, build_vhost_user
+from harness.diskspec import SECTOR, DiskSpec, ImageFormat
+from harness.machine.blockgraph import BlockGraph, build, build_vfio_user, build_vhost_user
 from harness.machine.command import (
     DISK_SLOTS,
     MachineConfig,
@@ -25,8 +25,8 @@ from harness.machine.command import (
     pci_address,
     reconnect,
 )
-from harness.machine.drive import Drive, make_raw
-from harness.machine.errors import MachineError
+from harness.machine.drive import Drive, IoError, make_image
+from harness.machine.errors import MachineError, UnsupportedError
 from harness.machine.logs import end_of, tail
 from harness.machine.monitor import Event
 from harness.machine.process import Process
@@ -38,6 +38,10 @@ CONSOLE_KEPT = 80  # lines: the text of a panic has about 50
 LOG_KEPT = 4 << 20  # bytes
 UNPLUG_DEADLINE = 15.0
 VFIO_USER_SINCE = (10, 1)
+
+IOTHREADS_SINCE = (9, 0)
+"""First version of QEMU whose virtio-blk can have more than one iothread."""
+
 FILE_MIGRATION_SINCE = (9, 1)
 STATE_DEADLINE = 30.0
 """Seconds that QEMU may take to write or read the state of all devices."""
@@ -256,33 +260,55 @@ class Machine(QmpSupervised):
         """
         return self._ask(lambda monitor: monitor.wait_event(name, match, timeout))
 
+    def wait_io_error(self, drive: Drive, timeout: float = 10.0) -> IoError:
+        """Return the oldest report of an error of a disk's backing store; wait if there is none.
+
+        If it stops the machine, the machine has stopped on return. Newer versions of QEMU report
+        at most one error in a second.
+        """
+        event = self.wait_event(
+            "BLOCK_IO_ERROR", lambda event: event["data"]["node-name"] == drive.name, timeout
+        )
+        data = event["data"]
+        if data["action"] == "stop":
+            self.wait_event("STOP", timeout=timeout)
+        return IoError(data["operation"], data["action"], data.get("nospace", False))
+
     def add_disk(self, spec: DiskSpec) -> Drive:
-        """Add a disk. Before `start` it is there at boot; after it, it is hot-plugged."""
+        """Add a disk. Before `start` it is there at boot; after it, it is hot-plugged.
+
+        UnsupportedError for more than one iothread before QEMU 9.0.
+        """
+        # Without this check, older versions ignore the option when a disk is hot-plugged.
+        if (spec.iothreads or 0) > 1 and self.config.qemu.version < IOTHREADS_SINCE:
+            raise UnsupportedError(
+                f"{self.config.qemu.version_text} has one iothread for a disk: 9.0 has more"
+            )
         return self._add(
             spec,
-            lambda name, where, path: build(name, spec, where, path, "raw"),
-            None if spec.backing == "null" else ".raw",
+            lambda name, where, path: build(name, spec, where, path),
+            None if spec.backing == "null" else f".{spec.image}",
         )
 
     def add_image(
         self,
         path: Path,
-        fmt: Format = "raw",
+        fmt: ImageFormat = "raw",
         writable: bool = False,
         spec: DiskSpec | None = None,
     ) -> Drive:
         """Add an existing image file as a disk, read-only unless `writable`.
 
-        The file is never created, probed or removed. `capacity`, `backing` and
-        `read_only` of `spec` are ignored.
+        The file is never created, probed or removed. `capacity`, `backing`,
+        `read_only` and `image` of `spec` are ignored.
         """
         if not path.is_file():
             raise MachineError(f"there is no disk image {path}")
         if fmt == "raw" and path.stat().st_size % SECTOR:
             raise MachineError(f"{path} is not whole sectors of {SECTOR} bytes")
-        spec = replace(spec or DiskSpec(), read_only=not writable, backing="file")
+        spec = replace(spec or DiskSpec(), read_only=not writable, backing="file", image=fmt)
         image = path.absolute()
-        return self._add(spec, lambda name, where, _: build(name, spec, where, image, fmt), None)
+        return self._add(spec, lambda name, where, _: build(name, spec, where, image), None)
 
     def add_vhost_user(self, socket: Path, spec: DiskSpec) -> Drive:
         """Add a vhost-user-blk-pci device whose back-end listens on a socket.
@@ -325,7 +351,7 @@ class Machine(QmpSupervised):
         graph_of: Callable[[str, dict[str, Any], Path | None], BlockGraph],
         suffix: str | None,
     ) -> Drive:
-        """Add a disk; with a `suffix`, create a raw file for it, and pass that to `graph_of`."""
+        """Add a disk; with a `suffix`, create a file for it, and pass that to `graph_of`."""
         if self._stopped:
             raise MachineError("the machine has stopped")
         taken = {drive.slot for drive in self._drives}
@@ -337,7 +363,7 @@ class Machine(QmpSupervised):
         own_file = self._dir.path / f"{name}{suffix}" if suffix else None
         graph = graph_of(name, attachment(self.config, slot), own_file)
         if own_file:
-            make_raw(own_file, spec.capacity)
+            make_image(own_file, spec)
         address = pci_address(self.config, slot)
         drive = Drive(name, spec, slot, address, graph, own_file, self._resize)
         self._drives_made += 1

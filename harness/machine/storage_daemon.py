@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from harness.diskspec import DiskSpec, unsupported
 from harness.machine.blockgraph import BlockGraph, build
-from harness.machine.drive import Volume, make_raw
+from harness.machine.drive import Volume, make_image
 from harness.machine.errors import MachineError
 from harness.machine.logs import end_of
 from harness.machine.process import Process
@@ -23,7 +23,10 @@ ANSWER_DEADLINE = 10.0
 LOG_KEPT = 4 << 20  # bytes
 
 HONOURED = frozenset(
-    {"capacity", "backing", "read_only", "logical_block_size", "queues", "unmap", "iops", "faults"}
+    {
+        *("capacity", "backing", "image", "read_only", "logical_block_size", "queues"),
+        *("unmap", "iops", "faults"),
+    }
 )
 """Fields of `DiskSpec` that an export supports."""
 
@@ -107,11 +110,11 @@ class StorageDaemon(QmpSupervised):
             raise MachineError(f"{PROGRAM} has no option for a disk's {', '.join(refused)}")
         name = f"disk{self._made}"
         self._made += 1
-        own_file = None if spec.backing == "null" else self._dir.path / f"{name}.raw"
-        graph = build(name, spec, {}, own_file, "raw")
+        own_file = None if spec.backing == "null" else self._dir.path / f"{name}.{spec.image}"
+        graph = build(name, spec, {}, own_file)
         export = Export(name, spec, self._dir.path / name, graph, own_file, self._resize)
         if own_file:
-            make_raw(own_file, spec.capacity)
+            make_image(own_file, spec)
         try:
             self._serve(export)
         except MachineError as error:

@@ -79,7 +79,7 @@ def add(qmp: Qmp, options: argparse.Namespace) -> None:
         iops=options.iops,
         faults=tuple(Fault(**fault) for fault in json.loads(options.faults)),
     )
-    graph = build(options.name, spec, {}, options.file, "raw")
+    graph = build(options.name, spec, {}, options.file)
     for part in graph.objects:
         qmp.run("object-add", **part)
     for node in graph.nodes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness import interrupt
 from harness.diskspec import DiskSpec
 from harness.virtio.catalogue import SPECIFICATION
 
@@ -128,7 +129,8 @@ class DriverRun:
         if self.started:
             return
         launcher = self.target.launcher
-        launcher.prepare()
+        with interrupt.paused():
+            launcher.prepare()
         self.started = True
         versions = {launcher.implementation: launcher.version()}
         self.description = {"facts": self.target.facts(), "implementations": versions}

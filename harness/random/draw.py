@@ -20,7 +20,7 @@ from harness.random.operations import (
     Flush,
     GetId,
     Operation,
-    Pause,
+    PauseMachine,
     QueueReset,
     Read,
     Resize,
@@ -245,7 +245,7 @@ def others(draw: DrawFn, session: Session, shape: Shape) -> list[Operation]:
     if kind == "suppress":
         return [Suppress(enabled=not session.suppressed)]
     if kind == "pause":
-        return [Pause(milliseconds=draw(st.sampled_from((0, 1, 10, LONGEST_PAUSE))))]
+        return [PauseMachine(milliseconds=draw(st.sampled_from((0, 1, 10, LONGEST_PAUSE))))]
     if kind == "interrupts":
         return [WantInterrupts(queue=queue, wanted=not session.lanes[queue].wanted)]
     if kind == "cache":

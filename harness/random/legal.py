@@ -14,7 +14,7 @@ from harness.random.operations import (
     Flush,
     GetId,
     Operation,
-    Pause,
+    PauseMachine,
     QueueReset,
     Read,
     Resize,
@@ -45,7 +45,7 @@ def objection(operation: Operation, session: Session, shape: Shape) -> str:
             return _to_send(operation, session, shape)
         case Burst():
             return _to_burst(operation, session)
-        case Pause() if not shape.pauses:
+        case PauseMachine() if not shape.pauses:
             return "what carries the device cannot be stopped for a while"
         case CacheMode() if not session.negotiated(Feature.BLK_CONFIG_WCE):
             return "CONFIG_WCE is not negotiated"

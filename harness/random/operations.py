@@ -222,7 +222,7 @@ class Suppress(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pause(Operation):
+class PauseMachine(Operation):
     """Stop all that carries the device for some milliseconds, whatever is in flight."""
 
     milliseconds: Annotated[int, within(0, 1000)]

@@ -19,7 +19,7 @@ from harness.random.operations import (
     Flush,
     GetId,
     Operation,
-    Pause,
+    PauseMachine,
     Plug,
     QueueReset,
     Read,
@@ -138,7 +138,7 @@ class Session:
                 self._burst(operation)
             case Suppress():
                 self._suppress(operation.enabled)
-            case Pause():
+            case PauseMachine():
                 self._pause(operation.milliseconds)
             case Resize():
                 self._resize(operation.capacity)

@@ -23,7 +23,7 @@ from harness.reproducers.steps import (
     Until,
     Write,
 )
-from harness.virtio.vhost_user import FrontEndRequest
+from harness.virtio.vhost_user import MEMORY, REGION, FrontEndRequest
 
 
 def script(plan: Plan, name: str) -> str:
@@ -34,7 +34,7 @@ def script(plan: Plan, name: str) -> str:
         raise NotPossibleError(
             f"{plan.about.target} is no vhost-user back-end that the suite starts; try --as qtest"
         )
-    part = plan.parts["export"]
+    part, (base, length) = plan.parts["export"], _memory(plan)
     lines = "".join(_lines(plan))
     text = files(__package__).joinpath("front_end.py.txt").read_text(encoding="utf-8")
     values = {
@@ -43,12 +43,29 @@ def script(plan: Plan, name: str) -> str:
         "COMMAND": _command(part),
         "SIZE": str(part["size"]),
         "CONTENTS": "".join(f"    ({sector}, {data.hex()!r}),\n" for sector, data in plan.contents),
+        "MEMORY": str(length),
+        "BASE": f"{base:#x}",
         "SEEN": repr(plan.failed.seen),
         "STEPS": lines,
     }
     for key, value in values.items():
         text = text.replace(f"@{key}@", value)
     return text
+
+
+def _memory(plan: Plan) -> tuple[int, int]:
+    """Return the address for the device and the bytes of the only region of memory."""
+    regions = set()
+    for step in plan.steps:
+        if not isinstance(step, Send):
+            continue
+        if step.request == FrontEndRequest.ADD_MEM_REG and len(step.payload) == REGION.size:
+            regions.add(REGION.unpack(step.payload)[:2])
+        elif step.request == FrontEndRequest.SET_MEM_TABLE and len(step.payload) == MEMORY.size:
+            regions.add(MEMORY.unpack(step.payload)[1:3])
+    if len(regions) > 1:
+        raise NotPossibleError("the memory has several regions")
+    return regions.pop() if regions else (0, 1 << 20)
 
 
 def _command(part: dict[str, Any]) -> str:

@@ -6,17 +6,18 @@ owns.
 
 from __future__ import annotations
 
-from harness.diskspec import DiskSpec, unsupported
+from harness.diskspec import SECTOR, DiskSpec, unsupported
 from harness.driver.block import BlockDriver
 from harness.driver.interface import Driver
 from harness.machine import Drive, Machine, MachineError
 from harness.machine.blockgraph import HONOURED
 from harness.machine.command import Board
 from harness.machine.drive import Volume
+from harness.machine.qcow2 import MAX_SIZE
 from harness.robustness.device_process import MONITOR_DEADLINE, DeviceProcess
 from harness.targets.base import Backing, LacksError, TargetError, translated
 from harness.targets.daemon import BackEnd, Exported
-from harness.targets.through_device import ThroughDevice
+from harness.targets.through_device import ThroughDevice, unnamed
 
 
 def check_board(board: Board, spec: DiskSpec) -> None:
@@ -24,6 +25,10 @@ def check_board(board: Board, spec: DiskSpec) -> None:
     lacking = unsupported(spec, HONOURED)
     if lacking:
         raise LacksError(f"QEMU has no option for a file-backed disk's {', '.join(lacking)}")
+    if spec.image == "qcow2" and spec.capacity * SECTOR > MAX_SIZE:
+        raise LacksError(f"a qcow2 image has at most {MAX_SIZE >> 50} PiB")
+    if board == "microvm" and spec.iothreads:
+        raise LacksError("QEMU's virtio-mmio has no ioeventfd without KVM, which iothreads need")
     if board == "microvm" and spec.queue_size is not None:
         raise LacksError(
             "QEMU's virtio-mmio always reports a queue size of 1024; a disk cannot choose its own"
@@ -57,12 +62,24 @@ def machine_process(machine: Machine) -> tuple[DeviceProcess, ...]:
 class DriveSide:
     """Host side of a disk whose blocks QEMU owns."""
 
+    machine: Machine
+    driver: Driver
+    through_device: bool
     _drive: Drive
 
     @property
     def backing(self) -> Backing:
-        """Return the raw file behind the disk. Raise TargetError for a null disk."""
-        return _backing(self._drive)
+        """Return the raw file behind the disk, of a qcow2 image the view through the device.
+
+        Raise TargetError for a null disk, LacksError for a qcow2 image with a driver in a guest.
+        """
+        if self._drive.spec.image == "raw":
+            return _backing(self._drive)
+        missing = f"the blocks of a {self._drive.spec.image} image are not in order in its file"
+        if not isinstance(self.driver, BlockDriver):
+            raise LacksError(f"{missing}, and the driver is in a guest")
+        self.through_device = True
+        return ThroughDevice(self.driver, missing)
 
     def resize(self, capacity: int) -> None:
         """Change the capacity (sectors of 512 bytes) of the running disk with `block_resize`."""
@@ -98,7 +115,7 @@ class ExportSide:
             if not isinstance(self.driver, BlockDriver):
                 raise
         self.through_device = True
-        return ThroughDevice(self.driver, "the back-end")
+        return ThroughDevice(self.driver, unnamed("the back-end"))
 
     def resize(self, capacity: int) -> None:
         """Change the capacity (sectors of 512 bytes) while the device runs."""

@@ -12,6 +12,8 @@ from harness.diskspec import DiskSpec
 from harness.driver.interface import Driver
 from harness.driver.trace import Recorded
 from harness.inputs import printable_lines
+from harness.machine.drive import IoError
+from harness.machine.errors import UnsupportedError
 from harness.robustness.device_process import DeviceProcess
 
 Progress = Callable[[str], None]
@@ -43,6 +45,8 @@ NO_PROPERTY = re.compile(r"Property '([\w-]+)\.([\w-]+)' not found")
 
 def translated(error: Exception) -> TargetError:
     """Convert an error of a lower package to a TargetError, with its details."""
+    if isinstance(error, UnsupportedError):
+        return LacksError(str(error))
     if absent := NO_PROPERTY.search(str(error)):
         return LacksError(f"this QEMU's {absent[1]} has no property {absent[2]}")
     translation = TargetError(str(error))
@@ -146,6 +150,14 @@ class Plugged(ABC):
     def bus_reset(self) -> None:
         """Reset the function from outside, as a reset of its bus does. LacksError if none."""
         raise LacksError("there is no bus that can be reset here")
+
+    def wait_io_error(self) -> IoError:
+        """Return the oldest report of an error of the backing store; wait 10 s if there is none.
+
+        If the error stops the machine, it has stopped on return, and `resume` lets it continue.
+        TargetError if no error is reported, LacksError where nobody reports them.
+        """
+        raise LacksError("nobody reports errors of the backing store to the harness here")
 
     def restart(self) -> None:
         """Kill the device's process, and start another with the same disk at the same socket.

@@ -11,6 +11,7 @@ from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.interface import Completion, Driver, Negotiation, QueueLayout, Request
 from harness.driver.trace import Recorded, Trace, cut, merged
 from harness.driver.transport.vhost_user import VhostUser
+from harness.machine.drive import IoError
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.base import Backing, LacksError, Plugged
 from harness.virtio.blk import ID_LENGTH, LIFETIME, RequestType, Status
@@ -158,6 +159,18 @@ class Disk:
     def bus_reset(self) -> None:
         """Reset the function from outside, as a reset of its bus does. LacksError if none."""
         self._plugged.bus_reset()
+
+    def wait_io_error(self) -> IoError:
+        """Return the oldest report of an error of the backing store; wait 10 s if there is none.
+
+        If the error stops the machine, it has stopped on return, and `resume` lets it continue.
+        LacksError, which skips a test, where nobody reports errors to the harness.
+        """
+        return self._plugged.wait_io_error()
+
+    def resume(self) -> None:
+        """Let the machine continue that an error of the backing store has stopped."""
+        self._plugged.resume()
 
     def events(self) -> list[Recorded]:
         """Return the last events of the driver, of the machine and of the backing, in order."""

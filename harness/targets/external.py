@@ -20,7 +20,7 @@ from harness.machine.foreign import run
 from harness.targets.base import Backing, DeviceIdentity, LacksError, Target, TargetError
 from harness.targets.behind_qemu import LentDisk
 from harness.targets.found import Found, unreadable
-from harness.targets.through_device import ThroughDevice
+from harness.targets.through_device import ThroughDevice, unnamed
 from harness.targets.userfile import START_TIMEOUT, UserTarget, words_of
 from harness.virtio.blk import RequestType
 from harness.virtio.features import Feature
@@ -176,7 +176,7 @@ class OwnedDisk(LentDisk):
         """Return the file that the owner named, else the view through the device."""
         if self.file is None:
             self.through_device = True
-            return ThroughDevice(self.driver, self._owner)
+            return ThroughDevice(self.driver, unnamed(self._owner))
         return FileBacking(self.file)
 
     def resize(self, capacity: int) -> None:
@@ -311,7 +311,7 @@ class OwnedTarget(Target):
             )
         if found.zoned:
             return  # a read beyond a write pointer shows what need not be in the file
-        device = ThroughDevice(driver, self.owner)
+        device = ThroughDevice(driver, unnamed(self.owner))
         before = device.read(0, count)
         same = file.read(0, count) == before
         if same and writes and not found.offers(Feature.BLK_RO):

@@ -9,9 +9,9 @@ while a test uses the present disk.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,8 @@ from harness.driver.transport.pci import PciModern
 from harness.driver.transport.pci_legacy import PciLegacy
 from harness.machine import Drive, Machine, MachineConfig, MachineError, Qemu, find_qemu
 from harness.machine.command import Board, Interface
+from harness.machine.drive import IoError
+from harness.machine.machine import IOTHREADS_SINCE
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.backing_sides import (
     DriveSide,
@@ -79,7 +81,8 @@ def _window(qtest: Qtest, machine: Machine, drive: Drive) -> QtestMmio:
 class Variant:
     """Variant of a target: its board, the interface of its device, and the driver's transport.
 
-    `traits` are those of `Target.traits`.
+    `traits` are those of `Target.traits`. `disk` has fields of every disk, by their names, unless
+    a test asks for other values.
     """
 
     description: str
@@ -89,6 +92,13 @@ class Variant:
     bus: Callable[[Qtest, Machine, Drive], QtestPci | QtestMmio]
     transport: Callable[[Any], Transport]
     vhost_user: bool = False
+    disk: Mapping[str, Any] = field(default_factory=dict)
+
+    def completed(self, spec: DiskSpec) -> DiskSpec:
+        """Return the disk that a test asks for, with the fields of this variant."""
+        default = DiskSpec()
+        asked = {name for name in self.disk if getattr(spec, name) != getattr(default, name)}
+        return replace(spec, **{name: self.disk[name] for name in {*self.disk} - asked})
 
 
 VARIANTS: dict[str, Variant] = {
@@ -115,6 +125,24 @@ VARIANTS: dict[str, Variant] = {
         "transitional",
         _function,
         PciLegacy,
+    ),
+    "qtest-pci-qcow2": Variant(
+        "QEMU's modern virtio-blk-pci over a qcow2 image, without a guest",
+        frozenset({"pci", "modern"}),
+        "pc",
+        "modern",
+        _function,
+        PciModern,
+        disk={"image": "qcow2"},
+    ),
+    "qtest-pci-iothreads": Variant(
+        "QEMU's modern virtio-blk-pci with 2 iothreads (1 before QEMU 9.0), without a guest",
+        frozenset({"pci", "modern"}),
+        "pc",
+        "modern",
+        _function,
+        PciModern,
+        disk={"iothreads": 2},
     ),
     "qtest-vhost-user": Variant(
         "QEMU's vhost-user-blk-pci with qemu-storage-daemon behind it, without a guest",
@@ -255,6 +283,13 @@ class QtestDisk(DriveSide, Plugged):
         self._removed = True
         self._note("removed")
 
+    def wait_io_error(self) -> IoError:
+        """Return the oldest report of an error of the backing store; wait 10 s if there is none."""
+        try:
+            return self.machine.wait_io_error(self._drive)
+        except MachineError as error:
+            raise translated(error) from None
+
     def _add(self) -> Drive:
         return self.machine.add_disk(self.spec)
 
@@ -390,6 +425,9 @@ class QtestTarget(Target):
         express = spec.express and self.name in EXPRESS
         if express:
             spec = replace(spec, express=None)
+        spec = self.variant.completed(spec)
+        if self.variant.disk.get("iothreads") and self._found().version < IOTHREADS_SINCE:
+            spec = replace(spec, iothreads=1)
         check_board(self.variant.board, spec)
         try:
             take = self._ahead.take if self._ahead else self._make

@@ -39,7 +39,7 @@ from harness.targets.base import (
 )
 from harness.targets.behind_qemu import LendingTarget, LentDisk
 from harness.targets.found import Found, unreadable
-from harness.targets.through_device import ThroughDevice
+from harness.targets.through_device import ThroughDevice, unnamed
 from harness.targets.userfile import PLACES, VMM_PLACES, UserTarget, rendered, words_of
 from harness.virtio.blk import RequestType, Status
 
@@ -91,7 +91,7 @@ class StartedDisk(LentDisk):
         """Return the file, or the view through the device if that does not serve the file."""
         if self.file is None:
             self.through_device = True
-            return ThroughDevice(self.driver, "a disk that the daemon has")
+            return ThroughDevice(self.driver, unnamed("a disk that the daemon has"))
         return FileBacking(self.file)
 
     def resize(self, capacity: int) -> None:

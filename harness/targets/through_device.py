@@ -23,6 +23,11 @@ CHUNK = 64
 RUNNING = DeviceStatus.DRIVER_OK
 
 
+def unnamed(owner: str) -> str:
+    """Return why the backing store of a device of the user is out of reach."""
+    return f"the targets file names no `backing` for {owner}"
+
+
 class ThroughDevice:
     """A disk's bytes, read and written by requests on the device's first virtqueue.
 
@@ -32,21 +37,21 @@ class ThroughDevice:
     LacksError, as are questions that only the host can answer.
     """
 
-    def __init__(self, driver: Driver, owner: str) -> None:
-        """`owner` is who has the backing store, in words."""
-        assert isinstance(driver, BlockDriver)  # external devices are driven from this process
+    def __init__(self, driver: Driver, missing: str) -> None:
+        """`missing` says in words why the backing store is out of reach."""
+        assert isinstance(driver, BlockDriver)  # such a device is driven from this process
         self._driver = driver
-        self._owner = owner
+        self._missing = missing
 
     @property
     def size(self) -> int:
         """Raise LacksError: the device shows its capacity, which may be another."""
-        raise LacksError(f"the targets file names no `backing` for {self._owner}")
+        raise LacksError(self._missing)
 
     @property
     def allocated(self) -> int:
         """Raise LacksError: no device shows what is allocated."""
-        raise LacksError(f"the targets file names no `backing` for {self._owner}")
+        raise LacksError(self._missing)
 
     def read(self, sector: int, count: int) -> bytes:
         """Read `count` sectors. TargetError if the device fails the request."""

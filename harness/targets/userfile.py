@@ -106,8 +106,8 @@ VMM_PLACES = frozenset({"kernel", "vmlinux", "initrd", "append", "serial"})
 """Placeholders of a `vmm` in addition: the guest's kernel as a bzImage and as an ELF file, its
 initramfs and its arguments, and the socket of the serial port."""
 
-SPEC_FIELDS = frozenset(field.name for field in fields(DiskSpec)) - {"capacity", "backing"}
-"""Properties of a disk that an option can stand for; the capacity is that of the file."""
+SPEC_FIELDS = frozenset(field.name for field in fields(DiskSpec)) - {"capacity", "backing", "image"}
+"""Properties of a disk that an option can stand for. Capacity and format are those of the file."""
 
 
 def _is_command(text: str, more: Collection[str] = (), places: Collection[str] = PLACES) -> bool:

@@ -155,7 +155,7 @@ def _cut(events: list[Event]) -> Iterator[Session]:
 
 def _start(events: list[Event], at: int) -> int:
     """Return where the reset at `at` begins: with the write to the status that caused it."""
-    while at > 0 and _zeroes_status(events[at - 1]):
+    while at > 0 and asks_for_reset(events[at - 1]):
         at -= 1
     return at
 
@@ -163,12 +163,13 @@ def _start(events: list[Event], at: int) -> int:
 def _length_of_reset(events: list[Event]) -> int:
     """Return the number of events at the start that are the reset itself."""
     for number, event in enumerate(events):
-        if not isinstance(event, Reset) and not _zeroes_status(event):
+        if not isinstance(event, Reset) and not asks_for_reset(event):
             return number
     return len(events)
 
 
-def _zeroes_status(event: Event) -> bool:
+def asks_for_reset(event: Event) -> bool:
+    """Return whether an event is a write of 0 to the device status, or the start of a reset."""
     if isinstance(event, Register):
         return event.write and event.value == 0 and event.names == ("device_status",)
     return isinstance(event, Status) and event.value == 0

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from harness.inputs import InputError, read_text
@@ -177,6 +178,15 @@ def events(lines: Iterable[str]) -> Iterator[Event]:
             if step and not high and connection is not None:
                 yield Interrupt(connection=connection, queue=LINE)
             high = step
+
+
+def seen_in(path: Path) -> list[Event]:
+    """Return the events of the log of a run that has just ended, none if there is no log."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", errors="replace") as log:
+        lines = (line for line in log if "virtio" in line)
+        return list(events(islice(lines, MAX_LINES)))
 
 
 def read_any(path: Path) -> list[Event]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.drivers import userfile
-from harness.drivers.base import CannotError, Launcher, Place, Scenario, Watched
+from harness.drivers.base import CannotError, Launcher, Place, Scenario, Watched, add_events
 from harness.drivers.firmware import BAD, GOOD, OTHER, PACKETS, boot_sector
 from harness.drivers.registry import MAKERS, UnknownDriverError, makers
 from harness.drivers.scenarios import SCENARIOS, chosen
@@ -17,6 +17,7 @@ from harness.drivers.watching import WatchedDriver
 from harness.machine.errors import MachineError
 from harness.model.whims import WHIMS
 from harness.virtio.catalogue import driver_clauses
+from harness.witness.events import Reset, dumped, read
 from harness.witness.judge import Fate, Verdict, judge
 
 QEMU = """
@@ -140,6 +141,18 @@ def test_a_driver_of_the_user_goes_on_or_not(
 def test_a_program_that_is_not_there_is_no_failure_of_the_driver(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="names no program that is here"):
         own(tmp_path, start="no-such-driver {socket}").watch(chosen(["ordinary"])[0], tmp_path)
+
+
+def test_events_of_another_source_get_peers_of_their_own(tmp_path: Path) -> None:
+    stream = tmp_path / "stream.jsonl"
+    stream.write_text("".join(f"{dumped(Reset(connection=peer))}\n" for peer in (0, 2)))
+
+    add_events(stream, [Reset(connection=0), Reset(connection=1)])
+    assert [event.connection for event in read(stream)] == [0, 2, 3, 4]
+
+    before = stream.read_bytes()
+    add_events(stream, [])
+    assert stream.read_bytes() == before
 
 
 class Made(Launcher):

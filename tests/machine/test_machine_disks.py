@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from harness.diskspec import DiskSpec, Fault
-from harness.machine import Drive, Machine, MachineError
+from harness.diskspec import SECTOR, DiskSpec, ErrorPolicy, Fault
+from harness.machine import Drive, Machine, MachineError, qcow2
+from harness.machine.errors import UnsupportedError
+from harness.machine.machine import IOTHREADS_SINCE
 from harness.machine.visitor import visit
 
 NewMachine = Callable[..., Machine]
@@ -38,7 +40,7 @@ PROPERTIES: dict[str, tuple[object, str, object]] = {
 """For each field of DiskSpec: a value that is not the default, and QEMU's property and value."""
 
 NOT_PROPERTIES = {"capacity", "backing", "read_only", "iops", "faults", "unmap"}
-ELSEWHERE = {"geometry", "in_order"}
+ELSEWHERE = {"geometry", "in_order", "image", "iothreads", "on_error"}
 """Fields with their own tests: one sets three properties, one may be missing in this QEMU."""
 LACKING = {
     *("zoned", "zone_sectors", "zone_capacity", "conventional_zones", "max_open_zones"),
@@ -96,6 +98,77 @@ def test_every_field_is_covered_here() -> None:
     assert {field.name for field in fields(DiskSpec)} == (
         PROPERTIES.keys() | NOT_PROPERTIES | ELSEWHERE | LACKING
     )
+
+
+@both_ways
+def test_a_qcow2_image_is_made_for_the_disk(new_machine: NewMachine, live: bool) -> None:
+    machine = new_machine()
+    drive = add(machine, DiskSpec(image="qcow2", capacity=4096), live)
+
+    image = node(machine, drive.name)["image"]
+
+    assert (image["format"], image["virtual-size"]) == ("qcow2", 4096 * SECTOR)
+    with pytest.raises(MachineError, match="is not raw: qcow2"):
+        _ = drive.backing
+
+
+@pytest.mark.parametrize("size", [0, 512, 2**40 + 512, 2**51])
+def test_an_empty_qcow2_image_is_one_for_qemu(
+    new_machine: NewMachine, tmp_path: Path, size: int
+) -> None:
+    machine = new_machine()
+    machine.start()
+    path = tmp_path / "disk.qcow2"
+
+    qcow2.make_qcow2(path, size)
+
+    file: dict[str, Any] = {"driver": "file", "filename": str(path)}
+    machine.qmp("blockdev-add", driver="qcow2", file=file, **{"node-name": "image"})
+    assert node(machine, "image")["image"]["virtual-size"] == size
+
+
+@pytest.mark.parametrize("size", [-512, 2**51 + 512])
+def test_a_qcow2_image_of_an_impossible_size_is_not_made(tmp_path: Path, size: int) -> None:
+    with pytest.raises(MachineError, match="0 to 2 PiB"):
+        qcow2.make_qcow2(tmp_path / "disk.qcow2", size)
+    assert not any(tmp_path.iterdir())
+
+
+@both_ways
+@pytest.mark.parametrize("count", [1, 2])
+def test_iothreads_serve_the_device(new_machine: NewMachine, live: bool, count: int) -> None:
+    machine = new_machine()
+    spec = DiskSpec(iothreads=count, queues=2)
+    if count > 1 and machine.config.qemu.version < IOTHREADS_SINCE:
+        with pytest.raises(UnsupportedError, match="has one iothread"):
+            machine.add_disk(spec)
+        return
+    drive = add(machine, spec, live)
+
+    threads = [thread["id"] for thread in machine.qmp("query-iothreads")]
+
+    assert threads == [f"{drive.name}-iothread{number}" for number in range(count)]
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("policy", "writes", "reads"),
+    [
+        ("report", "report", "report"),
+        ("ignore", "ignore", "ignore"),
+        ("stop", "stop", "stop"),
+        ("enospc", "enospc", "report"),
+    ],
+)
+def test_the_error_policy_reaches_the_device(
+    new_machine: NewMachine, live: bool, policy: ErrorPolicy, writes: str, reads: str
+) -> None:
+    machine = new_machine()
+    drive = add(machine, DiskSpec(on_error=policy), live)
+
+    shown = [device(machine, drive, name) for name in ("werror", "rerror")]
+
+    assert shown == [writes, reads]
 
 
 @both_ways

@@ -1,12 +1,15 @@
-"""SeaBIOS boots from the model's PCI function."""
+"""SeaBIOS boots from the model's PCI function; OVMF reads and writes it."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
 from harness.diskspec import SECTOR, DiskSpec
+from harness.drivers.base import NotHereError, Scenario
+from harness.drivers.registry import MAKERS
 from harness.machine import Machine, MachineConfig
 from harness.machine.command import Board
 from harness.targets.model import ModelProcess
@@ -48,3 +51,16 @@ def test_seabios_boots_from_the_function(model: ModelProcess, way: str, board: B
     finally:
         machine.stop()
     model.check()
+
+
+@pytest.mark.parametrize("name", ["ovmf", "ovmf-transitional"])
+def test_ovmf_reads_and_writes_the_function(name: str, tmp_path: Path) -> None:
+    launcher = MAKERS[name]()
+    try:
+        launcher.prepare()
+    except NotHereError as error:
+        pytest.skip(str(error))
+
+    watched = launcher.watch(Scenario("twice", "", ("use", "rebind")), tmp_path)
+
+    assert not watched.trouble

@@ -18,7 +18,7 @@ from harness.random.operations import (
     Collect,
     Discard,
     Flush,
-    Pause,
+    PauseMachine,
     Plug,
     QueueReset,
     Read,
@@ -98,7 +98,7 @@ def test_all_that_is_drawn_is_legal(hunt, monkeypatch):
     for number, plug in enumerate(rounds.LEGAL_DISKS):
         assert rounds.run(hunt, plug, number, 12, 20) == []
     assert {Start, Send, Collect, Resize, QueueReset, ReadConfig, WantInterrupts} <= kinds
-    assert {Burst, Suppress, Pause} <= kinds
+    assert {Burst, Suppress, PauseMachine} <= kinds
 
 
 def test_a_finding_is_cut_to_what_is_still_legal(hunt):

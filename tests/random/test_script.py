@@ -8,7 +8,7 @@ from harness.random.operations import (
     Burst,
     Collect,
     Discard,
-    Pause,
+    PauseMachine,
     Plug,
     QueueReset,
     Read,
@@ -38,7 +38,7 @@ SCRIPT = [
     QueueReset(size=4),
     Suppress(enabled=True),
     Burst(sector=4, count=100, span=2, together=3, queue=1),
-    Pause(milliseconds=10),
+    PauseMachine(milliseconds=10),
 ]
 
 

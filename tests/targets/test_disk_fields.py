@@ -58,6 +58,9 @@ VALUES: dict[str, Any] = {
     "zones_offline": (1,),
     "secure_erase": True,
     "lifetime": (1, 2, 3),
+    "image": "qcow2",
+    "iothreads": 2,
+    "on_error": "stop",
 }
 """A value of each field that is not its default."""
 
@@ -103,7 +106,7 @@ def test_what_a_target_does_not_honour_it_refuses_by_name(
 
 def _graph(spec: DiskSpec) -> object:
     path = None if spec.backing == "null" else Path("file")
-    return blockgraph.build("disk", spec, {}, path, "raw"), spec.capacity
+    return blockgraph.build("disk", spec, {}, path), spec.capacity
 
 
 @pytest.mark.parametrize("field", sorted(blockgraph.HONOURED))

@@ -27,6 +27,7 @@ from harness.virtio.pci import (
 )
 from harness.witness.events import (
     LINE,
+    BadIndex,
     Chain,
     Changed,
     Config,
@@ -807,6 +808,15 @@ def test_a_legacy_driver_may_remember_the_queue_size_of_an_earlier_start() -> No
     again = (*status(ACK), legacy(), access("queue_address", 1))
 
     assert verdict("2.7.2-L-01a", (*started, *again)).fate is Fate.KEPT
+
+
+def test_memory_of_a_virtqueue_is_the_drivers_again_once_it_asks_for_a_reset() -> None:
+    queue_in_use = (*PLAIN, chain(0, index=5))
+    changed = BadIndex(queue=0, index=0, position=5)
+    slow = (*queue_in_use, access("device_status", 0), read("device_status", FULL), changed)
+
+    assert verdict("2.7.6.1-R-01", (*queue_in_use, changed)).fate is Fate.BROKEN
+    assert verdict("2.7.6.1-R-01", slow).fate is Fate.NOT_EXERCISED
 
 
 def test_suspend_without_the_feature_suspends_nothing() -> None:

@@ -20,7 +20,7 @@ from harness.witness.events import (
     Status,
 )
 from harness.witness.judge import Fate, judge
-from harness.witness.trace import events, read_trace
+from harness.witness.trace import events, read_trace, seen_in
 
 BASE = 0xFEB00000
 
@@ -122,6 +122,15 @@ def test_devices_are_told_apart_by_their_region() -> None:
     lines = [read("DeviceID", 2), line("read", REGISTERS["DeviceID"], 0, region="0x66")]
 
     assert [event.connection for event in events(lines)] == [0, 1, 0, 1]
+
+
+def test_the_log_of_a_run_may_be_missing_or_have_nothing_about_virtio(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    assert seen_in(path) == []
+    path.write_text("memory_region_ops_read cpu 0 mr 0x1 addr 0x3fa value 0xc1 size 1 name 'io'\n")
+    assert seen_in(path) == []
+    path.write_text("\n".join(log()))
+    assert seen_in(path) == read_trace(path)
 
 
 def test_another_file_is_refused_in_one_line(tmp_path: Path) -> None:
