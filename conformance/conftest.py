@@ -1,10 +1,15 @@
-"""Distribution of the suite over the workers of pytest-xdist."""
+"""Distribution of the suite over the workers of pytest-xdist, and fixtures of several modules."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from conformance.administration import Members
+    from harness.targets import Disk
 
 
 @pytest.hookimpl(wrapper=True)
@@ -18,3 +23,19 @@ def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
     if getattr(option, "numprocesses", None) and option.dist == "no":
         option.dist = "worksteal"
     return (yield)
+
+
+@pytest.fixture
+def owner_fields() -> dict[str, Any]:
+    """Return the fields of the disk that `members` starts, for a test to replace."""
+    return {}
+
+
+@pytest.fixture
+def members(plug: Callable[..., Disk], owner_fields: dict[str, Any]) -> Iterator[Members]:
+    """A started device with one enabled virtual function, which is disabled after the test."""
+    from conformance.administration import Members, owner
+
+    found = Members(*owner(plug, **owner_fields))
+    yield found
+    found.capability.disable()

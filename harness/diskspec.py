@@ -74,6 +74,9 @@ class DiskSpec:
     With `secure_erase` the device supports secure erase. `lifetime` is the wear
     that the backing store reports: pre_eol_info and the estimates of types A and
     B, as in GET_LIFETIME (virtio 5.2.6). None is a store without such metrics.
+
+    With `members` the device is a PCI function that owns a group of this number of virtual
+    functions, which it administrates (virtio 2.12).
     """
 
     capacity: int = 8 * 1024 * 1024 // SECTOR
@@ -115,6 +118,7 @@ class DiskSpec:
     zones_offline: tuple[int, ...] = ()
     secure_erase: bool | None = None
     lifetime: tuple[int, int, int] | None = None
+    members: int | None = None
     image: ImageFormat = "raw"
     iothreads: int | None = None
     on_error: ErrorPolicy = "report"

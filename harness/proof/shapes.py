@@ -78,8 +78,11 @@ OF_REQUESTS = frozenset({"Block", "Storage", "Request"})
 OF_FEATURES = frozenset({"offered", "acceptable", "config", "fields"})
 """Methods of these classes that decide only what is offered and shown."""
 
-OF_PCI = ("test_pci", "test_msix", "test_status", "test_queue_reset", "test_queues")
-"""Modules with the tests of a PCI function and of resets."""
+OF_PCI = (
+    *("test_pci", "test_msix", "test_status", "test_queue_reset", "test_queues"),
+    "test_admin",
+)
+"""Modules with the tests of a PCI function, of resets, and of administration virtqueues."""
 
 SHARE = (
     "used-length-0",

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,10 +63,13 @@ HONOURED = frozenset(
 )
 """Fields of `DiskSpec` that the model supports."""
 
+HONOURED_BY_OWNER = HONOURED | {"members"}
+"""Fields that a modern PCI function supports, whose SR-IOV capability a driver can reach."""
 
-def check_fields(spec: DiskSpec) -> None:
+
+def check_fields(spec: DiskSpec, honoured: Set[str] = HONOURED) -> None:
     """Raise LacksError for a disk that the model has no option for."""
-    if refused := unsupported(spec, HONOURED):
+    if refused := unsupported(spec, honoured):
         raise LacksError(f"the model has no option for a disk's {', '.join(refused)}")
 
 
@@ -215,12 +218,16 @@ class ModelProcess(Supervised):
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to the model: `way` as the model's process names it, and the driver's transport."""
+    """A way to the model: `way` as the model's process names it, and the driver's transport.
+
+    `honoured` are the fields of `DiskSpec` that it supports.
+    """
 
     description: str
     traits: frozenset[str]
     way: str
     attach: Callable[[Path, DiskSpec], Transport]
+    honoured: frozenset[str] = HONOURED
 
 
 VARIANTS: dict[str, Variant] = {
@@ -235,6 +242,7 @@ VARIANTS: dict[str, Variant] = {
         frozenset({"pci", "modern"}),
         "pci",
         lambda path, spec: PciModern(VfioUser(str(path))),
+        HONOURED_BY_OWNER,
     ),
     "model-pci-transitional": Variant(
         "our own device in Python, a transitional PCI function through its modern interface",
@@ -369,7 +377,7 @@ class Model(Target):
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """Plug in a disk with a driver on it. LacksError for a zoned disk of a legacy interface."""
-        check_fields(spec)
+        check_fields(spec, self._variant.honoured)
         if spec.zoned and "legacy" in self.traits:
             raise LacksError("a legacy interface has no zoned disks")
         try:

@@ -151,8 +151,7 @@ def testable() -> dict[str, str]:
     """Return the statements whose violation by a device is observable: id -> kind of test.
 
     "blackbox": a driver is enough. "host": the test also has to do something on
-    the host, or look at something there. The statements on administration
-    virtqueues (virtio 2.12, 2.13) are left out.
+    the host, or look at something there.
     """
     kinds = tomllib.loads(TESTABLE.read_text(encoding="utf-8"))
     return {

@@ -70,6 +70,20 @@ EXTENDED = 0x100
 EXT_CAP_SR_IOV = 0x10
 """Offset of the first PCI Express extended capability; id of single root I/O virtualization."""
 
+SR_IOV_CONTROL = 0x08
+SR_IOV_INITIAL_VFS = 0x0C
+SR_IOV_TOTAL_VFS = 0x0E
+SR_IOV_NUM_VFS = 0x10
+SR_IOV_DEVICE = 0x1A
+SR_IOV_PAGE_SIZES = 0x1C
+SR_IOV_BAR_0 = 0x24
+SR_IOV_SIZE = 0x40
+"""Offsets in the SR-IOV capability, and its size, in bytes (PCI Express 9.3.3)."""
+
+SR_IOV_VF_ENABLE = 1 << 0
+SR_IOV_VF_MEMORY = 1 << 3
+"""Bits of SR-IOV Control: virtual functions are there, and decode their BARs."""
+
 MSIX_ENABLE = 1 << 15
 MSIX_FUNCTION_MASK = 1 << 14
 MSIX_TABLE_SIZE = 0x7FF

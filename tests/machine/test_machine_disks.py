@@ -46,6 +46,7 @@ LACKING = {
     *("zoned", "zone_sectors", "zone_capacity", "conventional_zones", "max_open_zones"),
     *("max_active_zones", "max_append_sectors", "write_granularity", "zones_read_only"),
     *("zones_offline", "secure_erase", "lifetime", "fua", "express"),
+    "members",
 }
 """Fields that no QEMU supports as properties: they are skips (`backing_sides.check_board`), or the
 target makes another machine."""

@@ -58,6 +58,7 @@ VALUES: dict[str, Any] = {
     "zones_offline": (1,),
     "secure_erase": True,
     "lifetime": (1, 2, 3),
+    "members": 2,
     "image": "qcow2",
     "iothreads": 2,
     "on_error": "stop",

@@ -6,6 +6,7 @@ They are chosen by name and can be combined: `--target model --defect NAME`.
 """
 
 from harness.model.defects import (  # noqa: F401  # they file their defects
+    administration,
     combined,
     configuration,
     forgetting,

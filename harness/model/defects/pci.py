@@ -202,7 +202,7 @@ def queue_enabled_after_its_reset(original: Original, function: Function, value:
 def absent_queue_has_a_size(
     original: Original, function: Function, read: object, absent: int = 0
 ) -> int:
-    if function._queue_select >= len(function.device.queues):
+    if not function._available(function._queue_select):
         return absent or 8
     return int(original(function, read, absent))
 

@@ -61,7 +61,7 @@ from harness.virtio.ring import legacy_areas
 
 Layout = Literal["modern", "transitional"]
 
-LEGACY_BAR, MSIX_BAR, REGISTER_BAR = 0, 1, 4
+LEGACY_BAR, MSIX_BAR, MEMBERS_BAR, REGISTER_BAR = 0, 1, 2, 4
 LEGACY_BAR_SIZE = 128
 COMMON, ISR, DEVICE, NOTIFY = 0x0000, 0x1000, 0x2000, 0x3000
 REGISTER_BAR_SIZE = 0x4000
@@ -95,8 +95,8 @@ def _area(bar: int, offset: int, legacy_config: int) -> tuple[str, int]:
 
     `legacy_config` is where the device configuration of the legacy interface starts.
     """
-    if bar == MSIX_BAR:
-        return "msix", 0
+    if bar in (MSIX_BAR, MEMBERS_BAR):
+        return ("msix" if bar == MSIX_BAR else "members"), 0
     if bar != REGISTER_BAR:
         return ("legacy", 0) if offset < legacy_config else ("legacy device", legacy_config)
     starts = ((NOTIFY, "notify"), (DEVICE, "device"), (ISR, "isr"), (COMMON, "common"))
@@ -132,8 +132,9 @@ class Function(Transport):
         self.layout = layout
         self._send_message = send_message
         self._send_line = send_line
-        self.device = Device(block, loop, self, TRANSPORT_FEATURES, observer)
+        self.device = Device(block, loop, self, self._transport_features(block), observer)
         self._observer = observer
+        self._add_queues(block, loop)
         for index, queue in enumerate(self.device.queues):
             queue.signal = self._queue_signal(index)
         self._common = Registers(self._common_registers())
@@ -145,11 +146,23 @@ class Function(Transport):
                 transport=f"pci, {layout}",
                 offered=self.device.offered(),
                 config=self.device.read_config().hex(),
-                queues=len(self.device.queues),
+                queues=self.device.block.queues,
                 vectors=self.interrupts.vectors,
                 space=self.space.read(0, CONVENTIONAL_SIZE).hex(),
                 **self.device.block.zone_facts(),
             )
+
+    def _transport_features(self, block: Block) -> int:
+        """Return the features that the function offers in addition to the block device."""
+        del block
+        return TRANSPORT_FEATURES
+
+    def _add_queues(self, block: Block, loop: Loop) -> None:
+        """Add virtqueues that do not belong to the block device; for subclasses."""
+
+    def _available(self, index: int) -> bool:
+        """Return whether the driver can use a virtqueue with the features that it chose."""
+        return index < self.device.block.queues
 
     def _power_on(self) -> None:
         self.space = ConfigSpace(EXPRESS_SIZE)
@@ -341,7 +354,7 @@ class Function(Transport):
                 self._write_driver_feature,
             ),
             "config_msix_vector": (lambda: self._config_vector, self._write_config_vector),
-            "num_queues": (lambda: len(self.device.queues), None),
+            "num_queues": (lambda: self.device.block.queues, None),
             "device_status": (lambda: self.device.status, self.write_status),
             "config_generation": (self.device.read_generation, None),
             "queue_select": plain("queue_select"),
@@ -372,8 +385,8 @@ class Function(Transport):
                 None,
             ),
             "queue_reset": (lambda: 0, self._write_queue_reset),
-            "admin_queue_index": (lambda: 0, None),
-            "admin_queue_num": (lambda: 0, None),
+            "admin_queue_index": (lambda: self._admin_queues()[0], None),
+            "admin_queue_num": (lambda: self._admin_queues()[1], None),
         }
         return {
             name: Register(offset, width, *accesses[name])
@@ -394,13 +407,17 @@ class Function(Transport):
         self.interrupts.isr = 0
         self.interrupts.update_line()
 
+    def _admin_queues(self) -> tuple[int, int]:
+        """Return index and number of the administration virtqueues; for subclasses."""
+        return 0, 0
+
     @property
     def _largest_queue(self) -> int:
         return self.device.block.spec.queue_size or QUEUE_SIZE
 
     def _selected(self, read: Callable[[Queue, QueueRegisters], int], absent: int = 0) -> int:
         """Return what a register of the selected virtqueue reads; `absent` if there is none."""
-        if self._queue_select >= len(self.device.queues):
+        if not self._available(self._queue_select):
             return absent
         index = self._queue_select
         return read(self.device.queues[index], self._queue_registers[index])
@@ -427,7 +444,7 @@ class Function(Transport):
         self._config_vector = self._vector(value)
 
     def _queue(self) -> tuple[Queue, QueueRegisters] | None:
-        if self._queue_select >= len(self.device.queues):
+        if not self._available(self._queue_select):
             return None
         return self.device.queues[self._queue_select], self._queue_registers[self._queue_select]
 
@@ -470,12 +487,12 @@ class Function(Transport):
         index = offset // NOTIFY_MULTIPLIER
         own_data = self.device.has(Feature.NOTIF_CONFIG_DATA)
         expected = NOTIF_CONFIG_BASE + index if own_data else index
-        if index < len(self.device.queues) and value & 0xFFFF == expected:
+        if self._available(index) and value & 0xFFFF == expected:
             self.device.notified(self.device.queues[index])
 
     def _asked(self, index: int) -> dict[str, int]:
         """Return what the driver of a virtqueue is asked for; nothing if there is no such queue."""
-        return self.device.queues[index].asked if index < len(self.device.queues) else {}
+        return self.device.queues[index].asked if self._available(index) else {}
 
     def serves(self, queue: Queue) -> bool:
         """Return whether the driver has set DRIVER_OK, and the function can reach memory."""
@@ -585,7 +602,7 @@ class Function(Transport):
     def _legacy_notify(self, index: int) -> None:
         if self._observer:
             self._observer("notified", queue=index, width=2, value=index, **self._asked(index))
-        if index < len(self.device.queues):
+        if self._available(index):
             self.device.notified(self.device.queues[index])
 
     # --- resets and memory

@@ -16,7 +16,8 @@ from harness.model.block import Block
 from harness.model.loop import Loop
 from harness.model.memory import BrokenError, Memory, Region
 from harness.model.observer import Observer
-from harness.model.pci.function import Function, Layout
+from harness.model.pci.function import Layout
+from harness.model.pci.owner import Owner
 from harness.virtio.vfio_user import (
     ACCESS,
     ACTION_MASK,
@@ -97,7 +98,7 @@ class Connection:
         self._closed = closed
         self._regions: dict[int, Region | None] = {}
         self._events: dict[int, dict[int, int]] = {INTX: {}, MSIX: {}}
-        self.function = Function(
+        self.function = Owner(
             block,
             loop,
             layout,

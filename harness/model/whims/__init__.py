@@ -5,6 +5,7 @@ be like any of them, so no test may fail on one (`tox -e shapes`).
 """
 
 from harness.model.whims import (  # noqa: F401  # they file their whims
+    administration,
     disks,
     features,
     function,
