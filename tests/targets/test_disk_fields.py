@@ -71,7 +71,9 @@ NAMES = [name for name in descriptions() if ":" not in name and name not in prof
 
 def honoured(name: str) -> frozenset[str]:
     """Return the fields that a target says that it supports."""
-    if name.startswith("model") or name == "guest-model-pci":
+    if name in model.VARIANTS:
+        return model.VARIANTS[name].honoured
+    if name == "guest-model-pci":
         return model.HONOURED
     if name == "vhost-user":
         return storage_daemon.HONOURED | vhost_user.FRONT_END
@@ -120,7 +122,7 @@ def test_what_qemu_honours_changes_its_options(field: str) -> None:
     [
         (blockgraph.HONOURED, ["machine"]),
         (storage_daemon.HONOURED, ["machine"]),
-        (model.HONOURED, ["model"]),
+        (model.HONOURED_BY_OWNER, ["model"]),
     ],
     ids=["qemu", "storage-daemon", "model"],
 )
