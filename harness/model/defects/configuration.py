@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.diskspec import SECTOR
 from harness.model.block import WRITEBACK, Block
-from harness.model.defects.registry import Original, defect
+from harness.model.defects.registry import Original, defect, on_pci
 from harness.model.request import Request
 from harness.virtio.blk import CONFIG_FIELD, Status
 from harness.virtio.features import Feature, mask
@@ -77,6 +77,15 @@ def multiqueue_not_offered(original: Original, block: Block) -> int:
 
 
 # --- accepted features
+
+
+@on_pci(
+    Block.acceptable,
+    "2.2.2-D-02b",
+    text="features that are not offered are accepted, and their requests are served",
+)
+def unoffered_features_accepted(original: Original, block: Block, features: int) -> bool:
+    return bool(original(block, features & block.offered()))
 
 
 @defect(Block.acceptable, "2.2.2-D-02a", text="TOPOLOGY is refused without BLK_SIZE")

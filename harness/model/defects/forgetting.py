@@ -49,6 +49,17 @@ def reset_keeps_the_first_size(original: Original, device: Device, queue: Queue,
     original(device, queue, size)
 
 
+@on_pci(
+    Function._reset_registers,
+    "4.1.4.3-P-01",
+    text="the largest queue has half of the descriptors that the device was made with",
+)
+def half_of_the_largest_queue(original: Original, function: Function) -> None:
+    original(function)
+    for queue in function.device.queues:
+        queue.size = max(queue.size // 2, 1)
+
+
 # --- large requests
 
 

@@ -83,6 +83,15 @@ def flush_unsupported(original: Original, block: Block, request: Request) -> Sta
     return Status.UNSUPP
 
 
+@defect(Block.write, "5.2.6-P-08", text="of a write of no whole sectors the whole ones are written")
+def whole_sectors_of_an_odd_write(original: Original, block: Block, request: Request) -> Status:
+    if request.sent % SECTOR:
+        request.sent -= request.sent % SECTOR
+        original(block, request)
+        return Status.IOERR
+    return Status(original(block, request))
+
+
 # --- durability
 
 

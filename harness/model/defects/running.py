@@ -12,8 +12,9 @@ from harness.model.device import Device
 from harness.model.loop import Loop
 from harness.model.memory import BrokenError
 from harness.model.queue import Job, Queue
+from harness.model.request import Request
 from harness.model.ring import Ring
-from harness.virtio.blk import RequestType
+from harness.virtio.blk import RequestType, Status
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
 
@@ -332,7 +333,25 @@ def resume_ignored(original: Original, device: Device, value: int) -> None:
     pass
 
 
+@defect(
+    Queue.settle,
+    "3.4.2-D-08",
+    "3.4.2-D-07",
+    text="requests in flight at a suspension are dropped, and not served after it",
+)
+def suspension_drops_requests(original: Original, queue: Queue) -> None:
+    queue._jobs.clear()
+    original(queue)
+
+
 # --- configuration changes
+
+
+@defect(Block.write, "5.2.4-P-06", text="a disk that was resized loses what is written to it")
+def resized_disk_loses_writes(original: Original, block: Block, request: Request) -> Status:
+    if block.capacity != block.spec.capacity and block.within(request.sector, 1):
+        return Status.OK
+    return Status(original(block, request))
 
 
 @defect(Device.announce_change, "5.2.6.2-D-02", text="a resize is not announced")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -258,6 +259,36 @@ def base_after_what_is_in_flight(
     base = ring.base if ring else None
     answer = bytes(original(connection, payload, fds))
     return answer if base is None else VRING_STATE.pack(index, base)
+
+
+@defect(
+    Connection._get_vring_base,
+    "VU-vring-base-01",
+    text="the base of a ring that was never started is one too large",
+)
+def base_of_a_ring_without_a_start(
+    original: Original, connection: Connection, payload: bytes, fds: list[int]
+) -> bytes:
+    index, _ = VRING_STATE.unpack(payload)
+    runs = connection._queue(index).ring is not None
+    _, base = VRING_STATE.unpack(original(connection, payload, fds))
+    return VRING_STATE.pack(index, base if runs else base + 1)
+
+
+@defect(
+    Connection._get_vring_base,
+    "VU-vring-base-03",
+    text="GET_VRING_BASE is answered while requests are in flight, and the ring stops later",
+)
+def base_before_the_ring_stops(
+    original: Original, connection: Connection, payload: bytes, fds: list[int]
+) -> bytes:
+    index, _ = VRING_STATE.unpack(payload)
+    ring = connection._queue(index).ring
+    if ring is None:
+        return bytes(original(connection, payload, fds))
+    connection._loop.at(time.monotonic() + 0.1, lambda: original(connection, payload, []))
+    return VRING_STATE.pack(index, ring.base)
 
 
 @defect(
