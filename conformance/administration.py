@@ -143,6 +143,8 @@ class Capability:
         total = self.read(SR_IOV_TOTAL_VFS)
         if total < count:
             pytest.skip(f"the function can have {total} virtual functions")
+        if self.read(SR_IOV_CONTROL) & SR_IOV_VF_ENABLE:
+            pytest.skip("virtual functions are enabled already, by somebody else")
         self.write(SR_IOV_NUM_VFS, count)
         self.write(SR_IOV_CONTROL, self.read(SR_IOV_CONTROL) | SR_IOV_VF_ENABLE)
         if not self.read(SR_IOV_CONTROL) & SR_IOV_VF_ENABLE:
@@ -161,6 +163,8 @@ class Members:
         self.queue = queue
         self.driver = disk.driver
         self.capability = Capability(disk.driver)
+        if not disk.driver.accepted() & Feature.SR_IOV.mask:
+            pytest.skip("the device does not offer SR_IOV")
         self.capability.enable(count)
         self.count = count
 

@@ -3,6 +3,8 @@
 import pytest
 
 from conformance.data import mib, needed, sectors, shortest
+from conformance.waiting import trouble
+from harness.driver.interface import Request
 from harness.report import clause, described
 from harness.virtio.blk import SEGMENT_UNMAP, RequestType, Status, segment
 from harness.virtio.features import Feature
@@ -89,9 +91,13 @@ def test_a_segment_can_be_as_long_as_the_limit_that_the_device_has_by_itself(plu
     disk.backing.write(7 + count, sectors(9, salt=9))
 
     flags = 0 if discard else SEGMENT_UNMAP
-    completion = disk.request(kind, data=segment(8, count, flags))
+    tokens = disk.driver.submit([Request(kind, data=segment(8, count, flags))])
+    done = []
+    if late := trouble(lambda: done.extend(disk.driver.complete(tokens, timeout=30))):
+        pytest.skip(f"a device may take long for {count} sectors: {late}")
+    (completion,) = done
 
-    assert completion.status is Status.OK, f"a segment of {count} sectors"
+    assert completion.status == Status.OK, f"a segment of {count} sectors"
     assert completion.damage == ()
     assert disk.backing.read(0, 8) == sectors(8)
     assert disk.backing.read(8 + count, 8) == sectors(9, salt=9)[512:]

@@ -13,7 +13,8 @@
 QEMU=${QEMU:-qemu-system-x86_64}
 dir=$(mktemp -d) || exit 2
 qemu=
-trap '[ -n "$qemu" ] && kill "$qemu" 2>/dev/null; rm -rf "$dir"' EXIT
+reader=
+trap 'kill $qemu $reader 2>/dev/null; rm -rf "$dir"' EXIT
 trap 'exit 130' INT TERM
 trap '' PIPE  # QEMU may end early
 
@@ -34,8 +35,9 @@ mkfifo "$dir/in" "$dir/qmp.in" "$dir/qmp.out"
 qemu=$!
 exec 4>"$dir/in"
 # The answers to QMP are of no interest, but have to be read.
-cat "$dir/qmp.out" >/dev/null &
-exec 3>"$dir/qmp.in"
+cat <>"$dir/qmp.out" >/dev/null &
+reader=$!
+exec 3<>"$dir/qmp.in"
 printf '%s\n' '{"execute": "qmp_capabilities"}' >&3
 
 sent=0
@@ -81,6 +83,12 @@ check() {  # command, expected answer, what it is
     status=1
   fi
 }
+
+answer endianness
+if [ "$seen" != "OK little" ]; then
+  echo "QEMU does not run: $seen"
+  exit 2
+fi
 
 send 38 <<'END'
 readl 0xfeb00000

@@ -14,7 +14,8 @@
 QEMU=${QEMU:-qemu-system-x86_64}
 dir=$(mktemp -d) || exit 2
 qemu=
-trap '[ -n "$qemu" ] && kill "$qemu" 2>/dev/null; rm -rf "$dir"' EXIT
+reader=
+trap 'kill $qemu $reader 2>/dev/null; rm -rf "$dir"' EXIT
 trap 'exit 130' INT TERM
 trap '' PIPE  # QEMU may end early
 
@@ -77,6 +78,12 @@ check() {  # command, expected answer, what it is
     status=1
   fi
 }
+
+answer endianness
+if [ "$seen" != "OK little" ]; then
+  echo "QEMU does not run: $seen"
+  exit 2
+fi
 
 send 53 <<'END'
 outl 0xcf8 0x80002014

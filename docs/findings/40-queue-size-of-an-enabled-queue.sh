@@ -17,7 +17,8 @@
 QEMU=${QEMU:-qemu-system-x86_64}
 dir=$(mktemp -d) || exit 2
 qemu=
-trap '[ -n "$qemu" ] && kill "$qemu" 2>/dev/null; rm -rf "$dir"' EXIT
+reader=
+trap 'kill $qemu $reader 2>/dev/null; rm -rf "$dir"' EXIT
 trap 'exit 130' INT TERM
 trap '' PIPE  # QEMU may end early
 
@@ -80,6 +81,12 @@ check() {  # command, expected answer, what it is
     status=1
   fi
 }
+
+answer endianness
+if [ "$seen" != "OK little" ]; then
+  echo "QEMU does not run: $seen"
+  exit 2
+fi
 
 send 274 <<'END'
 outl 0xcf8 0x80002014
@@ -409,6 +416,13 @@ done
 if kill -0 $qemu 2>/dev/null; then
   echo "not as in the test: QEMU has not ended"
   status=1
+else
+  wait $qemu
+  ended=$?
+  if [ $ended -le 128 ]; then
+    echo "not as in the test: no signal ended QEMU; its exit status is $ended"
+    status=1
+  fi
 fi
 
 if [ $status -eq 0 ]; then

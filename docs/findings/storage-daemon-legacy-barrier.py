@@ -203,7 +203,11 @@ def main():
                 file.seek(512 * sector)
                 file.write(bytes.fromhex(data))
         words = [word.replace("@SOCKET", path).replace("@FILE", disk) for word in COMMAND]
-        daemon = subprocess.Popen([DAEMON, *words])
+        try:
+            daemon = subprocess.Popen([DAEMON, *words])
+        except OSError as error:
+            print(f"{DAEMON} does not run: {error}")
+            return 2
         try:
             for _ in range(200):
                 if os.path.exists(path) or daemon.poll() is not None:

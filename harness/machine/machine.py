@@ -166,6 +166,7 @@ class Machine(QmpSupervised):
         self._close_session()
         if self._loop:
             self._loop.close()
+        self._monitor = self._loop = None
         self.config = replace(self.config, saved=Saved(self.ram_path, state))
         with state.open("rb") as file:
             self._spawn([file.fileno(), self._ram], self._ram)

@@ -119,6 +119,7 @@ class DriverRun:
     requests: Sequence[dict[str, Any]] = ()
     failed: bool = False
     started: bool = False
+    refused: Exception | None = None
     description: dict[str, dict[str, str]] = field(default_factory=dict)
     record: Callable[[str, object], None] = lambda name, value: None
     spent: dict[str, float] = field(default_factory=dict)
@@ -128,9 +129,15 @@ class DriverRun:
         assert self.target
         if self.started:
             return
+        if self.refused:  # a driver that does not boot takes minutes each time
+            raise self.refused
         launcher = self.target.launcher
-        with interrupt.paused():
-            launcher.prepare()
+        try:
+            with interrupt.paused():
+                launcher.prepare()
+        except Exception as error:
+            self.refused = error
+            raise
         self.started = True
         versions = {launcher.implementation: launcher.version()}
         self.description = {"facts": self.target.facts(), "implementations": versions}

@@ -52,7 +52,10 @@ MARKER = ".vblk-artifacts"
 _INTO = pytest.StashKey[Path]()
 
 FLAGS = ("--lf", "--last-failed", "--ff", "--failed-first", "--nf", "--new-first", "--sw", "-x")
-MORE_FLAGS = ("--stepwise", "--exitfirst", "--pyargs", "-q", "--quiet", "-v", "--verbose")
+MORE_FLAGS = (
+    *("--stepwise", "--exitfirst", "--pyargs", "-q", "--quiet", "-v", "--verbose"),
+    "--vblk-trace",
+)
 """Options without a value that a replay leaves out."""
 
 
@@ -107,8 +110,6 @@ def keep_trace(
         _write(into, traces, fresh=True)
     except OSError as error:
         report.sections.append(("artifacts", f"the trace is not in {base}: {error}"))
-        return
-    item.stash[_INTO] = into
 
 
 def _place(base: Path, names: Iterable[str]) -> Path:

@@ -45,7 +45,8 @@ SCRIPT = """\
 QEMU=${{QEMU:-qemu-system-x86_64}}
 dir=$(mktemp -d) || exit 2
 qemu=
-trap '[ -n "$qemu" ] && kill "$qemu" 2>/dev/null; rm -rf "$dir"' EXIT
+reader=
+trap 'kill $qemu $reader 2>/dev/null; rm -rf "$dir"' EXIT
 trap 'exit 130' INT TERM
 trap '' PIPE  # QEMU may end early
 
@@ -105,6 +106,12 @@ check() {{  # command, expected answer, what it is
   fi
 }}
 
+answer endianness
+if [ "$seen" != "OK little" ]; then
+  echo "QEMU does not run: $seen"
+  exit 2
+fi
+
 {commands}{end}
 if [ $status -eq 0 ]; then
   echo "reproduced: "{seen}
@@ -126,6 +133,8 @@ class _Script:
             raise NotPossibleError(
                 f"{plan.about.target} is no QEMU that runs without a guest; try --as python"
             )
+        if plan.parts["machine"]["board"] == "q35":
+            raise NotPossibleError("a disk behind a PCI Express port cannot be exported")
         self._plan = plan
 
     def text(self, name: str) -> str:
@@ -280,13 +289,21 @@ done
 if kill -0 $qemu 2>/dev/null; then
   echo "not as in the test: QEMU has not ended"
   status=1
+else
+  wait $qemu
+  ended=$?
+  if [ $ended -le 128 ]; then
+    echo "not as in the test: no signal ended QEMU; its exit status is $ended"
+    status=1
+  fi
 fi
 """
 
 OPENED = """\
 # The answers to QMP are of no interest, but have to be read.
-cat "$dir/qmp.out" >/dev/null &
-exec 3>"$dir/qmp.in"
+cat <>"$dir/qmp.out" >/dev/null &
+reader=$!
+exec 3<>"$dir/qmp.in"
 printf '%s\\n' '{"execute": "qmp_capabilities"}' >&3
 """
 

@@ -24,6 +24,7 @@ from harness.reproducers.steps import (
     Write,
 )
 from harness.virtio.vhost_user import MEMORY, REGION, FrontEndRequest
+from harness.witness.events import message_name
 
 
 def script(plan: Plan, name: str) -> str:
@@ -114,7 +115,7 @@ def _step(step: Step) -> Iterator[str]:
             yield f'("sleep", {step.seconds:.2f})'
         case Send():
             answer = "None" if step.answer is None else repr(step.answer.hex())
-            name = FrontEndRequest(step.request).name
+            name = message_name(step.request)
             more = f", {step.words!r}" if step.marked else ""
             payload = step.payload.hex()
             yield f'("send", {step.request}, {step.flags}, "{payload}", {answer}{more})  # {name}'

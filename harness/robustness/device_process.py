@@ -97,8 +97,9 @@ class DeviceProcess:
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let the process go on after `pause`."""
-        os.kill(self.pid, signal.SIGCONT)
+        """Let the process go on after `pause`, if it has not ended."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill the process in any state, even if it is stopped or spins.

@@ -135,7 +135,10 @@ class ModelProcess(Supervised):
         """Send a signal to the process."""
         if self._process is None or self._stopped:
             raise self._ended("the model is gone")
-        os.kill(self._process.pid, number)
+        try:
+            os.kill(self._process.pid, number)
+        except ProcessLookupError:
+            raise self._ended("the model is gone") from None
 
     def _request_end(self, process: Process) -> None:
         process.channel.close()

@@ -77,6 +77,10 @@ def _window(qtest: Qtest, machine: Machine, drive: Drive) -> QtestMmio:
     return QtestMmio(qtest, machine.ram_path, address, MMIO_INTERRUPT + drive.slot)
 
 
+REFUSALS = ("igration is disabled", "igration disabled", "non-migratable", "disallowed")
+"""Words of QEMU for a machine that cannot be saved. A save or load that fails is no refusal."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """Variant of a target: its board, the interface of its device, and the driver's transport.
@@ -259,7 +263,7 @@ class QtestDisk(DriveSide, Plugged):
         try:
             self.machine.move()
         except MachineError as error:
-            if "Migration is disabled" in str(error) or "migration" in str(error).lower():
+            if any(words in str(error) for words in REFUSALS):
                 raise LacksError(f"QEMU cannot save this machine: {error}") from None
             raise translated(error) from None
         self._bus.continue_on(_connection(self.machine))

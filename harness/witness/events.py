@@ -217,7 +217,7 @@ class Message(Event):
     @property
     def name(self) -> str:
         """Return the message's name, or its number."""
-        return _message(self.request)
+        return message_name(self.request)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -577,7 +577,7 @@ class Answer(Event):
     payload: Hex
 
     def __str__(self) -> str:
-        return f"answered {_message(self.request)}{_bytes(self.payload)}"
+        return f"answered {message_name(self.request)}{_bytes(self.payload)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -622,7 +622,8 @@ def _bytes(data: str) -> str:
     return f": {data[: 2 * SHOWN]}{more}" if data else ""
 
 
-def _message(number: int) -> str:
+def message_name(number: int) -> str:
+    """Return the name of a message of a front-end, or its number if it is unknown."""
     known = number in FrontEndRequest._value2member_map_
     return FrontEndRequest(number).name if known else f"message {number}"
 
