@@ -192,7 +192,7 @@ class Table:
                 anchor = self._anchor(test, name)
                 parts.append(f'<p><a href="#{anchor}">Trace, {text(self._labels[name])}</a></p>')
             if result.evidence:
-                opened = "" if excused or parts else " open"
+                opened = "" if excused or name != columns[0] else " open"
                 parts.append(
                     f"<details{opened}><summary>Evidence, {text(self._labels[name])}</summary>"
                     f"<pre>{text(self._cut(result.evidence))}</pre></details>"
