@@ -165,8 +165,8 @@ def test_a_device_without_room_for_an_object_says_so(objects):
 
 @clause("2.12.1.3.5-D-05")
 def test_an_object_that_was_destroyed_can_be_created_again(objects):
-    need(objects.create(0), "RESOURCE_OBJ_CREATE")
-    need(objects.destroy(0), "RESOURCE_OBJ_DESTROY")
+    need(objects.create(1), "RESOURCE_OBJ_CREATE")
+    need(objects.destroy(1), "RESOURCE_OBJ_DESTROY")
     for _ in range(3):
         created = objects.create(0)
         assert created.status == AdminStatus.OK, shown(created)

@@ -171,8 +171,8 @@ def test_commands_are_executed_in_the_order_in_which_they_are_queued(members):
     objects = Objects(members)
     objects.needs(1)
     objects.number()
-    need(objects.create(0), "RESOURCE_OBJ_CREATE")
-    need(objects.destroy(0), "RESOURCE_OBJ_DESTROY")
+    need(objects.create(1), "RESOURCE_OBJ_CREATE")
+    need(objects.destroy(1), "RESOURCE_OBJ_DESTROY")
     create = Command(
         COMMAND.pack(Opcode.RESOURCE_OBJ_CREATE, Group.SR_IOV, 1)
         + OBJECT.pack(OBJECT_DEV_PARTS, 0, 0)
