@@ -13,9 +13,14 @@ from harness.report.collect import Collector
 
 ROOT = Path(__file__).parents[2]
 
+TRACE = "the order of a trace's events, some of which a guest has seen and some its host"
+
 PLACES = {
     "harness/report/collect.py": "the date of a run, for its reader",
     "harness/cli/serve.py": "the date of a run, for its reader",
+    "harness/driver/trace.py": TRACE,
+    "harness/machine/supervisor.py": TRACE,
+    "harness/report/trace.py": TRACE,
     "harness/guest/client.py": "the guest's clock is set to the host's",
     "images/cache.py": "the age of an image that was not used",
 }
