@@ -52,8 +52,7 @@ class Trace:
             if event in self._lately:
                 return
             self._lately.append(event)
-        self._made += 1
-        self._events.append((time.time(), *event))
+        self(*event)
 
     def poll(self, polling: bool) -> None:
         """Say that a wait begins or ends."""

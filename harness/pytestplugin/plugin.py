@@ -315,11 +315,7 @@ def pytest_runtest_makereport(
         return report
     error = call.excinfo.value if call.excinfo else None
     excused, kept = None, ""
-    # The evidence reads registers, which is no part of the test.
     every = item.config.option.vblk_trace and call.when == "call" and not report.skipped
-    traces = []
-    if report.failed or every:
-        traces = trace.traced(item, call, bench.name, bench.description, bench.disks)
     if call.when == "call":
         excused = judge(
             report,
@@ -330,6 +326,9 @@ def pytest_runtest_makereport(
         )
         if excused:
             item.user_properties.append(excused)
+    traces = []
+    if report.failed or every:  # before the evidence, which reads registers: no part of the test
+        traces = trace.traced(item, call, bench.name, bench.description, bench.disks)
     # A failure that is excused can have ended the device, too.
     bench.failed = bench.failed or report.failed or excused is not None
     if report.failed:
