@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,30 +23,37 @@ from harness.machine.foreign import ForeignDaemon
 from harness.virtio.blk import RequestType
 
 DEADLINE = 60.0
-VBLK = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())"]
+PROGRAM = "import sys; from harness.cli import main; sys.exit(main())"
+VBLK = [sys.executable, "-c", PROGRAM]
 
 
-def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start `vblk witness` in a directory, and wait until it serves."""
-    process = subprocess.Popen(
-        [*VBLK, "witness", *arguments],
-        cwd=place,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    until = time.monotonic() + DEADLINE
-    while not (place / "s").is_socket():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < until
-        time.sleep(0.02)
+def start(place: Path, *arguments: str, program: str = PROGRAM) -> subprocess.Popen[bytes]:
+    """Start `vblk witness` in a directory, and wait until a driver can connect."""
+    with (place / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, "witness", *arguments],
+            cwd=place,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    wait(place, process, (place / "s").is_socket)
     return process
 
 
-def end(process: subprocess.Popen[str]) -> str:
+def wait(place: Path, process: subprocess.Popen[bytes], done: Callable[[], bool]) -> None:
+    """Wait until something is so. The process must not end before."""
+    until = time.monotonic() + DEADLINE
+    while not done():
+        assert process.poll() is None, (place / "output").read_text()
+        assert time.monotonic() < until, (place / "output").read_text()
+        time.sleep(0.02)
+
+
+def end(place: Path, process: subprocess.Popen[bytes]) -> str:
     """Send Ctrl-C, and return the output. The exit status must be 0 or 1."""
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=DEADLINE)[0]
+    process.wait(timeout=DEADLINE)
+    output = (place / "output").read_text()
     assert process.returncode in (0, 1), output
     return output
 
@@ -68,12 +76,13 @@ def test_a_driver_is_judged_and_the_disk_is_written_only_if_allowed(
     process = start(
         tmp_path, f"--{way}", "s", "--disk", "d", "--matrix", "m.json", "--matrix", "m.html", *extra
     )
+    wait(tmp_path, process, lambda: "Ctrl-C ends." in (tmp_path / "output").read_text())
     socket = str(tmp_path / "s")
     driver = BlockDriver(
         VhostUser(socket, 64) if way == "vhost-user" else PciModern(VfioUser(socket))
     )
     use(driver, broken=destructive)
-    output = end(process)
+    output = end(tmp_path, process)
 
     assert ("vhost-user-blk-pci" if way == "vhost-user" else "vfio-user-pci") in output
     assert "requests: 1 of type 1" in output
@@ -92,6 +101,21 @@ def test_a_driver_is_judged_and_the_disk_is_written_only_if_allowed(
     )
     assert judged.returncode == int(destructive)
     assert judged.stdout.splitlines()[-1] in output
+
+
+def test_events_of_a_driver_that_was_quicker_than_the_first_line_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "d").write_bytes(bytes(1 << 20))
+    late = (
+        "import sys, time; from harness.cli import main; from harness.machine import foreign;"
+        "foreign._listens = lambda socket, unknown: time.sleep(60); sys.exit(main())"
+    )
+    process = start(tmp_path, "--vhost-user", "s", "--disk", "d", program=late)
+    use(BlockDriver(VhostUser(str(tmp_path / "s"), 64)), broken=False)
+    output = end(tmp_path, process)
+
+    assert "The disk is on" not in output
+    assert "requests: 1 of type 1" in output
+    assert "the stream is in witness.jsonl" in output
 
 
 def test_a_file_in_the_place_of_the_sockets_is_kept(tmp_path: Path) -> None:

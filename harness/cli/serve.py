@@ -122,11 +122,7 @@ def _serve(arguments: argparse.Namespace, way: str, place: Path, file: Path, str
     process = ForeignDaemon("the model", line)
     watcher = Watcher(stream)
     try:
-        try:
-            process.wait_until_ready(place, "", READY_DEADLINE)
-        except BaseException:
-            stream.unlink(missing_ok=True)  # nothing is in it, and no driver could connect
-            raise
+        process.wait_until_ready(place, "", READY_DEADLINE)
         for words in _help(way, place, arguments.destructive):
             print(words)
         sys.stdout.flush()
@@ -142,6 +138,8 @@ def _serve(arguments: argparse.Namespace, way: str, place: Path, file: Path, str
             process.stop()
             for path in _sockets(place):
                 path.unlink(missing_ok=True)
+            if stream.exists() and not stream.stat().st_size:
+                stream.unlink()  # no driver has come, and the next start wants a new file
     for words in watcher.look(last=True):
         print(printable(words))
     return _conclude(arguments, watcher.verdicts, stream)
