@@ -398,6 +398,15 @@ def queue_reset_only_shown(original: Original, function: Function, value: int) -
         found[0].enabled = False
 
 
+@on_pci(
+    Function._config_bytes, "4.1.3.2-D-01", text="the upper half of capacity, read alone, reads 0"
+)
+def upper_half_of_capacity_reads_0(
+    original: Original, function: Function, offset: int, length: int
+) -> bytes:
+    return bytes(length) if offset == 4 else bytes(original(function, offset, length))
+
+
 # --- shared memory and vendor data (4.1.4.7, 4.1.4.8)
 
 
