@@ -126,7 +126,7 @@ class ForeignDaemon(Supervised):
                 return
             elif socket.is_socket():
                 appeared = appeared or time.monotonic()
-                if _listens(socket, time.monotonic() - appeared > ENTERED):
+                if listens(socket, time.monotonic() - appeared > ENTERED):
                     return
             if not self.alive():
                 raise MachineError(f"{self.last_line()}; awaited was {awaited}", self.last_words())
@@ -139,7 +139,7 @@ class ForeignDaemon(Supervised):
             time.sleep(PAUSE)
 
 
-def _listens(socket: Path, unknown: bool) -> bool:
+def listens(socket: Path, unknown: bool) -> bool:
     """Return True if a process listens on a UNIX socket, `unknown` if the kernel does not say."""
     with suppress(OSError):
         for entry in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]:
