@@ -16,7 +16,7 @@ from harness.reproducers import qtest, vhost_user
 from harness.reproducers.steps import Plan, plan
 from harness.witness.events import Event
 
-DEADLINE = 60.0
+DEADLINE = 90.0
 """Seconds that a reproducer may take."""
 
 GRACE = 2.0
