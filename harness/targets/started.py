@@ -24,7 +24,7 @@ from harness.machine import cleanup
 from harness.machine.drive import Backing as FileBacking
 from harness.machine.drive import make_raw
 from harness.machine.errors import MachineError
-from harness.machine.foreign import LAST_OUTPUT, ForeignDaemon, run
+from harness.machine.foreign import LAST_OUTPUT, ForeignDaemon, listens, run
 from harness.machine.rundir import RunDir
 from harness.machine.served_files import FAULTY, ServedFiles
 from harness.machine.served_files import HONOURED as SERVED_FIELDS
@@ -426,7 +426,9 @@ class StartedTarget(LendingTarget):
         path = str(self._socket)
         if self._definition.per == "run":
             deadline = time.monotonic() + self._definition.start_timeout
-            while not self._socket.is_socket() and time.monotonic() < deadline:
+            while time.monotonic() < deadline:
+                if self._socket.is_socket() and listens(self._socket, True):
+                    break
                 time.sleep(0.005)
         if self._definition.device == "vfio-user":
             return PciModern(VfioUser(path))
