@@ -125,7 +125,6 @@ from harness.cli import main, serve
 from harness.machine import foreign
 
 foreign.listens = lambda socket, unknown: Path("used").exists()
-serve.READY_DEADLINE = 60
 original = serve.NAME
 
 def interrupted(given):

@@ -40,7 +40,7 @@ from harness.witness.events import (
 )
 from harness.witness.judge import Fate, Verdict, judge, table
 
-READY_DEADLINE = 10.0
+READY_DEADLINE = 60.0
 """Seconds until the model listens."""
 
 COPY_DEADLINE = 600.0
