@@ -107,7 +107,7 @@ def test_events_of_a_driver_that_was_quicker_than_the_first_line_are_kept(tmp_pa
     (tmp_path / "d").write_bytes(bytes(1 << 20))
     late = (
         "import sys, time; from harness.cli import main; from harness.machine import foreign;"
-        "foreign.listens = lambda socket, unknown: time.sleep(60); sys.exit(main())"
+        "foreign.listens = lambda socket, unknown: time.sleep(600); sys.exit(main())"
     )
     process = start(tmp_path, "--vhost-user", "s", "--disk", "d", program=late)
     use(BlockDriver(VhostUser(str(tmp_path / "s"), 64)), broken=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import pytest
 from harness.diskspec import DiskSpec, Fault
 from harness.driver.errors import DriverError
 from harness.driver.interface import Request
+from harness.machine.foreign import listens
 from harness.machine.served_files import lacking
 from harness.targets import DeviceIdentity, LacksError, StartError, Target, TargetError
 from harness.targets.disk import Disk
@@ -312,6 +314,20 @@ def test_a_wedged_daemon_with_many_disks_is_started_again() -> None:
         target.plug(DiskSpec()).unplug()
     finally:
         target.close()
+
+
+def test_a_socket_listens_from_its_listen_on_with_and_without_connections(short_dir: Path) -> None:
+    path = short_dir / "s"
+    assert listens(path, True) and not listens(path, False)  # the kernel does not say
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as peer:
+        listener.bind(str(path))
+        assert not listens(path, True)
+        listener.listen()
+        assert listens(path, False)
+        peer.connect(str(path))
+        accepted, _ = listener.accept()
+        with accepted:
+            assert listens(path, False)
 
 
 def suite(
