@@ -21,6 +21,7 @@ A trace is the file trace.jsonl that a failed test leaves with --artifacts DIR, 
 it shows the same as the test. A file that exists is not overwritten.
 
   qtest   a shell script for QEMU, through qtest (targets qtest-...)
+  c       a C program for QEMU that calls the functions of QEMU's libqtest (targets qtest-...)
   python  a script of Python's standard library for qemu-storage-daemon (target vhost-user)
 
 examples:
@@ -42,7 +43,11 @@ def add_parser(commands: Subparsers) -> None:
     )
     parser.add_argument("trace", metavar="TRACE", type=Path)
     parser.add_argument(
-        "--as", dest="form", required=True, choices=("qtest", "python"), help="form of the script"
+        "--as",
+        dest="form",
+        required=True,
+        choices=("qtest", "c", "python"),
+        help="form of the script",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="file to write (default: standard output)"
@@ -75,7 +80,10 @@ def export(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / name
         path.write_text(text, encoding="utf-8")
-        outcome = run(path, form, arguments.device)
+        try:
+            outcome = run(path, form, arguments.device)
+        except NotPossibleError as error:
+            raise UsageError(f"{error}, and not written") from None
     seen = printable_lines(outcome.output.rstrip())
     if not outcome.reproduced:
         print(f"vblk: not reproduced, and not written\n{seen}", file=sys.stderr)

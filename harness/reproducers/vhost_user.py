@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
-from harness.reproducers.qtest import RUN, head, runs
+from harness.reproducers.commands import RUN, comments, runs
 from harness.reproducers.steps import (
     Access,
     Calls,
@@ -39,7 +39,7 @@ def script(plan: Plan, name: str) -> str:
     lines = "".join(_lines(plan))
     text = files(__package__).joinpath("front_end.py.txt").read_text(encoding="utf-8")
     values = {
-        "HEAD": head(plan),
+        "HEAD": comments(plan),
         "NAME": name,
         "COMMAND": _command(part),
         "SIZE": str(part["size"]),

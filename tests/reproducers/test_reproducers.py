@@ -14,8 +14,8 @@ from harness.diskspec import DiskSpec
 from harness.driver.interface import Request
 from harness.report.trace import as_lines, events_of
 from harness.reproducers import NotPossibleError
-from harness.reproducers.qtest import runs
-from harness.reproducers.run import Outcome, run, text_of
+from harness.reproducers.commands import runs
+from harness.reproducers.run import Outcome, compiler, run, text_of
 from harness.targets import Disk
 from harness.targets.qtest import QtestTarget
 from harness.targets.vhost_user import VhostUserDaemon
@@ -24,7 +24,11 @@ from harness.witness.events import About, Completed, Event, Failed, Register, Us
 
 FINDINGS = Path(__file__).parents[2] / "docs" / "findings"
 
-FORMS = {".sh": "qtest", ".py": "python"}
+FORMS = {".sh": "qtest", ".c": "c", ".py": "python"}
+
+compiled = pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+
+SUFFIXES = {form: suffix for suffix, form in FORMS.items()}
 
 FILES = sorted(path for path in FINDINGS.iterdir() if path.suffix in FORMS)
 
@@ -33,9 +37,14 @@ def test_there_are_reproducers_of_qemu_and_of_the_storage_daemon() -> None:
     suffixes = [path.suffix for path in FILES]
     assert suffixes.count(".sh") >= 10
     assert suffixes.count(".py") >= 3
+    assert ".c" in suffixes
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[compiled] if path.suffix == ".c" else []) for path in FILES],
+    ids=lambda path: path.name,
+)
 def test_a_recorded_deviation_is_reproduced_without_this_project(
     path: Path, tmp_path: Path
 ) -> None:
@@ -84,12 +93,22 @@ def daemon() -> Iterator[list[Event]]:
         target.close()
 
 
+SHORTENED = {
+    "WAIT = 10": "WAIT = 1",
+    "$tries -lt 60": "$tries -lt 5",
+    "? 600 : 1": "? 50 : 1",
+    "tries_ < 60": "tries_ < 5",
+}
+"""Waits in the forms of a reproducer, and short ones."""
+
+
 def made(events: Sequence[Event], form: str, directory: Path, soon: bool = False) -> Outcome:
     """Make a reproducer, and run it; with `soon` it waits shortly for what does not come."""
-    path = directory / "reproducer"
+    path = directory / f"reproducer{SUFFIXES[form]}"
     text = text_of(events, form, path.name)
     if soon:
-        text = text.replace("WAIT = 10", "WAIT = 1").replace("$tries -lt 60", "$tries -lt 5")
+        for long, short in SHORTENED.items():
+            text = text.replace(long, short)
     path.write_text(text)
     return run(path, form)
 
@@ -116,6 +135,54 @@ def test_what_qemu_does_not_is_not_reproduced(qemu: list[Event], tmp_path: Path)
     assert not outcome.reproduced
     assert "not as in the test: virtqueue 0: chain 0 is used, length 514" in outcome.output
     assert outcome.output.endswith("not reproduced\n")
+
+
+@compiled
+def test_a_program_reproduces_what_qemu_does_and_nothing_else(
+    qemu: list[Event], tmp_path: Path
+) -> None:
+    outcome = made(qemu, "c", tmp_path)
+    assert outcome.reproduced, outcome.output
+    assert "as in the test: the status byte is 0x2" in outcome.output
+    assert 'reproduced: it\'s "wrong" `here` $HOME' in outcome.output
+    assert "warning" not in outcome.output
+
+    outcome = run(tmp_path / "reproducer.c", "c", "/bin/false")
+    assert not outcome.reproduced
+    assert outcome.output == "not reproduced: QEMU has ended, or does not answer\n"
+
+    outcome = made(with_other_length(qemu), "c", tmp_path, soon=True)
+    assert not outcome.reproduced
+    assert "not as in the test: virtqueue 0: chain 0 is used, length 514" in outcome.output
+    assert outcome.output.endswith("not reproduced\n")
+
+
+@compiled
+def test_a_qemu_that_does_not_run_is_no_crash(qemu: list[Event], tmp_path: Path) -> None:
+    path = tmp_path / "reproducer.c"
+    ended = Failed(expected="", seen="QEMU ended")
+    path.write_text(text_of([*qemu[:-1], ended], "c", path.name))
+
+    outcome = run(path, "c", "/bin/false")
+    assert not outcome.reproduced
+    assert outcome.output == "not reproduced: QEMU does not run\n"
+
+
+def test_without_a_compiler_a_program_is_not_run_and_not_written(
+    qemu: list[Event],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file, output = tmp_path / "trace.jsonl", tmp_path / "defect.c"
+    file.write_text(as_lines(qemu))
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert main(["export", str(file), "--as", "c", "--output", str(output)]) == 2
+    assert capsys.readouterr().err == (
+        "vblk: there is no C compiler (cc or gcc): the program was not run, and not written\n"
+    )
+    assert not output.exists()
 
 
 def test_what_the_daemon_does_is_reproduced(daemon: list[Event], tmp_path: Path) -> None:
