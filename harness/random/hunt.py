@@ -228,8 +228,9 @@ class Hunt:
     def settle(self) -> list[Found]:
         """End the round: play each fresh finding's script once more, cut it, and mark it as known.
 
-        All scripts together are cut for at most `cut.SECONDS`. The shortest is first. Hypothesis shrinks one finding of a round, as far as its time allows;
-        the others appeared on the way, and may have the same cause.
+        All scripts together are cut for at most `cut.SECONDS`. The shortest is first. Hypothesis
+        shrinks one finding of a round, as far as its time allows; the others appeared on the way,
+        and may have the same cause.
         """
         fresh, self.fresh = self.fresh, {}
         self._until = inf
