@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.drivers.base import Scenario, UnknownScenarioError
+from harness.drivers.hardening import ILLEGAL_DEVICES
 
 ORDINARY = ("use", "parallel")
 EVERYTHING = ("use", "discard", "filesystem", "parallel")
@@ -112,8 +113,11 @@ SCENARIOS: tuple[Scenario, ...] = (
 
 
 def chosen(names: Sequence[str] = ()) -> tuple[Scenario, ...]:
-    """Return the scenarios of these names, or all of them. UnknownScenarioError for another."""
-    known = {scenario.name: scenario for scenario in SCENARIOS}
+    """Return the scenarios of these names, or all with a legal device if there are no names.
+
+    Illegal devices are scenarios, too. UnknownScenarioError for an unknown name.
+    """
+    known = {scenario.name: scenario for scenario in (*SCENARIOS, *ILLEGAL_DEVICES)}
     for name in names:
         if name not in known:
             raise UnknownScenarioError(f"no scenario {name!r}; known: {', '.join(known)}")

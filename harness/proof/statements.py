@@ -1,9 +1,12 @@
 """The page of all statements that bind drivers: rule, class, and the verdicts on each driver.
 
-    python -m harness.proof.statements [--driver NAME STREAM...] --write docs/witness-statements.md
+    python -m harness.proof.statements --run NAME --write docs/witness-statements.md
+    python -m harness.proof.statements --driver NAME STREAM... --write docs/witness-statements.md
 
-judges the streams of a driver, keeps the verdicts in the JSON file next to the page, and makes the
-page from it.
+The first form lets a driver take part in all scenarios and judges it, the second one judges streams
+of a driver. With both for one name, the verdicts count together. They are kept in the JSON file
+next to the page, and the page is made from it. A driver that takes part in a scenario and hangs or
+fails there is printed. The exit status is 1 if a scenario had trouble of the harness.
 """
 
 from __future__ import annotations
@@ -11,16 +14,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from harness.drivers.scenarios import SCENARIOS
+from harness.drivers.base import CannotError, Launcher, NotHereError, UnknownScenarioError, Watched
+from harness.drivers.registry import MAKERS
+from harness.drivers.scenarios import SCENARIOS, chosen
 from harness.inputs import InputError, json_of, read_text
+from harness.machine.errors import MachineError
 from harness.outputs import replace_text
 from harness.proof.witnessed import reasons
 from harness.virtio.catalogue import SEEN, driver_clauses
-from harness.witness.judge import Fate, judge
+from harness.witness.judge import Fate, Verdict, judge
 from harness.witness.rules import RULES
 from harness.witness.trace import read_any
 
@@ -30,12 +38,52 @@ Verdicts = Mapping[str, Mapping[str, str]]
 
 def judged(paths: Iterable[Path]) -> dict[str, str]:
     """Return the verdicts of streams together: broken if it is in one of them."""
+    return together(judge(read_any(path)) for path in paths)
+
+
+def together(streams: Iterable[Mapping[str, Verdict]]) -> dict[str, str]:
+    """Return the verdicts of several streams together."""
+    fates = (
+        {name: verdict.fate.value for name, verdict in verdicts.items()} for verdicts in streams
+    )
+    return worst(fates)
+
+
+def worst(streams: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return the worst verdict on each statement that is kept or broken in one of the streams."""
     found: dict[str, str] = {}
-    for path in paths:
-        for name, verdict in judge(read_any(path)).items():
-            if verdict.fate is Fate.BROKEN or (verdict.fate is Fate.KEPT and name not in found):
-                found[name] = verdict.fate.value
+    for fates in streams:
+        for name, fate in fates.items():
+            if fate == Fate.BROKEN.value or (fate == Fate.KEPT.value and name not in found):
+                found[name] = fate
     return {name: found[name] for name in driver_clauses() if name in found}
+
+
+def run(launcher: Launcher, names: Iterable[str] = ()) -> Iterator[Watched | MachineError]:
+    """Let a driver take part in scenarios, and print each. Those that it cannot do are left out.
+
+    Yield the record, or the trouble of the harness. NotHereError if the machine lacks something.
+    """
+    launcher.prepare()
+    with tempfile.TemporaryDirectory() as directory:
+        for scenario in chosen(tuple(names)):
+            began = time.monotonic()
+            title = f"{launcher.name}, {scenario.name}"
+            try:
+                watched = launcher.watch(scenario, Path(directory))
+            except CannotError as error:
+                print(f"{title}: {error}", flush=True)
+                continue
+            except MachineError as error:
+                print(f"{title}: trouble of the harness: {error}", flush=True)
+                yield error
+                continue
+            words = f"{watched.fate}: {watched.trouble}" if watched.trouble else watched.fate
+            print(f"{title}: {time.monotonic() - began:.1f} s, {words}", flush=True)
+            for verdict in watched.verdicts.values():
+                if verdict.fate is Fate.BROKEN:
+                    print(f"    {verdict.id}: {verdict.evidence[0]}", flush=True)
+            yield watched
 
 
 def load(path: Path) -> dict[str, dict[str, str]]:
@@ -112,19 +160,42 @@ def main(arguments: list[str] | None = None) -> int:
         help="the name of a driver, and its streams",
     )
     parser.add_argument("--write", metavar="FILE", type=Path, required=True, help="the page")
+    parser.add_argument(
+        "--run",
+        action="append",
+        default=[],
+        choices=MAKERS,
+        metavar="NAME",
+        help="the name of a driver that is to be run; repeatable",
+    )
+    parser.add_argument(
+        "--scenario", action="append", default=[], metavar="NAME", help="with --run: only this one"
+    )
     options = parser.parse_args(arguments)
     kept = options.write.with_suffix(".json")
+    new: dict[str, dict[str, str]] = {}
+    troubles = 0
     try:
         verdicts = load(kept)
+        for name in options.run:
+            launcher = MAKERS[name]()
+            try:
+                found = list(run(launcher, options.scenario))
+            finally:
+                launcher.close()
+            seen = [each for each in found if isinstance(each, Watched)]
+            troubles += len(found) - len(seen)
+            new[name] = together(each.verdicts for each in seen)
         for name, *streams in options.driver:
-            verdicts[name] = judged(Path(stream) for stream in streams)
-    except InputError as error:
+            more = judged(Path(stream) for stream in streams)
+            new[name] = worst([new.get(name, {}), more])
+    except (InputError, NotHereError, UnknownScenarioError) as error:
         print(error, file=sys.stderr)
         return 2
-    if options.driver:
-        replace_text(kept, json.dumps(verdicts, indent=1) + "\n")
-    replace_text(options.write, page(verdicts))
-    return 0
+    if new:
+        replace_text(kept, json.dumps({**verdicts, **new}, indent=1) + "\n")
+    replace_text(options.write, page({**verdicts, **new}))
+    return int(troubles > 0)
 
 
 if __name__ == "__main__":

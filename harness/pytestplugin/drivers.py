@@ -5,7 +5,7 @@ These tests run only on request. Without `--driver` they are deselected.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,17 +95,32 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests of drivers in a run without one, and those of devices in a run with one.
 
-    A run that names targets and drivers has both.
+    A run that names targets and drivers has both. `--scenario` deselects the tests of other
+    scenarios.
     """
     if config.option.vblk_list_statements:
         return
     drivers = bool(config.stash[DRIVERS].keys())
     devices = not drivers or bool(config.option.vblk_target)
-    rest = [item for item in items if not (drivers if uses_driver(item) else devices)]
+    wanted = config.option.vblk_scenario
+    rest = [
+        item
+        for item in items
+        if not (drivers if uses_driver(item) else devices) or (wanted and _of_others(item, wanted))
+    ]
     if rest:
         config.hook.pytest_deselected(items=rest)
         left_out = set(rest)
         items[:] = [item for item in items if item not in left_out]
+
+
+def _of_others(item: pytest.Item, wanted: Sequence[str]) -> bool:
+    """Return whether a test is about a scenario, and none of the wanted ones."""
+    from harness.drivers.base import Scenario
+
+    callspec = getattr(item, "callspec", None)
+    parameters = callspec.params.values() if callspec else ()
+    return any(isinstance(value, Scenario) and value.name not in wanted for value in parameters)
 
 
 def uses_driver(item: pytest.Item) -> bool:
@@ -129,7 +144,8 @@ def _driver(
 
     let_record(run, len(runs) == 1, record_testsuite_property)
     launcher = makers(option.vblk_drivers)[run.name]()
-    run.target = WatchedDriver(launcher, chosen(option.vblk_scenario))
+    legal = [scenario for scenario in chosen(option.vblk_scenario) if scenario.legal]
+    run.target = WatchedDriver(launcher, legal)
     try:
         yield run
     finally:

@@ -17,6 +17,9 @@ SERVED = SUPPORTED | mask(Feature.RING_PACKED, Feature.EVENT_IDX, Feature.RING_R
 MUST = mask(Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM, Feature.BLK_RO)
 """Features that are accepted whenever they are offered."""
 
+LEGACY_MUST = MUST | Feature.ANY_LAYOUT.mask
+"""The same for the legacy interface (virtio 6.3)."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -44,7 +47,8 @@ class Shape:
     @property
     def required(self) -> tuple[str, ...]:
         """Return the names of the features that are always accepted."""
-        return tuple(feature.name for feature in _named(self.offered & MUST))
+        must = LEGACY_MUST if self.legacy else MUST
+        return tuple(feature.name for feature in _named(self.offered & must))
 
     @property
     def optional(self) -> tuple[str, ...]:
@@ -61,7 +65,8 @@ def shape_of(disk: Disk, legacy: bool, known: Known) -> Shape:
     """Determine the shape of a disk. Its device is left in the reset state."""
     driver = disk.driver
     offered = driver.offered()
-    driver.negotiate(offered & (SERVED | MUST) & ~mask(Feature.RING_PACKED))
+    must = LEGACY_MUST if legacy else MUST
+    driver.negotiate(offered & (SERVED | must) & ~mask(Feature.RING_PACKED))
     queues = driver.config().num_queues or 1
     sizes = []
     for index in range(queues):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -179,7 +180,7 @@ class Register(Event):
     value: Annotated[int, within(-1, 0xFFFF_FFFF_FFFF_FFFF)]
     write: bool
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Return the touched registers of the common, the legacy and the mmio area.
 

@@ -98,9 +98,18 @@ class Session:
     before: Session | None = field(default=None, repr=False, compare=False)
     ended: bool = False
 
-    def walk(self) -> Iterator[tuple[Event, State]]:
-        """Yield each event with the state before it."""
-        return iter(self._steps)
+    def walk(self, *kinds: type[Event]) -> Iterator[tuple[Event, State]]:
+        """Yield each event, or those of some kinds, with the state before it."""
+        if not kinds:
+            return iter(self._steps)
+        if kinds not in self._chosen:
+            self._chosen[kinds] = [step for step in self._steps if isinstance(step[0], kinds)]
+        return iter(self._chosen[kinds])
+
+    @cached_property
+    def _chosen(self) -> dict[tuple[type[Event], ...], list[tuple[Event, State]]]:
+        """The steps with events of some kinds, as many rules look at the same ones."""
+        return {}
 
     @cached_property
     def _steps(self) -> list[tuple[Event, State]]:

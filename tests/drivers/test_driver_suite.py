@@ -42,6 +42,20 @@ def test_no_driver_is_judged_unless_a_run_names_one() -> None:
     assert all(node.startswith(f"{SUITE}/") for node in nodes)
 
 
+def test_a_scenario_is_the_only_one_that_is_tested() -> None:
+    names = ["read-only", "used-never"]
+    scenarios = [word for name in names for word in ("--scenario", name)]
+    for level, name in (([], names[0]), (["--level", "hardening"], names[1])):
+        result = run(SUITE, "--driver", "self", "--collect-only", *scenarios, *level)
+        nodes = [
+            line
+            for line in result.stdout.splitlines()
+            if "goes_on" in line or "illegal_device" in line
+        ]
+        assert len(nodes) == 1, result.stdout
+        assert nodes[0].endswith(f"[{name}]")
+
+
 def test_each_rule_has_a_test() -> None:
     result = run(SUITE, "--list-statements", "--party", "driver")
     tested = {

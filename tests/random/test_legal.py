@@ -83,6 +83,23 @@ def test_what_is_not_legal_there_is_objected_to(hunt, before, then, reason):
     example.end()
 
 
+def test_a_driver_of_the_legacy_interface_accepts_any_layout():
+    target = maker("model-pci-legacy", {})(Settings())
+    hunt = Hunt(target, deadline=5.0)
+    try:
+        example = hunt.legal(Plug(capacity=2048))
+        start = Start(features=example.shape.required, sizes=example.shape.largest)
+        without = [name for name in start.features if name != "ANY_LAYOUT"]
+
+        assert not objection(start, example.session, example.shape)
+        assert objection(replace(start, features=tuple(without)), example.session, example.shape)
+        assert len(without) < len(start.features)
+        example.end()
+    finally:
+        hunt.drop()
+        target.close()
+
+
 def test_all_that_is_drawn_is_legal(hunt, monkeypatch):
     play, kinds = Example.play, set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,13 @@ def test_one_daemon_serves_all_disks_of_the_run() -> None:
         disk.unplug()
     finally:
         target.close()
+
+
+def test_the_command_of_a_storage_daemon_loads_no_qmp_client() -> None:
+    code = "import harness.machine.storage_daemon_control, sys; print(*sys.modules)"
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+
+    assert {"asyncio", "ssl", "qemu.qmp"}.isdisjoint(loaded.stdout.split())

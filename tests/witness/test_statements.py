@@ -46,6 +46,22 @@ def test_a_driver_is_added_to_the_page(tmp_path: Path) -> None:
     assert "| 2.1.1-R-02 | MUST NOT | C | red | broken |" in page.read_text()
 
 
+def test_a_driver_that_is_run_and_its_streams_count_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    arguments = ["--run", "self", "--scenario", "read-only", "--write", str(page)]
+
+    assert statements.main(arguments) == 0
+    assert "self, read-only: " in capsys.readouterr().out
+    assert "| 2.1.1-R-02 | MUST NOT | C | red | kept |" in page.read_text()
+
+    streams = ["--driver", "self", str(stream(tmp_path / "it.jsonl"))]
+    assert statements.main([*arguments, *streams]) == 0
+    assert "| 2.1.1-R-02 | MUST NOT | C | red | broken |" in page.read_text()
+    assert "| 3.1.1-R-01 | MUST | C | red | kept |" in page.read_text()
+
+
 def test_an_alarm_names_the_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stream(tmp_path / "model", "conformance/test_x.py::test_y[a/b] (call)")
 

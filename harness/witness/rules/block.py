@@ -21,7 +21,7 @@ OF_ZONES = (
 
 def requests(session: Session, *types: RequestType) -> Iterator[tuple[Request, State]]:
     """Yield the requests of some types."""
-    for event, state in session.walk():
+    for event, state in session.walk(Request):
         if isinstance(event, Request) and event.type in types:
             yield event, state
 

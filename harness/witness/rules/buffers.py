@@ -13,7 +13,7 @@ from harness.witness.sessions import Session
 @rule("3.3.1-R-01", idle="no buffer was used", legacy=None)
 def entries_stay(session: Session) -> Iterator[Check]:
     """Check that the descriptors of a buffer stay as they are until it is used."""
-    for event, _ in session.walk():
+    for event, _ in session.walk(Changed, Used):
         if isinstance(event, Changed | Used):
             yield event, "the device had not used them" if isinstance(event, Changed) else ""
 
@@ -27,7 +27,7 @@ def entries_stay(session: Session) -> Iterator[Check]:
 def taken_back_after_a_reset(session: Session) -> Iterator[Check]:
     """Find virtqueues that were stopped while buffers were available and not used."""
     in_flight: dict[int, list[Chain]] = {}
-    for event, _ in session.walk():
+    for event, _ in session.walk(Chain, Used, Stopped):
         if isinstance(event, Chain):
             in_flight.setdefault(event.queue, []).append(event)
         if isinstance(event, Used) and in_flight.get(event.queue):
@@ -64,7 +64,7 @@ def physical_addresses(session: Session) -> Iterator[Check]:
     """Check that each address lies in the driver's memory."""
     known: Memory | None = None
     parts: list[tuple[int, int]] = []
-    for event, state in session.walk():
+    for event, state in session.walk(Started, Chain):
         if state.memory is None or state.device.offered & Feature.ACCESS_PLATFORM.mask:
             continue
         if state.memory is not known:

@@ -158,7 +158,7 @@ def first_instance(session: Session) -> Iterator[Check]:
             else:
                 firsts[capability.type] = capability
     kinds = {capability.type for capability in later}
-    for event, _ in session.walk():
+    for event, _ in session.walk(Register):
         kind = AREAS.get(event.area) if isinstance(event, Register) else None
         if kind in kinds and isinstance(event, Register) and kind is not None:
             at = firsts[kind].offset + event.offset
@@ -203,7 +203,7 @@ def looks_at_the_vendor(session: Session) -> Iterator[Check]:
 
 def configuration(session: Session) -> Iterator[Register]:
     """Yield accesses to PCI configuration space."""
-    for event, _ in session.walk():
+    for event, _ in session.walk(Register):
         if isinstance(event, Register) and event.area == "pci":
             yield event
 

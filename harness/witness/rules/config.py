@@ -92,7 +92,7 @@ def reads_again_after_a_change(session: Session) -> Iterator[Check]:
 
 def works(session: Session, condition: bool) -> Iterable[Check]:
     """Return the first request of a session if the device is as the rule asks."""
-    requests = (event for event, _ in session.walk() if isinstance(event, Request))
+    requests = (event for event, _ in session.walk(Request))
     first = next(requests, None) if condition else None
     return [(first, "")] if first else []
 
@@ -125,7 +125,7 @@ def looks_at_the_capacity(session: Session) -> Iterator[Check]:
     """Check that the capacity is read soon after a configuration change notification."""
     change: Interrupt | None = None
     sent = 0
-    for event, state in session.walk():
+    for event, state in session.walk(Interrupt, Register, Request):
         if isinstance(event, Interrupt) and event.queue == -1 and state.live:
             change, sent = change or event, 0
         capacity = isinstance(event, Register) and event.offset < 8 and not event.write
@@ -149,7 +149,7 @@ def looks_at_the_capacity(session: Session) -> Iterator[Check]:
 def both_reasons(session: Session) -> Iterator[Check]:
     """Find a read of ISR status with both bits, a read of the configuration and a request."""
     both = looked = False
-    for event, _ in session.walk():
+    for event, _ in session.walk(Register, Request):
         if isinstance(event, Register) and not event.write:
             isr = event.area == "isr" or event.names == ("isr_status",)
             if isr and event.value & 0xFF == ISR_QUEUE | ISR_CONFIG:

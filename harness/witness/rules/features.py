@@ -15,7 +15,7 @@ from harness.witness.sessions import Session
 @rule("2.2.1-R-01a", idle="the driver has chosen no features", registers=True)
 def only_offered_features(session: Session) -> Iterator[Check]:
     """Compare the choice with the offer."""
-    for event, state in session.walk():
+    for event, state in session.walk(Features):
         if isinstance(event, Features):
             extra = event.chosen & ~state.device.offered
             yield event, f"not offered: {', '.join(names(extra))}" if extra else ""
@@ -25,7 +25,7 @@ def accepts(feature: Feature) -> Function:
     """Return a rule function: the feature is accepted if it is offered."""
 
     def check(session: Session) -> Iterator[Check]:
-        for event, state in session.walk():
+        for event, state in session.walk(Features):
             if isinstance(event, Features) and state.device.offered & feature.mask:
                 missing = not event.chosen & feature.mask
                 yield event, f"{feature.name} is offered and not accepted" if missing else ""
@@ -50,7 +50,7 @@ for _name, _feature in {
 @rule("6.1-R-09", idle="SR_IOV was not offered to a driver", registers=True)
 def no_virtual_functions(session: Session) -> Iterator[Check]:
     """Check that SR_IOV is not accepted: no device of a stream has the PCI capability for it."""
-    for event, state in session.walk():
+    for event, state in session.walk(Features):
         if isinstance(event, Features) and (
             (event.chosen | state.device.offered) & Feature.SR_IOV.mask
         ):
@@ -61,7 +61,7 @@ def no_virtual_functions(session: Session) -> Iterator[Check]:
 @rule("5.2.5.1-R-06", idle="no host-managed zoned disk was offered", registers=True)
 def no_discard_for_host_managed(session: Session) -> Iterator[Check]:
     """Check that DISCARD is not accepted for a host-managed disk."""
-    for event, state in session.walk():
+    for event, state in session.walk(Features):
         if isinstance(event, Features) and state.fields.model == ZonedModel.HOST_MANAGED:
             chosen = event.chosen & Feature.BLK_DISCARD.mask
             yield event, "BLK_DISCARD is accepted" if chosen else ""
@@ -71,7 +71,7 @@ def no_discard_for_host_managed(session: Session) -> Iterator[Check]:
 def accepts_any_layout(session: Session) -> Iterator[Check]:
     """Check that a driver of the legacy interface accepts ANY_LAYOUT if it has read the offer."""
     offered = False
-    for event, _ in session.walk():
+    for event, _ in session.walk(Register):
         if isinstance(event, Register) and event.names == ("device_features",):
             offered = bool(event.value & Feature.ANY_LAYOUT.mask)
         if isinstance(event, Register) and event.names == ("driver_features",) and event.write:
@@ -83,7 +83,7 @@ def accepts_any_layout(session: Session) -> Iterator[Check]:
 @rule("6.3-L-04", idle="the driver has chosen no features", registers=True, legacy=True)
 def leaves_bit_30(session: Session) -> Iterator[Check]:
     """Check that a driver of the legacy interface does not accept bit 30."""
-    for event, _ in session.walk():
+    for event, _ in session.walk(Register):
         if isinstance(event, Register) and event.names == ("driver_features",) and event.write:
             chosen = event.value & Feature.UNUSED_30.mask
             yield event, "bit 30 is accepted" if chosen else ""
@@ -101,7 +101,7 @@ KNOWN = sum(feature.mask for feature in Feature)
 )
 def leaves_unknown_features(session: Session) -> Iterator[Check]:
     """Check that bits that are not defined are not accepted."""
-    for event, state in session.walk():
+    for event, state in session.walk(Features):
         if isinstance(event, Features) and state.device.offered & ~KNOWN:
             extra = event.chosen & state.device.offered & ~KNOWN
             yield event, f"not defined: {', '.join(names(extra))}" if extra else ""
@@ -116,7 +116,7 @@ def leaves_unknown_features(session: Session) -> Iterator[Check]:
 def works_with_unknown_features(session: Session) -> Iterator[Check]:
     """Find a request of a driver to whom an undefined bit was offered."""
     if session.device.offered & ~KNOWN:
-        for event, _ in session.walk():
+        for event, _ in session.walk(Request):
             if isinstance(event, Request):
                 yield event, ""
                 return
@@ -132,7 +132,7 @@ def fails_at_host_managed(session: Session) -> Iterator[Check]:
     """Find FAILED in the place of FEATURES_OK, after a read of the model."""
     place = CONFIG_FIELD["model"].offset
     read = False
-    for event, state in session.walk():
+    for event, state in session.walk(Register, Status):
         if state.fields.model != ZonedModel.HOST_MANAGED:
             continue
         if isinstance(event, Register) and event.area == "device" and not event.write:

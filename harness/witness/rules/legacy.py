@@ -19,7 +19,7 @@ VECTORS = {"config_msix_vector", "queue_msix_vector"}
 
 def registers(session: Session) -> Iterator[Register]:
     """Yield accesses to the legacy header and to the device configuration behind it."""
-    for event, _ in session.walk():
+    for event, _ in session.walk(Register):
         if isinstance(event, Register) and event.area in ("legacy", "legacy device"):
             yield event
 
@@ -30,7 +30,7 @@ def capacity_is_read_twice(session: Session) -> Iterator[Check]:
     values: list[int] = []
     known: dict[int, int] = {}
     last: Register | None = None
-    for event, _ in session.walk():
+    for event, _ in session.walk(Register, Request):
         if isinstance(event, Register) and event.area == "legacy device" and not event.write:
             data = max(event.value, 0).to_bytes(8, "little")
             known |= {event.offset + at: data[at] for at in range(min(event.width, 8))}
@@ -64,7 +64,7 @@ def order_of_initialization(session: Session) -> Iterator[Check]:
     """Check the steps before DRIVER_OK: reset, bits in order, no FEATURES_OK."""
     written = 0
     problem = "" if session.reset else "the driver did not reset the device first"
-    for event, _ in session.walk():
+    for event, _ in session.walk(Status):
         if not isinstance(event, Status) or not event.value:
             continue
         new = event.value & ~written
@@ -98,7 +98,7 @@ def configuration_follows_the_header(session: Session) -> Iterator[Check]:
 def fixed_layout(session: Session) -> Iterator[Check]:
     """Check that header and status have descriptors of their own, without ANY_LAYOUT."""
     accepted: int | None = None
-    for event, _ in session.walk():
+    for event, _ in session.walk(Register, Chain):
         if isinstance(event, Register) and event.write and event.names == ("driver_features",):
             accepted = event.value
         if isinstance(event, Chain) and accepted is not None:

@@ -60,7 +60,7 @@ def accesses(session: Session) -> Iterator[tuple[Register, State, str]]:
     """
     if version(session) != VERSION:
         return
-    for event, state in session.walk():
+    for event, state in session.walk(Register):
         if isinstance(event, Register) and event.area == "mmio":
             yield event, state, NAMES.get(event.offset & ~3, "")
 
@@ -238,7 +238,7 @@ def status_is_read(session: Session) -> Iterator[Check]:
     if version(session) != VERSION:
         return
     interrupted = looked = False
-    for event, _ in session.walk():
+    for event, _ in session.walk(Interrupt, Register):
         if isinstance(event, Interrupt):
             interrupted, looked = True, False
         if not isinstance(event, Register) or event.area != "mmio":
@@ -351,7 +351,7 @@ def after_a_device_id_of_0(session: Session, reads_too: bool) -> Iterator[Check]
     """Yield a read of DeviceID as 0, and accesses after it to other registers than the identity."""
     device_id_0 = False
     allowed = {REGISTERS[name] for name in IDENTITY[:3]}
-    for event, _ in session.walk():
+    for event, _ in session.walk(Register):
         if not isinstance(event, Register) or event.area not in ("mmio", "device"):
             continue
         identity_read = event.area == "mmio" and event.offset in allowed and not event.write
@@ -368,6 +368,6 @@ def no_shared_memory(session: Session) -> Iterator[Check]:
     for event, _, name in accesses(session):
         if name.startswith("SHM"):
             yield event, "a block device has no shared memory"
-    for step, _ in session.walk():
+    for step, _ in session.walk(Status):
         if isinstance(step, Status) and step.value & DeviceStatus.DRIVER_OK:
             yield step, ""

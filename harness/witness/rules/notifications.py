@@ -35,8 +35,11 @@ NO_ACCUSATION = (
 
 
 def split(session: Session, event_idx: bool) -> Iterator[tuple[Event, State]]:
-    """Yield the events of a session with split virtqueues and with EVENT_IDX or without."""
-    for event, state in session.walk():
+    """Yield chains and notifications of split virtqueues with EVENT_IDX or without.
+
+    Events that end the work of a virtqueue are among them.
+    """
+    for event, state in session.walk(Chain, Notified, Unnoticed, Broken, Stopped):
         if not state.has(Feature.RING_PACKED) and state.has(Feature.EVENT_IDX) == event_idx:
             yield event, state
 
@@ -46,7 +49,7 @@ def used_flags_start_as_0(session: Session) -> Iterator[Check]:
     """Check the flags of each used ring when it is used for the first time."""
     known: set[int] = set()
     base = 0
-    for event, state in session.walk():
+    for event, state in session.walk(Started, Prepared):
         if isinstance(event, Started):
             base = event.base
         if isinstance(event, Prepared) and not state.has(Feature.RING_PACKED):
@@ -186,7 +189,7 @@ def survives_needless_interrupts(session: Session) -> Iterator[Check]:
     """Find requests after an interrupt that announced nothing."""
     used: set[int] = set()
     needless = False
-    for event, _ in session.walk():
+    for event, _ in session.walk(Used, Interrupt, Request):
         match event:
             case Used():
                 used.add(event.queue)
@@ -210,7 +213,7 @@ def data_names_the_next_descriptor(session: Session) -> Iterator[Check]:
     sent: list[Notified] = []
     waiting: dict[int, list[Notified]] = {}
     followed: list[Notified] = []
-    for event, state in session.walk():
+    for event, state in session.walk(Started, Chain, Stopped, Notified, Broken):
         if not state.has(Feature.RING_PACKED):
             continue
         if isinstance(event, Started):

@@ -22,7 +22,7 @@ IDLE = "no chain of a packed virtqueue was seen"
 
 def chains(session: Session) -> Iterator[tuple[Chain, State]]:
     """Yield the chains of packed virtqueues."""
-    for event, state in session.walk():
+    for event, state in session.walk(Chain):
         if isinstance(event, Chain) and state.has(Feature.RING_PACKED):
             yield event, state
 
@@ -30,7 +30,7 @@ def chains(session: Session) -> Iterator[tuple[Chain, State]]:
 @rule("2.8.11-R-01", idle="no packed virtqueue was used")
 def alignment(session: Session) -> Iterator[Check]:
     """Check the addresses of the three parts."""
-    for event, state in session.walk():
+    for event, state in session.walk(Started):
         if isinstance(event, Started) and state.has(Feature.RING_PACKED):
             parts = (("desc", event.desc, 16), ("driver", event.driver, 4))
             yield event, unaligned(*parts, ("device", event.device, 4))
@@ -123,7 +123,7 @@ def table_is_allowed(session: Session) -> Iterator[Check]:
 def list_has_room(session: Session) -> Iterator[Check]:
     """Check that the lists that are in flight have room in the ring together."""
     in_flight: dict[int, dict[int, int]] = {}
-    for event, state in session.walk():
+    for event, state in session.walk(Started, Stopped, Used, Chain):
         if isinstance(event, Started | Stopped):
             in_flight.pop(event.queue, None)
         if isinstance(event, Used):
@@ -158,6 +158,6 @@ def first_comes_last(session: Session) -> Iterator[Check]:
 @rule("2.8.16-R-01", "2.8.16-R-02", idle="no descriptor of a packed virtqueue was used")
 def unchanged_until_used(session: Session) -> Iterator[Check]:
     """Check that a descriptor is as the device took it when the device uses it."""
-    for event, state in session.walk():
+    for event, state in session.walk(Changed, Used):
         if state.has(Feature.RING_PACKED) and isinstance(event, Changed | Used):
             yield event, "the USED bit had not changed" if isinstance(event, Changed) else ""

@@ -26,7 +26,7 @@ CONFIGURED = {"queue_size", *PLACES}
 def common(session: Session) -> Iterator[tuple[Register, State, int]]:
     """Yield accesses to the common configuration, with the virtqueue that is selected."""
     selected = 0
-    for event, state in session.walk():
+    for event, state in session.walk(Register):
         if isinstance(event, Register) and event.area == "common":
             yield event, state, selected
             if event.write and event.names == ("queue_select",):
@@ -94,7 +94,7 @@ def configured_before_enabled(session: Session) -> Iterator[Check]:
 def waits_for_the_reset(session: Session) -> Iterator[Check]:
     """Check that the status is read as 0 before it is written again."""
     by_status = seen = False
-    for event, _ in session.walk():
+    for event, _ in session.walk(Register):
         if isinstance(event, Register) and "device_status" in event.names:
             if event.write and event.value == 0:
                 by_status, seen = True, False
@@ -153,7 +153,7 @@ def configured_again(session: Session) -> Iterator[Check]:
 
 def device_area(session: Session) -> Iterator[tuple[Register, State]]:
     """Yield accesses to the device-specific configuration."""
-    for event, state in session.walk():
+    for event, state in session.walk(Register):
         if isinstance(event, Register) and event.area == "device":
             yield event, state
 
@@ -216,7 +216,7 @@ def vectors_of_the_table(session: Session) -> Iterator[Check]:
 def vectors_are_read_back(session: Session) -> Iterator[Check]:
     """Check that a vector is read back before another queue is selected or DRIVER_OK is set."""
     pending: dict[str, Register] = {}
-    for event, _ in session.walk():
+    for event, _ in session.walk(Register, Status):
         if isinstance(event, Register) and event.area == "common":
             for name in ("config_msix_vector", "queue_msix_vector"):
                 if name not in event.names:
@@ -236,7 +236,7 @@ def notifications(
     session: Session, data: bool, own: bool | None = None
 ) -> Iterator[tuple[Notified, State]]:
     """Yield notifications with NOTIFICATION_DATA (`data`) and NOTIF_CONFIG_DATA (`own`) or not."""
-    for event, state in session.walk():
+    for event, state in session.walk(Notified):
         if not isinstance(event, Notified) or event.width == 0:
             continue
         matches = own is None or own == state.has(Feature.NOTIF_CONFIG_DATA)
@@ -277,7 +277,7 @@ def own_data(session: Session, data: bool) -> Iterator[Check]:
     """Compare the low 16 bits with queue_notif_config_data, where the driver has read it."""
     known: dict[int, int] = {}
     selected = 0
-    for event, state in session.walk():
+    for event, state in session.walk(Register, Notified):
         if isinstance(event, Register) and event.area == "common":
             if event.write and event.names == ("queue_select",):
                 selected = event.value
@@ -306,7 +306,7 @@ def field_is_own_data(session: Session) -> Iterator[Check]:
 @rule("4.1.4.10-L-02", idle="no legacy interface was used", registers=True, legacy=True)
 def legacy_structure(session: Session) -> Iterator[Check]:
     """Check that a driver of the legacy interface does not use the common configuration too."""
-    for event, _ in session.walk():
+    for event, _ in session.walk(Register):
         if isinstance(event, Register) and event.write and event.area in ("common", "legacy"):
             modern = event.area == "common"
             yield event, "the legacy interface is in use" if modern else ""

@@ -17,7 +17,7 @@ MOST = 1 << 32
 
 def chains(session: Session) -> Iterator[tuple[Chain, State]]:
     """Yield the chains of split virtqueues."""
-    for event, state in session.walk():
+    for event, state in session.walk(Chain):
         if isinstance(event, Chain) and not state.has(Feature.RING_PACKED):
             yield event, state
 
@@ -53,7 +53,7 @@ def misplaced(entries: list[Entry]) -> str:
 @rule("2.7.1-R-01", idle="no split virtqueue was used", legacy=None)
 def alignment(session: Session) -> Iterator[Check]:
     """Check the addresses of the three parts."""
-    for event, state in session.walk():
+    for event, state in session.walk(Started):
         if isinstance(event, Started) and not state.has(Feature.RING_PACKED):
             parts = (("desc", event.desc, 16), ("driver", event.driver, 2))
             yield event, unaligned(*parts, ("device", event.device, 4))

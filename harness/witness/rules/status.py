@@ -21,7 +21,7 @@ STEPS = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER | DeviceStatus.FEATURES_O
 @rule("2.1.1-R-01", idle="the driver has not set DRIVER_OK", registers=True)
 def steps_are_shown(session: Session) -> Iterator[Check]:
     """Check that the bits of all earlier steps are set when DRIVER_OK is."""
-    for event, state in session.walk():
+    for event, state in session.walk(Status):
         if isinstance(event, Status) and event.value & DeviceStatus.DRIVER_OK and not state.live:
             missing = STEPS & ~event.value
             yield event, f"DRIVER_OK without {DeviceStatus(missing).name}" if missing else ""
@@ -30,7 +30,7 @@ def steps_are_shown(session: Session) -> Iterator[Check]:
 @rule("2.1.1-R-02", idle="the driver has not written the status twice", registers=True)
 def bits_stay_set(session: Session) -> Iterator[Check]:
     """Compare each write with what the status read before it."""
-    for event, _ in session.walk():
+    for event, _ in session.walk(Status):
         if isinstance(event, Status) and event.value and event.before:
             lost = KEPT_BITS & event.before & ~event.value
             yield event, f"{DeviceStatus(lost).name} is cleared" if lost else ""
@@ -42,7 +42,7 @@ def order_of_initialization(session: Session) -> Iterator[Check]:
     features_read = status_read = enabled_early = False
     written = 0
     problem = "" if session.reset else "the driver did not reset the device first"
-    for event, state in session.walk():
+    for event, state in session.walk(Register, Status):
         if isinstance(event, Register) and not state.live:
             if not event.write and "device_feature" in event.names:
                 features_read = True
@@ -73,7 +73,7 @@ def order_of_initialization(session: Session) -> Iterator[Check]:
 @rule("3.1.1-R-02b", idle="the driver has not set FEATURES_OK", registers=True)
 def no_config_write_before_features(session: Session) -> Iterator[Check]:
     """Check that the configuration is not written before FEATURES_OK."""
-    for event, state in session.walk():
+    for event, state in session.walk(ConfigWrite, Status):
         early = not state.status & DeviceStatus.FEATURES_OK
         if isinstance(event, ConfigWrite) and early:
             yield event, "FEATURES_OK is not set"
@@ -85,7 +85,7 @@ def no_config_write_before_features(session: Session) -> Iterator[Check]:
 def no_new_features_later(session: Session) -> Iterator[Check]:
     """Check that driver_feature gets no new bits after FEATURES_OK."""
     select, words = 0, dict[int, int]()
-    for event, state in session.walk():
+    for event, state in session.walk(Status, Register):
         done = state.status & DeviceStatus.FEATURES_OK
         if isinstance(event, Status) and event.value & DeviceStatus.FEATURES_OK and not done:
             yield event, ""
@@ -103,7 +103,7 @@ def no_new_features_later(session: Session) -> Iterator[Check]:
 @rule("3.1.1-R-06", idle="the driver has sent no notification", registers=True)
 def no_early_notification(session: Session) -> Iterator[Check]:
     """Check that notifications come after DRIVER_OK."""
-    for event, state in session.walk():
+    for event, state in session.walk(Notified):
         if isinstance(event, Notified):
             yield event, "" if state.live else "DRIVER_OK is not set"
 
@@ -111,7 +111,7 @@ def no_early_notification(session: Session) -> Iterator[Check]:
 @rule("3.4.1-R-01", idle="the driver has not set SUSPEND", registers=True)
 def suspends_a_running_device(session: Session) -> Iterator[Check]:
     """Check that the driver sets SUSPEND only after DRIVER_OK, and if SUSPEND was negotiated."""
-    for event, state in session.walk():
+    for event, state in session.walk(Status):
         if isinstance(event, Status) and event.value & ~event.before & DeviceStatus.SUSPEND:
             if not state.has(Feature.SUSPEND):
                 yield event, "SUSPEND was not negotiated"
@@ -124,7 +124,7 @@ def suspends_a_running_device(session: Session) -> Iterator[Check]:
 def reads_whether_it_is_suspended(session: Session) -> Iterator[Check]:
     """Check that the status is read between suspension and resumption."""
     asked = seen = False
-    for event, _ in session.walk():
+    for event, _ in session.walk(Register, Status):
         if isinstance(event, Register) and not event.write and "device_status" in event.names:
             seen = True
         if isinstance(event, Status) and event.value:
@@ -137,7 +137,7 @@ def reads_whether_it_is_suspended(session: Session) -> Iterator[Check]:
 @rule("3.4.1-R-04", idle="the driver has not suspended the device", registers=True)
 def no_notification_while_suspended(session: Session) -> Iterator[Check]:
     """Check that no notification comes between suspension and resumption."""
-    for event, state in session.walk():
+    for event, state in session.walk(Status, Notified):
         asked = isinstance(event, Status) and event.value & DeviceStatus.SUSPEND
         if asked and state.has(Feature.SUSPEND):
             yield event, ""
@@ -148,7 +148,7 @@ def no_notification_while_suspended(session: Session) -> Iterator[Check]:
 @rule("3.4.1-R-05", idle="the driver has not suspended the device", registers=True)
 def no_config_write_while_suspended(session: Session) -> Iterator[Check]:
     """Check that the configuration is not written between suspension and resumption."""
-    for event, state in session.walk():
+    for event, state in session.walk(Status, ConfigWrite):
         asked = isinstance(event, Status) and event.value & DeviceStatus.SUSPEND
         if asked and state.has(Feature.SUSPEND):
             yield event, ""
@@ -163,7 +163,7 @@ def resets_after_failure(session: Session) -> Iterator[Check]:
         first = next((event for event, _ in session.walk() if isinstance(event, Status)), None)
         if first:
             yield first, ""
-    for event, state in session.walk():
+    for event, state in session.walk(Status):
         if isinstance(event, Status) and state.status & DeviceStatus.FAILED:
             again = event.value and not event.value & DeviceStatus.FAILED
             yield event, "the device was not reset after FAILED" if again else ""
@@ -175,7 +175,7 @@ def refused(session: Session) -> Iterator[tuple[Event, bool]]:
     The refusal is a read of the status without FEATURES_OK. A new choice of features ends it.
     """
     asked = no = False
-    for event, state in session.walk():
+    for event, state in session.walk(Status, Register):
         if isinstance(event, Status):
             goes_on = event.value & DeviceStatus.DRIVER_OK & ~state.status
             if no:
@@ -204,7 +204,7 @@ def gives_up(session: Session) -> Iterator[Check]:
     """Check that the initialization does not go on after FAILED or a refusal of FEATURES_OK."""
     for event, goes_on in refused(session):
         yield event, "FEATURES_OK was refused" if goes_on else ""
-    for event, state in session.walk():
+    for event, state in session.walk(Status):
         if isinstance(event, Status) and event.value & DeviceStatus.FAILED and not state.live:
             goes_on = bool(state.status & DeviceStatus.FAILED)
             goes_on = goes_on and bool(event.value & DeviceStatus.DRIVER_OK)
@@ -215,7 +215,7 @@ def gives_up(session: Session) -> Iterator[Check]:
 def nothing_available_while_suspended(session: Session) -> Iterator[Check]:
     """Compare what is available at the suspension and at the resumption."""
     known: dict[int, int] = {}
-    for event, _ in session.walk():
+    for event, _ in session.walk(Waiting):
         if not isinstance(event, Waiting):
             continue
         if event.queue in known:
@@ -230,7 +230,7 @@ def waits_for_the_resumption(session: Session) -> Iterator[Check]:
     """Check that the status is read with DRIVER_OK and without SUSPEND before a notification."""
     resumed: Event | None = None
     done = False
-    for event, state in session.walk():
+    for event, state in session.walk(Status, Register, Notified, ConfigWrite):
         if isinstance(event, Status):
             asked = event.before & DeviceStatus.SUSPEND and state.has(Feature.SUSPEND)
             if asked and event.value & DeviceStatus.DRIVER_OK:
