@@ -19,6 +19,7 @@ from typing import Any, Literal
 import images
 from harness.drivers import kernels, userland
 from harness.drivers.base import (
+    AT_ONCE,
     DEADLINE,
     CrashedError,
     Launcher,
@@ -99,6 +100,7 @@ class UserModeLinux(Launcher):
     name = "uml"
     description = "User-mode Linux, which is a vhost-user front-end itself"
     implementation = "uml"
+    at_once = AT_ONCE
     works = frozenset(userland.WORKS) - {"rebind"}
     """It does not stop a virtqueue at an unbind, so the base that it sets later has no effect."""
     traits = frozenset({"modern", "vhost-user"})
