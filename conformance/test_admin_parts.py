@@ -2,8 +2,10 @@
 
 import pytest
 
+from conformance import pcispace
 from conformance.administration import Objects, need, shown
 from conformance.legacymember import LegacyMember
+from conformance.test_pci_interrupts import CAN_FUNCTION_RESET, RESET_SETTLES
 from conformance.waiting import eventually, let_pass
 from harness.report import clause, on
 from harness.virtio.admin import (
@@ -30,7 +32,17 @@ from harness.virtio.admin import (
     parts_in,
 )
 from harness.virtio.blk import STATUS_UNWRITTEN, Status
-from harness.virtio.pci import COMMON_REGISTERS, ISR_CONFIG, ISR_QUEUE
+from harness.virtio.device import DeviceStatus
+from harness.virtio.pci import (
+    CAP_EXPRESS,
+    COMMAND,
+    COMMAND_MASTER,
+    COMMON_REGISTERS,
+    EXPRESS_RESET,
+    ISR_CONFIG,
+    ISR_QUEUE,
+    REVISION,
+)
 
 pytestmark = on("pci", "modern")
 
@@ -382,3 +394,66 @@ def test_what_a_stopped_member_has_executed_is_used(members):
     executed = [place for place in places if member.status(place) != STATUS_UNWRITTEN]
 
     assert member.used_index() == len(executed)
+
+
+# --- the bus of a stopped member
+
+
+@pytest.fixture
+def on_bus(parts):
+    """The driver of the first member on a bus of its own, started, and the member's parts."""
+    driver = parts.members.disk.member(1)
+    driver.start()
+    return driver, parts
+
+
+def identity(driver):
+    """Return what reads show of a function and its driver does not change."""
+    return {
+        "ids": driver.pci_read(0, 4),
+        "class": driver.pci_read(REVISION, 4),
+        "capabilities": [*pcispace.capabilities(driver)],
+        "num_queues": driver.register_read("num_queues"),
+        "capacity": driver.config_read(0, 8),
+    }
+
+
+@clause("2.12.1.4.4.1-D-12")
+def test_a_stopped_member_shows_the_same_as_one_that_runs(on_bus):
+    driver, parts = on_bus
+    running = identity(driver)
+    parts.stop()
+
+    stopped = identity(driver)
+
+    assert stopped == running
+
+
+@clause("2.12.1.4.4.1-D-13")
+def test_configuration_space_of_a_stopped_member_can_be_written(on_bus):
+    driver, parts = on_bus
+    parts.stop()
+    command = int.from_bytes(driver.pci_read(COMMAND, 2), "little")
+
+    shown = []
+    for value in (command ^ COMMAND_MASTER, command):
+        driver.pci_write(COMMAND, value.to_bytes(2, "little"))
+        shown.append(int.from_bytes(driver.pci_read(COMMAND, 2), "little"))
+
+    assert shown == [command ^ COMMAND_MASTER, command]
+
+
+@clause("2.12.1.4.4.1-D-13")
+def test_a_stopped_member_can_be_reset_by_its_function(on_bus):
+    driver, parts = on_bus
+    at = dict(pcispace.capabilities(driver)).get(CAP_EXPRESS)
+    if not at or not int.from_bytes(driver.pci_read(at + 4, 4), "little") & CAN_FUNCTION_RESET:
+        pytest.skip("the member has no function level reset")
+    assert driver.status() & DeviceStatus.DRIVER_OK
+    parts.stop()
+
+    driver.pci_write(at + 8, EXPRESS_RESET.to_bytes(2, "little"))
+    let_pass(RESET_SETTLES)
+
+    assert driver.status() == 0
+    assert not driver.pci_read(COMMAND, 1)[0] & COMMAND_MASTER

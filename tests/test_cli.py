@@ -136,6 +136,7 @@ def test_bench_prints_the_targets_asked_for(capsys: pytest.CaptureFixture[str]) 
         "QEMU start to QMP greeting",
         "qtest-pci: QEMU start to DRIVER_OK",
         "qtest-pci: 512-byte reads, one at a time",
+        "qtest-pci: register reads, one at a time",
         "vhost-user: connect to first read",
         "vhost-user: 512-byte reads, one at a time",
     ]

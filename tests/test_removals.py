@@ -79,7 +79,7 @@ KNOWN = {
     "harness/machine/templates.py::_prune: rmtree": "a template: it has our manifest",
     "harness/model/defects/requests.py::read_only_written: os.open": RUN,
     "harness/model/main.py::serve: unlink": "the socket that it listened on",
-    "harness/model/main.py::Export.close: unlink": "the socket that it listened on",
+    "harness/model/main.py::Listener.close: unlink": "the socket that it listened on",
     "harness/model/observer.py::Lines.__init__: open": WANTED,
     "harness/model/storage.py::Storage.__init__: os.open": RUN,
     "harness/model/storage.py::Storage.resize: ftruncate": RUN,

@@ -57,13 +57,15 @@ class Sample:
     """One target in one run: seconds until it served, and reads of 512 bytes per second.
 
     `memory` is QEMU's private memory afterwards, in MiB. `served` is the number of reads for a
-    second of CPU time of the device's process.
+    second of CPU time of the device's process. `accesses` is the number of register reads per
+    second, 0 where the driver reads no registers itself.
     """
 
     seconds: float
     rate: float
     memory: float = 0.0
     served: float = 0.0
+    accesses: float = 0.0
 
 
 def bench(arguments: argparse.Namespace) -> int:
@@ -108,6 +110,9 @@ def bench(arguments: argparse.Namespace) -> int:
         meanwhile = f"{statistics.median(rates) * greeting:.0f} per start of QEMU"
         _print(f"{name}: {SPANS[name]}", seconds, "s", ratio)
         _print(f"{name}: 512-byte reads, one at a time", rates, "/s", meanwhile)
+        if any(accesses := [sample.accesses for sample in samples[name]]):
+            meanwhile = f"{statistics.median(accesses) * greeting:.0f} per start of QEMU"
+            _print(f"{name}: register reads, one at a time", accesses, "/s", meanwhile)
         if any(served := [sample.served for sample in samples[name]]):
             _print(f"{name}: reads in a CPU second", served, "/s", "-")
     if clone_template:
@@ -152,7 +157,8 @@ def _qtest(target: QtestTarget, requests: int) -> Sample:
     try:
         disk.driver.start()
         seconds = time.monotonic() - begin
-        return Sample(seconds, _rate(disk.driver, requests))
+        rate = _rate(disk.driver, requests)
+        return Sample(seconds, rate, accesses=_access_rate(disk.driver, requests))
     finally:
         disk.unplug()
 
@@ -190,7 +196,9 @@ def _model_pci(observed: bool, requests: int) -> Sample:
                 used = -cpu_seconds(target.pid)
                 rate = _rate(disk.driver, requests)
                 used += cpu_seconds(target.pid)
-                return Sample(seconds, rate, served=requests / used if used > 0 else 0.0)
+                served = requests / used if used > 0 else 0.0
+                accesses = _access_rate(disk.driver, requests)
+                return Sample(seconds, rate, served=served, accesses=accesses)
             finally:
                 disk.unplug()
         finally:
@@ -242,3 +250,11 @@ def _rate(driver: Driver, requests: int) -> float:
     if repetition.statuses != {Status.OK: requests}:
         raise DriverError(f"some reads failed; number of reads by status: {repetition.statuses}")
     return repetition.count / repetition.seconds
+
+
+def _access_rate(driver: Driver, accesses: int) -> float:
+    """Return reads of the device status per second, one at a time."""
+    begin = time.monotonic()
+    for _ in range(accesses):
+        driver.register_read("device_status")
+    return accesses / (time.monotonic() - begin)

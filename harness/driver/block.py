@@ -234,17 +234,17 @@ class BlockDriver(DeviceDriver):
             self._by_head[queue, flight.head] = token
             flight.record = Sent.of(flight, packed, self._after_reset)
             self.sent.append(flight.record)
-            self._show(flight, request)
+            self._show(flight)
         ring.publish(flight.head for flight in prepared)
         self.trace("available", queue, [flight.head for flight in prepared], ring.next_available())
         self._notify(ring)
         return tokens
 
-    def _show(self, flight: Flight, request: Request) -> None:
+    def _show(self, flight: Flight) -> None:
         """Record a request in the trace: its memory, its chain, and its properties."""
-        trace, ring = self.trace, flight.queue
+        trace, ring, request = self.trace, flight.queue, flight.request
         trace("stored", flight.block, len(flight.image), cut(flight.image))
-        trace("chain", ring.index, flight.head, *ring.described(flight.head))
+        trace("chain", ring.index, flight.head, *ring.described(flight.head, flight.chain))
         size = len(request.data)
         trace("request", ring.index, request.type, request.sector, size, request.receive)
 

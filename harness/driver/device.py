@@ -242,7 +242,7 @@ class DeviceDriver(Driver):
     def queue_add(self, index: int, buffers: Sequence[Buffer], indirect: bool = False) -> int:
         queue = self._queue(index)
         head = queue.add(buffers, indirect)
-        self.trace("chain", index, head, *queue.described(head))
+        self.trace("chain", index, head, *queue.described(head, queue.chain(head)))
         return head
 
     def queue_publish(self, index: int, heads: Sequence[int]) -> None:

@@ -16,6 +16,10 @@ from harness.driver.bus.base import Bus, MmioWindow, PciFunction
 KEPT = 4000
 """Events of a driver that are kept, the last ones."""
 
+BYTES = 1 << 20
+"""Bytes of data of the events that a trace shows, the last ones. As text they are two to three
+times as long."""
+
 SHOWN = 4096
 """Bytes of a piece of memory, or of a message, that an event has at most."""
 
@@ -60,10 +64,20 @@ class Trace:
         self._lately.clear()
 
     def events(self) -> list[Recorded]:
-        """Return the events. If older ones were dropped, the first is "dropped" with a number."""
-        dropped = self._made - len(self._events)
-        first = [(self._events[0][0], "dropped", dropped)] if dropped else []
-        return [*first, *self._events]
+        """Return the last events, with at most BYTES of data.
+
+        If older ones were dropped, the first is "dropped" with their number.
+        """
+        kept: deque[Recorded] = deque()
+        size = 0
+        for event in reversed(self._events):
+            size += sum(len(value) for value in event if isinstance(value, bytes))
+            if size > BYTES:
+                break
+            kept.appendleft(event)
+        dropped = self._made - len(kept)
+        first = [(self._events[-len(kept)][0], "dropped", dropped)] if dropped else []
+        return [*first, *kept]
 
 
 def cut(data: bytes) -> bytes:

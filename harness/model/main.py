@@ -19,6 +19,7 @@ import json
 import signal
 import socket
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -30,7 +31,8 @@ from harness.diskspec import SECTOR, DiskSpec, Fault
 from harness.model.block import Block
 from harness.model.loop import Loop
 from harness.model.observer import Lines, Observer
-from harness.model.pci.server import Connection as VfioUserConnection
+from harness.model.pci.member import Member
+from harness.model.pci.server import MemberConnection, OwnerConnection
 from harness.model.storage import Storage
 from harness.model.vhost import Connection as VhostUserConnection
 from harness.model.zoned import ZonedBlock
@@ -38,7 +40,7 @@ from harness.model.zoned import ZonedBlock
 CONTROL_TIMEOUT = 10.0
 """Seconds that a resize may take."""
 
-Connection = VhostUserConnection | VfioUserConnection
+Connection = VhostUserConnection | OwnerConnection | MemberConnection
 Accept = Callable[[socket.socket, Block, Loop, Callable[[], None]], Connection]
 
 
@@ -59,8 +61,8 @@ class Connect(Protocol):
 
 CONNECT: dict[str, Connect] = {
     "vhost-user": VhostUserConnection,
-    "pci": partial(VfioUserConnection, layout="modern"),
-    "pci-transitional": partial(VfioUserConnection, layout="transitional"),
+    "pci": partial(OwnerConnection, layout="modern"),
+    "pci-transitional": partial(OwnerConnection, layout="transitional"),
 }
 """Ways to reach a disk: a vhost-user back-end, or a PCI function over vfio-user."""
 
@@ -84,36 +86,74 @@ class DoneError(Exception):
     """The only connection has ended."""
 
 
-class Export:
-    """A disk on a UNIX socket of its own, for one front-end or client at a time."""
+class Listener(ABC):
+    """A UNIX socket for one front-end or client at a time."""
+
+    def __init__(self, loop: Loop, path: str) -> None:
+        self._loop = loop
+        self._path = Path(path)
+        self._connection: Connection | None = None
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen(1)
+        loop.watch(self._listener.fileno(), self._accept)
+
+    @abstractmethod
+    def _connected(self, link: socket.socket) -> Connection | None:
+        """Return the connection of a new peer, None for a peer that gets none."""
+
+    def _accept(self) -> None:
+        link, _ = self._listener.accept()
+        self._connection = self._connected(link)
+        if self._connection:
+            self._loop.forget(self._listener.fileno())
+        else:
+            link.close()
+
+    def _wait(self) -> None:
+        """Wait for the next peer."""
+        self._connection = None
+        self._loop.watch(self._listener.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Disconnect the peer, if there is one, and remove the socket."""
+        if self._connection:
+            self._connection.close()
+        self._loop.forget(self._listener.fileno())
+        self._listener.close()
+        with suppress(FileNotFoundError):
+            self._path.unlink()
+
+
+class Export(Listener):
+    """A disk on a UNIX socket of its own.
+
+    A disk with members has a socket for each of them, at PATH.member1, PATH.member2 and so on.
+    """
 
     def __init__(
         self, loop: Loop, path: str, block: Block, connect: Accept, once: bool = False
     ) -> None:
         """`once` ends the loop with the first connection."""
-        self._loop = loop
         self._once = once
-        self._used = False
-        self._path = Path(path)
         self._block = block
         self._connect = connect
-        self._connection: Connection | None = None
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(path)
-        self._listener.listen(1)
-        self._wait()
+        super().__init__(loop, path)
+        members = range(1, (block.spec.members or 0) + 1)
+        self._members = [MemberExport(loop, self, path, number) for number in members]
+
+    def _connected(self, link: socket.socket) -> Connection:
+        return self._connect(link, self._block, self._loop, self._wait)
 
     def _wait(self) -> None:
-        self._connection = None
-        self._loop.watch(self._listener.fileno(), self._accept)
-        if self._once and self._used:
+        super()._wait()
+        if self._once:
             raise DoneError
-        self._used = True
 
-    def _accept(self) -> None:
-        link, _ = self._listener.accept()
-        self._loop.forget(self._listener.fileno())
-        self._connection = self._connect(link, self._block, self._loop, self._wait)
+    def member(self, number: int) -> Member | None:
+        """Return a member, None while it is not enabled."""
+        owner = self._connection
+        return owner.function.member(number) if isinstance(owner, OwnerConnection) else None
 
     def resize(self, capacity: int) -> None:
         """Set the capacity in sectors and announce it. Raise OSError if that is impossible."""
@@ -122,15 +162,25 @@ class Export:
             self._connection.device.config_changed()
 
     def close(self) -> None:
-        """Disconnect the front-end, if there is one, and remove the socket."""
+        """Disconnect the front-end, if there is one, and remove the sockets."""
         self._once = False
-        if self._connection:
-            self._connection.close()
-        self._loop.forget(self._listener.fileno())
-        self._listener.close()
+        super().close()
+        for member in self._members:
+            member.close()
         self._block.storage.close()
-        with suppress(FileNotFoundError):
-            self._path.unlink()
+
+
+class MemberExport(Listener):
+    """A member of a group on a UNIX socket of its own, while its owner has enabled it."""
+
+    def __init__(self, loop: Loop, owner: Export, path: str, number: int) -> None:
+        self._owner = owner
+        self._number = number
+        super().__init__(loop, f"{path}.member{number}")
+
+    def _connected(self, link: socket.socket) -> Connection | None:
+        member = self._owner.member(self._number)
+        return MemberConnection(link, member, self._loop, self._wait) if member else None
 
 
 class Control:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.reproducers import qtest, vhost_user
-from harness.reproducers.steps import Plan, plan
+from harness.reproducers import libqtest, qtest, vhost_user
+from harness.reproducers.steps import NotPossibleError, Plan, plan
 from harness.witness.events import Event
 
 DEADLINE = 60.0
@@ -30,18 +31,20 @@ LIMIT = 1 << 20
 class Form:
     """A form of reproducers: the maker of the text, the program that runs it, and the suffix.
 
-    `device` is the name of the variable of the environment with the program of the device.
+    `devices` are the names of the variables of the environment with the program of the device, or
+    with its socket. The interpreter is None if the text is compiled.
     """
 
     script: Callable[[Plan, str], str]
-    interpreter: str
+    interpreter: str | None
     suffix: str
-    device: str
+    devices: tuple[str, ...]
 
 
 FORMS = {
-    "qtest": Form(qtest.script, "/bin/sh", ".sh", "QEMU"),
-    "python": Form(vhost_user.script, sys.executable, ".py", "DAEMON"),
+    "qtest": Form(qtest.script, "/bin/sh", ".sh", ("QEMU",)),
+    "c": Form(libqtest.script, None, ".c", ("QEMU",)),
+    "python": Form(vhost_user.script, sys.executable, ".py", ("DAEMON", "SOCKET")),
 }
 
 
@@ -58,14 +61,22 @@ def text_of(events: Sequence[Event], form: str, name: str) -> str:
     return FORMS[form].script(plan(events), name)
 
 
+def compiler() -> str | None:
+    """Return the path of the C compiler, None if there is none."""
+    return shutil.which("cc") or shutil.which("gcc")
+
+
 def run(path: Path, form: str, device: str | None = None) -> Outcome:
-    """Run a reproducer; `device` is the program of the device (None: the one on PATH)."""
+    """Run a reproducer. `device` is the device's program (None: the one on PATH), or its socket.
+
+    NotPossibleError if it has to be compiled and there is no C compiler.
+    """
     environment = dict(os.environ)
     if device is not None:
-        environment[FORMS[form].device] = device
+        environment.update(dict.fromkeys(FORMS[form].devices, device))
     with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            [FORMS[form].interpreter, path.absolute()],
+            _command(path.absolute(), form),
             cwd=directory,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -83,6 +94,16 @@ def run(path: Path, form: str, device: str | None = None) -> Outcome:
         text = output.read(LIMIT).decode(errors="replace")
     late = "" if status is not None else f"it did not end within {DEADLINE:g} s\n"
     return Outcome(status == 0, text + late)
+
+
+def _command(path: Path, form: str) -> list[str]:
+    """Return the command that runs a reproducer in a directory of its own."""
+    if interpreter := FORMS[form].interpreter:
+        return [interpreter, str(path)]
+    if (cc := compiler()) is None:
+        raise NotPossibleError("there is no C compiler (cc or gcc): the program was not run")
+    build = '"$1" -O1 -Wall -o program "$2" && exec ./program'
+    return ["/bin/sh", "-c", build, "sh", cc, str(path)]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -151,6 +151,13 @@ class Plugged(ABC):
         """Reset the function from outside, as a reset of its bus does. LacksError if none."""
         raise LacksError("there is no bus that can be reset here")
 
+    def member(self, number: int) -> Driver:
+        """Return a driver for an enabled member of the device's group, on a bus of its own.
+
+        It is closed with the device. Raise LacksError if no bus reaches the members.
+        """
+        raise LacksError("the members of the device are on no bus here")
+
     def wait_io_error(self) -> IoError:
         """Return the oldest report of an error of the backing store; wait 10 s if there is none.
 

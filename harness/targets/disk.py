@@ -160,6 +160,13 @@ class Disk:
         """Reset the function from outside, as a reset of its bus does. LacksError if none."""
         self._plugged.bus_reset()
 
+    def member(self, number: int) -> Driver:
+        """Return a driver for an enabled member of the device's group, on a bus of its own.
+
+        Raise LacksError, which skips a test, if no bus reaches the members.
+        """
+        return self._plugged.member(number)
+
     def wait_io_error(self) -> IoError:
         """Return the oldest report of an error of the backing store; wait 10 s if there is none.
 

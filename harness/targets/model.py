@@ -18,6 +18,7 @@ from harness.diskspec import DiskSpec, unsupported
 from harness.driver.block import BlockDriver
 from harness.driver.bus.vfio_user import VfioUser
 from harness.driver.errors import DriverError
+from harness.driver.interface import Driver
 from harness.driver.transport.base import Transport
 from harness.driver.transport.pci import PciModern
 from harness.driver.transport.pci_legacy import PciLegacy
@@ -27,7 +28,6 @@ from harness.machine.drive import Backing as FileBacking
 from harness.machine.errors import MachineError
 from harness.machine.process import Process
 from harness.machine.supervisor import QUIT_DEADLINE, Supervised
-from harness.model.whims import reshaped
 from harness.targets.base import (
     Backing,
     DeviceIdentity,
@@ -128,7 +128,9 @@ class ModelProcess(Supervised):
         self._answers = b""
         self._launch(self._line)
         for name, words in self._disks.items():
-            Path(words["socket"]).unlink(missing_ok=True)
+            members = range(1, (words["spec"]["members"] or 0) + 1)
+            for path in [words["socket"], *(f"{words['socket']}.member{n}" for n in members)]:
+                Path(path).unlink(missing_ok=True)
             self.tell("add", name, **words)
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -297,9 +299,10 @@ class ModelDisk(ModelSide, Plugged):
     def __init__(self, process: ModelProcess, spec: DiskSpec, variant: Variant) -> None:
         self._process = process
         self.spec = spec
-        self._name, link, self._file = process.add(spec, variant.way)
+        self._name, self._link, self._file = process.add(spec, variant.way)
+        self._members: list[BlockDriver] = []
         try:
-            self.driver: BlockDriver = BlockDriver(variant.attach(link, spec))
+            self.driver: BlockDriver = BlockDriver(variant.attach(self._link, spec))
         except BaseException:
             with suppress(MachineError):
                 process.remove(self._name)
@@ -333,9 +336,21 @@ class ModelDisk(ModelSide, Plugged):
             raise LacksError("vhost-user has no bus")
         bus.reset()
 
+    def member(self, number: int) -> Driver:
+        """Return a driver for a member, over a socket of its own."""
+        if not self.spec.members:
+            return super().member(number)
+        try:
+            driver = BlockDriver(PciModern(VfioUser(f"{self._link}.member{number}")))
+        except DriverError as error:
+            raise translated(error) from None
+        self._members.append(driver)
+        return driver
+
     def unplug(self) -> None:
         """Disconnect, and remove the disk."""
-        self.driver.close()
+        for driver in [*self._members, self.driver]:
+            driver.close()
         self._remove()
 
 
@@ -390,9 +405,17 @@ class Model(Target):
                 self._process = ModelProcess(
                     self._defects, self._whims, self._record(), self._illegal
                 )
-            return ModelDisk(self._process, reshaped(spec, self._whims), self._variant)
+            return ModelDisk(self._process, self._reshaped(spec), self._variant)
         except (MachineError, DriverError) as error:
             raise translated(error) from None
+
+    def _reshaped(self, spec: DiskSpec) -> DiskSpec:
+        """Return the disk as the whims make it."""
+        if not self._whims:
+            return spec
+        from harness.model.whims import reshaped  # a run without them starts sooner
+
+        return reshaped(spec, self._whims)
 
     @property
     def pid(self) -> int | None:

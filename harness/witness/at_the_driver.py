@@ -7,7 +7,7 @@ decided here, and only when a trace is wanted.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from harness.driver.trace import Recorded
 from harness.virtio.mmio import CONFIG as MMIO_CONFIG
 from harness.virtio.mmio import REGISTERS as MMIO_REGISTERS
 from harness.virtio.pci import LEGACY_REGISTERS
+from harness.virtio.ring import DESC, PACKED_DESC
 from harness.witness.events import (
     LINE,
     Answer,
@@ -178,12 +179,17 @@ def _ring(queue: int, size: int, desc: int, driver: int, device: int, packed: bo
     return [Started(queue=queue, size=size, desc=desc, driver=driver, device=device, format=form)]
 
 
-def _chain(queue: int, head: int, descriptors: Any, table: Any, table_at: int) -> list[Event]:
+def _chain(
+    queue: int, head: int, packed: bool, slots: Sequence[int], raw: bytes, table_at: int
+) -> list[Event]:
+    found = list(DESC.iter_unpack(raw))
+    if packed:  # the flags are after the buffer id
+        found = [(*fields, flags, ident) for *fields, ident, flags in PACKED_DESC.iter_unpack(raw)]
     return [
         Chain(
             queue=queue,
-            descriptors=[tuple(entry) for entry in descriptors],
-            table=[tuple(entry) for entry in table],
+            descriptors=[(slot, *fields) for slot, fields in zip(slots, found, strict=False)],
+            table=[(slot, *fields) for slot, fields in enumerate(found[len(slots) :])],
             head=head,
             table_at=table_at,
         )

@@ -9,19 +9,28 @@ from pathlib import Path
 import pytest
 
 from harness.cli.main import main
+from harness.diskspec import DiskSpec
 from harness.driver.bus.base import MmioWindow
-from harness.driver.trace import KEPT, SHOWN, Trace, cut, merged, unwatch, watch
-from harness.report.trace import Row, in_words, marked, rings, shown
+from harness.driver.interface import Request as Sent
+from harness.driver.trace import BYTES, KEPT, SHOWN, Trace, cut, merged, unwatch, watch
+from harness.report.trace import Row, as_lines, events_of, in_words, marked, rings, shown
+from harness.targets import Disk
+from harness.targets.model import Model
+from harness.virtio.blk import RequestType
+from harness.virtio.ring import DESC, PACKED_DESC
 from harness.witness.at_the_driver import at_the_driver
 from harness.witness.events import (
     About,
+    Chain,
     Completed,
     Event,
     Failed,
     Message,
     Notified,
     Register,
+    Request,
     Started,
+    Stored,
     Used,
     read,
 )
@@ -96,6 +105,26 @@ def test_the_option_needs_a_directory(pytester: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["*--vblk-trace needs --artifacts DIR*"])
 
 
+def test_each_request_has_its_own_properties() -> None:
+    target = Model()
+    try:
+        disk = Disk(target.plug(DiskSpec()))
+        disk.start()
+        requests = [
+            Sent(RequestType.IN, 3, receive=512),
+            Sent(RequestType.OUT, 5, data=bytes(1024)),
+        ]
+        disk.driver.complete(disk.driver.submit(requests))
+        found = [event for event in events_of(disk) if isinstance(event, Request)]
+    finally:
+        target.close()
+
+    assert [(event.type, event.sector, event.sent, event.room) for event in found] == [
+        (0, 3, 0, 512),
+        (1, 5, 1024, 0),
+    ]
+
+
 # --- in memory
 
 
@@ -109,6 +138,19 @@ def test_memory_is_bounded_and_what_was_dropped_is_said() -> None:
     assert events[0][1:] == ("dropped", 10)
     assert events[1][1:] == ("used", 0, 10, 1)
     assert len(cut(bytes(2 * SHOWN))) == SHOWN
+
+
+def test_the_file_is_bounded_and_says_what_was_dropped() -> None:
+    trace = Trace()
+    for number in range(KEPT):
+        trace("stored", number, SHOWN, bytes(SHOWN))
+
+    events = at_the_driver(trace.events(), "mmio")
+    assert len(as_lines(events)) < 3 * BYTES
+    assert isinstance(events[-1], Stored)
+    assert events[-1].address == KEPT - 1
+    dropped = KEPT - BYTES // SHOWN
+    assert f"{dropped} events before this were dropped" in in_words(events).splitlines()[0]
 
 
 def test_a_wait_shows_an_access_once() -> None:
@@ -186,9 +228,10 @@ def test_a_recorded_deviation_leaves_no_trace_in_a_run_that_keeps_nothing() -> N
 
 
 def made_up() -> list[Event]:
+    descriptors = DESC.pack(0x5000, 16, 1, 3) + DESC.pack(0x6000, 1, 2, 0)
     recorded = [
         (10.0, "ring", 0, 8, 0x1000, 0x2000, 0x3000, False),
-        (10.5, "chain", 0, 2, [(2, 0x5000, 16, 1, 3), (3, 0x6000, 1, 2, 0)], [], 0),
+        (10.5, "chain", 0, 2, False, [2, 3], descriptors, 0),
         (10.6, "available", 0, [2], 1),
         (10.7, "notified", 0),
         (11.0, "used", 0, 2, 99),
@@ -205,6 +248,18 @@ def test_the_rings_are_shown_before_and_after_the_offending_event() -> None:
     assert after == before.replace("available", "used, length 99")
     assert rings(made_up(), 2) == []
     assert [line[0] for line in page["lines"]] == [" ", " ", " ", " ", "!", " "]
+
+
+def test_a_packed_chain_has_its_buffer_id_in_each_descriptor() -> None:
+    raw = PACKED_DESC.pack(0x8000, 32, 7, 4)
+    table = PACKED_DESC.pack(0x5000, 16, 0, 0) + PACKED_DESC.pack(0x6000, 1, 0, 2)
+
+    (chain,) = at_the_driver([(1.0, "chain", 0, 7, True, [3], raw + table, 0x8000)], "mmio")
+
+    assert isinstance(chain, Chain)
+    assert chain.descriptors == [(3, 0x8000, 32, 4, 7)]
+    assert chain.table == [(0, 0x5000, 16, 0, 0), (1, 0x6000, 1, 2, 0)]
+    assert chain.table_at == 0x8000
 
 
 def test_a_line_of_a_trace_is_read_back() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +17,21 @@ from harness.diskspec import DiskSpec
 from harness.driver.interface import Request
 from harness.report.trace import as_lines, events_of
 from harness.reproducers import NotPossibleError
-from harness.reproducers.qtest import runs
-from harness.reproducers.run import Outcome, run, text_of
+from harness.reproducers.commands import runs
+from harness.reproducers.run import Outcome, compiler, run, text_of
 from harness.targets import Disk
 from harness.targets.qtest import QtestTarget
-from harness.targets.vhost_user import VhostUserDaemon
+from harness.targets.vhost_user import VhostUserDaemon, VhostUserSocket
 from harness.virtio.blk import RequestType
 from harness.witness.events import About, Completed, Event, Failed, Register, Used
 
 FINDINGS = Path(__file__).parents[2] / "docs" / "findings"
 
-FORMS = {".sh": "qtest", ".py": "python"}
+FORMS = {".sh": "qtest", ".c": "c", ".py": "python"}
+
+compiled = pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+
+SUFFIXES = {form: suffix for suffix, form in FORMS.items()}
 
 FILES = sorted(path for path in FINDINGS.iterdir() if path.suffix in FORMS)
 
@@ -33,9 +40,14 @@ def test_there_are_reproducers_of_qemu_and_of_the_storage_daemon() -> None:
     suffixes = [path.suffix for path in FILES]
     assert suffixes.count(".sh") >= 10
     assert suffixes.count(".py") >= 3
+    assert ".c" in suffixes
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[compiled] if path.suffix == ".c" else []) for path in FILES],
+    ids=lambda path: path.name,
+)
 def test_a_recorded_deviation_is_reproduced_without_this_project(
     path: Path, tmp_path: Path
 ) -> None:
@@ -86,7 +98,7 @@ def daemon() -> Iterator[list[Event]]:
 
 def made(events: Sequence[Event], form: str, directory: Path) -> Outcome:
     """Make a reproducer, and run it."""
-    path = directory / "reproducer"
+    path = directory / f"reproducer{SUFFIXES[form]}"
     path.write_text(text_of(events, form, path.name))
     return run(path, form)
 
@@ -115,6 +127,54 @@ def test_what_qemu_does_not_is_not_reproduced(qemu: list[Event], tmp_path: Path)
     assert outcome.output.endswith("not reproduced\n")
 
 
+@compiled
+def test_a_program_reproduces_what_qemu_does_and_nothing_else(
+    qemu: list[Event], tmp_path: Path
+) -> None:
+    outcome = made(qemu, "c", tmp_path)
+    assert outcome.reproduced, outcome.output
+    assert "as in the test: the status byte is 0x2" in outcome.output
+    assert 'reproduced: it\'s "wrong" `here` $HOME' in outcome.output
+    assert "warning" not in outcome.output
+
+    outcome = run(tmp_path / "reproducer.c", "c", "/bin/false")
+    assert not outcome.reproduced
+    assert outcome.output == "not reproduced: QEMU has ended, or does not answer\n"
+
+    outcome = made(with_other_length(qemu), "c", tmp_path)
+    assert not outcome.reproduced
+    assert "not as in the test: virtqueue 0: chain 0 is used, length 514" in outcome.output
+    assert outcome.output.endswith("not reproduced\n")
+
+
+@compiled
+def test_a_qemu_that_does_not_run_is_no_crash(qemu: list[Event], tmp_path: Path) -> None:
+    path = tmp_path / "reproducer.c"
+    ended = Failed(expected="", seen="QEMU ended")
+    path.write_text(text_of([*qemu[:-1], ended], "c", path.name))
+
+    outcome = run(path, "c", "/bin/false")
+    assert not outcome.reproduced
+    assert outcome.output == "not reproduced: QEMU does not run\n"
+
+
+def test_without_a_compiler_a_program_is_not_run_and_not_written(
+    qemu: list[Event],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file, output = tmp_path / "trace.jsonl", tmp_path / "defect.c"
+    file.write_text(as_lines(qemu))
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert main(["export", str(file), "--as", "c", "--output", str(output)]) == 2
+    assert capsys.readouterr().err == (
+        "vblk: there is no C compiler (cc or gcc): the program was not run, and not written\n"
+    )
+    assert not output.exists()
+
+
 def test_what_the_daemon_does_is_reproduced(daemon: list[Event], tmp_path: Path) -> None:
     outcome = made(daemon, "python", tmp_path)
 
@@ -131,6 +191,53 @@ def test_what_the_daemon_does_not_is_not_reproduced(daemon: list[Event], tmp_pat
 
     assert not outcome.reproduced
     assert "not as in the test: the first bytes of the 512" in outcome.output
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Path]:
+    """Start a back-end whose used lengths are one too large, and return its socket."""
+    disk, path = tmp_path / "disk.raw", tmp_path / "s"
+    disk.write_bytes(bytes(1 << 20))
+    command = [sys.executable, "-m", "harness.model", "--socket", path, "--file", disk]
+    process = subprocess.Popen([*command, "--defect", "used-length-one-too-large"])
+    try:
+        deadline = time.monotonic() + 20
+        while not path.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield path
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_back_end_that_runs_already_is_reproduced_if_its_disk_may_be_written(
+    running: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = VhostUserSocket(str(running), destructive=True)
+    try:
+        disk = Disk(target.plug(DiskSpec()))
+        disk.start()
+        disk.send(Request(RequestType.IN, 3, receive=512))
+        about = About(test="t", target=target.name)
+        events = [about, *events_of(disk), Failed(expected="right", seen="wrong")]
+    finally:
+        target.close()
+    file, output = tmp_path / "trace.jsonl", tmp_path / "defect.py"
+    arguments = ["export", str(file), "--as", "python", "--output", str(output)]
+    file.write_text(as_lines(events))
+
+    assert main(arguments) == 2
+    assert f"the disk of the back-end on {running}" in capsys.readouterr().err
+
+    assert main([*arguments, "--destructive"]) == 0
+    assert "as in the test: virtqueue 0: chain 0 is used, length 514" in capsys.readouterr().out
+    output.unlink()
+
+    file.write_text(as_lines(with_other_length(events)))
+    assert main([*arguments, "--destructive"]) == 1
+    assert "not reproduced, and not written" in capsys.readouterr().err
 
 
 def test_the_command_writes_what_was_reproduced(

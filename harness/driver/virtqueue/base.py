@@ -8,18 +8,15 @@ from collections.abc import Iterable, Sequence
 
 from harness.driver.interface import Buffer, QueueLayout, QueueState, Used
 from harness.driver.memory import DmaMemory
-from harness.virtio.ring import DESC, DESC_SIZE
+from harness.virtio.ring import DESC_SIZE
 
 PAGE = 4096
 """Bytes of a page, to which the shift of a request's buffers refers."""
 
 
-Entry = tuple[int, int, int, int, int]
-
-
-def entries(raw: bytes | memoryview, slots: Iterable[int]) -> list[Entry]:
-    """Return descriptors of a split virtqueue, or of an indirect table of one."""
-    return [(slot, *fields) for slot, fields in zip(slots, DESC.iter_unpack(raw), strict=False)]
+Described = tuple[bool, Sequence[int], bytes, int]
+"""A chain for a trace: True if packed, the slots of its descriptors in the ring, these descriptors
+and those of its indirect table as bytes, and the table's address (0 without one)."""
 
 
 class Virtqueue(ABC):
@@ -140,11 +137,8 @@ class Virtqueue(ABC):
         """Return the part of a chain in memory that the device must not change."""
 
     @abstractmethod
-    def described(self, head: int) -> tuple[list[Entry], list[Entry], int]:
-        """Return a chain as it was written, for a trace: descriptors, table, and table's address.
-
-        A descriptor is its slot, address, length, flags, and next (split) or buffer id (packed).
-        """
+    def described(self, head: int, raw: bytes) -> Described:
+        """Return a chain as it was written, for a trace; `raw` is that of `chain`."""
 
     @abstractmethod
     def state(self) -> QueueState:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from harness.driver.errors import BadArgumentError
 from harness.driver.interface import Buffer, QueueLayout, QueueState, Used
 from harness.driver.memory import DmaMemory
-from harness.driver.virtqueue.base import Entry, Virtqueue
+from harness.driver.virtqueue.base import Described, Virtqueue
 from harness.virtio.ring import (
     DESC_F_INDIRECT,
     DESC_F_NEXT,
@@ -265,27 +265,19 @@ class PackedQueue(Virtqueue):
             return b""
         return bytes(self.memory.view(chain.table, chain.entries[0][1]))
 
-    def described(self, head: int) -> tuple[list[Entry], list[Entry], int]:
-        """Return a chain's descriptors, its indirect table, and the table's address.
-
-        The device may have written the ring since, so the ring is not read.
-        """
+    def described(self, head: int, raw: bytes) -> Described:
+        """Return the chain. The device may have written the ring since, so the ring is not read."""
         chain = self._chains[head]
         last = len(chain.entries) - 1
-        written = []
+        slots, written = [], bytearray()
         for position, (address, length, flags) in enumerate(chain.entries):
             place = (chain.place + position) % (2 * self.size)
             flags |= DESC_F_NEXT if position < last else 0
             flags |= PACKED_DESC_F_AVAIL if place < self.size else PACKED_DESC_F_USED
             ident = head ^ UNUSUAL_ID if chain.unusual and position < last else head
-            written.append((place % self.size, address, length, flags, ident))
-        table = [
-            (slot, address, length, flags, ident)
-            for slot, (address, length, ident, flags) in enumerate(
-                PACKED_DESC.iter_unpack(self.chain(head))
-            )
-        ]
-        return written, table, chain.table or 0
+            slots.append(place % self.size)
+            written += PACKED_DESC.pack(address, length, ident, flags)
+        return True, slots, bytes(written) + raw, chain.table or 0
 
     def state(self) -> QueueState:
         """Return positions in the ring, with the wrap counter in bit 15, and both event flags."""

@@ -13,7 +13,7 @@ from itertools import islice
 from harness.driver.errors import BadArgumentError
 from harness.driver.interface import Buffer, QueueLayout, QueueState, Used
 from harness.driver.memory import DmaMemory
-from harness.driver.virtqueue.base import Entry, Virtqueue, entries
+from harness.driver.virtqueue.base import Described, Virtqueue
 from harness.virtio.ring import (
     AVAIL_F_NO_INTERRUPT,
     DESC_F_INDIRECT,
@@ -231,12 +231,10 @@ class SplitQueue(Virtqueue):
             return raw
         return raw + bytes(self.memory.view(chain.table, chain.length))
 
-    def described(self, head: int) -> tuple[list[Entry], list[Entry], int]:
-        """Return a chain's descriptors, its indirect table, and the table's address."""
-        chain, raw = self._chains[head], self.chain(head)
-        ring = DESC_SIZE * len(chain.slots)
-        table = range((len(raw) - ring) // DESC_SIZE)
-        return entries(raw[:ring], chain.slots), entries(raw[ring:], table), chain.table or 0
+    def described(self, head: int, raw: bytes) -> Described:
+        """Return the chain without a second look at the memory."""
+        chain = self._chains[head]
+        return False, chain.slots, raw, chain.table or 0
 
     def state(self) -> QueueState:
         """Return the indices and flags in memory."""

@@ -13,6 +13,7 @@ from harness.model.defects import (  # noqa: F401  # they file their defects
     notifications,
     packed,
     pci,
+    pci_structures,
     requests,
     running,
     segments,

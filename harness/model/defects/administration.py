@@ -836,3 +836,46 @@ def odd_addresses(original: Original, members: Members, command: Command) -> byt
 def members_have_bar_0(original: Original, members: Members) -> None:
     original(members)
     members._owner.space.define(EXTENDED + SR_IOV_BAR_0, bytes(4), b"\x00\xf0\xff\xff")
+
+
+# --- the bus of a stopped member (2.12.1.4.4.1)
+
+
+@on_pci(Function._bar_read, "2.12.1.4.4.1-D-12", text="registers of a stopped member read ones")
+def stopped_member_reads_ones(
+    original: Original, function: Function, bar: int, offset: int, length: int
+) -> bytes:
+    if vars(function).get("stopped"):
+        return b"\xff" * length
+    return bytes(original(function, bar, offset, length))
+
+
+@on_pci(
+    Function._config_read,
+    "2.12.1.4.4.1-D-12",
+    text="configuration space of a stopped member reads ones",
+)
+def stopped_member_hides_its_header(
+    original: Original, function: Function, offset: int, length: int
+) -> bytes:
+    if vars(function).get("stopped"):
+        return b"\xff" * length
+    return bytes(original(function, offset, length))
+
+
+@on_pci(
+    Function.config_write,
+    "2.12.1.4.4.1-D-13",
+    text="writes to the configuration space of a stopped member are lost",
+)
+def stopped_member_ignores_writes(
+    original: Original, function: Function, offset: int, data: bytes
+) -> None:
+    if not vars(function).get("stopped"):
+        original(function, offset, data)
+
+
+@on_pci(Member.reset, "2.12.1.4.4.1-D-13", text="a stopped member is not reset, and stays as it is")
+def stopped_member_is_not_reset(original: Original, member: Member) -> None:
+    if not member.stopped or not member.attached:
+        original(member)

@@ -10,7 +10,9 @@ from typing import Any
 
 MODEL_TARGET = "model"
 PCI_TARGET = "model-pci"
-PCI_TARGETS = frozenset({PCI_TARGET, "model-pci-transitional", "guest-model-pci"})
+TRANSITIONAL_TARGET = "model-pci-transitional"
+LEGACY_TARGET = "model-pci-legacy"
+PCI_TARGETS = frozenset({PCI_TARGET, TRANSITIONAL_TARGET, LEGACY_TARGET, "guest-model-pci"})
 
 Original = Callable[..., Any]
 """The method that a defect replaces; it is called with the object first."""
@@ -38,7 +40,7 @@ class Defect:
 
         A defect of the device is one over every transport, one of the PCI function on PCI only.
         """
-        of_the_function = self.target == PCI_TARGET
+        of_the_function = self.target in PCI_TARGETS
         return target in PCI_TARGETS or (target == MODEL_TARGET and not of_the_function)
 
     def apply(self) -> None:
@@ -94,7 +96,11 @@ def defect(
 
 
 def on_pci(
-    method: Callable[..., Any], *statements: str, text: str
+    method: Callable[..., Any],
+    *statements: str,
+    text: str,
+    unusable: bool = False,
+    target: str = PCI_TARGET,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """File a defect of the PCI function, as `defect` does."""
-    return defect(method, *statements, text=text, target=PCI_TARGET)
+    return defect(method, *statements, text=text, unusable=unusable, target=target)

@@ -169,7 +169,11 @@ class Function(Transport):
         self._define_header()
         vectors = min(self.device.block.queues + 1, MAX_VECTORS)
         self.interrupts = Interrupts(
-            self.space, MSIX_BAR, vectors, self._send_message, self._send_line
+            self.space,
+            MSIX_BAR,
+            vectors,
+            lambda vector: self._send_message(vector),
+            lambda: self._send_line(),
         )
         self._define_capabilities()
         self._reset_registers()

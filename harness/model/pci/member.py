@@ -1,15 +1,17 @@
 """A virtual function: a member of the group of another function (virtio 2.12.1).
 
 Its owner accesses its legacy interface, stops it, and captures and restores its device parts
-(virtio 2.12.1.1, 2.12.1.4, 2.14). No bus has a place for it here, so that its configuration space
-and its BARs cannot be reached, and it shares the memory of its owner's driver.
+(virtio 2.12.1.1, 2.12.1.4, 2.14). A client of its own reaches its configuration space and its
+BARs, and gives it memory. Without a client it uses the memory of its owner's driver.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from harness.model.block import Block
 from harness.model.loop import Loop
-from harness.model.memory import BrokenError
+from harness.model.memory import BrokenError, Memory
 from harness.model.pci.function import Function
 from harness.model.queue import Queue
 from harness.model.ring import Addresses
@@ -43,12 +45,58 @@ class Member(Function):
     def __init__(self, block: Block, loop: Loop) -> None:
         self.stopped = False
         self._change_kept = False
-        super().__init__(block, loop, "transitional", lambda _: None, lambda: None)
+        self._hang_up: Callable[[], None] | None = None
+        self._owners_memory = Memory()
+        super().__init__(block, loop, "modern", lambda _: None, lambda: None)
+
+    # --- a client of its own
+
+    @property
+    def attached(self) -> bool:
+        """Return whether the member has a client of its own."""
+        return self._hang_up is not None
+
+    def attach(
+        self,
+        send_message: Callable[[int], None],
+        send_line: Callable[[], None],
+        hang_up: Callable[[], None],
+    ) -> None:
+        """Take a client: its interrupts, and what is called when the member is gone.
+
+        The member is reset, and has no memory until the client maps some.
+        """
+        self._send_message, self._send_line, self._hang_up = send_message, send_line, hang_up
+        self.reset()
+        super().set_memory(Memory())
+
+    def detach(self) -> None:
+        """Reset the member and give it the memory of its owner's driver: its client is gone."""
+        self._send_message, self._send_line, self._hang_up = lambda _: None, lambda: None, None
+        self.reset()
+        super().set_memory(self._owners_memory)
+
+    def vanish(self) -> None:
+        """Reset the member, because its owner has disabled it, and hang up on its client."""
+        self.reset()
+        if self._hang_up:
+            self._hang_up()
+
+    def share_memory(self, memory: Memory) -> None:
+        """Use another view of the memory of the owner's driver, if there is no client."""
+        self._owners_memory = memory
+        if not self.attached:
+            super().set_memory(memory)
 
     # --- stop and resume
 
     def serves(self, queue: Queue) -> bool:
-        """Return whether the function is not stopped, and its driver uses it."""
+        """Return whether the function is not stopped, and its driver uses it.
+
+        Bus mastering and the power state are for a client of its own to set.
+        """
+        if self.attached:
+            return super().serves(queue) and not self.stopped
         running = self._legacy_driver or self.device.status & DeviceStatus.DRIVER_OK
         return bool(running and not self.stopped)
 

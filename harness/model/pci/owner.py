@@ -160,6 +160,10 @@ class Owner(Function):
         if self._members:
             self._members.resize(self.device.block.capacity)
 
+    def member(self, number: int) -> Member | None:
+        """Return the member with this identifier, None while it is not enabled."""
+        return self._members.enabled(number) if self._members else None
+
 
 class Members:
     """The member functions of an owner, and the commands for them.
@@ -237,17 +241,18 @@ class Members:
     def control_written(self) -> None:
         """Reset the members that are not there any more, with what belongs to them."""
         enabled = len(self.present() or ())
-        for number in range(enabled, self._enabled):
-            self._functions[number].reset()
+        gone = range(enabled, self._enabled)
+        self._enabled = enabled
+        for number in gone:
+            self._functions[number].vanish()
         self._objects = {
             ident: known for ident, known in self._objects.items() if known[1] <= enabled
         }
-        self._enabled = enabled
 
     def set_memory(self, memory: Memory) -> None:
         """Use another view of the client's memory."""
         for function in self._functions:
-            function.set_memory(memory)
+            function.share_memory(memory)
 
     def resize(self, capacity: int) -> None:
         """Give the members the capacity of their owner, in sectors, and announce a change."""
@@ -260,6 +265,10 @@ class Members:
         """Forget capabilities and objects, as a reset of the owner does."""
         self._objects.clear()
         self.capabilities.reset()
+
+    def enabled(self, number: int) -> Member | None:
+        """Return the member with an identifier, None if there is none now."""
+        return self._functions[number - 1] if number in (self.present() or ()) else None
 
     def function(self, command: Command) -> Member:
         """Return the member of a command."""

@@ -1,4 +1,4 @@
-"""One vfio-user client's connection to the function: messages, memory, eventfds."""
+"""One vfio-user client's connection to a function: messages, memory, eventfds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from harness.model.block import Block
 from harness.model.loop import Loop
 from harness.model.memory import BrokenError, Memory, Region
 from harness.model.observer import Observer
-from harness.model.pci.function import Layout
+from harness.model.pci.function import Function, Layout
+from harness.model.pci.member import Member
 from harness.model.pci.owner import Owner
 from harness.virtio.vfio_user import (
     ACCESS,
@@ -68,6 +69,9 @@ MAX_TRANSFER = 1 << 20
 
 Handler = Callable[[bytes, list[int]], bytes]
 
+Carried = Callable[[Callable[[int], None], Callable[[], None]], Function]
+"""Maker of a function, or a way to take one over: with the sender of messages and of the line."""
+
 
 class RefusedError(Exception):
     """A message that the server answers with an error number."""
@@ -85,26 +89,15 @@ class Connection:
     """A client that is connected. `closed` is called once it is gone."""
 
     def __init__(
-        self,
-        link: socket.socket,
-        block: Block,
-        loop: Loop,
-        closed: Callable[[], None],
-        layout: Layout,
-        observer: Observer | None = None,
+        self, link: socket.socket, loop: Loop, closed: Callable[[], None], carried: Carried
     ) -> None:
         self._link = link
         self._loop = loop
         self._closed = closed
         self._regions: dict[int, Region | None] = {}
         self._events: dict[int, dict[int, int]] = {INTX: {}, MSIX: {}}
-        self.function = Owner(
-            block,
-            loop,
-            layout,
-            lambda vector: self._signal(MSIX, vector),
-            lambda: self._signal(INTX, 0),
-            observer,
+        self.function = carried(
+            lambda vector: self._signal(MSIX, vector), lambda: self._signal(INTX, 0)
         )
         self.device = self.function.device
         self._handlers: dict[int, Handler] = {
@@ -327,3 +320,45 @@ class Connection:
         self._loop.forget(self._link.fileno())
         self._link.close()
         self._closed()
+
+
+class OwnerConnection(Connection):
+    """A client of a new function, which is its own."""
+
+    function: Owner
+
+    def __init__(
+        self,
+        link: socket.socket,
+        block: Block,
+        loop: Loop,
+        closed: Callable[[], None],
+        layout: Layout,
+        observer: Observer | None = None,
+    ) -> None:
+        super().__init__(
+            link,
+            loop,
+            closed,
+            lambda message, line: Owner(block, loop, layout, message, line, observer),
+        )
+
+
+class MemberConnection(Connection):
+    """A client of a member function, which stays when the client is gone."""
+
+    function: Member
+
+    def __init__(
+        self, link: socket.socket, member: Member, loop: Loop, closed: Callable[[], None]
+    ) -> None:
+        def attached(message: Callable[[int], None], line: Callable[[], None]) -> Member:
+            member.attach(message, line, self.close)
+            return member
+
+        super().__init__(link, loop, closed, attached)
+
+    def close(self) -> None:
+        """Hang up; the member is reset."""
+        self.function.detach()
+        super().close()
