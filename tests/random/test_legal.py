@@ -122,6 +122,23 @@ def test_all_that_is_drawn_is_legal(hunt, monkeypatch):
     assert {Burst, Suppress, PauseMachine} <= kinds
 
 
+def test_suppression_is_switched_on_after_any_number_of_chains(hunt):
+    """One chain fills the ring, so the device's event position comes again after two of them."""
+    read = Send(asks=(Read(sector=0, count=1),))
+    for rounds_before in range(5):
+        example = hunt.legal(replace(DISK, packed=True))
+        example.play(Start(features=("VERSION_1", "RING_PACKED", "EVENT_IDX"), sizes=(3,)))
+        for _ in range(rounds_before):
+            example.play(read)
+            example.play(Collect(count=1))
+        example.play(Suppress(enabled=True))
+        for _ in range(4):
+            example.play(read)
+            example.play(Collect(count=1))
+        example.end()
+        assert example.finding is None
+
+
 def test_a_finding_is_cut_to_what_is_still_legal(hunt):
     """Keep the resize in a cut script: without it the write beyond the first capacity may fail."""
 

@@ -102,6 +102,15 @@ def test_what_the_file_does_not_map_is_refused_by_name(make: Make) -> None:
         disk.resize(1)
 
 
+def test_a_disk_that_the_daemon_lacks_is_not_started_again(make: Make) -> None:
+    target = make(table(MODEL, OPTIONS))
+    for serial in ("first", "first", "second", "first"):
+        with pytest.raises(LacksError, match="has logical_block_size 512, and the test needs 4096"):
+            target.plug(DiskSpec(logical_block_size=4096, serial=serial))
+
+    assert target._made == 2  # type: ignore[attr-defined]
+
+
 def test_a_command_without_file_may_write_to_a_disk_of_its_own(make: Make, tmp_path: Path) -> None:
     disk = tmp_path / "disk.raw"
     disk.write_bytes(bytes(8192))
