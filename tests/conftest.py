@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from harness.machine.rundir import RunDir
 
@@ -91,7 +92,17 @@ from harness.virtio.features import Feature
 
 
 def pytest_configure() -> None:
-    """Restore the default action for Ctrl-C, which a shell sets to "ignore" in the background."""
+    """Restore the default action for Ctrl-C, which a shell sets to "ignore" in the background.
+
+    Examples of hypothesis are the same in each run, unless another profile is asked for, and may
+    take any time: a machine that stands still for a moment is no fault of what is tested.
+    """
+    settings.register_profile(
+        "default",
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _let_examples_take_time()
