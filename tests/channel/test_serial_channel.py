@@ -93,15 +93,15 @@ def test_the_agent_is_started_and_the_console_left_alone(
 
 
 def test_no_prompt(sockets: Sockets, serve: Serve, opened: Opened) -> None:
-    said = threading.Event()
+    spoken = threading.Event()
 
     def mute(connection: socket.socket) -> None:
         connection.sendall(b"[ 0.1] stuck in early boot\r\n")
-        said.set()
+        spoken.set()
         wait_for_the_end(connection)
 
     def check() -> None:
-        assert said.wait(DEADLINE)
+        assert spoken.wait(DEADLINE)
 
     serve(sockets["console"], mute)
     serve(sockets["stream"], wait_for_the_end)
