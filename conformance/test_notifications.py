@@ -11,7 +11,7 @@ from conformance.contents import Contents
 from conformance.data import needed
 from conformance.kinds import KINDS, UNIT, act
 from conformance.rings import RingWrapper, both_rings, plug_ring
-from conformance.waiting import PATIENCE, SOON, let_pass
+from conformance.waiting import PATIENCE, SOON, let_pass, settled
 from harness.driver.errors import DeviceTimeoutError
 from harness.driver.interface import Request
 from harness.report import clause, described, on, reads_only
@@ -194,8 +194,7 @@ def test_a_completion_is_signalled_on_its_own_queue(plug, packed):
         return driver.interrupts().queues[:count]
 
     for queues in (*([n] for n in (*range(count), *reversed(range(count)))), [*range(count)]):
-        let_pass()  # a device may signal a queue when it starts
-        before = signals()
+        before = settled(driver).queues[:count]
         tokens = []
         for queue in queues:
             tokens += driver.submit([GET_ID], queue)

@@ -5,7 +5,7 @@ import pytest
 from conformance.data import needed, sectors, untouched
 from conformance.raw import RawRead
 from conformance.rings import limit_queue
-from conformance.waiting import SOON, let_pass, until_completed
+from conformance.waiting import SOON, let_pass, settled, until_completed
 from harness.driver.interface import Request
 from harness.report import clause, described, reads_only
 from harness.virtio.blk import RequestType, Status
@@ -139,8 +139,7 @@ def test_each_completion_interrupts_while_events_are_enabled(packed):
     suppress(disk, RING_EVENT_FLAGS_ENABLE)
 
     for count in range(5):
-        let_pass()  # a device may signal when a queue starts, and twice for one completion
-        before = disk.driver.interrupts().queue
+        before = settled(disk.driver).queue
         assert disk.read(count).status is Status.OK
         disk.driver.wait_interrupt("queue", above=before)
 
@@ -210,8 +209,7 @@ def test_with_event_idx_the_interrupt_comes_in_the_round_asked_for(packed):
     disk, _ = plug_after_first_wrap(packed)
     for n in range(1, 3):
         assert disk.read(n).status is Status.OK
-    let_pass()
-    before = disk.driver.interrupts()
+    before = settled(disk.driver)
 
     assert disk.read(3).status is Status.OK
 

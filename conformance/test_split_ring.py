@@ -5,7 +5,7 @@ import pytest
 from conformance.data import sectors, shortest
 from conformance.raw import RawRead
 from conformance.rings import RingWrapper
-from conformance.waiting import SOON, let_pass, trouble, until_completed
+from conformance.waiting import SOON, let_pass, settled, trouble, until_completed
 from harness.driver.interface import Buffer, Request
 from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import RequestType, Status, segment
@@ -197,8 +197,7 @@ def test_each_completion_interrupts_while_the_flags_are_0(plug):
     disk.needs_sectors(5)
 
     for count in range(5):
-        let_pass()  # a device may signal when a queue starts, and twice for one completion
-        before = disk.driver.interrupts().queue
+        before = settled(disk.driver).queue
         assert disk.read(count).status is Status.OK
         disk.driver.wait_interrupt("queue", above=before)
 
@@ -227,8 +226,7 @@ def test_interrupts_come_again_when_the_flags_are_0_again(plug):
     assert disk.read(0).status is Status.OK
 
     set_avail_flags(disk, 0)
-    let_pass()
-    before = disk.driver.interrupts().queue
+    before = settled(disk.driver).queue
     assert disk.read(0).status is Status.OK
 
     disk.driver.wait_interrupt("queue", above=before)
@@ -242,8 +240,7 @@ def test_without_event_idx_a_stale_used_event_is_ignored(plug):
 
     for count, used_event in enumerate((0xFFFF, 0x8000, 0, 100)):
         set_used_event(disk, used_event)
-        let_pass()
-        before = disk.driver.interrupts().queue
+        before = settled(disk.driver).queue
         assert disk.read(count).status is Status.OK
         disk.driver.wait_interrupt("queue", above=before)
 
@@ -257,8 +254,7 @@ def test_with_event_idx_the_flags_are_ignored(plug):
 
     for count in range(3):
         set_used_event(disk, count)
-        let_pass()
-        before = disk.driver.interrupts().queue
+        before = settled(disk.driver).queue
         assert disk.read(count).status is Status.OK
         disk.driver.wait_interrupt("queue", above=before)
 
@@ -271,8 +267,7 @@ def test_with_event_idx_the_interrupt_comes_at_used_event(plug):
     set_used_event(disk, 4)
     for n in range(4):
         assert disk.read(n).status is Status.OK
-    let_pass()
-    before = disk.driver.interrupts().queue
+    before = settled(disk.driver).queue
 
     assert disk.read(4).status is Status.OK
 
@@ -286,8 +281,7 @@ def test_with_event_idx_used_event_may_be_in_the_middle_of_a_batch(plug):
     disk.needs_descriptors(10 * 3)
     set_used_event(disk, 5)
     assert disk.read(0).status is Status.OK
-    let_pass()
-    before = disk.driver.interrupts().queue
+    before = settled(disk.driver).queue
 
     tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512) for n in range(10)])
     disk.driver.complete(tokens)
@@ -304,12 +298,10 @@ def test_with_event_idx_the_interrupt_comes_where_the_index_wraps_around(plug):
     requests = RingWrapper(disk)
     set_used_event(disk, 0xFFFF)
     requests.turn(0xFFFF)
-    let_pass()
 
     for used_event in (0xFFFF, 0):
         set_used_event(disk, used_event)
-        let_pass()
-        before = driver.interrupts().queue
+        before = settled(driver).queue
         requests.turn(1)
         driver.wait_interrupt("queue", above=before, timeout=SOON)
 

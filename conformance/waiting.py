@@ -11,11 +11,14 @@ import pytest
 from harness.driver.errors import DriverError
 
 if TYPE_CHECKING:
-    from harness.driver.interface import Driver
+    from harness.driver.interface import Driver, Interrupts
     from harness.targets import Disk
 
 QUIET = 0.2
 """Seconds to wait for something that must not happen."""
+
+STILL = 0.05
+"""Seconds without an interrupt after which all that were sent before have arrived."""
 
 SOON = 3.0
 """Seconds within which something that must happen does happen, also on a busy machine."""
@@ -78,6 +81,24 @@ def reset_queue_0(driver: Driver, select: str, reset: str) -> list[int]:
 def let_pass(seconds: float = QUIET) -> None:
     """Wait, so that a faulty device has time to show its fault."""
     time.sleep(seconds)
+
+
+def settled(driver: Driver) -> Interrupts:
+    """Wait until no interrupt has arrived for STILL seconds, and return the driver's counts.
+
+    A device may signal a queue when it starts, and may signal a completion twice. These interrupts
+    are counted here, and are not taken for the one that a test waits for next. On a busy machine
+    one may still come later, so this is no baseline for interrupts that must not come. Return after
+    SOON seconds from a device that never stops.
+    """
+    found, deadline = driver.interrupts(), time.monotonic() + SOON
+    since = time.monotonic()
+    while time.monotonic() - since < STILL and time.monotonic() < deadline:
+        time.sleep(STILL / 5)
+        now = driver.interrupts()
+        if now != found:
+            found, since = now, time.monotonic()
+    return found
 
 
 def trouble(act: Callable[[], object]) -> str | None:

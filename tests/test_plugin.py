@@ -95,6 +95,62 @@ def test_a_feature_that_is_not_offered_is_a_skip_that_names_it(run) -> None:
     result.stdout.fnmatch_lines(["SKIPPED*the device does not offer BLK_DISCARD"])
 
 
+PLUGS = """
+@pytest.fixture
+def counted(_bench, monkeypatch):
+    plug = _bench.target.plug
+    def counting(*arguments):
+        print("PLUGGED")
+        return plug(*arguments)
+    monkeypatch.setattr(_bench.target, "plug", counting)
+"""
+
+
+def test_no_disk_is_plugged_again_for_a_feature_that_it_did_not_offer(run) -> None:
+    result = run(
+        f"""{PLUGS}
+@pytest.mark.parametrize("needs", [[], [Feature.BLK_DISCARD], [Feature.VERSION_1]])
+def test_it(counted, plug, needs): plug(start=False, needs=needs)
+
+def test_another_disk(counted, plug): plug(start=False, queues=2, needs=[Feature.BLK_DISCARD])
+"""
+    )
+
+    result.assert_outcomes(passed=2, skipped=2)
+    result.stdout.fnmatch_lines(["SKIPPED*2*the device does not offer BLK_DISCARD"])
+    assert result.stdout.str().count("PLUGGED") == 3
+
+
+def test_the_second_disk_of_a_test_is_plugged_before_it_is_judged(run) -> None:
+    result = run(
+        f"""{PLUGS}
+@pytest.mark.parametrize("times", [1, 2])
+def test_it(counted, plug, times):
+    plug(start=False)
+    plug(start=False, needs=[Feature.BLK_DISCARD])
+"""
+    )
+
+    result.assert_outcomes(skipped=2)
+    assert result.stdout.str().count("PLUGGED") == 4
+
+
+def test_a_disk_that_a_target_cannot_have_is_asked_for_once(run) -> None:
+    result = run(
+        f"""{PLUGS}
+@pytest.mark.parametrize("times", [1, 2])
+def test_writing(counted, plug, times): plug(start=False, needs=[Feature.BLK_DISCARD])
+
+@reads_only
+def test_reading(counted, plug): plug(start=False)
+""",
+        "--target=other",
+    )
+
+    result.assert_outcomes(passed=1, skipped=2)
+    assert result.stdout.str().count("PLUGGED") == 2
+
+
 def test_no_target_is_made_for_a_run_that_needs_no_disk(run) -> None:
     source = "def test_a(): pass\ndef test_b(plug): plug(start=False)\n"
 

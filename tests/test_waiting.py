@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from conformance import waiting
+from harness.driver.interface import Interrupts
 
 
 def disk(*completed: list[int]) -> SimpleNamespace:
@@ -27,3 +28,20 @@ def test_requests_that_never_complete_fail_the_test(monkeypatch: pytest.MonkeyPa
     with pytest.raises(AssertionError, match="2 of 3 requests did not complete in time"):
         for _ in waiting.until_completed(disk([], [4]), [4, 5, 6]):
             pass
+
+
+def interrupted(*counts: int) -> SimpleNamespace:
+    """Return a driver whose interrupts at each look are these; the last repeats."""
+    looks = list(counts)
+    return SimpleNamespace(
+        interrupts=lambda: Interrupts(looks.pop(0) if len(looks) > 1 else looks[0])
+    )
+
+
+def test_interrupts_that_still_arrive_are_counted() -> None:
+    assert waiting.settled(interrupted(1, 1, 2, 2, 2, 3)) == Interrupts(3)
+
+
+def test_a_device_that_interrupts_without_end_is_not_waited_for(monkeypatch) -> None:
+    monkeypatch.setattr(waiting, "SOON", 0.05)
+    assert waiting.settled(interrupted(*range(1000))).queue < 1000

@@ -11,6 +11,7 @@ from conformance.waiting import let_pass
 from harness.diskspec import Fault
 from harness.driver.interface import Request
 from harness.report import hardening
+from harness.targets import TargetError
 from harness.virtio.blk import SECTOR, RequestType, Status, segment
 from harness.virtio.features import Feature
 
@@ -98,6 +99,31 @@ def test_requests_on_both_queues_are_used_once(plug_failing):
         assert done[3].data == OLD
     let_pass()
     assert [used(disk, queue) for queue in (0, 1)] == [len(tokens[0])] * 2
+
+
+@pytest.mark.parametrize("operation", ALL)
+@hardening("2.4", "a save and a restore while a request waits for the machine to continue")
+def test_a_request_that_waits_is_repeated_after_a_save_and_restore(plug_failing, operation):
+    disk = plug_failing("stop", Fault(operation, BAD, once=True))
+    tokens = disk.driver.submit([*others(), ALL[operation]], 1)
+    assert disk.wait_io_error().action == "stop"
+
+    disk.move()
+    # The new process has the fault as well.
+    try:
+        error = disk.wait_io_error()
+    except TargetError as none:
+        raise AssertionError(f"the request was not repeated: {none}") from None
+    assert error.action == "stop"
+    assert tokens[-1] not in disk.driver.completed(), "used, though the machine has stopped"
+    disk.resume()
+
+    statuses = [completion.status for completion in disk.driver.complete(tokens)]
+    assert statuses == [Status.OK] * len(tokens)
+    let_pass()
+    assert used(disk, 1) == len(tokens), "a request was used more than once"
+    expected = {"read": OLD, "write": NEW, "write-zeroes": bytes(SECTOR)}[operation]
+    assert disk.backing.read(BAD, 2) == expected + OLD
 
 
 @pytest.mark.parametrize("operation", ALL)

@@ -13,6 +13,8 @@ from harness.inputs import InputError, printable_lines
 from harness.outputs import reason, replace_text
 
 if TYPE_CHECKING:
+    from harness.witness.events import Event
+
     Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 EXAMPLES = """\
@@ -22,7 +24,8 @@ it shows the same as the test. A file that exists is not overwritten.
 
   qtest   a shell script for QEMU, through qtest (targets qtest-...)
   c       a C program for QEMU that calls the functions of QEMU's libqtest (targets qtest-...)
-  python  a script of Python's standard library for qemu-storage-daemon (target vhost-user)
+  python  a script of Python's standard library for qemu-storage-daemon (target vhost-user), or for
+          a vhost-user back-end that runs already (vhost-user:PATH): needs --destructive
 
 examples:
   pytest conformance --target qtest-pci --artifacts failures
@@ -55,7 +58,13 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--device",
         metavar="PATH",
-        help="QEMU or qemu-storage-daemon to reproduce with (default: the one on PATH)",
+        help="QEMU or qemu-storage-daemon to reproduce with (default: the one on PATH), or the"
+        " socket of a back-end that runs already",
+    )
+    parser.add_argument(
+        "--destructive",
+        action="store_true",
+        help="the reproducer may write to the disk of a back-end that runs already",
     )
     parser.set_defaults(run=export)
 
@@ -64,6 +73,7 @@ def export(arguments: argparse.Namespace) -> int:
     """Make the reproducer, run it, and write it if it shows the same."""
     from harness.reproducers import NotPossibleError
     from harness.reproducers.run import FORMS, run, text_of
+    from harness.reproducers.vhost_user import starts_the_device
     from harness.witness.events import read
 
     output: Path | None = arguments.output
@@ -72,16 +82,20 @@ def export(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{output} exists; name another file with --output")
     name = output.name if output else f"reproducer{FORMS[form].suffix}"
     try:
-        text = text_of(read(arguments.trace), form, name)
+        events = read(arguments.trace)
+        text = text_of(events, form, name)
     except InputError as error:
         raise UsageError(str(error)) from None
     except NotPossibleError as error:
         raise UsageError(f"{arguments.trace}: {error}") from None
+    device: str | None = arguments.device
+    if form == "python" and not starts_the_device(events):
+        device = _socket(device, events[0], arguments.destructive)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / name
         path.write_text(text, encoding="utf-8")
         try:
-            outcome = run(path, form, arguments.device)
+            outcome = run(path, form, device)
         except NotPossibleError as error:
             raise UsageError(f"{error}, and not written") from None
     seen = printable_lines(outcome.output.rstrip())
@@ -98,3 +112,16 @@ def export(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{output} cannot be written: {reason(error)}") from None
     print(f"{seen}\n{output}")
     return 0
+
+
+def _socket(named: str | None, about: Event, destructive: bool) -> str:
+    """Return the socket of a back-end that runs already. UsageError if it must not be used."""
+    path = named or str(getattr(about, "target", "")).partition("vhost-user:")[2]
+    if not path:
+        raise UsageError("name the socket of the back-end with --device")
+    if not destructive:
+        raise UsageError(
+            f"the reproducer writes to the disk of the back-end on {path}, as the test did:"
+            " allow it with --destructive"
+        )
+    return path

@@ -34,6 +34,10 @@ class TargetRun:
 
     `target` is None until a test needs it. `requests` are the properties of requests to disks that
     the test has given back.
+
+    `offers` and `lacks` are what earlier tests have found: the features that the device offers for
+    a disk, and why there is no such disk. A test that will be skipped for one of them is skipped
+    before a disk is plugged, which may take a machine of its own.
     """
 
     name: str
@@ -45,6 +49,8 @@ class TargetRun:
     description: dict[str, dict[str, str]] = field(default_factory=dict)
     record: Callable[[str, object], None] = lambda name, value: None
     spent: dict[str, float] = field(default_factory=dict)
+    offers: dict[str, int] = field(default_factory=dict)
+    lacks: dict[str, str] = field(default_factory=dict)
 
     @contextmanager
     def measured(self) -> Iterator[None]:
@@ -62,6 +68,18 @@ class TargetRun:
 
     def _spend(self, on: str, seconds: float) -> None:
         self.spent[on] = self.spent.get(on, 0.0) + seconds
+
+    def offered_before(self, specs: Sequence[DiskSpec], writes: bool) -> int | None:
+        """Return the features that the device offered when these disks were asked for before.
+
+        None if they never were, or if the test has a disk already.
+        """
+        return None if self.disks else self.offers.get(_key(specs, writes))
+
+    def note_offered(self, specs: Sequence[DiskSpec], writes: bool, offered: int) -> None:
+        """Remember the features that the device offers for the first disk of a test."""
+        if len(self.disks) == 1:
+            self.offers[_key(specs, writes)] = offered
 
     def plug(self, specs: Sequence[DiskSpec], writes: bool, session: pytest.Session) -> Plugged:
         """Plug a disk into the target: the first of `specs` that the target can provide.
@@ -99,11 +117,32 @@ class TargetRun:
         """Plug the first disk that the target can provide. LacksError for the last of them."""
         from harness.targets import LacksError
 
-        assert self.target
         for spec in specs[:-1]:
             with suppress(LacksError):
-                return self.target.plug(spec, writes)
-        return self.target.plug(specs[-1], writes)
+                return self._provide(spec, writes)
+        return self._provide(specs[-1], writes)
+
+    def _provide(self, spec: DiskSpec, writes: bool) -> Plugged:
+        """Plug a disk. LacksError at once for one that the target did not have before."""
+        from harness.targets import LacksError
+
+        assert self.target
+        key = _key([spec], writes)
+        # The second disk of a test may be lacking only because the first is in use.
+        alone = not self.disks
+        if alone and key in self.lacks:
+            raise LacksError(self.lacks[key])
+        try:
+            return self.target.plug(spec, writes)
+        except LacksError as error:
+            if alone:
+                self.lacks[key] = str(error)
+            raise
+
+
+def _key(specs: Sequence[DiskSpec], writes: bool) -> str:
+    """Return a key for disks that a test asks for. A field may be a list, which has no hash."""
+    return f"{specs} {writes}"
 
 
 @dataclass

@@ -192,9 +192,13 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
         driver_queue_size: int | None,
     ) -> Disk:
         __tracebackhide__ = True
+        known = bench.offered_before(specs, writes)
+        if known is not None:
+            _need(known, needs)
         disk = Disk(bench.plug(specs, writes, request.session))
         bench.disks.append(disk)
         offered = disk.driver.offered()
+        bench.note_offered(specs, writes, offered)
         _need(offered, needs)
         if start:
             about_zones = bool(disk.spec.zoned) or Feature.BLK_ZONED in needs

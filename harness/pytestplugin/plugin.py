@@ -24,7 +24,7 @@ from harness.pytestplugin.bench import (
 )
 from harness.pytestplugin.lost import print_listing
 from harness.pytestplugin.summary import by_target
-from harness.report import Statement, statement_of, trace
+from harness.report import Statement, statement_of
 from harness.report.artifacts import keep, keep_trace
 from harness.report.deviations import Deviation, DeviationFileError, load_for
 from harness.report.failure import attach_evidence, requests_of
@@ -326,21 +326,25 @@ def pytest_runtest_makereport(
         )
         if excused:
             item.user_properties.append(excused)
-    traces = []
+    files: dict[str, str] = {}
+    seen: dict[str, list[str]] = {}
     if report.failed or every:  # before the evidence, which reads registers: no part of the test
+        from harness.report import trace  # most runs start without it
+
         traces = trace.traced(item, call, bench.name, bench.description, bench.disks)
+        files = trace.files(traces)
+        seen = trace.shown(traces[0]) if traces and report.failed else {}
     # A failure that is excused can have ended the device, too.
     bench.failed = bench.failed or report.failed or excused is not None
     if report.failed:
         attach_evidence(report, error, bench.target, bench.disks)
-        kept = keep(report, item, bench.name, bench.target, bench.disks, trace.files(traces))
-    elif every and traces:
-        keep_trace(report, item, bench.name, trace.files(traces))
+        kept = keep(report, item, bench.name, bench.target, bench.disks, files)
+    elif every and files:
+        keep_trace(report, item, bench.name, files)
     disks = bench.disks if call.when == "call" else ()
     requests = requests_of(disks, report.failed)
     if call.when == "call":
         requests += bench.requests
-    seen = trace.shown(traces[0]) if traces and report.failed else {}
     describe(report, item, call, excused, bench.description, kept, requests, seen)
     if call.when == "call" and any(disk.through_device for disk in bench.disks):
         item.user_properties.append((SEEN, "through the device"))

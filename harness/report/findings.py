@@ -174,11 +174,13 @@ def _requests(requests: list[Sent]) -> Iterator[str]:
 def _reproducer(column: Column, result: Result) -> Iterator[str]:
     """Yield the command that makes a script which runs without the suite, if there is one."""
     trace = Path(result.artifacts) / "trace.jsonl"
-    form = "python" if column.name == "vhost-user" else "qtest"
-    if not column.name.startswith(("qtest-", "vhost-user")) or not trace.is_file():
+    qemu = column.name.startswith("qtest-")
+    back_end = column.name == "vhost-user" or column.name.startswith("vhost-user:")
+    if not (qemu or back_end) or not trace.is_file():
         return
     yield "A script that shows it without the suite, if the trace can be exported:"
     yield ""
+    form = "qtest" if qemu else "python"
     yield from _fenced(shlex.join(["vblk", "export", str(trace), "--as", form]))
     yield ""
 

@@ -17,7 +17,7 @@ from harness.reproducers import libqtest, qtest, vhost_user
 from harness.reproducers.steps import NotPossibleError, Plan, plan
 from harness.witness.events import Event
 
-DEADLINE = 60.0
+DEADLINE = 90.0
 """Seconds that a reproducer may take."""
 
 GRACE = 2.0
@@ -31,20 +31,20 @@ LIMIT = 1 << 20
 class Form:
     """A form of reproducers: the maker of the text, the program that runs it, and the suffix.
 
-    `device` is the name of the variable of the environment with the program of the device. The
-    interpreter is None if the text is compiled.
+    `devices` are the names of the variables of the environment with the program of the device, or
+    with its socket. The interpreter is None if the text is compiled.
     """
 
     script: Callable[[Plan, str], str]
     interpreter: str | None
     suffix: str
-    device: str
+    devices: tuple[str, ...]
 
 
 FORMS = {
-    "qtest": Form(qtest.script, "/bin/sh", ".sh", "QEMU"),
-    "c": Form(libqtest.script, None, ".c", "QEMU"),
-    "python": Form(vhost_user.script, sys.executable, ".py", "DAEMON"),
+    "qtest": Form(qtest.script, "/bin/sh", ".sh", ("QEMU",)),
+    "c": Form(libqtest.script, None, ".c", ("QEMU",)),
+    "python": Form(vhost_user.script, sys.executable, ".py", ("DAEMON", "SOCKET")),
 }
 
 
@@ -67,13 +67,13 @@ def compiler() -> str | None:
 
 
 def run(path: Path, form: str, device: str | None = None) -> Outcome:
-    """Run a reproducer; `device` is the program of the device (None: the one on PATH).
+    """Run a reproducer. `device` is the device's program (None: the one on PATH), or its socket.
 
     NotPossibleError if it has to be compiled and there is no C compiler.
     """
     environment = dict(os.environ)
     if device is not None:
-        environment[FORMS[form].device] = device
+        environment.update(dict.fromkeys(FORMS[form].devices, device))
     with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             _command(path.absolute(), form),

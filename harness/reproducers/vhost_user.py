@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -24,25 +24,33 @@ from harness.reproducers.steps import (
     Write,
 )
 from harness.virtio.vhost_user import MEMORY, REGION, FrontEndRequest
-from harness.witness.events import message_name
+from harness.witness.events import Event, Made, message_name
+
+STARTS = """\
+# Needs nothing but Python and qemu-storage-daemon:
+#     python3 {name}   (or DAEMON=/path/to/qemu-storage-daemon python3 {name})"""
+
+CONNECTS = """\
+# Needs nothing but Python, and the back-end. It writes to the disk of the back-end:
+#     SOCKET=/path/to/the/socket python3 {name}"""
 
 
 def script(plan: Plan, name: str) -> str:
     """Return the script. NotPossibleError for a trace of another kind of device."""
     if plan.dies:
         raise NotPossibleError("the end of a daemon is nothing that --as python can check")
-    if "export" not in plan.parts:
-        raise NotPossibleError(
-            f"{plan.about.target} is no vhost-user back-end that the suite starts; try --as qtest"
-        )
-    part, (base, length) = plan.parts["export"], _memory(plan)
+    part, (base, length) = plan.parts.get("export"), _memory(plan)
+    if not part and not any(isinstance(step, Send) for step in plan.steps):
+        raise NotPossibleError(f"{plan.about.target} is no vhost-user back-end; try --as qtest")
+    if not part and plan.contents:
+        raise NotPossibleError("the test writes to the file of the disk, which is not ours")
     lines = "".join(_lines(plan))
     text = files(__package__).joinpath("front_end.py.txt").read_text(encoding="utf-8")
     values = {
         "HEAD": comments(plan),
-        "NAME": name,
-        "COMMAND": _command(part),
-        "SIZE": str(part["size"]),
+        "NEEDS": (STARTS if part else CONNECTS).format(name=name),
+        "COMMAND": _command(part) if part else "",
+        "SIZE": str(part["size"] if part else 0),
         "CONTENTS": "".join(f"    ({sector}, {data.hex()!r}),\n" for sector, data in plan.contents),
         "MEMORY": str(length),
         "BASE": f"{base:#x}",
@@ -52,6 +60,11 @@ def script(plan: Plan, name: str) -> str:
     for key, value in values.items():
         text = text.replace(f"@{key}@", value)
     return text
+
+
+def starts_the_device(events: Sequence[Event]) -> bool:
+    """Return True if the script of a trace starts the daemon, False if the daemon has to run."""
+    return any(isinstance(event, Made) and event.part == "export" for event in events)
 
 
 def _memory(plan: Plan) -> tuple[int, int]:

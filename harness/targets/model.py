@@ -28,7 +28,6 @@ from harness.machine.drive import Backing as FileBacking
 from harness.machine.errors import MachineError
 from harness.machine.process import Process
 from harness.machine.supervisor import QUIT_DEADLINE, Supervised
-from harness.model.whims import reshaped
 from harness.targets.base import (
     Backing,
     DeviceIdentity,
@@ -406,9 +405,17 @@ class Model(Target):
                 self._process = ModelProcess(
                     self._defects, self._whims, self._record(), self._illegal
                 )
-            return ModelDisk(self._process, reshaped(spec, self._whims), self._variant)
+            return ModelDisk(self._process, self._reshaped(spec), self._variant)
         except (MachineError, DriverError) as error:
             raise translated(error) from None
+
+    def _reshaped(self, spec: DiskSpec) -> DiskSpec:
+        """Return the disk as the whims make it."""
+        if not self._whims:
+            return spec
+        from harness.model.whims import reshaped  # a run without them starts sooner
+
+        return reshaped(spec, self._whims)
 
     @property
     def pid(self) -> int | None:

@@ -11,7 +11,6 @@ from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.transport.base import Transport
 from harness.driver.transport.vhost_user import QUEUE_SIZE, VhostUser
 from harness.machine.errors import MachineError
-from harness.model.whims import reshaped
 from harness.targets.base import DeviceIdentity, TargetError, translated
 from harness.targets.external import HostSide
 from harness.targets.model import VERSION, ModelProcess
@@ -38,6 +37,8 @@ class OwnedModel(VhostUserSocket):
         self.name = "owned-model"
         self._defects = defects
         self._whims = whims
+        from harness.model.whims import reshaped  # only this target needs it at once
+
         self._own = reshaped(DiskSpec(), whims)
         self._process: ModelProcess | None = None
         self._served = ""

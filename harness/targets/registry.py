@@ -9,9 +9,7 @@ from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from harness.defects.catalogue import defects
 from harness.defects.registers import REGISTER_DEFECTS
-from harness.model.whims import WHIMS
 from harness.targets import model, qtest
 from harness.targets.base import Progress, Target, TargetError
 from harness.targets.behind_qemu import LendingTarget, UserBackEnd
@@ -191,6 +189,8 @@ def maker(name: str, user: Mapping[str, UserTarget]) -> Callable[[Settings], Tar
 
 def _defective(base: str, planted: list[str]) -> Callable[[Settings], Target]:
     """Makes a target of ours whose device has defects and whims."""
+    from harness.defects.catalogue import defects  # only these targets need it
+
     whims = [name.removeprefix(WHIM) for name in planted if name.startswith(WHIM)]
     names = [name for name in planted if not name.startswith(WHIM)]
     _check_whims(base, whims)
@@ -217,6 +217,8 @@ def _defective(base: str, planted: list[str]) -> Callable[[Settings], Target]:
 def _check_whims(base: str, whims: list[str]) -> None:
     """Raise TargetError for whims that a target cannot have, or not together."""
     families: dict[str, str] = {}
+    if whims:
+        from harness.model.whims import WHIMS  # a run without them starts sooner
     for name in whims:
         if name not in WHIMS:
             raise TargetError(f"no whim {name!r}; --list-whims has them all")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
+from functools import partial, partialmethod
 from typing import Any
 
 import pytest
 
 from conformance.hardening import test_error_policies as suite
 from harness.diskspec import DiskSpec, ErrorPolicy
+from harness.machine import Machine
 from harness.targets import Disk
 from harness.targets.qtest import QtestTarget
 
@@ -47,3 +48,19 @@ def test_another_policy_is_noticed(act: Act, policy: ErrorPolicy) -> None:
 
         with pytest.raises(AssertionError):
             act(suite.failing(plug, None))
+
+
+def test_a_request_that_is_lost_with_the_process_is_noticed(monkeypatch) -> None:
+    awaited = partialmethod(Machine.wait_io_error, timeout=1.0)
+    monkeypatch.setattr(Machine, "wait_io_error", awaited)
+    with closing(QtestTarget("qtest-pci")) as target:
+
+        def plug(*, start: bool, **fields: Any) -> Disk:
+            disk = Disk(target.plug(DiskSpec(**fields)))
+            monkeypatch.setattr(disk, "move", disk.system_reset)
+            return disk
+
+        with pytest.raises(AssertionError, match="the request was not repeated"):
+            suite.test_a_request_that_waits_is_repeated_after_a_save_and_restore(
+                suite.failing(plug, None), "write"
+            )

@@ -113,11 +113,15 @@ def test_findings_for_a_maintainer_are_those_of_their_implementation(
     assert "has no implementation 'spdk'; it has: qemu" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("qtest-pci", "qtest"), ("vhost-user", "python"), ("vhost-user:/run/x.sock", "python")],
+)
 def test_a_finding_has_the_end_of_the_trace_and_the_command_for_a_reproducer(
-    tmp_path: Path,
+    name: str, form: str, tmp_path: Path
 ) -> None:
     (tmp_path / "trace.jsonl").write_text("")
-    column = replace(PCI_NEW, name="qtest-pci")
+    column = replace(PCI_NEW, name=name)
     results = replace(made_up(), columns=[column], tests={})
     test = a_test("test_a", "2.1.2-D-01")
     test.results[column.id] = replace(broken(), artifacts=str(tmp_path))
@@ -126,7 +130,7 @@ def test_a_finding_has_the_end_of_the_trace_and_the_command_for_a_reproducer(
     text = markdown(results, finding)
 
     assert "!  0.000300  device  used 0 of virtqueue 0, length 513" in text
-    assert f"vblk export {tmp_path / 'trace.jsonl'} --as qtest" in text
+    assert f"vblk export {tmp_path / 'trace.jsonl'} --as {form}" in text
 
 
 def test_nothing_is_overwritten(file: Path, tmp_path: Path, capsys) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +21,7 @@ from harness.reproducers.commands import runs
 from harness.reproducers.run import Outcome, compiler, run, text_of
 from harness.targets import Disk
 from harness.targets.qtest import QtestTarget
-from harness.targets.vhost_user import VhostUserDaemon
+from harness.targets.vhost_user import VhostUserDaemon, VhostUserSocket
 from harness.virtio.blk import RequestType
 from harness.witness.events import About, Completed, Event, Failed, Register, Used
 
@@ -93,10 +96,23 @@ def daemon() -> Iterator[list[Event]]:
         target.close()
 
 
-def made(events: Sequence[Event], form: str, directory: Path) -> Outcome:
-    """Make a reproducer, and run it."""
+SHORTENED = {
+    "WAIT = 10": "WAIT = 1",
+    "$tries -lt 60": "$tries -lt 5",
+    "? 600 : 1": "? 50 : 1",
+    "tries_ < 60": "tries_ < 5",
+}
+"""Waits in the forms of a reproducer, and short ones."""
+
+
+def made(events: Sequence[Event], form: str, directory: Path, soon: bool = False) -> Outcome:
+    """Make a reproducer, and run it; with `soon` it waits shortly for what does not come."""
     path = directory / f"reproducer{SUFFIXES[form]}"
-    path.write_text(text_of(events, form, path.name))
+    text = text_of(events, form, path.name)
+    if soon:
+        for long, short in SHORTENED.items():
+            text = text.replace(long, short)
+    path.write_text(text)
     return run(path, form)
 
 
@@ -117,7 +133,7 @@ def test_what_qemu_does_is_reproduced(qemu: list[Event], tmp_path: Path) -> None
 
 
 def test_what_qemu_does_not_is_not_reproduced(qemu: list[Event], tmp_path: Path) -> None:
-    outcome = made(with_other_length(qemu), "qtest", tmp_path)
+    outcome = made(with_other_length(qemu), "qtest", tmp_path, soon=True)
 
     assert not outcome.reproduced
     assert "not as in the test: virtqueue 0: chain 0 is used, length 514" in outcome.output
@@ -138,7 +154,7 @@ def test_a_program_reproduces_what_qemu_does_and_nothing_else(
     assert not outcome.reproduced
     assert outcome.output == "not reproduced: QEMU has ended, or does not answer\n"
 
-    outcome = made(with_other_length(qemu), "c", tmp_path)
+    outcome = made(with_other_length(qemu), "c", tmp_path, soon=True)
     assert not outcome.reproduced
     assert "not as in the test: virtqueue 0: chain 0 is used, length 514" in outcome.output
     assert outcome.output.endswith("not reproduced\n")
@@ -184,10 +200,57 @@ def test_what_the_daemon_does_not_is_not_reproduced(daemon: list[Event], tmp_pat
         replace(event, data="00" * 512) if isinstance(event, Completed) else event
         for event in daemon
     ]
-    outcome = made(other, "python", tmp_path)
+    outcome = made(other, "python", tmp_path, soon=True)
 
     assert not outcome.reproduced
     assert "not as in the test: the first bytes of the 512" in outcome.output
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Path]:
+    """Start a back-end whose used lengths are one too large, and return its socket."""
+    disk, path = tmp_path / "disk.raw", tmp_path / "s"
+    disk.write_bytes(bytes(1 << 20))
+    command = [sys.executable, "-m", "harness.model", "--socket", path, "--file", disk]
+    process = subprocess.Popen([*command, "--defect", "used-length-one-too-large"])
+    try:
+        deadline = time.monotonic() + 20
+        while not path.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield path
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_back_end_that_runs_already_is_reproduced_if_its_disk_may_be_written(
+    running: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = VhostUserSocket(str(running), destructive=True)
+    try:
+        disk = Disk(target.plug(DiskSpec()))
+        disk.start()
+        disk.send(Request(RequestType.IN, 3, receive=512))
+        about = About(test="t", target=target.name)
+        events = [about, *events_of(disk), Failed(expected="right", seen="wrong")]
+    finally:
+        target.close()
+    file, output = tmp_path / "trace.jsonl", tmp_path / "defect.py"
+    arguments = ["export", str(file), "--as", "python", "--output", str(output)]
+    file.write_text(as_lines(events))
+
+    assert main(arguments) == 2
+    assert f"the disk of the back-end on {running}" in capsys.readouterr().err
+
+    assert main([*arguments, "--destructive"]) == 0
+    assert "as in the test: virtqueue 0: chain 0 is used, length 514" in capsys.readouterr().out
+    output.unlink()
+
+    file.write_text(as_lines(with_other_length(events)))
+    assert main([*arguments, "--destructive"]) == 1
+    assert "not reproduced, and not written" in capsys.readouterr().err
 
 
 def test_the_command_writes_what_was_reproduced(
