@@ -216,9 +216,10 @@ def _raise(error: BaseException) -> None:
             _state.owed = error
         return
     now = time.monotonic()
-    if interruption and now < _state.quiet_until:
-        _state.dropped = error
-        _set_timer()
+    if now < _state.quiet_until:
+        if interruption:  # an alarm goes off again by itself
+            _state.dropped = error
+            _set_timer()
         return
     if interruption:
         _state.quiet_until = now + UNWINDS

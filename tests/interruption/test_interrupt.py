@@ -118,6 +118,17 @@ def test_a_second_signal_does_not_interrupt_the_clean_up_after_the_first(
     assert not isinstance(caught.value, Terminated)
 
 
+def test_an_alarm_does_not_take_the_place_of_an_interruption(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(interrupt, "UNWINDS", 60.0)
+    with pytest.raises(KeyboardInterrupt), alarm(0.02, "the test"):
+        try:
+            send(signal.SIGINT)
+        finally:
+            time.sleep(0.1)
+
+
 def test_a_second_signal_comes_if_the_first_was_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupt, "UNWINDS", 0.05)
     with suppress(KeyboardInterrupt):
