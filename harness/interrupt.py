@@ -160,12 +160,13 @@ def alarm(seconds: float, message: str, pausable: bool = False) -> Iterator[None
         return
     alarm = _Alarm(time.monotonic() + seconds, message, pausable)
     alarms = _state.alarms
-    alarms.append(alarm)
-    _set_timer()
     try:
+        alarms.append(alarm)
+        _set_timer()  # a short alarm may go off in here
         yield
     finally:
-        alarms.remove(alarm)
+        if alarm in alarms:
+            alarms.remove(alarm)
         _set_timer()
 
 
@@ -189,7 +190,9 @@ def _set_timer() -> None:
     if signal.SIGALRM not in _state.before:
         return
     first = min((alarm.when for alarm in _state.alarms), default=float("inf"))
-    if _state.finishing or first == float("inf"):
+    if _state.dropped is not None:
+        signal.setitimer(signal.ITIMER_REAL, SOON, AGAIN)
+    elif _state.finishing or first == float("inf"):
         signal.setitimer(signal.ITIMER_REAL, 0)
     else:
         signal.setitimer(signal.ITIMER_REAL, max(first - time.monotonic(), 0.001), AGAIN)
@@ -235,6 +238,6 @@ def _on_unraisable(unraisable: Any) -> None:
         if _state.finishing:
             return
         _state.dropped = error
-        signal.setitimer(signal.ITIMER_REAL, SOON, AGAIN)
+        _set_timer()
     elif _state.hook:
         _state.hook(unraisable)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,19 @@ def pytest_configure() -> None:
     )
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    _let_examples_take_time()
+
+
+def _let_examples_take_time() -> None:
+    """Remove hypothesis' limits of time: a busy machine exceeds 200 ms for any example."""
+    with suppress(ImportError):
+        from hypothesis import HealthCheck, settings
+
+        settings.register_profile(
+            settings.get_current_profile_name(),
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        )
 
 
 @pytest.fixture
