@@ -87,8 +87,9 @@ def settled(driver: Driver) -> Interrupts:
     """Wait until no interrupt has arrived for STILL seconds, and return the driver's counts.
 
     A device may signal a queue when it starts, and may signal a completion twice. These interrupts
-    are counted here, and are not taken for the one that a test waits for next. Return after SOON
-    seconds from a device that never stops.
+    are counted here, and are not taken for the one that a test waits for next. On a busy machine
+    one may still come later, so this is no baseline for interrupts that must not come. Return after
+    SOON seconds from a device that never stops.
     """
     found, deadline = driver.interrupts(), time.monotonic() + SOON
     since = time.monotonic()

@@ -62,7 +62,7 @@ def test_every_recorded_deviation_is_of_tests_that_exist(suite: str) -> None:
         text=True,
         timeout=120,
         check=True,
-    ).stdout.split()
+    ).stdout.splitlines()
     nodes = [node.removeprefix(f"{suite}/") for node in collected if "::" in node]
     assert nodes
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from harness.diskspec import SECTOR, DiskSpec
+from harness.machine.errors import MachineError
 from harness.model.illegal import ILLEGAL
 from harness.model.whims import reshaped
 from harness.targets.model import ModelProcess
@@ -28,6 +32,9 @@ QUIET = 10.0
 
 PATIENCE = 45.0
 """Seconds that a step of a driver of an illegal device may take."""
+
+AT_ONCE = min(2, os.cpu_count() or 1)
+"""Scenarios at once of a driver whose scenarios share nothing. They wait for more than they do."""
 
 USE = "use"
 """The work that each driver can do: it reads, and writes if it can."""
@@ -134,14 +141,21 @@ class Place:
     """The disk that a driver works on: its socket, the file with its bytes, and its size."""
 
     def __init__(
-        self, process: ModelProcess, spec: DiskSpec, way: str, busy: Path | None = None
+        self,
+        process: ModelProcess,
+        spec: DiskSpec,
+        way: str,
+        busy: Path | None = None,
+        given_up: threading.Event | None = None,
     ) -> None:
         """Add a disk to a model. MachineError if the model refuses.
 
         `busy` is a file that grows as long as the driver does something, if that matters.
+        `given_up` ends each wait when it is set.
         """
         self._process = process
         self._busy = busy
+        self._given_up = given_up or threading.Event()
         self.spec = spec
         self._name, self.socket, file = process.add(spec, way)
         assert file
@@ -182,16 +196,22 @@ class Place:
         """Wait until a condition is true. HungError, with the output, if it is not in time.
 
         A driver of an illegal device has less time, and has hung if it does nothing for QUIET
-        seconds.
+        seconds. MachineError if the run ends.
         """
+
+        def given_up_or_true() -> bool:
+            if self._given_up.is_set():
+                raise MachineError("the run has ended")
+            return condition()
+
         if self._busy is None:
-            wait_for(condition, what, output, seconds)
+            wait_for(given_up_or_true, what, output, seconds)
             return
         size, since = -1, time.monotonic()
 
         def over() -> bool:
             nonlocal size, since
-            if condition():
+            if given_up_or_true():
                 return True
             assert self._busy
             now = self._busy.stat().st_size
@@ -212,7 +232,8 @@ class Launcher(ABC):
     `implementation` is the name under which its deviations are filed. `way` is how it reaches the
     model, a key of `harness.model.main.CONNECT`. `works` are the kinds of work that it can do,
     and `traits` what a scenario may need: "pci", "vhost-user", "mmio", "packed", "legacy",
-    "modern".
+    "modern". `at_once` is the number of scenarios that may run at the same time, in threads.
+    `given_up` is set at the end of a run, and ends scenarios that are still running.
     """
 
     name: str
@@ -221,8 +242,14 @@ class Launcher(ABC):
     way: str = "vhost-user"
     works: frozenset[str] = frozenset({USE})
     traits: frozenset[str] = frozenset()
+    at_once: int = 1
     disk: Mapping[str, Any] = {}
     """Fields that each disk of this driver has to have."""
+
+    @cached_property
+    def given_up(self) -> threading.Event:
+        """The event that ends running scenarios."""
+        return threading.Event()
 
     @abstractmethod
     def prepare(self) -> None:
@@ -276,7 +303,7 @@ class Launcher(ABC):
         process = ModelProcess(scenario.defects, scenario.whims, stream, scenario.illegal)
         try:
             busy = None if scenario.legal else stream
-            place = Place(process, scenario.spec(**self.disk), self.way, busy)
+            place = Place(process, scenario.spec(**self.disk), self.way, busy, self.given_up)
             try:
                 output = self.drive(scenario, place)
             except StuckError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.drivers import blkio_worker
 from harness.drivers.base import (
+    AT_ONCE,
     USE,
     CrashedError,
     Launcher,
@@ -34,6 +35,7 @@ class Libblkio(Launcher):
     description = "libblkio, a library that is a vhost-user front-end itself"
     implementation = "libblkio"
     works = frozenset({USE, "discard", "parallel"})
+    at_once = AT_ONCE
     traits = frozenset({"modern", "vhost-user"})
 
     def __init__(self) -> None:

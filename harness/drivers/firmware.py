@@ -17,6 +17,7 @@ from pathlib import Path
 from harness.diskspec import SECTOR
 from harness.drivers import uefi
 from harness.drivers.base import (
+    AT_ONCE,
     USE,
     CannotError,
     Launcher,
@@ -103,6 +104,7 @@ class Firmware(Launcher):
     """
 
     works = frozenset({USE, "reboot"})
+    at_once = AT_ONCE
     title: str
     no_disk: str
     """Text on the first serial port if the firmware finds nothing to boot from."""

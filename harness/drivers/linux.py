@@ -12,13 +12,14 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from types import MappingProxyType
 from typing import Any, Literal
 
 import images
 from harness.drivers import kernels, userland
 from harness.drivers.base import (
+    AT_ONCE,
     DEADLINE,
     CrashedError,
     Launcher,
@@ -99,6 +100,7 @@ class UserModeLinux(Launcher):
     name = "uml"
     description = "User-mode Linux, which is a vhost-user front-end itself"
     implementation = "uml"
+    at_once = AT_ONCE
     works = frozenset(userland.WORKS) - {"rebind"}
     """It does not stop a virtqueue at an unbind, so the base that it sets later has no effect."""
     traits = frozenset({"modern", "vhost-user"})
@@ -218,8 +220,11 @@ class Linux(Launcher):
         self._guest = guest
         self._legacy = legacy
         self._dir: RunDir | None = None
+        # The scenarios of a guest with a trace share its file.
+        self.at_once = 1 if guest.mmio else AT_ONCE
         self._config: MachineConfig | None = None
         self._ahead: Prefetch[Machine] | None = None
+        self._taking = Lock()
         self._release = ""
 
     def prepare(self) -> None:
@@ -299,10 +304,8 @@ class Linux(Launcher):
         plug = self._guest.plug
         if plug == "boot":
             config = replace(config, kernel_args=f"{config.kernel_args} vblk.work={','.join(work)}")
-        if plug == "hot":
-            self._ahead = self._ahead or Prefetch(partial(_started, config), Machine.stop)
         with ExitStack() as stack:
-            machine = self._ahead.take() if self._ahead else Machine(config)
+            machine = self._clone(config) if plug == "hot" else Machine(config)
             stack.callback(machine.stop)
             add = machine.add_vhost_user if self.way == "vhost-user" else machine.add_vfio_user
             disk = place.front_end
@@ -331,6 +334,12 @@ class Linux(Launcher):
 
             follow(work, place, output, check)
             return output()
+
+    def _clone(self, config: MachineConfig) -> Machine:
+        """Return a running clone, and let the next one start in the background."""
+        with self._taking:
+            self._ahead = self._ahead or Prefetch(partial(_started, config), Machine.stop)
+            return self._ahead.take()
 
     def close(self) -> None:
         """Stop the clones and remove the saved machine."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from harness.diskspec import SECTOR
 from harness.drivers.base import (
+    AT_ONCE,
     USE,
     Launcher,
     NotHereError,
@@ -54,6 +55,7 @@ class UBoot(Launcher):
 
     implementation = "u-boot"
     works = frozenset({USE, "reboot"})
+    at_once = AT_ONCE
 
     def __init__(self, name: str, way: str, build: Build, find: Callable[[], Qemu]) -> None:
         self.name = name

@@ -1,9 +1,14 @@
-"""A driver in a run of the suite: each scenario once, and the verdicts of all of them together."""
+"""A driver in a run of the suite: each scenario once, and the verdicts of all of them together.
+
+Scenarios of some drivers share nothing, and wait for more than they do. They run ahead in threads.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from harness import interrupt
 from harness.drivers.base import CannotError, Launcher, Scenario, Watched
@@ -19,10 +24,16 @@ SHOWN = 3
 class WatchedDriver:
     """A driver, and what was seen of it. Nothing starts before the first scenario."""
 
-    def __init__(self, launcher: Launcher, scenarios: Sequence[Scenario]) -> None:
+    def __init__(
+        self, launcher: Launcher, scenarios: Sequence[Scenario], ahead: Sequence[Scenario] = ()
+    ) -> None:
+        """`scenarios` decide on statements. `ahead` are all that will be asked for, in order."""
         self.launcher = launcher
         self._scenarios = scenarios
+        self._ahead = ahead
         self._dir: RunDir | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._running: dict[str, Future[Watched]] = {}
         self._seen: dict[str, Watched | CannotError | MachineError] = {}
         self._shown: list[Watched] = []
 
@@ -43,7 +54,7 @@ class WatchedDriver:
                 self.launcher.prepare()
                 self._dir = self._dir or RunDir()
                 try:
-                    self._seen[scenario.name] = self.launcher.watch(scenario, self._dir.path)
+                    self._seen[scenario.name] = self._result(scenario, self._dir.path)
                 except (CannotError, MachineError) as error:
                     self._seen[scenario.name] = error
         seen = self._seen[scenario.name]
@@ -51,6 +62,22 @@ class WatchedDriver:
             raise seen.with_traceback(None)
         self._shown = [seen]
         return seen
+
+    def _result(self, scenario: Scenario, directory: Path) -> Watched:
+        """Return the record of a scenario, and let those after it run in the background."""
+        most = self.launcher.at_once
+        if most == 1:
+            return self.launcher.watch(scenario, directory)
+        self._pool = self._pool or ThreadPoolExecutor(most, "scenario")
+        names = [following.name for following in self._ahead]
+        at = names.index(scenario.name) if scenario.name in names else len(names)
+        for each in (scenario, *self._ahead[at + 1 :]):
+            if each.name in self._seen or each.name in self._running:
+                continue
+            if each is not scenario and sum(not f.done() for f in self._running.values()) >= most:
+                break
+            self._running[each.name] = self._pool.submit(self.launcher.watch, each, directory)
+        return self._running.pop(scenario.name).result()
 
     def verdict(self, statement: str) -> Verdict:
         """Return the verdict of all scenarios on a statement: the worst of them."""
@@ -105,8 +132,11 @@ class WatchedDriver:
         return logs
 
     def close(self) -> None:
-        """End what the launcher has kept, and remove the streams."""
+        """End what runs and what the launcher has kept, and remove the streams."""
         try:
+            self.launcher.given_up.set()
+            if self._pool:
+                self._pool.shutdown(cancel_futures=True)
             self.launcher.close()
         finally:
             if self._dir:

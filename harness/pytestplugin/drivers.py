@@ -5,7 +5,7 @@ These tests run only on request. Without `--driver` they are deselected.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from harness.pytestplugin.bench import DRIVERS, DriverRun, let_record
 from harness.report.results import TARGET_ID
 
 if TYPE_CHECKING:
+    from harness.drivers.base import Scenario
     from harness.drivers.watching import WatchedDriver
 
 PARAMETER = "_driver"
@@ -114,13 +115,37 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left_out]
 
 
+def _wanted(session: pytest.Session, name: str, legal: Sequence[Scenario]) -> Sequence[Scenario]:
+    """Return the scenarios that the tests of a driver will ask for, in their order.
+
+    A worker of pytest-xdist gets some of the tests only, which it does not know in advance.
+    """
+    from harness.drivers.base import Scenario
+
+    wanted: dict[str, Scenario] = {}
+    if hasattr(session.config, "workerinput"):
+        return legal
+    for item in session.items:
+        parameters = _parameters(item)
+        if parameters.get(PARAMETER) != name:
+            continue
+        own = [value for value in parameters.values() if isinstance(value, Scenario)]
+        wanted |= {scenario.name: scenario for scenario in own or legal}
+    return list(wanted.values())
+
+
+def _parameters(item: pytest.Item) -> Mapping[str, object]:
+    """Return the parameters of a test by name."""
+    callspec = getattr(item, "callspec", None)
+    return callspec.params if callspec else {}
+
+
 def _of_others(item: pytest.Item, wanted: Sequence[str]) -> bool:
     """Return whether a test is about a scenario, and none of the wanted ones."""
     from harness.drivers.base import Scenario
 
-    callspec = getattr(item, "callspec", None)
-    parameters = callspec.params.values() if callspec else ()
-    return any(isinstance(value, Scenario) and value.name not in wanted for value in parameters)
+    values = _parameters(item).values()
+    return any(isinstance(value, Scenario) and value.name not in wanted for value in values)
 
 
 def uses_driver(item: pytest.Item) -> bool:
@@ -145,7 +170,7 @@ def _driver(
     let_record(run, len(runs) == 1, record_testsuite_property)
     launcher = makers(option.vblk_drivers)[run.name]()
     legal = [scenario for scenario in chosen(option.vblk_scenario) if scenario.legal]
-    run.target = WatchedDriver(launcher, legal)
+    run.target = WatchedDriver(launcher, legal, _wanted(request.session, run.name, legal))
     try:
         yield run
     finally:

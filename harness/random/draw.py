@@ -238,8 +238,7 @@ def others(draw: DrawFn, session: Session, shape: Shape) -> list[Operation]:
         kinds.append("resize")
     if shape.queue_resets and session.negotiated(Feature.RING_RESET):
         kinds.append("queue-reset")
-    if not session.negotiated(Feature.RING_PACKED):
-        kinds.append("suppress")
+    kinds.append("suppress")
     if shape.pauses:
         kinds.append("pause")
     kind = draw(st.sampled_from(kinds))

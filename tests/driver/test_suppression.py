@@ -240,3 +240,41 @@ def test_a_kick_is_wanted_for_the_very_first_chain(memory: DmaMemory) -> None:
     queue = SplitQueue(memory, 0, SIZE, event_idx=True)
     add(queue, 1)
     assert queue.needs_notification()
+
+
+def test_a_kick_is_wanted_after_any_number_of_packed_chains_without_a_question() -> None:
+    """Ask only after some rounds, as a driver does that has suppressed nothing until then."""
+    wanted = {}
+    for before in range(6 * SIZE):
+        for place in range(2 * SIZE):
+            memory = DmaMemory([Region(0x10000, memoryview(bytearray(1 << 12)))])
+            packed = Packed(memory, event_idx=True)
+            head = packed.queue.add(BUFFER)
+            packed.queue.publish([head])
+            for _ in range(before):
+                packed.device.use(1, 0)
+                packed.queue.take_used()
+                packed.queue.republish(head)
+            packed.ask(RING_EVENT_FLAGS_DESC, place % SIZE, wrap=int(place < SIZE))
+            wanted[before, place] = packed.queue.needs_notification()
+
+    passed = {
+        (before, place): place in {number % (2 * SIZE) for number in range(before + 1)}
+        for before, place in wanted
+    }
+    assert wanted == passed
+
+
+@pytest.mark.parametrize("before", [0, 1, 0xFFFF, 0x10000, 0x10001])
+def test_a_kick_is_wanted_after_any_number_of_split_chains_without_a_question(
+    memory: DmaMemory, before: int
+) -> None:
+    split = Split(memory, event_idx=True)
+    head = split.queue.add(BUFFER)
+    split.queue.publish([head])
+    for _ in range(before):
+        split.queue.republish(head)
+
+    split.ask(avail_event=before)
+    assert split.queue.needs_notification()
+    assert not split.queue.needs_notification(), "nothing became available since"

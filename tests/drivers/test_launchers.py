@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -226,3 +227,54 @@ def test_trouble_of_the_harness_is_raised_again_and_is_no_verdict() -> None:
     finally:
         driver.close()
     assert launcher.watched == ["a"]
+
+
+class Meeting(Made):
+    """A launcher of two scenarios at once, which wait for each other."""
+
+    at_once = 2
+
+    def __init__(self, names: str) -> None:
+        super().__init__(dict.fromkeys(names, Fate.KEPT))
+        self.barrier = Barrier(2, timeout=10)
+
+    def watch(self, scenario: Scenario, directory: Path) -> Watched:
+        self.barrier.wait()
+        return super().watch(scenario, directory)
+
+
+def test_scenarios_run_ahead_and_each_of_them_once() -> None:
+    launcher = Meeting("abcd")
+    scenarios = [Scenario(name, "") for name in "abcd"]
+    driver = WatchedDriver(launcher, scenarios, scenarios)
+    try:
+        assert driver.watch(scenarios[0]).scenario.name == "a"
+        assert set(launcher.watched[:2]) == {"a", "b"}
+        assert driver.verdict("2.1.1-R-01").fate is Fate.KEPT
+        assert sorted(launcher.watched) == ["a", "b", "c", "d"]
+    finally:
+        driver.close()
+
+
+class Endless(Meeting):
+    """A launcher whose second scenario does not end."""
+
+    def drive(self, scenario: Scenario, place: Place) -> str:
+        self.barrier.wait()
+        place.wait_for(lambda: scenario.name == "a", "nothing", str)
+        return ""
+
+    watch = Launcher.watch
+
+
+def test_the_end_of_a_run_ends_scenarios_that_run_ahead() -> None:
+    scenarios = [Scenario(name, "") for name in "ab"]
+    driver = WatchedDriver(Endless("ab"), scenarios, scenarios)
+    try:
+        assert not driver.watch(scenarios[0]).trouble
+        (running,) = driver._running.values()
+        assert not running.done()
+    finally:
+        driver.close()
+    with pytest.raises(MachineError, match="the run has ended"):
+        running.result(0)

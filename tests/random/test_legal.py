@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 pytest.importorskip("hypothesis")
 
 from harness.random import rounds
+from harness.random.cut import cut
 from harness.random.finding import Finding
 from harness.random.hunt import Example, Hunt
 from harness.random.legal import objection
@@ -40,7 +42,9 @@ WRITE = Write(sector=2000, count=48)
 
 
 @pytest.fixture
-def hunt():
+def hunt(monkeypatch):
+    # The clock limits cutting; a busy machine must not lead to another script.
+    monkeypatch.setattr("harness.random.hunt.cut", partial(cut, seconds=120.0))
     target = maker("qtest-pci", {})(Settings())
     hunt = Hunt(target, deadline=5.0)
     yield hunt
@@ -116,6 +120,23 @@ def test_all_that_is_drawn_is_legal(hunt, monkeypatch):
         assert rounds.run(hunt, plug, number, 12, 20) == []
     assert {Start, Send, Collect, Resize, QueueReset, ReadConfig, WantInterrupts} <= kinds
     assert {Burst, Suppress, PauseMachine} <= kinds
+
+
+def test_suppression_is_switched_on_after_any_number_of_chains(hunt):
+    """One chain fills the ring, so the device's event position comes again after two of them."""
+    read = Send(asks=(Read(sector=0, count=1),))
+    for rounds_before in range(5):
+        example = hunt.legal(replace(DISK, packed=True))
+        example.play(Start(features=("VERSION_1", "RING_PACKED", "EVENT_IDX"), sizes=(3,)))
+        for _ in range(rounds_before):
+            example.play(read)
+            example.play(Collect(count=1))
+        example.play(Suppress(enabled=True))
+        for _ in range(4):
+            example.play(read)
+            example.play(Collect(count=1))
+        example.end()
+        assert example.finding is None
 
 
 def test_a_finding_is_cut_to_what_is_still_legal(hunt):

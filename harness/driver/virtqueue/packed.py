@@ -54,8 +54,9 @@ class PackedQueue(Virtqueue):
 
     The "head" of a chain is its buffer id. Fields that the other side may read or change at the
     same time are read by one load and written by one store, the flags of a descriptor after the
-    rest of it: see `harness.virtio.shared`. `_available` and `_notified` count descriptors over two
-    rounds of the ring; in the first round the wrap counter is 1.
+    rest of it: see `harness.virtio.shared`. `_available` counts descriptors over two rounds of the
+    ring; in the first round the wrap counter is 1. `_fresh` is the number of descriptors that
+    became available since the last `needs_notification`, which may be more than two rounds.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class PackedQueue(Virtqueue):
         self._unpublished: list[int] = []
         self._free = size
         self._next, self._avail_wrap = 0, True
-        self._available = self._notified = 0
+        self._available = self._fresh = 0
         self._used, self._used_wrap = 0, True
 
     # --- what the driver makes available
@@ -171,6 +172,7 @@ class PackedQueue(Virtqueue):
         self._available = (last.place + len(last.entries)) % (2 * self.size)
         for ident in reversed(wanted):
             chain = self._chains[ident]
+            self._fresh += len(chain.entries)
             store_fence()
             self._table.set_last(chain.place % self.size, chain.flags)
 
@@ -200,13 +202,12 @@ class PackedQueue(Virtqueue):
     def needs_notification(self) -> bool:
         """Return True if the device's event suppression area asks for one (virtio 2.8.10)."""
         fence()
-        before, self._notified = self._notified, self._available
+        fresh, self._fresh = self._fresh, 0
         flags, off_wrap = divmod(self._device[0], 1 << 16)
         if flags != RING_EVENT_FLAGS_DESC:
             return bool(flags != RING_EVENT_FLAGS_DISABLE)
         place = (off_wrap & 0x7FFF) + (0 if off_wrap & 1 << 15 else self.size)
-        around = 2 * self.size
-        return bool((place - before) % around < (self._available - before) % around)
+        return bool((self._available - 1 - place) % (2 * self.size) < fresh)
 
     # --- what the device has used
 

@@ -50,7 +50,8 @@ class SplitQueue(Virtqueue):
     """A split virtqueue: descriptor table, available ring and used ring, zeroed at first.
 
     With `align` (bytes) they are contiguous, with the used ring aligned to it: the
-    legacy layout (virtio 2.7.2).
+    legacy layout (virtio 2.7.2). `_fresh` is the number of chains that became available since the
+    last `needs_notification`, which may be more than the range of the available index.
     """
 
     def __init__(
@@ -84,12 +85,12 @@ class SplitQueue(Virtqueue):
         self._chains: dict[int, _Chain] = {}
         self._next = 0
         self._avail_idx = 0
-        self._notified = 0
+        self._fresh = 0
         self._last_used = 0
 
     def begin_at(self, index: int) -> None:
         """Set both indices of a ring that was not used yet, here and in memory (modulo 2^16)."""
-        self._avail_idx = self._notified = self._last_used = index & 0xFFFF
+        self._avail_idx = self._last_used = index & 0xFFFF
         self._avail[1] = self._used[1] = self._avail_idx
 
     # --- what the driver makes available
@@ -155,6 +156,7 @@ class SplitQueue(Virtqueue):
     def publish(self, heads: Iterable[int]) -> None:
         """Put chains into the available ring, then update its index once (virtio 2.7.13)."""
         heads = list(heads)
+        self._fresh += len(heads)
         for head in heads:
             self._avail[2 + self._avail_idx % self.size] = head
             self._avail_idx = (self._avail_idx + 1) & 0xFFFF
@@ -186,11 +188,11 @@ class SplitQueue(Virtqueue):
     def needs_notification(self) -> bool:
         """Return True if flags, or avail_event with EVENT_IDX, ask for one (virtio 2.7.10)."""
         fence()
-        before, self._notified = self._notified, self._avail_idx
+        fresh, self._fresh = self._fresh, 0
         if not self.event_idx:
             return not self._used[0] & USED_F_NO_NOTIFY
         avail_event = self._used[2 + 4 * self.size]
-        return (avail_event - before) & 0xFFFF < (self._avail_idx - before) & 0xFFFF
+        return (self._avail_idx - 1 - avail_event) & 0xFFFF < fresh
 
     # --- what the device has used
 
