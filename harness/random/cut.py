@@ -17,7 +17,10 @@ requests in them.
 """
 
 SECONDS = 30.0
-"""Seconds for one script. A replay that ends with a device that hangs takes some ten seconds."""
+"""Seconds for the scripts of a round.
+
+A replay that ends with a device that hangs takes some ten seconds.
+"""
 
 T = TypeVar("T")
 

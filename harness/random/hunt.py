@@ -15,7 +15,7 @@ from harness import interrupt
 from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.errors import DriverError
 from harness.driver.interface import REQUEST_TIMEOUT
-from harness.random.cut import cut
+from harness.random.cut import SECONDS, cut
 from harness.random.finding import Finding, Known
 from harness.random.hostile import HostileSession
 from harness.random.illegal import Mischief
@@ -39,7 +39,7 @@ While hypothesis shrinks a failure, most of its examples fail. A new QEMU for ea
 of the time.
 """
 
-PATIENCE = 60.0
+PATIENCE = 30.0
 """Seconds for which a failure is shrunk. Every example that fails takes time."""
 
 USES = 200
@@ -228,15 +228,18 @@ class Hunt:
     def settle(self) -> list[Found]:
         """End the round: play each fresh finding's script once more, cut it, and mark it as known.
 
-        The shortest is first. Hypothesis shrinks one finding of a round, as far as its time allows;
-        the others appeared on the way, and may have the same cause.
+        All scripts together are cut for at most `cut.SECONDS`. The shortest is first. Hypothesis
+        shrinks one finding of a round, as far as its time allows; the others appeared on the way,
+        and may have the same cause.
         """
         fresh, self.fresh = self.fresh, {}
         self._until = inf
+        until = time.monotonic() + SECONDS
         for found in fresh.values():
             found.again = self._comes_again(found, found.script)
             if found.again:
-                found.script = cut(found.script, partial(self._comes_again, found))
+                finds = partial(self._comes_again, found)
+                found.script = cut(found.script, finds, seconds=until - time.monotonic())
         self.drop()
         self.found |= fresh
         return sorted(fresh.values(), key=lambda found: len(found.script))
