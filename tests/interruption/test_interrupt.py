@@ -103,6 +103,41 @@ def test_a_signal_in_a_destructor_is_not_lost_when_an_alarm_is_set() -> None:
             wait()
 
 
+def test_a_second_signal_does_not_interrupt_the_clean_up_after_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(interrupt, "UNWINDS", 60.0)
+    reached = []
+    with pytest.raises(KeyboardInterrupt) as caught:
+        try:
+            send(signal.SIGINT)
+        finally:
+            send(signal.SIGTERM)
+            reached.append("clean")
+    assert reached == ["clean"]
+    assert not isinstance(caught.value, Terminated)
+
+
+def test_an_alarm_does_not_take_the_place_of_an_interruption(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(interrupt, "UNWINDS", 60.0)
+    with pytest.raises(KeyboardInterrupt), alarm(0.02, "the test"):
+        try:
+            send(signal.SIGINT)
+        finally:
+            time.sleep(0.1)
+
+
+def test_a_second_signal_comes_if_the_first_was_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "UNWINDS", 0.05)
+    with suppress(KeyboardInterrupt):
+        send(signal.SIGINT)
+    with pytest.raises(Terminated):
+        send(signal.SIGTERM)
+        wait()
+
+
 def test_one_that_was_swallowed_comes_at_the_next_check() -> None:
     with suppress(BaseException):
         send(signal.SIGINT)
