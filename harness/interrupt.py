@@ -1,12 +1,13 @@
 """Interruptions and deadlines: exceptions of the main thread that come at most when they may.
 
 SIGINT, SIGTERM and SIGHUP raise `KeyboardInterrupt` or `Terminated`, an `alarm` raises
-`OverdueError`. Three rules make that safe at any moment:
+`OverdueError`. Four rules make that safe at any moment:
 
 - Within `shielded` nothing is raised. What came meanwhile is raised at the end. Code that starts
   or ends something runs shielded, and each of its waits has a bound.
 - Python drops an exception that is raised in a callback of the garbage collector or in `__del__`.
   Such an exception is raised again, a moment later.
+- While an interruption unwinds, another is put off, so that the first one's clean-up is done.
 - Once the run is `finishing`, signals are only noted: the end is on its way.
 
 `received` says which signal came first. Loops that run for long look at it.
@@ -31,6 +32,10 @@ AGAIN = 5.0
 
 SOON = 0.01
 """Seconds after which an exception that was raised where Python drops it is raised again."""
+
+
+UNWINDS = 2.0
+"""Seconds after an interruption in which no other is raised, as code that cleans up may run."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -62,6 +67,7 @@ class _State:
     shields: int = 0
     owed: BaseException | None = None
     dropped: BaseException | None = None
+    quiet_until: float = 0.0  # of time.monotonic()
     alarms: list[_Alarm] = field(default_factory=list)
     before: dict[int, Any] = field(default_factory=dict)
     hook: Callable[[Any], object] | None = None
@@ -160,12 +166,13 @@ def alarm(seconds: float, message: str, pausable: bool = False) -> Iterator[None
         return
     alarm = _Alarm(time.monotonic() + seconds, message, pausable)
     alarms = _state.alarms
-    alarms.append(alarm)
-    _set_timer()
     try:
+        alarms.append(alarm)
+        _set_timer()  # a short alarm may go off in here
         yield
     finally:
-        alarms.remove(alarm)
+        if alarm in alarms:
+            alarms.remove(alarm)
         _set_timer()
 
 
@@ -189,7 +196,10 @@ def _set_timer() -> None:
     if signal.SIGALRM not in _state.before:
         return
     first = min((alarm.when for alarm in _state.alarms), default=float("inf"))
-    if _state.finishing or first == float("inf"):
+    if _state.dropped is not None:
+        pause = _state.quiet_until - time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, max(pause, SOON), AGAIN)
+    elif _state.finishing or first == float("inf"):
         signal.setitimer(signal.ITIMER_REAL, 0)
     else:
         signal.setitimer(signal.ITIMER_REAL, max(first - time.monotonic(), 0.001), AGAIN)
@@ -200,10 +210,20 @@ def _interruption(signum: int) -> KeyboardInterrupt:
 
 
 def _raise(error: BaseException) -> None:
-    if _state.shields == 0:
-        raise error
-    if _state.owed is None or isinstance(error, KeyboardInterrupt):
-        _state.owed = error
+    interruption = isinstance(error, KeyboardInterrupt)
+    if _state.shields:
+        if _state.owed is None or interruption:
+            _state.owed = error
+        return
+    now = time.monotonic()
+    if now < _state.quiet_until:
+        if interruption:  # an alarm goes off again by itself
+            _state.dropped = error
+            _set_timer()
+        return
+    if interruption:
+        _state.quiet_until = now + UNWINDS
+    raise error
 
 
 def _on_signal(signum: int, _frame: FrameType | None) -> None:
@@ -235,6 +255,7 @@ def _on_unraisable(unraisable: Any) -> None:
         if _state.finishing:
             return
         _state.dropped = error
-        signal.setitimer(signal.ITIMER_REAL, SOON, AGAIN)
+        _state.quiet_until = 0.0
+        _set_timer()
     elif _state.hook:
         _state.hook(unraisable)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from harness.machine.rundir import RunDir
 
@@ -90,9 +92,32 @@ from harness.virtio.features import Feature
 
 
 def pytest_configure() -> None:
-    """Restore the default action for Ctrl-C, which a shell sets to "ignore" in the background."""
+    """Restore the default action for Ctrl-C, which a shell sets to "ignore" in the background.
+
+    Examples of hypothesis are the same in each run, unless another profile is asked for, and may
+    take any time: a machine that stands still for a moment is no fault of what is tested.
+    """
+    settings.register_profile(
+        "default",
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    _let_examples_take_time()
+
+
+def _let_examples_take_time() -> None:
+    """Remove hypothesis' limits of time: a busy machine exceeds 200 ms for any example."""
+    with suppress(ImportError):
+        from hypothesis import HealthCheck, settings
+
+        settings.register_profile(
+            settings.get_current_profile_name(),
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        )
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from harness.driver.interface import Request
 from harness.driver.transport.pci import PciModern
 from harness.driver.transport.vhost_user import VhostUser
 from harness.machine.errors import MachineError
-from harness.machine.foreign import ForeignDaemon
+from harness.machine.foreign import ForeignDaemon, listens
 from harness.virtio.blk import RequestType
 
 DEADLINE = 60.0
@@ -36,7 +36,7 @@ def start(place: Path, *arguments: str, program: str = PROGRAM) -> subprocess.Po
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    wait(place, process, (place / "s").is_socket)
+    wait(place, process, lambda: listens(place / "s", False))
     return process
 
 
@@ -107,7 +107,7 @@ def test_events_of_a_driver_that_was_quicker_than_the_first_line_are_kept(tmp_pa
     (tmp_path / "d").write_bytes(bytes(1 << 20))
     late = (
         "import sys, time; from harness.cli import main; from harness.machine import foreign;"
-        "foreign._listens = lambda socket, unknown: time.sleep(60); sys.exit(main())"
+        "foreign.listens = lambda socket, unknown: time.sleep(600); sys.exit(main())"
     )
     process = start(tmp_path, "--vhost-user", "s", "--disk", "d", program=late)
     use(BlockDriver(VhostUser(str(tmp_path / "s"), 64)), broken=False)
@@ -116,6 +116,77 @@ def test_events_of_a_driver_that_was_quicker_than_the_first_line_are_kept(tmp_pa
     assert "The disk is on" not in output
     assert "requests: 1 of type 1" in output
     assert "the stream is in witness.jsonl" in output
+
+
+INTERRUPTED = """
+import os, signal, sys
+from pathlib import Path
+from harness.cli import main, serve
+from harness.machine import foreign
+
+foreign.listens = lambda socket, unknown: Path("used").exists()
+original = serve.NAME
+
+def interrupted(given):
+    if "WORDS" in repr(given) and not Path("interrupted").exists():
+        Path("interrupted").touch()
+        os.kill(os.getpid(), signal.SIGINT)
+    return original(given)
+
+serve.NAME = interrupted
+sys.exit(main())
+"""
+"""`vblk` that looks at the stream once the driver has gone, and gets Ctrl-C in a function."""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("parsed", "request"), ("judge", "Request"), ("printable", "requests: 1")],
+    ids=["read", "judged", "printed"],
+)
+def test_ctrl_c_while_events_are_read_judged_or_printed_loses_nothing(
+    tmp_path: Path, name: str, words: str
+) -> None:
+    (tmp_path / "d").write_bytes(bytes(1 << 20))
+    program = INTERRUPTED.replace("NAME", name).replace("WORDS", words)
+    process = start(tmp_path, "--vhost-user", "s", "--disk", "d", program=program)
+    use(BlockDriver(VhostUser(str(tmp_path / "s"), 64)), broken=True)
+    (tmp_path / "used").touch()
+    process.wait(timeout=DEADLINE)
+    output = (tmp_path / "output").read_text()
+
+    assert (tmp_path / "interrupted").exists()
+    assert process.returncode == 1, output
+    assert "requests: 1 of type 1, 1 of type 0" in output
+    assert "KEPT  5.2.6.1-R-06 MUST" in output
+    assert "BROKEN  5.2.6.1-R-02 MUST NOT" in output
+
+
+def test_ctrl_c_while_the_model_is_started_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "d").write_bytes(bytes(1024))
+    program = (
+        "import os, signal, sys, time\n"
+        "from pathlib import Path\n"
+        "from harness.cli import main, serve\n"
+        "original = serve.ForeignDaemon\n"
+        "def interrupted(*given):\n"
+        "    process = original(*given)\n"
+        "    while not Path('s').is_socket(): time.sleep(0.01)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return process\n"
+        "serve.ForeignDaemon = interrupted\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "witness", "--vhost-user", "s", "--disk", "d"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_a_file_in_the_place_of_the_sockets_is_kept(tmp_path: Path) -> None:

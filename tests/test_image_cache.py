@@ -23,7 +23,7 @@ from harness.outputs import MARKER, mark
 from images import cache, lock, recipe, ssh
 
 FORK = multiprocessing.get_context("fork")
-DEADLINE = 20.0  # seconds
+DEADLINE = 60.0  # seconds
 
 Build = Callable[[Mapping[str, Path], Path, Callable[[str], None]], str]
 

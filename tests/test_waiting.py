@@ -10,6 +10,25 @@ from conformance import waiting
 from harness.driver.interface import Interrupts
 
 
+class Clock:
+    """A clock that only moves when somebody sleeps or looks: no machine is too busy for it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 0.0001
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "time", Clock())
+
+
 def disk(*completed: list[int]) -> SimpleNamespace:
     """Return a disk whose completions at each look are these; the last repeats."""
     looks = list(completed)
@@ -44,4 +63,4 @@ def test_interrupts_that_still_arrive_are_counted() -> None:
 
 def test_a_device_that_interrupts_without_end_is_not_waited_for(monkeypatch) -> None:
     monkeypatch.setattr(waiting, "SOON", 0.05)
-    assert waiting.settled(interrupted(*range(1000))).queue < 1000
+    assert waiting.settled(interrupted(*range(1000))).queue < 100

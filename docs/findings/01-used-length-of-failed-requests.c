@@ -233,7 +233,7 @@ static inline bool await_memory(QTestState *s, uint64_t address, const void *dat
 {
     uint8_t seen[1024];
 
-    for (int tries = 0; tries < 300; tries++) {
+    for (int tries = 0; tries < (good ? 600 : 1); tries++) {
         qtest_memread(s, address, seen, size);
         if (!memcmp(seen, data, size)) {
             return true;
@@ -252,7 +252,7 @@ static inline void check_memory(QTestState *s, uint64_t address, const void *dat
 #define CHECK(read, value, words) \
     do { \
         bool same_ = (read) == (value); \
-        for (int tries_ = 0; !same_ && tries_ < 30; tries_++) { \
+        for (int tries_ = 0; !same_ && good && tries_ < 60; tries_++) { \
             g_usleep(100000); \
             same_ = (read) == (value); \
         } \

@@ -40,7 +40,7 @@ BASE = 1 << 32
 """Bytes of the shared memory, and its address for the device."""
 
 TIMEOUT = 10
-WAIT = 3
+WAIT = 10
 """Seconds for an answer, and for memory to become what it was in the test."""
 
 SET_MEM_TABLE, SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR = 5, 12, 13, 14
@@ -169,7 +169,7 @@ class FrontEnd:
         deadline = time.monotonic() + WAIT
         at = address - BASE
         while self.memory[at : at + len(data) // 2].hex() != data:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or not self.good:
                 break
             time.sleep(0.01)
 
@@ -193,6 +193,18 @@ class FrontEnd:
         time.sleep(seconds)
 
 
+def connected(path, daemon):
+    for _ in range(600):
+        try:
+            return FrontEnd(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            # The socket appears a moment before the daemon listens on it.
+            if daemon.poll() is not None:
+                break
+            time.sleep(0.05)
+    return FrontEnd(path)
+
+
 def main():
     with tempfile.TemporaryDirectory() as directory:
         path, disk = os.path.join(directory, "socket"), os.path.join(directory, "disk.raw")
@@ -208,11 +220,7 @@ def main():
             print(f"{DAEMON} does not run: {error}")
             return 2
         try:
-            for _ in range(200):
-                if os.path.exists(path) or daemon.poll() is not None:
-                    break
-                time.sleep(0.05)
-            front_end = FrontEnd(path)
+            front_end = connected(path, daemon)
             for step, *values in STEPS:
                 getattr(front_end, step)(*values)
         except OSError as error:

@@ -64,9 +64,10 @@ answer() {  # command; its answer is in $seen then
 
 await() {  # command, expected answer: ask for some seconds, until it is that
   tries=0
-  while [ $tries -lt 30 ]; do
+  while [ $tries -lt 60 ]; do
     answer "$1"
     [ "$seen" = "$2" ] && return
+    [ $status -eq 0 ] || return  # it is not reproduced anyway
     sleep 0.1
     tries=$((tries + 1))
   done

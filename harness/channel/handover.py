@@ -89,6 +89,7 @@ class _Listener:
         self._check = check
         self._buffer = b""
         self._heard = b""
+        self._over = False
 
     @property
     def heard(self) -> str:
@@ -96,20 +97,26 @@ class _Listener:
         return self._heard.decode("utf-8", "replace")
 
     def next(self, awaited: str, patience: float | None = None) -> bytes:
-        """Wait for the next word. ChannelError at the deadline, TimeoutError after `patience` s."""
+        """Wait for the next word. ChannelError at the deadline, TimeoutError after `patience` s.
+
+        What has come is read once more when the time is over: this process may have been stalled.
+        """
         impatient = None if patience is None else time.monotonic() + patience
+        late = False
         while True:
             match = _WORD.search(self._buffer)
             if match:
                 self._buffer = self._buffer[match.end() :]
                 return match[0].strip()
             self._buffer = self._buffer[-_LONGEST_WORD:]
-            now = time.monotonic()
-            if now > self._deadline:
+            if self._over:
                 raise ChannelError(f"waited in vain for {awaited}", self.heard)
-            if impatient is not None and now > impatient:
+            if late:
                 raise TimeoutError
+            now = time.monotonic()
+            self._over = now > self._deadline
+            late = impatient is not None and now > impatient
             self._check()
-            data = self._stream.recv(POLL)
+            data = self._stream.recv(0 if self._over or late else POLL)
             self._buffer += data
             self._heard = (self._heard + data)[-BLOCK:]

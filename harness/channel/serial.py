@@ -24,7 +24,8 @@ _Patterns = list[re.Pattern[str] | type[pexpect.TIMEOUT] | type[pexpect.EOF]]
 _PATTERNS: _Patterns = [
     # With line editing, busybox asks the terminal for the cursor position after the prompt.
     re.compile(PROMPT + r"(\x1b\[6n)?$"),
-    re.compile(r"Kernel panic - not syncing: [^\r\n]*"),
+    # Only with its end: a console delivers a few characters at a time.
+    re.compile(r"Kernel panic - not syncing: [^\r\n]*(?=[\r\n])"),
     pexpect.TIMEOUT,
     pexpect.EOF,
 ]
@@ -158,12 +159,18 @@ class _Console:
         self._socket.close()
 
     def wait_for_prompt(self) -> None:
-        """Wait for the shell's prompt. ChannelError if the guest panics, or at the deadline."""
+        """Wait for the shell's prompt. ChannelError if the guest panics, or at the deadline.
+
+        What has come is read once more when the time is over: this process may have been stalled.
+        """
         nudge_at = time.monotonic()
-        while time.monotonic() < self._deadline:
+        over = False
+        while not over:
+            now = time.monotonic()
+            over = now >= self._deadline
             self._check()
-            if time.monotonic() >= nudge_at:
-                nudge_at = time.monotonic() + _NUDGE
+            if now >= nudge_at:
+                nudge_at = now + _NUDGE
                 self._send("\n")
             match self._expect(_PATTERNS, POLL):
                 case 0:

@@ -144,6 +144,8 @@ def _connect(
             return client
         except BaseException as error:
             client.close()
+            if isinstance(error, paramiko.AuthenticationException):
+                check()  # a guest that ends during the login does not refuse the key
             _raise_if_final(error, host, port)
             if time.monotonic() + _PAUSE > deadline:
                 raise ChannelError(f"waited in vain for SSH at {host}:{port}: {error!r}") from error

@@ -109,6 +109,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno != errno.EPIPE:
             print(f"vblk: no more output: {error.strerror}", file=sys.stderr)
         return 1
+    except RuntimeError:
+        # Python's own locks may raise it when a signal interrupts them.
+        if interrupt.received() is None:
+            raise
+        return 128 + (interrupt.received() or signal.SIGINT)
     finally:
         if ours:
             interrupt.finish()

@@ -156,8 +156,10 @@ def random(arguments: argparse.Namespace) -> int:
                 print(f"{_rate(hunt, printed - begun)}; the next seed is {number}", flush=True)
     finally:
         with interrupt.shielded():
-            _end(hunt, target)
-            _sum_up(hunt, time.monotonic() - begun)
+            try:
+                _end(hunt, target)
+            finally:
+                _sum_up(hunt, time.monotonic() - begun)
     return 1 if hunt.found else 0
 
 

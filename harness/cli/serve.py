@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -40,7 +40,7 @@ from harness.witness.events import (
 )
 from harness.witness.judge import Fate, Verdict, judge, table
 
-READY_DEADLINE = 10.0
+READY_DEADLINE = 60.0
 """Seconds until the model listens."""
 
 COPY_DEADLINE = 600.0
@@ -115,14 +115,18 @@ def _copy(disk: Path, copy: Path) -> Path:
 
 
 def _serve(arguments: argparse.Namespace, way: str, place: Path, file: Path, stream: Path) -> int:
-    line = [sys.executable, "-m", "harness.model", "--way", WAYS[way], "--socket", str(place)]
+    # The list of sockets in /proc has the path as it was given, and other processes' paths too.
+    line = [sys.executable, "-m", "harness.model", "--way", WAYS[way]]
+    line += ["--socket", str(place.absolute())]
     line += ["--file", str(file), "--observe", str(stream)]
     line += [word for name in arguments.whim for word in ("--whim", name)]
     line += [word for option in arguments.option for word in ("--option", option)]
-    process = ForeignDaemon("the model", line)
+    process: ForeignDaemon | None = None
     watcher = Watcher(stream)
     try:
-        process.wait_until_ready(place, "", READY_DEADLINE)
+        with interrupt.shielded():
+            process = ForeignDaemon("the model", line)
+        process.wait_until_ready(place.absolute(), "", READY_DEADLINE)
         for words in _help(way, place, arguments.destructive):
             print(words)
         sys.stdout.flush()
@@ -135,7 +139,8 @@ def _serve(arguments: argparse.Namespace, way: str, place: Path, file: Path, str
         pass
     finally:
         with interrupt.shielded():
-            process.stop()
+            if process:
+                process.stop()
             for path in _sockets(place):
                 path.unlink(missing_ok=True)
             if stream.exists() and not stream.stat().st_size:
@@ -169,6 +174,7 @@ class Watcher:
         self.verdicts: dict[str, Verdict] = judge(())
         self._stream = stream
         self._events: list[Event] = []
+        self._untold: deque[str] = deque()
         self._at = 0
         self._judged = 0
         self._cost = 0.0
@@ -177,17 +183,23 @@ class Watcher:
     def look(self, last: bool = False) -> Iterator[str]:
         """Yield lines about what is new: what the driver did, and the statements kept or broken.
 
-        With `last` the verdicts are up to date afterwards.
+        With `last` the verdicts are up to date afterwards. A line whose use was interrupted is
+        yielded again by the next call.
         """
-        news = self._read()
-        yield from self._told(news)
+        with interrupt.shielded():  # what has been read is told, too
+            self._untold.extend(self._told(self._read()))
         now = time.monotonic()
-        if len(self._events) > self._judged and (last or now >= self._next):
-            self._judged = len(self._events)
-            before, self.verdicts = self.verdicts, judge(self._events)
+        count = len(self._events)
+        if count > self._judged and (last or now >= self._next):
+            verdicts = judge(self._events)
+            with interrupt.shielded():
+                self._untold.extend(_changes(self.verdicts, verdicts))
+                self.verdicts, self._judged = verdicts, count
             self._cost = time.monotonic() - now
             self._next = time.monotonic() + SHARE * self._cost
-            yield from _changes(before, self.verdicts)
+        while self._untold:
+            yield self._untold[0]
+            self._untold.popleft()
 
     def _read(self) -> list[Event]:
         """Return the events of all complete lines that are new."""

@@ -126,7 +126,7 @@ class ForeignDaemon(Supervised):
                 return
             elif socket.is_socket():
                 appeared = appeared or time.monotonic()
-                if _listens(socket, time.monotonic() - appeared > ENTERED):
+                if listens(socket, time.monotonic() - appeared > ENTERED):
                     return
             if not self.alive():
                 raise MachineError(f"{self.last_line()}; awaited was {awaited}", self.last_words())
@@ -139,14 +139,16 @@ class ForeignDaemon(Supervised):
             time.sleep(PAUSE)
 
 
-def _listens(socket: Path, unknown: bool) -> bool:
+def listens(socket: Path, unknown: bool) -> bool:
     """Return True if a process listens on a UNIX socket, `unknown` if the kernel does not say."""
-    with suppress(OSError):
-        for entry in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]:
-            words = entry.split(maxsplit=7)
-            if len(words) == 8 and words[7] == str(socket):
-                return bool(int(words[3], 16) & LISTENING)
-    return unknown
+    try:
+        lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]
+    except OSError:
+        return unknown
+    entries = [line.split(maxsplit=7) for line in lines]
+    # Connections have the path of their listener, too.
+    flags = [int(words[3], 16) for words in entries if words[7:] == [str(socket)]]
+    return any(found & LISTENING for found in flags) if flags else unknown
 
 
 def run(line: Sequence[str], timeout: float = COMMAND_TIMEOUT) -> str:

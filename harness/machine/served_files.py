@@ -115,7 +115,7 @@ class ServedFiles:
 
     def _ended(self) -> MachineError:
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(1)
+            self._process.wait(ANSWER_DEADLINE)  # its channel has ended first
         words = (tail(self._log, 20).splitlines() or ["no output"])[-1]
         status = self._process.poll()
         fate = "does not answer" if status is None else f"ended with {status}"

@@ -193,11 +193,10 @@ class QmpSupervised(Supervised, ABC):
         try:
             self._monitor = Monitor(self._loop, self._process.channel, self.process_name, seconds)
         except DisconnectedError as error:
-            ended = self._ended(f"{self.process_name} did not start")
-            if self.alive():
+            if not self._process.wait(QUIT_DEADLINE):
                 message = f"{self.process_name} runs, but its QMP session is broken: {error}"
-                raise MachineError(message, ended.details) from error
-            raise ended from error
+                raise MachineError(message, self._details()) from error
+            raise self._ended(f"{self.process_name} did not start") from error
 
     def _request_end(self, process: Process) -> None:
         if self._monitor:

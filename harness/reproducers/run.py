@@ -17,7 +17,7 @@ from harness.reproducers import libqtest, qtest, vhost_user
 from harness.reproducers.steps import NotPossibleError, Plan, plan
 from harness.witness.events import Event
 
-DEADLINE = 60.0
+DEADLINE = 90.0
 """Seconds that a reproducer may take."""
 
 GRACE = 2.0

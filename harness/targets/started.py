@@ -24,7 +24,7 @@ from harness.machine import cleanup
 from harness.machine.drive import Backing as FileBacking
 from harness.machine.drive import make_raw
 from harness.machine.errors import MachineError
-from harness.machine.foreign import LAST_OUTPUT, ForeignDaemon, run
+from harness.machine.foreign import LAST_OUTPUT, ForeignDaemon, listens, run
 from harness.machine.rundir import RunDir
 from harness.machine.served_files import FAULTY, ServedFiles
 from harness.machine.served_files import HONOURED as SERVED_FIELDS
@@ -52,8 +52,11 @@ END_DEADLINE = 2.0
 AFTERMATH = 0.02
 """Seconds in which a daemon that crashes when its front-end hangs up has ended."""
 
-AFTERMATH_AT_MOST = 1.0
+AFTERMATH_AT_MOST = 5.0
 """Seconds in which it has ended on a busy machine."""
+
+CLOSING = 0.2
+"""Seconds in which a daemon that has closed its connection has ended, on an idle machine."""
 
 PROBE = 4096
 """Bytes at the start of the file by which the first disk shows if the device serves this file."""
@@ -62,6 +65,9 @@ IDLE = 0.3
 POLLING = 0.75
 """A daemon with a thread that uses, or waits for, a CPU for more than this part of IDLE seconds,
 with nothing to do, is polling."""
+
+LOOKS = 5
+"""Most looks at that. A look during which the whole machine stood still says nothing."""
 
 VERSION = re.compile(r"\d{1,9}(\.\d{1,9}){1,7}")
 """A version in the output of `version_command`."""
@@ -269,8 +275,7 @@ class StartedTarget(LendingTarget):
                 if driver:  # without a reset: it could hang as the start did
                     driver.transport.close()
             if not isinstance(error, LacksError):
-                if self._daemon:
-                    self._daemon.wait(0.2)  # its connection is closed before it has ended
+                self._await_end(CLOSING)
                 self._end()  # it may be wedged, and then does not answer `unplug` either
             with suppress(*TROUBLE, TargetError):
                 self._remove(name)
@@ -332,17 +337,27 @@ class StartedTarget(LendingTarget):
         A process for one disk may end well then.
         """
         daemon = self._daemon
-        if daemon is None:
+        if daemon is None or not self._await_end(AFTERMATH):
             return ""
-        begun, process = time.monotonic(), self.processes()[0]
-        while not daemon.wait(AFTERMATH):
-            # On a busy machine it may not have had a processor yet.
-            late = time.monotonic() - begun > AFTERMATH_AT_MOST
-            if self._polls or late or not process.runnable():
-                return ""
         if daemon.ended_well() and self._definition.per != "run":
             return ""
         return daemon.last_line()
+
+    def _await_end(self, seconds: float) -> bool:
+        """Wait for the end of a daemon that may be about to end; return True if it has ended.
+
+        Its connections are closed a moment before. On a busy machine it may wait for a processor
+        for longer than `seconds`.
+        """
+        if self._daemon is None:
+            return False
+        begun, process = time.monotonic(), self.processes()[0]
+        ended = self._daemon.wait(seconds)
+        while not ended and not self._polls and process.runnable():
+            if time.monotonic() - begun > AFTERMATH_AT_MOST:
+                break
+            ended = self._daemon.wait(AFTERMATH)
+        return ended
 
     def _remove(self, name: str) -> None:
         assert self._dir
@@ -417,7 +432,9 @@ class StartedTarget(LendingTarget):
         path = str(self._socket)
         if self._definition.per == "run":
             deadline = time.monotonic() + self._definition.start_timeout
-            while not self._socket.is_socket() and time.monotonic() < deadline:
+            while time.monotonic() < deadline:
+                if self._socket.is_socket() and listens(self._socket, True):
+                    break
                 time.sleep(0.005)
         if self._definition.device == "vfio-user":
             return PciModern(VfioUser(path))
@@ -448,12 +465,20 @@ class StartedTarget(LendingTarget):
                 self._facts["backing"] = "the device does not show the bytes of {file}"
                 self.made_to_order = False
         if self._daemon:
-            process = self.processes()[0]
+            self._polls = self._observed_polling(self.processes()[0])
+        self._tried = True
+
+    @staticmethod
+    def _observed_polling(process: DeviceProcess) -> bool:
+        """Return True if a process that has nothing to do uses a CPU without a pause."""
+        for _ in range(LOOKS):
             begun, before = time.monotonic(), process.wanted()
             time.sleep(IDLE)
             gains = (now - before.get(thread, 0.0) for thread, now in process.wanted().items())
-            self._polls = max(gains, default=0.0) > POLLING * (time.monotonic() - begun)
-        self._tried = True
+            polls = max(gains, default=0.0) > POLLING * (time.monotonic() - begun)
+            if polls or time.monotonic() - begun < 2 * IDLE:
+                return polls
+        return False  # the machine stood still for most of the time
 
     def _failed(self, error: Exception) -> TargetError:
         """Return the error for a start that failed, with the daemon's last words."""
@@ -570,8 +595,6 @@ class StartedTarget(LendingTarget):
 
     def check(self) -> None:
         """Raise TargetError, with exit status or signal, if the daemon has died."""
-        if self._daemon:
-            # Its connections are closed a moment before it has ended.
-            self._daemon.wait(0.1)
+        self._await_end(CLOSING / 2)
         if gone := self._gone():
             raise TargetError(gone)

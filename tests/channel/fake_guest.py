@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-DEADLINE = 20.0  # seconds
+DEADLINE = 60.0  # seconds
 BOOTSTRAP = Path(__file__).parents[2] / "images" / "guest" / "bootstrap.py"
 
 ECHO = """

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from fake_guest import Bootstrap, Change, code
+from fake_guest import DEADLINE, Bootstrap, Change, code
 
 from harness.channel import handover
 from harness.channel.handover import BLOCK, WINDOW, hand_over
@@ -46,7 +46,7 @@ def line(bootstrap: Bootstrap) -> Line:
     return Line(bootstrap.line)
 
 
-def hand(line: Line, seconds: float = 20.0, check: Callable[[], None] = lambda: None) -> None:
+def hand(line: Line, seconds: float = DEADLINE, check: Callable[[], None] = lambda: None) -> None:
     hand_over(line, code(), time.monotonic() + seconds, check)
 
 
@@ -54,7 +54,11 @@ def echoes(line: Line) -> bool:
     """Return True when the transferred code runs and echoes."""
     line.to_guest = line.from_guest = bytes
     line.send(b"are you there?")
-    return line.recv(10.0) == b"are you there?"
+    heard, end = b"", time.monotonic() + DEADLINE
+    # An offer that came too late is echoed before it.
+    while not heard.endswith(b"are you there?") and time.monotonic() < end:
+        heard += line.recv(1.0)
+    return heard.endswith(b"are you there?")
 
 
 def nth(number: int, change: Change) -> Change:
@@ -109,11 +113,30 @@ def test_a_line_that_damages_everything_is_given_up(line: Line) -> None:
     assert "VBLK-BAD" in caught.value.details
 
 
-def test_a_silent_guest(line: Line) -> None:
+def test_a_silent_guest(line: Line, bootstrap: Bootstrap) -> None:
+    assert select.select([bootstrap.line], [], [], DEADLINE)[0]  # its process takes time to start
     line.from_guest = lambda data: b"what is this\n"
     with pytest.raises(ChannelError, match="waited in vain for the guest's bootstrap") as caught:
         hand(line, seconds=0.5)
     assert "what is this" in caught.value.details
+
+
+def test_what_has_come_is_read_when_the_time_is_over(line: Line, bootstrap: Bootstrap) -> None:
+    assert select.select([bootstrap.line], [], [], DEADLINE)[0]
+    with pytest.raises(ChannelError, match=r"waited in vain for the guest to take .*\(0 of"):
+        hand(line, seconds=-1.0)
+
+
+def test_what_has_come_is_read_before_it_counts_as_lost(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "STALL", 0.0)
+    monkeypatch.setattr(handover, "POLL", DEADLINE)
+    received = line.recv
+    # Everything has come when it is read, however late that is.
+    monkeypatch.setattr(line, "recv", lambda timeout: received(DEADLINE))
+    hand(line)
+    assert line.sent < 1.2 * len(code())
 
 
 def test_an_image_with_another_bootstrap(line: Line) -> None:
@@ -130,7 +153,8 @@ def test_the_machines_reason_ends_the_wait(line: Line) -> None:
         hand(line, check=check)
 
 
-def test_no_more_than_the_window_is_on_the_way(line: Line) -> None:
+def test_no_more_than_the_window_is_on_the_way(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "STALL", DEADLINE)
     excess: list[int] = []
     acknowledged = 0
     offer = len(f"\nVBLK-CODE {len(code())} \n") + 64

@@ -93,15 +93,39 @@ def test_the_agent_is_started_and_the_console_left_alone(
 
 
 def test_no_prompt(sockets: Sockets, serve: Serve, opened: Opened) -> None:
+    spoken = threading.Event()
+
     def mute(connection: socket.socket) -> None:
         connection.sendall(b"[ 0.1] stuck in early boot\r\n")
+        spoken.set()
         wait_for_the_end(connection)
+
+    def check() -> None:
+        assert spoken.wait(DEADLINE)
 
     serve(sockets["console"], mute)
     serve(sockets["stream"], wait_for_the_end)
     with pytest.raises(ChannelError, match="waited in vain for the shell's prompt") as caught:
-        opened(seconds=0.5)
+        opened(seconds=0.0, check=check)
     assert "stuck in early boot" in caught.value.details
+
+
+def test_a_panic_that_comes_in_pieces_is_told_whole(
+    sockets: Sockets, serve: Serve, opened: Opened
+) -> None:
+    more = threading.Semaphore(0)
+
+    def panic(connection: socket.socket) -> None:
+        connection.sendall(b"Kernel panic - not syncing: No")
+        for _ in range(3):  # the beginning has been read before the end comes
+            assert more.acquire(timeout=DEADLINE)
+        connection.sendall(b" init found.\r\n---[ end")
+        wait_for_the_end(connection)
+
+    serve(sockets["console"], panic)
+    serve(sockets["stream"], wait_for_the_end)
+    with pytest.raises(ChannelError, match=r"the guest died: Kernel panic .*: No init found\.$"):
+        opened(check=more.release)
 
 
 def test_a_kernel_panic(sockets: Sockets, serve: Serve, opened: Opened) -> None:

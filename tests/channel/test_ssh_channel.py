@@ -66,8 +66,13 @@ class Server:
         transport.add_server_key(self.key)
         try:
             transport.start_server(server=self.login)
-            channel = transport.accept(DEADLINE)
+            channel, end = None, time.monotonic() + DEADLINE
+            # `accept` does not notice a client that left before the call.
+            while channel is None and transport.is_active() and time.monotonic() < end:
+                channel = transport.accept(0.5)
             if channel and self.login.started.wait(DEADLINE):
+                # The client answers this after the answer to its own request has been sent.
+                transport.global_request("are-you-there")
                 self.run(channel)
         except (paramiko.SSHException, EOFError, OSError):
             pass  # the client refused the host key

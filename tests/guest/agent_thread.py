@@ -12,7 +12,7 @@ from harness.channel.stream import ChannelError
 from harness.driver.interface import Driver
 from harness.guest.agent import Server
 
-JOIN_DEADLINE = 10.0  # seconds
+JOIN_DEADLINE = 60.0  # seconds
 
 
 class PairStream:

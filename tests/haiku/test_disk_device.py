@@ -171,7 +171,7 @@ def test_requests_that_wait_while_the_disk_is_taken_down_are_cancelled():
 
         device.during_poll = meanwhile
         results.append(disk.write(0, bytes(2048)))
-        taking_down.join(timeout=10)
+        taking_down.join(timeout=60)
         results.append(disk.write(0, bytes(2048)))
     assert results == [(StatusT.B_CANCELED, 512), (StatusT.B_FILE_ERROR, 0)]
     assert device.status_field == 0

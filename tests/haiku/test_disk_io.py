@@ -266,7 +266,7 @@ def test_do_io_is_busy_while_another_thread_is_in_it():
             device.during_poll = lambda: None
             other = threading.Thread(target=lambda: answers.append(disk.info.do_io(operation)))
             other.start()
-            other.join(timeout=10)
+            other.join(timeout=60)
 
         device.during_poll = meanwhile
         assert disk.read(0, 512)[0] is StatusT.B_OK
@@ -289,7 +289,7 @@ def test_requests_of_several_threads_all_arrive():
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(timeout=30)
+            thread.join(timeout=60)
     assert results == dict.fromkeys(data, (StatusT.B_OK, 8 * 512))
     assert all(device.read_contents(n * 8 * 512, 8 * 512) == data[n] for n in data)
 

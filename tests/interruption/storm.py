@@ -197,19 +197,19 @@ def _troubles(
 
 def _complete(directory: Path, text: str) -> bool:
     """Return True if a run did all of its tests, and its JUnit report has them all."""
-    collected = re.search(r"(?:collected |workers \[)(\d+) items", text)
-    last = text.strip().splitlines()[-1]
+    collected = re.search(r"(\d+) selected|(?:collected |workers \[)(\d+) items", text)
+    last = (text.strip().splitlines() or [""])[-1]
     if collected is None or " passed" not in last or "!!!!" in text:
         return False
     with suppress(OSError, ElementTree.ParseError):
         cases = ElementTree.parse(directory / "junit.xml").iter("testcase")
-        return len(list(cases)) == int(collected[1])
+        return len(list(cases)) == int(collected[1] or collected[2])
     return False
 
 
 def _reports(directory: Path, text: str) -> list[str]:
     troubles = []
-    if "====" not in text.strip().splitlines()[-1] and "!!!!" not in text:
+    if "====" not in (text.strip().splitlines() or [""])[-1] and "!!!!" not in text:
         troubles.append("no summary")
     try:
         cases = list(ElementTree.parse(directory / "junit.xml").iter("testcase"))

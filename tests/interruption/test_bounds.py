@@ -28,6 +28,8 @@ from harness.machine import Machine, MachineConfig, Qemu, find_qemu
 from harness.virtio.vhost_user import HEADER, REPLY, VERSION, BackEndRequest
 from harness.virtio.vhost_user import FrontEndRequest as Ask
 
+DEADLINE = 60.0  # seconds
+
 
 @pytest.fixture
 def short_dir() -> Iterator[Path]:
@@ -57,7 +59,7 @@ def test_configuration_changes_without_end_do_not_hold_up_the_driver() -> None:
     flood(channel.theirs, HEADER.pack(BackEndRequest.CONFIG_CHANGE, VERSION, 0))
     counts = []
     for _ in range(3):
-        assert select.select([channel], [], [], 10)[0]
+        assert select.select([channel], [], [], DEADLINE)[0]
         counts.append(channel.take_config_changes())
 
     assert all(count <= vhost_channel.MAX_TAKEN for count in counts) and any(counts)
@@ -80,7 +82,7 @@ def test_after_an_exchange_was_broken_off_the_channel_is_closed(
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(short_dir / "s"))
         server.listen()
-        channel = Channel(str(short_dir / "s"), timeout=5)
+        channel = Channel(str(short_dir / "s"), timeout=DEADLINE)
         peer, _ = server.accept()
 
         def interrupted(*_: object) -> bytes:
@@ -145,7 +147,7 @@ def test_interrupts_without_end_do_not_hold_up_the_driver(monkeypatch: pytest.Mo
     monkeypatch.setattr(qtest, "MAX_TAKEN", 1000)
     flood(qemu.theirs, b"IRQ raise 11\n")
 
-    qemu.qtest.poll(0.5)
+    qemu.qtest.poll(DEADLINE)
 
     assert 0 < qemu.qtest.raised[11] <= 1000
 
@@ -212,7 +214,7 @@ def test_a_qemu_behind_a_script_does_not_outlive_its_machine(tmp_path: Path) -> 
 
     machine.stop()
 
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + DEADLINE
     while descendants(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert descendants(pid) == []
@@ -227,7 +229,7 @@ def test_a_qemu_whose_script_was_killed_ends_with_its_machine(tmp_path: Path) ->
 
     machine.stop()
 
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + DEADLINE
     while descendants(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert descendants(pid) == []

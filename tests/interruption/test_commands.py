@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness import interrupt
-from harness.cli import doctor, main, running, watch
+from harness.cli import doctor, main, random, running, watch
 from harness.diskspec import DiskSpec
 from harness.driver.bus import linux_sysfs
 from harness.machine import Machine, MachineConfig, MachineError, find_qemu
@@ -58,6 +59,37 @@ def test_amounts_that_never_end_or_do_nothing(
 ) -> None:
     line = refusal(capsys, *arguments)
     assert arguments[-2] in line and arguments[-1] in line
+
+
+def test_a_lock_that_a_signal_has_broken_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_qemu: str | None) -> None:
+        raise RuntimeError("cannot release un-acquired lock")
+
+    monkeypatch.setattr(doctor, "examine", broken)
+    with pytest.raises(RuntimeError):
+        main(["doctor"])
+    monkeypatch.setattr(interrupt, "received", lambda: signal.SIGTERM)
+    assert main(["doctor"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == ""
+
+
+def test_random_prints_its_summary_also_if_its_device_does_not_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("hypothesis")
+    from harness.random import rounds
+
+    def fail(*_: object) -> None:
+        raise MachineError("it does not end")
+
+    target = SimpleNamespace(name="nothing", traits=frozenset())
+    monkeypatch.setattr(random, "_target", lambda _: target)
+    monkeypatch.setattr(random, "_end", fail)
+    monkeypatch.setattr(rounds, "disks_of", fail)
+    assert main(["random", "--artifacts", str(tmp_path)]) == 2
+    assert "0 examples on 0 disks" in capsys.readouterr().out
 
 
 def test_watch_ends_with_its_guest(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def peer(words: str) -> Iterator[socket.socket]:
     finally:
         ours.close()
         process.kill()
-        process.wait(30)
+        process.wait(60)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_greeting_without_end(loop: LoopThread) -> None:
 def test_a_qmp_session_without_end(loop: LoopThread, words: str) -> None:
     with peer(words) as connection, bounded(LATE, MEMORY):
         try:
-            monitor = Monitor(loop, connection, "QEMU", 5.0)
+            monitor = Monitor(loop, connection, "QEMU", 30.0)
         except MachineError:  # the nonsense came before the session was complete
             assert words in ("line", "nested")
             return

@@ -38,7 +38,7 @@ def send(signum: int) -> None:
 
 def wait() -> None:
     """Wait for an exception, without being the one to raise it."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         time.sleep(0.01)
 
@@ -73,8 +73,8 @@ def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost() -> None:
             send(signal.SIGINT)
             time.sleep(0.01)  # the handler runs in here
 
-    gc.callbacks.append(collect)
     with pytest.raises(KeyboardInterrupt):
+        gc.callbacks.append(collect)
         gc.collect()
         wait()
 
@@ -88,6 +88,53 @@ def test_a_signal_in_a_destructor_is_not_lost() -> None:
     with pytest.raises(Terminated):
         last = Odd()
         del last
+        wait()
+
+
+def test_a_signal_in_a_destructor_is_not_lost_when_an_alarm_is_set() -> None:
+    class Odd:
+        def __del__(self) -> None:
+            send(signal.SIGTERM)
+
+    with pytest.raises(Terminated):
+        last = Odd()
+        del last
+        with alarm(3600, "the test"):
+            wait()
+
+
+def test_a_second_signal_does_not_interrupt_the_clean_up_after_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(interrupt, "UNWINDS", 60.0)
+    reached = []
+    with pytest.raises(KeyboardInterrupt) as caught:
+        try:
+            send(signal.SIGINT)
+        finally:
+            send(signal.SIGTERM)
+            reached.append("clean")
+    assert reached == ["clean"]
+    assert not isinstance(caught.value, Terminated)
+
+
+def test_an_alarm_does_not_take_the_place_of_an_interruption(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(interrupt, "UNWINDS", 60.0)
+    with pytest.raises(KeyboardInterrupt), alarm(0.02, "the test"):
+        try:
+            send(signal.SIGINT)
+        finally:
+            time.sleep(0.1)
+
+
+def test_a_second_signal_comes_if_the_first_was_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "UNWINDS", 0.05)
+    with suppress(KeyboardInterrupt):
+        send(signal.SIGINT)
+    with pytest.raises(Terminated):
+        send(signal.SIGTERM)
         wait()
 
 
@@ -136,14 +183,39 @@ def test_the_first_of_two_alarms_goes_off() -> None:
             wait()
 
 
+def test_an_alarm_that_goes_off_while_it_is_set_is_not_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = interrupt._set_timer
+    # The process is stalled once the timer runs.
+    monkeypatch.setattr(interrupt, "_set_timer", lambda: (real(), time.sleep(0.05)))
+
+    with pytest.raises(OverdueError), alarm(0.001, "the test"):
+        wait()
+    assert not [alarm for alarm in interrupt._state.alarms if alarm.message == "the test"]
+
+
 def test_an_alarm_within_a_shield_comes_at_its_end() -> None:
-    with alarm(0.02, "the test"), pytest.raises(OverdueError), shielded():
+    reached = []
+    with pytest.raises(OverdueError), shielded(), alarm(0.02, "the test"):
         time.sleep(0.1)
+        reached.append("inner")
+    assert reached == ["inner"]
 
 
 def test_time_in_a_pause_does_not_count() -> None:
-    with alarm(0.1, "the test", pausable=True), paused():
-        time.sleep(0.3)
+    def left() -> float:
+        (found,) = (alarm for alarm in interrupt._state.alarms if alarm.message == "the test")
+        return found.when - time.monotonic()
+
+    begun = time.monotonic()
+    with alarm(3600, "the test", pausable=True):
+        with paused():
+            entered = time.monotonic()
+            assert left() == float("inf")
+            time.sleep(0.1)
+            pause = time.monotonic() - entered
+        assert left() > 3600 + pause - 0.01 - (time.monotonic() - begun)
     with pytest.raises(OverdueError), alarm(0.02, "the run"), paused():
         wait()
 

@@ -52,7 +52,7 @@ class Host:
         path.chmod(0o755)
         self.qemu = Qemu(path, qemu.version, qemu.version_text)
 
-    def choose(self, deadline: float = 20.0, version_text: str = "") -> Accel:
+    def choose(self, deadline: float = 60.0, version_text: str = "") -> Accel:
         qemu = Qemu(self.qemu.path, self.qemu.version, version_text or self.qemu.version_text)
         return choose_accel("auto", qemu, self.kernel, self.kernel, self.cache, deadline)
 

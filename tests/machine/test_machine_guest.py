@@ -47,6 +47,7 @@ def test_disks_come_and_go_and_a_panic_is_reported(
     cold = machine.add_disk(DiskSpec())
     machine.start()
     shell = Shell(machine.console_path)
+    shell.say("")  # for another prompt, if the first came before the connection
     shell.until("vblk# ")
 
     live = machine.add_disk(DiskSpec(iops=1000, faults=(Fault("read"),)))

@@ -84,7 +84,7 @@ def test_what_a_reset_cancels_holds_nothing_up(target: Model) -> None:
     disk.driver.reset()
     disk.start()
 
-    assert disk.driver.request(reads[0], timeout=5).status == Status.OK
+    assert disk.driver.request(reads[0], timeout=15).status == Status.OK
 
 
 def test_a_process_that_has_died_is_reported_and_replaced(target: Model) -> None:
@@ -93,7 +93,7 @@ def test_a_process_that_has_died_is_reported_and_replaced(target: Model) -> None
     process = target._process
     assert process and process.pid and process._process
     os.kill(process.pid, signal.SIGKILL)
-    assert process._process.wait(10)
+    assert process._process.wait(60)
     with pytest.raises(TargetError, match="SIGKILL"):
         target.check()
     assert "SIGKILL" in "".join(target.evidence().values())

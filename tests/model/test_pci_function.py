@@ -88,7 +88,7 @@ def test_a_masked_vector_is_pending_until_it_is_unmasked(attach: Attach) -> None
 
     assert while_masked.total() == 0
     assert pending == 0b10
-    assert bus.take_messages(2.0)[1] == 1
+    assert bus.take_messages(60.0)[1] == 1
     assert bus.bar_read(table.bar, 0x800, 4) == 0
 
 
@@ -103,7 +103,7 @@ def test_the_function_mask_masks_every_vector(attach: Attach) -> None:
     bus.pci_write(control, MSIX_ENABLE.to_bytes(2, "little"))
 
     assert while_masked.total() == 0
-    assert bus.take_messages(2.0).total() == 1
+    assert bus.take_messages(60.0).total() == 1
 
 
 def test_without_bus_mastering_there_is_no_message_and_no_memory_access(attach: Attach) -> None:
@@ -145,7 +145,7 @@ def test_a_disabled_line_shows_its_status_and_interrupts_when_enabled(attach: At
     bus.pci_write(COMMAND, command.to_bytes(2, "little"))
 
     assert (while_disabled, shown) == (0, True)
-    assert bus.take_interrupts(2.0) == 1
+    assert bus.take_interrupts(60.0) == 1
 
 
 def test_a_function_level_reset_forgets_everything(attach: Attach) -> None:

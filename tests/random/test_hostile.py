@@ -50,7 +50,7 @@ def test_a_chain_by_hand_is_a_request_that_the_device_serves(example):
     session = example.session
     used_index = session.lanes[0].layout.device + 2
 
-    for _ in range(1000):
+    for _ in range(10_000):  # about a minute
         if session.driver.memory_read(used_index, 2) == b"\1\0":
             break
         session.play(Pause())
@@ -78,12 +78,13 @@ def test_a_device_that_is_only_insulted_is_sound_afterwards(hunt, example):
 
 
 def test_a_device_that_died_is_a_crash_with_its_signal(example):
-    os.kill(example.session.disk.processes()[0].pid, signal.SIGSEGV)
+    # A signal that dumps no core: that takes long on some hosts.
+    os.kill(example.session.disk.processes()[0].pid, signal.SIGKILL)
 
     found = ended(example)
 
     assert found.check == "crashed"
-    assert "SIGSEGV" in found.what
+    assert "SIGKILL" in found.what
 
 
 def test_a_device_that_does_not_answer_is_wedged(example):

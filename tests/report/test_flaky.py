@@ -65,7 +65,7 @@ def test_the_load_ends_with_its_block_and_with_its_parent() -> None:
     with load_on(1):
         pass
     # The spinning processes inherit its stdout, which closes when the last of them ends.
-    subprocess.run([sys.executable, "-c", starter], stdout=subprocess.PIPE, timeout=30, check=True)
+    subprocess.run([sys.executable, "-c", starter], stdout=subprocess.PIPE, timeout=300, check=True)
 
 
 def test_a_run_leaves_its_results(tmp_path: Path) -> None:

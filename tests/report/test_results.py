@@ -182,17 +182,17 @@ def test_a_run_cut_short_by_ctrl_c_writes_what_it_has(run, pytester: pytest.Pyte
         test_it="import time\nfrom harness.report import clause\n"
         "@clause('2.1.2-D-01')\ndef test_a(plug): plug(start=False)\n"
         "@clause('2.4.1-D-01')\ndef test_b(plug):\n"
-        "    plug(start=False)\n    open('here', 'w').close()\n    time.sleep(60)\n"
+        "    plug(start=False)\n    open('here', 'w').close()\n    time.sleep(600)\n"
     )
     command = [sys.executable, "-m", "pytest", "--matrix", "r.json", "test_it.py"]
     with subprocess.Popen(command, cwd=pytester.path, env=os.environ) as process:
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while not (pytester.path / "here").exists():
-                assert time.monotonic() < deadline, "the second test did not begin within 30 s"
+                assert time.monotonic() < deadline, "the second test did not begin within 60 s"
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == pytest.ExitCode.INTERRUPTED
+            assert process.wait(60) == pytest.ExitCode.INTERRUPTED
         finally:
             process.kill()
 

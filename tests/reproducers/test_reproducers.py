@@ -15,6 +15,7 @@ import pytest
 from harness.cli import main
 from harness.diskspec import DiskSpec
 from harness.driver.interface import Request
+from harness.machine.foreign import listens
 from harness.report.trace import as_lines, events_of
 from harness.reproducers import NotPossibleError
 from harness.reproducers.commands import runs
@@ -96,10 +97,27 @@ def daemon() -> Iterator[list[Event]]:
         target.close()
 
 
-def made(events: Sequence[Event], form: str, directory: Path) -> Outcome:
-    """Make a reproducer, and run it."""
+SHORTENED = {
+    "WAIT = 10": "WAIT = 1",
+    "$tries -lt 60": "$tries -lt 5",
+    "? 600 : 1": "? 50 : 1",
+    "tries_ < 60": "tries_ < 5",
+}
+"""Waits in the forms of a reproducer, and short ones."""
+
+
+def shortened(events: Sequence[Event], form: str, name: str) -> str:
+    """Return the text of a reproducer that waits shortly for what does not come."""
+    text = text_of(events, form, name)
+    for long, short in SHORTENED.items():
+        text = text.replace(long, short)
+    return text
+
+
+def made(events: Sequence[Event], form: str, directory: Path, soon: bool = False) -> Outcome:
+    """Make a reproducer, and run it; with `soon` it is `shortened`."""
     path = directory / f"reproducer{SUFFIXES[form]}"
-    path.write_text(text_of(events, form, path.name))
+    path.write_text((shortened if soon else text_of)(events, form, path.name))
     return run(path, form)
 
 
@@ -120,7 +138,7 @@ def test_what_qemu_does_is_reproduced(qemu: list[Event], tmp_path: Path) -> None
 
 
 def test_what_qemu_does_not_is_not_reproduced(qemu: list[Event], tmp_path: Path) -> None:
-    outcome = made(with_other_length(qemu), "qtest", tmp_path)
+    outcome = made(with_other_length(qemu), "qtest", tmp_path, soon=True)
 
     assert not outcome.reproduced
     assert "not as in the test: virtqueue 0: chain 0 is used, length 514" in outcome.output
@@ -141,7 +159,7 @@ def test_a_program_reproduces_what_qemu_does_and_nothing_else(
     assert not outcome.reproduced
     assert outcome.output == "not reproduced: QEMU has ended, or does not answer\n"
 
-    outcome = made(with_other_length(qemu), "c", tmp_path)
+    outcome = made(with_other_length(qemu), "c", tmp_path, soon=True)
     assert not outcome.reproduced
     assert "not as in the test: virtqueue 0: chain 0 is used, length 514" in outcome.output
     assert outcome.output.endswith("not reproduced\n")
@@ -187,7 +205,7 @@ def test_what_the_daemon_does_not_is_not_reproduced(daemon: list[Event], tmp_pat
         replace(event, data="00" * 512) if isinstance(event, Completed) else event
         for event in daemon
     ]
-    outcome = made(other, "python", tmp_path)
+    outcome = made(other, "python", tmp_path, soon=True)
 
     assert not outcome.reproduced
     assert "not as in the test: the first bytes of the 512" in outcome.output
@@ -201,8 +219,8 @@ def running(tmp_path: Path) -> Iterator[Path]:
     command = [sys.executable, "-m", "harness.model", "--socket", path, "--file", disk]
     process = subprocess.Popen([*command, "--defect", "used-length-one-too-large"])
     try:
-        deadline = time.monotonic() + 20
-        while not path.exists():
+        deadline = time.monotonic() + 60
+        while not listens(path, False):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -213,7 +231,10 @@ def running(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_back_end_that_runs_already_is_reproduced_if_its_disk_may_be_written(
-    running: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    running: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     target = VhostUserSocket(str(running), destructive=True)
     try:
@@ -235,19 +256,41 @@ def test_a_back_end_that_runs_already_is_reproduced_if_its_disk_may_be_written(
     assert "as in the test: virtqueue 0: chain 0 is used, length 514" in capsys.readouterr().out
     output.unlink()
 
+    monkeypatch.setattr("harness.reproducers.run.text_of", shortened)
     file.write_text(as_lines(with_other_length(events)))
     assert main([*arguments, "--destructive"]) == 1
     assert "not reproduced, and not written" in capsys.readouterr().err
 
 
+def test_a_finding_of_a_random_run_is_exported(
+    running: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, file, output = tmp_path / "a.script", tmp_path / "t.jsonl", tmp_path / "defect.py"
+    script.write_text(
+        "Plug(capacity=2048)\nStart(features=('VERSION_1',), sizes=(8,))\n"
+        "Send(asks=(Read(sector=0, count=1),))\nCollect(count=1)\n"
+    )
+    target = ["--target", f"vhost-user:{running}", "--destructive"]
+
+    assert main(["replay", str(script), *target, "--trace", str(file)]) == 1
+    arguments = ["export", str(file), "--as", "python", "--output", str(output)]
+    assert main([*arguments, "--destructive"]) == 0
+    assert "reproduced: used-length [2.7.8.2-D-02]: Read" in capsys.readouterr().out
+
+
 def test_the_command_writes_what_was_reproduced(
-    qemu: list[Event], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    qemu: list[Event],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file, output = tmp_path / "trace.jsonl", tmp_path / "defect.sh"
     file.write_text(as_lines(with_other_length(qemu)))
     arguments = ["export", str(file), "--as", "qtest", "--output", str(output)]
 
-    assert main(arguments) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.reproducers.run.text_of", shortened)
+        assert main(arguments) == 1
     assert not output.exists()
     assert "not reproduced, and not written" in capsys.readouterr().err
 

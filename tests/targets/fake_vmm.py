@@ -12,13 +12,6 @@ import tty
 from argparse import ArgumentParser
 from pathlib import Path
 
-from harness.driver.block import BlockDriver
-from harness.driver.bus.vfio_user import VfioUser
-from harness.driver.interface import Driver
-from harness.driver.transport.pci import PciModern
-from harness.guest import agent
-from images.guest import bootstrap
-
 BOOT = b"SeaBIOS (version fake)\r\n[    0.000000] Linux version 6.1\r\n"
 
 parser = ArgumentParser()
@@ -46,6 +39,33 @@ def open_port() -> int:
     return listener.accept()[0].detach()
 
 
+if habit == "exits":
+    print("fake: no such kernel", flush=True)
+    sys.exit(3)
+if habit == "never-listens":
+    print("fake: warming up", flush=True)
+    time.sleep(600)
+port = open_port()
+if habit == "silent":
+    time.sleep(600)
+os.write(port, BOOT)
+if habit == "panics":
+    os.write(port, b"[    1.5] Kernel panic - not syncing: VFS: no root\r\n")
+    time.sleep(600)
+if habit == "login":
+    os.write(port, b"debian login: ")
+    time.sleep(600)
+
+# After what a test waits for only shortly: these take a while on a busy machine.
+from harness.driver.block import BlockDriver  # noqa: E402
+from harness.driver.bus.vfio_user import VfioUser  # noqa: E402
+from harness.driver.interface import Driver  # noqa: E402
+from harness.driver.transport.pci import PciModern  # noqa: E402
+from harness.guest import agent  # noqa: E402
+from harness.machine.foreign import listens  # noqa: E402
+from images.guest import bootstrap  # noqa: E402
+
+
 def files() -> dict[str, Path]:
     if options.disk:
         return {"0000:00:04.0": options.disk}
@@ -69,29 +89,13 @@ def attach(kind: str, address: str, timeout: float) -> Driver:
         file.rename(f"{file}.away")
         file.write_bytes(bytes(Path(f"{file}.away").stat().st_size))
     subprocess.Popen([*command, "--file", str(file), *more], stdout=2)
-    while not Path(path).is_socket():
+    while not listens(Path(path), False):
         time.sleep(0.01)
     if habit == "dies":
         os._exit(7)
     return BlockDriver(PciModern(VfioUser(path)))
 
 
-if habit == "exits":
-    print("fake: no such kernel", flush=True)
-    sys.exit(3)
-if habit == "never-listens":
-    print("fake: warming up", flush=True)
-    time.sleep(600)
-port = open_port()
-if habit == "silent":
-    time.sleep(600)
-os.write(port, BOOT)
-if habit == "panics":
-    os.write(port, b"[    1.5] Kernel panic - not syncing: VFS: no root\r\n")
-    time.sleep(600)
-if habit == "login":
-    os.write(port, b"debian login: ")
-    time.sleep(600)
 os.write(port, b"vblk# ")
 typed = b""
 while b"bootstrap.py" not in typed:

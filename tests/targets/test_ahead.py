@@ -9,7 +9,7 @@ import pytest
 from harness.machine import MachineError
 from harness.targets.prefetch import Prefetch
 
-SOON = 10.0
+SOON = 60.0
 
 
 class FakeMachine:

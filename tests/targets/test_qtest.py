@@ -226,7 +226,7 @@ def test_nothing_is_left_after_unplug(modern: QtestTarget) -> None:
 
     disk.unplug()
 
-    assert processes() == before
+    assert processes() - before == set()
 
 
 @pytest.mark.parametrize("name", ["qtest-pci", "qtest-pci-legacy", "qtest-vhost-user"])
@@ -249,7 +249,7 @@ def test_disks_in_machines_started_ahead_are_like_any(name: str) -> None:
         left.driver.start()
     finally:
         target.close()
-    assert processes() == before
+    assert processes() - before == set()
 
 
 def test_the_end_of_qemu_is_reported_at_once(modern: QtestTarget) -> None:
@@ -259,7 +259,7 @@ def test_the_end_of_qemu_is_reported_at_once(modern: QtestTarget) -> None:
     (pid,) = processes() - before
     os.kill(pid, signal.SIGKILL)
 
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     with pytest.raises(DriverError, match=r"QEMU (ended|closed)"):
         # A killed process may answer once more before it is gone.
         while time.monotonic() < deadline:
@@ -447,6 +447,6 @@ def test_a_back_end_outside_qemu_serves_the_disk() -> None:
         with pytest.raises(LacksError, match="serial"):
             target.plug(DiskSpec(serial="a"))
         disk.unplug()
-        assert processes() == before
+        assert processes() - before == set()
     finally:
         target.close()

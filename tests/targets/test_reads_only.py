@@ -70,7 +70,7 @@ def test_a_run_that_only_reads_sends_no_other_request(device: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
 

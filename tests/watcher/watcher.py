@@ -25,6 +25,9 @@ DEADLINE = 1200.0
 TURN = 2000
 """Reads of one field before the next field is read."""
 
+HALF_ROUND = 0.1
+"""Seconds in which no counter advances by 32768. After a longer pause nothing is known of it."""
+
 MOST = 5
 """The most different bad values that are kept for each field."""
 
@@ -119,6 +122,7 @@ class _Eye:
         self.look: Callable[[int], None]
         self._values = frozenset(rule.values)
         self._last = self._field[0]
+        self._read = time.monotonic()
 
     def _note(self, value: int) -> None:
         if value in self.bad or len(self.bad) < MOST:
@@ -138,15 +142,20 @@ class _Eye:
 
     def _forward(self, times: int) -> None:
         field, last, changes = self._field, self._last, 0
+        back: list[int] = []
         for _ in range(times):
             value = field[0]
             if value != last:
                 changes += 1
                 if (value - last) & 0xFFFF > 0x7FFF:
-                    self._note(value)
+                    back.append(value)
                 last = value
         self._last = last
         self.changes += changes
+        before, self._read = self._read, time.monotonic()
+        if self._read - before < HALF_ROUND:
+            for value in back:
+                self._note(value)
 
     def _while_flagged(self, times: int) -> None:
         field, values, flags, available = (

@@ -93,27 +93,59 @@ REPEATED = 0x800
 
 @whim(
     Function._define_capabilities,
-    text="the list has capabilities that a driver has to ignore, longer ones and a repeated one",
+    text="the list has a capability with vendor data, and two of the common configuration",
     ways=(PCI,),
 )
 def odd_capabilities(original: Original, function: Function) -> None:
+    function.space.add_capability(CAP_VENDOR, VENDOR_DATA)
+    _define_with_room(original, function)
+    _add_structure(function.space, CapType.COMMON_CFG, REGISTER_BAR, REPEATED)
+
+
+@whim(
+    Function._define_capabilities,
+    text="the list has a virtio capability of a reserved type",
+    ways=(PCI,),
+)
+def reserved_type(original: Original, function: Function) -> None:
+    _add_structure(function.space, RESERVED_TYPE, REGISTER_BAR, 0)
+    _define_with_room(original, function)
+
+
+@whim(
+    Function._define_capabilities,
+    text="the list has a capability of the common configuration in a reserved BAR",
+    ways=(PCI,),
+)
+def reserved_bar(original: Original, function: Function) -> None:
+    _add_structure(function.space, CapType.COMMON_CFG, RESERVED_BAR, 0)
+    _define_with_room(original, function)
+
+
+@whim(
+    Function._define_capabilities,
+    text="each virtio capability is 4 bytes longer than specified",
+    ways=(PCI,),
+)
+def longer_capabilities(original: Original, function: Function) -> None:
+    _define_with_room(original, function, MORE)
+
+
+def _define_with_room(original: Original, function: Function, longer: int = 0) -> None:
+    """Define the capabilities without PCI Express, and virtio capabilities with more bytes."""
     space = function.space
     add = space.add_capability
 
-    def more(ident: int, body: bytes, writable: bytes = b"") -> int:
+    def changed(ident: int, body: bytes, writable: bytes = b"") -> int:
         if ident == CAP_EXPRESS:
-            return EXPRESS_SIZE  # left out, to make room
+            return EXPRESS_SIZE
         if ident == CAP_VENDOR:
-            body = bytes([body[0] + MORE]) + body[1:] + bytes(MORE)
+            body = bytes([body[0] + longer]) + body[1:] + bytes(longer)
         return add(ident, body, writable)
 
-    _add_structure(space, RESERVED_TYPE, REGISTER_BAR, 0)
-    _add_structure(space, CapType.COMMON_CFG, RESERVED_BAR, 0)
-    add(CAP_VENDOR, VENDOR_DATA)
-    vars(space)["add_capability"] = more
+    vars(space)["add_capability"] = changed
     original(function)
     del vars(space)["add_capability"]
-    _add_structure(space, CapType.COMMON_CFG, REGISTER_BAR, REPEATED)
 
 
 def _add_structure(space: ConfigSpace, kind: int, bar: int, offset: int) -> None:
@@ -121,8 +153,12 @@ def _add_structure(space: ConfigSpace, kind: int, bar: int, offset: int) -> None
     space.add_capability(CAP_VENDOR, whole[2:])
 
 
-@also("odd-capabilities", Function._define_structure)
-def _longer_structures(
+@whim(
+    Function._define_structure,
+    text="the common, the device and the ISR structure are 64 bytes longer than defined",
+    ways=(PCI,),
+)
+def longer_structures(
     original: Original,
     function: Function,
     kind: CapType,

@@ -32,7 +32,7 @@ from harness.machine.foreign import ForeignDaemon, run
 from harness.machine.vmlinux import extract
 from harness.targets.base import LacksError, Progress, StartError, TargetError
 from harness.targets.found import Found
-from harness.targets.started import PROBE, STARTS, TROUBLE, StartedDisk, StartedTarget
+from harness.targets.started import CLOSING, PROBE, STARTS, TROUBLE, StartedDisk, StartedTarget
 from harness.targets.userfile import UserTarget, words_of
 
 KERNEL_ARGS = " ".join(word for word in images.KERNEL_ARGS.split() if word != "acpi=noirq")
@@ -97,8 +97,7 @@ class VmmTarget(StartedTarget):
         except LacksError:
             raise
         except BaseException as error:
-            if self._daemon:
-                self._daemon.wait(0.2)  # its serial port is closed before it has ended
+            self._await_end(CLOSING)
             gone = self._gone()
             self._broken = True
             self._end()
