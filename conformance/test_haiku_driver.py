@@ -377,11 +377,20 @@ def test_a_disk_that_grows_under_load_is_written_on(plug):
 @described("5.2.4-P-06")
 def test_a_disk_that_shrinks_under_load_is_written_up_to_its_new_end(plug):
     disk = plug(start=False, **LOADED)
-    end = 12 * SHARE
+    shares = 12
+    end = shares * SHARE
+    written = []
 
     with open_disk(disk.driver) as handle:
-        request, size = under_load(disk, handle, lambda: disk.resize(end))
+
+        def shrink():
+            disk.resize(end)
+            written.append(handle.info.statistics.writes)
+
+        request, size = under_load(disk, handle, shrink)
         need_announced(size, end)
+        if written[0] >= shares:
+            pytest.skip("the disk was written up to its new end before it had shrunk")
 
         assert (request.status, request.transferred) == (StatusT.EIO, end * SECTOR)
         assert media_status(handle) is StatusT.B_DEV_MEDIA_CHANGED

@@ -121,12 +121,15 @@ def test_a_queue_that_was_reset_with_requests_in_flight_is_silent(plug, packed):
 def test_a_queue_that_was_reset_with_requests_in_flight_raises_no_interrupt(plug, packed):
     disk = plug_ring(plug, packed, extra=[Feature.RING_RESET], iops=25)
 
-    reset_in_flight(disk)
+    requests = reset_in_flight(disk)
     before = disk.driver.interrupts().raised
+    in_flight = untouched(512) in [request.data for request in requests]
     let_pass()  # long enough for five operations
 
     raised = disk.driver.interrupts().raised - before
     assert raised == 0, f"{raised} interrupts after the queue's reset"
+    if not in_flight:
+        pytest.skip("nothing was in flight when the queue was reset")
 
 
 @both_rings

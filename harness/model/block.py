@@ -159,8 +159,12 @@ class Block:
     def configure(self, offset: int, data: bytes, legacy: bool = False) -> bool:
         """Write a field. Return whether there is such a field that a driver may write.
 
-        A legacy driver may write before it chooses features (virtio 3.1.2).
+        A legacy driver may write before it chooses features (virtio 3.1.2), in accesses of any
+        width (virtio 4.1.4.10).
         """
+        at = WRITEBACK.offset - offset
+        if legacy and 0 <= at < len(data):
+            offset, data = WRITEBACK.offset, data[at : at + 1]
         if offset != WRITEBACK.offset or data not in (b"\0", b"\1"):
             return False
         features = self.offered() if legacy else self.features

@@ -1,13 +1,13 @@
-"""Agreement of the three ways to the model device, test by test.
+"""Agreement of the ways to the model device, test by test.
 
     pytest conformance --target model --target model-pci --matrix host.json
     pytest conformance --target guest-model-pci --qemu PATH --matrix guest.json
     python -m harness.proof.agreement host.json guest.json [--write FILE]
 
-compares the verdicts of each test and makes one page from them. A test that runs in one way and is
-skipped in another needs a reason in `agreement.toml` for its skip. Any other difference needs a
-reason for the test. The exit status is 1 if there is a difference without a reason, or a reason
-without a difference.
+compares the verdicts of each test that has one in all ways, and makes one page from them. A test
+that runs in one way and is skipped in another needs a reason in `agreement.toml` for its skip. Any
+other difference needs a reason for the test. The exit status is 1 if there is a difference without
+a reason, or a reason without a difference.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import argparse
 import re
 import sys
 import tomllib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.outputs import replace_text
 from harness.report.merge import merged
 from harness.report.results import (
-    OPEN,
+    Column,
     Result,
     Results,
     ResultsError,
@@ -42,14 +42,12 @@ TESTS = "tests"
 """Table of the reasons for tests. The other tables are named for a target and are about its skips:
 a regular expression of the whole skip reason -> explanation."""
 
-NOT_RUN = Result(Verdict.NOT_RUN, reason="not collected")
-
 Reasons = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Tests with the same different verdicts: the verdicts in the order of TARGETS.
+    """Tests with the same different verdicts: the verdicts in the order of the targets.
 
     `skips` are the reasons of the skips, by target, and `why` explains each of them.
     """
@@ -65,37 +63,50 @@ def reasons() -> Reasons:
     return found
 
 
-def compared(
-    results: Results, known: Reasons
-) -> tuple[Counter[Verdict], dict[Difference, list[str]], set[tuple[str, str]]]:
-    """Compare the verdicts of each test.
+@dataclass
+class Comparison:
+    """The targets that were compared, and their tests.
 
-    Return the number of tests that agree by verdict, the tests of each difference, and the reasons
-    that were used. A difference without a reason has no `why`. Raise ResultsError if a target is
-    missing, or is there twice.
+    `alike` is the number of tests that agree, by verdict. `different` are the tests of each
+    difference; one without a reason has no `why`. `used` are the reasons that were needed.
+    `incomplete` is the number of tests without a result on one of the targets.
     """
-    columns = {}
-    for target in TARGETS:
-        ids = [column.id for column in results.columns if column.name == target]
-        if len(ids) != 1:
-            raise ResultsError(f"{len(ids)} results of {target}; the comparison needs one")
-        columns[target] = ids[0]
-    alike: Counter[Verdict] = Counter()
-    different: defaultdict[Difference, list[str]] = defaultdict(list)
-    used: set[tuple[str, str]] = set()
+
+    targets: list[Column]
+    alike: Counter[Verdict] = field(default_factory=Counter)
+    different: dict[Difference, list[str]] = field(default_factory=dict)
+    used: set[tuple[str, str]] = field(default_factory=set)
+    incomplete: int = 0
+
+    @property
+    def differing(self) -> int:
+        """Return the number of tests that differ."""
+        return sum(map(len, self.different.values()))
+
+
+def compared(results: Results, known: Reasons) -> Comparison:
+    """Compare the verdicts of each test. Raise ResultsError without results to compare."""
+    columns = [column for target in TARGETS for column in results.columns if column.name == target]
+    names = [column.name for column in columns]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ResultsError(f"results of two of {', '.join(TARGETS)} are needed, not of {names}")
+    found = Comparison(columns)
     for test in results.tests.values():
-        found = {name: test.results.get(column, NOT_RUN) for name, column in columns.items()}
-        verdicts = tuple(result.verdict for result in found.values())
-        if len(set(verdicts)) == 1:
-            alike[verdicts[0]] += 1
-            continue
-        why, taken = _explained(test, found, known)
-        used |= taken
-        skips = tuple(
-            dict.fromkeys(result.reason for result in found.values() if result.verdict in OPEN)
-        )
-        different[Difference(verdicts, skips, why)].append(test.id)
-    return alike, dict(different), used
+        by_target = {
+            column.name: test.results[column.id] for column in columns if column.id in test.results
+        }
+        verdicts = tuple(result.verdict for result in by_target.values())
+        if len(verdicts) < len(columns) or Verdict.NOT_RUN in verdicts:
+            found.incomplete += 1
+        elif len(set(verdicts)) == 1:
+            found.alike[verdicts[0]] += 1
+        else:
+            why, taken = _explained(test, by_target, known)
+            found.used |= taken
+            skipped = [result for result in by_target.values() if result.verdict is Verdict.SKIPPED]
+            skips = tuple(dict.fromkeys(result.reason for result in skipped))
+            found.different.setdefault(Difference(verdicts, skips, why), []).append(test.id)
+    return found
 
 
 def _explained(
@@ -105,12 +116,12 @@ def _explained(
     name = bare_name(test.id)
     if text := known.get(TESTS, {}).get(name):
         return (text,), {(TESTS, name)}
-    if {result.verdict for result in found.values()} - OPEN != {Verdict.KEPT}:
+    if {result.verdict for result in found.values()} != {Verdict.KEPT, Verdict.SKIPPED}:
         return (), set()
     why: dict[str, None] = {}
     taken = set()
     for target, result in found.items():
-        if result.verdict not in OPEN:
+        if result.verdict is not Verdict.SKIPPED:
             continue
         for pattern, text in known.get(target, {}).items():
             if re.fullmatch(pattern, result.reason):
@@ -122,35 +133,39 @@ def _explained(
     return tuple(why), taken
 
 
-def page(
-    results: Results, alike: Counter[Verdict], different: Mapping[Difference, Sequence[str]]
-) -> str:
+def page(found: Comparison) -> str:
     """Return the page in Markdown."""
-    return "\n".join(_lines(results, alike, different)) + "\n"
+    return "\n".join(_lines(found)) + "\n"
 
 
-def _lines(
-    results: Results, alike: Counter[Verdict], different: Mapping[Difference, Sequence[str]]
-) -> Iterator[str]:
-    count = sum(len(tests) for tests in different.values())
-    qemu = next(column for column in results.columns if column.name == TARGETS[-1])
-    version = qemu.facts.get("qemu", "")
-    yield "# Three ways to the model device"
+def _lines(found: Comparison) -> Iterator[str]:
+    yield "# Ways to the model device"
     yield ""
     yield (
-        "The [model device](model.md) is reached over vhost-user (`model`), as a PCI function over"
-        f" vfio-user (`model-pci`), and as the same function in a guest of QEMU {version}".rstrip()
-        + " (`guest-model-pci`). A test has to have the same verdict in all three ways, unless one"
-        " of them cannot run it. Made by `python -m harness.proof.agreement`, from the results of"
-        " runs; an explanation of each difference is in `harness/proof/agreement.toml`."
+        "The [model device](model.md) can be reached over vhost-user (`model`), as a PCI function"
+        " over vfio-user (`model-pci`), and as the same function in a guest of QEMU"
+        " (`guest-model-pci`). A test has to have the same verdict in all these ways, unless one of"
+        " them cannot run it. Made by `python -m harness.proof.agreement` from the results of runs;"
+        " `harness/proof/agreement.toml` explains the differences."
     )
     yield ""
-    totals = ", ".join(f"{number} {verdict}" for verdict, number in sorted(alike.items()))
-    yield f"{len(results.tests)} tests: {alike.total()} agree ({totals}), {count} differ."
+    names = [column.name for column in found.targets]
+    versions = [
+        f"`{column.name}` with QEMU {column.facts['qemu']}"
+        for column in found.targets
+        if "qemu" in column.facts
+    ]
+    totals = ", ".join(f"{number} {verdict}" for verdict, number in sorted(found.alike.items()))
+    yield (
+        f"Of {found.alike.total() + found.differing} tests that were run on"
+        f" {', '.join(f'`{name}`' for name in names)}, {found.alike.total()} agree ({totals}) and"
+        f" {found.differing} differ. {found.incomplete} tests were not run on all of them."
+        + "".join(f" {version}." for version in versions)
+    )
     yield ""
-    yield f"| {' | '.join(f'`{target}`' for target in TARGETS)} | tests | skipped because | why |"
-    yield "| --- | --- | --- | ---: | --- | --- |"
-    order = sorted(different.items(), key=lambda item: (-len(item[1]), item[0].skips))
+    yield f"| {' | '.join(f'`{name}`' for name in names)} | tests | skipped because | why |"
+    yield f"|{' --- |' * len(names)} ---: | --- | --- |"
+    order = sorted(found.different.items(), key=lambda item: (-len(item[1]), item[0].skips))
     for difference, tests in order:
         skips = "<br>".join(difference.skips)
         why = "<br>".join(difference.why) or "**no reason on record**"
@@ -170,22 +185,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     known = reasons()
     try:
-        results = merged(load(path) for path in asked.results)
-        alike, different, used = compared(results, known)
+        found = compared(merged(load(path) for path in asked.results), known)
     except ResultsError as error:
         print(f"agreement: {error}", file=sys.stderr)
         return 2
     if asked.write:
-        replace_text(asked.write, page(results, alike, different))
-    unexplained = {key: tests for key, tests in different.items() if not key.why}
+        replace_text(asked.write, page(found))
+    unexplained = {key: tests for key, tests in found.different.items() if not key.why}
     for difference, tests in unexplained.items():
         print(f"{', '.join(difference.verdicts)}: {'; '.join(difference.skips)}")
         print(*(f"    {test}" for test in tests), sep="\n")
-    stale = {(table, name) for table in known for name in known[table]} - used
-    for table, name in sorted(stale):
+    compared_tables = {TESTS, *(column.name for column in found.targets)}
+    recorded = {(table, name) for table in known for name in known[table]}
+    stale = [key for key in sorted(recorded - found.used) if key[0] in compared_tables]
+    for table, name in stale:
         print(f"{REASONS.name}: nothing differs for this reason: {table}, {name!r}")
-    count = sum(len(tests) for tests in different.values())
-    print(f"{len(results.tests)} tests, {count} differ, {len(unexplained)} without a reason")
+    print(
+        f"{found.alike.total() + found.differing} tests, {found.differing} differ,"
+        f" {sum(map(len, unexplained.values()))} without a reason"
+    )
     return int(bool(unexplained or stale))
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +21,7 @@ from pathlib import Path
 from harness.drivers.base import CannotError, Launcher, NotHereError, UnknownScenarioError, Watched
 from harness.drivers.registry import MAKERS
 from harness.drivers.scenarios import SCENARIOS, chosen
+from harness.drivers.watching import WatchedDriver
 from harness.inputs import InputError, json_of, read_text
 from harness.machine.errors import MachineError
 from harness.outputs import replace_text
@@ -64,13 +63,13 @@ def run(launcher: Launcher, names: Iterable[str] = ()) -> Iterator[Watched | Mac
 
     Yield the record, or the trouble of the harness. NotHereError if the machine lacks something.
     """
-    launcher.prepare()
-    with tempfile.TemporaryDirectory() as directory:
-        for scenario in chosen(tuple(names)):
-            began = time.monotonic()
+    scenarios = chosen(tuple(names))
+    driver = WatchedDriver(launcher, scenarios, scenarios)
+    try:
+        for scenario in scenarios:
             title = f"{launcher.name}, {scenario.name}"
             try:
-                watched = launcher.watch(scenario, Path(directory))
+                watched = driver.watch(scenario)
             except CannotError as error:
                 print(f"{title}: {error}", flush=True)
                 continue
@@ -79,11 +78,13 @@ def run(launcher: Launcher, names: Iterable[str] = ()) -> Iterator[Watched | Mac
                 yield error
                 continue
             words = f"{watched.fate}: {watched.trouble}" if watched.trouble else watched.fate
-            print(f"{title}: {time.monotonic() - began:.1f} s, {words}", flush=True)
+            print(f"{title}: {words}", flush=True)
             for verdict in watched.verdicts.values():
                 if verdict.fate is Fate.BROKEN:
                     print(f"    {verdict.id}: {verdict.evidence[0]}", flush=True)
             yield watched
+    finally:
+        driver.close()
 
 
 def load(path: Path) -> dict[str, dict[str, str]]:
@@ -178,11 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         verdicts = load(kept)
         for name in options.run:
-            launcher = MAKERS[name]()
-            try:
-                found = list(run(launcher, options.scenario))
-            finally:
-                launcher.close()
+            found = list(run(MAKERS[name](), options.scenario))
             seen = [each for each in found if isinstance(each, Watched)]
             troubles += len(found) - len(seen)
             new[name] = together(each.verdicts for each in seen)

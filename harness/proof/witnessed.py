@@ -14,6 +14,7 @@ import argparse
 import shlex
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -36,6 +37,12 @@ from harness.witness.trace import read_trace
 
 CAPACITY = 2048
 """Sectors of a disk, unless the breach says otherwise."""
+
+EVENT_DEADLINE = 60.0
+"""Seconds until an event that a breach awaits; the model records it after some looks at a ring."""
+
+PAUSE = 0.05
+"""Seconds between two looks at the stream of events."""
 
 TRACED = ("memory_region_ops_read", "memory_region_ops_write", "virtio_mmio_setting_irq")
 
@@ -79,7 +86,7 @@ def _streams(
     target = Model(name=way, whims=whims, observe=path)
     try:
         for breach in breaches:
-            _commit(breach, target)
+            _commit(breach, target, path)
     finally:
         target.close()
     return by_peer(read(path))
@@ -103,14 +110,34 @@ def _trace_of(breach: Breach, way: str, directory: Path) -> list[Event]:
     return read_trace(log)
 
 
-def _commit(breach: Breach, target: Target) -> None:
-    """Let the reference driver do what a breach says."""
+def _commit(breach: Breach, target: Target, stream: Path | None = None) -> None:
+    """Let the reference driver do what a breach says.
+
+    `stream` is the file to which the model writes its events. TimeoutError if the event that the
+    breach awaits does not come within EVENT_DEADLINE seconds.
+    """
     disk = Disk(target.plug(DiskSpec(**({"capacity": CAPACITY} | breach.spec))))
+    before = _count(stream, breach.awaits)
     try:
         with suppress(DriverError):  # the device may refuse to go on, and may need a reset
             breach.work(disk)
+        deadline = time.monotonic() + EVENT_DEADLINE
+        while breach.awaits and _count(stream, breach.awaits) == before:
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"{breach.name}: no event {breach.awaits!r} in {stream}"
+                    f" within {EVENT_DEADLINE:g} s"
+                )
+            time.sleep(PAUSE)
     finally:
         disk.unplug()
+
+
+def _count(stream: Path | None, kind: str) -> int:
+    """Return how many events of a kind the model has written; 0 if it writes none."""
+    if stream is None or not kind:
+        return 0
+    return stream.read_bytes().count(f'"event":"{kind}"'.encode())
 
 
 def by_peer(events: Iterable[Event]) -> list[list[Event]]:

@@ -99,7 +99,7 @@ def _with_data(begin: str, data: bytes, end: str) -> Iterator[str]:
     """Yield the lines of a call: its first arguments, bytes, their number, and the last ones."""
     rows = [
         '"' + "".join(f"\\x{byte:02x}" for byte in data[at : at + ROW]) + '"'
-        for at in range(0, len(data), ROW)
+        for at in range(0, len(data) or 1, ROW)
     ]
     last = f", {len(data)}{end});"
     if len(rows) == 1 and not end:

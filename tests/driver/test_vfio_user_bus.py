@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,12 @@ from harness.virtio.vfio_user import (
     Command,
 )
 
-TIMEOUT = 0.3
+TIMEOUT = 30.0
+"""Seconds for an answer that comes; a machine under load may need some of them."""
+
+IMPATIENCE = 0.3
+"""Seconds for an answer that never comes."""
+
 Answer = Callable[[int, int, bytes], bytes | None]
 
 
@@ -114,9 +120,21 @@ def test_a_server_by_the_book_is_reached(serve: Callable[[Answer], str]) -> None
     ids=["hangs-up", "silent", "garbage", "wrong-id", "refuses"],
 )
 def test_trouble_at_each_step_is_one_line(
-    serve: Callable[[Answer], str], at: Command, answered: Answer, words: str
+    serve: Callable[[Answer], str],
+    monkeypatch: pytest.MonkeyPatch,
+    at: Command,
+    answered: Answer,
+    words: str,
 ) -> None:
     path = serve(instead(at, answered))
+    exchange = VfioUser._exchange
+
+    def impatient(bus: VfioUser, command: Command, body: bytes, fds: list[int]) -> Any:
+        if command == at and "within" in words:
+            bus._timeout = IMPATIENCE
+        return exchange(bus, command, body, fds)
+
+    monkeypatch.setattr(VfioUser, "_exchange", impatient)
     with pytest.raises(NoDeviceError, match=words.format(at.name)):
         VfioUser(path, TIMEOUT)
 
@@ -152,6 +170,7 @@ def test_a_bus_whose_exchange_failed_is_not_used_again(serve: Callable[[Answer],
         return b"" if silent else by_the_book(ident, command, body)
 
     bus = VfioUser(serve(answer), TIMEOUT)
+    bus._timeout = IMPATIENCE
     silent = True
     with pytest.raises(DriverError, match="no answer to REGION_READ"):
         bus.bar_read(0, 0, 4)

@@ -262,6 +262,22 @@ def test_a_back_end_that_runs_already_is_reproduced_if_its_disk_may_be_written(
     assert "not reproduced, and not written" in capsys.readouterr().err
 
 
+def test_a_finding_of_a_random_run_is_exported(
+    running: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, file, output = tmp_path / "a.script", tmp_path / "t.jsonl", tmp_path / "defect.py"
+    script.write_text(
+        "Plug(capacity=2048)\nStart(features=('VERSION_1',), sizes=(8,))\n"
+        "Send(asks=(Read(sector=0, count=1),))\nCollect(count=1)\n"
+    )
+    target = ["--target", f"vhost-user:{running}", "--destructive"]
+
+    assert main(["replay", str(script), *target, "--trace", str(file)]) == 1
+    arguments = ["export", str(file), "--as", "python", "--output", str(output)]
+    assert main([*arguments, "--destructive"]) == 0
+    assert "reproduced: used-length [2.7.8.2-D-02]: Read" in capsys.readouterr().out
+
+
 def test_the_command_writes_what_was_reproduced(
     qemu: list[Event],
     tmp_path: Path,

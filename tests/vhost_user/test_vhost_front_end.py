@@ -351,8 +351,9 @@ def test_a_back_end_that_hangs_up_ends_a_wait_and_reset_connects_again(
 def test_after_silence_the_connection_is_given_up(
     back_end: ScriptedBackEnd, attach: Attach
 ) -> None:
-    driver = attach(timeout=0.2)
+    driver = attach()
     driver.start()
+    driver.transport._session.channel._timeout = 0.2  # only from here on an answer is missing
     back_end.at[Ask.GET_CONFIG] = lambda connection: None
     with pytest.raises(DeviceTimeoutError, match="GET_CONFIG within"):
         driver.config_read(0, 8)

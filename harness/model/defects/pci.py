@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from harness.model.defects.registry import Original, during, on_pci
 from harness.model.device import Device
-from harness.model.pci.function import Function, QueueRegisters
+from harness.model.pci.common import QueueRegisters
+from harness.model.pci.function import Function
 from harness.model.pci.interrupts import PENDING, Interrupts
 from harness.model.queue import Queue
 from harness.virtio.device import DeviceStatus

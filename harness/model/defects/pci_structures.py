@@ -40,6 +40,9 @@ UNKNOWN_TYPE = 0x7F
 
 OTHER_VENDOR = 0x1AF5
 
+EXPRESS_1_SIZE = 20
+"""Length of a PCI Express capability of version 1, in bytes."""
+
 CAP_LEN, TYPE, OFFSET, LENGTH = 2, 3, 8, 12
 """Offsets of fields in a capability, in bytes."""
 
@@ -208,6 +211,7 @@ def device_configuration_at_an_odd_offset(original: Original, function: Function
     Function._define_capabilities,
     "4.1.4-P-01",
     text="the notification structure ends behind its BAR",
+    target=LEGACY_TARGET,
 )
 def notification_structure_behind_its_bar(original: Original, function: Function) -> None:
     original(function)
@@ -236,6 +240,7 @@ def notifications_at_an_odd_offset(original: Original, function: Function) -> No
     original(function)
     offer_no_notification_data(function)
     define(function, CapType.NOTIFY_CFG, OFFSET, NOTIFY + 1)
+    define(function, CapType.NOTIFY_CFG, LENGTH, NOTIFY_LENGTH - 1)
 
 
 @on_pci(
@@ -291,6 +296,7 @@ def notification_multiplier_2_with_data(original: Original, function: Function) 
 def notifications_with_data_at_an_odd_offset(original: Original, function: Function) -> None:
     original(function)
     define(function, CapType.NOTIFY_CFG, OFFSET, NOTIFY + 1)
+    define(function, CapType.NOTIFY_CFG, LENGTH, NOTIFY_LENGTH - 1)
 
 
 @on_pci(
@@ -431,6 +437,10 @@ def add_vendor_data(function: Function, vendor: int, length: int) -> int:
 def shared_memory_with_one_id(original: Original, function: Function) -> None:
     original(function)
     add_region(function, 7, NOTIFY + 0x800, 16)
+    # There is no room behind it. A PCI Express capability of version 1 ends here.
+    express = function._express_control - 8
+    function.space.define(express + 2, b"\1")
+    function.space._end = express + EXPRESS_1_SIZE
     add_region(function, 7, NOTIFY + 0x900, 16)
 
 
@@ -565,13 +575,10 @@ def one_vector(
 
 
 @on_pci(
-    Function._define_capabilities,
-    "4.1.5.1.2.1-D-02",
-    text="MSI-X reports one vector more than the function has",
+    Function._vector, "4.1.5.1.2.1-D-02", text="MSI-X reports one vector more than can be mapped"
 )
-def a_vector_too_many(original: Original, function: Function) -> None:
-    original(function)
-    function.space.define(function.interrupts._control, bytes([function.interrupts.vectors]))
+def a_vector_too_many(original: Original, function: Function, value: int) -> int:
+    return NO_VECTOR if value == function.interrupts.vectors - 1 else int(original(function, value))
 
 
 @on_pci(

@@ -1,4 +1,4 @@
-"""The PCI function of the model device: BARs, registers and resets (virtio 4.1).
+"""The PCI function of the model device: configuration space, BARs and resets (virtio 4.1).
 
 Nothing here knows how the function is carried. A client reads and writes configuration
 space and BARs, maps memory, and gets interrupts from `Interrupts`.
@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Literal
 
 from harness.model.block import Block
-from harness.model.device import Device, Transport
+from harness.model.device import Device
 from harness.model.loop import Loop
 from harness.model.memory import BrokenError, Memory
 from harness.model.observer import SHOWN, Observer
+from harness.model.pci.common import NOTIFY_MULTIPLIER
 from harness.model.pci.interrupts import BAR_SIZE as MSIX_BAR_SIZE
 from harness.model.pci.interrupts import MAX_VECTORS, Interrupts
-from harness.model.pci.registers import Register, Registers
+from harness.model.pci.legacy import LegacyInterface
+from harness.model.pci.registers import Registers
 from harness.model.pci.space import CONVENTIONAL_SIZE, EXPRESS_SIZE, ConfigSpace
 from harness.model.queue import Queue
-from harness.model.ring import Addresses
 from harness.virtio.blk import CONFIG_SIZE
 from harness.virtio.device import BLOCK_DEVICE, DeviceStatus
 from harness.virtio.features import Feature, mask
@@ -38,18 +38,10 @@ from harness.virtio.pci import (
     COMMAND_IO,
     COMMAND_MASTER,
     COMMAND_MEMORY,
-    COMMON_REGISTERS,
     EXPRESS_RESET,
     INTERRUPT_LINE,
     INTERRUPT_PIN,
-    ISR_CONFIG,
-    ISR_QUEUE,
-    LEGACY_CONFIG,
-    LEGACY_CONFIG_MSIX,
-    LEGACY_PAGE,
-    LEGACY_REGISTERS,
     MODERN_DEVICE_ID,
-    NO_VECTOR,
     REVISION,
     SUBSYSTEM,
     SUBSYSTEM_VENDOR,
@@ -57,7 +49,6 @@ from harness.virtio.pci import (
     VENDOR_ID,
     CapType,
 )
-from harness.virtio.ring import legacy_areas
 
 Layout = Literal["modern", "transitional"]
 
@@ -69,10 +60,7 @@ NOTIFY_LENGTH = 0x1000
 COMMON_LENGTH = 0x40
 """Offsets and lengths of the structures in the register BAR, in bytes."""
 
-NOTIFY_MULTIPLIER = 4
 MAX_QUEUES = NOTIFY_LENGTH // NOTIFY_MULTIPLIER
-QUEUE_SIZE = 256
-"""Descriptors of a virtqueue, unless the disk says otherwise."""
 
 CLASS_STORAGE = bytes([0x00, 0x00, 0x01])
 """Programming interface, subclass (SCSI controller), base class (mass storage)."""
@@ -85,9 +73,6 @@ WINDOW_WIDTHS = (1, 2, 4)
 
 TRANSPORT_FEATURES = mask(Feature.NOTIFICATION_DATA, Feature.NOTIF_CONFIG_DATA)
 """Features of the transport, which every function of ours offers."""
-
-NOTIF_CONFIG_BASE = 0x100
-"""Added to a queue's index for its queue_notif_config_data, so that the two differ."""
 
 
 def _area(bar: int, offset: int, legacy_config: int) -> tuple[str, int]:
@@ -103,18 +88,7 @@ def _area(bar: int, offset: int, legacy_config: int) -> tuple[str, int]:
     return next((name, start) for start, name in starts if offset >= start)
 
 
-@dataclass
-class QueueRegisters:
-    """The registers of one virtqueue that the driver writes."""
-
-    vector: int = NO_VECTOR
-    desc: int = 0
-    driver: int = 0
-    device: int = 0
-    page: int = 0
-
-
-class Function(Transport):
+class Function(LegacyInterface):
     """One function, from power-on. `send_message` and `send_line` are its interrupts."""
 
     def __init__(
@@ -159,10 +133,6 @@ class Function(Transport):
 
     def _add_queues(self, block: Block, loop: Loop) -> None:
         """Add virtqueues that do not belong to the block device; for subclasses."""
-
-    def _available(self, index: int) -> bool:
-        """Return whether the driver can use a virtqueue with the features that it chose."""
-        return index < self.device.block.queues
 
     def _power_on(self) -> None:
         self.space = ConfigSpace(EXPRESS_SIZE)
@@ -340,163 +310,7 @@ class Function(Transport):
                 )
             self._notify(offset - NOTIFY, int.from_bytes(data, "little"))
 
-    def _config_bytes(self, offset: int, length: int) -> bytes:
-        return self.device.read_config()[offset : offset + length].ljust(length, b"\0")
-
-    # --- the common configuration (virtio 4.1.4.3)
-
-    def _common_registers(self) -> dict[str, Register]:
-        def plain(name: str) -> tuple[Callable[[], int], Callable[[int], None]]:
-            return lambda: int(getattr(self, "_" + name)), lambda v: setattr(self, "_" + name, v)
-
-        accesses: dict[str, tuple[Callable[[], int], Callable[[int], None] | None]] = {
-            "device_feature_select": plain("device_feature_select"),
-            "device_feature": (self._device_feature, None),
-            "driver_feature_select": plain("driver_feature_select"),
-            "driver_feature": (
-                lambda: self._driver_feature.get(self._driver_feature_select, 0),
-                self._write_driver_feature,
-            ),
-            "config_msix_vector": (lambda: self._config_vector, self._write_config_vector),
-            "num_queues": (lambda: self.device.block.queues, None),
-            "device_status": (lambda: self.device.status, self.write_status),
-            "config_generation": (self.device.read_generation, None),
-            "queue_select": plain("queue_select"),
-            "queue_size": (lambda: self._selected(lambda q, r: q.size), self._write_queue_size),
-            "queue_msix_vector": (
-                lambda: self._selected(lambda q, r: r.vector, NO_VECTOR),
-                self._write_queue_vector,
-            ),
-            "queue_enable": (
-                lambda: self._selected(lambda q, r: int(q.enabled)),
-                self._write_queue_enable,
-            ),
-            "queue_notify_off": (lambda: self._selected(lambda q, r: self._queue_select), None),
-            "queue_desc": (
-                lambda: self._selected(lambda q, r: r.desc),
-                lambda value: self._write_area("desc", value),
-            ),
-            "queue_driver": (
-                lambda: self._selected(lambda q, r: r.driver),
-                lambda value: self._write_area("driver", value),
-            ),
-            "queue_device": (
-                lambda: self._selected(lambda q, r: r.device),
-                lambda value: self._write_area("device", value),
-            ),
-            "queue_notif_config_data": (
-                lambda: self._selected(lambda q, r: NOTIF_CONFIG_BASE + self._queue_select),
-                None,
-            ),
-            "queue_reset": (lambda: 0, self._write_queue_reset),
-            "admin_queue_index": (lambda: self._admin_queues()[0], None),
-            "admin_queue_num": (lambda: self._admin_queues()[1], None),
-        }
-        return {
-            name: Register(offset, width, *accesses[name])
-            for name, (offset, width) in COMMON_REGISTERS.items()
-        }
-
-    def _reset_registers(self) -> None:
-        """Give every register that a reset touches its initial value (virtio 2.4, 4.1.4.3.1)."""
-        self._device_feature_select = 0
-        self._driver_feature_select = 0
-        self._driver_feature: dict[int, int] = {}
-        self._config_vector = NO_VECTOR
-        self._queue_select = 0
-        self._legacy_driver = False
-        self._queue_registers = [QueueRegisters() for _ in self.device.queues]
-        for queue in self.device.queues:
-            queue.size = self._largest_queue
-        self.interrupts.isr = 0
-        self.interrupts.update_line()
-
-    def _admin_queues(self) -> tuple[int, int]:
-        """Return index and number of the administration virtqueues; for subclasses."""
-        return 0, 0
-
-    @property
-    def _largest_queue(self) -> int:
-        return self.device.block.spec.queue_size or QUEUE_SIZE
-
-    def _selected(self, read: Callable[[Queue, QueueRegisters], int], absent: int = 0) -> int:
-        """Return what a register of the selected virtqueue reads; `absent` if there is none."""
-        if not self._available(self._queue_select):
-            return absent
-        index = self._queue_select
-        return read(self.device.queues[index], self._queue_registers[index])
-
-    def _device_feature(self) -> int:
-        return self.device.offered() >> 32 * self._device_feature_select & 0xFFFF_FFFF
-
-    def _write_driver_feature(self, value: int) -> None:
-        self._driver_feature[self._driver_feature_select] = value
-
-    def write_status(self, value: int) -> None:
-        """Take a write to the device status; 0 resets the device and these registers."""
-        if value & DeviceStatus.FEATURES_OK and not self.device.status & DeviceStatus.FEATURES_OK:
-            words = self._driver_feature.items()
-            self.device.choose(sum(bits << 32 * select for select, bits in words))
-        self.device.set_status(value)
-        if value == 0:
-            self._reset_registers()
-
-    def _vector(self, value: int) -> int:
-        return value if value < self.interrupts.vectors else NO_VECTOR
-
-    def _write_config_vector(self, value: int) -> None:
-        self._config_vector = self._vector(value)
-
-    def _queue(self) -> tuple[Queue, QueueRegisters] | None:
-        if not self._available(self._queue_select):
-            return None
-        return self.device.queues[self._queue_select], self._queue_registers[self._queue_select]
-
-    def _write_queue_size(self, value: int) -> None:
-        if (found := self._queue()) and not found[0].enabled:
-            self.device.set_queue_size(found[0], value)
-
-    def _write_queue_vector(self, value: int) -> None:
-        if found := self._queue():
-            found[1].vector = self._vector(value)
-
-    def _write_area(self, name: str, value: int) -> None:
-        if (found := self._queue()) and not found[0].enabled:
-            setattr(found[1], name, value)
-
-    def _write_queue_enable(self, value: int) -> None:
-        if (found := self._queue()) and value == 1 and not found[0].enabled:
-            queue, registers = found
-            queue.addresses = Addresses(registers.desc, registers.driver, registers.device)
-            packed = self.device.block.has(Feature.RING_PACKED)
-            # Both wrap counters of a packed ring start at 1 (virtio 2.8.1).
-            self.device.set_queue_base(queue, 1 << 15 | 1 << 31 if packed else 0)
-            queue.enabled = True
-
-    def _write_queue_reset(self, value: int) -> None:
-        if (found := self._queue()) and value == 1 and self.device.block.has(Feature.RING_RESET):
-            queue, _ = found
-            self.device.stop(queue)
-            queue.enabled = False
-            self.device.set_queue_size(queue, self._largest_queue)
-            self._queue_registers[self._queue_select] = QueueRegisters()
-
-    # --- notifications and interrupts
-
-    def _notify(self, offset: int, value: int) -> None:
-        """Take a write to the notification structure (virtio 4.1.5.2).
-
-        The address tells the virtqueue. Data that does not belong to it is ignored.
-        """
-        index = offset // NOTIFY_MULTIPLIER
-        own_data = self.device.has(Feature.NOTIF_CONFIG_DATA)
-        expected = NOTIF_CONFIG_BASE + index if own_data else index
-        if self._available(index) and value & 0xFFFF == expected:
-            self.device.notified(self.device.queues[index])
-
-    def _asked(self, index: int) -> dict[str, int]:
-        """Return what the driver of a virtqueue is asked for; nothing if there is no such queue."""
-        return self.device.queues[index].asked if self._available(index) else {}
+    # --- power, resets and memory
 
     def serves(self, queue: Queue) -> bool:
         """Return whether the driver has set DRIVER_OK, and the function can reach memory."""
@@ -504,112 +318,6 @@ class Function(Transport):
         # A legacy driver may use the device before DRIVER_OK (virtio 3.1.2).
         running = self._legacy_driver or self.device.status & DeviceStatus.DRIVER_OK
         return bool(master and running and self._powered)
-
-    def _queue_signal(self, index: int) -> Callable[[], None]:
-        return lambda: self.interrupts.raise_interrupt(
-            self._queue_registers[index].vector, ISR_QUEUE
-        )
-
-    def announce_config_change(self) -> None:
-        """Send a configuration change notification to a driver that has set DRIVER_OK."""
-        if self.device.status & DeviceStatus.DRIVER_OK:
-            self.interrupts.raise_interrupt(self._config_vector, ISR_CONFIG)
-
-    def announce_needs_reset(self, queue: Queue) -> None:
-        """Send a configuration change notification because of DEVICE_NEEDS_RESET."""
-        self.announce_config_change()
-
-    # --- the legacy interface (virtio 4.1.4.10)
-
-    def _legacy_registers(self) -> dict[str, Register]:
-        accesses: dict[str, tuple[Callable[[], int], Callable[[int], None] | None]] = {
-            "device_features": (lambda: self._legacy_offered & 0xFFFF_FFFF, None),
-            "driver_features": (
-                lambda: self._driver_feature.get(0, 0),
-                self._write_legacy_features,
-            ),
-            "queue_address": (
-                lambda: self._selected(lambda q, r: r.page),
-                self._write_queue_page,
-            ),
-            "queue_size": (lambda: self._selected(lambda q, r: self._largest_queue), None),
-            "queue_select": (
-                lambda: self._queue_select,
-                lambda value: setattr(self, "_queue_select", value),
-            ),
-            "queue_notify": (lambda: 0, self._legacy_notify),
-            "device_status": (lambda: self.device.status, self._write_legacy_status),
-            "isr_status": (lambda: self.interrupts.read_isr(), None),
-            "config_msix_vector": (lambda: self._config_vector, self._write_config_vector),
-            "queue_msix_vector": (
-                lambda: self._selected(lambda q, r: r.vector, NO_VECTOR),
-                self._write_queue_vector,
-            ),
-        }
-        return {
-            name: Register(offset, width, *accesses[name])
-            for name, (offset, width) in LEGACY_REGISTERS.items()
-        }
-
-    @property
-    def _legacy_offered(self) -> int:
-        return self.device.offered() | Feature.ANY_LAYOUT.mask
-
-    @property
-    def _legacy_config(self) -> int:
-        return LEGACY_CONFIG_MSIX if self.interrupts.messages_enabled else LEGACY_CONFIG
-
-    def _legacy_read(self, offset: int, length: int) -> bytes:
-        header = min(max(self._legacy_config - offset, 0), length)
-        data = self._legacy.read(offset, header) if header else b""
-        if header < length:
-            data += self._config_bytes(offset + header - self._legacy_config, length - header)
-        return data
-
-    def _legacy_write(self, offset: int, data: bytes) -> None:
-        start = self._legacy_config
-        header = data[: max(start - offset, 0)]
-        if header:
-            self._legacy.write(offset, header)
-        elif offset + len(data) <= start + CONFIG_SIZE:
-            self.device.write_config(offset - start, data, legacy=True)
-
-    def _write_legacy_features(self, value: int) -> None:
-        self._driver_feature = {0: value}
-        self.device.choose(value & ~Feature.ANY_LAYOUT.mask, legacy=True)
-
-    def _write_legacy_status(self, value: int) -> None:
-        # There is no FEATURES_OK: the features that were written count (virtio 3.1.2).
-        if not self._driver_feature:
-            self.device.choose(0, legacy=True)
-        self.device.set_status(value)
-        if value == 0:
-            self._reset_registers()
-        self._legacy_driver = value != 0
-
-    def _write_queue_page(self, page: int) -> None:
-        if not (found := self._queue()):
-            return
-        queue, registers = found
-        registers.page = page
-        if page == 0:
-            self.device.stop(queue)
-            queue.enabled = False
-        elif not queue.enabled:
-            queue.size = self._largest_queue
-            desc = page * LEGACY_PAGE
-            driver, device, _ = legacy_areas(queue.size, LEGACY_PAGE)
-            queue.addresses = Addresses(desc, desc + driver, desc + device)
-            self.device.set_queue_base(queue, 0)
-            queue.enabled = True
-
-    def _legacy_notify(self, index: int) -> None:
-        if self._observer:
-            self._observer("notified", queue=index, width=2, value=index, **self._asked(index))
-        if self._available(index):
-            self.device.notified(self.device.queues[index])
-
-    # --- resets and memory
 
     def reset(self) -> None:
         """Reset the function: a function level reset, or a reset of its bus."""

@@ -34,9 +34,6 @@ WRITEBACK = 32
 NUM_QUEUES = 34
 """Offsets in the device configuration."""
 
-LYING = 3.0
-"""Seconds after which the model has seen that a chain was not announced."""
-
 QUEUE_SIZE = 8
 
 
@@ -44,7 +41,8 @@ QUEUE_SIZE = 8
 class Breach:
     """A breach: `work` breaks exactly the `rules`. `way` is the target, `spec` fields of the disk.
 
-    `whims` are those that the device needs.
+    `whims` are those that the device needs. `awaits` is the kind of event that the model records
+    some time after the work; the disk stays until then.
     """
 
     work: Callable[[Disk], None]
@@ -52,6 +50,7 @@ class Breach:
     way: str = "model-pci"
     whims: tuple[str, ...] = ()
     spec: dict[str, Any] = field(default_factory=dict)
+    awaits: str = ""
 
     @property
     def name(self) -> str:
@@ -70,12 +69,16 @@ Work = Callable[[Disk], None]
 
 
 def breach(
-    *rules: str, way: str = "model-pci", whims: tuple[str, ...] = (), **spec: Any
+    *rules: str,
+    way: str = "model-pci",
+    whims: tuple[str, ...] = (),
+    awaits: str = "",
+    **spec: Any,
 ) -> Callable[[Work], Work]:
     """Register the function as a breach of these rules."""
 
     def decorate(work: Work) -> Work:
-        BREACHES.append(Breach(work, frozenset(rules), way, whims, spec))
+        BREACHES.append(Breach(work, frozenset(rules), way, whims, spec, awaits))
         return work
 
     return decorate

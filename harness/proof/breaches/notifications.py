@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
-from harness.proof.breaches.breach import LYING, NOTIFY, REGISTER_BAR, breach, request_buffers, ring
+from harness.proof.breaches.breach import NOTIFY, REGISTER_BAR, breach, request_buffers, ring
 from harness.proof.breaches.split import offer, put_all
 from harness.targets.disk import Disk
 from harness.virtio.features import Feature
@@ -32,17 +30,15 @@ def forgets_to_notify(disk: Disk, *features: Feature) -> None:
     ring(disk, *features)
     disk.read(0)
     disk.driver.queue_publish(0, [disk.driver.queue_add(0, request_buffers(disk))])
-    time.sleep(LYING)
-    disk.driver.reset()
 
 
-@breach("2.7.10.1-R-04")
+@breach("2.7.10.1-R-04", awaits="unnoticed")
 def forgets_to_notify_by_flags(disk: Disk) -> None:
     """Make a buffer available and do not notify, without EVENT_IDX."""
     forgets_to_notify(disk)
 
 
-@breach("2.7.10.1-R-06")
+@breach("2.7.10.1-R-06", awaits="unnoticed")
 def forgets_to_notify_by_index(disk: Disk) -> None:
     """Make a buffer available and do not notify, with EVENT_IDX."""
     forgets_to_notify(disk, Feature.EVENT_IDX)

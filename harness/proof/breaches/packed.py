@@ -60,13 +60,13 @@ def changes_a_descriptor(disk: Disk, *features: Feature) -> None:
     disk.driver.complete([token])
 
 
-@breach("3.3.1-R-01", iops=10)
+@breach("3.3.1-R-01", iops=1)
 def changes_a_split_descriptor(disk: Disk) -> None:
     """Change a descriptor of a split virtqueue that the device has not used yet."""
     changes_a_descriptor(disk)
 
 
-@breach("3.3.1-R-01", "2.8.16-R-01", "2.8.16-R-02", iops=10)
+@breach("3.3.1-R-01", "2.8.16-R-01", "2.8.16-R-02", iops=1)
 def changes_a_packed_descriptor(disk: Disk) -> None:
     """Change a descriptor of a packed virtqueue that the device has not used yet."""
     changes_a_descriptor(disk, Feature.RING_PACKED)
@@ -120,7 +120,7 @@ def puts_writable_first_in_a_list(disk: Disk) -> None:
     kick(disk)
 
 
-@breach("2.8.17-R-05", iops=4)
+@breach("2.8.17-R-05", iops=1)
 def overwrites_a_list(disk: Disk) -> None:
     """Make a list available that has no room behind those in flight."""
     at = ring(disk, Feature.RING_PACKED, size=4)
