@@ -20,6 +20,7 @@ is not run, so that a run can go on where another one ended.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -519,6 +520,7 @@ def collect() -> int:
         suite = Path(sys.argv[1])
         if find_spec("hypothesis"):
             levels += ["--hypothesis-profile", "short"]
+            importlib.import_module("harness.random.rounds")  # once, not in each fork
         return serve(Session(control, suite), suite, WAYS, *levels)
 
 

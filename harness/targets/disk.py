@@ -14,6 +14,7 @@ from harness.driver.transport.vhost_user import VhostUser
 from harness.machine.drive import IoError
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.base import Backing, LacksError, Plugged
+from harness.targets.through_device import ThroughDevice
 from harness.virtio.blk import ID_LENGTH, LIFETIME, RequestType, Status
 from harness.virtio.device import DeviceStatus
 
@@ -66,6 +67,7 @@ class Disk:
     def __init__(self, plugged: Plugged) -> None:
         self._plugged = plugged
         self._trace = Trace()
+        self._handed_over = False
         self.queues: list[QueueLayout] = []
 
     @property
@@ -81,7 +83,12 @@ class Disk:
     @property
     def backing(self) -> Backing:
         """The bytes behind the device, from the host's side. LacksError where there are none."""
-        return RangedBacking(self._plugged.backing, self.spec.capacity, self._trace)
+        backing = self._plugged.backing
+        if self._handed_over and isinstance(backing, ThroughDevice):
+            raise LacksError(
+                "the disk cannot be seen through the device while another front-end uses it"
+            )
+        return RangedBacking(backing, self.spec.capacity, self._trace)
 
     @property
     def through_device(self) -> bool:
@@ -203,6 +210,7 @@ class Disk:
         transport = getattr(self.driver, "transport", None)
         if not isinstance(transport, VhostUser):
             raise LacksError("the driver is not the front-end of a vhost-user back-end")
+        self._handed_over = True
         return transport.hand_over()
 
     def restart(self) -> None:

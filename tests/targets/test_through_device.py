@@ -67,6 +67,15 @@ def test_a_look_sees_what_a_request_did(reach: Reach) -> None:
     assert disk.backing.read(6, 2) == bytes(512) + b"\x11" * 512
 
 
+def test_a_disk_that_another_front_end_uses_is_not_seen(reach: Reach) -> None:
+    disk = Disk(reach().plug(DiskSpec()))
+
+    disk.hand_over()
+
+    with pytest.raises(LacksError, match="while another front-end uses it"):
+        disk.backing.read(0, 1)
+
+
 def test_what_only_the_host_knows_is_lacking(reach: Reach) -> None:
     disk = Disk(reach().plug(DiskSpec()))
 
