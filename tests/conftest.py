@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from harness.machine.rundir import RunDir
 
@@ -92,30 +91,24 @@ from harness.virtio.features import Feature
 
 
 def pytest_configure() -> None:
-    """Restore the default action for Ctrl-C, which a shell sets to "ignore" in the background.
-
-    Examples of hypothesis are the same in each run, unless another profile is asked for, and may
-    take any time: a machine that stands still for a moment is no fault of what is tested.
-    """
-    settings.register_profile(
-        "default",
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+    """Restore the default action for Ctrl-C, which a shell sets to "ignore" in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    _let_examples_take_time()
+    _set_up_hypothesis()
 
 
-def _let_examples_take_time() -> None:
-    """Remove hypothesis' limits of time: a busy machine exceeds 200 ms for any example."""
+def _set_up_hypothesis() -> None:
+    """Remove hypothesis' limits of time: a busy machine exceeds 200 ms for any example.
+
+    All runs draw the same examples, so that a run does not depend on its luck.
+    """
     with suppress(ImportError):
         from hypothesis import HealthCheck, settings
 
         settings.register_profile(
             settings.get_current_profile_name(),
             deadline=None,
+            derandomize=True,
             suppress_health_check=[HealthCheck.too_slow],
         )
 

@@ -14,7 +14,8 @@
  * (or QEMU=/path/to/qemu-system-x86_64 ./reproducer)
  * Exit status: 0 if the device does what the test saw, 1 if it does not.
  *
- * As a test of QEMU, in tests/qtest: replace the first part by #include "libqtest.h".
+ * As a test of QEMU, in tests/qtest: replace the first part by #include "qemu/osdep.h" and
+ * #include "libqtest.h".
  */
 
 #define _GNU_SOURCE

@@ -56,6 +56,20 @@ def test_a_defect_says_what_it_breaks(defect: Defect) -> None:
     assert defect.text and not defect.text.endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("id-padded-with-blanks", {"model", "model-pci", "model-pci-legacy", "guest-model-pci"}),
+        ("no-window", {"model-pci", "model-pci-legacy", "guest-model-pci"}),
+        ("reply-without-its-flag", {"model"}),
+    ],
+)
+def test_a_defect_is_for_the_ways_that_reach_it(name: str, targets: set[str]) -> None:
+    known = {"model", "model-pci", "model-pci-legacy", "guest-model-pci", "qtest-pci"}
+
+    assert {target for target in known if DEFECTS[name].can_be_on(target)} == targets
+
+
 CHANGES = [
     *((defect.name, defect.method, defect.change) for defect in DEFECTS.values()),
     *((whim.name, method, change) for whim in WHIMS.values() for method, change in whim.parts),

@@ -131,6 +131,19 @@ def test_a_used_length_is_wrong_in_every_request() -> None:
     ]
 
 
+def test_a_request_with_more_room_than_was_written_shows_no_used_length() -> None:
+    wrong = [replace(sent, used=sent.used + 1) for sent in (IN, OUT, FLUSH, GET_ID)]
+    roomy = replace(GET_ID, room=512, used=22)  # 20 bytes and the status, and one too many
+
+    assert texts(results_of(*map(failing, wrong), served=(roomy,))) == [
+        (
+            4,
+            "requests of every type have a used length that is always 1 larger than their"
+            " device-writable buffers",
+        )
+    ]
+
+
 def test_long_requests_that_never_complete_are_told_by_their_size() -> None:
     long = replace(OUT, size=(1 << 20) + 512, status=-1, used=-1)
     fits = replace(OUT, size=1 << 20)

@@ -14,6 +14,9 @@ TRANSITIONAL_TARGET = "model-pci-transitional"
 LEGACY_TARGET = "model-pci-legacy"
 PCI_TARGETS = frozenset({PCI_TARGET, TRANSITIONAL_TARGET, LEGACY_TARGET, "guest-model-pci"})
 
+VHOST_USER = frozenset({"harness.model.vhost", "harness.model.inflight", "harness.model.dirty"})
+"""Modules of the model that only a vhost-user connection uses."""
+
 Original = Callable[..., Any]
 """The method that a defect replaces; it is called with the object first."""
 
@@ -38,10 +41,14 @@ class Defect:
     def can_be_on(self, target: str) -> bool:
         """Return whether a target's device can have the defect.
 
-        A defect of the device is one over every transport, one of the PCI function on PCI only.
+        A defect of the PCI function is one on PCI only, and one of the vhost-user connection is
+        one over vhost-user only. Any other is one over every transport.
         """
-        of_the_function = self.target in PCI_TARGETS
-        return target in PCI_TARGETS or (target == MODEL_TARGET and not of_the_function)
+        if self.target in PCI_TARGETS:
+            return target in PCI_TARGETS
+        if self.method.__module__ in VHOST_USER:
+            return target == MODEL_TARGET
+        return target in {MODEL_TARGET, *PCI_TARGETS}
 
     def apply(self) -> None:
         """Plant the defect in this process, in addition to those planted before."""
