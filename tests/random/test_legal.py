@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
 pytest.importorskip("hypothesis")
 
 from harness.random import rounds
-from harness.random.cut import cut
 from harness.random.finding import Finding
 from harness.random.hunt import Example, Hunt
 from harness.random.legal import objection
@@ -44,7 +42,7 @@ WRITE = Write(sector=2000, count=48)
 @pytest.fixture
 def hunt(monkeypatch):
     # The clock limits cutting; a busy machine must not lead to another script.
-    monkeypatch.setattr("harness.random.hunt.cut", partial(cut, seconds=120.0))
+    monkeypatch.setattr("harness.random.hunt.SECONDS", 120.0)
     target = maker("qtest-pci", {})(Settings())
     hunt = Hunt(target, deadline=5.0)
     yield hunt

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
 pytest.importorskip("hypothesis")
 
 from harness.random import rounds
-from harness.random.cut import cut
 from harness.random.finding import Finding
 from harness.random.hunt import Hunt
 from harness.random.operations import Burst, Plug, Send, Start, Write
@@ -26,7 +24,7 @@ DISK = Plug(capacity=2048)
 def hunt(monkeypatch):
     # The clock limits shrinking; a busy machine must not lead to another script.
     monkeypatch.setattr("harness.random.hunt.PATIENCE", 120.0)
-    monkeypatch.setattr("harness.random.hunt.cut", partial(cut, seconds=120.0))
+    monkeypatch.setattr("harness.random.hunt.SECONDS", 120.0)
     target = maker("qtest-pci", {})(Settings())
     hunt = Hunt(target, deadline=5.0)
     yield hunt
