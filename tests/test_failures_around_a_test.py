@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 RUN_DEADLINE = 300.0
-END_DEADLINE = 20.0
+END_DEADLINE = 60.0
 
 HEAD = """
 import os, signal, socket, time
@@ -37,11 +37,14 @@ def machine(request):
 def works(disk):
     return disk.read(0).status == 0
 
-def type_on_console(machine, line):
+def until_it_breaks(disk, machine, line):
+    # Type a line on the guest's console, and use the disk until the line has its effect.
     with socket.socket(socket.AF_UNIX) as console:
         console.connect(str(machine.console_path))
         console.sendall(line + b"\\n")
-        time.sleep(0.5)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            disk.read(0)
 """
 
 
@@ -118,19 +121,13 @@ def test_after_qemu_killed(plug):
     assert works(plug())
 
 def test_panic(plug, machine):
-    disk = plug()
-    type_on_console(machine(), b"echo c > /proc/sysrq-trigger")
-    for _ in range(200):
-        disk.read(0)
+    until_it_breaks(plug(), machine(), b"echo c > /proc/sysrq-trigger")
 
 def test_after_panic(plug):
     assert works(plug())
 
 def test_agent_killed(plug, machine):
-    disk = plug()
-    type_on_console(machine(), b"kill -9 $(pidof python3.11)")
-    for _ in range(200):
-        disk.read(0)
+    until_it_breaks(plug(), machine(), b"kill -9 $(pidof python3.11)")
 
 def test_after_agent_killed(plug):
     assert works(plug())

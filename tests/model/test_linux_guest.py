@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,9 @@ from tests.model.vfio_user_qemu import qemu_with_vfio_user
 DEADLINE = 120.0
 """Seconds that a boot, or a command in the guest, may take on a busy machine."""
 
+NUDGE = 10.0
+"""Seconds of silence after which the shell is asked for a prompt again."""
+
 DRIVERS = ("virtio_pci", "virtio_blk")
 CAPACITY = 64 * 2048
 """Sectors: 64 MiB."""
@@ -33,9 +37,9 @@ class Shell:
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(DEADLINE)
         self._socket.connect(str(path))
-        self._until(r"vblk# ")
+        self._await_prompt()
+        self._socket.settimeout(DEADLINE)
         self.run("stty -echo")
 
     def run(self, command: str) -> str:
@@ -50,6 +54,18 @@ class Shell:
         """Wait until a condition of test(1) is true in the guest."""
         self.run(f"n=0; until [ {condition} ] || [ $n = 200 ]; do sleep 0.1; n=$((n+1)); done")
         self.run(f"[ {condition} ]")
+
+    def _await_prompt(self) -> None:
+        """Wait for the prompt; ask for another one if the first came before the connection."""
+        self._socket.settimeout(NUDGE)
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            try:
+                self._until(r"vblk# ")
+                return
+            except TimeoutError:
+                assert time.monotonic() < deadline
+                self._socket.sendall(b"\n")
 
     def _until(self, pattern: str) -> tuple[str, str]:
         """Return the console's output up to a match, and the group of the match."""
