@@ -117,6 +117,7 @@ def received() -> int | None:
 def check() -> None:
     """Raise the interruption that came, if one has come and the run is not finishing."""
     if _state.received is not None and not _state.finishing:
+        _state.quiet_until = time.monotonic() + UNWINDS
         raise _interruption(_state.received)
 
 
@@ -152,7 +153,7 @@ class shielded:  # noqa: N801 (it is used like a function)
             return
         owed, _state.owed = _state.owed, None
         if error is None or isinstance(owed, KeyboardInterrupt):
-            raise owed
+            _raise(owed)
 
 
 @contextmanager
@@ -202,7 +203,8 @@ def _set_timer() -> None:
     elif _state.finishing or first == float("inf"):
         signal.setitimer(signal.ITIMER_REAL, 0)
     else:
-        signal.setitimer(signal.ITIMER_REAL, max(first - time.monotonic(), 0.001), AGAIN)
+        pause = max(first, _state.quiet_until) - time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, max(pause, 0.001), AGAIN)
 
 
 def _interruption(signum: int) -> KeyboardInterrupt:
@@ -217,9 +219,9 @@ def _raise(error: BaseException) -> None:
         return
     now = time.monotonic()
     if now < _state.quiet_until:
-        if interruption:  # an alarm goes off again by itself
+        if interruption:
             _state.dropped = error
-            _set_timer()
+        _set_timer()
         return
     if interruption:
         _state.quiet_until = now + UNWINDS

@@ -122,11 +122,52 @@ def test_an_alarm_does_not_take_the_place_of_an_interruption(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(interrupt, "UNWINDS", 60.0)
-    with pytest.raises(KeyboardInterrupt), alarm(0.02, "the test"):
+    with pytest.raises(KeyboardInterrupt):
         try:
             send(signal.SIGINT)
         finally:
-            time.sleep(0.1)
+            with alarm(0.02, "the test"):
+                time.sleep(0.1)
+
+
+def test_a_shield_in_the_clean_up_does_not_let_the_next_interruption_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(interrupt, "UNWINDS", 60.0)
+    reached = []
+    with pytest.raises(KeyboardInterrupt) as caught:
+        try:
+            send(signal.SIGINT)
+        finally:
+            with alarm(0.02, "the test"), shielded():
+                send(signal.SIGTERM)
+                time.sleep(0.1)
+            reached.append("clean")
+    assert reached == ["clean"]
+    assert not isinstance(caught.value, Terminated)
+
+
+def test_the_clean_up_after_a_shield_is_done_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "UNWINDS", 60.0)
+    reached = []
+    with pytest.raises(KeyboardInterrupt) as caught:
+        try:
+            with shielded():
+                send(signal.SIGINT)
+        finally:
+            send(signal.SIGTERM)
+            reached.append("clean")
+    assert reached == ["clean"]
+    assert not isinstance(caught.value, Terminated)
+
+
+def test_an_alarm_comes_when_an_interruption_has_unwound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "UNWINDS", 0.2)
+    monkeypatch.setattr(interrupt, "AGAIN", 3600.0)
+    with suppress(KeyboardInterrupt):
+        send(signal.SIGINT)
+    with pytest.raises(OverdueError), alarm(0.01, "the test"):
+        wait()
 
 
 def test_a_second_signal_comes_if_the_first_was_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
