@@ -151,6 +151,20 @@ def test_reading(counted, plug): plug(start=False)
     assert result.stdout.str().count("PLUGGED") == 2
 
 
+def test_a_device_that_somebody_else_runs_is_looked_at_each_time(run) -> None:
+    result = run(
+        f"""{PLUGS}
+@pytest.mark.parametrize("times", [1, 2])
+def test_it(counted, _bench, monkeypatch, plug, times):
+    monkeypatch.setattr(_bench.target, "made_to_order", False)
+    plug(start=False, needs=[Feature.BLK_DISCARD])
+"""
+    )
+
+    result.assert_outcomes(skipped=2)
+    assert result.stdout.str().count("PLUGGED") == 2
+
+
 def test_no_target_is_made_for_a_run_that_needs_no_disk(run) -> None:
     source = "def test_a(): pass\ndef test_b(plug): plug(start=False)\n"
 

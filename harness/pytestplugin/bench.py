@@ -72,9 +72,9 @@ class TargetRun:
     def offered_before(self, specs: Sequence[DiskSpec], writes: bool) -> int | None:
         """Return the features that the device offered when these disks were asked for before.
 
-        None if they never were, or if the test has a disk already.
+        None if they never were, or if the disk has to be looked at.
         """
-        return None if self.disks else self.offers.get(_key(specs, writes))
+        return self.offers.get(_key(specs, writes)) if self._stays() else None
 
     def note_offered(self, specs: Sequence[DiskSpec], writes: bool, offered: int) -> None:
         """Remember the features that the device offers for the first disk of a test."""
@@ -122,20 +122,28 @@ class TargetRun:
                 return self._provide(spec, writes)
         return self._provide(specs[-1], writes)
 
+    def _stays(self) -> bool:
+        """Return True if what a disk has, or that there is none, stays so.
+
+        The second disk of a test may be lacking only because the first is in use. A device that
+        somebody else runs keeps what tests have set.
+        """
+        assert self.target
+        return not self.disks and self.target.made_to_order
+
     def _provide(self, spec: DiskSpec, writes: bool) -> Plugged:
         """Plug a disk. LacksError at once for one that the target did not have before."""
         from harness.targets import LacksError
 
         assert self.target
         key = _key([spec], writes)
-        # The second disk of a test may be lacking only because the first is in use.
-        alone = not self.disks
-        if alone and key in self.lacks:
+        stays = self._stays()
+        if stays and key in self.lacks:
             raise LacksError(self.lacks[key])
         try:
             return self.target.plug(spec, writes)
         except LacksError as error:
-            if alone:
+            if stays:
                 self.lacks[key] = str(error)
             raise
 

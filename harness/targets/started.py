@@ -178,15 +178,14 @@ class StartedTarget(LendingTarget):
         if missing := "; ".join(unreadable(spec, provided)):
             raise LacksError(missing)
         # The same options give the same device again: it need not be started to see what it lacks.
-        same = replace(spec, capacity=0) if "capacity" in provided else spec
-        if same in self._lacking:
-            raise LacksError(self._lacking[same])
+        if self._file_is_ours and spec in self._lacking:
+            raise LacksError(self._lacking[spec])
         with interrupt.shielded():
             self._prepare()
         try:
             disk = self._make(spec, words, provided)
         except LacksError as error:
-            self._lacking[same] = str(error)
+            self._lacking[spec] = str(error)
             raise
         except TROUBLE as error:
             # A daemon that has worked may only refuse these options: that does not end the run.
@@ -275,7 +274,8 @@ class StartedTarget(LendingTarget):
                 if driver:  # without a reset: it could hang as the start did
                     driver.transport.close()
             if not isinstance(error, LacksError):
-                self._await_end(CLOSING)
+                if isinstance(error, Exception):  # after Ctrl-C nothing says that it will end
+                    self._await_end(CLOSING)
                 self._end()  # it may be wedged, and then does not answer `unplug` either
             with suppress(*TROUBLE, TargetError):
                 self._remove(name)

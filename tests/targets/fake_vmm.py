@@ -88,8 +88,8 @@ def attach(kind: str, address: str, timeout: float) -> Driver:
     if habit == "another-file":
         file.rename(f"{file}.away")
         file.write_bytes(bytes(Path(f"{file}.away").stat().st_size))
-    subprocess.Popen([*command, "--file", str(file), *more], stdout=2)
-    while not listens(Path(path), False):
+    model = subprocess.Popen([*command, "--file", str(file), *more], stdout=2)
+    while not listens(Path(path), False) and model.poll() is None:
         time.sleep(0.01)
     if habit == "dies":
         os._exit(7)

@@ -374,10 +374,10 @@ REQUESTS = "conformance/test_requests.py"
 
 
 def test_a_daemon_that_prints_and_never_listens(tmp_path: Path) -> None:
-    code, output = suite(tmp_path, "never-listens", "start_timeout = 2", CAPACITY)
+    code, output = suite(tmp_path, "never-listens", "start_timeout = 5", CAPACITY)
 
     assert code != 0
-    assert "was not ready within 2 s; awaited was that it listens on" in output
+    assert "was not ready within 5 s; awaited was that it listens on" in output
     assert "its last output: my-daemon: warming up" in output
     assert "3 starts in a row have failed" in output
     assert output.count("\nERROR ") + output.count("\nFAILED ") == 3

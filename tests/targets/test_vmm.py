@@ -245,7 +245,7 @@ def test_windows_are_found_on_the_command_line_and_in_acpi() -> None:
     ("habit", "timeout", "expected"),
     [
         ("exits", "20", "exited with status 3; its last output: fake: no such kernel"),
-        ("login", "1", "within 1 s; the last line was 'debian login:'"),
+        ("login", "3", "within 3 s; the last line was 'debian login:'"),
         ("no-agent", "20", "the agent in the guest ended with status 127"),
     ],
     ids=["exits", "login", "no-agent"],

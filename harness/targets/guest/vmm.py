@@ -97,7 +97,8 @@ class VmmTarget(StartedTarget):
         except LacksError:
             raise
         except BaseException as error:
-            self._await_end(CLOSING)
+            if isinstance(error, Exception):  # after Ctrl-C nothing says that it will end
+                self._await_end(CLOSING)
             gone = self._gone()
             self._broken = True
             self._end()
