@@ -133,7 +133,10 @@ class Console:
     def _wait_for_prompt(self, timeout: float, check: Check) -> None:
         nudge_at = time.monotonic()
         deadline = nudge_at + timeout
-        while (now := time.monotonic()) < deadline:
+        over = False
+        while not over:  # once more when the time is over: this process may have been stalled
+            now = time.monotonic()
+            over = now >= deadline
             check()
             if now >= nudge_at:
                 nudge_at = now + NUDGE

@@ -34,7 +34,7 @@ PATIENCE = 45.0
 """Seconds that a step of a driver of an illegal device may take."""
 
 AT_ONCE = min(2, os.cpu_count() or 1)
-"""Scenarios at once of a driver whose scenarios share nothing. They wait for more than they do."""
+"""Scenarios at once of a driver whose scenarios share nothing. They wait for most of their time."""
 
 USE = "use"
 """The work that each driver can do: it reads, and writes if it can."""

@@ -65,14 +65,15 @@ class WatchedDriver:
 
     def _result(self, scenario: Scenario, directory: Path) -> Watched:
         """Return the record of a scenario, and let those after it run in the background."""
-        most = self.launcher.at_once
+        # An illegal device is judged by limits of time: its scenario runs alone.
+        most = self.launcher.at_once if scenario.legal else 1
         if most == 1:
             return self.launcher.watch(scenario, directory)
         self._pool = self._pool or ThreadPoolExecutor(most, "scenario")
         names = [following.name for following in self._ahead]
         at = names.index(scenario.name) if scenario.name in names else len(names)
         for each in (scenario, *self._ahead[at + 1 :]):
-            if each.name in self._seen or each.name in self._running:
+            if each.name in self._seen or each.name in self._running or not each.legal:
                 continue
             if each is not scenario and sum(not f.done() for f in self._running.values()) >= most:
                 break

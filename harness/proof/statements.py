@@ -182,7 +182,9 @@ def main(arguments: list[str] | None = None) -> int:
             found = list(run(MAKERS[name](), options.scenario))
             seen = [each for each in found if isinstance(each, Watched)]
             troubles += len(found) - len(seen)
-            new[name] = together(each.verdicts for each in seen)
+            ran = together(each.verdicts for each in seen)
+            whole = not options.scenario and len(seen) == len(found)
+            new[name] = ran if whole else worst([verdicts.get(name, {}), ran])
         for name, *streams in options.driver:
             more = judged(Path(stream) for stream in streams)
             new[name] = worst([new.get(name, {}), more])

@@ -183,6 +183,9 @@ def _reproducer(column: Column, result: Result) -> Iterator[str]:
     form = "qtest" if qemu else "python"
     yield from _fenced(shlex.join(["vblk", "export", str(trace), "--as", form]))
     yield ""
+    if column.name.startswith("vhost-user:"):
+        yield "The script writes to the disk. Add `--destructive` if it may."
+        yield ""
 
 
 def _trace(lines: list[str]) -> Iterator[str]:

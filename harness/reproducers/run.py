@@ -73,6 +73,8 @@ def run(path: Path, form: str, device: str | None = None) -> Outcome:
     """
     environment = dict(os.environ)
     if device is not None:
+        if "/" in device or Path(device).is_socket():
+            device = str(Path(device).absolute())  # the reproducer runs in another directory
         environment.update(dict.fromkeys(FORMS[form].devices, device))
     with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile() as output:
         process = subprocess.Popen(

@@ -236,7 +236,7 @@ class Meeting(Made):
 
     def __init__(self, names: str) -> None:
         super().__init__(dict.fromkeys(names, Fate.KEPT))
-        self.barrier = Barrier(2, timeout=10)
+        self.barrier = Barrier(2, timeout=60)
 
     def watch(self, scenario: Scenario, directory: Path) -> Watched:
         self.barrier.wait()
@@ -249,7 +249,8 @@ def test_scenarios_run_ahead_and_each_of_them_once() -> None:
     driver = WatchedDriver(launcher, scenarios, scenarios)
     try:
         assert driver.watch(scenarios[0]).scenario.name == "a"
-        assert set(launcher.watched[:2]) == {"a", "b"}
+        assert "a" in launcher.watched
+        assert "c" not in launcher.watched, "a third scenario ran at the same time"
         assert driver.verdict("2.1.1-R-01").fate is Fate.KEPT
         assert sorted(launcher.watched) == ["a", "b", "c", "d"]
     finally:

@@ -52,12 +52,16 @@ def test_another_policy_is_noticed(act: Act, policy: ErrorPolicy) -> None:
 
 def test_a_request_that_is_lost_with_the_process_is_noticed(monkeypatch) -> None:
     awaited = partialmethod(Machine.wait_io_error, timeout=1.0)
-    monkeypatch.setattr(Machine, "wait_io_error", awaited)
     with closing(QtestTarget("qtest-pci")) as target:
 
         def plug(*, start: bool, **fields: Any) -> Disk:
             disk = Disk(target.plug(DiskSpec(**fields)))
-            monkeypatch.setattr(disk, "move", disk.system_reset)
+
+            def lose() -> None:
+                disk.system_reset()
+                monkeypatch.setattr(Machine, "wait_io_error", awaited)
+
+            monkeypatch.setattr(disk, "move", lose)
             return disk
 
         with pytest.raises(AssertionError, match="the request was not repeated"):

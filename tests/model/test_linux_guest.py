@@ -64,7 +64,7 @@ class Shell:
                 self._until(r"vblk# ")
                 return
             except TimeoutError:
-                assert time.monotonic() < deadline
+                assert time.monotonic() < deadline, f"no prompt within {DEADLINE:g} s"
                 self._socket.sendall(b"\n")
 
     def _until(self, pattern: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Member functions of the model, each on a socket of its own beside that of their owner."""
+"""Member functions of the model, each on a socket of its own in addition to that of their owner."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Shown:
         """Wait until the page has reacted: to a followed link or a reset it does so later."""
         deadline = time.monotonic() + SOON
         while not done():
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, "the page does not react"
             time.sleep(0.05)
 
     def untick(self, name: str, *values: str) -> None:
