@@ -151,7 +151,7 @@ def _lines(found: Comparison) -> Iterator[str]:
     yield ""
     names = [column.name for column in found.targets]
     versions = [
-        f"`{column.name}` with QEMU {column.facts['qemu']}"
+        f"`{column.name}` with {column.facts['qemu']}"
         for column in found.targets
         if "qemu" in column.facts
     ]

@@ -18,7 +18,7 @@ KNOWN = {"tests": {}, "model": {"model is not .*": "It has no bus."}}
 def results(**tests: tuple[Result, ...]) -> Results:
     """Return results of tests in a file `test_a.py`; a target without a result did not run one."""
     run = Run("2026-01-01T00:00:00", 1.0, True, "", "")
-    columns = [Column(target, facts={"qemu": "11.1"}) for target in TARGETS]
+    columns = [Column(target, facts={"qemu": "QEMU emulator version 11.1"}) for target in TARGETS]
     found = {}
     for name, verdicts in tests.items():
         by_target = dict(zip(TARGETS, verdicts, strict=False))
@@ -85,7 +85,7 @@ def test_the_page_has_a_row_for_each_reason() -> None:
 
     assert "| skipped | kept | kept | 2 | model is not pci | It has no bus. |" in text
     assert "Of 2 tests that were run on `model`" in text
-    assert "`guest-model-pci` with QEMU 11.1." in text
+    assert "`guest-model-pci` with QEMU emulator version 11.1." in text
 
 
 def test_the_command_fails_for_a_difference_without_a_reason(
