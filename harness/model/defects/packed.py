@@ -147,7 +147,7 @@ def packed_disable_ignored(original: Original, ring: PackedRing, old: int, new: 
     text="packed: every 4th interrupt is lost",
 )
 def packed_interrupt_lost(original: Original, ring: PackedRing, old: int, new: int) -> bool:
-    asked = vars(ring)["asked"] = vars(ring).get("asked", 0) + 1
+    asked = vars(ring)["interrupts_asked"] = vars(ring).get("interrupts_asked", 0) + 1
     return asked % 4 != 0 and bool(original(ring, old, new))
 
 
