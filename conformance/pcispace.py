@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pytest
+
 from harness.driver.interface import Driver
 from harness.virtio.pci import (
     BAR_0,
@@ -18,9 +20,16 @@ from harness.virtio.pci import (
     CAPABILITIES,
     COMMAND,
     COMMAND_DECODE,
+    EXPRESS_RESET,
     EXTENDED,
     HEADER_SIZE,
 )
+
+CAN_FUNCTION_RESET = 1 << 28
+"""The bit of PCI Express Device Capabilities that says: function level reset."""
+
+RESET_SETTLES = 0.1
+"""Seconds that PCI gives a function for a reset."""
 
 
 def pointers(driver: Driver) -> list[int]:
@@ -40,6 +49,22 @@ def capabilities(driver: Driver) -> Iterator[tuple[int, int]]:
         if pointer >= HEADER_SIZE:
             at = pointer & ~3
             yield driver.pci_read(at, 1)[0], at
+
+
+def capability(driver: Driver, ident: int, name: str) -> int:
+    """Return the offset of a PCI capability; skip a function without it."""
+    for kind, at in capabilities(driver):
+        if kind == ident:
+            return at
+    pytest.skip(f"the function has no {name} capability")
+
+
+def reset_function(driver: Driver) -> None:
+    """Begin a function level reset, which takes RESET_SETTLES; skip a function that has none."""
+    at = capability(driver, CAP_EXPRESS, "PCI Express")
+    if not int.from_bytes(driver.pci_read(at + 4, 4), "little") & CAN_FUNCTION_RESET:
+        pytest.skip("the function has no function level reset")
+    driver.pci_write(at + 8, EXPRESS_RESET.to_bytes(2, "little"))
 
 
 def extended_capabilities(driver: Driver) -> Iterator[tuple[int, int]]:

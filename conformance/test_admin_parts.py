@@ -5,7 +5,6 @@ import pytest
 from conformance import pcispace
 from conformance.administration import Objects, need, shown
 from conformance.legacymember import LegacyMember
-from conformance.test_pci_interrupts import CAN_FUNCTION_RESET, RESET_SETTLES
 from conformance.waiting import eventually, let_pass
 from harness.report import clause, on
 from harness.targets import LacksError
@@ -35,11 +34,9 @@ from harness.virtio.admin import (
 from harness.virtio.blk import STATUS_UNWRITTEN, Status
 from harness.virtio.device import DeviceStatus
 from harness.virtio.pci import (
-    CAP_EXPRESS,
     COMMAND,
     COMMAND_MASTER,
     COMMON_REGISTERS,
-    EXPRESS_RESET,
     ISR_CONFIG,
     ISR_QUEUE,
     REVISION,
@@ -450,14 +447,11 @@ def test_configuration_space_of_a_stopped_member_can_be_written(on_bus):
 @clause("2.12.1.4.4.1-D-13")
 def test_a_stopped_member_can_be_reset_by_its_function(on_bus):
     driver, parts = on_bus
-    at = dict(pcispace.capabilities(driver)).get(CAP_EXPRESS)
-    if not at or not int.from_bytes(driver.pci_read(at + 4, 4), "little") & CAN_FUNCTION_RESET:
-        pytest.skip("the member has no function level reset")
     assert driver.status() & DeviceStatus.DRIVER_OK
     parts.stop()
 
-    driver.pci_write(at + 8, EXPRESS_RESET.to_bytes(2, "little"))
-    let_pass(RESET_SETTLES)
+    pcispace.reset_function(driver)
+    let_pass(pcispace.RESET_SETTLES)
 
     assert driver.status() == 0
     assert not driver.pci_read(COMMAND, 1)[0] & COMMAND_MASTER

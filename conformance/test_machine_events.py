@@ -10,16 +10,13 @@ import pytest
 
 from conformance.contents import Contents
 from conformance.data import mib, sectors
-from conformance.pcispace import capabilities
+from conformance.pcispace import RESET_SETTLES, capabilities, capability, reset_function
 from conformance.rings import areas, both_rings, plug_ring
 from conformance.test_msix import start, vectors_of
 from conformance.test_pci_interrupts import (
-    CAN_FUNCTION_RESET,
     D3_SETTLES,
     POWER_STATE,
-    RESET_SETTLES,
     Table,
-    capability,
     reach_function,
 )
 from conformance.waiting import PATIENCE, eventually, let_pass, resize
@@ -31,10 +28,8 @@ from harness.virtio.features import Feature
 from harness.virtio.pci import (
     BAR_0,
     BARS,
-    CAP_EXPRESS,
     CAP_POWER,
     COMMAND,
-    EXPRESS_RESET,
     NO_VECTOR,
     STATUS,
     STATUS_INTERRUPT,
@@ -430,11 +425,7 @@ def test_every_register_is_as_before_after_d3_if_the_function_says_so(plug):
 
 def function_reset(disk):
     """Reset the function by the bit of PCI Express. Skip the test if it has none."""
-    driver = disk.driver
-    at = capability(driver, CAP_EXPRESS, "PCI Express")
-    if not int.from_bytes(driver.pci_read(at + 4, 4), "little") & CAN_FUNCTION_RESET:
-        pytest.skip("the function has no function level reset")
-    driver.pci_write(at + 8, EXPRESS_RESET.to_bytes(2, "little"))
+    reset_function(disk.driver)
 
 
 def bus_reset(disk):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.pcispace import capabilities
+from conformance.pcispace import RESET_SETTLES, capability, reset_function
 from conformance.test_msix import start, vectors_of
 from conformance.waiting import eventually, let_pass
 from harness.driver.errors import DriverError
@@ -10,13 +10,11 @@ from harness.driver.interface import Request
 from harness.report import clause, on, reads_only
 from harness.virtio.blk import RequestType, Status
 from harness.virtio.pci import (
-    CAP_EXPRESS,
     CAP_MSIX,
     CAP_POWER,
     COMMAND,
     COMMAND_INTX_DISABLE,
     COMMAND_MASTER,
-    EXPRESS_RESET,
     MSIX_ENABLE,
     MSIX_ENTRY,
     MSIX_ENTRY_MASKED,
@@ -30,13 +28,9 @@ pytestmark = on("pci", "modern")
 READ = Request(RequestType.IN, 0, receive=512)
 QUEUE_VECTOR = 1
 VECTOR_CONTROL = MSIX_ENTRY.size - 4
-CAN_FUNCTION_RESET = 1 << 28
-"""The bit of PCI Express Device Capabilities that says: function level reset."""
-
 POWER_STATE = 0x3
 D3_SETTLES = 0.02
-RESET_SETTLES = 0.1
-"""Seconds that PCI gives a function for a change of power, and for a reset."""
+"""Seconds that PCI gives a function for a change of power."""
 
 
 def reach_function(driver):
@@ -44,14 +38,6 @@ def reach_function(driver):
     if not driver.owns_pci_configuration():
         bus = driver.description()["bus"]
         pytest.skip(f"{bus}: the kernel answers for configuration space")
-
-
-def capability(driver, ident, name):
-    """Return the offset of a PCI capability; skip a function without it."""
-    for kind, at in capabilities(driver):
-        if kind == ident:
-            return at
-    return pytest.skip(f"the function has no {name} capability")
 
 
 class Table:
@@ -269,10 +255,7 @@ def test_nothing_is_written_to_memory_without_bus_mastering(plug):
 def test_a_function_level_reset_resets_the_device(messages):
     disk, table = messages
     driver = disk.driver
-    at = capability(driver, CAP_EXPRESS, "PCI Express")
-    if not int.from_bytes(driver.pci_read(at + 4, 4), "little") & CAN_FUNCTION_RESET:
-        pytest.skip("the function has no function level reset")
-    driver.pci_write(at + 8, EXPRESS_RESET.to_bytes(2, "little"))
+    reset_function(driver)
     let_pass(RESET_SETTLES)
 
     command = int.from_bytes(driver.pci_read(COMMAND, 2), "little")

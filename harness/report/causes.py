@@ -189,7 +189,7 @@ def _gone(result: Result) -> bool:
 def _is_fine(kind: Kind, sent: Sent) -> bool:
     """Return whether a request shows that the device does right what went wrong elsewhere."""
     if kind is Kind.USED:
-        # Where a device may write less than there is room for, one byte too many is not seen.
+        # One byte too many is not seen if a device may write less than there is room for.
         known = sent.type == RequestType.IN or not sent.room or sent.used == sent.room + 1
         return known and sent.status == Status.OK and sent.used <= sent.room + 1
     if kind is Kind.STATUS:
