@@ -151,7 +151,6 @@ class StartedTarget(LendingTarget):
         self._disk: StartedDisk | None = None
         self._served: ServedFiles | None = None
         self._facts: dict[str, str] = {}
-        self._lacking: dict[DiskSpec, str] = {}
 
     @property
     def resizes(self) -> bool:
@@ -177,16 +176,10 @@ class StartedTarget(LendingTarget):
         provided = {*covered, "capacity"} if self._file_is_ours else covered
         if missing := "; ".join(unreadable(spec, provided)):
             raise LacksError(missing)
-        # The same options give the same device again: it need not be started to see what it lacks.
-        if self._file_is_ours and spec in self._lacking:
-            raise LacksError(self._lacking[spec])
         with interrupt.shielded():
             self._prepare()
         try:
             disk = self._make(spec, words, provided)
-        except LacksError as error:
-            self._lacking[spec] = str(error)
-            raise
         except TROUBLE as error:
             # A daemon that has worked may only refuse these options: that does not end the run.
             self._failed_starts += not (words and self._tried)

@@ -19,6 +19,7 @@ from harness.driver.errors import DriverError
 from harness.driver.interface import Request
 from harness.machine.foreign import listens
 from harness.machine.served_files import lacking
+from harness.pytestplugin.bench import TargetRun
 from harness.targets import DeviceIdentity, LacksError, StartError, Target, TargetError
 from harness.targets.disk import Disk
 from harness.targets.registry import Settings, maker
@@ -102,11 +103,15 @@ def test_what_the_file_does_not_map_is_refused_by_name(make: Make) -> None:
         disk.resize(1)
 
 
-def test_a_disk_that_the_daemon_lacks_is_not_started_again(make: Make) -> None:
+def test_a_disk_that_the_daemon_lacks_is_not_started_again(
+    make: Make, request: pytest.FixtureRequest
+) -> None:
     target = make(table(MODEL, OPTIONS))
+    bench = TargetRun("mine", target)
+    reason = "has logical_block_size 512, and the test needs 4096"
     for serial in ("first", "first", "second", "first"):
-        with pytest.raises(LacksError, match="has logical_block_size 512, and the test needs 4096"):
-            target.plug(DiskSpec(logical_block_size=4096, serial=serial))
+        with pytest.raises(pytest.skip.Exception, match=reason):
+            bench.plug([DiskSpec(logical_block_size=4096, serial=serial)], True, request.session)
 
     assert target._made == 2  # type: ignore[attr-defined]
 
