@@ -104,6 +104,7 @@ def capabilities(space: bytes) -> list[PciCapability]:
 class Device(Event):
     """The device that a new peer finds. `config` is its configuration space.
 
+    `vectors` is the size of the MSI-X table, -1 if it is unknown.
     `label` says what the disk is for. `space` is PCI configuration space. `sequential` is the first
     sector of the sequential zones of a zoned disk, and `zone_capacity` the writable sectors of
     each; -1 and 0 are unknown.
@@ -113,7 +114,7 @@ class Device(Event):
     offered: U64
     config: Hex = ""
     queues: U32 = 1
-    vectors: U32 = 0
+    vectors: Annotated[int, within(-1, 0xFFFF_FFFF)] = 0
     space: Hex = ""
     sequential: Annotated[int, within(-1, 0xFFFF_FFFF_FFFF_FFFF)] = -1
     zone_capacity: U64 = 0

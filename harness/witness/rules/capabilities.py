@@ -308,7 +308,7 @@ def transitional_driver_looks(session: Session) -> Iterable[Check]:
 )
 def few_vectors(session: Session) -> Iterable[Check]:
     """Find a driver that works with fewer vectors than virtqueues and configuration changes."""
-    return works(session, session.device.vectors < session.device.queues + 1)
+    return works(session, 0 <= session.device.vectors < session.device.queues + 1)
 
 
 @rule(
