@@ -333,7 +333,7 @@ def _renew(now: float, entropy: bytes) -> None:
 def _has_children() -> bool:
     """Return True if a process that was started here has not ended, or was not waited for."""
     try:
-        os.waitpid(-1, os.WNOHANG)
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return False
     return True
