@@ -168,7 +168,7 @@ def test_a_clone_that_a_test_left_as_it_was_serves_the_next_test(
     target = new_target(reuse=True, accel="tcg")
     plugged(target).leave()
     guest = target.guest
-    asked(target, "echo '<5>a notice' > /dev/kmsg")
+    asked(target, "echo '<5>a notice' > /dev/kmsg; echo '<4>CE: later' > /dev/kmsg")
     target.release()
 
     plugged(target)
