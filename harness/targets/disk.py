@@ -67,7 +67,6 @@ class Disk:
     def __init__(self, plugged: Plugged) -> None:
         self._plugged = plugged
         self._trace = Trace()
-        self._handed_over = False
         self.queues: list[QueueLayout] = []
 
     @property
@@ -84,7 +83,9 @@ class Disk:
     def backing(self) -> Backing:
         """The bytes behind the device, from the host's side. LacksError where there are none."""
         backing = self._plugged.backing
-        if self._handed_over and isinstance(backing, ThroughDevice):
+        transport = getattr(self.driver, "transport", None)
+        handed_over = isinstance(transport, VhostUser) and transport.handed_over
+        if handed_over and isinstance(backing, ThroughDevice):
             raise LacksError(
                 "the disk cannot be seen through the device while another front-end uses it"
             )
@@ -210,7 +211,6 @@ class Disk:
         transport = getattr(self.driver, "transport", None)
         if not isinstance(transport, VhostUser):
             raise LacksError("the driver is not the front-end of a vhost-user back-end")
-        self._handed_over = True
         return transport.hand_over()
 
     def restart(self) -> None:

@@ -124,6 +124,8 @@ class VhostUser(Transport):
         mapped = mmap.mmap(self._file, MEMORY_SIZE)
         self.memory = DmaMemory([Region(BUS_ADDRESS, memoryview(mapped))], first=BORDER)
         self._events = select.epoll()
+        self.handed_over = False
+        """True from `hand_over` until the driver has connected again."""
         try:
             self._session = self._connect()
         except BaseException:
@@ -142,6 +144,7 @@ class VhostUser(Transport):
         self._events.register(session.channel, select.EPOLLIN | select.EPOLLRDHUP)
         if session.requests:
             self._events.register(session.requests, select.EPOLLIN)
+        self.handed_over = False
         return session
 
     def description(self) -> dict[str, Any]:
@@ -162,6 +165,7 @@ class VhostUser(Transport):
         A reset connects again, once the other front-end has closed its connection.
         """
         self._hang_up()
+        self.handed_over = True
         self._before_connect()
         return self._path
 
