@@ -39,7 +39,7 @@ RESET_LOOK = 0.1
 RESET_GRACE = 0.5
 """Seconds that completions are still awaited after the device has set DEVICE_NEEDS_RESET."""
 
-SPINS = 20
+SPINS = 60
 """Polls of the used ring before the first wait for an interrupt. A quick device needs no more."""
 
 FIRST_NAP, LONGEST_NAP = 0.0005, 0.002
