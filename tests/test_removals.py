@@ -96,7 +96,7 @@ KNOWN = {
     "harness/proof/alarms.py::run: open": "mode x: made here",
     "harness/proof/shapes.py::main.each: open": WANTED,
     "harness/proof/shapes.py::main.report: write_text": WANTED,
-    "harness/proof/witnessed.py::_trace_of: write_text": "in a temporary directory made here",
+    "harness/proof/witnessed.py::trace_of: write_text": "in a temporary directory made here",
     "harness/random/saved.py::save: open": "mode x: made here",
     "harness/report/artifacts.py::_write: unlink": "named in our mark as written by us",
     "harness/targets/guest/disk.py::StartedDisk.serves: open": RUN,

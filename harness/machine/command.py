@@ -32,8 +32,16 @@ DISK_SLOTS: dict[Board, Sequence[int]] = {
 PARKED = b"\xfa\xf4\xeb\xfd"
 """Machine code that halts the CPU: `cli`, `hlt`, and a jump back to the `hlt`."""
 
-TRACED = ("memory_region_ops_read", "memory_region_ops_write", "virtio_mmio_setting_irq")
-"""Events of QEMU's trace: accesses to registers, and interrupts of virtio-mmio."""
+TRACED = (
+    "memory_region_ops_read",
+    "memory_region_ops_write",
+    "pci_cfg_read",
+    "pci_cfg_write",
+    "virtio_set_status",
+    "virtio_queue_notify",
+    "virtio_mmio_setting_irq",
+)
+"""Events of QEMU's trace: accesses to registers, resets, and interrupts of virtio-mmio."""
 
 FIRMWARE_SIZE = 65536
 RESET_VECTOR = 0xFFF0

@@ -141,14 +141,38 @@ class ForeignDaemon(Supervised):
 
 def listens(socket: Path, unknown: bool) -> bool:
     """Return True if a process listens on a UNIX socket, `unknown` if the kernel does not say."""
+    # Connections have the path of their listener, too.
+    flags = [int(words[3], 16) for words in _sockets_at(socket)]
+    return any(found & LISTENING for found in flags) if flags else unknown
+
+
+def alone_serves(pid: int, socket: Path) -> bool:
+    """Return True if a process without children listens on a UNIX socket.
+
+    False as well if the kernel does not show it.
+    """
+    process = Path(f"/proc/{pid}")
+    open_files = set()
+    try:
+        children = [file.read_text() for file in process.glob("task/*/children")]
+        for file in process.glob("fd/*"):
+            with suppress(FileNotFoundError):  # closed in between
+                open_files.add(str(file.readlink()))
+    except OSError:
+        return False
+    if not children or any(children):
+        return False
+    listening = [words for words in _sockets_at(socket) if int(words[3], 16) & LISTENING]
+    return any(f"socket:[{words[6]}]" in open_files for words in listening)
+
+
+def _sockets_at(socket: Path) -> list[list[str]]:
+    """Return the columns of /proc/net/unix for the sockets with a path."""
     try:
         lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]
     except OSError:
-        return unknown
-    entries = [line.split(maxsplit=7) for line in lines]
-    # Connections have the path of their listener, too.
-    flags = [int(words[3], 16) for words in entries if words[7:] == [str(socket)]]
-    return any(found & LISTENING for found in flags) if flags else unknown
+        return []
+    return [words for line in lines if (words := line.split(maxsplit=7))[7:] == [str(socket)]]
 
 
 def run(line: Sequence[str], timeout: float = COMMAND_TIMEOUT) -> str:

@@ -81,7 +81,7 @@ def _streams(
 ) -> list[list[Event]]:
     """Let the reference driver do what the breaches say. Return a stream for each of them."""
     if way.startswith("qtest"):
-        return [_trace_of(breach, way, Path(directory)) for breach in breaches]
+        return [trace_of(breach, way, Path(directory)) for breach in breaches]
     path = Path(directory) / "events.jsonl"
     target = Model(name=way, whims=whims, observe=path)
     try:
@@ -92,7 +92,7 @@ def _streams(
     return by_peer(read(path))
 
 
-def _trace_of(breach: Breach, way: str, directory: Path) -> list[Event]:
+def trace_of(breach: Breach, way: str, directory: Path) -> list[Event]:
     """Return what QEMU traces of a breach, on a machine of its own."""
     log, qemu = directory / f"{breach.name}.log", directory / f"{breach.name}.sh"
     words = [*(word for name in TRACED for word in ("-trace", name)), "-D", log]

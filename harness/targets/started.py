@@ -24,7 +24,7 @@ from harness.machine import cleanup
 from harness.machine.drive import Backing as FileBacking
 from harness.machine.drive import make_raw
 from harness.machine.errors import MachineError
-from harness.machine.foreign import LAST_OUTPUT, ForeignDaemon, listens, run
+from harness.machine.foreign import LAST_OUTPUT, ForeignDaemon, alone_serves, listens, run
 from harness.machine.rundir import RunDir
 from harness.machine.served_files import FAULTY, ServedFiles
 from harness.machine.served_files import HONOURED as SERVED_FIELDS
@@ -91,6 +91,7 @@ class StartedDisk(LentDisk):
         self.driver = driver
         self.resizable = target.resizes
         self.storage_known = target.serves_file
+        self._capacity = spec.capacity
 
     @property
     def backing(self) -> Backing:
@@ -101,12 +102,35 @@ class StartedDisk(LentDisk):
         return FileBacking(self.file)
 
     def resize(self, capacity: int) -> None:
-        """Resize the disk by the user's command. LacksError if none was named."""
-        self._target.resize(self._name, capacity)
+        """Resize the disk by the user's command. LacksError if none was named, or if it refuses.
+
+        It may refuse to make a disk smaller: not every device can. Any other failure is a
+        TargetError.
+        """
+        try:
+            self._target.resize(self._name, capacity)
+        except LacksError:
+            raise
+        except TargetError as error:
+            if capacity < self._capacity:
+                raise LacksError(f"cannot make the disk smaller: {error}") from None
+            raise
+        self._capacity = capacity
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Return the daemon."""
         return self._target.processes()
+
+    def pause(self) -> None:
+        """Stop the daemon's process for a while. LacksError if the device may be another one."""
+        if not isinstance(self.driver, BlockDriver):  # it would stop as well
+            super().pause()
+        self._target.pause(self._name)
+
+    def resume(self) -> None:
+        """Let the daemon's process go on."""
+        for process in self.processes():
+            process.resume()
 
     def unplug(self) -> None:
         """Hang up, and end the daemon or remove the disk."""
@@ -148,7 +172,7 @@ class StartedTarget(LendingTarget):
         self._plug_tried = False
         self._line: list[str] = []
         self._socket = Path()
-        self._disk: StartedDisk | None = None
+        self._disks: list[StartedDisk] = []
         self._served: ServedFiles | None = None
         self._facts: dict[str, str] = {}
 
@@ -156,6 +180,11 @@ class StartedTarget(LendingTarget):
     def resizes(self) -> bool:
         """True if the targets file has a `resize` command."""
         return bool(self._definition.resize)
+
+    @property
+    def _several(self) -> bool:
+        """True if there may be several disks at once: one process has them, in files of ours."""
+        return self._definition.per == "run" and self._file_is_ours
 
     # --- disks
 
@@ -169,7 +198,7 @@ class StartedTarget(LendingTarget):
             raise LacksError(
                 f"{self.name} is only read without --destructive: its command has no {{file}}"
             )
-        if self._disk:
+        if self._disks and not self._several:
             raise LacksError(f"the disk of {self.name} is in use")
         words, covered = self._words(spec)
         covered |= self._by_served_file(spec)
@@ -192,11 +221,12 @@ class StartedTarget(LendingTarget):
 
         A daemon that has ended with the connection is started again.
         """
+        assert isinstance(disk, StartedDisk)
         disk.driver.close()
         disk.lent = True
         if self._definition.per == "connection":
             self._start_for_a_connection()
-        return self._socket
+        return self._socket_of(disk.name)
 
     def _words(self, spec: DiskSpec) -> tuple[list[str], set[str]]:
         """Return the words for what a disk has to be, and the fields that they are about."""
@@ -232,7 +262,7 @@ class StartedTarget(LendingTarget):
         served = bool(self._by_served_file(spec))
         name = f"disk{self._made}"
         self._made += 1
-        file, self._socket = self._dir.path / f"{name}.raw", self._dir.path / f"{name}.sock"
+        file, self._socket = self._dir.path / f"{name}.raw", self._socket_of(name)
         probe = b""
         if self._file_is_ours:
             make_raw(file, spec.capacity)
@@ -276,8 +306,13 @@ class StartedTarget(LendingTarget):
         spec = replace(spec, capacity=found.config.capacity)
         if "queues" not in provided and found.transport_queues > 1:
             spec = replace(spec, queues=found.transport_queues)
-        self._disk = StartedDisk(self, name, spec, driver, file)
-        return self._disk
+        disk = StartedDisk(self, name, spec, driver, file)
+        self._disks.append(disk)
+        return disk
+
+    def _socket_of(self, name: str) -> Path:
+        assert self._dir
+        return self._dir.path / f"{name}.sock"
 
     def _values(self, name: str, capacity: int) -> Mapping[str, object]:
         assert self._dir
@@ -285,7 +320,7 @@ class StartedTarget(LendingTarget):
             **self._programs(),
             "name": name,
             "file": self._dir.path / f"{name}.raw",
-            "socket": self._dir.path / f"{name}.sock",
+            "socket": self._socket_of(name),
             "dir": self._dir.path,
             "bytes": capacity * SECTOR,
             "sectors": capacity,
@@ -309,7 +344,7 @@ class StartedTarget(LendingTarget):
 
     def unplug(self, disk: StartedDisk) -> None:
         """Hang up, and end the daemon or remove the disk. TargetError if the daemon has died."""
-        self._disk = None
+        self._disks = [other for other in self._disks if other is not disk]
         gone = "" if disk.killed else self._gone()
         try:
             disk.driver.close()
@@ -366,6 +401,13 @@ class StartedTarget(LendingTarget):
         finally:
             for suffix in ("raw", "sock"):
                 (self._dir.path / f"{name}.{suffix}").unlink(missing_ok=True)
+
+    def pause(self, name: str) -> None:
+        """Stop the daemon's process. LacksError if the disk may be served by another process."""
+        for process in self.processes():
+            if not alone_serves(process.pid, self._socket_of(name)):
+                raise LacksError(f"{self._program} may serve the disk with another process")
+            process.pause()
 
     def resize(self, name: str, capacity: int) -> None:
         """Run the user's command. LacksError if there is none, TargetError if it fails."""
@@ -530,8 +572,8 @@ class StartedTarget(LendingTarget):
     def close(self) -> None:
         """End all that was started."""
         with interrupt.shielded():
-            disk, self._disk = self._disk, None
-            if disk:
+            disks, self._disks = self._disks, []
+            for disk in disks:
                 with suppress(*TROUBLE):
                     disk.driver.close()
             if self._served:
@@ -571,9 +613,10 @@ class StartedTarget(LendingTarget):
         """Return how the daemon fares or ended, and the end of its output."""
         words = self._words_at_the_end()
         found = {f"{self._program}, last words": words} if words else {}
-        if self._served and self._disk:
+        for disk in self._disks if self._served else ():
             with suppress(MachineError):
-                syncs = self._served.syncs(f"{self._disk.name}.raw")
+                assert self._served
+                syncs = self._served.syncs(f"{disk.name}.raw")
                 found["the file over FUSE"] = f"committed {syncs} times (fsync, O_SYNC writes)"
         return found
 

@@ -104,6 +104,7 @@ def capabilities(space: bytes) -> list[PciCapability]:
 class Device(Event):
     """The device that a new peer finds. `config` is its configuration space.
 
+    `vectors` is the size of the MSI-X table, -1 if it is unknown.
     `label` says what the disk is for. `space` is PCI configuration space. `sequential` is the first
     sector of the sequential zones of a zoned disk, and `zone_capacity` the writable sectors of
     each; -1 and 0 are unknown.
@@ -113,7 +114,7 @@ class Device(Event):
     offered: U64
     config: Hex = ""
     queues: U32 = 1
-    vectors: U32 = 0
+    vectors: Annotated[int, within(-1, 0xFFFF_FFFF)] = 0
     space: Hex = ""
     sequential: Annotated[int, within(-1, 0xFFFF_FFFF_FFFF_FFFF)] = -1
     zone_capacity: U64 = 0
@@ -171,7 +172,8 @@ class Register(Event):
 
     The areas are pci, common, isr, device, notify and msix; legacy and "legacy device" of the
     legacy interface; mmio. The device configuration of virtio-mmio is in the area device.
-    `offset` and `width` are in bytes. `value` is -1 if it is wider than 8 bytes.
+    `offset` and `width` are in bytes. `value` is -1 if it is wider than 8 bytes. `structure` is 1
+    in the second structure of one type, and so on: a session has it from the capabilities.
     """
 
     area: str
@@ -179,6 +181,7 @@ class Register(Event):
     width: U32
     value: Annotated[int, within(-1, 0xFFFF_FFFF_FFFF_FFFF)]
     write: bool
+    structure: U32 = 0
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -674,8 +677,9 @@ def dumped(event: Event) -> str:
     """Return an event as a line of JSON, without its end of line."""
     (kind,) = (name for name, known in KINDS.items() if type(event) is known)
     values = asdict(event)
-    if not event.time:
-        del values["time"]
+    for name in ("time", "structure"):
+        if not values.get(name, True):
+            del values[name]
     return json.dumps({"event": kind, **values}, separators=(",", ":"))
 
 

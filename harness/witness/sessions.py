@@ -9,12 +9,14 @@ from functools import cached_property
 from harness.virtio.blk import BlockConfig
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
+from harness.virtio.pci import BARS, CapType
 from harness.witness.events import (
     Config,
     Device,
     Event,
     Features,
     Memory,
+    PciCapability,
     Register,
     Reset,
     Started,
@@ -137,7 +139,7 @@ def sessions(events: Iterable[Event]) -> list[Session]:
     by_peer: dict[int, list[Event]] = {}
     for event in events:
         by_peer.setdefault(event.connection, []).append(event)
-    return [session for peer in by_peer.values() for session in _cut(peer)]
+    return [session for peer in by_peer.values() for session in _cut(list(_all_placed(peer)))]
 
 
 def _cut(events: list[Event]) -> Iterator[Session]:
@@ -160,6 +162,42 @@ def _cut(events: list[Event]) -> Iterator[Session]:
                 memory = event
             if isinstance(event, Config):
                 device = Device(**{**vars(device), "config": event.data})
+
+
+AREAS = {
+    "common": CapType.COMMON_CFG,
+    "notify": CapType.NOTIFY_CFG,
+    "isr": CapType.ISR_CFG,
+    "device": CapType.DEVICE_CFG,
+}
+"""Areas of registers -> type of the structure."""
+
+
+def structures(device: Device) -> dict[str, list[PciCapability]]:
+    """Return the structures of each area of a PCI function, in the order of the capabilities."""
+    known = [found for found in device.capabilities if found.virtio and found.bar < BARS]
+    return {area: [found for found in known if found.type == kind] for area, kind in AREAS.items()}
+
+
+def _all_placed(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield the events of one connection, with accesses to registers as `_placed` returns them."""
+    known: dict[str, list[PciCapability]] = {}
+    for event in events:
+        if isinstance(event, Device):
+            known = structures(event)
+        yield _placed(event, known)
+
+
+def _placed(event: Event, known: dict[str, list[PciCapability]]) -> Event:
+    """Return an access to a later structure of a type as one to the same register in the first."""
+    if not isinstance(event, Register) or len(known.get(event.area, ())) < 2:
+        return event
+    first, *others = known[event.area]
+    at = first.offset + event.offset
+    for number, other in enumerate(others, 1):
+        if other.bar == first.bar and other.offset <= at < other.offset + other.length:
+            return replace(event, offset=at - other.offset, structure=number)
+    return event
 
 
 def _start(events: list[Event], at: int) -> int:

@@ -162,6 +162,22 @@ def test_one_daemon_serves_all_disks_of_the_run() -> None:
         target.close()
 
 
+def test_one_daemon_serves_two_disks_at_once() -> None:
+    target = maker("qemu-storage-daemon", {})(Settings())
+    try:
+        first, second = (Disk(target.plug(DiskSpec())) for _ in range(2))
+        assert first.processes()[0].pid == second.processes()[0].pid
+        for disk, data in ((first, b"\x11" * 512), (second, b"\x22" * 512)):
+            disk.backing.write(7, data)
+            disk.start()
+            assert disk.read(7).data == data
+        first.unplug()
+        assert second.read(7).data == b"\x22" * 512
+        second.unplug()
+    finally:
+        target.close()
+
+
 def test_the_command_of_a_storage_daemon_loads_no_qmp_client() -> None:
     code = "import harness.machine.storage_daemon_control, sys; print(*sys.modules)"
 

@@ -116,6 +116,40 @@ def test_a_disk_that_the_daemon_lacks_is_not_started_again(
     assert target._made == 2  # type: ignore[attr-defined]
 
 
+def test_a_disk_that_cannot_become_smaller_is_lacking(make: Make) -> None:
+    disk = make(table(MODEL, "resize = 'false'")).plug(DiskSpec(capacity=64))
+
+    with pytest.raises(LacksError, match="cannot make the disk smaller: false ended with 1"):
+        disk.resize(32)
+    with pytest.raises(TargetError, match="false ended with 1: no output") as failed:
+        disk.resize(128)
+    assert not isinstance(failed.value, LacksError)
+
+
+def test_a_daemon_is_stopped_for_a_while(make: Make) -> None:
+    disk = Disk(make(table(MODEL)).plug(DiskSpec()))
+    (process,) = disk.processes()
+
+    with disk.paused():
+        assert state_of(process.pid) == "T"
+    disk.start()
+    assert read(disk) == bytes(512)
+
+
+def test_a_daemon_with_a_process_of_its_own_is_not_stopped(make: Make) -> None:
+    disk = Disk(make(table(f"sh -c '{MODEL}; true'".replace("'", '"'))).plug(DiskSpec()))
+    (process,) = disk.processes()
+
+    with pytest.raises(LacksError, match="may serve the disk with another"), disk.paused():
+        pass
+    assert state_of(process.pid) != "T"
+
+
+def state_of(pid: int) -> str:
+    """Return the state of a process as /proc shows it: T is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def test_a_command_without_file_may_write_to_a_disk_of_its_own(make: Make, tmp_path: Path) -> None:
     disk = tmp_path / "disk.raw"
     disk.write_bytes(bytes(8192))

@@ -830,6 +830,17 @@ def test_a_driver_that_does_not_reset_first_breaks_the_order() -> None:
     assert judge([DEVICE, *RUNNING])["3.1.1-R-01"].fate is Fate.BROKEN
 
 
+def test_a_driver_may_initialize_the_device_by_the_second_structure() -> None:
+    moved = [
+        replace(event, offset=event.offset + 0x800) if isinstance(event, Register) else event
+        for event in (*status(0), Reset(), *RUNNING)
+    ]
+    verdicts = judge([with_space(SECOND), *moved])
+
+    assert verdicts["3.1.1-R-01"].fate is Fate.KEPT
+    assert verdicts["4.1.4.1-R-02"].fate is Fate.BROKEN
+
+
 def test_bits_of_an_interrupt_may_be_acknowledged_one_by_one() -> None:
     read_once = (*KNOWN, LINE_UP, shown("InterruptStatus", 3))
     stream = (*read_once, mmio("InterruptACK", 1), mmio("InterruptACK", 2))

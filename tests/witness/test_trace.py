@@ -137,5 +137,5 @@ def test_another_file_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "other.log"
     path.write_text("nothing\n")
 
-    with pytest.raises(InputError, match="no access to a virtio-mmio device"):
+    with pytest.raises(InputError, match="no access to a virtio block device"):
         read_trace(path)

@@ -130,8 +130,9 @@ class VmmTarget(StartedTarget):
         spec = replace(spec, capacity=found.config.capacity)
         if "queues" not in provided and found.transport_queues > 1:
             spec = replace(spec, queues=found.transport_queues)
-        self._disk = StartedDisk(self, self._name, spec, driver, self._file())
-        return self._disk
+        disk = StartedDisk(self, self._name, spec, driver, self._file())
+        self._disks.append(disk)
+        return disk
 
     _probe = b""
 
@@ -218,7 +219,7 @@ class VmmTarget(StartedTarget):
 
     def unplug(self, disk: StartedDisk) -> None:
         """Detach the driver, and remove the disk if it was added. TargetError if the VMM died."""
-        self._disk = None
+        self._disks = [other for other in self._disks if other is not disk]
         failure = "" if disk.killed else self._gone()
         self._broken = self._broken or disk.killed or bool(failure)
         if not self._broken:
@@ -357,7 +358,7 @@ class VmmTarget(StartedTarget):
 
     def close(self) -> None:
         """End all that was started."""
-        self._disk = None
+        self._disks = []
         super().close()
 
     def _failed(self, error: Exception) -> TargetError:
