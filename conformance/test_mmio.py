@@ -33,10 +33,10 @@ def pending(driver):
     return driver.register_read("InterruptStatus")
 
 
-def quiet(driver):
+def quiet(disk):
     """Wait, and acknowledge all interrupts of the start, so that none is pending."""
-    let_pass()
-    driver.register_write("InterruptACK", INTERRUPT_USED | INTERRUPT_CONFIG)
+    let_pass(disk=disk)
+    disk.driver.register_write("InterruptACK", INTERRUPT_USED | INTERRUPT_CONFIG)
 
 
 @on("modern")
@@ -64,7 +64,7 @@ def test_a_completion_is_shown_until_it_is_acknowledged(plug):
     disk = plug()
     driver = disk.driver
     driver.service_interrupts(False)
-    quiet(driver)
+    quiet(disk)
 
     assert disk.read(0).status is Status.OK
     shown = pending(driver)
@@ -99,7 +99,7 @@ def test_a_resize_alone_is_shown_as_nothing_else(plug):
     driver = disk.driver
     driver.service_interrupts(False)
 
-    quiet(driver)
+    quiet(disk)
 
     disk.resize(disk.spec.capacity * 2)
     if not eventually(lambda: pending(driver) & INTERRUPT_CONFIG):

@@ -57,7 +57,7 @@ def test_with_event_idx_interrupts_of_a_queue_that_was_reset_start_again(plug):
     reset(driver)
     queue = driver.queue_setup(0)
     driver.memory_write(queue.driver + 4 + 2 * queue.size, bytes(2))  # used_event
-    let_pass()
+    let_pass(disk=disk)
     before = driver.interrupts().queue
 
     assert driver.request(READ, timeout=SOON).status == Status.OK
@@ -80,11 +80,11 @@ def test_a_queue_that_was_reset_may_have_another_vector(plug):
     reset(driver)
     driver.queue_setup(0, vector=0)
     assert driver.register_read("queue_msix_vector") == 0
-    let_pass()
+    let_pass(disk=disk)
     before = driver.interrupts().vectors
 
     assert driver.request(READ, timeout=SOON).status == Status.OK
-    let_pass()
+    let_pass(disk=disk)
 
     after = driver.interrupts().vectors
     assert (after[0] > before[0], after[1] - before[1]) == (True, 0)
@@ -95,7 +95,7 @@ def reset_in_flight(disk):
     requests = send_reads(disk, 20)
     need_one_done(lambda: any(request.done for request in requests))
     disk.driver.queue_reset(0)
-    let_pass(0.1)
+    let_pass(0.1, disk=disk)
     return requests
 
 
