@@ -254,6 +254,9 @@ class Target(ABC):
         be.
         """
 
+    def distrust(self) -> None:  # noqa: B027  (most targets keep nothing for another test)
+        """Note that a test has failed: what serves it now serves no other test."""
+
     def release(self) -> None:  # noqa: B027  (most targets start nothing for one test alone)
         """End what was started for one test alone. Its devices were unplugged or left before."""
 
