@@ -354,7 +354,7 @@ def test_a_stopped_member_announces_no_change_of_its_configuration(running):
     parts.stop()
 
     disk.resize(capacity + 16)
-    let_pass()
+    let_pass(disk=disk)
 
     assert not member.read("isr_status") & ISR_CONFIG
 
@@ -379,7 +379,7 @@ def test_a_member_has_finished_when_it_is_stopped(members):
     member, places = stopped_under_load(members)
     before = member.memory(places)
 
-    let_pass(0.5)
+    let_pass(0.5, disk=members.disk)
 
     assert member.memory(places) == before
 

@@ -131,7 +131,7 @@ def test_nothing_is_pending_after_a_reset(plug):
     driver = disk.driver
     driver.service_interrupts(False)
     assert disk.read(0).status is Status.OK
-    let_pass()
+    let_pass(disk=disk)
 
     driver.set_status(0)
     assert eventually(lambda: driver.status() == 0)
@@ -288,7 +288,7 @@ def test_nothing_in_flight_touches_memory_after_a_reset(plug, packed):
         used = driver.memory_read(disk.queues[0].device, 4)
         untouched = canary * (count * (length + 1))
         driver.memory_write(areas, untouched)
-        let_pass(0.05)
+        let_pass(0.05, disk=disk)
 
         changed = driver.memory_read(areas, len(untouched)) != untouched
         when = f"round {turn}, {count} reads of {length} bytes in flight"
@@ -311,7 +311,7 @@ def test_no_write_in_flight_takes_its_data_after_a_reset(plug, packed):
         disk.start(features)
         areas, count = in_flight(disk, turn, RequestType.OUT, length, b"\x11")
         driver.memory_write(areas, b"\x22" * (count * length))
-        let_pass(0.05)
+        let_pass(0.05, disk=disk)
 
         found = disk.backing.read(0, length // 512)
         late = found.count(b"\x22")

@@ -25,10 +25,10 @@ def pending(driver):
     return driver.register_read("InterruptStatus")
 
 
-def quiet(driver):
+def quiet(disk):
     """Wait, and acknowledge all interrupts of the start, so that none is pending."""
-    let_pass()
-    driver.register_write("InterruptACK", INTERRUPT_USED | INTERRUPT_CONFIG)
+    let_pass(disk=disk)
+    disk.driver.register_write("InterruptACK", INTERRUPT_USED | INTERRUPT_CONFIG)
 
 
 @on("modern")
@@ -56,7 +56,7 @@ def test_a_completion_is_shown_until_it_is_acknowledged(plug):
     disk = plug()
     driver = disk.driver
     driver.service_interrupts(False)
-    quiet(driver)
+    quiet(disk)
 
     assert disk.read(0).status is Status.OK
     shown = pending(driver)
@@ -91,7 +91,7 @@ def test_a_resize_alone_is_shown_as_nothing_else(plug):
     driver = disk.driver
     driver.service_interrupts(False)
 
-    quiet(driver)
+    quiet(disk)
 
     disk.resize(disk.spec.capacity * 2)
     if not eventually(lambda: pending(driver) & INTERRUPT_CONFIG):
@@ -159,7 +159,7 @@ def test_a_queue_that_is_not_ready_is_left_alone(plug):
 
     driver.queue_publish(0, [head])
     driver.queue_kick(0)
-    let_pass()
+    let_pass(disk=disk)
 
     used = int.from_bytes(driver.memory_read(queue.device + 2, 2), "little")
     assert used == 0, f"with QueueReady 0 the used index is {used}"
@@ -203,7 +203,7 @@ def test_queue_reset_stays_1_until_the_queue_is_left_alone(plug):
 
     shown = reset_queue_0(driver, "QueueSel", "QueueReset")
     before = int.from_bytes(driver.memory_read(queue.device + 2, 2), "little")
-    let_pass()  # long enough for five operations
+    let_pass(disk=disk)  # long enough for five operations
 
     assert 0 in shown, f"QueueReset did not read 0 within {SOON:g} s"
     assert set(shown) <= {0, 1}

@@ -66,7 +66,7 @@ def start(disk, vectors):
         driver.queue_setup(index, vector=vector)
         shown.append(driver.register_read("queue_msix_vector"))
     driver.set_status(agreed.status | DeviceStatus.DRIVER_OK)
-    let_pass()  # a device may announce a queue that was enabled
+    let_pass(disk=disk)  # a device may announce a queue that was enabled
     return shown
 
 
@@ -190,7 +190,7 @@ def test_a_queue_without_a_vector_raises_no_interrupt(msix):
     before = driver.interrupts()
 
     assert [driver.request(READ).status for _ in range(3)] == [Status.OK] * 3
-    let_pass()
+    let_pass(disk=msix)
 
     assert driver.interrupts() == before
     assert not line_raised(driver)
@@ -204,7 +204,7 @@ def test_config_changes_without_a_vector_raise_no_interrupt(msix):
     before = driver.interrupts()
 
     resize(msix, msix.spec.capacity * 2)
-    let_pass()
+    let_pass(disk=msix)
 
     assert driver.interrupts() == before
     assert not line_raised(driver)

@@ -194,7 +194,7 @@ def test_a_completion_is_signalled_on_its_own_queue(plug, packed):
         return driver.interrupts().queues[:count]
 
     for queues in (*([n] for n in (*range(count), *reversed(range(count)))), [*range(count)]):
-        before = settled(driver).queues[:count]
+        before = settled(disk).queues[:count]
         tokens = []
         for queue in queues:
             tokens += driver.submit([GET_ID], queue)

@@ -59,7 +59,7 @@ def test_a_chain_whose_first_descriptor_is_not_available_waits(packed):
     staged = ring(disk)
 
     driver.queue_kick(0)
-    let_pass()
+    let_pass(disk=disk)
     waiting = ring(disk), request.data
     driver.queue_publish(0, [head])
     driver.queue_kick(0)
@@ -80,7 +80,7 @@ def test_descriptors_of_the_round_before_are_not_used_again(packed, rounds):
 
     for _ in range(20):
         disk.driver.queue_kick(0)
-    let_pass()
+    let_pass(disk=disk)
 
     assert ring(disk) == before
     assert needed(disk.read(7), "the read afterwards").data == sectors(8)[7 * 512 :]
@@ -99,7 +99,7 @@ def test_a_used_descriptor_does_not_change_any_more(packed):
             flags = descriptor[3]
             if flags & PACKED_DESC_F_AVAIL and flags & PACKED_DESC_F_USED:
                 first_seen.setdefault(at, descriptor)
-    let_pass()
+    let_pass(disk=disk)
 
     last = list(PACKED_DESC.iter_unpack(ring(disk)))
     if len(first_seen) < 2:
@@ -139,7 +139,7 @@ def test_each_completion_interrupts_while_events_are_enabled(packed):
     suppress(disk, RING_EVENT_FLAGS_ENABLE)
 
     for count in range(5):
-        before = settled(disk.driver).queue
+        before = settled(disk).queue
         assert disk.read(count).status is Status.OK
         disk.driver.wait_interrupt("queue", above=before)
 
@@ -150,12 +150,12 @@ def test_no_completion_interrupts_while_events_are_disabled(packed):
     disk = packed()
     disk.needs_sectors(6)
     suppress(disk, RING_EVENT_FLAGS_DISABLE)
-    let_pass()
+    let_pass(disk=disk)
     before = disk.driver.interrupts()  # a device may announce a queue that just started
 
     for n in range(5):
         assert disk.read(n).status is Status.OK
-    let_pass()
+    let_pass(disk=disk)
     raised = disk.driver.interrupts().raised - before.raised
     suppress(disk, RING_EVENT_FLAGS_ENABLE)
     assert disk.read(5).status is Status.OK
@@ -173,13 +173,13 @@ def test_with_event_idx_the_interrupt_comes_at_the_descriptor_asked_for(packed):
     suppress(disk, RING_EVENT_FLAGS_ENABLE)
     assert disk.read(0).status is Status.OK
     disk.driver.wait_interrupt("queue", above=0)
-    let_pass()
+    let_pass(disk=disk)
     before = disk.driver.interrupts()
     suppress(disk, RING_EVENT_FLAGS_DESC, 4 * DESCRIPTORS | WRAP)
 
     for n in range(1, 4):
         assert disk.read(n).status is Status.OK
-    let_pass()
+    let_pass(disk=disk)
     early = disk.driver.interrupts().raised - before.raised
     assert disk.read(4).status is Status.OK
 
@@ -197,7 +197,7 @@ def plug_after_first_wrap(packed):
     suppress(disk, RING_EVENT_FLAGS_ENABLE)
     assert disk.read(0).status is Status.OK
     disk.driver.wait_interrupt("queue", above=0)
-    let_pass()
+    let_pass(disk=disk)
     before = disk.driver.interrupts()
     suppress(disk, RING_EVENT_FLAGS_DESC, DESCRIPTORS)
     return disk, before
@@ -209,7 +209,7 @@ def test_with_event_idx_the_interrupt_comes_in_the_round_asked_for(packed):
     disk, _ = plug_after_first_wrap(packed)
     for n in range(1, 3):
         assert disk.read(n).status is Status.OK
-    before = settled(disk.driver)
+    before = settled(disk)
 
     assert disk.read(3).status is Status.OK
 
@@ -223,7 +223,7 @@ def test_with_event_idx_no_interrupt_comes_at_the_end_of_the_round_before(packed
 
     for n in range(1, 3):
         assert disk.read(n).status is Status.OK
-    let_pass()
+    let_pass(disk=disk)
 
     raised = disk.driver.interrupts().raised - before.raised
     assert raised == 0, f"{raised} interrupts before the descriptor asked for"

@@ -274,11 +274,11 @@ def test_queue_size_is_the_size_that_the_device_was_made_with(plug, size):
     assert set(queue_sizes(disk.driver)) == {size}
 
 
-def quiet(driver):
+def quiet(disk):
     """Stop acknowledging interrupts, after those that a new queue may have raised."""
-    driver.service_interrupts(False)
-    let_pass()
-    driver.isr()
+    disk.driver.service_interrupts(False)
+    let_pass(disk=disk)
+    disk.driver.isr()
 
 
 @clause("4.1.4.5.1-D-03", "4.1.4.5.1-D-04", "4.1.4.5.1-D-05")
@@ -287,7 +287,7 @@ def quiet(driver):
 def test_a_completion_sets_isr_and_reading_it_clears_it(plug):
     disk = plug()
     driver = disk.driver
-    quiet(driver)
+    quiet(disk)
     assert (driver.isr(), interrupt_pending(driver)) == (0, False)
 
     assert disk.read(0).status is Status.OK
@@ -304,7 +304,7 @@ def test_a_completion_sets_isr_and_reading_it_clears_it(plug):
 def test_a_resize_sets_isr_and_reading_it_clears_it(plug):
     disk = plug()
     driver = disk.driver
-    quiet(driver)
+    quiet(disk)
     raised = driver.interrupts().raised
 
     resize(disk, disk.spec.capacity * 2)
@@ -460,7 +460,7 @@ def test_queue_reset_stays_1_until_the_queue_is_left_alone(plug):
 
     shown = reset_queue_0(driver, "queue_select", "queue_reset")
     before = driver.memory_read(queue.device, used_size(queue.size))
-    let_pass()  # long enough for five operations
+    let_pass(disk=disk)  # long enough for five operations
 
     assert 0 in shown, f"queue_reset did not read 0 within {SOON:g} s"
     assert set(shown) <= {0, 1}

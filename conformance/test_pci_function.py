@@ -199,7 +199,7 @@ def test_reading_vendor_data_changes_nothing(plug):
         assert same, f"vendor data at {at:#x} changes with each read"
     for at, length in places:
         read_with_every_width(driver, at, length)
-    let_pass()
+    let_pass(disk=disk)
 
     assert observe(driver) == before
     assert driver.isr() & 1

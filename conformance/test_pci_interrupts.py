@@ -116,7 +116,7 @@ def check_masking(disk, table, mask, unmask):
     mask()
 
     assert driver.request(READ).status == Status.OK
-    let_pass()
+    let_pass(disk=disk)
     while_masked = sent(driver)
     pending = eventually(lambda: table.is_pending(QUEUE_VECTOR))
     unmask()
@@ -218,13 +218,13 @@ def test_a_disabled_line_interrupts_only_after_it_is_enabled(plug):
     reach_function(driver)
     command = int.from_bytes(driver.pci_read(COMMAND, 2), "little")
     driver.service_interrupts(False)
-    let_pass()
+    let_pass(disk=disk)
     driver.isr()  # a device may announce a queue that was enabled
     before = driver.interrupts().raised
     driver.pci_write(COMMAND, (command | COMMAND_INTX_DISABLE).to_bytes(2, "little"))
 
     assert driver.request(READ).status == Status.OK
-    let_pass()
+    let_pass(disk=disk)
     while_disabled = driver.interrupts().raised
     shown = eventually(lambda: bool(driver.pci_read(STATUS, 1)[0] & STATUS_INTERRUPT))
     driver.pci_write(COMMAND, command.to_bytes(2, "little"))
@@ -243,7 +243,7 @@ def test_nothing_is_written_to_memory_without_bus_mastering(plug):
     command = int.from_bytes(driver.pci_read(COMMAND, 2), "little")
     driver.pci_write(COMMAND, (command & ~COMMAND_MASTER).to_bytes(2, "little"))
     driver.submit([READ])
-    let_pass()
+    let_pass(disk=disk)
 
     used = driver.queue_state(0).used_idx
 

@@ -57,7 +57,7 @@ def test_with_event_idx_interrupts_of_a_queue_that_was_reset_start_again(plug):
     reset(driver)
     queue = driver.queue_setup(0)
     driver.memory_write(queue.driver + 4 + 2 * queue.size, bytes(2))  # used_event
-    let_pass()
+    let_pass(disk=disk)
     before = driver.interrupts().queue
 
     assert driver.request(READ, timeout=SOON).status == Status.OK
@@ -80,11 +80,11 @@ def test_a_queue_that_was_reset_may_have_another_vector(plug):
     reset(driver)
     driver.queue_setup(0, vector=0)
     assert driver.register_read("queue_msix_vector") == 0
-    let_pass()
+    let_pass(disk=disk)
     before = driver.interrupts().vectors
 
     assert driver.request(READ, timeout=SOON).status == Status.OK
-    let_pass()
+    let_pass(disk=disk)
 
     after = driver.interrupts().vectors
     assert (after[0] > before[0], after[1] - before[1]) == (True, 0)
@@ -94,7 +94,7 @@ def reset_in_flight(disk):
     """Reset a queue with 20 reads in flight on a disk of 25 reads a second; return the reads."""
     requests = send_reads(disk, 20)
     disk.driver.queue_reset(0)
-    let_pass(0.1)
+    let_pass(0.1, disk=disk)
     return requests
 
 
@@ -108,7 +108,7 @@ def test_a_queue_that_was_reset_with_requests_in_flight_is_silent(plug, packed):
     before = [request.data for request in requests]
     if untouched(512) not in before:
         pytest.skip("nothing was in flight when the queue was reset")
-    let_pass()  # long enough for five operations
+    let_pass(disk=disk)  # long enough for five operations
     after = [request.data for request in requests]
 
     executed = sum(now != then for now, then in zip(after, before, strict=True))
@@ -124,7 +124,7 @@ def test_a_queue_that_was_reset_with_requests_in_flight_raises_no_interrupt(plug
     requests = reset_in_flight(disk)
     before = disk.driver.interrupts().raised
     in_flight = untouched(512) in [request.data for request in requests]
-    let_pass()  # long enough for five operations
+    let_pass(disk=disk)  # long enough for five operations
 
     raised = disk.driver.interrupts().raised - before
     assert raised == 0, f"{raised} interrupts after the queue's reset"
@@ -145,7 +145,7 @@ def test_writes_in_flight_do_not_reach_the_disk_after_the_queue_was_reset(plug, 
     before = disk.backing.read(0, 160)
     if all(before[8 * n * 512 :][:512] == sectors(1, salt=n) for n in range(20)):
         pytest.skip("nothing was in flight when the queue was reset")
-    let_pass(0.5)  # long enough for twelve operations
+    let_pass(0.5, disk=disk)  # long enough for twelve operations
     after = disk.backing.read(0, 160)
 
     places = range(0, 160 * 512, 8 * 512)

@@ -20,7 +20,7 @@ def neighbours(plug):
         line = disk.driver.pci_read(INTERRUPT_LINE, 1)[0]
         if line in by_line:
             pair = by_line[line], disk
-            let_pass()
+            let_pass(disk=disk)
             for neighbour in pair:
                 neighbour.driver.interrupts()  # a device may raise an interrupt for a new queue
             return pair

@@ -148,7 +148,7 @@ def test_notifications_that_announce_nothing_do_no_harm(plug, extra):
 
     for _ in range(50):
         disk.driver.queue_kick(0)
-    let_pass()  # the device sees these notifications before a request is available
+    let_pass(disk=disk)  # the device sees these notifications before a request is available
     idle = disk.driver.queue_state(0).used_idx
     completion = disk.read(0)
 
@@ -197,7 +197,7 @@ def test_each_completion_interrupts_while_the_flags_are_0(plug):
     disk.needs_sectors(5)
 
     for count in range(5):
-        before = settled(disk.driver).queue
+        before = settled(disk).queue
         assert disk.read(count).status is Status.OK
         disk.driver.wait_interrupt("queue", above=before)
 
@@ -208,12 +208,12 @@ def test_no_completion_interrupts_while_the_flags_are_1(plug):
     disk = plug()
     disk.needs_sectors(5)
     set_avail_flags(disk, AVAIL_F_NO_INTERRUPT)
-    let_pass()
+    let_pass(disk=disk)
     before = disk.driver.interrupts().raised  # a device may announce a queue that just started
 
     for n in range(5):
         assert disk.read(n).status is Status.OK
-    let_pass()
+    let_pass(disk=disk)
 
     assert disk.driver.interrupts().raised == before
 
@@ -226,7 +226,7 @@ def test_interrupts_come_again_when_the_flags_are_0_again(plug):
     assert disk.read(0).status is Status.OK
 
     set_avail_flags(disk, 0)
-    before = settled(disk.driver).queue
+    before = settled(disk).queue
     assert disk.read(0).status is Status.OK
 
     disk.driver.wait_interrupt("queue", above=before)
@@ -240,7 +240,7 @@ def test_without_event_idx_a_stale_used_event_is_ignored(plug):
 
     for count, used_event in enumerate((0xFFFF, 0x8000, 0, 100)):
         set_used_event(disk, used_event)
-        before = settled(disk.driver).queue
+        before = settled(disk).queue
         assert disk.read(count).status is Status.OK
         disk.driver.wait_interrupt("queue", above=before)
 
@@ -254,7 +254,7 @@ def test_with_event_idx_the_flags_are_ignored(plug):
 
     for count in range(3):
         set_used_event(disk, count)
-        before = settled(disk.driver).queue
+        before = settled(disk).queue
         assert disk.read(count).status is Status.OK
         disk.driver.wait_interrupt("queue", above=before)
 
@@ -267,7 +267,7 @@ def test_with_event_idx_the_interrupt_comes_at_used_event(plug):
     set_used_event(disk, 4)
     for n in range(4):
         assert disk.read(n).status is Status.OK
-    before = settled(disk.driver).queue
+    before = settled(disk).queue
 
     assert disk.read(4).status is Status.OK
 
@@ -281,7 +281,7 @@ def test_with_event_idx_used_event_may_be_in_the_middle_of_a_batch(plug):
     disk.needs_descriptors(10 * 3)
     set_used_event(disk, 5)
     assert disk.read(0).status is Status.OK
-    before = settled(disk.driver).queue
+    before = settled(disk).queue
 
     tokens = disk.driver.submit([Request(RequestType.IN, n, receive=512) for n in range(10)])
     disk.driver.complete(tokens)
@@ -301,7 +301,7 @@ def test_with_event_idx_the_interrupt_comes_where_the_index_wraps_around(plug):
 
     for used_event in (0xFFFF, 0):
         set_used_event(disk, used_event)
-        before = settled(driver).queue
+        before = settled(disk).queue
         requests.turn(1)
         driver.wait_interrupt("queue", above=before, timeout=SOON)
 
@@ -314,12 +314,12 @@ def test_with_event_idx_no_interrupt_comes_elsewhere(plug):
     set_used_event(disk, 0)
     assert disk.read(0).status is Status.OK
     set_used_event(disk, 100)
-    let_pass()
+    let_pass(disk=disk)
     before = disk.driver.interrupts().raised
 
     for n in range(5):
         assert disk.read(n).status is Status.OK
-    let_pass()
+    let_pass(disk=disk)
 
     assert disk.driver.interrupts().raised == before
 
@@ -330,12 +330,12 @@ def test_with_event_idx_no_interrupt_comes_before_the_first_used_event(plug):
     disk = plug(extra=[Feature.EVENT_IDX])
     disk.needs_sectors(5)
     set_used_event(disk, 100)
-    let_pass()
+    let_pass(disk=disk)
     before = disk.driver.interrupts().raised  # a device may announce a queue that just started
 
     for n in range(5):
         assert disk.read(n).status is Status.OK
-    let_pass()
+    let_pass(disk=disk)
 
     raised = disk.driver.interrupts().raised - before
     assert raised == 0, f"{raised} interrupts before used_event"

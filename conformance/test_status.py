@@ -87,7 +87,7 @@ def test_after_a_reset_with_requests_in_flight_the_device_is_silent(plug, packed
     driver.set_status(0)
     assert eventually(lambda: driver.status() == 0)
     before, interrupts = shared_memory(disk, packed), driver.interrupts()
-    let_pass()  # long enough for five operations
+    let_pass(disk=disk)  # long enough for five operations
 
     assert shared_memory(disk, packed) == before
     assert driver.interrupts() == interrupts
@@ -107,7 +107,7 @@ def test_buffers_made_available_before_driver_ok_wait_for_it(plug, kick):
     driver.queue_publish(0, [driver.queue_add(0, request.buffers)])
     if kick:
         driver.queue_kick(0)
-    let_pass()
+    let_pass(disk=disk)
 
     used_idx = driver.queue_state(0).used_idx
     assert used_idx == 0, f"before DRIVER_OK the used index is {used_idx}"
@@ -163,7 +163,7 @@ def test_a_reset_brings_a_device_back_that_needs_it(plug):
     if not told_of_resets(disk.driver):
         pytest.skip("the back-end has no STATUS and no RESET_DEVICE, so it is told of no reset")
     break_the_ring(disk)
-    let_pass()  # lets the device see the bad index before the reset
+    let_pass(disk=disk)  # lets the device see the bad index before the reset
 
     disk.driver.reset()
     disk.start()

@@ -63,7 +63,7 @@ def test_a_device_that_is_not_initialised_ignores_suspend(plug, features_ok):
         driver.set_status(DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER)
 
     driver.set_status(driver.status() | SUSPENDED)
-    let_pass()
+    let_pass(disk=disk)
     shown = driver.status()
 
     assert not shown & SUSPENDED, f"before DRIVER_OK the status is {shown:#04x}"
@@ -116,7 +116,7 @@ def test_a_suspended_device_leaves_its_queue_alone(plug, kick):
     driver.queue_publish(0, [head])
     if kick:
         driver.queue_kick(0)
-    let_pass()
+    let_pass(disk=disk)
     meanwhile = used_ring(disk), driver.interrupts()
     data = request.data
 
@@ -130,11 +130,12 @@ def test_a_suspended_device_leaves_its_queue_alone(plug, kick):
 
 @clause("3.4.2-D-03")
 def test_suspending_leaves_the_configuration_space_alone(plug):
-    driver = plug(extra=[Feature.SUSPEND]).driver
+    disk = plug(extra=[Feature.SUSPEND])
+    driver = disk.driver
     before = driver.config()
 
     suspend(driver)
-    let_pass()
+    let_pass(disk=disk)
 
     assert driver.config() == before
 
@@ -162,7 +163,7 @@ def test_a_suspended_device_announces_no_resize(plug):
     before = driver.interrupts()
 
     disk.resize(mib(16))
-    let_pass()
+    let_pass(disk=disk)
 
     assert driver.interrupts() == before
 
@@ -176,7 +177,7 @@ def test_a_resize_meanwhile_is_announced_when_the_device_resumes(plug):
     heard = len(driver.config_changes())
 
     disk.resize(mib(16))
-    let_pass()
+    let_pass(disk=disk)
     resume(driver)
     changes = driver.wait_config_change(above=heard, timeout=SOON)
 
@@ -219,7 +220,7 @@ def test_a_device_that_was_suspended_at_work_is_silent(plug):
 
     suspended_under_load(disk)
     before = used_ring(disk), driver.interrupts().raised
-    let_pass(0.5)  # long enough for five operations
+    let_pass(0.5, disk=disk)  # long enough for five operations
     after = used_ring(disk), driver.interrupts().raised
 
     assert after == before
@@ -247,7 +248,7 @@ def test_suspend_without_the_feature_leaves_a_device_that_serves_or_says_that_it
     driver = disk.driver
 
     driver.set_status(driver.status() | SUSPENDED)
-    let_pass()
+    let_pass(disk=disk)
     shown = driver.status()
 
     if shown & (SUSPENDED | DEAD) or not shown & RUNNING:
@@ -263,7 +264,7 @@ def test_a_device_that_is_suspended_twice_resumes_once(plug):
     suspend(driver)
 
     driver.set_status(driver.status() | SUSPENDED)
-    let_pass()
+    let_pass(disk=disk)
     shown = driver.status()
 
     assert shown & DEAD or shown & (RUNNING | SUSPENDED) == SUSPENDED, f"status {shown:#04x}"

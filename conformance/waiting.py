@@ -78,19 +78,29 @@ def reset_queue_0(driver: Driver, select: str, reset: str) -> list[int]:
     return values_until_zero(lambda: driver.register_read(reset))
 
 
-def let_pass(seconds: float = QUIET) -> None:
-    """Wait, so that a faulty device has time to show its fault."""
-    time.sleep(seconds)
+def let_pass(seconds: float = QUIET, *, disk: Disk | None = None) -> None:
+    """Wait, so that a faulty device has time to show its fault.
+
+    With a `disk` the wait is over when its device says that it has nothing more to do.
+    """
+    begun = time.monotonic()
+    if disk is None or not disk.idle(seconds):
+        time.sleep(max(begun + seconds - time.monotonic(), 0.0))
 
 
-def settled(driver: Driver) -> Interrupts:
+def settled(disk: Disk) -> Interrupts:
     """Wait until no interrupt has arrived for STILL seconds, and return the driver's counts.
+
+    The wait is shorter for a device that says that it has nothing more to do.
 
     A device may signal a queue when it starts, and may signal a completion twice. These interrupts
     are counted here, and are not taken for the one that a test waits for next. On a busy machine
     one may still come later, so this is no baseline for interrupts that must not come. Return after
     SOON seconds from a device that never stops.
     """
+    driver = disk.driver
+    if disk.idle(STILL):
+        return driver.interrupts()
     found, deadline = driver.interrupts(), time.monotonic() + SOON
     since = time.monotonic()
     while time.monotonic() - since < STILL and time.monotonic() < deadline:

@@ -52,6 +52,9 @@ class FakeTarget(Target):
             raise TargetError("there is no QEMU")
         return FakeDisk(spec)
 
+    def distrust(self):
+        print("TARGET DISTRUSTED")
+
     def close(self):
         print("TARGET CLOSED")
 

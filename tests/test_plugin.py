@@ -188,6 +188,19 @@ def test_the_plugin_alone_loads_no_machine() -> None:
     assert answer.stdout.strip() == "[]"
 
 
+def test_a_run_without_random_tests_does_not_import_hypothesis() -> None:
+    code = (
+        "import sys, pytest;"
+        " status = pytest.main(['-q', '--collect-only', 'conformance/test_capacity.py']);"
+        " print([status, 'hypothesis' in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert answer.stdout.splitlines()[-1] == "[<ExitCode.OK: 0>, False]"
+
+
 def test_junit_has_properties_and_evidence(run, pytester: pytest.Pytester) -> None:
     run(
         """
@@ -329,6 +342,21 @@ def test_but_not_a_second_one_if_the_test_failed(run) -> None:
     run("def test_a(plug): plug(start=False, serial='stuck'); assert 1 == 2\n").assert_outcomes(
         failed=1
     )
+
+
+@pytest.mark.parametrize(
+    ("body", "distrusted"),
+    [
+        ("pass", False),
+        ("pytest.skip('not here')", False),
+        ("assert 1 == 2", True),
+        ("raise TargetError('QEMU died')", True),
+    ],
+)
+def test_a_target_is_told_that_a_test_has_failed(run, body: str, distrusted: bool) -> None:
+    result = run(f"def test_a(plug): plug(start=False); {body}\n")
+
+    assert ("TARGET DISTRUSTED" in result.stdout.str()) == distrusted
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon", "inf"])

@@ -45,6 +45,6 @@ def test_a_reset_device_is_set_up_again_on_the_same_connection(front):
         vmm.tell(FrontEndRequest.RESET_DEVICE)
         vmm.barrier()
         flights = ring.send(read())
-        let_pass(0.1)
+        let_pass(0.1, disk=front.disk)
 
         assert ring.done(flights) == 0, "a ring is still processed after RESET_DEVICE"

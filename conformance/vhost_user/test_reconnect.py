@@ -109,7 +109,7 @@ def test_on_a_new_connection_the_rings_are_stopped(front):
     vmm.agree()
     vmm.share()
     flights = ring.send(read(2))
-    let_pass()
+    let_pass(disk=front.disk)
     assert ring.done(flights) == 0, "a ring of the last connection is still processed"
 
     ring.start(ring.now())

@@ -30,7 +30,7 @@ def test_a_ring_without_a_kick_descriptor_is_not_processed(front):
     ring.describe()
     ring.enable()
     vmm.ready()
-    let_pass()
+    let_pass(disk=front.disk)
 
     assert ring.done(flights) == 0
     assert signals(ring.events.call) <= 1  # one may stand for a signal on an earlier descriptor
@@ -49,7 +49,7 @@ def test_a_ring_that_was_never_enabled_does_not_change_the_disk(front):
     ring.give_kick()
     vmm.barrier()
     vmm.ready()
-    let_pass()
+    let_pass(disk=front.disk)
 
     assert front.disk.backing.read(0, 1) == sectors(1)
 
@@ -66,7 +66,7 @@ def test_a_kick_before_the_ring_is_enabled_is_not_forgotten(front):
     ring.give_kick()
     vmm.ready()
     vmm.barrier()
-    let_pass()
+    let_pass(disk=front.disk)
 
     ring.enable()
 
@@ -83,7 +83,7 @@ def test_a_ring_that_is_disabled_does_not_change_the_disk(front):
 
     ring.enable(False)
     flights = ring.send(write(0, sectors(1, salt=9)), write(1, sectors(1, salt=5)))
-    let_pass()
+    let_pass(disk=front.disk)
 
     assert front.disk.backing.read(0, 2) == sectors(2)
     assert ring.done(flights) == 0

@@ -65,7 +65,7 @@ def test_a_stopped_ring_is_silent(front):
     signals(ring.events.call)
 
     flights = ring.send(read(1), read(2))
-    let_pass()
+    let_pass(disk=front.disk)
 
     assert ring.done(flights) == 0
     assert signals(ring.events.call) == 0
@@ -86,7 +86,7 @@ def test_nothing_is_in_flight_when_the_base_is_returned(front):
     done = ring.done(flights)
     assert done == used
     images = [bytes(ring.front.regions[0].view)]
-    let_pass()
+    let_pass(disk=front.disk)
     assert bytes(ring.front.regions[0].view) == images[0], "memory is written after the stop"
 
 
@@ -106,7 +106,7 @@ def test_a_ring_goes_on_at_its_base(front, in_flight):
         ring.start(base)
 
     check_ok(ring.wait(flights, timeout=10))
-    let_pass(0.05)
+    let_pass(0.05, disk=front.disk)
     ring.poll()
     assert not ring.again, f"chains {ring.again} are used twice"
     assert ring.queue.state().used_idx == len(flights)

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
-from harness.driver.device import SPINS, DeviceDriver
+from harness.driver.device import DeviceDriver
 from harness.driver.errors import (
     BadArgumentError,
     DeviceTimeoutError,
@@ -36,6 +36,9 @@ from harness.virtio.blk import (
 )
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, mask, names
+
+POLLS = 200
+"""Polls of the used ring between two looks at the clock, in a run of repeated requests."""
 
 SUPPORTED = mask(
     Feature.BLK_SIZE_MAX,
@@ -327,7 +330,7 @@ class BlockDriver(DeviceDriver):
             spins += 1
             if interrupts:
                 self.service()
-            if spins % SPINS == 0 and time.monotonic() > deadline:
+            if spins % POLLS == 0 and time.monotonic() > deadline:
                 raise DeviceTimeoutError("waited for a repeated request", self._wait_state())
         (used,) = ring.take_used()
         if used.id != flight.head:

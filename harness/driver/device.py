@@ -39,8 +39,11 @@ RESET_LOOK = 0.1
 RESET_GRACE = 0.5
 """Seconds that completions are still awaited after the device has set DEVICE_NEEDS_RESET."""
 
-SPINS = 200
-"""Polls of the used ring between two checks of the clock and the interrupt."""
+SPINS = 60
+"""Polls of the used ring before the first wait for an interrupt. A quick device needs no more."""
+
+FIRST_NAP, LONGEST_NAP = 0.0005, 0.002
+"""Seconds to wait for an interrupt between two polls: twice as long each time, up to the second."""
 
 
 class DeviceDriver(Driver):
@@ -404,14 +407,15 @@ class DeviceDriver(Driver):
         begun = time.monotonic()
         deadline, look = begun + timeout, begun + RESET_LOOK
         message = f"waited {timeout:g} s for {what}"
-        lost = False
-        while True:
-            for _ in range(SPINS):
-                if done():
-                    return
-            self.service(0.0005)
+        lost, nap = False, FIRST_NAP
+        for _ in range(SPINS):
             if done():
                 return
+        while True:
+            self.service(nap)
+            if done():
+                return
+            nap = min(2 * nap, LONGEST_NAP)
             now = time.monotonic()
             if now > deadline:
                 raise DeviceTimeoutError(message, self._wait_state())

@@ -31,6 +31,23 @@ STDOUT = 1
 RNDADDENTROPY = 0x4008_5203
 RNDRESEEDCRNG = 0x5207
 
+FUNCTIONS = Path("/sys/bus/pci/devices")
+HUGE_PAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
+FREE_PAGES = "free_hugepages"
+
+KERNEL_LOG = "/dev/kmsg"
+RECORD = 8192
+"""Bytes that a record of the kernel's log may have."""
+
+LEVEL, WARNING = 7, 4
+"""Bits of a record's priority that are its level; this level and those below it are reported."""
+
+SLOW_HOST = ("hrtimer: interrupt took", "CE: ", "clocksource: ")
+"""Beginnings of warnings about time, which a guest on a busy host prints whatever a test does."""
+
+MESSAGES_READ = 2000
+"""Most records that are read in a call."""
+
 Attach = Callable[[str, str, float], Driver]
 
 
@@ -83,12 +100,14 @@ class Server:
         self._call: list[bytes] = []
         self._result: list[bytes] = []
         self._answer = Frame(Kind.NAK, 0)
+        self._kernel_log = -1
         self._methods: dict[str, Callable[..., object]] = {
             "hello": self._hello,
             "attach": self._attach,
             "detach": self._detach,
             "disks": _disks,
             "memory": _memory,
+            "remains": self._remains,
             "renew": _renew,
             "ping": lambda: None,
             "listen": self._listen,
@@ -235,6 +254,46 @@ class Server:
             "memory": _memory(),
         }
 
+    def _remains(self) -> dict[str, Any]:
+        """Return what tests may leave behind: equal values before and after mean that none did.
+
+        These are the attached drivers, the PCI functions, the huge pages that drivers have taken
+        and not released, the processes that were started here, and the kernel's warnings and
+        errors since the last call (none in the first one).
+        """
+        # Imported late, as the driver is.
+        from harness.driver.bus.linux_pci import HugePage
+
+        total, free = (
+            int((HUGE_PAGES / name).read_text()) for name in ("nr_hugepages", FREE_PAGES)
+        )
+        return {
+            "drivers": len(self._drivers),
+            "functions": sorted(function.name for function in FUNCTIONS.iterdir()),
+            "pages": total - free - len(HugePage.idle),
+            "processes": _has_children(),
+            "messages": self._kernel_messages(),
+        }
+
+    def _kernel_messages(self) -> list[str]:
+        if self._kernel_log < 0:
+            self._kernel_log = os.open(KERNEL_LOG, os.O_RDONLY | os.O_NONBLOCK)
+            os.lseek(self._kernel_log, 0, os.SEEK_END)
+        found: list[str] = []
+        for _ in range(MESSAGES_READ):
+            try:
+                record = os.read(self._kernel_log, RECORD).decode("utf-8", "replace")
+            except BlockingIOError:
+                return found
+            except BrokenPipeError:  # the kernel has overwritten what was not read
+                found.append("messages were lost")
+                continue
+            head, _, text = record.partition(";")
+            bad = int(head.partition(",")[0]) & LEVEL <= WARNING
+            if bad and not text.startswith(SLOW_HOST):
+                found.append(text.partition("\n")[0])
+        return [*found, "more messages than were read"]
+
     def _attach(self, kind: str, address: str, timeout: float) -> int:
         driver = self._attach_driver(kind, address, timeout)
         handle = self._next_handle
@@ -273,6 +332,15 @@ def _renew(now: float, entropy: bytes) -> None:
         fcntl.ioctl(device, RNDRESEEDCRNG)
     finally:
         os.close(device)
+
+
+def _has_children() -> bool:
+    """Return True if a process that was started here has not ended, or was not waited for."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _cpu() -> str:

@@ -91,6 +91,10 @@ class Agent:
         """Return the guest's /proc/meminfo, in bytes."""
         return cast(dict[str, int], self.call(None, "memory", (), {}, CALL_TIMEOUT))
 
+    def remains(self) -> dict[str, Any]:
+        """Return what tests may have left in the guest; equal values mean that nothing was left."""
+        return cast(dict[str, Any], self.call(None, "remains", (), {}, CALL_TIMEOUT))
+
     def disks(self) -> list[tuple[str, str]]:
         """Return kind and address of each virtio block device of the guest, for `attach`."""
         return cast(list[tuple[str, str]], self.call(None, "disks", (), {}, CALL_TIMEOUT))

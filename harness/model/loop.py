@@ -17,6 +17,7 @@ class Loop:
         self._handlers: dict[int, Callable[[], None]] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
+        self._waiting: list[tuple[float, Callable[[bool], None]]] = []
 
     def watch(self, fd: int, handler: Callable[[], None]) -> None:
         """Call `handler` whenever `fd` is readable."""
@@ -32,17 +33,41 @@ class Loop:
         """Call `handler` once, when the monotonic clock reaches `when` (seconds)."""
         heapq.heappush(self._timers, (when, next(self._numbers), handler))
 
+    def when_idle(self, until: float, handler: Callable[[bool], None]) -> None:
+        """Call `handler` once: with True when there is nothing to do and no timer is set.
+
+        It is called with False when the monotonic clock reaches `until` (seconds) before that.
+        """
+        self._waiting.append((until, handler))
+
     def run(self) -> None:
         """Run until no descriptor is watched."""
         while self._handlers:
-            for fd, _ in self._epoll.poll(self._patience()):
+            events = self._epoll.poll(self._patience())
+            for fd, _ in events:
                 # An earlier handler of this round may have removed this descriptor.
                 if handler := self._handlers.get(fd):
                     handler()
             # A handler that asks to be called at once is called after the descriptors' turn.
-            now = time.monotonic()
+            now, busy = time.monotonic(), bool(events)
             while self._timers and self._timers[0][0] <= now:
                 heapq.heappop(self._timers)[2]()
+                busy = True
+            if self._waiting:
+                self._tell_waiting(not busy and not self._timers, now)
+
+    def _tell_waiting(self, idle: bool, now: float) -> None:
+        """Call the handlers that wait for an idle loop, or for no longer than until now."""
+        waiting, self._waiting = self._waiting, []
+        for until, handler in waiting:
+            if idle or until <= now:
+                handler(idle)
+            else:
+                self._waiting.append((until, handler))
 
     def _patience(self) -> float | None:
-        return max(self._timers[0][0] - time.monotonic(), 0.0) if self._timers else None
+        """Return for how long nothing can be due, in seconds; None without a limit."""
+        if not self._timers:
+            return 0.0 if self._waiting else None
+        due = min([self._timers[0][0], *(until for until, _ in self._waiting)])
+        return max(due - time.monotonic(), 0.0)

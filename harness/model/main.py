@@ -1,8 +1,9 @@
 """The model's process: it adds, resizes and removes disks on commands of the control channel.
 
 The channel is a socket. Each line is a JSON object `{"do": "add" | "resize" |
-"remove", "name": ..., ...}`, answered by one with `error` in it or without. The
-process ends when the channel does.
+"remove", "name": ..., ...}`, answered by one with `error` in it or without.
+`{"do": "wait", "within": SECONDS}` is answered when the process has nothing to do, with `idle`
+true, or false after that time. The process ends when the channel does.
 
 With `--socket` it serves one disk over a raw file instead, as a back-end that somebody else runs:
 
@@ -19,6 +20,7 @@ import json
 import signal
 import socket
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -212,7 +214,15 @@ class Control:
             return
         *lines, self._lines = (self._lines + piece).split(b"\n")
         for line in lines:
-            self._link.sendall(json.dumps(self._obey(json.loads(line))).encode() + b"\n")
+            command = json.loads(line)
+            if command["do"] == "wait":
+                until = time.monotonic() + command["within"]
+                self._loop.when_idle(until, lambda idle: self._answer({"idle": idle}))
+            else:
+                self._answer(self._obey(command))
+
+    def _answer(self, answer: dict[str, Any]) -> None:
+        self._link.sendall(json.dumps(answer).encode() + b"\n")
 
     def _obey(self, command: dict[str, Any]) -> dict[str, Any]:
         name = command["name"]

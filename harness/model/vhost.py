@@ -13,6 +13,7 @@ import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 
 from harness.model.block import Block
 from harness.model.device import Device, Transport
@@ -182,7 +183,14 @@ class Connection(Transport):
         return data, fds
 
     def _handle(self, request: int, payload: bytes, fds: list[int]) -> bytes | None:
-        handlers: dict[int, Handler] = {
+        if request not in self._handlers:
+            raise RefusedError("this request is not implemented")
+        return self._handlers[request](payload, fds)
+
+    @cached_property
+    def _handlers(self) -> dict[int, Handler]:
+        """Return the handler for each request that is implemented."""
+        return {
             FrontEndRequest.GET_FEATURES: self._get_features,
             FrontEndRequest.SET_FEATURES: self._set_features,
             FrontEndRequest.SET_OWNER: lambda payload, fds: None,
@@ -214,9 +222,6 @@ class Connection(Transport):
             FrontEndRequest.SET_STATUS: self._set_status,
             FrontEndRequest.GET_STATUS: lambda payload, fds: U64.pack(self.device.status),
         }
-        if request not in handlers:
-            raise RefusedError("this request is not implemented")
-        return handlers[request](payload, fds)
 
     # --- features, status, configuration
 

@@ -51,8 +51,8 @@ from harness.targets.owned_model import OwnedModel
 WAYS = (MODEL, OWNED, PCI)
 TRAITS = {MODEL: VARIANTS[MODEL].traits, OWNED: OwnedModel.traits, PCI: VARIANTS[PCI].traits}
 
-JOBS_PER_PROCESSOR = 4
-"""Shapes at a time: a session waits for three quarters of its time."""
+JOBS_PER_PROCESSOR = 6
+"""Shapes at a time: a session waits for five sixths of its time."""
 
 PAIRS = 60
 SEED = 18
@@ -66,6 +66,9 @@ WRAPS = "where_the_index_wraps_around"
 
 UNDER_LOAD = "test_notifications.py::test_no_"
 """Tests of notifications under load, which take a second each."""
+
+OF_VHOST_USER = "vhost_user/"
+"""Part of the names of the tests of the vhost-user protocol."""
 
 OF_VIRTQUEUES = frozenset({"Queue", "Ring", "SplitRing", "PackedRing", "Throttle"})
 """Classes of the model that decide when requests are taken, done, used and announced."""
@@ -157,7 +160,8 @@ class Shape:
         In the way `model-pci` only the tests of the function and of resets run. The tests MANY
         run without whims, with one of virtqueues or of requests, and on each pair of whims. The
         tests UNDER_LOAD run without whims, and as `owned-model` with a single one of
-        notifications, the tests WRAPS with a single one of virtqueues.
+        notifications, the tests WRAPS with a single one of virtqueues. As `model` the tests
+        OF_VHOST_USER do not run with a single whim of something else than notifications.
         """
         if self.way == PCI:
             return any(module in test for module in OF_PCI)
@@ -170,6 +174,8 @@ class Shape:
             return alone and self.changes(OF_NOTIFICATIONS)
         if WRAPS in test:
             return alone and self.changes(OF_VIRTQUEUES)
+        if OF_VHOST_USER in test and self.way == MODEL:
+            return len(self.whims) > 1 or self.changes(OF_NOTIFICATIONS)
         return True
 
     def suits(self, item: pytest.Item) -> bool:
@@ -520,7 +526,7 @@ def collect() -> int:
         suite = Path(sys.argv[1])
         if find_spec("hypothesis"):
             levels += ["--hypothesis-profile", "short"]
-            importlib.import_module("harness.random.rounds")  # once, not in each fork
+            importlib.import_module("harness.random.rounds").warm_up()  # once, not in each fork
         return serve(Session(control, suite), suite, WAYS, *levels)
 
 

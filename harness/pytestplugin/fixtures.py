@@ -63,9 +63,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_option(
         parser,
         "guest-per",
-        choices=("test", "module", "run"),
-        default="test",
-        help="which tests share a cloned guest (default: %(default)s)",
+        choices=("auto", "test", "module", "run"),
+        default="auto",
+        help="which tests share a cloned guest; auto: those that leave it as new"
+        " (default: %(default)s)",
     )
     add_option(
         parser,
@@ -110,6 +111,7 @@ def _bench(
         progress_of(request.config),
         clones=not option.vblk_no_clones,
         observe=option.vblk_observe,
+        reuse=option.vblk_guest_per == "auto",
     )
     user = request.config.stash[USER_TARGETS]
     bench.target = maker(bench.name, user)(settings)
@@ -123,7 +125,8 @@ def _bench(
 
 def _guest_scope(fixture_name: str, config: pytest.Config) -> Any:
     """Return pytest's name for the lifetime of a guest."""
-    return {"test": "function", "module": "module", "run": "session"}[config.option.vblk_guest_per]
+    scopes = {"module": "module", "run": "session"}
+    return scopes.get(config.option.vblk_guest_per, "function")
 
 
 @pytest.fixture(scope=_guest_scope)
@@ -214,7 +217,7 @@ def plug(request: pytest.FixtureRequest, _bench: TargetRun, _guest: None) -> Ite
     yield make
 
     with interrupt.shielded():
-        errors = _take_out(bench, request.config.option.vblk_guest_per == "test")
+        errors = _take_out(bench, request.config.option.vblk_guest_per in ("auto", "test"))
     # After a failure or a signal, errors here are a consequence of it.
     if errors and not bench.failed and interrupt.received() is None:
         raise errors[0]

@@ -336,6 +336,8 @@ def pytest_runtest_makereport(
         seen = trace.shown(traces[0]) if traces and report.failed else {}
     # A failure that is excused can have ended the device, too.
     bench.failed = bench.failed or report.failed or excused is not None
+    if isinstance(bench, TargetRun) and bench.target and bench.failed:
+        bench.target.distrust()
     if report.failed:
         attach_evidence(report, error, bench.target, bench.disks)
         kept = keep(report, item, bench.name, bench.target, bench.disks, files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -27,6 +28,9 @@ LONG_EXAMPLES, LONG_STEPS = 200_000, 50
 CI_SEED = 1
 """Fixed seed: every run in CI does the same."""
 
+HYPOTHESIS = "hypothesispytest"
+"""Name of the plugin of hypothesis."""
+
 RandomRun = Callable[[], str]
 """Type of the fixture: it returns a report of the findings as text, empty if there are none."""
 
@@ -41,6 +45,18 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("ci", max_examples=CI_EXAMPLES, stateful_step_count=CI_STEPS)
     settings.register_profile("short", max_examples=ROUND, stateful_step_count=CI_STEPS)
     settings.register_profile("long", max_examples=LONG_EXAMPLES, stateful_step_count=LONG_STEPS)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let hypothesis print nothing if no test has used it: it would be imported for that only.
+
+    A controller of pytest-xdist does not know what the workers have imported.
+    """
+    plugins = session.config.pluginmanager
+    unused = "hypothesis" not in sys.modules and not plugins.hasplugin("dsession")
+    if unused and plugins.hasplugin(HYPOTHESIS):
+        plugins.unregister(name=HYPOTHESIS)
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+from hypothesis.strategies import integers
 
 from harness.random.finding import Finding
 from harness.random.hunt import Found, Hunt
@@ -45,6 +46,17 @@ QUIET = settings(
     verbosity=Verbosity.quiet,
 )
 """Settings without a database between runs, so that the seed alone determines a run."""
+
+
+def warm_up() -> None:
+    """Have hypothesis do, before any round, what it does once for a process."""
+
+    @settings(QUIET, max_examples=1)
+    @given(integers())
+    def draw(number: int) -> None:
+        del number
+
+    draw()
 
 
 def disks_of(hunt: Hunt, wanted: Sequence[Plug]) -> list[Plug]:

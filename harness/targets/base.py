@@ -151,6 +151,15 @@ class Plugged(ABC):
         """Reset the function from outside, as a reset of its bus does. LacksError if none."""
         raise LacksError("there is no bus that can be reset here")
 
+    def idle(self, within: float) -> bool:
+        """Return True when the device says that it does nothing more until it is asked again.
+
+        It has taken all messages and notifications that were sent before. Return False after
+        `within` seconds, and at once for a device that cannot say so.
+        """
+        del within
+        return False
+
     def member(self, number: int) -> Driver:
         """Return a driver for an enabled member of the device's group, on a bus of its own.
 
@@ -244,6 +253,9 @@ class Target(ABC):
         that. Raise TargetError if there cannot be such a device now, LacksError if there never can
         be.
         """
+
+    def distrust(self) -> None:  # noqa: B027  (most targets keep nothing for another test)
+        """Note that a test has failed: what serves it now serves no other test."""
 
     def release(self) -> None:  # noqa: B027  (most targets start nothing for one test alone)
         """End what was started for one test alone. Its devices were unplugged or left before."""

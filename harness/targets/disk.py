@@ -133,6 +133,13 @@ class Disk:
         """Change the capacity, in sectors, while the device runs."""
         self._plugged.resize(capacity)
 
+    def idle(self, within: float) -> bool:
+        """Return True when the device says that it does nothing more until it is asked again.
+
+        Return False after `within` seconds, and at once for a device that cannot say so.
+        """
+        return self._plugged.idle(within)
+
     def system_reset(self) -> None:
         """Reset the machine around the device; `driver` is a new one then. LacksError if none."""
         self._plugged.system_reset()

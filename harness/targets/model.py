@@ -181,8 +181,12 @@ class ModelProcess(Supervised):
             )
         self.tell("resize", name, capacity=capacity)
 
-    def tell(self, do: str, name: str, **more: Any) -> None:
-        """Send one command, and wait until the model has done it."""
+    def idle(self, within: float) -> bool:
+        """Wait until the process has nothing to do. Return False after `within` seconds."""
+        return bool(self.tell("wait", "", within=within)["idle"])
+
+    def tell(self, do: str, name: str, **more: Any) -> dict[str, Any]:
+        """Send one command, wait until the model has done it, and return the answer."""
         if self._process is None or self._stopped:
             raise self._ended("the model is gone")
         line = json.dumps({"do": do, "name": name, **more}).encode() + b"\n"
@@ -204,6 +208,7 @@ class ModelProcess(Supervised):
             raise
         if error := answer.get("error"):
             raise MachineError(f"{name}: {error}")
+        return answer
 
     def _answer(self, channel: socket.socket) -> dict[str, Any]:
         """Return the next answer. TimeoutError for an answer that is too late or too long."""
@@ -307,6 +312,13 @@ class ModelDisk(ModelSide, Plugged):
             with suppress(MachineError):
                 process.remove(self._name)
             raise
+
+    def idle(self, within: float) -> bool:
+        """Return True when the model's process has nothing to do, False after `within` seconds."""
+        try:
+            return self._process.idle(within)
+        except MachineError as error:
+            raise translated(error) from None
 
     def restart(self) -> None:
         """Kill the process, and start another that serves the same disks."""

@@ -47,7 +47,8 @@ class Settings:
     `qemu` is a path, None for the one on PATH; `boot_timeout` is in seconds.
     `destructive` allows to write to what the user named. `defects` are planted
     in the device, by name, which has these `whims`. `clones` says that guests may be cloned. The
-    model writes what drivers do to files in the directory `observe`.
+    model writes what drivers do to files in the directory `observe`. With `reuse` a guest that
+    a test has left as it was serves the next test.
     """
 
     channel: Channel = "serial"
@@ -60,6 +61,7 @@ class Settings:
     clones: bool = True
     whims: tuple[str, ...] = ()
     observe: Path | None = None
+    reuse: bool = False
 
 
 def _guest(name: str) -> Callable[..., Target]:
@@ -76,6 +78,7 @@ def _guest(name: str) -> Callable[..., Target]:
             name,
             settings.clones,
             ahead=True,
+            reuse=settings.reuse,
         )
 
     return make

@@ -444,3 +444,13 @@ def test_the_payload_runs_alone_and_prints_do_not_get_into_the_stream(tmp_path: 
         process.kill()
         process.wait()
         here.close()
+
+
+def test_a_process_that_was_started_is_seen_until_it_is_waited_for() -> None:
+    code = (
+        "import subprocess, sys; from harness.guest.agent import _has_children as left;"
+        "a = left(); p = subprocess.Popen(['true']); b = left(); p.wait(); print(a, b, left())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+
+    assert found.stdout.split() == ["False", "True", "False"]

@@ -15,7 +15,7 @@ import pytest
 import harness.guest.client as client
 from harness.diskspec import DiskSpec
 from harness.driver.interface import Request
-from harness.machine import find_qemu
+from harness.machine import MachineError, find_qemu
 from harness.machine.templates import _digest
 from harness.targets import GuestTarget, Plugged
 from harness.virtio.blk import RequestType, Status
@@ -160,6 +160,52 @@ def test_one_cloned_ahead_of_a_change_to_its_template_is_not_used(
     plugged(target)
     assert target.guest.machine is not waiting
     assert not waiting.alive()
+
+
+def test_a_clone_that_a_test_left_as_it_was_serves_the_next_test(
+    new_target: Callable[..., GuestTarget],
+) -> None:
+    target = new_target(reuse=True, accel="tcg")
+    plugged(target).leave()
+    guest = target.guest
+    asked(target, "echo '<5>a notice' > /dev/kmsg; echo '<4>CE: later' > /dev/kmsg")
+    target.release()
+
+    plugged(target)
+    assert target.guest is guest and guest.served == 1
+    assert "used again" in target.facts()["guests"]
+    assert "1 tests before" in target.evidence()["the guest"]
+
+
+def test_what_a_test_leaves_ends_its_clone(
+    new_target: Callable[..., GuestTarget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = new_target(reuse=True, accel="tcg")
+
+    def stuck(drive: object) -> None:
+        raise MachineError("the guest did not let go of it")
+
+    def last_words() -> None:
+        stderr = target.guest.machine._stderr
+        stderr.write_text(f"{stderr.read_text()}virtio-blk missing headers\n")
+
+    leaves: dict[str, Callable[[], object]] = {
+        "a warning of the kernel": lambda: asked(target, "echo '<4>a warning' > /dev/kmsg"),
+        "a huge page": lambda: asked(target, "fallocate -l 2097152 /dev/hugepages/left 2>&1"),
+        "a line of QEMU": last_words,
+        "another disk": lambda: target.plug(DiskSpec()),
+        "a disk that is not unplugged": lambda: monkeypatch.setattr(
+            target.guest.machine, "remove_disk", stuck
+        ),
+        "a failure": target.distrust,
+    }
+    for what, leave in leaves.items():
+        disk = plugged(target)
+        machine = target.guest.machine
+        leave()
+        disk.leave()
+        target.release()
+        assert not machine.alive(), what
 
 
 def test_ssh_reaches_each_clone_by_a_port_of_its_own(

@@ -40,17 +40,35 @@ class GuestDisk(DriveSide, Plugged):
         return machine_process(self._guest.machine)
 
     def leave(self) -> None:
-        """Leave the disk until the guest ends, if the guest belongs to this test alone."""
-        if self._guest.cloned and not self.killed:
-            _check(self._guest)
-        else:
+        """Unplug the disk if the guest may serve another test, else leave it to the guest's end."""
+        if not self._guest.cloned or self.killed:
             self.unplug()
+        elif not self._given_back():
+            self._stay()
+
+    def _given_back(self) -> bool:
+        """Unplug the disk for the next test. Return False if the guest serves no other test."""
+        if not self._guest.reusable:
+            return False
+        try:
+            self._unplug_device()
+        except TargetError:
+            # Not the test's error: nothing asks for a disk that can be unplugged in this state.
+            return False
+        return True
+
+    def _stay(self) -> None:
+        """Leave the disk until the guest ends."""
+        _check(self._guest)
 
     def unplug(self) -> None:
         """Detach the driver, send `device_del`, and wait until the guest has released the disk."""
         if self.killed:
             self._guest.retired = True
             return
+        self._unplug_device()
+
+    def _unplug_device(self) -> None:
         try:
             self.driver.close()
             self._guest.machine.remove_disk(self._drive)
@@ -80,11 +98,17 @@ class GuestExport(ExportSide, GuestDisk):
         """Return the guest's QEMU, and the back-end."""
         return (*super().processes(), *self._daemon.processes())
 
-    def leave(self) -> None:
-        """Same as `GuestDisk.leave`; the export is removed once nobody uses it."""
-        if self._guest.cloned and not self.killed:
-            self._guest.at_end(self._remove_export)
-        super().leave()
+    def _given_back(self) -> bool:
+        """Same as `GuestDisk._given_back`; also remove the export."""
+        given_back = super()._given_back()
+        if given_back:
+            self._remove_export()
+        return given_back
+
+    def _stay(self) -> None:
+        """Same as `GuestDisk._stay`; the export is removed once nobody uses it."""
+        self._guest.at_end(self._remove_export)
+        super()._stay()
 
     def unplug(self) -> None:
         """Same as `GuestDisk.unplug`; also remove the export."""

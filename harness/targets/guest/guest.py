@@ -47,7 +47,9 @@ class Means:
 class Guest:
     """A guest with the agent in it; made by `boot` or `clone`.
 
-    `kind` is the way its disks are driven. `cloned` is True for a clone of a template.
+    `kind` is the way its disks are driven. `cloned` is True for a clone of a template, and
+    `remains` is what the agent answers in a clone that no test has used. With `reusable` it may
+    serve another test if it `is_as_new`; `served` counts the tests that it has served.
     """
 
     def __init__(
@@ -64,6 +66,10 @@ class Guest:
         self.hello = hello
         self.cloned = cloned
         self.retired = False
+        self.reusable = False
+        self.served = 0
+        self._remains: dict[str, Any] = {}
+        self._words = machine.last_words()
         self._at_end = ExitStack()
 
     @classmethod
@@ -119,7 +125,9 @@ class Guest:
             if channel == "ssh":
                 agent.close()
                 agent = connect_agent(machine, means.image, timeout)
-            return cls(machine, agent, template.facts["hello"], variant.kind, cloned=True)
+            guest = cls(machine, agent, template.facts["hello"], variant.kind, cloned=True)
+            guest._remains = template.facts["remains"]
+            return guest
         except BaseException:
             machine.stop()
             raise
@@ -133,6 +141,20 @@ class Guest:
         except Trouble:
             return False
         return True
+
+    def is_as_new(self) -> bool:
+        """Return True if no test has left anything in the guest, or in its QEMU.
+
+        That is, the agent answers; no driver is attached, and no disk plugged; the drivers' memory
+        was given back; no process of ours runs; and neither the kernel nor QEMU has printed a
+        warning.
+        """
+        if self.retired or self.machine.drives or self.machine.last_words() != self._words:
+            return False
+        try:
+            return self.agent.remains() == self._remains
+        except Trouble:
+            return False
 
     def at_end(self, clean: Callable[[], None]) -> None:
         """Call `clean` once the guest has ended."""

@@ -120,6 +120,8 @@ def _make(
         guest = Guest(machine, agent, agent.hello(), variant.kind)
         progress("the template's guest answers")
         _warm(guest)
+        agent.remains()  # the first call starts to listen to the kernel
+        remains = agent.remains()
         if channel == "ssh":
             # The agent and the SSH server wait for a connection then, in every clone, too.
             agent.listen(images.AGENT_PORT)
@@ -133,7 +135,7 @@ def _make(
             machine.save(saved.state)
         except Trouble as error:
             raise TemplateError(f"the guest cannot be saved: {error}") from error
-        facts = {"hello": guest.hello}
+        facts = {"hello": guest.hello, "remains": remains}
     except MachineError:
         _check_room(config, saved, spent=True)  # QEMU dies where its memory finds no room
         raise
