@@ -47,6 +47,11 @@ class RawRead:
         return self.driver.memory_read(self.end.address, 1)[0]
 
     @property
+    def done(self) -> bool:
+        """True when the device has written the status byte."""
+        return self.status != STATUS_UNWRITTEN
+
+    @property
     def data(self) -> bytes:
         """The data area now."""
         return self.driver.memory_read(self.area.address, self.area.length)

@@ -127,6 +127,7 @@ def test_after_a_growth_the_new_sectors_can_be_used_and_the_old_are_as_they_were
     end = disk.spec.capacity
     old, new = sectors(2, salt=1), sectors(2, salt=77)
     disk.backing.write(end - 2, old)
+    assert disk.read(end - 2, 2).data == old  # the device has served a request when it grows
 
     resize(disk, 2 * end)
     behind = disk.backing.read(end, 1)
@@ -150,6 +151,7 @@ def test_after_a_shrink_the_sectors_beyond_the_end_are_gone_and_the_rest_is_as_i
     end = disk.spec.capacity // 2
     kept = sectors(2)
     disk.backing.write(end - 2, kept)
+    assert disk.read(end, 1).status is Status.OK  # the device has served a request when it shrinks
 
     resize(disk, end)
     last = disk.read(end - 2, 2)

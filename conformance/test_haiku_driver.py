@@ -308,14 +308,14 @@ def test_each_of_many_resizes_is_reported(plug):
     disk.needs_known_storage()
     disk.needs_announcements()
 
+    capacities = [mib(9), 8, large := 3 * 2**32, mib(2) + 1, mib(8)]
+    if disk.spec.image == "qcow2":
+        # QEMU shrinks such an image in minutes: it writes a table for each 512 MiB beyond the end.
+        capacities.remove(large)
+        capacities.append(large)
+
     with open_disk(disk.driver) as handle:
-        for capacity in (
-            mib(9),
-            8,
-            3 * 2**32,
-            mib(2) + 1,
-            mib(8),
-        ):
+        for capacity in capacities:
             disk.resize(capacity)
             assert changed(handle), f"the change to {capacity} sectors was not reported"
             # The driver uses whole blocks only.

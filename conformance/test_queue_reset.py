@@ -8,7 +8,7 @@ import pytest
 from conformance.data import sectors, untouched
 from conformance.raw import send_reads
 from conformance.rings import both_rings, plug_ring
-from conformance.waiting import SOON, let_pass
+from conformance.waiting import SOON, let_finish, let_pass, need_one_done
 from harness.driver.errors import DriverError
 from harness.driver.interface import Request
 from harness.report import clause, on, reads_only
@@ -93,6 +93,7 @@ def test_a_queue_that_was_reset_may_have_another_vector(plug):
 def reset_in_flight(disk):
     """Reset a queue with 20 reads in flight on a disk of 25 reads a second; return the reads."""
     requests = send_reads(disk, 20)
+    need_one_done(lambda: any(request.done for request in requests))
     disk.driver.queue_reset(0)
     let_pass(0.1, disk=disk)
     return requests
@@ -108,7 +109,7 @@ def test_a_queue_that_was_reset_with_requests_in_flight_is_silent(plug, packed):
     before = [request.data for request in requests]
     if untouched(512) not in before:
         pytest.skip("nothing was in flight when the queue was reset")
-    let_pass(disk=disk)  # long enough for five operations
+    let_finish(disk)
     after = [request.data for request in requests]
 
     executed = sum(now != then for now, then in zip(after, before, strict=True))
@@ -124,7 +125,7 @@ def test_a_queue_that_was_reset_with_requests_in_flight_raises_no_interrupt(plug
     requests = reset_in_flight(disk)
     before = disk.driver.interrupts().raised
     in_flight = untouched(512) in [request.data for request in requests]
-    let_pass(disk=disk)  # long enough for five operations
+    let_finish(disk)
 
     raised = disk.driver.interrupts().raised - before
     assert raised == 0, f"{raised} interrupts after the queue's reset"
@@ -141,11 +142,12 @@ def test_writes_in_flight_do_not_reach_the_disk_after_the_queue_was_reset(plug, 
     writes = [Request(RequestType.OUT, 8 * n, sectors(1, salt=n)) for n in range(20)]
 
     disk.driver.submit(writes)
+    need_one_done(lambda: bool(disk.driver.completed()))
     disk.driver.queue_reset(0)
     before = disk.backing.read(0, 160)
     if all(before[8 * n * 512 :][:512] == sectors(1, salt=n) for n in range(20)):
         pytest.skip("nothing was in flight when the queue was reset")
-    let_pass(0.5, disk=disk)  # long enough for twelve operations
+    let_finish(disk, 0.5)  # long enough for twelve operations
     after = disk.backing.read(0, 160)
 
     places = range(0, 160 * 512, 8 * 512)

@@ -6,7 +6,7 @@ from conformance.data import sectors, untouched
 from conformance.negotiation import told_of_resets
 from conformance.raw import RawRead
 from conformance.rings import areas, both_rings, plug_ring
-from conformance.waiting import SOON, eventually, let_pass, trouble
+from conformance.waiting import SOON, eventually, let_finish, let_pass, trouble
 from harness.driver.interface import Request
 from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import RequestType, Status
@@ -107,7 +107,7 @@ def test_buffers_made_available_before_driver_ok_wait_for_it(plug, kick):
     driver.queue_publish(0, [driver.queue_add(0, request.buffers)])
     if kick:
         driver.queue_kick(0)
-    let_pass(disk=disk)
+    let_finish(disk)
 
     used_idx = driver.queue_state(0).used_idx
     assert used_idx == 0, f"before DRIVER_OK the used index is {used_idx}"

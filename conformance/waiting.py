@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from harness.driver.errors import DriverError
+from harness.targets import LacksError
 
 if TYPE_CHECKING:
     from harness.driver.interface import Driver, Interrupts
@@ -86,6 +88,27 @@ def let_pass(seconds: float = QUIET, *, disk: Disk | None = None) -> None:
     begun = time.monotonic()
     if disk is None or not disk.idle(seconds):
         time.sleep(max(begun + seconds - time.monotonic(), 0.0))
+
+
+def need_one_done(done: Callable[[], bool]) -> None:
+    """Wait until a request is done that was sent with others, so that the device has seen them.
+
+    Skip if none is done within SOON seconds. Before that, a thread of the device that serves the
+    queue may not have looked at it.
+    """
+    if not eventually(done):
+        pytest.skip(f"the device has completed none of the requests in flight within {SOON:g} s")
+
+
+def let_finish(disk: Disk, seconds: float = QUIET) -> None:
+    """Wait, so that a faulty device finishes what it has begun, also on a busy machine.
+
+    Where the machine around the device can be stopped, it is stopped and continues: QEMU finishes
+    what its disks have in flight before it stops, also throttled requests.
+    """
+    let_pass(seconds, disk=disk)
+    with suppress(LacksError), disk.paused():
+        pass
 
 
 def settled(disk: Disk) -> Interrupts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,9 @@ from harness.drivers.firmware import WAYS, package_version
 from harness.machine import Machine, MachineConfig, Qemu
 from harness.machine.command import Board
 from harness.machine.errors import MachineError
+from harness.machine.rundir import RunDir
+from harness.witness import trace
+from harness.witness.events import Event
 
 PROMPT = "\n=> "
 AUTOBOOT = "Hit any key to stop autoboot"
@@ -55,7 +58,6 @@ class UBoot(Launcher):
 
     implementation = "u-boot"
     works = frozenset({USE, "reboot"})
-    at_once = AT_ONCE
 
     def __init__(self, name: str, way: str, build: Build, find: Callable[[], Qemu]) -> None:
         self.name = name
@@ -65,12 +67,19 @@ class UBoot(Launcher):
         self._build = build
         self._find = find
         self._qemu: Qemu | None = None
+        self._dir: RunDir | None = None
+        # QEMU's trace shows the accesses to registers that the model does not see. All scenarios
+        # share its file.
+        self._traced = way == "vhost-user"
+        self.at_once = 1 if self._traced else AT_ONCE
 
     def prepare(self) -> None:
         """Find QEMU and U-Boot. NotHereError if one of them is missing."""
         if not self._build.file.is_file():
             raise NotHereError("U-Boot is missing: apt-get install u-boot-qemu")
         self._qemu = self._qemu or self._find()
+        if self._traced:
+            self._dir = self._dir or RunDir()
 
     def version(self) -> str:
         """Return the version of the package, "0" if U-Boot comes from elsewhere."""
@@ -79,6 +88,21 @@ class UBoot(Launcher):
     def facts(self) -> dict[str, str]:
         """Return QEMU's version."""
         return {"qemu": self._qemu.version_text} if self._qemu else {}
+
+    @property
+    def _trace(self) -> Path | None:
+        """File of QEMU's trace, if there is one."""
+        return self._dir.path / "trace" if self._dir else None
+
+    def also_seen(self) -> Iterable[Event]:
+        """Return the accesses to registers in QEMU's trace."""
+        return trace.seen_in(self._trace) if self._trace else ()
+
+    def close(self) -> None:
+        """Remove the trace."""
+        if self._dir:
+            self._dir.remove()
+            self._dir = None
 
     def drive(self, scenario: Scenario, place: Place) -> str:
         """Boot as often as the work asks for, and do the work each time."""
@@ -91,6 +115,7 @@ class UBoot(Launcher):
             board=self._build.board,
             memory=MEMORY,
             bios=self._build.file,
+            trace=self._trace,
         )
         with ExitStack() as stack:
             machine = Machine(config)

@@ -258,8 +258,8 @@ class Server:
         """Return what tests may leave behind: equal values before and after mean that none did.
 
         These are the attached drivers, the PCI functions, the huge pages that drivers have taken
-        and not released, the processes that were started here, and the kernel's warnings and
-        errors since the last call (none in the first one).
+        and not released, the memory that vfio has locked, the processes that were started here,
+        and the kernel's warnings and errors since the last call (none in the first one).
         """
         # Imported late, as the driver is.
         from harness.driver.bus.linux_pci import HugePage
@@ -271,6 +271,7 @@ class Server:
             "drivers": len(self._drivers),
             "functions": sorted(function.name for function in FUNCTIONS.iterdir()),
             "pages": total - free - len(HugePage.idle),
+            "locked": _first_value(Path("/proc/self/status").read_text().splitlines(), "VmLck"),
             "processes": _has_children(),
             "messages": self._kernel_messages(),
         }

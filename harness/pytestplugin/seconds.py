@@ -57,11 +57,21 @@ def table(tests: Iterable[Spent]) -> Iterator[str]:
         yield f"{target:<{width}} {len(target_tests):>6}{cells}"
 
 
+def guests(tests: Iterable[Spent]) -> Iterator[str]:
+    """Yield a line for each target whose guests have served several tests."""
+    by_target: defaultdict[str, list[bool]] = defaultdict(list)
+    for test in tests:
+        by_target[test.target].append(test.parts.get("start", 0.0) > 0)
+    for target, started in by_target.items():
+        if any(started) and not all(started):
+            yield f"{target}: {sum(started)} guests for {len(started)} tests"
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the seconds spent on starting guests, plugging, testing and cleaning up."""
     tests = of_tests(report for group in terminalreporter.stats.values() for report in group)
     if tests and terminalreporter.verbosity >= 0:
         terminalreporter.section("seconds, by target")
-        for line in table(tests):
+        for line in (*table(tests), *guests(tests)):
             terminalreporter.write_line(line)

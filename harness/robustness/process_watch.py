@@ -114,11 +114,16 @@ class ProcessWatch:
     @classmethod
     def _polls(cls, process: DeviceProcess) -> bool:
         """Return True if a process uses a CPU without a pause, before anything was done to it."""
+        return cls._never_sleeps(process) and cls._observe(process) is not None
+
+    @staticmethod
+    def _never_sleeps(process: DeviceProcess) -> bool:
+        """Return True if a thread of the process runs, or waits for a processor, at every look."""
         for _ in range(LOOKS):
             if not process.runnable():
                 return False
             time.sleep(LOOK_PAUSE)
-        return cls._observe(process) is not None
+        return True
 
     @staticmethod
     def _at_rest(process: DeviceProcess) -> bool:
@@ -181,7 +186,13 @@ class ProcessWatch:
                 ):
                     if process.first_thread_wanted() - before > (time.monotonic() - begun) / 2:
                         continue  # it has begun to spin in between
-                    self._ended = _hung(process)
+                    # On a very busy host, or if the first thread waits for one that spins, a
+                    # process that spins looks as if it hangs. But it never sleeps.
+                    if process.pid not in self._polling and self._never_sleeps(process):
+                        spent = process.cpu_seconds() - used
+                        self._ended = _spins(process, spent, time.monotonic() - begun)
+                    else:
+                        self._ended = _hung(process)
                     process.kill()
                     return
             elif spent >= SURELY and process.pid not in self._polling:

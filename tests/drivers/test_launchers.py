@@ -243,6 +243,13 @@ class Meeting(Made):
         return super().watch(scenario, directory)
 
 
+@pytest.mark.parametrize(
+    "name", ["linux-microvm", "linux-arm64", "linux-arm64-mmio", "uboot-arm64"]
+)
+def test_scenarios_that_share_a_file_of_a_trace_run_one_by_one(name: str) -> None:
+    assert MAKERS[name]().at_once == 1
+
+
 def test_scenarios_run_ahead_and_each_of_them_once() -> None:
     launcher = Meeting("abcd")
     scenarios = [Scenario(name, "") for name in "abcd"]

@@ -17,6 +17,15 @@ from harness.robustness.process_watch import GROWTH, Judgement, ProcessWatch, wo
 SLEEPS = "import time; time.sleep(60)"
 POLLS = "print('ready', flush=True)\nwhile True: pass"
 SPINS = f"input()\n{POLLS}"
+SPINS_BESIDE = """
+import threading, time
+def spin():
+    while True: pass
+input()
+threading.Thread(target=spin, daemon=True).start()
+print('ready', flush=True)
+time.sleep(60)
+"""
 GROWS = f"""
 print('ready', flush=True)
 input()
@@ -138,6 +147,22 @@ def test_a_process_that_hangs_while_somebody_waits_for_it_is_ended(
     judgement = vitals.spin()
     assert ended == -signal.SIGKILL
     assert judgement and judgement.fate is Fate.WEDGED
+
+
+def test_a_process_whose_first_thread_waits_for_one_that_spins_spins(
+    subject: list[Subject],
+) -> None:
+    spinner = start(subject, SPINS_BESIDE, answers=False)
+    vitals = ProcessWatch([spinner.process])
+    spinner.say()
+    spinner.hear()
+
+    with vitals.guarded():
+        ended = spinner.child.wait(30)
+
+    judgement = vitals.spin()
+    assert ended == -signal.SIGKILL
+    assert judgement and judgement.fate is Fate.SPINS
 
 
 def test_a_process_that_works_for_a_moment_does_not_spin(subject: list[Subject]) -> None:

@@ -6,6 +6,7 @@ import pytest
 from made_up import OTHER, a_test, broken, made_up
 
 from harness.pytestplugin.reports import NOTHING_TESTED
+from harness.pytestplugin.seconds import Spent, guests
 from harness.report.results import Results
 from harness.report.tree import failures, tree
 from harness.virtio.catalogue import lookup
@@ -143,3 +144,13 @@ def test_a_statement_counts_once_with_its_worst_verdict() -> None:
     lines = [line.split() for line in tree(results, depth=1)]
 
     assert lines == [["section", "broken"], ["2", "Basic", "facilities", "1"]]
+
+
+def test_guests_that_serve_several_tests_are_counted() -> None:
+    tests = [
+        *(Spent("guest-pci", {"start": start}) for start in (0.2, 0.0, 0.1, 0.0)),
+        *(Spent("guest-mmio", {"start": 0.3}) for _ in range(2)),
+        *(Spent("qtest-pci", {"start": 0.0}) for _ in range(3)),
+    ]
+
+    assert list(guests(tests)) == ["guest-pci: 2 guests for 4 tests"]

@@ -114,32 +114,42 @@ class Qtest:
     def command(self, line: str) -> int:
         """Send a command and return the value of its answer, 0 if it has none.
 
-        Raises DriverError if it is refused, or if QEMU has ended. After an incomplete exchange the
+        Raises DriverError as `commands` does.
+        """
+        return self.commands(line)[0]
+
+    def commands(self, *lines: str) -> list[int]:
+        """Send commands that QEMU executes in this order, and return the values of their answers.
+
+        Raises DriverError if one is refused, or if QEMU has ended. After an incomplete exchange the
         next answer could belong to any command, so every later command raises DriverError.
         """
         self._check()
+        asked = "; ".join(lines)
         try:
-            answer = self._exchange(line)
+            self._socket.sendall("".join(f"{line}\n" for line in lines).encode())
+            answers = [self._answer() for _ in lines]
         except TimeoutError:
-            self._broken = f"QEMU did not answer {line!r} within {ANSWER_TIMEOUT:g} s"
+            self._broken = f"QEMU did not answer {asked!r} within {ANSWER_TIMEOUT:g} s"
             raise DriverError(self._broken) from None
         except OSError as error:
-            self._broken = f"QEMU ended during {line!r}: {error}"
+            self._broken = f"QEMU ended during {asked!r}: {error}"
             raise DriverError(self._broken) from error
         except BaseException as error:  # Ctrl-C too
-            self._broken = f"{line!r} was given up: {error!r}"
+            self._broken = f"{asked!r} was given up: {error!r}"
             raise
-        if answer[0] != "OK":
-            raise DriverError(f"QEMU refused {line!r}: {' '.join(answer)}")
-        return int(answer[1], 0) if len(answer) > 1 else 0
+        for line, answer in zip(lines, answers, strict=True):
+            if answer[0] != "OK":
+                raise DriverError(f"QEMU refused {line!r}: {' '.join(answer)}")
+        return [int(answer[1], 0) if len(answer) > 1 else 0 for answer in answers]
 
     def _check(self) -> None:
         if self._broken:
             raise DriverError(f"the qtest socket is not used any more: {self._broken}")
 
-    def _exchange(self, line: str) -> list[str]:
+    def _answer(self) -> list[str]:
+        """Return the words of the next answer. Interrupts that come before it are counted."""
         deadline = time.monotonic() + ANSWER_TIMEOUT
-        self._socket.sendall(line.encode() + b"\n")
         while self._interrupt(answer := self._line()):
             if time.monotonic() > deadline:
                 raise TimeoutError
@@ -356,15 +366,16 @@ class QtestPci(_QtestBus, PciFunction):
         """The function's bus and slot."""
         return 0, self.slot
 
-    def _select(self, bus: int, slot: int, offset: int) -> None:
+    def _select(self, bus: int, slot: int, offset: int) -> str:
+        """Return the command that selects a word of a function's configuration space."""
         address = 1 << 31 | bus << 16 | slot << 11 | offset & 0xFC
-        self.qtest.command(f"outl {CONFIG_ADDRESS:#x} {address:#x}")
+        return f"outl {CONFIG_ADDRESS:#x} {address:#x}"
 
     def _config_write(self, bus: int, slot: int, offset: int, data: bytes) -> None:
-        self._select(bus, slot, offset)
         value = int.from_bytes(data, "little")
         width = LETTER[len(data)]
-        self.qtest.command(f"out{width} {CONFIG_DATA + (offset & 3):#x} {value:#x}")
+        write = f"out{width} {CONFIG_DATA + (offset & 3):#x} {value:#x}"
+        self.qtest.commands(self._select(bus, slot, offset), write)
 
     def description(self) -> dict[str, Any]:
         """Return address and ids, for reports."""
@@ -379,8 +390,8 @@ class QtestPci(_QtestBus, PciFunction):
         """Read bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
         data = b""
         for at, width in aligned_accesses(offset, length):
-            self._select(*self._place, at)
-            value = self.qtest.command(f"in{LETTER[width]} {CONFIG_DATA + (at & 3):#x}")
+            read = f"in{LETTER[width]} {CONFIG_DATA + (at & 3):#x}"
+            _, value = self.qtest.commands(self._select(*self._place, at), read)
             data += value.to_bytes(width, "little")
         return data
 

@@ -19,6 +19,7 @@ from harness.model.pci.interrupts import Interrupts
 from harness.model.pci.owner import Owner
 from harness.model.pci.registers import Register
 from harness.model.pci.space import ConfigSpace
+from harness.model.whims.function import one_vector
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature
 from harness.virtio.pci import (
@@ -561,17 +562,8 @@ def legacy_driver_gets_packed_virtqueues(
 # --- MSI-X (4.1.5.1.2)
 
 
-@on_pci(Interrupts.__init__, "4.1.5.1.2.1-D-01", text="MSI-X has one vector")
-def one_vector(
-    original: Original,
-    interrupts: Interrupts,
-    space: ConfigSpace,
-    bar: int,
-    vectors: int,
-    send_message: Callable[[int], None],
-    send_line: Callable[[], None],
-) -> None:
-    original(interrupts, space, bar, 1, send_message, send_line)
+# It is also a whim, for drivers that have to live with it.
+on_pci(Interrupts.__init__, "4.1.5.1.2.1-D-01", text="MSI-X has one vector")(one_vector)
 
 
 @on_pci(

@@ -354,6 +354,14 @@ def resized_disk_loses_writes(original: Original, block: Block, request: Request
     return Status(original(block, request))
 
 
+@defect(Block.within, "5.2.4-P-06", text="the disk ends where it ended at its first request")
+def capacity_of_the_first_request(
+    original: Original, block: Block, sector: int, count: int
+) -> bool:
+    end = vars(block).setdefault("end", block.capacity)
+    return bool(sector + count <= end)
+
+
 @defect(Device.announce_change, "5.2.6.2-D-02", text="a resize is not announced")
 def resize_not_announced(original: Original, device: Device) -> None:
     pass

@@ -224,10 +224,14 @@ class GuestTarget(Target):
     def _reuse_is_cheaper(self, means: Means) -> bool:
         """Return True if it takes less time to unplug a disk and to plug another than to clone.
 
-        Under TCG a clone translates its code again. The port of a q35 board waits 5 s before it
-        unplugs a disk; microvm cannot unplug it, and QEMU 11.1 aborts with the model's.
+        Under TCG a clone translates its code again. A microvm cannot unplug a disk, and QEMU 11.1
+        aborts when the model is unplugged.
         """
-        return means.accel.name == "tcg" and self.variant.board == "pc" and not self.variant.model
+        return (
+            means.accel.name == "tcg"
+            and self.variant.board in ("pc", "q35")
+            and not self.variant.model
+        )
 
     def _booter(self, means: Means, disk: DiskSpec | None, again: bool) -> Callable[[], Guest]:
         def boot() -> Guest:
