@@ -55,12 +55,33 @@ class DeviceProcess:
 
     def runnable(self) -> bool:
         """Return True if one of its threads runs now, or waits only for a free processor."""
+        return "R" in self._states()
+
+    def may_be_ending(self) -> bool:
+        """Return True if it may be on its way to its end, but has not come there.
+
+        A thread runs, waits for a processor or a disk, or has ended already.
+        """
+        return not self._states().isdisjoint("RDZX")
+
+    def dumps_core(self) -> bool:
+        """Return True if it has crashed, and the kernel still writes its memory to a core file.
+
+        Until that is done it counts as alive, but nothing of it runs.
+        """
+        with suppress(OSError):
+            status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii", errors="replace")
+            return "CoreDumping:\t1" in status
+        return False
+
+    def _states(self) -> set[str]:
+        """Return the states of its threads, as /proc shows them."""
+        states = set()
         for task in Path(f"/proc/{self.pid}/task").glob("*"):
             with suppress(OSError):
                 stat = (task / "stat").read_text(encoding="ascii", errors="replace")
-                if stat.rpartition(")")[2].split()[0] == "R":
-                    return True
-        return False
+                states.add(stat.rpartition(")")[2].split()[0])
+        return states
 
     def wanted(self) -> dict[str, float]:
         """Return the CPU seconds that each thread has used or waited for, by thread id.

@@ -55,6 +55,9 @@ AFTERMATH = 0.02
 AFTERMATH_AT_MOST = 5.0
 """Seconds in which it has ended on a busy machine."""
 
+CORE_WRITTEN = 60.0
+"""Seconds in which the core file of a daemon that has crashed is written."""
+
 CLOSING = 0.2
 """Seconds in which a daemon that has closed its connection has ended, on an idle machine."""
 
@@ -356,6 +359,8 @@ class StartedTarget(LendingTarget):
             self._remove(disk.name)
         except MachineError as error:
             gone = gone or str(error)
+        if self._definition.per == "run" and not disk.killed:
+            gone = gone or self._died_at_the_end()  # the removal may have killed it
         if gone:
             raise TargetError(gone)
 
@@ -381,8 +386,12 @@ class StartedTarget(LendingTarget):
             return False
         begun, process = time.monotonic(), self.processes()[0]
         ended = self._daemon.wait(seconds)
-        while not ended and not self._polls and process.runnable():
-            if time.monotonic() - begun > AFTERMATH_AT_MOST:
+        crashed = False
+        while not ended:
+            crashed = crashed or process.dumps_core()
+            if not crashed and (self._polls or not process.may_be_ending()):
+                break
+            if time.monotonic() - begun > (CORE_WRITTEN if crashed else AFTERMATH_AT_MOST):
                 break
             ended = self._daemon.wait(AFTERMATH)
         return ended
@@ -433,7 +442,9 @@ class StartedTarget(LendingTarget):
 
     def _start_for_the_run(self, values: Mapping[str, object]) -> None:
         if self._daemon and self._daemon.alive():
-            return
+            if not self.processes()[0].dumps_core():
+                return
+            self._await_end(0)
         self._line = words_of(self._definition.start, values)
         self._plug_tried = False
         self._start(None)
@@ -611,6 +622,7 @@ class StartedTarget(LendingTarget):
 
     def evidence(self) -> dict[str, str]:
         """Return how the daemon fares or ended, and the end of its output."""
+        self._await_end(CLOSING / 2)  # it may be about to end, or write a core file
         words = self._words_at_the_end()
         found = {f"{self._program}, last words": words} if words else {}
         for disk in self._disks if self._served else ():
