@@ -7,7 +7,7 @@ the machine continues. The specification does not know any of it, so these tests
 import pytest
 
 from conformance.data import sectors
-from conformance.waiting import let_pass
+from conformance.waiting import let_finish, let_pass
 from harness.diskspec import Fault
 from harness.driver.interface import Request
 from harness.report import hardening
@@ -140,7 +140,7 @@ def test_a_reset_while_the_machine_is_stopped_drops_the_request(plug_failing, op
 
     disk.driver.start(queues=2)
     assert [disk.read(BAD + 1).data, used(disk)] == [OLD, 1]
-    let_pass()
+    let_finish(disk)
     assert used(disk) == 1, "a buffer from before the reset was used"
 
 
@@ -155,7 +155,7 @@ def test_a_queue_reset_while_the_machine_is_stopped_drops_the_request(plug_faili
     disk.driver.queue_reset(1)
     disk.driver.queue_setup(1)
     disk.resume()
-    let_pass()
+    let_finish(disk)
 
     assert used(disk, 1) == 0, "a buffer from before the queue's reset was used"
     (done,) = disk.driver.complete(disk.driver.submit([ALL["read"]], 1))
