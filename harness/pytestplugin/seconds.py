@@ -64,7 +64,7 @@ def guests(tests: Iterable[Spent]) -> Iterator[str]:
         by_target[test.target].append(test.parts.get("start", 0.0) > 0)
     for target, started in by_target.items():
         if any(started) and not all(started):
-            yield f"{target}: {sum(started)} guests for {len(started)} tests"
+            yield f"{target}: {len(started)} tests, guests started for them: {sum(started)}"
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -153,4 +153,4 @@ def test_guests_that_serve_several_tests_are_counted() -> None:
         *(Spent("qtest-pci", {"start": 0.0}) for _ in range(3)),
     ]
 
-    assert list(guests(tests)) == ["guest-pci: 2 guests for 4 tests"]
+    assert list(guests(tests)) == ["guest-pci: 4 tests, guests started for them: 2"]
