@@ -107,7 +107,7 @@ class Device(Event):
     `vectors` is the size of the MSI-X table, -1 if it is unknown.
     `label` says what the disk is for. `space` is PCI configuration space. `sequential` is the first
     sector of the sequential zones of a zoned disk, and `zone_capacity` the writable sectors of
-    each; -1 and 0 are unknown.
+    each; -1 and 0 are unknown. `late` says that the stream may have begun after the driver's start.
     """
 
     transport: str
@@ -119,6 +119,7 @@ class Device(Event):
     sequential: Annotated[int, within(-1, 0xFFFF_FFFF_FFFF_FFFF)] = -1
     zone_capacity: U64 = 0
     label: str = ""
+    late: bool = False
 
     @property
     def has_registers(self) -> bool:

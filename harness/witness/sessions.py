@@ -189,10 +189,15 @@ def _all_placed(events: Iterable[Event]) -> Iterator[Event]:
 
 
 def _placed(event: Event, known: dict[str, list[PciCapability]]) -> Event:
-    """Return an access to a later structure of a type as one to the same register in the first."""
+    """Return an access to a later structure of a type as one to the same register in the first.
+
+    Structures may overlap: an access inside the first one is one to the first.
+    """
     if not isinstance(event, Register) or len(known.get(event.area, ())) < 2:
         return event
     first, *others = known[event.area]
+    if event.offset < first.length:
+        return event
     at = first.offset + event.offset
     for number, other in enumerate(others, 1):
         if other.bar == first.bar and other.offset <= at < other.offset + other.length:

@@ -80,7 +80,8 @@ class Peer:
     """The driver of one device, as far as its accesses show it.
 
     `control` is the offset of MSI-X Message Control in PCI configuration space, if it is known.
-    While `waiting`, nothing is known of the driver's state, as the log began after its start.
+    While `waiting`, nothing is known of the driver's state, as the log may have begun after its
+    start.
     """
 
     number: int
@@ -98,6 +99,8 @@ class Peer:
         if access.area == "pci":
             self._configured(access)
         name = register.names[0] if len(register.names) == 1 else ""
+        if name == "Version" and not access.write:
+            self.legacy = access.value == LEGACY_VERSION
         resets = name == "device_status" and access.write and access.value & 0xFF == 0
         if self.waiting and not resets:
             return
@@ -107,8 +110,6 @@ class Peer:
             yield from self._written(register, name, following)
         elif name == "device_status":
             self.status = access.value & 0xFF
-        elif name == "Version":
-            self.legacy = access.value == LEGACY_VERSION
 
     def _configured(self, access: Access) -> None:
         """Note a write to MSI-X Message Control, on which the places of the legacy BAR depend."""
@@ -211,6 +212,7 @@ def device_of(number: int, accesses: Sequence[Access]) -> Device:
         config=config.hex(),
         queues=queues,
         vectors=vectors_of(reads, space),
+        late=any(not access.whole for access in accesses),
         space=space.hex(),
     )
 
@@ -239,8 +241,7 @@ def events(lines: Iterable[str]) -> Iterator[Event]:
     peers: dict[str, Peer] = {}
     for name, device in known.items():
         control = msix_control(bytes.fromhex(device.space))
-        late = any(not access.whole for access in groups[name])
-        peers[name] = Peer(device.connection, control, waiting=late)
+        peers[name] = Peer(device.connection, control, waiting=device.late)
     owners = _owners(found)
     used = {name for name, group in groups.items() if any(map(sets_status, group))}
     line = peers[next(iter(used))].number if len(used) == 1 else None

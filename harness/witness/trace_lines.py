@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from harness.virtio.mmio import CONFIG
+from harness.virtio.mmio import CONFIG, REGISTERS
 from harness.virtio.pci import (
     BAR_0,
     BAR_IO_FLAGS,
@@ -64,7 +64,8 @@ class Access:
 
     `device` is the region of a virtio-mmio device, or the place of a PCI function. `area` is as in
     an event; "bar" is the legacy BAR, whose parts depend on MSI-X. `whole` says that the log shows
-    how the function got its BARs, so nothing before that is missing.
+    how the function got its BARs, or that the first access to the virtio-mmio device is a read of
+    MagicValue: nothing before that is missing.
     """
 
     device: str
@@ -131,6 +132,7 @@ class Reader:
 
     def __init__(self) -> None:
         self._functions: dict[str, Function] = {}
+        self._begun: dict[str, bool] = {}
         self._bases: set[int] = set()
         self._window: tuple[int, int] | None = None
         self._read: tuple[str, int, int] | None = None
@@ -169,7 +171,9 @@ class Reader:
             device = offset >= CONFIG
             start = CONFIG if device else 0
             area = "device" if device else "mmio"
-            return Access(region, area, offset - start, width, value, write, mmio=True)
+            first = not write and offset == REGISTERS["MagicValue"]
+            whole = self._begun.setdefault(region, first)
+            return Access(region, area, offset - start, width, value, write, True, whole)
         if name in WINDOWS:
             return self._windowed(width, value, write)
         if structure := MODERN.fullmatch(name):

@@ -841,6 +841,19 @@ def test_a_driver_may_initialize_the_device_by_the_second_structure() -> None:
     assert verdicts["4.1.4.1-R-02"].fate is Fate.BROKEN
 
 
+def test_an_access_inside_two_structures_of_one_type_is_one_to_the_first() -> None:
+    overlapping = virtio_capability(CapType.COMMON_CFG, 0x40, offset=0x10)
+    started = (*status(0), Reset(), *RUNNING, common(0x14, 1))
+
+    assert judge([with_space(overlapping), *started])["4.1.4.1-R-02"].fate is Fate.KEPT
+    beyond = common(0x44, 4)
+    assert judge([with_space(overlapping), *started, beyond])["4.1.4.1-R-02"].fate is Fate.BROKEN
+
+
+def test_notifications_of_a_virtqueue_without_chains_are_needless() -> None:
+    assert verdict("2.7.10.1-R-07", (*BY_INDEX, notice(), notice())).fate is Fate.BROKEN
+
+
 def test_bits_of_an_interrupt_may_be_acknowledged_one_by_one() -> None:
     read_once = (*KNOWN, LINE_UP, shown("InterruptStatus", 3))
     stream = (*read_once, mmio("InterruptACK", 1), mmio("InterruptACK", 2))

@@ -118,8 +118,18 @@ def test_a_legacy_device_is_not_judged_by_the_modern_rules() -> None:
     assert verdicts["2.1.1-R-01"].fate is verdicts["4.2.2.2-R-01a"].fate is Fate.NOT_EXERCISED
 
 
+@pytest.mark.parametrize(("first", "seen"), [("Version", True), ("DriverFeaturesSel", False)])
+def test_a_log_that_begins_later_is_judged_from_the_first_reset_on(first: str, seen: bool) -> None:
+    lines = log()
+    start = next(at for at, entry in enumerate(lines) if f"{BASE + REGISTERS[first]:#x} " in entry)
+    late = list(events(lines[start:]))
+
+    assert not any(verdict.fate is Fate.BROKEN for verdict in judge(late).values())
+    assert (Status(value=0xF, before=0xB) in late) is seen
+
+
 def test_devices_are_told_apart_by_their_region() -> None:
-    lines = [read("DeviceID", 2), line("read", REGISTERS["DeviceID"], 0, region="0x66")]
+    lines = [read("MagicValue", MAGIC), line("read", REGISTERS["MagicValue"], 0, region="0x66")]
 
     assert [event.connection for event in events(lines)] == [0, 1, 0, 1]
 

@@ -280,8 +280,11 @@ def waits_for_the_queue_reset(session: Session) -> Iterator[Check]:
 
 
 def first_accesses(session: Session) -> list[Event]:
-    """Return the accesses of the first session of a peer, none for a later session."""
-    if session.before is not None:
+    """Return the accesses of the first session of a peer, none for a later session.
+
+    None as well if the stream may have begun later than the driver.
+    """
+    if session.before is not None or session.device.late:
         return []
     return [event for event in session.events if isinstance(event, Register | Status)]
 
