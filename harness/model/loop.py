@@ -57,7 +57,7 @@ class Loop:
                 self._tell_waiting(not busy and not self._timers, now)
 
     def _tell_waiting(self, idle: bool, now: float) -> None:
-        """Call the handlers that wait for an idle loop, or for no longer than until now."""
+        """Call the handlers that wait, if the loop is idle or their time is over."""
         waiting, self._waiting = self._waiting, []
         for until, handler in waiting:
             if idle or until <= now:

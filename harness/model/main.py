@@ -3,7 +3,8 @@
 The channel is a socket. Each line is a JSON object `{"do": "add" | "resize" |
 "remove", "name": ..., ...}`, answered by one with `error` in it or without.
 `{"do": "wait", "within": SECONDS}` is answered when the process has nothing to do, with `idle`
-true, or false after that time. The process ends when the channel does.
+true, or false after that time. No other command may be sent before this answer. The process ends
+when the channel does.
 
 With `--socket` it serves one disk over a raw file instead, as a back-end that somebody else runs:
 
