@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -174,13 +175,14 @@ def test_a_clone_that_a_test_left_as_it_was_serves_the_next_test(
     plugged(target)
     assert target.guest is guest and guest.served == 1
     assert "used again" in target.facts()["guests"]
-    assert "1 tests before" in target.evidence()["the guest"]
+    assert target.evidence()["the guest"] == "tests served before: 1"
 
 
 def test_what_a_test_leaves_ends_its_clone(
     new_target: Callable[..., GuestTarget], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = new_target(reuse=True, accel="tcg")
+    messages: list[str] = []
+    target = new_target(reuse=True, accel="tcg", progress=messages.append)
 
     def stuck(drive: object) -> None:
         raise MachineError("the guest did not let go of it")
@@ -206,6 +208,25 @@ def test_what_a_test_leaves_ends_its_clone(
         disk.leave()
         target.release()
         assert not machine.alive(), what
+
+    reasons = [line for line in messages if line.startswith("the guest is not used again: ")]
+    assert len(reasons) == 4
+    assert "a warning" in reasons[0] and "pages: 0 became 1" in reasons[1]
+    assert "virtio-blk missing headers" in reasons[2] and "a disk is still plugged" in reasons[3]
+
+
+def test_the_end_of_a_clone_after_its_test_is_reported(
+    new_target: Callable[..., GuestTarget],
+) -> None:
+    messages: list[str] = []
+    target = new_target(reuse=True, accel="tcg", progress=messages.append)
+    plugged(target).leave()
+    os.kill(target.guest.machine.pid, signal.SIGKILL)
+    target.guest.machine._process.wait(DEADLINE)
+    target.release()
+
+    assert messages[-1].startswith("the guest is not used again: QEMU ")
+    assert "SIGKILL" in messages[-1]
 
 
 def test_ssh_reaches_each_clone_by_a_port_of_its_own(

@@ -49,7 +49,7 @@ class Guest:
 
     `kind` is the way its disks are driven. `cloned` is True for a clone of a template, and
     `remains` is what the agent answers in a clone that no test has used. With `reusable` it may
-    serve another test if it `is_as_new`; `served` counts the tests that it has served.
+    serve another test if nothing is in `changes`; `served` counts the tests that it has served.
     """
 
     def __init__(
@@ -142,19 +142,26 @@ class Guest:
             return False
         return True
 
-    def is_as_new(self) -> bool:
-        """Return True if no test has left anything in the guest, or in its QEMU.
+    def changes(self) -> str:
+        """Return in words what a test has left in the guest or in its QEMU, "" if nothing.
 
-        That is, the agent answers; no driver is attached, and no disk plugged; the drivers' memory
-        was given back; no process of ours runs; and neither the kernel nor QEMU has printed a
-        warning.
+        A guest is as new if the agent answers; no driver is attached, and no disk plugged; the
+        drivers' memory was given back; no process of ours runs; and neither the kernel nor QEMU
+        has printed a warning.
         """
-        if self.retired or self.machine.drives or self.machine.last_words() != self._words:
-            return False
+        if not self.machine.alive():
+            return self.machine.fate()
+        if self.machine.drives:
+            return "a disk is still plugged"
+        if self.machine.last_words() != self._words:
+            return f"QEMU has printed: {self.machine.last_words().splitlines()[-1]}"
         try:
-            return self.agent.remains() == self._remains
-        except Trouble:
-            return False
+            remains = self.agent.remains()
+        except Trouble as error:
+            return f"the agent does not answer: {error}"
+        before = self._remains
+        changed = [name for name, value in remains.items() if value != before.get(name)]
+        return "; ".join(f"{name}: {before.get(name)} became {remains[name]}" for name in changed)
 
     def at_end(self, clean: Callable[[], None]) -> None:
         """Call `clean` once the guest has ended."""

@@ -125,9 +125,11 @@ class GuestTarget(Target):
 
     def release(self) -> None:
         """End the guests that were cloned, except one that may serve another test."""
-        if self._guest and self._guest.reusable and self._guest.is_as_new():
-            self._guest.served += 1
-            return
+        if self._guest and self._guest.reusable and not self._guest.retired:
+            if not (changes := self._guest.changes()):
+                self._guest.served += 1
+                return
+            self._progress(f"the guest is not used again: {changes}")
         guests = {disk.guest for disk in self._started if disk.guest.cloned}
         self._started = [disk for disk in self._started if disk.guest not in guests]
         if self._guest and self._guest.cloned:
@@ -174,7 +176,7 @@ class GuestTarget(Target):
             return {}
         machine = self._guest.machine
         earlier = (
-            {"the guest": f"it has served {served} tests before"}
+            {"the guest": f"tests served before: {served}"}
             if (served := self._guest.served)
             else {}
         )
