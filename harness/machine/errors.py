@@ -26,5 +26,9 @@ class DisconnectedError(MachineError):
     """The QMP session ended before or during its use."""
 
 
+class CommandFailedError(MachineError):
+    """A user's command ended by itself, with another exit status than 0."""
+
+
 class UnsupportedError(MachineError):
     """Error of a program whose version cannot do what it was asked, and never will."""

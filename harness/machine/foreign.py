@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from shlex import join
 
-from harness.machine.errors import MachineError
+from harness.machine.errors import CommandFailedError, MachineError
 from harness.machine.logs import end_of, tail
 from harness.machine.process import Process
 from harness.machine.supervisor import SHOWN, Supervised
@@ -178,7 +178,7 @@ def _sockets_at(socket: Path) -> list[list[str]]:
 def run(line: Sequence[str], timeout: float = COMMAND_TIMEOUT) -> str:
     """Run a user's command to its end, no shell in between. Return its output.
 
-    MachineError if it fails.
+    MachineError if it fails: CommandFailedError if it ends by itself with another status than 0.
 
     The error has the last line of its output, and all of it as `details`. The process group of a
     command that takes longer than `timeout` seconds is killed.
@@ -209,5 +209,6 @@ def run(line: Sequence[str], timeout: float = COMMAND_TIMEOUT) -> str:
         text = output.read(LOG_KEPT).decode(errors="replace").strip()
     if process.returncode:
         last = (text.splitlines() or ["no output"])[-1]
-        raise MachineError(f"{shown} ended with {process.returncode}: {last}", text)
+        kind = CommandFailedError if process.returncode > 0 else MachineError
+        raise kind(f"{shown} ended with {process.returncode}: {last}", text)
     return text

@@ -13,7 +13,7 @@ from harness.driver.interface import Driver
 from harness.driver.trace import Recorded
 from harness.inputs import printable_lines
 from harness.machine.drive import IoError
-from harness.machine.errors import UnsupportedError
+from harness.machine.errors import CommandFailedError, UnsupportedError
 from harness.robustness.device_process import DeviceProcess
 
 Progress = Callable[[str], None]
@@ -29,6 +29,10 @@ class TargetError(Exception):
 
 class LacksError(TargetError):
     """Error of a target that can never provide such a disk. A test is skipped with this reason."""
+
+
+class CommandRefusedError(TargetError):
+    """Error of a user's command that ended by itself, with another exit status than 0."""
 
 
 class StartError(TargetError):
@@ -47,9 +51,10 @@ def translated(error: Exception) -> TargetError:
     """Convert an error of a lower package to a TargetError, with its details."""
     if isinstance(error, UnsupportedError):
         return LacksError(str(error))
-    if absent := NO_PROPERTY.search(str(error)):
+    refused = isinstance(error, CommandFailedError)
+    if not refused and (absent := NO_PROPERTY.search(str(error))):
         return LacksError(f"this QEMU's {absent[1]} has no property {absent[2]}")
-    translation = TargetError(str(error))
+    translation = (CommandRefusedError if refused else TargetError)(str(error))
     if details := getattr(error, "details", ""):
         translation.add_note(details)
     return translation

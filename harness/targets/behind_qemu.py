@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from harness.machine.drive import Backing as FileBacking
 from harness.robustness.device_process import DeviceProcess
 from harness.targets.base import (
     Backing,
+    CommandRefusedError,
     DeviceIdentity,
     LacksError,
     Plugged,
@@ -29,6 +31,27 @@ class LentDisk(Plugged):
     file: Path | None = None
     lent: bool = False
     """True once our own front-end has hung up: the driver here must not be used."""
+
+
+def resize_by_command(
+    command: Callable[[int], None], before: int, capacity: int, check: Callable[[], None]
+) -> None:
+    """Run the user's command for a capacity in sectors. TargetError if it fails.
+
+    LacksError if it refuses to make the disk smaller: not every device can. The device has to be
+    well then, which `check` says, and the command has to accept the capacity of `before`.
+    """
+    try:
+        command(capacity)
+    except CommandRefusedError as error:
+        if capacity >= before:
+            raise
+        check()
+        command(before)
+        check()
+        raise LacksError(
+            f"the resize command failed, which may mean that this device cannot shrink: {error}"
+        ) from None
 
 
 class LendingTarget(Target):

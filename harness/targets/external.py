@@ -17,8 +17,15 @@ from harness.driver.transport.base import Transport
 from harness.machine.drive import Backing as FileBacking
 from harness.machine.errors import MachineError
 from harness.machine.foreign import run
-from harness.targets.base import Backing, DeviceIdentity, LacksError, Target, TargetError
-from harness.targets.behind_qemu import LentDisk
+from harness.targets.base import (
+    Backing,
+    DeviceIdentity,
+    LacksError,
+    Target,
+    TargetError,
+    translated,
+)
+from harness.targets.behind_qemu import LentDisk, resize_by_command
 from harness.targets.found import Found, unreadable
 from harness.targets.through_device import ThroughDevice, unnamed
 from harness.targets.userfile import START_TIMEOUT, UserTarget, words_of
@@ -126,10 +133,7 @@ def host_side(name: str, definition: UserTarget, place: str) -> HostSide:
         try:
             run(words_of(text, values))
         except MachineError as error:
-            failure = TargetError(str(error))
-            if error.details:
-                failure.add_note(error.details)
-            raise failure from None
+            raise translated(error) from None
 
     return HostSide(
         definition.identity,
@@ -161,6 +165,7 @@ class OwnedDisk(LentDisk):
         self._owner = owner
         self._host = host
         self._resized = False
+        self._capacity = found.config.capacity
         self.file = host.backing
         self.driver = driver
         self.resizable = host.resize is not None
@@ -180,11 +185,23 @@ class OwnedDisk(LentDisk):
         return FileBacking(self.file)
 
     def resize(self, capacity: int) -> None:
-        """Resize with the owner's command. Raise LacksError if none was named."""
+        """Resize with the owner's command. Raise LacksError if none was named.
+
+        Also LacksError if the command refuses to make the disk smaller, see `resize_by_command`.
+        """
         if self._host.resize is None:
             raise LacksError("cannot resize: the targets file names no `resize` command")
         self._resized = True
-        self._host.resize(capacity)
+        resize_by_command(self._host.resize, self._capacity, capacity, self.check)
+        self._capacity = capacity
+
+    def check(self) -> None:
+        """Raise TargetError if the device is gone while it is in use."""
+        if self.plugged and not self.lent:
+            try:
+                self.driver.config_generation()
+            except (DriverError, OSError) as error:
+                raise TargetError(str(error)) from None
 
     def unplug(self) -> None:
         """Reset the device and give it back, with the capacity that it had."""
@@ -353,11 +370,8 @@ class OwnedTarget(Target):
 
     def check(self) -> None:
         """Raise TargetError if the device in use is gone."""
-        if self._disk and self._disk.plugged and not self._disk.lent:
-            try:
-                self._disk.driver.config_generation()
-            except (DriverError, OSError) as error:
-                raise TargetError(str(error)) from None
+        if self._disk:
+            self._disk.check()
 
 
 class SocketTarget(OwnedTarget):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from harness import interrupt
@@ -36,8 +36,9 @@ from harness.targets.base import (
     LacksError,
     StartError,
     TargetError,
+    translated,
 )
-from harness.targets.behind_qemu import LendingTarget, LentDisk
+from harness.targets.behind_qemu import LendingTarget, LentDisk, resize_by_command
 from harness.targets.found import Found, unreadable
 from harness.targets.through_device import ThroughDevice, unnamed
 from harness.targets.userfile import PLACES, VMM_PLACES, UserTarget, rendered, words_of
@@ -105,19 +106,12 @@ class StartedDisk(LentDisk):
         return FileBacking(self.file)
 
     def resize(self, capacity: int) -> None:
-        """Resize the disk by the user's command. LacksError if none was named, or if it refuses.
+        """Resize the disk by the user's command. LacksError if none was named.
 
-        It may refuse to make a disk smaller: not every device can. Any other failure is a
-        TargetError.
+        Also LacksError if the command refuses to make the disk smaller, see `resize_by_command`.
         """
-        try:
-            self._target.resize(self._name, capacity)
-        except LacksError:
-            raise
-        except TargetError as error:
-            if capacity < self._capacity:
-                raise LacksError(f"cannot make the disk smaller: {error}") from None
-            raise
+        command = partial(self._target.resize, self._name)
+        resize_by_command(command, self._capacity, capacity, self._target.check)
         self._capacity = capacity
 
     def processes(self) -> tuple[DeviceProcess, ...]:
@@ -203,6 +197,10 @@ class StartedTarget(LendingTarget):
             )
         if self._disks and not self._several:
             raise LacksError(f"the disk of {self.name} is in use")
+        if self._disks and not self._runs():
+            daemon = self._daemon or self._ended
+            end = f": {daemon.last_line()}" if daemon else ""
+            raise TargetError(f"{self.name}: the process of the disks in use has ended{end}")
         words, covered = self._words(spec)
         covered |= self._by_served_file(spec)
         provided = {*covered, "capacity"} if self._file_is_ours else covered
@@ -419,13 +417,16 @@ class StartedTarget(LendingTarget):
             process.pause()
 
     def resize(self, name: str, capacity: int) -> None:
-        """Run the user's command. LacksError if there is none, TargetError if it fails."""
+        """Run the user's command. LacksError if there is none, TargetError if it fails.
+
+        CommandRefusedError if it ends by itself with another exit status than 0.
+        """
         if not self._definition.resize:
             raise LacksError("cannot resize: the targets file names no `resize` command")
         try:
             run(words_of(self._definition.resize, self._values(name, capacity)))
         except MachineError as error:
-            raise TargetError(str(error)) from None
+            raise translated(error) from None
 
     # --- the daemon
 
@@ -440,11 +441,18 @@ class StartedTarget(LendingTarget):
             socket, self._definition.ready, self._definition.start_timeout
         )
 
+    def _runs(self) -> bool:
+        """Return True if the daemon is alive. One that writes its core file is not."""
+        if self._daemon is None or not self._daemon.alive():
+            return False
+        if not self.processes()[0].dumps_core():
+            return True
+        self._await_end(0)
+        return False
+
     def _start_for_the_run(self, values: Mapping[str, object]) -> None:
-        if self._daemon and self._daemon.alive():
-            if not self.processes()[0].dumps_core():
-                return
-            self._await_end(0)
+        if self._runs():
+            return
         self._line = words_of(self._definition.start, values)
         self._plug_tried = False
         self._start(None)
@@ -629,7 +637,9 @@ class StartedTarget(LendingTarget):
             with suppress(MachineError):
                 assert self._served
                 syncs = self._served.syncs(f"{disk.name}.raw")
-                found["the file over FUSE"] = f"committed {syncs} times (fsync, O_SYNC writes)"
+                found[f"the file of {disk.name} over FUSE"] = (
+                    f"committed {syncs} times (fsync, O_SYNC writes)"
+                )
         return found
 
     def logs(self) -> dict[str, str]:

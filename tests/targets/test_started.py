@@ -116,13 +116,43 @@ def test_a_disk_that_the_daemon_lacks_is_not_started_again(
     assert target._made == 2  # type: ignore[attr-defined]
 
 
-def test_a_disk_that_cannot_become_smaller_is_lacking(make: Make) -> None:
-    disk = make(table(MODEL, "resize = 'false'")).plug(DiskSpec(capacity=64))
+GROWS = """resize = '''sh -c "test {sectors} -ge 64 || (echo too small; exit 4)"'''"""
 
-    with pytest.raises(LacksError, match="cannot make the disk smaller: false ended with 1"):
+
+def test_a_disk_that_cannot_become_smaller_is_lacking(make: Make) -> None:
+    disk = make(table(MODEL, GROWS)).plug(DiskSpec(capacity=64))
+
+    with pytest.raises(LacksError, match=r"may mean .* cannot shrink: .* ended with 4: too small"):
         disk.resize(32)
-    with pytest.raises(TargetError, match="false ended with 1: no output") as failed:
-        disk.resize(128)
+
+
+@pytest.mark.parametrize(
+    ("command", "capacity", "why"),
+    [
+        ("false", 128, "false ended with 1: no output"),
+        ("false", 32, "false ended with 1: no output"),
+        ("sh -c 'kill -9 $$'", 32, "ended with -9"),
+        ("no-such-program", 32, "No such file"),
+    ],
+)
+def test_a_resize_command_that_does_not_work_is_an_error(
+    make: Make, command: str, capacity: int, why: str
+) -> None:
+    disk = make(table(MODEL, f'resize = "{command}"')).plug(DiskSpec(capacity=64))
+
+    with pytest.raises(TargetError, match=why) as failed:
+        disk.resize(capacity)
+    assert not isinstance(failed.value, LacksError)
+
+
+def test_a_daemon_that_dies_while_it_shrinks_a_disk_is_an_error(make: Make) -> None:
+    target = make(table(MODEL, "resize = 'false'"))
+    disk = target.plug(DiskSpec(capacity=64))
+    os.kill(disk.processes()[0].pid, signal.SIGKILL)
+    target._daemon.wait(60)  # type: ignore[attr-defined]
+
+    with pytest.raises(TargetError, match="was ended by SIGKILL") as failed:
+        disk.resize(32)
     assert not isinstance(failed.value, LacksError)
 
 
@@ -257,7 +287,7 @@ needs_fuse = pytest.mark.skipif(bool(lacking()), reason=lacking())
 @needs_fuse
 def test_the_file_fails_where_the_test_wants_it(make: Make) -> None:
     target = make(table(MODEL, "serve_file = true"))
-    for faults in ((Fault("read", 3),), (Fault("flush"),)):
+    for number, faults in enumerate([(Fault("read", 3),), (Fault("flush"),)]):
         disk = Disk(target.plug(DiskSpec(capacity=64, faults=faults)))
         disk.backing.write(5, b"\x33" * 512)
         disk.start()
@@ -268,7 +298,7 @@ def test_the_file_fails_where_the_test_wants_it(make: Make) -> None:
         assert (written, flushed, bad) == (
             failed if faults[0].on == "read" else (Status.OK, Status.IOERR, Status.OK)
         )
-        assert "committed 1 times" in target.evidence()["the file over FUSE"]
+        assert "committed 1 times" in target.evidence()[f"the file of disk{number} over FUSE"]
         disk.unplug()
     with pytest.raises(LacksError, match="cannot provide faults"):
         target.plug(DiskSpec(faults=(Fault("discard"),)))
@@ -359,6 +389,22 @@ def test_a_wedged_daemon_with_many_disks_is_started_again() -> None:
         assert not failed.value.over
         assert not Path(f"/proc/{pid}").exists()
         target._definition = patient
+        target.plug(DiskSpec()).unplug()
+    finally:
+        target.close()
+
+
+def test_the_end_of_a_daemon_that_has_disks_is_not_lost_at_the_next_disk() -> None:
+    target = StartedTarget("mine", profile("qemu-storage-daemon"))
+    try:
+        first = target.plug(DiskSpec())
+        os.kill(first.processes()[0].pid, signal.SIGKILL)
+        assert target._daemon
+        target._daemon.wait(60)
+        with pytest.raises(TargetError, match=r"disks in use has ended: .* was ended by SIGKILL"):
+            target.plug(DiskSpec())
+        with pytest.raises(TargetError, match="was ended by SIGKILL"):
+            first.unplug()
         target.plug(DiskSpec()).unplug()
     finally:
         target.close()

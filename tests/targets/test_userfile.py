@@ -329,6 +329,17 @@ def test_the_users_command_resizes(tmp_path: Path, export: Export) -> None:
         target.close()
 
 
+def test_the_users_command_may_refuse_to_shrink(tmp_path: Path, export: Export) -> None:
+    more = 'destructive = true\nresize = "test {sectors} -ge 64"\n'
+    target = maker("mine", load(define(tmp_path, export, more)))(Settings())
+    try:
+        disk = target.plug(DiskSpec())
+        with pytest.raises(LacksError, match="cannot shrink: test 1 -ge 64 ended with 1"):
+            disk.resize(1)
+    finally:
+        target.close()
+
+
 def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
     resize = f"{sys.executable} -c 'import sys; sys.exit(\"no room for {{sectors}}\")'"
     path = written(tmp_path, f'[target.a]\ndevice = "pci:x"\nresize = """{resize}"""\n')
