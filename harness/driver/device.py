@@ -42,7 +42,7 @@ RESET_GRACE = 0.5
 SPINS = 60
 """Polls of the used ring before the first wait for an interrupt. A quick device needs no more."""
 
-FIRST_NAP, LONGEST_NAP = 0.0005, 0.002
+FIRST_NAP, LONGEST_NAP = 0.0001, 0.002
 """Seconds to wait for an interrupt between two polls: twice as long each time, up to the second."""
 
 
