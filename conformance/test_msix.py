@@ -186,7 +186,8 @@ def test_a_mapping_to_a_vector_that_does_not_exist_shows_no_vector(msix):
 @clause("4.1.5.3.1-D-01")
 def test_a_queue_without_a_vector_raises_no_interrupt(msix):
     driver = msix.driver
-    assert start(msix, [NO_VECTOR, 1])[0] == NO_VECTOR
+    # Neither has one: a device may announce the other queue at any time on a vector of that queue.
+    assert start(msix, [NO_VECTOR, NO_VECTOR]) == [NO_VECTOR, NO_VECTOR]
     before = driver.interrupts()
 
     assert [driver.request(READ).status for _ in range(3)] == [Status.OK] * 3

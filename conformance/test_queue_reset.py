@@ -147,7 +147,7 @@ def test_writes_in_flight_do_not_reach_the_disk_after_the_queue_was_reset(plug, 
     before = disk.backing.read(0, 160)
     if all(before[8 * n * 512 :][:512] == sectors(1, salt=n) for n in range(20)):
         pytest.skip("nothing was in flight when the queue was reset")
-    let_finish(disk, 0.5)  # long enough for twelve operations
+    let_finish(disk, 0.5)
     after = disk.backing.read(0, 160)
 
     places = range(0, 160 * 512, 8 * 512)

@@ -87,7 +87,7 @@ def test_after_a_reset_with_requests_in_flight_the_device_is_silent(plug, packed
     driver.set_status(0)
     assert eventually(lambda: driver.status() == 0)
     before, interrupts = shared_memory(disk, packed), driver.interrupts()
-    let_pass(disk=disk)  # long enough for five operations
+    let_pass(disk=disk)
 
     assert shared_memory(disk, packed) == before
     assert driver.interrupts() == interrupts

@@ -220,7 +220,7 @@ def test_a_device_that_was_suspended_at_work_is_silent(plug):
 
     suspended_under_load(disk)
     before = used_ring(disk), driver.interrupts().raised
-    let_pass(0.5, disk=disk)  # long enough for five operations
+    let_pass(0.5, disk=disk)
     after = used_ring(disk), driver.interrupts().raised
 
     assert after == before

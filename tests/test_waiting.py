@@ -49,12 +49,13 @@ def test_requests_that_never_complete_fail_the_test(monkeypatch: pytest.MonkeyPa
             pass
 
 
-def interrupted(*counts: int) -> SimpleNamespace:
-    """Return a driver whose interrupts at each look are these; the last repeats."""
+def interrupted(*counts: int, idle: bool = False) -> SimpleNamespace:
+    """Return a disk whose interrupts at each look are these; the last repeats."""
     looks = list(counts)
-    return SimpleNamespace(
+    driver = SimpleNamespace(
         interrupts=lambda: Interrupts(looks.pop(0) if len(looks) > 1 else looks[0])
     )
+    return SimpleNamespace(driver=driver, idle=lambda within: idle)
 
 
 def test_interrupts_that_still_arrive_are_counted() -> None:
@@ -64,3 +65,22 @@ def test_interrupts_that_still_arrive_are_counted() -> None:
 def test_a_device_that_interrupts_without_end_is_not_waited_for(monkeypatch) -> None:
     monkeypatch.setattr(waiting, "SOON", 0.05)
     assert waiting.settled(interrupted(*range(1000))).queue < 100
+
+
+def test_a_device_that_has_nothing_to_do_is_not_waited_for() -> None:
+    disk = interrupted(4, 5, idle=True)
+    begun = waiting.time.monotonic()
+
+    waiting.let_pass(5.0, disk=disk)
+    counts = waiting.settled(disk)
+
+    assert counts == Interrupts(4)
+    assert waiting.time.monotonic() - begun < 1
+
+
+def test_a_device_that_cannot_say_so_is_waited_for() -> None:
+    begun = waiting.time.monotonic()
+
+    waiting.let_pass(5.0, disk=interrupted(4))
+
+    assert waiting.time.monotonic() - begun >= 5

@@ -42,8 +42,11 @@ RESET_GRACE = 0.5
 SPINS = 60
 """Polls of the used ring before the first wait for an interrupt. A quick device needs no more."""
 
-FIRST_NAP, LONGEST_NAP = 0.0005, 0.002
-"""Seconds to wait for an interrupt between two polls: twice as long each time, up to the second."""
+FIRST_WAIT, LONGEST_WAIT = 0.0001, 0.002
+"""Seconds of the first and of the longest wait for an interrupt between two polls.
+
+Each wait is twice as long as the one before it.
+"""
 
 
 class DeviceDriver(Driver):
@@ -407,15 +410,15 @@ class DeviceDriver(Driver):
         begun = time.monotonic()
         deadline, look = begun + timeout, begun + RESET_LOOK
         message = f"waited {timeout:g} s for {what}"
-        lost, nap = False, FIRST_NAP
+        lost, wait = False, FIRST_WAIT
         for _ in range(SPINS):
             if done():
                 return
         while True:
-            self.service(nap)
+            self.service(wait)
             if done():
                 return
-            nap = min(2 * nap, LONGEST_NAP)
+            wait = min(2 * wait, LONGEST_WAIT)
             now = time.monotonic()
             if now > deadline:
                 raise DeviceTimeoutError(message, self._wait_state())

@@ -21,6 +21,35 @@ KILL_DEADLINE = 10.0
 """Longest time until a killed process has ended, on a busy host, in seconds."""
 
 
+STOP_DEADLINE = 5.0
+"""Longest time until a process that was sent SIGSTOP has stopped, on a busy host, in seconds."""
+
+
+def states(pid: int) -> set[str]:
+    """Return the states of the threads of a process, as /proc shows them; none if it is gone."""
+    found = set()
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(OSError):
+            stat = (task / "stat").read_text(encoding="ascii", errors="replace")
+            found.add(stat.rpartition(")")[2].split()[0])
+    return found
+
+
+def await_stopped(pid: int) -> None:
+    """Wait until no thread of a process runs that was sent SIGSTOP.
+
+    A thread finishes its system call first. TimeoutError after STOP_DEADLINE seconds.
+    """
+    deadline = time.monotonic() + STOP_DEADLINE
+    while not (now := states(pid)) <= set("TtZX"):
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"process {pid} has not stopped {STOP_DEADLINE:g} s after SIGSTOP:"
+                f" its threads are in the states {', '.join(sorted(now))}"
+            )
+        time.sleep(0.001)
+
+
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time used by all threads of a process, in seconds; 0 if it has ended."""
     with suppress(OSError):
@@ -55,14 +84,14 @@ class DeviceProcess:
 
     def runnable(self) -> bool:
         """Return True if one of its threads runs now, or waits only for a free processor."""
-        return "R" in self._states()
+        return "R" in states(self.pid)
 
     def may_be_ending(self) -> bool:
         """Return True if it may be on its way to its end, but has not come there.
 
         A thread runs, waits for a processor or a disk, or has ended already.
         """
-        return not self._states().isdisjoint("RDZX")
+        return not states(self.pid).isdisjoint("RDZX")
 
     def dumps_core(self) -> bool:
         """Return True if it has crashed, and the kernel still writes its memory to a core file.
@@ -73,15 +102,6 @@ class DeviceProcess:
             status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii", errors="replace")
             return "CoreDumping:\t1" in status
         return False
-
-    def _states(self) -> set[str]:
-        """Return the states of its threads, as /proc shows them."""
-        states = set()
-        for task in Path(f"/proc/{self.pid}/task").glob("*"):
-            with suppress(OSError):
-                stat = (task / "stat").read_text(encoding="ascii", errors="replace")
-                states.add(stat.rpartition(")")[2].split()[0])
-        return states
 
     def wanted(self) -> dict[str, float]:
         """Return the CPU seconds that each thread has used or waited for, by thread id.
@@ -114,8 +134,12 @@ class DeviceProcess:
         return 0
 
     def pause(self) -> None:
-        """Stop the process until `resume`."""
+        """Stop the process until `resume`. None of its threads runs on return.
+
+        ProcessLookupError if it has ended, TimeoutError if it does not stop.
+        """
         os.kill(self.pid, signal.SIGSTOP)
+        await_stopped(self.pid)
 
     def resume(self) -> None:
         """Let the process go on after `pause`, if it has not ended."""

@@ -28,6 +28,7 @@ from harness.machine.drive import Backing as FileBacking
 from harness.machine.errors import MachineError
 from harness.machine.process import Process
 from harness.machine.supervisor import QUIT_DEADLINE, Supervised
+from harness.robustness.device_process import await_stopped
 from harness.targets.base import (
     Backing,
     DeviceIdentity,
@@ -134,13 +135,17 @@ class ModelProcess(Supervised):
             self.tell("add", name, **words)
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process."""
+        """Send a signal to the process. After SIGSTOP none of its threads runs on return."""
         if self._process is None or self._stopped:
             raise self._ended("the model is gone")
         try:
             os.kill(self._process.pid, number)
+            if number == signal.SIGSTOP:
+                await_stopped(self._process.pid)
         except ProcessLookupError:
             raise self._ended("the model is gone") from None
+        except TimeoutError as error:
+            raise MachineError(str(error)) from None
 
     def _request_end(self, process: Process) -> None:
         process.channel.close()
@@ -182,8 +187,11 @@ class ModelProcess(Supervised):
         self.tell("resize", name, capacity=capacity)
 
     def idle(self, within: float) -> bool:
-        """Wait until the process has nothing to do. Return False after `within` seconds."""
-        return bool(self.tell("wait", "", within=within)["idle"])
+        """Wait until the process has nothing to do. Return False after `within` seconds.
+
+        `within` is at most half of ANSWER_DEADLINE, so that an answer comes before that.
+        """
+        return bool(self.tell("wait", "", within=min(within, ANSWER_DEADLINE / 2))["idle"])
 
     def tell(self, do: str, name: str, **more: Any) -> dict[str, Any]:
         """Send one command, wait until the model has done it, and return the answer."""

@@ -29,6 +29,7 @@ from harness.driver.bus.linux_sysfs import (
 )
 from harness.driver.errors import DriverError, NoDeviceError
 from harness.driver.memory import DmaMemory, Region
+from harness.driver.polling import events
 from harness.virtio.pci import COMMAND_INTX_DISABLE, COMMAND_MASTER, COMMAND_MEMORY
 
 DRIVER = "vfio-pci"
@@ -285,7 +286,7 @@ class LinuxVfio(PciFunction):
     def _take(self, timeout: float) -> Counter[int]:
         """Return the signals since the last call, by the number of the eventfd."""
         taken: Counter[int] = Counter()
-        if self._epoll.poll(timeout):
+        if events(self._epoll, timeout):
             for number, event in enumerate(self._events):
                 with suppress(BlockingIOError):
                     taken[number] = os.eventfd_read(event)

@@ -128,7 +128,8 @@ class Qtest:
         asked = "; ".join(lines)
         try:
             self._socket.sendall("".join(f"{line}\n" for line in lines).encode())
-            answers = [self._answer() for _ in lines]
+            deadline = time.monotonic() + ANSWER_TIMEOUT
+            answers = [self._answer(deadline) for _ in lines]
         except TimeoutError:
             self._broken = f"QEMU did not answer {asked!r} within {ANSWER_TIMEOUT:g} s"
             raise DriverError(self._broken) from None
@@ -147,9 +148,8 @@ class Qtest:
         if self._broken:
             raise DriverError(f"the qtest socket is not used any more: {self._broken}")
 
-    def _answer(self) -> list[str]:
+    def _answer(self, deadline: float) -> list[str]:
         """Return the words of the next answer. Interrupts that come before it are counted."""
-        deadline = time.monotonic() + ANSWER_TIMEOUT
         while self._interrupt(answer := self._line()):
             if time.monotonic() > deadline:
                 raise TimeoutError

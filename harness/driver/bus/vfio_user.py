@@ -22,6 +22,7 @@ from harness.driver.bus.base import PciFunction, aligned_accesses
 from harness.driver.bus.msix import msix_table, set_enabled, write_entry
 from harness.driver.errors import BadArgumentError, DriverError, NoDeviceError
 from harness.driver.memory import DmaMemory, Region
+from harness.driver.polling import events
 from harness.virtio.pci import (
     BARS,
     COMMAND,
@@ -399,7 +400,7 @@ class VfioUser(PciFunction):
 
     def _take(self, timeout: float) -> Counter[int]:
         taken: Counter[int] = Counter()
-        if self._epoll.poll(timeout):
+        if events(self._epoll, timeout):
             for number, event in enumerate(self._events):
                 with suppress(BlockingIOError):
                     taken[number] = os.eventfd_read(event)

@@ -38,6 +38,7 @@ from typing import Any
 from harness.driver.errors import BadArgumentError, DriverError, NoDeviceError
 from harness.driver.interface import QueueLayout
 from harness.driver.memory import DmaMemory, Region
+from harness.driver.polling import events
 from harness.driver.trace import Trace
 from harness.driver.transport.base import Transport
 from harness.driver.transport.vhost_channel import GoneError, RefusedError
@@ -482,7 +483,7 @@ class VhostUser(Transport):
 
     def _collect(self, timeout: float) -> None:
         """Take the back-end's signals, waiting up to `timeout` seconds for the first."""
-        ready = {fd for fd, _ in self._events.poll(timeout)}
+        ready = {fd for fd, _ in events(self._events, timeout)}
         if not ready:
             return
         session = self._session
