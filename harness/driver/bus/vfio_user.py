@@ -87,6 +87,10 @@ MESSAGE_ADDRESS = 0xFEE0_0000
 """The address in MSI-X table entries; the server signals an eventfd instead of writing there."""
 
 
+READ_AHEAD = 4096
+"""Bytes that are read from the socket at once. Most messages have less than 100."""
+
+
 @dataclass(frozen=True)
 class Mapped:
     """An area of a region that is mapped: its offset, and the memory."""
@@ -118,6 +122,7 @@ class VfioUser(PciFunction):
         self._mapped: dict[int, list[Mapped]] = {}
         self._events: list[int] = []
         self._epoll = select.epoll()
+        self._received = b""
         self._link = socket.socket(socket.AF_UNIX)
         self._link.settimeout(timeout)
         self._file = os.memfd_create("vfio-user-dma")
@@ -235,14 +240,19 @@ class VfioUser(PciFunction):
         return ident, kind, flags, error, body, fds + more
 
     def _receive(self, length: int, deadline: float) -> tuple[bytes, list[int]]:
-        data, fds = b"", list[int]()
-        while len(data) < length:
+        """Return the next bytes, and the descriptors that came with them or since the last call.
+
+        What has come is read at once: a header and what follows it usually take one system call.
+        """
+        fds = list[int]()
+        while len(self._received) < length:
             self._link.settimeout(max(deadline - time.monotonic(), 0.001))
-            piece, more, _, _ = socket.recv_fds(self._link, length - len(data), MAX_FDS)
+            piece, more, _, _ = socket.recv_fds(self._link, READ_AHEAD, MAX_FDS)
             fds += more
             if not piece:
                 raise ConnectionError("it hung up")
-            data += piece
+            self._received += piece
+        data, self._received = self._received[:length], self._received[length:]
         return data, fds
 
     def _serve(self, ident: int, command: int, body: bytes, flags: int) -> None:
