@@ -154,7 +154,8 @@ def test_needs_reset_is_announced_as_a_configuration_change(plug):
     if not eventually(lambda: disk.driver.status() & DeviceStatus.NEEDS_RESET != 0):
         pytest.skip("the device does not show NEEDS_RESET")
 
-    assert eventually(lambda: disk.driver.interrupts().config > 0)
+    announced = eventually(lambda: disk.driver.interrupts().config > 0)
+    assert announced, f"NEEDS_RESET is set, and no configuration interrupt comes in {SOON:g} s"
 
 
 @described("2.4-P-01")

@@ -103,8 +103,8 @@ def need_one_done(done: Callable[[], bool]) -> None:
 def let_finish(disk: Disk, seconds: float = QUIET) -> None:
     """Wait, so that a faulty device finishes what it has begun, also on a busy machine.
 
-    Where the machine around the device can be stopped, it is stopped and continues: QEMU finishes
-    what its disks have in flight before it stops, also throttled requests.
+    Where what carries the device can be stopped, it is stopped and continues: QEMU finishes what
+    its disks have in flight before it stops, also throttled requests. A daemon is only delayed.
     """
     let_pass(seconds, disk=disk)
     with suppress(LacksError), disk.paused():

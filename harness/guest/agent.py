@@ -42,7 +42,7 @@ RECORD = 8192
 LEVEL, WARNING = 7, 4
 """Bits of a record's priority that are its level; this level and those below it are reported."""
 
-SLOW_HOST = ("hrtimer: interrupt took", "CE: ", "clocksource: ")
+SLOW_HOST = ("hrtimer: interrupt took", "CE: ", "clocksource: ", "TSC found unstable", "rcu: ")
 """Beginnings of warnings about time, which a guest on a busy host prints whatever a test does."""
 
 MESSAGES_READ = 2000

@@ -65,7 +65,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "guest-per",
         choices=("auto", "test", "module", "run"),
         default="auto",
-        help="which tests share a cloned guest; auto: those that leave it as new"
+        help="which tests share a cloned guest; auto: all, as long as it is unchanged"
         " (default: %(default)s)",
     )
     add_option(
@@ -111,7 +111,7 @@ def _bench(
         progress_of(request.config),
         clones=not option.vblk_no_clones,
         observe=option.vblk_observe,
-        reuse=option.vblk_guest_per == "auto",
+        reuse=option.vblk_guest_per == "auto" and "hardening" not in option.vblk_level,
     )
     user = request.config.stash[USER_TARGETS]
     bench.target = maker(bench.name, user)(settings)

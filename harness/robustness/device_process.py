@@ -139,7 +139,11 @@ class DeviceProcess:
         ProcessLookupError if it has ended, TimeoutError if it does not stop.
         """
         os.kill(self.pid, signal.SIGSTOP)
-        await_stopped(self.pid)
+        try:
+            await_stopped(self.pid)
+        except BaseException:
+            self.resume()
+            raise
 
     def resume(self) -> None:
         """Let the process go on after `pause`, if it has not ended."""

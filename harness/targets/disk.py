@@ -13,7 +13,7 @@ from harness.driver.trace import Recorded, Trace, cut, merged
 from harness.driver.transport.vhost_user import VhostUser
 from harness.machine.drive import IoError
 from harness.robustness.device_process import DeviceProcess
-from harness.targets.base import Backing, LacksError, Plugged
+from harness.targets.base import Backing, LacksError, Plugged, TargetError
 from harness.targets.through_device import ThroughDevice
 from harness.virtio.blk import ID_LENGTH, LIFETIME, RequestType, Status
 from harness.virtio.device import DeviceStatus
@@ -147,11 +147,16 @@ class Disk:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop all that carries the device for the block. LacksError where that cannot be done.
+        """Stop all that carries the device for the block.
+
+        LacksError where that cannot be done, TargetError if it does not stop.
 
         No register may be accessed inside the block.
         """
-        self._plugged.pause()
+        try:
+            self._plugged.pause()
+        except OSError as error:
+            raise TargetError(f"the device's process cannot be stopped: {error}") from None
         try:
             yield
         finally:

@@ -140,12 +140,19 @@ class ModelProcess(Supervised):
             raise self._ended("the model is gone")
         try:
             os.kill(self._process.pid, number)
-            if number == signal.SIGSTOP:
-                await_stopped(self._process.pid)
         except ProcessLookupError:
             raise self._ended("the model is gone") from None
-        except TimeoutError as error:
-            raise MachineError(str(error)) from None
+        if number == signal.SIGSTOP:
+            self._await_stopped(self._process.pid)
+
+    def _await_stopped(self, pid: int) -> None:
+        try:
+            await_stopped(pid)
+        except BaseException as error:
+            self.send_signal(signal.SIGCONT)
+            if isinstance(error, TimeoutError):
+                raise MachineError(str(error)) from None
+            raise
 
     def _request_end(self, process: Process) -> None:
         process.channel.close()

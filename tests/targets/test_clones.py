@@ -210,9 +210,13 @@ def test_what_a_test_leaves_ends_its_clone(
         assert not machine.alive(), what
 
     reasons = [line for line in messages if line.startswith("the guest is not used again: ")]
-    assert len(reasons) == 4
-    assert "a warning" in reasons[0] and "pages: 0 became 1" in reasons[1]
-    assert "virtio-blk missing headers" in reasons[2] and "a disk is still plugged" in reasons[3]
+    for reason in (
+        "a warning",
+        "pages: 0 became 1",
+        "virtio-blk missing headers",
+        "a disk is still plugged",
+    ):
+        assert any(reason in line for line in reasons), reason
 
 
 def test_the_end_of_a_clone_after_its_test_is_reported(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from harness import interrupt
 from harness.diskspec import SECTOR, DiskSpec
 from harness.driver.trace import Recorded
 from harness.machine import Drive, MachineError
@@ -20,6 +21,7 @@ class GuestDisk(DriveSide, Plugged):
 
     def __init__(self, guest: Guest, spec: DiskSpec) -> None:
         self._guest = guest
+        self._guest.used = True
         self.spec = spec
         self._drive = self._add()
         try:
@@ -48,7 +50,7 @@ class GuestDisk(DriveSide, Plugged):
 
     def _given_back(self) -> bool:
         """Unplug the disk for the next test. Return False if the guest serves no other test."""
-        if not self._guest.reusable:
+        if not self._guest.reusable or interrupt.received() is not None:
             return False
         try:
             self._unplug_device()

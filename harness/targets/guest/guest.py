@@ -47,9 +47,9 @@ class Means:
 class Guest:
     """A guest with the agent in it; made by `boot` or `clone`.
 
-    `kind` is the way its disks are driven. `cloned` is True for a clone of a template, and
-    `remains` is what the agent answers in a clone that no test has used. With `reusable` it may
-    serve another test if nothing is in `changes`; `served` counts the tests that it has served.
+    `kind` is the way its disks are driven. `cloned` is True for a clone of a template. With
+    `reusable` it may serve another test if nothing is in `changes`; `served` counts the tests that
+    it has served, and `used` is True after the first disk of a test.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Guest:
         self.retired = False
         self.reusable = False
         self.served = 0
+        self.used = False
         self._remains: dict[str, Any] = {}
         self._words = machine.last_words()
         self._at_end = ExitStack()
@@ -145,7 +146,7 @@ class Guest:
     def changes(self) -> str:
         """Return in words what a test has left in the guest or in its QEMU, "" if nothing.
 
-        A guest is as new if the agent answers; no driver is attached, and no disk plugged; the
+        A guest is unchanged if the agent answers; no driver is attached, and no disk plugged; the
         drivers' memory was given back; no process of ours runs; and neither the kernel nor QEMU
         has printed a warning.
         """

@@ -125,9 +125,14 @@ class GuestTarget(Target):
 
     def release(self) -> None:
         """End the guests that were cloned, except one that may serve another test."""
-        if self._guest and self._guest.reusable and not self._guest.retired:
+        interrupted = interrupt.received() is not None
+        if self._guest and self._guest.reusable and not self._guest.retired and not interrupted:
+            if not self._guest.used:
+                return
             if not (changes := self._guest.changes()):
                 self._guest.served += 1
+                self._guest.used = False
+                self._guest.machine.messages.clear()
                 return
             self._progress(f"the guest is not used again: {changes}")
         guests = {disk.guest for disk in self._started if disk.guest.cloned}
@@ -167,7 +172,7 @@ class GuestTarget(Target):
                 f"booted ({self._booted_because})" if self._booted_because else "cloned"
             )
             if self._guest and self._guest.reusable:
-                facts["guests"] += ", and used again as long as they are as new"
+                facts["guests"] += ", and used again as long as they are unchanged"
         return facts
 
     def evidence(self) -> dict[str, str]:
