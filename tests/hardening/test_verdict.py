@@ -97,10 +97,15 @@ def test_a_process_that_spins_is_seen_however_busy_the_host(subject: list[Subjec
     assert re.match(r"subject used \d+\.\d s of CPU in \d+\.\d s", judgement.evidence)
 
 
+@pytest.mark.parametrize(
+    ("program", "answers"),
+    [(SPINS, True), (SPINS_BESIDE, False)],
+    ids=["first-thread", "another-thread"],
+)
 def test_a_process_that_spins_while_somebody_waits_for_it_is_ended(
-    subject: list[Subject],
+    subject: list[Subject], program: str, answers: bool
 ) -> None:
-    spinner = start(subject, SPINS)
+    spinner = start(subject, program, answers=answers)
     vitals = ProcessWatch([spinner.process])
     spinner.say()
     spinner.hear()
@@ -147,22 +152,6 @@ def test_a_process_that_hangs_while_somebody_waits_for_it_is_ended(
     judgement = vitals.spin()
     assert ended == -signal.SIGKILL
     assert judgement and judgement.fate is Fate.WEDGED
-
-
-def test_a_process_whose_first_thread_waits_for_one_that_spins_spins(
-    subject: list[Subject],
-) -> None:
-    spinner = start(subject, SPINS_BESIDE, answers=False)
-    vitals = ProcessWatch([spinner.process])
-    spinner.say()
-    spinner.hear()
-
-    with vitals.guarded():
-        ended = spinner.child.wait(30)
-
-    judgement = vitals.spin()
-    assert ended == -signal.SIGKILL
-    assert judgement and judgement.fate is Fate.SPINS
 
 
 def test_a_process_that_works_for_a_moment_does_not_spin(subject: list[Subject]) -> None:
