@@ -35,19 +35,26 @@ def states(pid: int) -> set[str]:
     return found
 
 
-def await_stopped(pid: int) -> None:
-    """Wait until no thread of a process runs that was sent SIGSTOP.
+def stop(pid: int) -> None:
+    """Send SIGSTOP to a process, and wait until none of its threads runs.
 
-    A thread finishes its system call first. TimeoutError after STOP_DEADLINE seconds.
+    A thread finishes its system call first. ProcessLookupError if the process has ended.
+    TimeoutError after STOP_DEADLINE seconds; then the process goes on.
     """
+    os.kill(pid, signal.SIGSTOP)
     deadline = time.monotonic() + STOP_DEADLINE
-    while not (now := states(pid)) <= set("TtZX"):
-        if time.monotonic() > deadline:
-            raise TimeoutError(
-                f"process {pid} has not stopped {STOP_DEADLINE:g} s after SIGSTOP:"
-                f" its threads are in the states {', '.join(sorted(now))}"
-            )
-        time.sleep(0.001)
+    try:
+        while not (now := states(pid)) <= set("TtZX"):
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"process {pid} has not stopped {STOP_DEADLINE:g} s after SIGSTOP:"
+                    f" its threads are in the states {', '.join(sorted(now))}"
+                )
+            time.sleep(0.001)
+    except BaseException:  # Ctrl-C too
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+        raise
 
 
 def cpu_seconds(pid: int) -> float:
@@ -138,12 +145,7 @@ class DeviceProcess:
 
         ProcessLookupError if it has ended, TimeoutError if it does not stop.
         """
-        os.kill(self.pid, signal.SIGSTOP)
-        try:
-            await_stopped(self.pid)
-        except BaseException:
-            self.resume()
-            raise
+        stop(self.pid)
 
     def resume(self) -> None:
         """Let the process go on after `pause`, if it has not ended."""

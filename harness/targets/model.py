@@ -28,7 +28,7 @@ from harness.machine.drive import Backing as FileBacking
 from harness.machine.errors import MachineError
 from harness.machine.process import Process
 from harness.machine.supervisor import QUIT_DEADLINE, Supervised
-from harness.robustness.device_process import await_stopped
+from harness.robustness.device_process import stop
 from harness.targets.base import (
     Backing,
     DeviceIdentity,
@@ -134,25 +134,27 @@ class ModelProcess(Supervised):
                 Path(path).unlink(missing_ok=True)
             self.tell("add", name, **words)
 
-    def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process. After SIGSTOP none of its threads runs on return."""
-        if self._process is None or self._stopped:
-            raise self._ended("the model is gone")
+    def pause(self) -> None:
+        """Stop the process until `resume`. None of its threads runs on return."""
         try:
-            os.kill(self._process.pid, number)
+            stop(self._pid)
         except ProcessLookupError:
             raise self._ended("the model is gone") from None
-        if number == signal.SIGSTOP:
-            self._await_stopped(self._process.pid)
+        except TimeoutError as error:
+            raise MachineError(str(error)) from None
 
-    def _await_stopped(self, pid: int) -> None:
+    def resume(self) -> None:
+        """Let the process go on after `pause`."""
         try:
-            await_stopped(pid)
-        except BaseException as error:
-            self.send_signal(signal.SIGCONT)
-            if isinstance(error, TimeoutError):
-                raise MachineError(str(error)) from None
-            raise
+            os.kill(self._pid, signal.SIGCONT)
+        except ProcessLookupError:
+            raise self._ended("the model is gone") from None
+
+    @property
+    def _pid(self) -> int:
+        if self._process is None or self._stopped:
+            raise self._ended("the model is gone")
+        return self._process.pid
 
     def _request_end(self, process: Process) -> None:
         process.channel.close()
@@ -337,22 +339,20 @@ class ModelDisk(ModelSide, Plugged):
 
     def restart(self) -> None:
         """Kill the process, and start another that serves the same disks."""
-        try:
-            self._process.restart()
-        except MachineError as error:
-            raise translated(error) from None
+        self._do(self._process.restart)
 
     def pause(self) -> None:
         """Stop the model's process for a while."""
-        self._signal(signal.SIGSTOP)
+        self._do(self._process.pause)
 
     def resume(self) -> None:
         """Let the model's process go on."""
-        self._signal(signal.SIGCONT)
+        self._do(self._process.resume)
 
-    def _signal(self, number: signal.Signals) -> None:
+    @staticmethod
+    def _do(act: Callable[[], None]) -> None:
         try:
-            self._process.send_signal(number)
+            act()
         except MachineError as error:
             raise translated(error) from None
 
