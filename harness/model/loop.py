@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 import select
 import time
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from itertools import count
 
 class Loop:
     """Calls a handler while its descriptor is readable, and other handlers at their time."""
+
+    looks = 0
+    """Looks for further events before each wait."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -42,8 +46,9 @@ class Loop:
 
     def run(self) -> None:
         """Run until no descriptor is watched."""
+        events: list[tuple[int, int]] = []
         while self._handlers:
-            events = self._epoll.poll(self._patience())
+            events = self._next_events(self.looks if events else 0)
             for fd, _ in events:
                 # An earlier handler of this round may have removed this descriptor.
                 if handler := self._handlers.get(fd):
@@ -55,6 +60,14 @@ class Loop:
                 busy = True
             if self._waiting:
                 self._tell_waiting(not busy and not self._timers, now)
+
+    def _next_events(self, looks: int) -> list[tuple[int, int]]:
+        """Look for events, and wait for them unless one is there or a timer is due."""
+        for _ in range(looks):
+            if events := self._epoll.poll(0):
+                return events
+            os.sched_yield()
+        return self._epoll.poll(self._patience())
 
     def _tell_waiting(self, idle: bool, now: float) -> None:
         """Call the handlers that wait, if the loop is idle or their time is over."""

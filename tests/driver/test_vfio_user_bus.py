@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from harness.driver.bus.vfio_user import VfioUser
+from harness.driver.bus.vfio_user import BORDER, VfioUser
 from harness.driver.errors import DriverError, NoDeviceError
 from harness.virtio.vfio_user import (
     DEVICE_INFO,
     DEVICE_PCI,
+    DMA_ACCESS,
     ERROR,
     HEADER,
     IRQ_INFO,
@@ -129,10 +130,10 @@ def test_trouble_at_each_step_is_one_line(
     path = serve(instead(at, answered))
     exchange = VfioUser._exchange
 
-    def impatient(bus: VfioUser, command: Command, body: bytes, fds: list[int]) -> Any:
+    def impatient(bus: VfioUser, command: Command, *rest: Any) -> Any:
         if command == at and "within" in words:
             bus._timeout = IMPATIENCE
-        return exchange(bus, command, body, fds)
+        return exchange(bus, command, *rest)
 
     monkeypatch.setattr(VfioUser, "_exchange", impatient)
     with pytest.raises(NoDeviceError, match=words.format(at.name)):
@@ -159,7 +160,7 @@ def test_endless_memory_accesses_have_an_end(
         return reply(ident, Command.DMA_READ, bytes(16), flags=0x10) * 3
 
     path = serve(instead(Command.DMA_MAP, asks))
-    with pytest.raises(NoDeviceError, match="3 messages and no answer to DMA_MAP"):
+    with pytest.raises(NoDeviceError, match="DMA_MAP: it sent 3 messages and no answer"):
         VfioUser(path, TIMEOUT)
 
 
@@ -177,4 +178,46 @@ def test_a_bus_whose_exchange_failed_is_not_used_again(serve: Callable[[Answer],
     silent = False
     with pytest.raises(DriverError, match="is gone at REGION_READ"):
         bus.bar_read(0, 0, 4)
+    bus.close()
+
+
+def test_a_write_is_posted_and_a_refused_one_is_reported_by_the_next_access(
+    serve: Callable[[Answer], str],
+) -> None:
+    def refuses(ident: int, command: int, body: bytes) -> bytes:
+        region = int.from_bytes(body[8:12], "little")
+        error = 22 if region == 0 else 0
+        return reply(ident, command, b"", REPLY | (ERROR if error else 0), error)
+
+    bus = VfioUser(serve(instead(Command.REGION_WRITE, refuses)), TIMEOUT)
+    bus.bar_write(0, 16, 4, 1)
+    with pytest.raises(DriverError, match="refuses REGION_WRITE"):
+        bus.bar_read(0, 16, 4)
+    assert bus.bar_read(0, 16, 4) == 0
+    bus.close()
+
+
+def test_a_server_that_reads_memory_by_message_is_served_after_a_write(
+    serve: Callable[[Answer], str],
+) -> None:
+    answers = list[bytes]()
+
+    def reads_memory(ident: int, command: int, body: bytes) -> bytes:
+        return reply(7, Command.DMA_READ, DMA_ACCESS.pack(BORDER, 4), 0) + reply(ident, command)
+
+    def answer(ident: int, command: int, body: bytes) -> bytes | None:
+        if command == Command.DMA_READ:
+            answers.append(body[DMA_ACCESS.size :])
+            return b""
+        if command == Command.REGION_WRITE and body[8:12] == bytes(4):
+            return reads_memory(ident, command, body)
+        return by_the_book(ident, command, body)
+
+    bus = VfioUser(serve(answer), TIMEOUT)
+    bus.memory.view(BORDER, 4)[:] = b"used"
+    bus.bar_write(0, 16, 4, 1)
+    assert bus.take_interrupts(0) == 0
+    bus.bar_write(0, 16, 4, 1)  # from now on the answer is awaited at once
+    assert bus.bar_read(0, 16, 4) == 0
+    assert answers == [b"used", b"used"]
     bus.close()

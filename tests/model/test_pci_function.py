@@ -30,6 +30,7 @@ from harness.virtio.pci import (
     STATUS,
     STATUS_INTERRUPT,
 )
+from harness.virtio.vfio_user import ACCESS, Command
 
 READ = Request(RequestType.IN, 0, receive=512)
 Attach = Callable[..., tuple[VfioUser, BlockDriver]]
@@ -176,9 +177,9 @@ def test_a_function_in_d3_is_silent_and_goes_on_in_d0(attach: Attach) -> None:
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 6, 8])
 def test_registers_are_read_with_any_width(attach: Attach, width: int) -> None:
     bus, driver = attach()
-    whole = bus._read(4, 0x10, 16)
+    whole = bus._read(4, [(0x10, 16)])
 
-    pieces = [bus._read(4, 0x10 + at, min(width, 16 - at)) for at in range(0, 16, width)]
+    pieces = [bus._read(4, [(0x10 + at, min(width, 16 - at))]) for at in range(0, 16, width)]
 
     assert b"".join(pieces) == whole
     assert driver.register_read("num_queues") == 1
@@ -188,7 +189,7 @@ def test_a_register_that_is_written_in_part_keeps_the_rest(attach: Attach) -> No
     bus, driver = attach()
     driver.register_write("queue_desc", 0x1122334455667788)
 
-    bus._write(4, 0x21, b"\xaa\xbb\xcc")
+    bus._ask(Command.REGION_WRITE, ACCESS.pack(0x21, 4, 3) + b"\xaa\xbb\xcc")
 
     assert driver.register_read("queue_desc") == 0x11223344CCBBAA88
 

@@ -13,7 +13,8 @@ import select
 import socket
 import struct
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +79,9 @@ MEMORY_SIZE = 65 << 20
 INFO_ROOM = 4096
 """Most bytes of a region's description with its capabilities."""
 
+MAX_LATE = 32
+"""Most answers to writes that are not received yet."""
+
 MAX_DMA_MESSAGES = 100_000
 """Most messages of the server that are served during the wait for an answer."""
 
@@ -90,17 +94,26 @@ MESSAGE_ADDRESS = 0xFEE0_0000
 READ_AHEAD = 4096
 """Bytes that are read from the socket at once. Most messages have less than 100."""
 
+LOOKS = 20
+"""Looks for an answer before a wait for it. To sleep and wake up takes longer than most answers."""
+
 
 @dataclass(frozen=True)
 class Mapped:
     """An area of a region that is mapped: its offset, and the memory."""
 
     offset: int
-    memory: mmap.mmap
+    memory: memoryview
 
-    def holds(self, offset: int, length: int) -> bool:
-        """Return True if the whole access is in the area."""
-        return self.offset <= offset and offset + length <= self.offset + len(self.memory)
+
+Answer = tuple[bytes, list[int]]
+"""Content of an answer, and the descriptors that came with it."""
+
+
+def close_all(fds: Sequence[int]) -> None:
+    """Close descriptors."""
+    for fd in fds:
+        os.close(fd)
 
 
 class VfioUser(PciFunction):
@@ -123,9 +136,15 @@ class VfioUser(PciFunction):
         self._events: list[int] = []
         self._epoll = select.epoll()
         self._received = b""
+        self._awaited: deque[tuple[int, Command]] = deque()
+        """Identifiers and commands of messages whose answers were not received yet."""
+        self._by_message = False
+        """True if the server has requested memory accesses by message."""
         self._link = socket.socket(socket.AF_UNIX)
         self._link.settimeout(timeout)
         self._file = os.memfd_create("vfio-user-dma")
+        self._ready = select.poll()
+        self._ready.register(self._link, select.POLLIN)
         try:
             os.truncate(self._file, MEMORY_SIZE)
             mapped = memoryview(mmap.mmap(self._file, MEMORY_SIZE))
@@ -176,60 +195,112 @@ class VfioUser(PciFunction):
 
     # --- messages
 
-    def _ask(self, command: Command, body: bytes, fds: list[int] | None = None) -> bytes:
+    def _ask(self, command: Command, body: bytes, fds: Sequence[int] = ()) -> bytes:
         """Send a command and return its answer. DriverError if it is refused or late.
 
         Memory accesses that the server requests by message are served during the wait.
         """
-        answer, received = self._exchange(command, body, fds or [])
-        for fd in received:
-            os.close(fd)
+        answer, received = self._exchange(command, [body], fds)[0]
+        close_all(received)
         return answer
 
-    def _exchange(self, command: Command, body: bytes, fds: list[int]) -> tuple[bytes, list[int]]:
-        self._ident = (self._ident + 1) & 0xFFFF
-        head = HEADER.pack(self._ident, command, HEADER.size + len(body), 0, 0)
-        deadline = time.monotonic() + self._timeout
+    def _exchange(
+        self, command: Command, bodies: Sequence[bytes], fds: Sequence[int] = ()
+    ) -> list[Answer]:
+        """Send commands of a kind together and return their answers."""
+        return self._transfer(command, bodies, fds)[-len(bodies) :]
+
+    def _post(self, command: Command, body: bytes) -> None:
+        """Send a command, whose answer is received with that of a later one.
+
+        Its answer is received at once from a server that requests memory accesses by message,
+        because these are served during a wait only.
+        """
+        late = not self._by_message and len(self._awaited) < MAX_LATE
+        self._transfer(command, [body], late=late)
+
+    def _settle(self) -> None:
+        """Wait until the server has done everything that was posted."""
+        if self._awaited:
+            self._transfer(self._awaited[0][1], [])
+
+    def _transfer(
+        self,
+        command: Command,
+        bodies: Sequence[bytes],
+        fds: Sequence[int] = (),
+        *,
+        late: bool = False,
+    ) -> list[Answer]:
+        """Send commands of a kind and return all answers that are awaited; none if `late`.
+
+        Raises DriverError if a command was refused, after all answers have been received, so that
+        none is taken for another's. An exchange that is broken off closes the connection for the
+        same reason.
+        """
+        messages = b""
+        for body in bodies:
+            self._ident = (self._ident + 1) & 0xFFFF
+            self._awaited.append((self._ident, command))
+            messages += HEADER.pack(self._ident, command, HEADER.size + len(body), 0, 0) + body
         try:
-            self._send(head + body, fds)
-            for _ in range(MAX_DMA_MESSAGES):
-                ident, kind, flags, error, answer, received = self._receive_message(deadline)
-                if flags & REPLY:
-                    break
-                for fd in received:
-                    os.close(fd)
-                self._serve(ident, kind, answer, flags)
-            else:
-                raise DriverError(
-                    f"{self.path} sent {MAX_DMA_MESSAGES} messages and no answer to {command.name}"
-                )
+            sent = socket.send_fds(self._link, [messages], fds) if fds else 0
+            if sent < len(messages):
+                self._link.sendall(messages[sent:])
+            return [] if late else self._receive_answers()
         except TimeoutError:
-            self._link.close()
             raise DriverError(
-                f"no answer to {command.name} from {self.path} within {self._timeout:g} s"
+                f"no answer to {self._broken_off()} from {self.path} within {self._timeout:g} s"
             ) from None
         except (OSError, ValueError) as problem:
-            self._link.close()
             raise DriverError(
-                f"the vfio-user server at {self.path} is gone at {command.name}: {problem}"
+                f"the vfio-user server at {self.path} is gone at {self._broken_off()}: {problem}"
             ) from None
-        except BaseException:
-            # The exchange was broken off: the next answer would be taken for another's.
-            self._link.close()
+        except DriverError:
             raise
-        if ident != self._ident:
-            self._link.close()
-            raise DriverError(f"{self.path} answered message {ident}, not {self._ident}")
-        if flags & ERROR:
-            for fd in received:
-                os.close(fd)
-            raise DriverError(f"{self.path} refuses {command.name}: {os.strerror(error)}")
-        return answer, received
+        except BaseException:
+            self._broken_off()
+            raise
 
-    def _send(self, message: bytes, fds: list[int]) -> None:
-        sent = socket.send_fds(self._link, [message], fds) if fds else 0
-        if sent < len(message):
-            self._link.sendall(message[sent:])
+    def _broken_off(self) -> str:
+        """Close the connection, and return the name of the command that has no answer."""
+        self._link.close()
+        command = self._awaited[0][1]
+        self._awaited.clear()
+        return command.name
+
+    def _receive_answers(self) -> list[Answer]:
+        answers = list[Answer]()
+        refusal = None
+        for _ in range(len(self._awaited)):
+            ident, error, answer, received = self._receive_answer()
+            awaited, command = self._awaited[0]
+            if ident != awaited:
+                raise ConnectionError(f"it answered message {ident}, not {awaited}")
+            self._awaited.popleft()
+            answers.append((answer, received))
+            if error is not None and not refusal:
+                refusal = f"{self.path} refuses {command.name}: {os.strerror(error)}"
+        if refusal:
+            for _, received in answers:
+                close_all(received)
+            raise DriverError(refusal)
+        return answers
+
+    def _receive_answer(self) -> tuple[int, int | None, bytes, list[int]]:
+        """Return ident, error number, content and descriptors of the next answer.
+
+        Memory accesses that the server requests before it are served.
+        """
+        deadline = time.monotonic() + self._timeout
+        for _ in range(MAX_DMA_MESSAGES):
+            ident, kind, flags, error, answer, received = self._receive_message(deadline)
+            if flags & REPLY:
+                return ident, error if flags & ERROR else None, answer, received
+            close_all(received)
+            self._by_message = True
+            self._serve(ident, kind, answer, flags)
+        raise ConnectionError(f"it sent {MAX_DMA_MESSAGES} messages and no answer")
 
     def _receive_message(self, deadline: float) -> tuple[int, int, int, int, bytes, list[int]]:
         head, fds = self._receive(HEADER.size, deadline)
@@ -246,6 +317,10 @@ class VfioUser(PciFunction):
         """
         fds = list[int]()
         while len(self._received) < length:
+            for _ in range(LOOKS):
+                if self._ready.poll(0):
+                    break
+                os.sched_yield()
             self._link.settimeout(max(deadline - time.monotonic(), 0.001))
             piece, more, _, _ = socket.recv_fds(self._link, READ_AHEAD, MAX_FDS)
             fds += more
@@ -283,7 +358,7 @@ class VfioUser(PciFunction):
     def _describe_region(self, index: int) -> int:
         """Return a region's size in bytes, and map the areas that can be mapped."""
         asked = REGION_INFO.pack(INFO_ROOM, 0, index, 0, 0, 0)
-        answer, fds = self._exchange(Command.DEVICE_GET_REGION_INFO, asked, [])
+        answer, fds = self._exchange(Command.DEVICE_GET_REGION_INFO, [asked])[0]
         try:
             _, flags, _, at, size, offset = self._unpack(REGION_INFO, answer)
             if fds and flags & REGION_MMAP:
@@ -291,14 +366,13 @@ class VfioUser(PciFunction):
                 if flags & REGION_CAPABILITIES:
                     areas = self._sparse_areas(answer, at) or areas
                 self._mapped[index] = [
-                    Mapped(start, mmap.mmap(fds[0], length, offset=offset + start))
+                    Mapped(start, memoryview(mmap.mmap(fds[0], length, offset=offset + start)))
                     for start, length in areas
                 ]
         except (OSError, ValueError, OverflowError) as error:
             raise DriverError(f"region {index} of {self.path} is not mapped: {error}") from None
         finally:
-            for fd in fds:
-                os.close(fd)
+            close_all(fds)
         return int(size)
 
     @staticmethod
@@ -315,24 +389,33 @@ class VfioUser(PciFunction):
             at = following
         return []
 
-    def _read(self, region: int, offset: int, length: int) -> bytes:
-        for area in self._mapped.get(region, ()):
-            if area.holds(offset, length):
-                start = offset - area.offset
-                return bytes(area.memory[start : start + length])
-        answer = self._ask(Command.REGION_READ, ACCESS.pack(offset, region, length))
-        data = answer[ACCESS.size :]
-        if len(data) != length:
-            raise DriverError(f"{self.path} reads {len(data)} bytes at {offset:#x}, not {length}")
-        return data
+    def _area(self, region: int, offset: int, length: int) -> memoryview | None:
+        """Return the memory of an access, None if the access is not in an area that is mapped.
 
-    def _write(self, region: int, offset: int, data: bytes) -> None:
+        The server has done what was posted before.
+        """
         for area in self._mapped.get(region, ()):
-            if area.holds(offset, len(data)):
+            if area.offset <= offset and offset + length <= area.offset + len(area.memory):
+                self._settle()
                 start = offset - area.offset
-                area.memory[start : start + len(data)] = data
-                return
-        self._ask(Command.REGION_WRITE, ACCESS.pack(offset, region, len(data)) + data)
+                return area.memory[start : start + length]
+        return None
+
+    def _read(self, region: int, accesses: Sequence[tuple[int, int]]) -> bytes:
+        """Return the bytes of accesses, which are given by offset and width in bytes."""
+        areas = [self._area(region, offset, width) for offset, width in accesses]
+        if all(areas):
+            return b"".join(area for area in areas if area)
+        bodies = [ACCESS.pack(offset, region, width) for offset, width in accesses]
+        pieces = list[bytes]()
+        answers = self._exchange(Command.REGION_READ, bodies)
+        for (offset, width), (answer, fds) in zip(accesses, answers, strict=True):
+            close_all(fds)
+            pieces.append(answer[ACCESS.size :])
+            if len(pieces[-1]) != width:
+                got = len(pieces[-1])
+                raise DriverError(f"{self.path} reads {got} bytes at {offset:#x}, not {width}")
+        return b"".join(pieces)
 
     def description(self) -> dict[str, Any]:
         """Return address and identity, for reports."""
@@ -345,12 +428,11 @@ class VfioUser(PciFunction):
 
     def pci_read(self, offset: int, length: int) -> bytes:
         """Return bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
-        accesses = aligned_accesses(offset, length)
-        return b"".join(self._read(CONFIG_REGION, at, width) for at, width in accesses)
+        return self._read(CONFIG_REGION, list(aligned_accesses(offset, length)))
 
     def pci_write(self, offset: int, data: bytes) -> None:
         """Write 1, 2 or 4 bytes of configuration space in one access."""
-        self._write(CONFIG_REGION, offset, data)
+        self._ask(Command.REGION_WRITE, ACCESS.pack(offset, CONFIG_REGION, len(data)) + data)
 
     def bar_size(self, bar: int) -> int:
         """Return the bytes of a BAR, 0 if it has none."""
@@ -358,11 +440,18 @@ class VfioUser(PciFunction):
 
     def bar_read(self, bar: int, offset: int, width: int) -> int:
         """Read `width` (1, 2 or 4) bytes of a BAR in one access."""
-        return int.from_bytes(self._read(bar, offset, width), "little")
+        return int.from_bytes(self._read(bar, [(offset, width)]), "little")
 
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
-        """Write `width` (1, 2 or 4) bytes of a BAR in one access."""
-        self._write(bar, offset, value.to_bytes(width, "little"))
+        """Write `width` (1, 2 or 4) bytes of a BAR in one access.
+
+        The write is posted: if the server refuses it, a later access raises the DriverError.
+        """
+        data = value.to_bytes(width, "little")
+        if area := self._area(bar, offset, width):
+            area[:] = data
+        else:
+            self._post(Command.REGION_WRITE, ACCESS.pack(offset, bar, width) + data)
 
     # --- interrupts
 
@@ -399,7 +488,7 @@ class VfioUser(PciFunction):
         set_enabled(self, table, bool(vectors))
 
     def _set_irqs(
-        self, flags: int, index: int, start: int, count: int, fds: list[int] | None = None
+        self, flags: int, index: int, start: int, count: int, fds: Sequence[int] = ()
     ) -> None:
         body = IRQ_SET.pack(IRQ_SET.size, flags, index, start, count)
         self._ask(Command.DEVICE_SET_IRQS, body, fds)
@@ -409,6 +498,7 @@ class VfioUser(PciFunction):
         return self._epoll.fileno()
 
     def _take(self, timeout: float) -> Counter[int]:
+        self._settle()
         taken: Counter[int] = Counter()
         if events(self._epoll, timeout):
             for number, event in enumerate(self._events):

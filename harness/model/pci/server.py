@@ -67,6 +67,12 @@ MAX_REGIONS = 65536
 
 MAX_TRANSFER = 1 << 20
 
+LOOKS = 60
+"""Looks for the next message before a wait for it: to sleep and wake up would take longer."""
+
+READ_AHEAD = 4096
+"""Bytes that are received at once."""
+
 Handler = Callable[[bytes, list[int]], bytes]
 
 Carried = Callable[[Callable[[int], None], Callable[[], None]], Function]
@@ -94,6 +100,8 @@ class Connection:
         self._link = link
         self._loop = loop
         self._closed = closed
+        self._received = b""
+        self._fds: list[int] = []
         self._regions: dict[int, Region | None] = {}
         self._events: dict[int, dict[int, int]] = {INTX: {}, MSIX: {}}
         self.function = carried(
@@ -113,13 +121,16 @@ class Connection:
             Command.DEVICE_RESET: self._device_reset,
         }
         link.settimeout(PATIENCE)
+        loop.looks = LOOKS
         loop.watch(link.fileno(), self._readable)
 
     # --- messages
 
     def _readable(self) -> None:
         try:
-            self._take_message()
+            self._receive(READ_AHEAD)
+            while self._received:
+                self._take_message()
         except (HungUpError, OSError):
             self.close()
         except RefusedError as error:
@@ -127,46 +138,46 @@ class Connection:
             self.close()
 
     def _take_message(self) -> None:
-        head, fds = self._receive(HEADER.size)
+        while len(self._received) < HEADER.size:
+            self._receive(HEADER.size - len(self._received))
+        ident, command, size, flags, _ = HEADER.unpack_from(self._received)
+        if not HEADER.size <= size <= MAX_MESSAGE or flags & REPLY:
+            head = self._received[: HEADER.size]
+            raise RefusedError(f"a message of another protocol: {head.hex(' ')}")
+        while len(self._received) < size:
+            self._receive(size - len(self._received))
+        body, self._received = self._received[HEADER.size : size], self._received[size:]
+        # The socket delivers descriptors with the end of what was sent with them.
+        fds = [] if self._received else self._fds
+        answer, number = b"", 0
         try:
-            ident, command, size, flags, _ = HEADER.unpack(head)
-            if not HEADER.size <= size <= MAX_MESSAGE or flags & REPLY:
-                raise RefusedError(f"a message of another protocol: {head.hex(' ')}")
-            body, more = self._receive(size - HEADER.size) if size > HEADER.size else (b"", [])
-            fds += more
-            answer, number = b"", 0
-            try:
-                answer = self._handle(command, body, fds)
-            except RefusedError as error:
-                print(f"refused command {command}: {error}", file=sys.stderr, flush=True)
-                number = error.number
-            except (struct.error, ValueError, BrokenError) as error:
-                print(f"refused command {command}: {error}", file=sys.stderr, flush=True)
-                number = errno.EINVAL
-            except OSError as error:
-                number = error.errno or errno.EIO
+            answer = self._handle(command, body, fds)
+        except RefusedError as error:
+            print(f"refused command {command}: {error}", file=sys.stderr, flush=True)
+            number = error.number
+        except (struct.error, ValueError, BrokenError) as error:
+            print(f"refused command {command}: {error}", file=sys.stderr, flush=True)
+            number = errno.EINVAL
+        except OSError as error:
+            number = error.errno or errno.EIO
         finally:
-            for fd in fds:  # those that nobody has taken
-                os.close(fd)
+            while fds:  # those that no handler has taken
+                os.close(fds.pop())
         if not flags & NO_REPLY:
             kind = REPLY | (ERROR if number else 0)
             size = HEADER.size + len(answer)
             self._link.sendall(HEADER.pack(ident, command, size, kind, number) + answer)
 
-    def _receive(self, length: int) -> tuple[bytes, list[int]]:
-        data, fds = b"", []
-        try:
-            while len(data) < length:
-                piece, more, _, _ = socket.recv_fds(self._link, length - len(data), MAX_FDS)
-                fds += more
-                if not piece:
-                    raise HungUpError
-                data += piece
-        except BaseException:
-            for fd in fds:
-                os.close(fd)
-            raise
-        return data, fds
+    def _receive(self, most: int) -> None:
+        """Receive up to `most` bytes; wait for the first.
+
+        A client may send several messages at once. Descriptors come with the last of these only.
+        """
+        piece, fds, _, _ = socket.recv_fds(self._link, most, MAX_FDS)
+        self._fds += fds
+        if not piece:
+            raise HungUpError
+        self._received += piece
 
     def _handle(self, command: int, body: bytes, fds: list[int]) -> bytes:
         if command not in self._handlers:
@@ -316,6 +327,8 @@ class Connection:
             for event in events.values():
                 os.close(event)
             events.clear()
+        while self._fds:
+            os.close(self._fds.pop())
         self._regions.clear()
         self._loop.forget(self._link.fileno())
         self._link.close()
