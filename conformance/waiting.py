@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -55,6 +56,7 @@ def until_completed(disk: Disk, tokens: Sequence[int]) -> Iterator[list[int]]:
         assert time.monotonic() < deadline, (
             f"{missing} of {len(tokens)} requests did not complete in time"
         )
+        os.sched_yield()  # the device may need this processor
 
 
 def values_until_zero(read: Callable[[], int], timeout: float = SOON) -> list[int]:

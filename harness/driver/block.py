@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -328,6 +329,7 @@ class BlockDriver(DeviceDriver):
         spins = 0
         while not ring.used_pending():
             spins += 1
+            os.sched_yield()  # the device may need this processor
             if interrupts:
                 self.service()
             if spins % POLLS == 0 and time.monotonic() > deadline:

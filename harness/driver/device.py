@@ -414,6 +414,7 @@ class DeviceDriver(Driver):
         for _ in range(SPINS):
             if done():
                 return
+            os.sched_yield()  # the device may need this processor
         while True:
             self.service(wait)
             if done():
