@@ -245,9 +245,9 @@ class Control:
 
     def _add(self, command: dict[str, Any]) -> Export:
         words = dict(command["spec"])
-        for name in ("zones_read_only", "zones_offline"):
+        for name in words.keys() & {"zones_read_only", "zones_offline"}:
             words[name] = tuple(words[name])
-        words["faults"] = tuple(Fault(**fault) for fault in words["faults"])
+        words["faults"] = tuple(Fault(**fault) for fault in words.get("faults", ()))
         spec = DiskSpec(**words)
         storage = Storage(command["file"], spec.read_only, spec.faults, spec.unmap)
         try:

@@ -56,6 +56,9 @@ assert COUNT.size + ENTRY.size == MEMORY.size
 
 MAX_FDS = 8
 MAX_PAYLOAD = 4096
+READ_AHEAD = 4096
+"""Bytes that are received at once: a message, or several."""
+
 PATIENCE = 2.0
 """Longest time in which the rest of a message has to arrive, in seconds."""
 
@@ -92,6 +95,9 @@ class Connection(Transport):
         self._link = link
         self._loop = loop
         self._closed = closed
+        self._received = b""
+        self._fds: list[int] = []
+        """Descriptors of a message that has not been received completely."""
         self._protocol = 0
         self._channel = -1
         self._log: DirtyLog | None = None
@@ -116,7 +122,9 @@ class Connection(Transport):
 
     def _readable(self) -> None:
         try:
-            self._take_message()
+            self._receive(READ_AHEAD)
+            while self._received:
+                self._take_message()
         except (HungUpError, OSError):
             self.close()
         except (RefusedError, struct.error) as error:
@@ -124,11 +132,21 @@ class Connection(Transport):
             self.close()
 
     def _take_message(self) -> None:
-        header, fds = self._receive(HEADER.size)
-        request, flags, size = HEADER.unpack(header)
+        while len(self._received) < HEADER.size:
+            self._receive(HEADER.size - len(self._received))
+        request, flags, size = HEADER.unpack_from(self._received)
         if flags & VERSION_MASK != VERSION or size > MAX_PAYLOAD:
+            header = self._received[: HEADER.size]
             raise RefusedError(f"a message of another protocol: {header.hex(' ')}")
-        payload = self._receive(size)[0] if size else b""
+        size += HEADER.size
+        while len(self._received) < size:
+            self._receive(size - len(self._received))
+        payload, self._received = self._received[HEADER.size : size], self._received[size:]
+        # The socket delivers descriptors with the end of what was sent with them, so they belong
+        # to the last message that has been received.
+        fds: list[int] = []
+        if not self._received:
+            fds, self._fds = self._fds, fds
         if self._observer:
             self._observer("message", request=request, payload=payload[:SHOWN].hex())
         answer: bytes | None = None
@@ -172,15 +190,13 @@ class Connection(Transport):
             request == FrontEndRequest.SET_FEATURES and by_status
         )
 
-    def _receive(self, length: int) -> tuple[bytes, list[int]]:
-        data, fds = b"", []
-        while len(data) < length:
-            piece, more, _, _ = socket.recv_fds(self._link, length - len(data), MAX_FDS)
-            if not piece:
-                raise HungUpError
-            data += piece
-            fds += more
-        return data, fds
+    def _receive(self, most: int) -> None:
+        """Receive up to `most` bytes, and wait for the first."""
+        piece, fds, _, _ = socket.recv_fds(self._link, most, MAX_FDS)
+        self._fds += fds
+        if not piece:
+            raise HungUpError
+        self._received += piece
 
     def _handle(self, request: int, payload: bytes, fds: list[int]) -> bytes | None:
         if request not in self._handlers:
@@ -453,6 +469,8 @@ class Connection(Transport):
             self._close(queue.error)
         self._close(self._channel)
         self._close(self._log_event)
+        while self._fds:
+            os.close(self._fds.pop())
         self._loop.forget(self._link.fileno())
         self._link.close()
         self._closed()

@@ -39,6 +39,9 @@ from harness.targets.base import (
     translated,
 )
 
+PLAIN = vars(DiskSpec())
+"""Fields of a disk about which the model is told nothing."""
+
 ANSWER_DEADLINE = 30.0
 """Longest time for an answer of the model, in seconds, counted from its start on."""
 
@@ -172,7 +175,8 @@ class ModelProcess(Supervised):
             where = {"socket": str(link), "file": str(file) if file else None}
             if self._observed:
                 where["label"] = os.environ.get(CURRENT_TEST, "")
-            words = {"spec": asdict(spec), "way": way, **where}
+            chosen = {field: value for field, value in vars(spec).items() if value != PLAIN[field]}
+            words = {"spec": chosen, "way": way, **where}
             self.tell("add", name, **words)
             self._disks[name] = words
         except MachineError:
@@ -206,7 +210,7 @@ class ModelProcess(Supervised):
         """Send one command, wait until the model has done it, and return the answer."""
         if self._process is None or self._stopped:
             raise self._ended("the model is gone")
-        line = json.dumps({"do": do, "name": name, **more}).encode() + b"\n"
+        line = json.dumps({"do": do, "name": name, **more}, default=asdict).encode() + b"\n"
         channel = self._process.channel
         try:
             channel.settimeout(ANSWER_DEADLINE)

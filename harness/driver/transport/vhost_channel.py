@@ -7,8 +7,8 @@ import select
 import socket
 import stat
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness.driver.errors import DeviceTimeoutError, DriverError, NoDeviceError
@@ -29,6 +29,9 @@ MAX_FDS = 8
 
 MAX_PAYLOAD = 4096
 """Longest payload that is accepted, in bytes; all messages used here are far shorter."""
+
+READ_AHEAD = 4096
+"""Most bytes that are read from the socket at once: an answer, or several."""
 
 
 class GoneError(DriverError):
@@ -87,6 +90,8 @@ class Channel:
         self.acknowledged = False
         """True if REPLY_ACK was negotiated: then every message waits until it has been handled."""
         self._timeout = timeout
+        self._received = b""
+        """What has come after the last answer that was read."""
         self._socket = _connect(path, timeout)
 
     def fileno(self) -> int:
@@ -95,7 +100,7 @@ class Channel:
 
     def ask(self, request: FrontEndRequest, payload: bytes = b"") -> bytes:
         """Send a message that has an answer, and return the payload of the answer."""
-        return self._exchange(request, VERSION, payload)
+        return self._ask(request, payload, None)
 
     def ask_for_file(self, request: FrontEndRequest, payload: bytes) -> tuple[bytes, int | None]:
         """Send a message whose answer may come with a file descriptor.
@@ -104,7 +109,7 @@ class Channel:
         """
         fds: list[int] = []
         try:
-            answer = self._exchange(request, VERSION, payload, received=fds)
+            answer = self._ask(request, payload, fds)
         except BaseException:
             _close_all(fds)
             raise
@@ -121,19 +126,38 @@ class Channel:
 
     def tell(self, request: FrontEndRequest, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         """Send a message without an answer. RefusedError if its acknowledgement is a failure."""
-        if not self.acknowledged:
-            self._exchange(request, VERSION, payload, fds, answered=False)
-            return
-        answer = self._exchange(request, VERSION | NEED_REPLY, payload, fds)
-        if len(answer) != U64.size:
-            raise DriverError(f"{self.path} acknowledged {request.name} with {len(answer)} bytes")
-        if any(answer):
-            raise RefusedError(f"{self.path} refused {request.name}", {"answer": answer.hex()})
+        self.tell_all([(request, payload, fds)])
+
+    def tell_all(self, messages: Sequence[tuple[FrontEndRequest, bytes, Sequence[int]]]) -> None:
+        """Send messages without an answer, and wait for their acknowledgements together.
+
+        RefusedError if one of these is a failure.
+        """
+        flags = VERSION | NEED_REPLY if self.acknowledged else VERSION
+        with self._exchange():
+            for number, (request, payload, fds) in enumerate(messages):
+                try:
+                    self._send(request, flags, payload, fds)
+                except GoneError:
+                    if not (number and self.acknowledged):
+                        raise
+                    break  # an acknowledgement that is missing, or is a failure, says more
+            requests = [request for request, _, _ in messages if self.acknowledged]
+            answers = [(request, self._answer(request, None)) for request in requests]
+        for request, answer in answers:
+            if len(answer) != U64.size:
+                raise DriverError(
+                    f"{self.path} acknowledged {request.name} with {len(answer)} bytes"
+                )
+            if any(answer):
+                raise RefusedError(f"{self.path} refused {request.name}", {"answer": answer.hex()})
 
     def check(self) -> None:
         """Raise GoneError if the connection is closed, DriverError for unexpected data."""
         if self._socket.fileno() < 0:
             raise GoneError(f"no connection to {self.path} any more")
+        if self._received:
+            raise DriverError(f"{self.path} sent {self._received.hex(' ')} without being asked")
         poll = select.poll()
         poll.register(self._socket, select.POLLIN | select.POLLRDHUP)
         events = dict(poll.poll(0)).get(self._socket.fileno(), 0)
@@ -160,41 +184,34 @@ class Channel:
             f"the vhost-user back-end at {self.path} closed the connection at {request.name}"
         )
 
-    def _exchange(
-        self,
-        request: FrontEndRequest,
-        flags: int,
-        payload: bytes,
-        fds: Sequence[int] = (),
-        answered: bool = True,
-        received: list[int] | None = None,
-    ) -> bytes:
-        """Send a message, and return the payload of its answer if it is `answered`.
+    def _ask(self, request: FrontEndRequest, payload: bytes, fds: list[int] | None) -> bytes:
+        with self._exchange():
+            self._send(request, VERSION, payload)
+            return self._answer(request, fds)
 
-        Descriptors that come with the answer are appended to `received`; without such a list the
-        kernel drops them.
+    @contextmanager
+    def _exchange(self) -> Iterator[None]:
+        """Close the connection if an exchange ends early.
+
+        The answer would be taken for that of the next message.
         """
         try:
-            self._trace.access("message", int(request), flags, cut(payload), len(fds))
-            self._send(request, flags, payload, fds)
-            answer = self._answer(request, received) if answered else b""
-            if answered:
-                self._trace.access("answer", int(request), cut(answer))
-            return answer
+            yield
         except DriverError:
             raise
-        except BaseException:  # Ctrl-C too: the answer would be taken for the next message's
+        except BaseException:  # Ctrl-C too
             self.close()
             raise
 
     def _send(
-        self, request: FrontEndRequest, flags: int, payload: bytes, fds: Sequence[int]
+        self, request: FrontEndRequest, flags: int, payload: bytes, fds: Sequence[int] = ()
     ) -> None:
+        self._trace.access("message", int(request), flags, cut(payload), len(fds))
         message = HEADER.pack(request, flags, len(payload)) + payload
         try:
             # One deadline for all of it: sendall() has one, and send_fds() sends once.
             self._socket.settimeout(self._timeout)
-            sent = socket.send_fds(self._socket, [message], list(fds))
+            sent = socket.send_fds(self._socket, [message], fds) if fds else 0
             self._socket.sendall(message[sent:])
         except TimeoutError:
             raise self._silent(request) from None
@@ -202,6 +219,11 @@ class Channel:
             raise self._gone(request) from None
 
     def _answer(self, request: FrontEndRequest, fds: list[int] | None) -> bytes:
+        """Return the payload of the next answer, which is to `request`.
+
+        Descriptors that come with it are appended to `fds`; without such a list the kernel drops
+        them.
+        """
         deadline = time.monotonic() + self._timeout
         header = self._receive(HEADER.size, request, deadline, fds)
         answered, flags, size = HEADER.unpack(header)
@@ -215,7 +237,9 @@ class Channel:
                 f"{self.path} does not speak vhost-user:"
                 f" it answered {request.name} with {header.hex(' ')}"
             )
-        return self._receive(size, request, deadline)
+        answer = self._receive(size, request, deadline)
+        self._trace.access("answer", int(request), cut(answer))
+        return answer
 
     def _receive(
         self,
@@ -224,15 +248,14 @@ class Channel:
         deadline: float,
         fds: list[int] | None = None,
     ) -> bytes:
-        data = b""
-        while len(data) < length:
+        while len(self._received) < length:
             self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
                 if fds is None:
-                    piece = self._socket.recv(length - len(data))
+                    piece = self._socket.recv(READ_AHEAD)
                 else:
                     piece, more, _, _ = socket.recv_fds(
-                        self._socket, length - len(data), MAX_FDS, socket.MSG_CMSG_CLOEXEC
+                        self._socket, READ_AHEAD, MAX_FDS, socket.MSG_CMSG_CLOEXEC
                     )
                     fds += more
             except TimeoutError:
@@ -241,7 +264,8 @@ class Channel:
                 piece = b""
             if not piece:
                 raise self._gone(request)
-            data += piece
+            self._received += piece
+        data, self._received = self._received[:length], self._received[length:]
         return data
 
     def _silent(self, request: FrontEndRequest) -> DeviceTimeoutError:

@@ -51,19 +51,26 @@ class VhostRing:
         desc, device, driver = (
             area + user_offset for area in (layout.desc, layout.device, layout.driver)
         )
-        tell = channel.tell
-        tell(FrontEndRequest.SET_VRING_NUM, VRING_STATE.pack(index, layout.size))
-        tell(FrontEndRequest.SET_VRING_BASE, VRING_STATE.pack(index, base))
-        tell(FrontEndRequest.SET_VRING_ADDR, VRING_ADDR.pack(index, 0, desc, device, driver, 0))
-        tell(FrontEndRequest.SET_VRING_ERR, U64.pack(index), [self.error])
-        tell(FrontEndRequest.SET_VRING_CALL, U64.pack(index), [self.call])
+        channel.tell_all(
+            [
+                (FrontEndRequest.SET_VRING_NUM, VRING_STATE.pack(index, layout.size), ()),
+                (FrontEndRequest.SET_VRING_BASE, VRING_STATE.pack(index, base), ()),
+                (
+                    FrontEndRequest.SET_VRING_ADDR,
+                    VRING_ADDR.pack(index, 0, desc, device, driver, 0),
+                    (),
+                ),
+                (FrontEndRequest.SET_VRING_ERR, U64.pack(index), [self.error]),
+                (FrontEndRequest.SET_VRING_CALL, U64.pack(index), [self.call]),
+            ]
+        )
         # A back-end may signal a call descriptor when it receives it, in case a notification on
         # an earlier descriptor was lost. No buffer is used yet, so this signal is dropped.
         channel.ask_number(FrontEndRequest.GET_FEATURES)
         _taken(self.call)
-        tell(FrontEndRequest.SET_VRING_KICK, U64.pack(index), [self.kick])
-        if enable:
-            tell(FrontEndRequest.SET_VRING_ENABLE, VRING_STATE.pack(index, 1))
+        kick = (FrontEndRequest.SET_VRING_KICK, U64.pack(index), [self.kick])
+        ready = (FrontEndRequest.SET_VRING_ENABLE, VRING_STATE.pack(index, 1), ())
+        channel.tell_all([kick, ready] if enable else [kick])
 
     def stop(self, channel: Channel) -> None:
         """Stop the virtqueue in the back-end, if it was started there."""
