@@ -8,7 +8,7 @@ the machines can both use it.
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 SECTOR = 512
@@ -124,11 +124,14 @@ class DiskSpec:
     on_error: ErrorPolicy = "report"
 
 
+PLAIN = vars(DiskSpec())
+"""Fields of a disk about which nothing is said, with their values."""
+
+
 def unsupported(spec: DiskSpec, supported: Set[str]) -> list[str]:
     """Return the fields of `spec` that differ from the default and are not in `supported`."""
-    default = DiskSpec()
     return [
-        field.name
-        for field in fields(DiskSpec)
-        if field.name not in supported and getattr(spec, field.name) != getattr(default, field.name)
+        name
+        for name, value in vars(spec).items()
+        if name not in supported and value != PLAIN[name]
     ]

@@ -148,9 +148,11 @@ class _Listener:
         yield
         for line in self._complaints:
             terminalreporter.write_line(line, red=True)
-        results = self._collector.results(complete=True)
         verbosity = terminalreporter.verbosity
-        if not results.tests or verbosity < 0:
+        if verbosity < 0:
+            return
+        results = self._collector.results(complete=True)
+        if not results.tests:
             return
         terminalreporter.section("statements, each with its worst verdict")
         for line in failures(results):

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.diskspec import DiskSpec, unsupported
+from harness.diskspec import PLAIN, DiskSpec, unsupported
 from harness.driver.block import BlockDriver
 from harness.driver.bus.vfio_user import VfioUser
 from harness.driver.errors import DriverError
@@ -38,9 +38,6 @@ from harness.targets.base import (
     TargetError,
     translated,
 )
-
-PLAIN = vars(DiskSpec())
-"""Fields of a disk about which the model is told nothing."""
 
 ANSWER_DEADLINE = 30.0
 """Longest time for an answer of the model, in seconds, counted from its start on."""
@@ -132,7 +129,7 @@ class ModelProcess(Supervised):
         self._answers = b""
         self._launch(self._line)
         for name, words in self._disks.items():
-            members = range(1, (words["spec"]["members"] or 0) + 1)
+            members = range(1, (words["spec"].get("members") or 0) + 1)
             for path in [words["socket"], *(f"{words['socket']}.member{n}" for n in members)]:
                 Path(path).unlink(missing_ok=True)
             self.tell("add", name, **words)

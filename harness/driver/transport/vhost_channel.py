@@ -7,8 +7,8 @@ import select
 import socket
 import stat
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from harness.driver.errors import DeviceTimeoutError, DriverError, NoDeviceError
@@ -134,7 +134,8 @@ class Channel:
         RefusedError if one of these is a failure.
         """
         flags = VERSION | NEED_REPLY if self.acknowledged else VERSION
-        with self._exchange():
+        answers = list[tuple[FrontEndRequest, bytes]]()
+        try:
             for number, (request, payload, fds) in enumerate(messages):
                 try:
                     self._send(request, flags, payload, fds)
@@ -142,8 +143,12 @@ class Channel:
                     if not (number and self.acknowledged):
                         raise
                     break  # an acknowledgement that is missing, or is a failure, says more
-            requests = [request for request, _, _ in messages if self.acknowledged]
-            answers = [(request, self._answer(request, None)) for request in requests]
+            if self.acknowledged:
+                for request, _, _ in messages:
+                    answers.append((request, self._answer(request, None)))
+        except BaseException as error:
+            self._broken_off(error)
+            raise
         for request, answer in answers:
             if len(answer) != U64.size:
                 raise DriverError(
@@ -185,23 +190,20 @@ class Channel:
         )
 
     def _ask(self, request: FrontEndRequest, payload: bytes, fds: list[int] | None) -> bytes:
-        with self._exchange():
+        try:
             self._send(request, VERSION, payload)
             return self._answer(request, fds)
+        except BaseException as error:
+            self._broken_off(error)
+            raise
 
-    @contextmanager
-    def _exchange(self) -> Iterator[None]:
-        """Close the connection if an exchange ends early.
+    def _broken_off(self, error: BaseException) -> None:
+        """Close the connection after Ctrl-C, too: a later message would take the answer for its own.
 
-        The answer would be taken for that of the next message.
+        The connection is closed already, or of no use, after a DriverError.
         """
-        try:
-            yield
-        except DriverError:
-            raise
-        except BaseException:  # Ctrl-C too
+        if not isinstance(error, DriverError):
             self.close()
-            raise
 
     def _send(
         self, request: FrontEndRequest, flags: int, payload: bytes, fds: Sequence[int] = ()
