@@ -264,6 +264,23 @@ def test_the_window_at_unused_addresses(registers, bar):
                     driver.pci_write(window.at + 16, b"\xff" * width)
 
 
+@pytest.mark.parametrize("fields", [{}, {"notify_port": True}], ids=["memory", "port"])
+@hardening("4.1.4.4", "reads of notifications and writes of ISR status, with every width")
+@on("pci")
+def test_structures_in_the_wrong_direction(registers, fields):
+    disk = registers(**fields)
+    driver = disk.driver
+    found = [item for item in driver.capabilities() if not item.reserved]
+
+    with disk.must_survive():
+        for structure in found:
+            for width in (1, 2, 4):
+                if structure.type == CapType.NOTIFY_CFG:
+                    driver.bar_read(structure.bar, structure.offset, width)
+                if structure.type == CapType.ISR_CFG:
+                    driver.bar_write(structure.bar, structure.offset, width, (1 << 8 * width) - 1)
+
+
 @hardening("4.1.4.9.2", "the window in PCI configuration space over itself")
 @on("pci")
 def test_every_byte_of_the_virtio_capabilities(registers):
