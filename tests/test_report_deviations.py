@@ -58,6 +58,18 @@ def test_a_record_may_be_for_some_targets_only(tmp_path: Path) -> None:
         assert some.affects("qemu", (7, 2, 0), "mine", alike=target) is affected
 
 
+def test_a_record_may_be_for_all_targets_but_some(tmp_path: Path) -> None:
+    other = replace(only(tmp_path), except_targets=("qtest-*",))
+    some = replace(other, targets=("*-pci*",))
+
+    for target, affected in (("guest-pci", True), ("vhost-user", True), ("qtest-pci", False)):
+        assert other.affects("qemu", (7, 2, 0), target) is affected
+        assert other.affects("qemu", (7, 2, 0), "mine", alike=target) is affected
+    assert some.affects("qemu", (7, 2, 0), "guest-pci-q35")
+    assert not some.affects("qemu", (7, 2, 0), "guest-mmio")
+    assert not some.affects("qemu", (7, 2, 0), "qtest-pci")
+
+
 def test_a_record_of_a_part_is_for_devices_that_have_the_part(tmp_path: Path) -> None:
     whole = only(tmp_path)
     part = replace(whole, part="virtio-blk")

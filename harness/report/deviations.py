@@ -11,6 +11,7 @@ A file `deviations/<implementation>.toml` next to the tests contains tables:
     part = "virtio-pci"                       # of the implementation; default: all of it
     targets = ["*-pci*"]                      # fnmatch patterns; default: every target; a user's
                                               # target is meant by the one of ours that it is like
+    except_targets = ["qtest-*"]              # targets that do not deviate; default: none
     sometimes = true                          # a race: the test may pass; default: false
 
 A test that fails as recorded is an expected failure. A test that passes on an affected version
@@ -26,7 +27,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -102,6 +103,7 @@ class Deviation:
     seen: Expression
     why: str
     targets: tuple[str, ...] = ("*",)
+    except_targets: tuple[str, ...] = ()
     sometimes: bool = False
     part: str = ""
 
@@ -116,14 +118,13 @@ class Deviation:
         """Return True if this version of this implementation deviates on this target.
 
         `parts` are the parts of the implementation that the device consists of; none means all.
-        `alike` is another name by which `targets` of the record may mean this target.
+        `alike` is another name by which the patterns of the record may mean this target.
         """
         return (
             implementation == self.implementation
             and (not self.part or not parts or self.part in parts)
-            and any(
-                fnmatchcase(name, pattern) for name in (target, alike) for pattern in self.targets
-            )
+            and _any_matches((target, alike), self.targets)
+            and not _any_matches((target, alike), self.except_targets)
             and all(
                 compare(version[: len(bound)], bound) for compare, bound in _bounds(self.versions)
             )
@@ -175,6 +176,11 @@ def _deviations(document: dict[str, Any], implementation: str) -> tuple[Deviatio
         build(Deviation, {**table, "implementation": implementation}, ("deviation", number))
         for number, table in enumerate(tables)
     )
+
+
+def _any_matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    """Return True if one of the names matches one of the patterns."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 def _matches(text: str, pattern: str) -> bool:
