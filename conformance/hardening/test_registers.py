@@ -231,6 +231,19 @@ def test_notifications_for_absent_queues(registers, queue):
                 through_window(disk.driver, structure, offset, b"\xff\xff\xff\xff")
 
 
+@hardening("2.9", "notifications at a port for virtqueues that do not exist, and of another width")
+@on("pci")
+def test_notifications_at_a_port_for_absent_queues(registers):
+    disk = registers(notify_port=True)
+    driver = disk.driver
+    port = capability(driver, CapType.NOTIFY_CFG)  # QEMU and the model have it first
+
+    with disk.must_survive():
+        for width in (1, 2, 4):
+            for queue in (1, 2, 255, 1023, 1024, 0xFFFF, ALL_ONES):
+                driver.bar_write(port.bar, port.offset, width, queue & ((1 << 8 * width) - 1))
+
+
 def capability(driver, kind):
     found = (candidate for candidate in driver.capabilities() if not candidate.reserved)
     return next(candidate for candidate in found if candidate.type == kind)
