@@ -328,6 +328,7 @@ def send_scsi(disk, command, receive=0, type=RequestType.SCSI_CMD):
     Return its status, data, sense data, errors, sense_len and residual.
     """
     writable = (*([receive] if receive else []), SCSI_SENSE, SCSI_RESULT.size, 1)
+    disk.needs_descriptors(2 + len(writable))
     completion = disk.request(
         type,
         data=command,

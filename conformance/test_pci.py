@@ -300,7 +300,7 @@ def test_a_completion_sets_isr_and_reading_it_clears_it(plug, fields):
     assert (driver.isr(), interrupt_pending(driver)) == (0, False)
 
     assert disk.read(0).status is Status.OK
-    pending = interrupt_pending(driver)
+    pending = eventually(lambda: interrupt_pending(driver))
     isr = driver.isr()
 
     assert pending
@@ -380,7 +380,7 @@ def test_reading_isr_through_the_window_clears_it(plug):
     driver = disk.driver
     driver.service_interrupts(False)
     assert disk.read(0).status is Status.OK
-    assert interrupt_pending(driver)
+    assert eventually(lambda: interrupt_pending(driver))
 
     isr = driver.pci_read(point(driver, capability(driver, CapType.ISR_CFG), 0, 1), 1)[0]
 
