@@ -6,9 +6,18 @@ from conformance.data import needed, sectors
 from conformance.waiting import SOON
 from harness.diskspec import Fault
 from harness.driver.errors import DriverError
-from harness.driver.interface import Request
-from harness.report import clause, on, reads_only
-from harness.virtio.blk import CONFIG_FIELD, CONFIG_FIELDS, RequestType, Status
+from harness.driver.interface import CANARY, Request
+from harness.report import clause, described, on, reads_only
+from harness.virtio.blk import (
+    CONFIG_FIELD,
+    CONFIG_FIELDS,
+    REQUEST_HEADER,
+    SCSI_RESULT,
+    SCSI_SENSE,
+    SCSI_TYPES,
+    RequestType,
+    Status,
+)
 from harness.virtio.device import BLOCK_DEVICE, DeviceStatus
 from harness.virtio.features import Feature, mask, names
 from harness.virtio.pci import BAR_0, BAR_IO, DEVICE, LEGACY_PAGE, REVISION, SUBSYSTEM
@@ -296,3 +305,85 @@ def test_with_notify_on_empty_the_last_of_the_buffers_interrupts(plug, extra):
 @clause("6.3-L-03a")
 def test_any_layout_is_offered(plug):
     assert "ANY_LAYOUT" in names(plug(start=False).driver.offered())
+
+
+# --- SCSI commands (virtio 5.2.6.3)
+
+TEST_UNIT_READY = bytes(6)
+INQUIRY = bytes([0x12, 0, 0, 0, 36, 0])
+NO_COMMAND = bytes([0x1F, 0, 0, 0, 0, 0])
+"""SCSI commands: without data, with 36 bytes of them, and one whose operation code is reserved."""
+
+
+def plug_scsi(plug):
+    """Return a disk that offers SCSI commands, after one that clears the unit's attention."""
+    disk = plug(scsi=True, needs=[Feature.BLK_SCSI], extra=[Feature.BLK_SCSI])
+    send_scsi(disk, TEST_UNIT_READY)
+    return disk
+
+
+def send_scsi(disk, command, receive=0, type=RequestType.SCSI_CMD):
+    """Send a SCSI command that receives some bytes of data.
+
+    Return its status, data, sense data, errors, sense_len and residual.
+    """
+    writable = (*([receive] if receive else []), SCSI_SENSE, SCSI_RESULT.size, 1)
+    disk.needs_descriptors(2 + len(writable))
+    completion = disk.request(
+        type,
+        data=command,
+        receive=sum(writable) - 1,
+        readable=(REQUEST_HEADER.size, len(command)),
+        writable=writable,
+    )
+    assert completion.damage == ()
+    data, rest = completion.data[:receive], completion.data[receive:]
+    errors, _, sense_len, residual = SCSI_RESULT.unpack(rest[SCSI_SENSE:])
+    return completion.status, data, rest[:SCSI_SENSE], errors, sense_len, residual
+
+
+def served(status):
+    """Skip the test if the device does not execute the SCSI command."""
+    if status is not Status.OK:
+        pytest.skip(f"the device executes no such SCSI command: {status!r}")
+
+
+@on("legacy")
+@pytest.mark.parametrize(
+    ("command", "receive"),
+    [(TEST_UNIT_READY, 0), (INQUIRY, 36), (NO_COMMAND, 0)],
+    ids=["test-unit-ready", "inquiry", "reserved"],
+)
+@described("5.2.6.3-P-01")
+@reads_only
+def test_the_two_types_of_a_scsi_command_are_the_same(plug, command, receive):
+    disk = plug_scsi(plug)
+
+    first, second = (send_scsi(disk, command, receive, type) for type in SCSI_TYPES)
+
+    assert first[0] in (Status.OK, Status.IOERR, Status.UNSUPP)
+    if first[0] is Status.OK:
+        assert first == second
+    else:
+        assert first[0] is second[0]
+
+
+@on("legacy")
+@described("5.2.6.3-P-02")
+@reads_only
+def test_sense_len_counts_the_bytes_of_sense_data(plug):
+    status, _, sense, _, sense_len, _ = send_scsi(plug_scsi(plug), NO_COMMAND)
+
+    served(status)
+    assert sense_len == len(sense.rstrip(bytes([CANARY])))
+
+
+@on("legacy")
+@pytest.mark.parametrize("receive", [5, 36, 512], ids=["less", "all", "more"])
+@described("5.2.6.3-P-03")
+@reads_only
+def test_residual_counts_the_bytes_that_were_not_transferred(plug, receive):
+    status, data, _, _, _, residual = send_scsi(plug_scsi(plug), INQUIRY, receive)
+
+    served(status)
+    assert residual == receive - len(data.rstrip(bytes([CANARY])))

@@ -275,10 +275,11 @@ def test_the_cache_mode_is_as_written_after_a_save_and_restore(plug):
     assert found == written, f"writeback is {found} after a save and a restore, and was {written}"
 
 
+@pytest.mark.parametrize("fields", [{}, {"msix": False}], ids=["msix", "no-msix"])
 @on("pci", "modern")
 @described("2.4-P-04")
-def test_a_pending_interrupt_is_still_pending_after_a_save_and_restore(plug):
-    disk = plug(capacity=256)
+def test_a_pending_interrupt_is_still_pending_after_a_save_and_restore(plug, fields):
+    disk = plug(capacity=256, **fields)
     driver = disk.driver
     reach_function(driver)
     driver.service_interrupts(False)

@@ -231,6 +231,19 @@ def test_notifications_for_absent_queues(registers, queue):
                 through_window(disk.driver, structure, offset, b"\xff\xff\xff\xff")
 
 
+@hardening("2.9", "notifications at a port for virtqueues that do not exist, and of another width")
+@on("pci")
+def test_notifications_at_a_port_for_absent_queues(registers):
+    disk = registers(notify_port=True)
+    driver = disk.driver
+    port = capability(driver, CapType.NOTIFY_CFG)  # QEMU and the model have it first
+
+    with disk.must_survive():
+        for width in (1, 2, 4):
+            for queue in (1, 2, 255, 1023, 1024, 0xFFFF, ALL_ONES):
+                driver.bar_write(port.bar, port.offset, width, queue & ((1 << 8 * width) - 1))
+
+
 def capability(driver, kind):
     found = (candidate for candidate in driver.capabilities() if not candidate.reserved)
     return next(candidate for candidate in found if candidate.type == kind)
@@ -262,6 +275,23 @@ def test_the_window_at_unused_addresses(registers, bar):
                 for width in (1, 2, 4):
                     driver.pci_read(window.at + 16, width)
                     driver.pci_write(window.at + 16, b"\xff" * width)
+
+
+@pytest.mark.parametrize("fields", [{}, {"notify_port": True}], ids=["memory", "port"])
+@hardening("4.1.4.4", "reads of notifications and writes of ISR status, with every width")
+@on("pci")
+def test_structures_in_the_wrong_direction(registers, fields):
+    disk = registers(**fields)
+    driver = disk.driver
+    found = [item for item in driver.capabilities() if not item.reserved]
+
+    with disk.must_survive():
+        for structure in found:
+            for width in (1, 2, 4):
+                if structure.type == CapType.NOTIFY_CFG:
+                    driver.bar_read(structure.bar, structure.offset, width)
+                if structure.type == CapType.ISR_CFG:
+                    driver.bar_write(structure.bar, structure.offset, width, (1 << 8 * width) - 1)
 
 
 @hardening("4.1.4.9.2", "the window in PCI configuration space over itself")

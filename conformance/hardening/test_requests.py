@@ -5,12 +5,15 @@ import pytest
 from conformance.data import sectors
 from harness.driver.interface import Buffer
 from harness.report import hardening
+from harness.robustness.bad_addresses import end_of_memory
 from harness.virtio.blk import (
     REQUEST_HEADER,
+    SCSI_TYPES,
     SECTOR,
     RequestType,
     segment,
 )
+from harness.virtio.features import Feature
 
 TYPES = [
     *RequestType,
@@ -165,3 +168,47 @@ def test_a_write_larger_than_the_disk(victim):
 
     with disk.must_survive():
         disk.send(header, *[filling] * 40, status)
+
+
+COMMANDS = [(), (6,), (1,), (300,), (6, 512), (6, 1, 511), (6, *[64] * 20)]
+ANSWERS = [(), (16,), (96, 16), (512, 96, 16), (1, 16), (96, 4), (512, 512, 1, 17)]
+"""Lengths of the buffers of a SCSI command after its header, and before its status byte. By the
+rules, the first of `COMMANDS` is the command, and the last of `ANSWERS`, of 16 bytes, begins with
+`errors`; before it are 96 bytes for the sense."""
+
+SCSI = pytest.mark.parametrize("type", SCSI_TYPES, ids=["in", "out"])
+
+
+@pytest.mark.parametrize("offered", [False, True], ids=["not-offered", "offered"])
+@SCSI
+@hardening("5.2.6.3", "SCSI commands with buffers that are missing, too short, or too many")
+def test_scsi_commands_with_wrong_buffers(victim, type, offered):
+    disk = victim(**({"scsi": True, "needs": [Feature.BLK_SCSI]} if offered else {}))
+
+    with disk.must_survive():
+        for command in COMMANDS:
+            for answer in ANSWERS:
+                readable = [disk.data(length) for length in command]
+                writable = [disk.area(length) for length in answer]
+                disk.attempt(disk.header(type), *readable, *writable, disk.status())
+
+
+@pytest.mark.parametrize("length", [1, 3])
+@SCSI
+@hardening("5.2.6.3", "a SCSI command without room for its errors, which have 4 bytes")
+def test_a_scsi_command_without_room_for_its_errors(victim, type, length):
+    disk = victim()
+
+    with disk.must_survive():
+        answer = [disk.area(96), disk.area(length), disk.status()]
+        disk.send(disk.header(type), disk.data(6), *answer)
+
+
+@hardening("5.2.6.3", "a SCSI command whose errors have one byte, the last one of memory")
+def test_a_scsi_command_whose_errors_are_the_end_of_memory(victim):
+    disk = victim()
+    errors = Buffer(end_of_memory(disk.driver) - 1, 1, writable=True)
+
+    with disk.must_survive():
+        command = [disk.header(RequestType.SCSI_CMD), disk.data(6)]
+        disk.send(*command, disk.area(96), errors, disk.status())

@@ -40,6 +40,7 @@ HONOURED = frozenset(
         *("seg_max_adjust", "write_cache", "config_wce", "discard", "write_zeroes"),
         *("max_discard_sectors", "max_write_zeroes_sectors", "event_idx", "indirect_desc"),
         *("packed", "in_order", "unmap", "iops", "faults", "image", "iothreads", "on_error"),
+        *("scsi", "msix", "notify_port"),
     }
 )
 """Fields of `DiskSpec` that QEMU's virtio-blk with a drive supports."""
@@ -173,6 +174,11 @@ def _device(name: str, spec: DiskSpec, attachment: Options) -> Options:
         "indirect_desc": spec.indirect_desc,
         "packed": spec.packed,
         "in_order": spec.in_order,
+        "scsi": spec.scsi,
+        "vectors": 0 if spec.msix is False else None,
+        "modern-pio-notify": spec.notify_port,
     }
+    if spec.scsi and "disable-modern" in attachment:
+        wanted["disable-modern"] = True  # QEMU refuses SCSI commands of any other device
     options.update({key: value for key, value in wanted.items() if value is not None})
     return options

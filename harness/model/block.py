@@ -15,6 +15,9 @@ from harness.virtio.blk import (
     LIFETIME_EST_MOST,
     PRE_EOL_INFO_MOST,
     REQUEST_FLAG_FUA,
+    SCSI_RESULT,
+    SCSI_SENSE,
+    SCSI_TYPES,
     SEGMENT,
     SEGMENT_UNMAP,
     RequestType,
@@ -29,6 +32,16 @@ MAX_SEGMENTS = 16
 MAX_DISCARD = 1 << 22
 MAX_WRITE_ZEROES = 1 << 16
 """Sectors. Zeroes are really written, unless the driver allows the device to deallocate."""
+
+TEST_UNIT_READY, INQUIRY = 0x00, 0x12
+"""Operation codes of the SCSI commands that a disk with `scsi` executes."""
+
+INQUIRY_DATA = bytes([0x00, 0x00, 0x05, 0x02, 31, 0, 0, 0]) + b"vblk    model           1.0 "
+"""A disk, SPC-3, format 2, and the names of vendor, product and revision."""
+
+CHECK_CONDITION = 0x02
+INVALID_COMMAND = bytes([0x70, 0, 0x05, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0])
+"""Status of a SCSI command that failed, and the sense data for an unknown operation code."""
 
 WRITEBACK = next(field for field in CONFIG_FIELDS if field.name == "writeback")
 
@@ -201,6 +214,8 @@ class Block:
         """Execute a request and return its status. The status byte is not written here."""
         if request.type is None:
             return Status.IOERR
+        if request.type in SCSI_TYPES and self.legacy and self.spec.scsi:
+            return self.scsi(request)
         kind = RequestType._value2member_map_.get(request.type)
         handler = self.handlers().get(kind) if isinstance(kind, RequestType) else None
         if handler is None:
@@ -289,6 +304,28 @@ class Block:
             for value, limit in zip(self.spec.lifetime, most, strict=True)
         )
         request.write(0, LIFETIME.pack(*known))
+        return Status.OK
+
+    def scsi(self, request: Request) -> Status:
+        """Serve a SCSI command of the legacy interface (virtio 5.2.6.3).
+
+        The data of a command that sends some are ignored.
+        """
+        command = request.command()
+        room = request.room - SCSI_SENSE - SCSI_RESULT.size
+        if not command or room < 0:
+            return Status.IOERR
+        length = room or request.sent - len(command)
+        answer, sense = b"", b""
+        if command[0] == INQUIRY and len(command) > 4:
+            answer = INQUIRY_DATA[: min(int.from_bytes(command[3:5], "big"), room)]
+        elif command[0] != TEST_UNIT_READY:
+            sense = INVALID_COMMAND
+        request.write(0, answer)
+        request.write(room, sense)
+        errors = CHECK_CONDITION if sense else 0
+        result = SCSI_RESULT.pack(errors, length, len(sense), length - len(answer))
+        request.write(room + SCSI_SENSE, result)
         return Status.OK
 
     def discard(self, request: Request) -> Status:

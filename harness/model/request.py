@@ -42,6 +42,11 @@ class Request:
         """Return what the driver sends after the header, `sent` bytes."""
         return list(pieces(self._readable, HEADER, HEADER + self.sent))
 
+    def command(self) -> bytes:
+        """Return the SCSI command, which is a buffer of its own after the header (5.2.6.3)."""
+        buffers = [bytes(element) for element in self._readable]
+        return buffers[1] if len(buffers) > 1 and len(buffers[0]) == HEADER else b""
+
     def area(self) -> list[memoryview]:
         """Return the area for the device's answer before the status byte, `room` bytes."""
         return list(pieces(self._writable, 0, self.room))

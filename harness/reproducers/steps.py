@@ -6,6 +6,7 @@ A step says nothing of virtqueues: chains and positions have become bytes at add
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,10 @@ LONGEST = 3.0
 
 COMPARED = 512
 """Bytes of memory that a check compares at most."""
+
+
+UNSEEN = re.compile(r"^grew: |\d bytes of .* changed, the first at \+")
+"""Failures of hardening tests that no event of a trace shows: of all memory, and of the process."""
 
 
 class NotPossibleError(Exception):
@@ -396,6 +401,8 @@ def plan(events: Sequence[Event]) -> Plan:
         raise NotPossibleError("this is not the trace of a test: it does not begin with `about`")
     if not isinstance(events[-1], Failed):
         raise NotPossibleError("the test did not fail: there is nothing to reproduce")
+    if UNSEEN.search(events[-1].seen):
+        raise NotPossibleError(f"no event of the trace shows what the test saw: {events[-1].seen}")
     dies = bool(GONE.search(events[-1].seen))
     bad = frozenset() if dies else marked(events)
     if not bad and not dies:

@@ -19,14 +19,26 @@ from harness.targets.base import Backing, LacksError, TargetError, translated
 from harness.targets.daemon import BackEnd, Exported
 from harness.targets.through_device import ThroughDevice, unnamed
 
+OF_PCI = frozenset({"msix", "notify_port"})
+"""Fields of `DiskSpec` for PCI functions only."""
 
-def check_board(board: Board, spec: DiskSpec) -> None:
-    """LacksError if a disk on that board cannot be what `spec` says, whoever has its blocks."""
+
+def check_board(board: Board, spec: DiskSpec, legacy: bool) -> None:
+    """LacksError if a disk on that board cannot be what `spec` says, whoever has its blocks.
+
+    `legacy` says that the driver uses the legacy interface.
+    """
     lacking = unsupported(spec, HONOURED)
     if lacking:
         raise LacksError(f"QEMU has no option for a file-backed disk's {', '.join(lacking)}")
     if spec.image == "qcow2" and spec.capacity * SECTOR > MAX_SIZE:
         raise LacksError(f"a qcow2 image has at most {MAX_SIZE >> 50} PiB")
+    if spec.scsi and not legacy:
+        raise LacksError("a device with a modern interface has no SCSI commands (scsi)")
+    if spec.notify_port and legacy:
+        raise LacksError("the legacy interface has no notification structures (notify_port)")
+    if board in ("microvm", "virt-mmio") and (lacking := unsupported(spec, HONOURED - OF_PCI)):
+        raise LacksError(f"a device on virtio-mmio has no {', '.join(lacking)}")
     if board == "microvm" and spec.iothreads:
         raise LacksError("QEMU's virtio-mmio has no ioeventfd without KVM, which iothreads need")
     if board == "microvm" and spec.queue_size is not None:

@@ -23,6 +23,7 @@ OFFERED = {
     "write_zeroes": Feature.BLK_WRITE_ZEROES,
     "secure_erase": Feature.BLK_SECURE_ERASE,
     "fua": Feature.BLK_REQ_FLAGS_OUT_FUA,
+    "scsi": Feature.BLK_SCSI,
 }
 """`DiskSpec` fields that only ask for a feature bit; any device that offers the bit satisfies
 them."""

@@ -270,19 +270,21 @@ VARIANTS: dict[str, Variant] = {
         frozenset({"pci", "modern"}),
         "pci",
         lambda path, spec: PciModern(VfioUser(str(path))),
-        HONOURED_BY_OWNER,
+        HONOURED_BY_OWNER | {"notify_port"},
     ),
     "model-pci-transitional": Variant(
         "our own device in Python, a transitional PCI function through its modern interface",
         frozenset({"pci", "modern"}),
         "pci-transitional",
         lambda path, spec: PciModern(VfioUser(str(path))),
+        HONOURED | {"notify_port"},
     ),
     "model-pci-legacy": Variant(
         "our own device in Python, a transitional PCI function through its legacy interface",
         frozenset({"pci", "legacy"}),
         "pci-transitional",
         lambda path, spec: PciLegacy(VfioUser(str(path))),
+        HONOURED | {"scsi"},
     ),
 }
 

@@ -432,7 +432,7 @@ class QtestTarget(Target):
         spec = self.variant.completed(spec)
         if self.variant.disk.get("iothreads") and self._found().version < IOTHREADS_SINCE:
             spec = replace(spec, iothreads=1)
-        check_board(self.variant.board, spec)
+        check_board(self.variant.board, spec, "legacy" in self.traits)
         try:
             take = self._ahead.take if self._ahead else self._make
             take = partial(self._make, "q35") if express else take

@@ -71,6 +71,16 @@ class RequestType(IntEnum):
     ZONE_RESET_ALL = 26
 
 
+SCSI_TYPES = (RequestType.SCSI_CMD, RequestType.SCSI_CMD + 1)
+"""The two equivalent types of a SCSI command on the legacy interface (virtio 5.2.6.3)."""
+
+SCSI_SENSE = 96
+"""Bytes of the buffer for sense data."""
+
+SCSI_RESULT = struct.Struct("<4I")
+"""Result of a SCSI command: errors, data_len, sense_len and residual, for a little-endian guest."""
+
+
 class Status(IntEnum):
     """The status byte of a completed request."""
 

@@ -12,6 +12,7 @@ import pytest
 
 from harness.diskspec import SECTOR, DiskSpec, ErrorPolicy, Fault
 from harness.machine import Drive, Machine, MachineError, qcow2
+from harness.machine.blockgraph import build
 from harness.machine.errors import UnsupportedError
 from harness.machine.machine import IOTHREADS_SINCE
 from harness.machine.visitor import visit
@@ -36,11 +37,13 @@ PROPERTIES: dict[str, tuple[object, str, object]] = {
     "event_idx": (False, "event_idx", False),
     "indirect_desc": (False, "indirect_desc", False),
     "packed": (True, "packed", True),
+    "msix": (False, "vectors", 0),
+    "notify_port": (True, "modern-pio-notify", True),
 }
 """For each field of DiskSpec: a value that is not the default, and QEMU's property and value."""
 
 NOT_PROPERTIES = {"capacity", "backing", "read_only", "iops", "faults", "unmap"}
-ELSEWHERE = {"geometry", "in_order", "image", "iothreads", "on_error"}
+ELSEWHERE = {"geometry", "in_order", "image", "iothreads", "on_error", "scsi"}
 """Fields with their own tests: one sets three properties, one may be missing in this QEMU."""
 LACKING = {
     *("zoned", "zone_sectors", "zone_capacity", "conventional_zones", "max_open_zones"),
@@ -90,6 +93,16 @@ def make_qcow2(machine: Machine, path: Path, size: int) -> None:
     assert "error" not in machine.qmp("query-jobs")[0]
     machine.qmp("job-dismiss", id="make")
     machine.qmp("blockdev-del", **{"node-name": "raw"})
+
+
+def test_a_disk_with_scsi_commands_has_no_modern_interface() -> None:
+    def options(spec: DiskSpec, where: dict[str, Any]) -> dict[str, Any]:
+        return build("disk", spec, {"driver": "x", **where}, None).device
+
+    on_pci = options(DiskSpec(scsi=True), {"disable-modern": False})
+    assert (on_pci["scsi"], on_pci["disable-modern"]) == (True, True)
+    assert options(DiskSpec(), {"disable-modern": False})["disable-modern"] is False
+    assert "disable-modern" not in options(DiskSpec(scsi=True), {})
 
 
 both_ways = pytest.mark.parametrize("live", [False, True], ids=["cold", "live"])

@@ -58,6 +58,9 @@ VALUES: dict[str, Any] = {
     "zones_offline": (1,),
     "secure_erase": True,
     "lifetime": (1, 2, 3),
+    "scsi": True,
+    "msix": False,
+    "notify_port": True,
     "members": 2,
     "image": "qcow2",
     "iothreads": 2,
@@ -104,6 +107,25 @@ def test_what_a_target_does_not_honour_it_refuses_by_name(
     for field in sorted(set(VALUES) - honoured(name)):
         with pytest.raises(LacksError, match=rf"\b{field}\b"):
             target.plug(DiskSpec(**{field: VALUES[field]}))
+    target.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("qtest-pci", "scsi"),
+        ("qtest-pci-transitional", "scsi"),
+        ("qtest-pci-legacy", "notify_port"),
+        ("qtest-mmio", "notify_port"),
+        ("qtest-mmio", "msix"),
+        ("qtest-mmio-legacy", "msix"),
+    ],
+)
+def test_a_field_of_another_interface_is_refused(name: str, field: str) -> None:
+    target = maker(name, {})(Settings())
+
+    with pytest.raises(LacksError, match=rf"\b{field}\b"):
+        target.plug(DiskSpec(**{field: VALUES[field]}))
     target.close()
 
 

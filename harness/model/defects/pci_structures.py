@@ -559,6 +559,21 @@ def legacy_driver_gets_packed_virtqueues(
     function.device.choose(value & ~Feature.ANY_LAYOUT.mask | packed, legacy=True)
 
 
+# --- several notification structures (4.1.4)
+
+
+@on_pci(
+    Function.bar_write,
+    "4.1.4-P-02",
+    text="of two notification structures the second takes no notification",
+)
+def second_notification_structure_is_dead(
+    original: Original, function: Function, bar: int, offset: int, data: bytes
+) -> None:
+    if not (function._has_port and bar == REGISTER_BAR and offset >= NOTIFY):
+        original(function, bar, offset, data)
+
+
 # --- MSI-X (4.1.5.1.2)
 
 

@@ -9,13 +9,21 @@ from contextlib import suppress
 
 from harness.diskspec import SECTOR, Fault, Operation
 from harness.model.block import SERIAL, Block
-from harness.model.defects.registry import Original, defect
+from harness.model.defects.registry import LEGACY_TARGET, Original, defect
 from harness.model.memory import pieces
 from harness.model.queue import Queue
 from harness.model.request import Request
 from harness.model.ring import Chain, Ring
 from harness.model.storage import Storage
-from harness.virtio.blk import LIFETIME, REQUEST_HEADER, RequestType, Status
+from harness.virtio.blk import (
+    LIFETIME,
+    REQUEST_HEADER,
+    SCSI_RESULT,
+    SCSI_SENSE,
+    SCSI_TYPES,
+    RequestType,
+    Status,
+)
 
 Handlers = dict[RequestType, Callable[[Request], Status]]
 ZONE_REQUESTS = {kind for kind in RequestType if kind.name.startswith("ZONE_")}
@@ -155,9 +163,52 @@ def barrier_bit_ignored(original: Original, block: Block, request: Request) -> S
     text="legacy SCSI commands end with OK",
 )
 def scsi_command_succeeds(original: Original, block: Block, request: Request) -> Status:
-    if request.type in (RequestType.SCSI_CMD, RequestType.SCSI_CMD + 1):
+    if request.type in SCSI_TYPES:
         return Status.OK
     return Status(original(block, request))
+
+
+@defect(
+    Block.execute,
+    "5.2.6.3-P-01",
+    text="a SCSI command of the type for output ends with UNSUPP",
+    target=LEGACY_TARGET,
+)
+def scsi_out_unsupported(original: Original, block: Block, request: Request) -> Status:
+    if block.spec.scsi and request.type == SCSI_TYPES[1]:
+        return Status.UNSUPP
+    return Status(original(block, request))
+
+
+def _with_result(block: Block, request: Request, original: Original, **changed: int) -> Status:
+    """Execute a SCSI command, with other values in the fields of its result."""
+    names = ("errors", "data_len", "sense_len", "residual")
+    status = Status(original(block, request))
+    at = request.room - SCSI_RESULT.size
+    found = b"".join(pieces(request.area(), at, request.room))
+    values = dict(zip(names, SCSI_RESULT.unpack(found), strict=True)) | changed
+    request.write(at, SCSI_RESULT.pack(*values.values()))
+    return status
+
+
+@defect(
+    Block.scsi,
+    "5.2.6.3-P-02",
+    text="sense_len of a SCSI command is the length of its buffer",
+    target=LEGACY_TARGET,
+)
+def scsi_sense_len_of_the_buffer(original: Original, block: Block, request: Request) -> Status:
+    return _with_result(block, request, original, sense_len=SCSI_SENSE)
+
+
+@defect(
+    Block.scsi,
+    "5.2.6.3-P-03",
+    text="residual of a SCSI command is always 0",
+    target=LEGACY_TARGET,
+)
+def scsi_residual_is_zero(original: Original, block: Block, request: Request) -> Status:
+    return _with_result(block, request, original, residual=0)
 
 
 @defect(

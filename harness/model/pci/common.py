@@ -193,10 +193,13 @@ class CommonConfiguration(Transport):
         The address tells the virtqueue. Data that does not belong to it is ignored.
         """
         index = offset // NOTIFY_MULTIPLIER
-        own_data = self.device.has(Feature.NOTIF_CONFIG_DATA)
-        expected = NOTIF_CONFIG_BASE + index if own_data else index
-        if self._available(index) and value & 0xFFFF == expected:
+        if self._available(index) and value & 0xFFFF == self._notify_value(index):
             self.device.notified(self.device.queues[index])
+
+    def _notify_value(self, index: int) -> int:
+        """Return the low 16 bits of a notification of a virtqueue (virtio 4.1.5.2)."""
+        own_data = self.device.has(Feature.NOTIF_CONFIG_DATA)
+        return NOTIF_CONFIG_BASE + index if own_data else index
 
     def _asked(self, index: int) -> dict[str, int]:
         """Return what the driver of a virtqueue is asked for; nothing if there is no such queue."""

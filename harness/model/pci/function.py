@@ -52,8 +52,9 @@ from harness.virtio.pci import (
 
 Layout = Literal["modern", "transitional"]
 
-LEGACY_BAR, MSIX_BAR, MEMBERS_BAR, REGISTER_BAR = 0, 1, 2, 4
+LEGACY_BAR, MSIX_BAR, MEMBERS_BAR, PORT_BAR, REGISTER_BAR = 0, 1, 2, 3, 4
 LEGACY_BAR_SIZE = 128
+PORT_BAR_SIZE = 4
 COMMON, ISR, DEVICE, NOTIFY = 0x0000, 0x1000, 0x2000, 0x3000
 REGISTER_BAR_SIZE = 0x4000
 NOTIFY_LENGTH = 0x1000
@@ -82,6 +83,8 @@ def _area(bar: int, offset: int, legacy_config: int) -> tuple[str, int]:
     """
     if bar in (MSIX_BAR, MEMBERS_BAR):
         return ("msix" if bar == MSIX_BAR else "members"), 0
+    if bar == PORT_BAR:
+        return "notify", 0
     if bar != REGISTER_BAR:
         return ("legacy", 0) if offset < legacy_config else ("legacy device", legacy_config)
     starts = ((NOTIFY, "notify"), (DEVICE, "device"), (ISR, "isr"), (COMMON, "common"))
@@ -154,14 +157,20 @@ class Function(LegacyInterface):
     def bars(self) -> dict[int, int]:
         """Return the sizes of the BARs in bytes, by number."""
         sizes = {MSIX_BAR: MSIX_BAR_SIZE, REGISTER_BAR: REGISTER_BAR_SIZE}
+        sizes |= {PORT_BAR: PORT_BAR_SIZE} if self._has_port else {}
         return sizes | ({LEGACY_BAR: LEGACY_BAR_SIZE} if self.layout == "transitional" else {})
+
+    @property
+    def _has_port(self) -> bool:
+        """Return whether the function can be notified at an I/O port, too (virtio 4.1.4)."""
+        return bool(self.device.block.spec.notify_port)
 
     def _define_header(self) -> None:
         transitional = self.layout == "transitional"
         ident = TRANSITIONAL_DEVICE_ID if transitional else MODERN_DEVICE_ID
         subsystem = BLOCK_DEVICE if transitional else MODERN_DEVICE_ID
         command = COMMAND_MEMORY | COMMAND_MASTER | COMMAND_INTX_DISABLE
-        command |= COMMAND_IO if transitional else 0
+        command |= COMMAND_IO if transitional or self._has_port else 0
         define = self.space.define
         define(0x00, VENDOR_ID.to_bytes(2, "little") + ident.to_bytes(2, "little"))
         define(COMMAND, bytes(2), command.to_bytes(2, "little"))
@@ -173,6 +182,8 @@ class Function(LegacyInterface):
         define(INTERRUPT_PIN, b"\1")
         if transitional:
             self.space.define_bar(LEGACY_BAR, LEGACY_BAR_SIZE, BAR_IO)
+        if self._has_port:
+            self.space.define_bar(PORT_BAR, PORT_BAR_SIZE, BAR_IO)
         self.space.define_bar(MSIX_BAR, MSIX_BAR_SIZE, 0)
         self.space.define_bar(REGISTER_BAR, REGISTER_BAR_SIZE, BAR_64 | BAR_PREFETCHABLE)
 
@@ -195,6 +206,9 @@ class Function(LegacyInterface):
             (CapType.DEVICE_CFG, DEVICE, CONFIG_SIZE),
         ):
             self._define_structure(kind, REGISTER_BAR, offset, length)
+        if self._has_port:
+            # First, because an access to a port is quicker. The value tells the virtqueue.
+            self._define_structure(CapType.NOTIFY_CFG, PORT_BAR, 0, PORT_BAR_SIZE, bytes(4))
         multiplier = NOTIFY_MULTIPLIER.to_bytes(4, "little")
         self._define_structure(CapType.NOTIFY_CFG, REGISTER_BAR, NOTIFY, NOTIFY_LENGTH, multiplier)
         self._window = self._define_structure(CapType.PCI_CFG, 0, 0, 0, bytes(4))
@@ -277,6 +291,8 @@ class Function(LegacyInterface):
             return self.interrupts.read_bar(offset, length)
         if bar == LEGACY_BAR:
             return self._legacy_read(offset, length)
+        if bar == PORT_BAR:
+            return bytes(length)
         if offset < ISR:
             return self._common.read(offset, length)
         if offset < DEVICE:
@@ -297,18 +313,30 @@ class Function(LegacyInterface):
             self.interrupts.write_bar(offset, data)
         elif bar == LEGACY_BAR:
             self._legacy_write(offset, data)
+        elif bar == PORT_BAR:
+            value = int.from_bytes(data, "little")
+            queue = (value & 0xFFFF) - self._notify_value(0)
+            if queue >= 0:
+                self._take_notification(queue * NOTIFY_MULTIPLIER, data)
         elif offset < ISR:
             self._common.write(offset, data)
         elif DEVICE <= offset < NOTIFY:
             self.device.write_config(offset - DEVICE, data)
         elif offset >= NOTIFY:
-            if self._observer:
-                queue = (offset - NOTIFY) // NOTIFY_MULTIPLIER
-                value = int.from_bytes(data[:8], "little")
-                self._observer(
-                    "notified", queue=queue, width=len(data), value=value, **self._asked(queue)
-                )
-            self._notify(offset - NOTIFY, int.from_bytes(data, "little"))
+            self._take_notification(offset - NOTIFY, data)
+
+    def _take_notification(self, offset: int, data: bytes) -> None:
+        """Take a notification, and tell the observer about it.
+
+        `offset` is that in the structure in memory, also of a write to the port.
+        """
+        if self._observer:
+            queue = offset // NOTIFY_MULTIPLIER
+            value = int.from_bytes(data[:8], "little")
+            self._observer(
+                "notified", queue=queue, width=len(data), value=value, **self._asked(queue)
+            )
+        self._notify(offset, int.from_bytes(data, "little"))
 
     # --- power, resets and memory
 

@@ -8,7 +8,7 @@ from harness.model.pci.common import CommonConfiguration
 from harness.model.pci.registers import Register, Registers
 from harness.model.ring import Addresses
 from harness.virtio.blk import CONFIG_SIZE
-from harness.virtio.features import Feature
+from harness.virtio.features import Feature, mask
 from harness.virtio.pci import (
     LEGACY_CONFIG,
     LEGACY_CONFIG_MSIX,
@@ -59,7 +59,8 @@ class LegacyInterface(CommonConfiguration):
 
     @property
     def _legacy_offered(self) -> int:
-        return self.device.offered() | Feature.ANY_LAYOUT.mask
+        scsi = Feature.BLK_SCSI.mask if self.device.block.spec.scsi else 0
+        return self.device.offered() | Feature.ANY_LAYOUT.mask | scsi
 
     @property
     def _legacy_config(self) -> int:
@@ -82,7 +83,7 @@ class LegacyInterface(CommonConfiguration):
 
     def _write_legacy_features(self, value: int) -> None:
         self._driver_feature = {0: value}
-        self.device.choose(value & ~Feature.ANY_LAYOUT.mask, legacy=True)
+        self.device.choose(value & ~mask(Feature.ANY_LAYOUT, Feature.BLK_SCSI), legacy=True)
 
     def _write_legacy_status(self, value: int) -> None:
         # There is no FEATURES_OK: the features that were written count (virtio 3.1.2).

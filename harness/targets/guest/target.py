@@ -84,7 +84,7 @@ class GuestTarget(Target):
 
     def plug(self, spec: DiskSpec, writes: bool = True) -> Plugged:
         """Plug a disk into the guest; start a guest first if none works."""
-        check_board(self.variant.board, spec)
+        check_board(self.variant.board, spec, "legacy" in self.traits)
         try:
             if self.variant.board == "microvm":
                 if self.channel == "ssh":
