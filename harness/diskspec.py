@@ -138,7 +138,5 @@ PLAIN = vars(DiskSpec())
 def unsupported(spec: DiskSpec, supported: Set[str]) -> list[str]:
     """Return the fields of `spec` that differ from the default and are not in `supported`."""
     return [
-        name
-        for name, value in vars(spec).items()
-        if name not in supported and value != PLAIN[name]
+        name for name, value in vars(spec).items() if name not in supported and value != PLAIN[name]
     ]

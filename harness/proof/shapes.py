@@ -41,7 +41,8 @@ from zlib import crc32
 
 import pytest
 
-from harness.model.whims import MODEL, OWNED, PCI, WHIMS
+from harness.diskspec import DiskSpec
+from harness.model.whims import MODEL, OWNED, PCI, WHIMS, reshaped
 from harness.proof.forks import ForkError, ForkingSession, ForkServer, serve, target_of
 from harness.pytestplugin.bench import BENCHES, TargetRun
 from harness.report.results import Results, Verdict
@@ -72,6 +73,9 @@ UNDER_LOAD = "test_notifications.py::test_no_"
 
 OF_VHOST_USER = "vhost_user/"
 """Part of the names of the tests of the vhost-user protocol."""
+
+OF_ZONES = "/test_zoned_"
+"""Part of the names of the tests of zoned disks."""
 
 OF_VIRTQUEUES = frozenset({"Queue", "Ring", "SplitRing", "PackedRing", "Throttle"})
 """Classes of the model that decide when requests are taken, done, used and announced."""
@@ -164,10 +168,13 @@ class Shape:
         run without whims, with one of virtqueues or of requests, and on each pair of whims. The
         tests UNDER_LOAD run without whims, and as `owned-model` with a single one of
         notifications, the tests WRAPS with a single one of virtqueues. As `model` the tests
-        OF_VHOST_USER do not run with a single whim of something else than notifications.
+        OF_VHOST_USER do not run with a single whim of something else than notifications. As
+        `owned-model` the tests OF_ZONES run with a zoned disk only: they would be skipped.
         """
         if self.way == PCI:
             return any(module in test for module in OF_PCI)
+        if OF_ZONES in test and self.way == OWNED:
+            return reshaped(DiskSpec(), self.whims).zoned is not None
         if not self.whims:
             return True
         if any(part in test for part in MANY):

@@ -198,9 +198,9 @@ class Channel:
             raise
 
     def _broken_off(self, error: BaseException) -> None:
-        """Close the connection after Ctrl-C, too: a later message would take the answer for its own.
+        """Close the connection: a later message would take the answer for its own.
 
-        The connection is closed already, or of no use, after a DriverError.
+        Ctrl-C is an error, too. After a DriverError the connection is closed or in order.
         """
         if not isinstance(error, DriverError):
             self.close()
