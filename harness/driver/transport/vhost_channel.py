@@ -91,7 +91,7 @@ class Channel:
         """True if REPLY_ACK was negotiated: then every message waits until it has been handled."""
         self._timeout = timeout
         self._received = b""
-        """What has come after the last answer that was read."""
+        """Bytes that came after the last answer."""
         self._socket = _connect(path, timeout)
 
     def fileno(self) -> int:
