@@ -25,7 +25,7 @@ CI_EXAMPLES, CI_STEPS, CI_SECONDS = 40, 30, 30.0
 
 LONG_EXAMPLES, LONG_STEPS = 200_000, 50
 
-CI_SEED = 1
+CI_SEED = 5
 """Fixed seed: every run in CI does the same."""
 
 HYPOTHESIS = "hypothesispytest"

@@ -100,7 +100,7 @@ def sends(draw: DrawFn, session: Session, shape: Shape) -> Send:
     wanted = max(wanted, 1)
     asks: list[Ask] = []
     for _ in range(wanted):
-        ask = draw(_asks(session, shape, queue, free, _bytes(asks)))
+        ask = _asks(draw, session, shape, queue, free, _bytes(asks))
         asks.append(ask)
         free -= ask.descriptors
         if free < _least(session):
@@ -108,7 +108,6 @@ def sends(draw: DrawFn, session: Session, shape: Shape) -> Send:
     return Send(asks=tuple(asks), queue=queue)
 
 
-@st.composite
 def _asks(draw: DrawFn, session: Session, shape: Shape, queue: int, free: int, used: int) -> Ask:
     """Return a request; `used` are the bytes of those that are sent together with it."""
     kinds: list[type[Ask]] = [Read, Write, Read, Write]
@@ -126,21 +125,21 @@ def _asks(draw: DrawFn, session: Session, shape: Shape, queue: int, free: int, u
     kind = draw(st.sampled_from(kinds))
     ask: Ask
     if kind is Read:
-        sector, count = draw(_places(session.capacity, largest=_largest(session, shape, used)))
+        sector, count = _places(draw, session.capacity, largest=_largest(session, shape, used))
         ask = Read(sector=sector, count=count)
     elif kind is Write:
-        sector, count = draw(_places(session.capacity, largest=_largest(session, shape, used)))
+        sector, count = _places(draw, session.capacity, largest=_largest(session, shape, used))
         ask = Write(sector=sector, count=count)
     elif kind is Discard:
         most = config.max_discard_sectors or 0
-        ask = Discard(segments=draw(_segments(session, config.max_discard_seg or 1, most)))
+        ask = Discard(segments=_segments(draw, session, config.max_discard_seg or 1, most))
     elif kind is WriteZeroes:
         most = config.max_write_zeroes_sectors or 0
-        segments = draw(_segments(session, config.max_write_zeroes_seg or 1, most))
+        segments = _segments(draw, session, config.max_write_zeroes_seg or 1, most)
         ask = WriteZeroes(segments=segments, unmap=draw(st.booleans()))
     else:
         ask = kind()
-    return draw(_framed(ask, session, shape, queue, free))
+    return _framed(draw, ask, session, shape, queue, free)
 
 
 def _bytes(asks: Iterable[Ask]) -> int:
@@ -160,7 +159,6 @@ def _largest(session: Session, shape: Shape, used: int) -> int:
     return max(bytes_left // SECTOR, 4 * MOST_SECTORS)
 
 
-@st.composite
 def _places(
     draw: DrawFn, capacity: int, most: int | None = None, largest: int = 4 * MOST_SECTORS
 ) -> tuple[int, int]:
@@ -182,15 +180,13 @@ def _places(
     return sector, count
 
 
-@st.composite
 def _segments(
     draw: DrawFn, session: Session, most: int, sectors: int
 ) -> tuple[tuple[int, int], ...]:
     number = draw(st.integers(1, min(most, 4)))
-    return tuple(draw(_places(session.capacity, sectors)) for _ in range(number))
+    return tuple(_places(draw, session.capacity, sectors) for _ in range(number))
 
 
-@st.composite
 def _framed(draw: DrawFn, ask: Ask, session: Session, shape: Shape, queue: int, free: int) -> Ask:
     """Return the request with any legal division into descriptors (virtio 2.7.4)."""
     if shape.legacy:
@@ -201,21 +197,20 @@ def _framed(draw: DrawFn, ask: Ask, session: Session, shape: Shape, queue: int, 
     if session.config.seg_max is not None:
         most = min(most, session.config.seg_max + 2)
     most = max(most, 2)
-    readable = draw(_cuts(ask.sent, most - 1, default=2 if ask.sent > 16 else 1))
+    readable = _cuts(draw, ask.sent, most - 1, default=2 if ask.sent > 16 else 1)
     default = 2 if ask.received else 1
     left = most - (len(readable) or (2 if ask.sent > 16 else 1))
-    writable = draw(_cuts(ask.received + 1, left, default))
+    writable = _cuts(draw, ask.received + 1, left, default)
     return replace(ask, readable=readable, writable=writable, indirect=indirect)
 
 
-@st.composite
 def _cuts(draw: DrawFn, total: int, most: int, default: int) -> tuple[int, ...]:
     """Return up to `most` lengths whose sum is `total`; () for the `default` number of them."""
     if most < default:
         return (total,)
     most = min(most, total)
     how = draw(st.sampled_from(("usual", "usual", "here and there", "many")))
-    if how == "default" or most < 2:
+    if how == "usual" or most < 2:
         return ()
     if how == "many":
         pieces = draw(st.integers(2, most))

@@ -337,8 +337,11 @@ class QtestPci(_QtestBus, PciFunction):
         bar = 0
         while bar < BARS:
             at = BAR_0 + 4 * bar
-            self.pci_write(at, b"\xff\xff\xff\xff")
-            (register,) = struct.unpack("<I", self.pci_read(at, 4))
+            register = self.qtest.commands(
+                self._select(*self._place, at),
+                f"outl {CONFIG_DATA:#x} {0xFFFFFFFF:#x}",
+                f"inl {CONFIG_DATA:#x}",
+            )[-1]
             in_ports = bool(register & BAR_IO)
             wide = not in_ports and register & BAR_TYPE == BAR_64
             flags = BAR_IO_FLAGS if in_ports else BAR_MEMORY_FLAGS
@@ -358,8 +361,7 @@ class QtestPci(_QtestBus, PciFunction):
 
     def _prepare(self) -> None:
         """Route all four PCI interrupt lines of the chipset to one input of the I/O APIC."""
-        for pirq in range(4):
-            self._config_write(0, BRIDGE_SLOT, PIRQ_ROUTING + pirq, bytes([INTERRUPT]))
+        self._config_write(0, BRIDGE_SLOT, PIRQ_ROUTING, bytes([INTERRUPT] * 4))
 
     @property
     def _place(self) -> tuple[int, int]:
@@ -388,12 +390,16 @@ class QtestPci(_QtestBus, PciFunction):
 
     def pci_read(self, offset: int, length: int) -> bytes:
         """Read bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
-        data = b""
-        for at, width in aligned_accesses(offset, length):
-            read = f"in{LETTER[width]} {CONFIG_DATA + (at & 3):#x}"
-            _, value = self.qtest.commands(self._select(*self._place, at), read)
-            data += value.to_bytes(width, "little")
-        return data
+        accesses = list(aligned_accesses(offset, length))
+        lines = list[str]()
+        for at, width in accesses:
+            lines.append(self._select(*self._place, at))
+            lines.append(f"in{LETTER[width]} {CONFIG_DATA + (at & 3):#x}")
+        values = self.qtest.commands(*lines)[1::2]
+        return b"".join(
+            value.to_bytes(width, "little")
+            for (_, width), value in zip(accesses, values, strict=True)
+        )
 
     def pci_write(self, offset: int, data: bytes) -> None:
         """Write 1, 2 or 4 bytes of configuration space in one access."""
