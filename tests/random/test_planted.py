@@ -118,7 +118,7 @@ def test_interrupts_that_do_not_come_back_on_are_found(hunt):
 
         driver.memory_write, driver.wait_interrupt = losing, impatient
 
-    (item, *_) = found(hunt, spoil)
+    (item, *_) = found(hunt, spoil, first=15)
 
     assert item.finding.check == "interrupt"
     assert [type(step).__name__ for step in item.script][2:4] == ["WantInterrupts"] * 2
