@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from harness.driver.bus.base import Bus, MmioWindow, PciFunction
@@ -26,7 +26,10 @@ SHOWN = 4096
 REPEATED = 4
 """Events before this one, in a wait, that are compared with it."""
 
-WATCHED = ("read", "write", "bar_read", "bar_write", "pci_read", "pci_write", "take_messages")
+WATCHED = (
+    *("read", "write", "bar_read", "bar_reads", "bar_write"),
+    *("pci_read", "pci_write", "take_messages"),
+)
 
 Recorded = tuple[Any, ...]
 
@@ -120,13 +123,24 @@ def _watch_window(bus: MmioWindow, trace: Trace) -> None:
 
 
 def _watch_function(bus: PciFunction, trace: Trace) -> None:
-    bar_read, bar_write, access = bus.bar_read, bus.bar_write, trace.access
+    bar_read, bar_reads, bar_write, access = (
+        bus.bar_read,
+        bus.bar_reads,
+        bus.bar_write,
+        trace.access,
+    )
     pci_read, pci_write, take_messages = bus.pci_read, bus.pci_write, bus.take_messages
 
     def reads(bar: int, offset: int, width: int) -> int:
         value = bar_read(bar, offset, width)
         access("register", bar, offset, width, value, False)
         return value
+
+    def many_reads(bar: int, accesses: Sequence[tuple[int, int]]) -> list[int]:
+        values = bar_reads(bar, accesses)
+        for (offset, width), value in zip(accesses, values, strict=True):
+            access("register", bar, offset, width, value, False)
+        return values
 
     def writes(bar: int, offset: int, width: int, value: int) -> None:
         access("register", bar, offset, width, value, True)
@@ -147,6 +161,8 @@ def _watch_function(bus: PciFunction, trace: Trace) -> None:
             trace("interrupt", vector, count)
         return taken
 
+    if type(bus).bar_reads is not PciFunction.bar_reads:  # else `reads` sees each of them
+        bus.bar_reads = many_reads  # type: ignore[method-assign]
     bus.bar_read, bus.bar_write = reads, writes  # type: ignore[method-assign]
     bus.pci_read, bus.pci_write = config_reads, config_writes  # type: ignore[method-assign]
     bus.take_messages = messages  # type: ignore[method-assign]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from harness.driver.memory import DmaMemory
@@ -91,6 +91,10 @@ class PciFunction(Bus):
     @abstractmethod
     def bar_read(self, bar: int, offset: int, width: int) -> int:
         """Read from a BAR in one access of `width` (1, 2 or 4) bytes."""
+
+    def bar_reads(self, bar: int, accesses: Sequence[tuple[int, int]]) -> list[int]:
+        """Read from a BAR in several accesses, in order, each given by its offset and width."""
+        return [self.bar_read(bar, offset, width) for offset, width in accesses]
 
     @abstractmethod
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:

@@ -448,6 +448,14 @@ class QtestPci(_QtestBus, PciFunction):
         verb = "in" if place.in_ports else "read"
         return self.qtest.command(f"{verb}{LETTER[width]} {place.base + offset:#x}")
 
+    def bar_reads(self, bar: int, accesses: Sequence[tuple[int, int]]) -> list[int]:
+        """Read from a BAR in several accesses, whose commands go together."""
+        place = self._bars[bar]
+        verb = "in" if place.in_ports else "read"
+        return self.qtest.commands(
+            *(f"{verb}{LETTER[width]} {place.base + offset:#x}" for offset, width in accesses)
+        )
+
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
         """Write to a BAR in one access of `width` (1, 2 or 4) bytes."""
         place = self._bars[bar]

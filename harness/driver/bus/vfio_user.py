@@ -401,11 +401,11 @@ class VfioUser(PciFunction):
                 return area.memory[start : start + length]
         return None
 
-    def _read(self, region: int, accesses: Sequence[tuple[int, int]]) -> bytes:
+    def _read(self, region: int, accesses: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of accesses, which are given by offset and width in bytes."""
         areas = [self._area(region, offset, width) for offset, width in accesses]
         if all(areas):
-            return b"".join(area for area in areas if area)
+            return [bytes(area) for area in areas if area]
         bodies = [ACCESS.pack(offset, region, width) for offset, width in accesses]
         pieces = list[bytes]()
         answers = self._exchange(Command.REGION_READ, bodies)
@@ -415,7 +415,7 @@ class VfioUser(PciFunction):
             if len(pieces[-1]) != width:
                 got = len(pieces[-1])
                 raise DriverError(f"{self.path} reads {got} bytes at {offset:#x}, not {width}")
-        return b"".join(pieces)
+        return pieces
 
     def description(self) -> dict[str, Any]:
         """Return address and identity, for reports."""
@@ -428,7 +428,7 @@ class VfioUser(PciFunction):
 
     def pci_read(self, offset: int, length: int) -> bytes:
         """Return bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
-        return self._read(CONFIG_REGION, list(aligned_accesses(offset, length)))
+        return b"".join(self._read(CONFIG_REGION, list(aligned_accesses(offset, length))))
 
     def pci_write(self, offset: int, data: bytes) -> None:
         """Write 1, 2 or 4 bytes of configuration space in one access."""
@@ -440,7 +440,11 @@ class VfioUser(PciFunction):
 
     def bar_read(self, bar: int, offset: int, width: int) -> int:
         """Read `width` (1, 2 or 4) bytes of a BAR in one access."""
-        return int.from_bytes(self._read(bar, [(offset, width)]), "little")
+        return int.from_bytes(self._read(bar, [(offset, width)])[0], "little")
+
+    def bar_reads(self, bar: int, accesses: Sequence[tuple[int, int]]) -> list[int]:
+        """Read from a BAR in several accesses, whose messages go together."""
+        return [int.from_bytes(piece, "little") for piece in self._read(bar, accesses)]
 
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
         """Write `width` (1, 2 or 4) bytes of a BAR in one access.
@@ -517,7 +521,8 @@ class VfioUser(PciFunction):
     def unmask_interrupts(self) -> None:
         """Unmask the interrupt line, which the server masked when it was raised."""
         if not self._vectors:
-            self._set_irqs(DATA_NONE | ACTION_UNMASK, INTX, 0, 1)
+            unmask = IRQ_SET.pack(IRQ_SET.size, DATA_NONE | ACTION_UNMASK, INTX, 0, 1)
+            self._post(Command.DEVICE_SET_IRQS, unmask)
 
     # --- the end
 

@@ -207,9 +207,11 @@ class PciModern(PciTransport):
                 f"configuration space ends at {self._device.length}, not {offset + length}"
             )
         base, bar = self._device.offset, self._device.bar
+        accesses = [(base + at, width) for at, width in config_accesses(offset, length)]
+        values = self.function.bar_reads(bar, accesses)
         return b"".join(
-            self.function.bar_read(bar, base + at, width).to_bytes(width, "little")
-            for at, width in config_accesses(offset, length)
+            value.to_bytes(width, "little")
+            for (_, width), value in zip(accesses, values, strict=True)
         )
 
     def config_write(self, offset: int, data: bytes) -> None:

@@ -94,10 +94,9 @@ class PciLegacy(PciTransport):
             )
         base = self._config + offset
         width = length if length in (2, 4) and offset % length == 0 else 1
-        return b"".join(
-            self.function.bar_read(BAR, base + at, width).to_bytes(width, "little")
-            for at in range(0, length, width)
-        )
+        accesses = [(base + at, width) for at in range(0, length, width)]
+        values = self.function.bar_reads(BAR, accesses)
+        return b"".join(value.to_bytes(width, "little") for value in values)
 
     def config_write(self, offset: int, data: bytes) -> None:
         """Write 1, 2 or 4 bytes of the device configuration space in one access."""
