@@ -15,6 +15,7 @@ from harness.virtio.blk import (
     SCSI_RESULT,
     SCSI_SENSE,
     SCSI_TYPES,
+    SECTOR,
     RequestType,
     Status,
 )
@@ -310,7 +311,8 @@ def test_any_layout_is_offered(plug):
 # --- SCSI commands (virtio 5.2.6.3)
 
 TEST_UNIT_READY = bytes(6)
-INQUIRY = bytes([0x12, 0, 0, 0, 36, 0])
+ALLOCATED = 36
+INQUIRY = bytes([0x12, 0, 0, 0, ALLOCATED, 0])
 NO_COMMAND = bytes([0x1F, 0, 0, 0, 0, 0])
 """SCSI commands: without data, with 36 bytes of them, and one whose operation code is reserved."""
 
@@ -351,7 +353,7 @@ def served(status):
 @on("legacy")
 @pytest.mark.parametrize(
     ("command", "receive"),
-    [(TEST_UNIT_READY, 0), (INQUIRY, 36), (NO_COMMAND, 0)],
+    [(TEST_UNIT_READY, 0), (INQUIRY, SECTOR), (NO_COMMAND, 0)],
     ids=["test-unit-ready", "inquiry", "reserved"],
 )
 @described("5.2.6.3-P-01")
@@ -359,13 +361,17 @@ def served(status):
 def test_the_two_types_of_a_scsi_command_are_the_same(plug, command, receive):
     disk = plug_scsi(plug)
 
-    first, second = (send_scsi(disk, command, receive, type) for type in SCSI_TYPES)
+    def answer(type):
+        status, data, sense, errors, sense_len, residual = send_scsi(disk, command, receive, type)
+        if status is not Status.OK:
+            return (status,)
+        return status, data, sense[:sense_len], errors, sense_len, residual
 
-    assert first[0] in (Status.OK, Status.IOERR, Status.UNSUPP)
-    if first[0] is Status.OK:
-        assert first == second
-    else:
-        assert first[0] is second[0]
+    first, other, again, other_again = (answer(type) for type in (*SCSI_TYPES, *SCSI_TYPES))
+
+    if first != again or other != other_again:
+        pytest.skip("the unit does not answer the same command twice in the same way")
+    assert first == other
 
 
 @on("legacy")
@@ -375,15 +381,21 @@ def test_sense_len_counts_the_bytes_of_sense_data(plug):
     status, _, sense, _, sense_len, _ = send_scsi(plug_scsi(plug), NO_COMMAND)
 
     served(status)
-    assert sense_len == len(sense.rstrip(bytes([CANARY])))
+    assert sense_len <= SCSI_SENSE
+    assert set(sense[sense_len:]) <= {CANARY}, "bytes after the sense data were written"
+    # One byte of the sense data may be like this one; two at its end were not written.
+    assert not sense[:sense_len].endswith(bytes([CANARY] * 2)), "sense_len counts too many"
 
 
 @on("legacy")
-@pytest.mark.parametrize("receive", [5, 36, 512], ids=["less", "all", "more"])
+@pytest.mark.parametrize("receive", [SECTOR, 2 * SECTOR])
 @described("5.2.6.3-P-03")
 @reads_only
 def test_residual_counts_the_bytes_that_were_not_transferred(plug, receive):
-    status, data, _, _, _, residual = send_scsi(plug_scsi(plug), INQUIRY, receive)
+    status, data, _, errors, _, residual = send_scsi(plug_scsi(plug), INQUIRY, receive)
 
     served(status)
-    assert residual == receive - len(data.rstrip(bytes([CANARY])))
+    if errors:
+        pytest.skip(f"the unit does not execute INQUIRY: errors is {errors:#x}")
+    # The answer says how long it is. The command asks for no more than ALLOCATED bytes of it.
+    assert residual == receive - min(data[4] + 5, ALLOCATED)

@@ -292,7 +292,8 @@ def test_a_pending_interrupt_is_still_pending_after_a_save_and_restore(plug, fie
     disk.move()
 
     assert driver.pci_read(STATUS, 1)[0] & STATUS_INTERRUPT, "PCI's Interrupt Status is 0"
-    assert driver.isr() & 1, "ISR status does not show the used buffer"
+    shown = eventually(lambda: bool(driver.isr() & 1))
+    assert shown, "ISR status does not show the used buffer"
     assert driver.isr() == 0, "reading ISR status does not clear it"
     driver.service_interrupts(True)
     check_served(disk)

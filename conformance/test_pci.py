@@ -12,7 +12,9 @@ from conformance.waiting import (
     need_one_done,
     reset_queue_0,
     resize,
+    trouble,
 )
+from harness.driver.errors import NoDeviceError
 from harness.driver.interface import Request
 from harness.report import clause, described, on, reads_only
 from harness.virtio.blk import CONFIG_FIELDS, SECTOR, RequestType, Status
@@ -23,6 +25,7 @@ from harness.virtio.pci import (
     CAP,
     COMMON_REGISTERS,
     DEVICE,
+    INTERRUPT_PIN,
     ISR_CONFIG,
     ISR_QUEUE,
     MODERN_DEVICE_ID,
@@ -282,6 +285,12 @@ def test_queue_size_is_the_size_that_the_device_was_made_with(plug, size):
     assert set(queue_sizes(disk.driver)) == {size}
 
 
+def needs_pin(driver):
+    """Skip the test if the function has no interrupt pin: its Interrupt Status may always be 0."""
+    if not driver.pci_read(INTERRUPT_PIN, 1)[0]:
+        pytest.skip("the function has no interrupt pin")
+
+
 def quiet(disk):
     """Stop acknowledging interrupts, after those that a new queue may have raised."""
     disk.driver.service_interrupts(False)
@@ -296,15 +305,17 @@ def quiet(disk):
 def test_a_completion_sets_isr_and_reading_it_clears_it(plug, fields):
     disk = plug(**fields)
     driver = disk.driver
+    needs_pin(driver)
     quiet(disk)
     assert (driver.isr(), interrupt_pending(driver)) == (0, False)
 
     assert disk.read(0).status is Status.OK
     pending = eventually(lambda: interrupt_pending(driver))
-    isr = driver.isr()
+    # A change of the configuration may have come before, with a bit of its own.
+    shown = eventually(lambda: bool(driver.isr() & ISR_QUEUE))
 
     assert pending
-    assert isr & ISR_QUEUE
+    assert shown
     assert (driver.isr(), interrupt_pending(driver)) == (0, False)
 
 
@@ -378,13 +389,13 @@ def test_reading_the_window_reads_fields_of_every_width(plug, width):
 def test_reading_isr_through_the_window_clears_it(plug):
     disk = plug()
     driver = disk.driver
+    needs_pin(driver)
     driver.service_interrupts(False)
     assert disk.read(0).status is Status.OK
     assert eventually(lambda: interrupt_pending(driver))
+    place = point(driver, capability(driver, CapType.ISR_CFG), 0, 1)
 
-    isr = driver.pci_read(point(driver, capability(driver, CapType.ISR_CFG), 0, 1), 1)[0]
-
-    assert isr & ISR_QUEUE
+    assert eventually(lambda: bool(driver.pci_read(place, 1)[0] & ISR_QUEUE))
     assert (driver.isr(), interrupt_pending(driver)) == (0, False)
 
 
@@ -408,12 +419,13 @@ def test_writing_the_notification_address_through_the_window_notifies(plug):
     assert (request.status, request.data) == (Status.OK, sectors(1))
 
 
+@pytest.mark.parametrize("fields", [{}, {"notify_port": True}], ids=["as-it-comes", "port"])
 @described("4.1.4-P-02")
 @on("pci", "modern")
 @reads_only
-def test_a_notification_through_each_of_several_structures_is_taken(plug):
+def test_a_notification_through_each_of_several_structures_is_taken(plug, fields):
     # Without these the value is the queue's index, and has 16 bits (4.1.5.2).
-    disk = plug(notify_port=True, without=[Feature.NOTIFICATION_DATA, Feature.NOTIF_CONFIG_DATA])
+    disk = plug(without=[Feature.NOTIFICATION_DATA, Feature.NOTIF_CONFIG_DATA], **fields)
     driver = disk.driver
     structures = [
         item for item in driver.capabilities() if item.type == CapType.NOTIFY_CFG and item.bar < 6
@@ -427,8 +439,12 @@ def test_a_notification_through_each_of_several_structures_is_taken(plug):
         multiplier = int.from_bytes(driver.pci_read(structure.at + CAP.size, 4), "little")
         driver.register_write("queue_select", 0)
         offset = driver.register_read("queue_notify_off") * multiplier
-        driver.bar_write(structure.bar, structure.offset + offset, 2, 0)
-        driver.queue_poll(0, timeout=SOON)
+        try:
+            driver.bar_write(structure.bar, structure.offset + offset, 2, 0)
+        except NoDeviceError as error:
+            pytest.skip(f"a notification structure cannot be reached: {error.message}")
+        missing = trouble(lambda: driver.queue_poll(0, timeout=SOON))
+        assert missing is None, structure
         assert request.status == Status.OK, structure
 
 

@@ -75,9 +75,9 @@ class DiskSpec:
     that the backing store reports: pre_eol_info and the estimates of types A and
     B, as in GET_LIFETIME (virtio 5.2.6). None is a store without such metrics.
 
-    With `scsi` the device offers SCSI commands, which only a device without a modern interface
-    does. Without `msix` a PCI function has no MSI-X capability. With `notify_port` it can be
-    notified at an I/O port, too.
+    With `scsi` the device offers the SCSI commands of the legacy interface; QEMU has them only
+    without a modern one. Without `msix` a PCI function has no MSI-X capability. With `notify_port`
+    it can be notified at an I/O port, too.
 
     With `members` the device is a PCI function that owns a group of this number of virtual
     functions, which it administrates (virtio 2.12).

@@ -10,7 +10,15 @@ from harness.robustness.bad_addresses import end_of_memory, place, status_regist
 from harness.virtio.device import DeviceStatus
 from harness.virtio.mmio import LEGACY_REGISTERS as MMIO_LEGACY_REGISTERS
 from harness.virtio.mmio import REGISTERS as MMIO_REGISTERS
-from harness.virtio.pci import CAP, COMMAND, COMMAND_MASTER, COMMON_REGISTERS, CapType
+from harness.virtio.pci import (
+    BAR_0,
+    BAR_IO,
+    CAP,
+    COMMAND,
+    COMMAND_MASTER,
+    COMMON_REGISTERS,
+    CapType,
+)
 from harness.virtio.pci import LEGACY_REGISTERS as PCI_LEGACY_REGISTERS
 
 ALL_ONES = 0xFFFF_FFFF
@@ -236,12 +244,24 @@ def test_notifications_for_absent_queues(registers, queue):
 def test_notifications_at_a_port_for_absent_queues(registers):
     disk = registers(notify_port=True)
     driver = disk.driver
-    port = capability(driver, CapType.NOTIFY_CFG)  # QEMU and the model have it first
+    ports = [
+        item
+        for item in driver.capabilities()
+        if item.type == CapType.NOTIFY_CFG and not item.reserved and in_ports(driver, item.bar)
+    ]
+    if not ports:
+        pytest.skip("no notification structure is at an I/O port")
 
     with disk.must_survive():
         for width in (1, 2, 4):
-            for queue in (1, 2, 255, 1023, 1024, 0xFFFF, ALL_ONES):
-                driver.bar_write(port.bar, port.offset, width, queue & ((1 << 8 * width) - 1))
+            for queue in (2, 255, 1023, 1024, 0xFFFF, ALL_ONES):
+                if queue < 1 << 8 * width:
+                    driver.bar_write(ports[0].bar, ports[0].offset, width, queue)
+
+
+def in_ports(driver, bar):
+    """Return True if a BAR is in I/O space."""
+    return bool(driver.pci_read(BAR_0 + 4 * bar, 1)[0] & BAR_IO)
 
 
 def capability(driver, kind):
@@ -278,19 +298,23 @@ def test_the_window_at_unused_addresses(registers, bar):
 
 
 @pytest.mark.parametrize("fields", [{}, {"notify_port": True}], ids=["memory", "port"])
-@hardening("4.1.4.4", "reads of notifications and writes of ISR status, with every width")
+@hardening("4.1.4.4", "reads of notifications and writes of ISR status, with every width they have")
 @on("pci")
 def test_structures_in_the_wrong_direction(registers, fields):
     disk = registers(**fields)
     driver = disk.driver
-    found = [item for item in driver.capabilities() if not item.reserved]
+    kinds = {CapType.NOTIFY_CFG, CapType.ISR_CFG}
+    found = [item for item in driver.capabilities() if not item.reserved and item.type in kinds]
+    if not found:
+        pytest.skip("the function has no such structure")
 
     with disk.must_survive():
         for structure in found:
             for width in (1, 2, 4):
                 if structure.type == CapType.NOTIFY_CFG:
                     driver.bar_read(structure.bar, structure.offset, width)
-                if structure.type == CapType.ISR_CFG:
+                fits = width <= structure.length and structure.offset % width == 0
+                if structure.type == CapType.ISR_CFG and fits:
                     driver.bar_write(structure.bar, structure.offset, width, (1 << 8 * width) - 1)
 
 

@@ -172,9 +172,13 @@ def test_a_write_larger_than_the_disk(victim):
 
 COMMANDS = [(), (6,), (1,), (300,), (6, 512), (6, 1, 511), (6, *[64] * 20)]
 ANSWERS = [(), (16,), (96, 16), (512, 96, 16), (1, 16), (96, 4), (512, 512, 1, 17)]
-"""Lengths of the buffers of a SCSI command after its header, and before its status byte. By the
-rules, the first of `COMMANDS` is the command, and the last of `ANSWERS`, of 16 bytes, begins with
-`errors`; before it are 96 bytes for the sense."""
+"""Lengths of the buffers of a SCSI command after its header, and before its status byte. The
+first length of each of `COMMANDS` is that of the command. The last of each of `ANSWERS` is that of
+the result, which has 16 bytes and begins with `errors`; before it are 96 bytes for the sense. With
+`(6,)` and `(96, 16)` the form is right."""
+
+INQUIRY = bytes([0x12, 0, 0, 0, 36, 0])
+"""A SCSI command that changes nothing."""
 
 SCSI = pytest.mark.parametrize("type", SCSI_TYPES, ids=["in", "out"])
 
@@ -188,7 +192,10 @@ def test_scsi_commands_with_wrong_buffers(victim, type, offered):
     with disk.must_survive():
         for command in COMMANDS:
             for answer in ANSWERS:
-                readable = [disk.data(length) for length in command]
+                readable = [disk.data(length) for length in command[1:]]
+                if command:
+                    inquiry = INQUIRY.ljust(command[0], b"\0")[: command[0]]
+                    readable.insert(0, Buffer(disk.memory(inquiry), len(inquiry)))
                 writable = [disk.area(length) for length in answer]
                 disk.attempt(disk.header(type), *readable, *writable, disk.status())
 
@@ -201,7 +208,7 @@ def test_a_scsi_command_without_room_for_its_errors(victim, type, length):
 
     with disk.must_survive():
         answer = [disk.area(96), disk.area(length), disk.status()]
-        disk.send(disk.header(type), disk.data(6), *answer)
+        disk.send(disk.header(type), Buffer(disk.memory(INQUIRY), len(INQUIRY)), *answer)
 
 
 @hardening("5.2.6.3", "a SCSI command whose errors have one byte, the last one of memory")
@@ -210,5 +217,5 @@ def test_a_scsi_command_whose_errors_are_the_end_of_memory(victim):
     errors = Buffer(end_of_memory(disk.driver) - 1, 1, writable=True)
 
     with disk.must_survive():
-        command = [disk.header(RequestType.SCSI_CMD), disk.data(6)]
-        disk.send(*command, disk.area(96), errors, disk.status())
+        command = Buffer(disk.memory(INQUIRY), len(INQUIRY))
+        disk.send(disk.header(RequestType.SCSI_CMD), command, disk.area(96), errors, disk.status())

@@ -384,6 +384,8 @@ class FrontEnd:
         if self.channel.fileno() < 0:
             return None
         deadline = time.monotonic() + timeout
+        unread = self.channel.unread
+        assert not unread, f"with its last answer the back-end sent {unread[:64].hex(' ')}"
         data = b""
         wanted = HEADER.size
         while len(data) < wanted:

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from harness.driver.bus.base import Bus, MmioWindow, PciFunction
+from harness.driver.bus.base import Access, Bus, MmioWindow, PciFunction
 
 KEPT = 4000
 """Events of a driver that are kept, the last ones."""
@@ -27,7 +27,7 @@ REPEATED = 4
 """Events before this one, in a wait, that are compared with it."""
 
 WATCHED = (
-    *("read", "write", "bar_read", "bar_reads", "bar_write"),
+    *("read", "write", "bar_read", "bar_write", "bar_accesses"),
     *("pci_read", "pci_write", "take_messages"),
 )
 
@@ -123,12 +123,8 @@ def _watch_window(bus: MmioWindow, trace: Trace) -> None:
 
 
 def _watch_function(bus: PciFunction, trace: Trace) -> None:
-    bar_read, bar_reads, bar_write, access = (
-        bus.bar_read,
-        bus.bar_reads,
-        bus.bar_write,
-        trace.access,
-    )
+    bar_read, bar_write, bar_accesses = bus.bar_read, bus.bar_write, bus.bar_accesses
+    access = trace.access
     pci_read, pci_write, take_messages = bus.pci_read, bus.pci_write, bus.take_messages
 
     def reads(bar: int, offset: int, width: int) -> int:
@@ -136,10 +132,12 @@ def _watch_function(bus: PciFunction, trace: Trace) -> None:
         access("register", bar, offset, width, value, False)
         return value
 
-    def many_reads(bar: int, accesses: Sequence[tuple[int, int]]) -> list[int]:
-        values = bar_reads(bar, accesses)
-        for (offset, width), value in zip(accesses, values, strict=True):
-            access("register", bar, offset, width, value, False)
+    def several(bar: int, accesses: Sequence[Access]) -> list[int]:
+        values = bar_accesses(bar, accesses)
+        left = iter(values)
+        for offset, width, written in accesses:
+            value = next(left) if written is None else written
+            access("register", bar, offset, width, value, written is not None)
         return values
 
     def writes(bar: int, offset: int, width: int, value: int) -> None:
@@ -161,8 +159,9 @@ def _watch_function(bus: PciFunction, trace: Trace) -> None:
             trace("interrupt", vector, count)
         return taken
 
-    if type(bus).bar_reads is not PciFunction.bar_reads:  # else `reads` sees each of them
-        bus.bar_reads = many_reads  # type: ignore[method-assign]
+    # Otherwise `reads` and `writes` see each of them.
+    if type(bus).bar_accesses is not PciFunction.bar_accesses:
+        bus.bar_accesses = several  # type: ignore[method-assign]
     bus.bar_read, bus.bar_write = reads, writes  # type: ignore[method-assign]
     bus.pci_read, bus.pci_write = config_reads, config_writes  # type: ignore[method-assign]
     bus.take_messages = messages  # type: ignore[method-assign]

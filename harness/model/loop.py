@@ -14,7 +14,7 @@ class Loop:
     """Calls a handler while its descriptor is readable, and other handlers at their time."""
 
     looks = 0
-    """Looks for further events before each wait."""
+    """Looks for further events after some have come, before the loop waits."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -62,8 +62,8 @@ class Loop:
                 self._tell_waiting(not busy and not self._timers, now)
 
     def _next_events(self, looks: int) -> list[tuple[int, int]]:
-        """Look for events, and wait for them unless one is there or a timer is due."""
-        for _ in range(looks):
+        """Return the next events; wait for them after `looks` looks, if nothing else is due."""
+        for _ in range(looks if self._patience() != 0.0 else 0):
             if events := self._epoll.poll(0):
                 return events
             os.sched_yield()

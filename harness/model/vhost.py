@@ -142,8 +142,8 @@ class Connection(Transport):
         while len(self._received) < size:
             self._receive(size - len(self._received))
         payload, self._received = self._received[HEADER.size : size], self._received[size:]
-        # The socket delivers descriptors with the end of what was sent with them, so they belong
-        # to the last message that has been received.
+        # The kernel ends a read after data that came with descriptors, and the rest of a message is
+        # read by its length: so they belong to the last message that has come.
         fds: list[int] = []
         if not self._received:
             fds, self._fds = self._fds, fds

@@ -34,7 +34,7 @@ def check_board(board: Board, spec: DiskSpec, legacy: bool) -> None:
     if spec.image == "qcow2" and spec.capacity * SECTOR > MAX_SIZE:
         raise LacksError(f"a qcow2 image has at most {MAX_SIZE >> 50} PiB")
     if spec.scsi and not legacy:
-        raise LacksError("a device with a modern interface has no SCSI commands (scsi)")
+        raise LacksError("QEMU has SCSI commands (scsi) only without a modern interface")
     if spec.notify_port and legacy:
         raise LacksError("the legacy interface has no notification structures (notify_port)")
     if board in ("microvm", "virt-mmio") and (lacking := unsupported(spec, HONOURED - OF_PCI)):

@@ -177,9 +177,11 @@ def test_a_function_in_d3_is_silent_and_goes_on_in_d0(attach: Attach) -> None:
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 6, 8])
 def test_registers_are_read_with_any_width(attach: Attach, width: int) -> None:
     bus, driver = attach()
-    whole = bus._read(4, [(0x10, 16)])[0]
+    whole = bus._access(4, [(0x10, 16, None)])[0]
 
-    pieces = [bus._read(4, [(0x10 + at, min(width, 16 - at))])[0] for at in range(0, 16, width)]
+    pieces = [
+        bus._access(4, [(0x10 + at, min(width, 16 - at), None)])[0] for at in range(0, 16, width)
+    ]
 
     assert b"".join(pieces) == whole
     assert driver.register_read("num_queues") == 1

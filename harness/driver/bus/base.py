@@ -11,6 +11,9 @@ from typing import Any
 from harness.driver.memory import DmaMemory
 from harness.virtio.pci import REVISION, VENDOR
 
+Access = tuple[int, int, int | None]
+"""An access to a BAR: its offset, its width (1, 2 or 4 bytes), and the value of a write or None."""
+
 
 class Bus(ABC):
     """Interrupt line of a device, and the memory that driver and device share."""
@@ -92,9 +95,15 @@ class PciFunction(Bus):
     def bar_read(self, bar: int, offset: int, width: int) -> int:
         """Read from a BAR in one access of `width` (1, 2 or 4) bytes."""
 
-    def bar_reads(self, bar: int, accesses: Sequence[tuple[int, int]]) -> list[int]:
-        """Read from a BAR in several accesses, in order, each given by its offset and width."""
-        return [self.bar_read(bar, offset, width) for offset, width in accesses]
+    def bar_accesses(self, bar: int, accesses: Sequence[Access]) -> list[int]:
+        """Do several accesses to a BAR, in order, and return the values of the reads."""
+        values = list[int]()
+        for offset, width, value in accesses:
+            if value is None:
+                values.append(self.bar_read(bar, offset, width))
+            else:
+                self.bar_write(bar, offset, width, value)
+        return values
 
     @abstractmethod
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.driver.bus.base import Bus, MmioWindow, PciFunction, aligned_accesses
+from harness.driver.bus.base import Access, Bus, MmioWindow, PciFunction, aligned_accesses
 from harness.driver.bus.msix import msix_table, set_enabled, write_entry
 from harness.driver.errors import DriverError, NoDeviceError
 from harness.driver.memory import DmaMemory, Region
@@ -448,13 +448,18 @@ class QtestPci(_QtestBus, PciFunction):
         verb = "in" if place.in_ports else "read"
         return self.qtest.command(f"{verb}{LETTER[width]} {place.base + offset:#x}")
 
-    def bar_reads(self, bar: int, accesses: Sequence[tuple[int, int]]) -> list[int]:
-        """Read from a BAR in several accesses, whose commands go together."""
+    def bar_accesses(self, bar: int, accesses: Sequence[Access]) -> list[int]:
+        """Do several accesses to a BAR, whose commands go together."""
         place = self._bars[bar]
-        verb = "in" if place.in_ports else "read"
-        return self.qtest.commands(
-            *(f"{verb}{LETTER[width]} {place.base + offset:#x}" for offset, width in accesses)
-        )
+        read, write = ("in", "out") if place.in_ports else ("read", "write")
+        lines = [
+            f"{read}{LETTER[width]} {place.base + offset:#x}"
+            if value is None
+            else f"{write}{LETTER[width]} {place.base + offset:#x} {value:#x}"
+            for offset, width, value in accesses
+        ]
+        answers = zip(accesses, self.qtest.commands(*lines), strict=True)
+        return [answer for (_, _, value), answer in answers if value is None]
 
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
         """Write to a BAR in one access of `width` (1, 2 or 4) bytes."""

@@ -6,6 +6,7 @@ space and BARs are regions of the server, interrupts come as eventfds.
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -13,13 +14,13 @@ import select
 import socket
 import struct
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from harness.driver.bus.base import PciFunction, aligned_accesses
+from harness.driver.bus.base import Access, PciFunction, aligned_accesses
 from harness.driver.bus.msix import msix_table, set_enabled, write_entry
 from harness.driver.errors import BadArgumentError, DriverError, NoDeviceError
 from harness.driver.memory import DmaMemory, Region
@@ -79,9 +80,6 @@ MEMORY_SIZE = 65 << 20
 INFO_ROOM = 4096
 """Most bytes of a region's description with its capabilities."""
 
-MAX_LATE = 32
-"""Most answers to writes that are not received yet."""
-
 MAX_DMA_MESSAGES = 100_000
 """Most messages of the server that are served during the wait for an answer."""
 
@@ -98,22 +96,23 @@ LOOKS = 20
 """Looks for an answer before a wait for it. To sleep and wake up takes longer than most answers."""
 
 
+MAX_ERROR = 4096
+"""Error numbers are less than this."""
+
+NO_ERROR = errno.EIO
+"""Error number of a refusal that gives none."""
+
+
 @dataclass(frozen=True)
 class Mapped:
     """An area of a region that is mapped: its offset, and the memory."""
 
     offset: int
-    memory: memoryview
+    memory: mmap.mmap
 
 
-Answer = tuple[bytes, list[int]]
-"""Content of an answer, and the descriptors that came with it."""
-
-
-def close_all(fds: Sequence[int]) -> None:
-    """Close descriptors."""
-    for fd in fds:
-        os.close(fd)
+class ProtocolError(Exception):
+    """An answer that vfio-user does not allow."""
 
 
 class VfioUser(PciFunction):
@@ -136,10 +135,7 @@ class VfioUser(PciFunction):
         self._events: list[int] = []
         self._epoll = select.epoll()
         self._received = b""
-        self._awaited: deque[tuple[int, Command]] = deque()
-        """Identifiers and commands of messages whose answers were not received yet."""
-        self._by_message = False
-        """True if the server has requested memory accesses by message."""
+        self._fds: list[int] = []
         self._link = socket.socket(socket.AF_UNIX)
         self._link.settimeout(timeout)
         self._file = os.memfd_create("vfio-user-dma")
@@ -196,144 +192,103 @@ class VfioUser(PciFunction):
     # --- messages
 
     def _ask(self, command: Command, body: bytes, fds: Sequence[int] = ()) -> bytes:
-        """Send a command and return its answer. DriverError if it is refused or late.
-
-        Memory accesses that the server requests by message are served during the wait.
-        """
-        answer, received = self._exchange(command, [body], fds)[0]
-        close_all(received)
-        return answer
+        """Send a command and return its answer. DriverError if it is refused or late."""
+        return self._exchange([(command, body)], fds)[0]
 
     def _exchange(
-        self, command: Command, bodies: Sequence[bytes], fds: Sequence[int] = ()
-    ) -> list[Answer]:
-        """Send commands of a kind together and return their answers."""
-        return self._transfer(command, bodies, fds)[-len(bodies) :]
+        self, messages: Sequence[tuple[Command, bytes]], fds: Sequence[int] = ()
+    ) -> list[bytes]:
+        """Send commands together and return their answers.
 
-    def _post(self, command: Command, body: bytes) -> None:
-        """Send a command, whose answer is received with that of a later one.
-
-        Its answer is received at once from a server that requests memory accesses by message,
-        because these are served during a wait only.
+        Memory accesses that the server requests by message are served during the wait. Raises
+        DriverError if a command is refused, after all answers have come, or if an answer is late.
+        An exchange that ends early closes the connection: a later one would take the answer for
+        its own.
         """
-        late = not self._by_message and len(self._awaited) < MAX_LATE
-        self._transfer(command, [body], late=late)
-
-    def _settle(self) -> None:
-        """Wait until the server has done everything that was posted."""
-        if self._awaited:
-            self._transfer(self._awaited[0][1], [])
-
-    def _transfer(
-        self,
-        command: Command,
-        bodies: Sequence[bytes],
-        fds: Sequence[int] = (),
-        *,
-        late: bool = False,
-    ) -> list[Answer]:
-        """Send commands of a kind and return all answers that are awaited; none if `late`.
-
-        Raises DriverError if a command was refused, after all answers have been received, so that
-        none is taken for another's. An exchange that is broken off closes the connection for the
-        same reason.
-        """
-        messages = b""
-        for body in bodies:
-            self._ident = (self._ident + 1) & 0xFFFF
-            self._awaited.append((self._ident, command))
-            messages += HEADER.pack(self._ident, command, HEADER.size + len(body), 0, 0) + body
+        answers = list[tuple[int, bytes]]()
         try:
-            sent = socket.send_fds(self._link, [messages], fds) if fds else 0
-            if sent < len(messages):
-                self._link.sendall(messages[sent:])
-            return [] if late else self._receive_answers()
-        except TimeoutError:
-            raise DriverError(
-                f"no answer to {self._broken_off()} from {self.path} within {self._timeout:g} s"
-            ) from None
-        except (OSError, ValueError) as problem:
-            raise DriverError(
-                f"the vfio-user server at {self.path} is gone at {self._broken_off()}: {problem}"
-            ) from None
-        except DriverError:
+            idents = [(self._ident + number) & 0xFFFF for number in range(1, len(messages) + 1)]
+            self._ident = idents[-1]
+            data = b"".join(
+                HEADER.pack(ident, command, HEADER.size + len(body), 0, 0) + body
+                for ident, (command, body) in zip(idents, messages, strict=True)
+            )
+            self._link.settimeout(self._timeout)
+            sent = socket.send_fds(self._link, [data], fds) if fds else 0
+            if sent < len(data):
+                self._link.sendall(data[sent:])
+            deadline = time.monotonic() + self._timeout
+            for ident in idents:
+                answers.append(self._receive_answer(ident, deadline))
+        except BaseException as problem:
+            self._link.close()
+            name = messages[min(len(answers), len(messages) - 1)][0].name
+            if isinstance(problem, TimeoutError):
+                raise DriverError(
+                    f"no answer to {name} from {self.path} within {self._timeout:g} s"
+                ) from None
+            if isinstance(problem, ProtocolError):
+                raise DriverError(f"{self.path} breaks vfio-user at {name}: {problem}") from None
+            if isinstance(problem, (OSError, ValueError)):
+                raise DriverError(
+                    f"the vfio-user server at {self.path} is gone at {name}: {problem}"
+                ) from None
             raise
-        except BaseException:
-            self._broken_off()
-            raise
+        for (command, _), (error, _) in zip(messages, answers, strict=True):
+            if error:
+                self._drop_fds()
+                words = os.strerror(error) if error < MAX_ERROR else f"error {error}"
+                raise DriverError(f"{self.path} refuses {command.name}: {words}")
+        return [answer for _, answer in answers]
 
-    def _broken_off(self) -> str:
-        """Close the connection, and return the name of the command that has no answer."""
-        self._link.close()
-        command = self._awaited[0][1]
-        self._awaited.clear()
-        return command.name
+    def _receive_answer(self, ident: int, deadline: float) -> tuple[int, bytes]:
+        """Return the error number, 0 for none, and the content of the answer to a message.
 
-    def _receive_answers(self) -> list[Answer]:
-        answers = list[Answer]()
-        refusal = None
-        for _ in range(len(self._awaited)):
-            ident, error, answer, received = self._receive_answer()
-            awaited, command = self._awaited[0]
-            if ident != awaited:
-                raise ConnectionError(f"it answered message {ident}, not {awaited}")
-            self._awaited.popleft()
-            answers.append((answer, received))
-            if error is not None and not refusal:
-                refusal = f"{self.path} refuses {command.name}: {os.strerror(error)}"
-        if refusal:
-            for _, received in answers:
-                close_all(received)
-            raise DriverError(refusal)
-        return answers
-
-    def _receive_answer(self) -> tuple[int, int | None, bytes, list[int]]:
-        """Return ident, error number, content and descriptors of the next answer.
-
-        Memory accesses that the server requests before it are served.
+        Descriptors that come with it are in `_fds`. Those of an earlier answer are closed.
         """
-        deadline = time.monotonic() + self._timeout
+        self._drop_fds()
         for _ in range(MAX_DMA_MESSAGES):
-            ident, kind, flags, error, answer, received = self._receive_message(deadline)
-            if flags & REPLY:
-                return ident, error if flags & ERROR else None, answer, received
-            close_all(received)
-            self._by_message = True
-            self._serve(ident, kind, answer, flags)
-        raise ConnectionError(f"it sent {MAX_DMA_MESSAGES} messages and no answer")
+            answered, kind, flags, error, body = self._receive_message(deadline)
+            if not flags & REPLY:
+                self._drop_fds()
+                self._serve(answered, kind, body, flags)
+                continue
+            if answered != ident:
+                raise ProtocolError(f"it answered message {answered}, not {ident}")
+            return (error or NO_ERROR if flags & ERROR else 0), body
+        raise ProtocolError(f"it sent {MAX_DMA_MESSAGES} messages and no answer")
 
-    def _receive_message(self, deadline: float) -> tuple[int, int, int, int, bytes, list[int]]:
-        head, fds = self._receive(HEADER.size, deadline)
-        ident, kind, size, flags, error = HEADER.unpack(head)
+    def _receive_message(self, deadline: float) -> tuple[int, int, int, int, bytes]:
+        ident, kind, size, flags, error = HEADER.unpack(self._receive(HEADER.size, deadline))
         if not HEADER.size <= size <= MAX_MESSAGE:
-            raise ConnectionError(f"a message of {size} bytes")
-        body, more = self._receive(size - HEADER.size, deadline)
-        return ident, kind, flags, error, body, fds + more
+            raise ProtocolError(f"a message of {size} bytes")
+        return ident, kind, flags, error, self._receive(size - HEADER.size, deadline)
 
-    def _receive(self, length: int, deadline: float) -> tuple[bytes, list[int]]:
-        """Return the next bytes, and the descriptors that came with them or since the last call.
-
-        What has come is read at once: a header and what follows it usually take one system call.
-        """
-        fds = list[int]()
+    def _receive(self, length: int, deadline: float) -> bytes:
+        """Return the next bytes. Everything that has come is read at once."""
         while len(self._received) < length:
             for _ in range(LOOKS):
                 if self._ready.poll(0):
                     break
                 os.sched_yield()
             self._link.settimeout(max(deadline - time.monotonic(), 0.001))
-            piece, more, _, _ = socket.recv_fds(self._link, READ_AHEAD, MAX_FDS)
-            fds += more
+            piece, fds, _, _ = socket.recv_fds(self._link, READ_AHEAD, MAX_FDS)
+            self._fds += fds
             if not piece:
                 raise ConnectionError("it hung up")
             self._received += piece
         data, self._received = self._received[:length], self._received[length:]
-        return data, fds
+        return data
+
+    def _drop_fds(self) -> None:
+        """Close the descriptors that came with answers and that nobody has taken."""
+        while self._fds:
+            os.close(self._fds.pop())
 
     def _serve(self, ident: int, command: int, body: bytes, flags: int) -> None:
         """Execute a memory access that the server requests by message."""
         if command not in (Command.DMA_READ, Command.DMA_WRITE) or len(body) < DMA_ACCESS.size:
-            raise ConnectionError(f"a message with command {command} that nobody asked for")
+            raise ProtocolError(f"a message with command {command} that nobody asked for")
         address, count = DMA_ACCESS.unpack_from(body)
         answer, kind = DMA_ACCESS.pack(address, count), REPLY
         try:
@@ -358,21 +313,21 @@ class VfioUser(PciFunction):
     def _describe_region(self, index: int) -> int:
         """Return a region's size in bytes, and map the areas that can be mapped."""
         asked = REGION_INFO.pack(INFO_ROOM, 0, index, 0, 0, 0)
-        answer, fds = self._exchange(Command.DEVICE_GET_REGION_INFO, [asked])[0]
+        answer = self._ask(Command.DEVICE_GET_REGION_INFO, asked)
         try:
             _, flags, _, at, size, offset = self._unpack(REGION_INFO, answer)
-            if fds and flags & REGION_MMAP:
+            if self._fds and flags & REGION_MMAP:
                 areas = [(0, size)]
                 if flags & REGION_CAPABILITIES:
                     areas = self._sparse_areas(answer, at) or areas
                 self._mapped[index] = [
-                    Mapped(start, memoryview(mmap.mmap(fds[0], length, offset=offset + start)))
+                    Mapped(start, mmap.mmap(self._fds[0], length, offset=offset + start))
                     for start, length in areas
                 ]
         except (OSError, ValueError, OverflowError) as error:
             raise DriverError(f"region {index} of {self.path} is not mapped: {error}") from None
         finally:
-            close_all(fds)
+            self._drop_fds()
         return int(size)
 
     @staticmethod
@@ -389,28 +344,28 @@ class VfioUser(PciFunction):
             at = following
         return []
 
-    def _area(self, region: int, offset: int, length: int) -> memoryview | None:
-        """Return the memory of an access, None if the access is not in an area that is mapped.
-
-        The server has done what was posted before.
-        """
+    def _area(self, region: int, offset: int, length: int) -> Mapped | None:
+        """Return the mapped area that holds the whole access, None without one."""
         for area in self._mapped.get(region, ()):
             if area.offset <= offset and offset + length <= area.offset + len(area.memory):
-                self._settle()
-                start = offset - area.offset
-                return area.memory[start : start + length]
+                return area
         return None
 
-    def _read(self, region: int, accesses: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return the bytes of accesses, which are given by offset and width in bytes."""
-        areas = [self._area(region, offset, width) for offset, width in accesses]
-        if all(areas):
-            return [bytes(area) for area in areas if area]
-        bodies = [ACCESS.pack(offset, region, width) for offset, width in accesses]
+    def _access(self, region: int, accesses: Sequence[Access]) -> list[bytes]:
+        """Do accesses by messages that go together; return the bytes of the reads."""
+        messages = [
+            (Command.REGION_READ, ACCESS.pack(offset, region, width))
+            if value is None
+            else (
+                Command.REGION_WRITE,
+                ACCESS.pack(offset, region, width) + value.to_bytes(width, "little"),
+            )
+            for offset, width, value in accesses
+        ]
         pieces = list[bytes]()
-        answers = self._exchange(Command.REGION_READ, bodies)
-        for (offset, width), (answer, fds) in zip(accesses, answers, strict=True):
-            close_all(fds)
+        for (offset, width, value), answer in zip(accesses, self._exchange(messages), strict=True):
+            if value is not None:
+                continue
             pieces.append(answer[ACCESS.size :])
             if len(pieces[-1]) != width:
                 got = len(pieces[-1])
@@ -428,11 +383,12 @@ class VfioUser(PciFunction):
 
     def pci_read(self, offset: int, length: int) -> bytes:
         """Return bytes of configuration space; 1, 2 or 4 at an aligned offset are one access."""
-        return b"".join(self._read(CONFIG_REGION, list(aligned_accesses(offset, length))))
+        accesses = [(at, width, None) for at, width in aligned_accesses(offset, length)]
+        return b"".join(self._access(CONFIG_REGION, accesses))
 
     def pci_write(self, offset: int, data: bytes) -> None:
         """Write 1, 2 or 4 bytes of configuration space in one access."""
-        self._ask(Command.REGION_WRITE, ACCESS.pack(offset, CONFIG_REGION, len(data)) + data)
+        self._access(CONFIG_REGION, [(offset, len(data), int.from_bytes(data, "little"))])
 
     def bar_size(self, bar: int) -> int:
         """Return the bytes of a BAR, 0 if it has none."""
@@ -440,22 +396,24 @@ class VfioUser(PciFunction):
 
     def bar_read(self, bar: int, offset: int, width: int) -> int:
         """Read `width` (1, 2 or 4) bytes of a BAR in one access."""
-        return int.from_bytes(self._read(bar, [(offset, width)])[0], "little")
-
-    def bar_reads(self, bar: int, accesses: Sequence[tuple[int, int]]) -> list[int]:
-        """Read from a BAR in several accesses, whose messages go together."""
-        return [int.from_bytes(piece, "little") for piece in self._read(bar, accesses)]
+        if area := self._area(bar, offset, width):
+            start = offset - area.offset
+            return int.from_bytes(area.memory[start : start + width], "little")
+        return int.from_bytes(self._access(bar, [(offset, width, None)])[0], "little")
 
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
-        """Write `width` (1, 2 or 4) bytes of a BAR in one access.
-
-        The write is posted: if the server refuses it, a later access raises the DriverError.
-        """
-        data = value.to_bytes(width, "little")
+        """Write `width` (1, 2 or 4) bytes of a BAR in one access."""
         if area := self._area(bar, offset, width):
-            area[:] = data
+            start = offset - area.offset
+            area.memory[start : start + width] = value.to_bytes(width, "little")
         else:
-            self._post(Command.REGION_WRITE, ACCESS.pack(offset, bar, width) + data)
+            self._access(bar, [(offset, width, value)])
+
+    def bar_accesses(self, bar: int, accesses: Sequence[Access]) -> list[int]:
+        """Do several accesses to a BAR, whose messages go together."""
+        if bar in self._mapped:
+            return super().bar_accesses(bar, accesses)
+        return [int.from_bytes(piece, "little") for piece in self._access(bar, accesses)]
 
     # --- interrupts
 
@@ -502,7 +460,6 @@ class VfioUser(PciFunction):
         return self._epoll.fileno()
 
     def _take(self, timeout: float) -> Counter[int]:
-        self._settle()
         taken: Counter[int] = Counter()
         if events(self._epoll, timeout):
             for number, event in enumerate(self._events):
@@ -521,8 +478,7 @@ class VfioUser(PciFunction):
     def unmask_interrupts(self) -> None:
         """Unmask the interrupt line, which the server masked when it was raised."""
         if not self._vectors:
-            unmask = IRQ_SET.pack(IRQ_SET.size, DATA_NONE | ACTION_UNMASK, INTX, 0, 1)
-            self._post(Command.DEVICE_SET_IRQS, unmask)
+            self._set_irqs(DATA_NONE | ACTION_UNMASK, INTX, 0, 1)
 
     # --- the end
 
@@ -539,6 +495,7 @@ class VfioUser(PciFunction):
 
     def _release(self) -> None:
         self._link.close()
+        self._drop_fds()
         for event in self._events:
             os.close(event)
         self._events.clear()

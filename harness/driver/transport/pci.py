@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from harness.driver.bus.base import PciFunction
+from harness.driver.bus.base import Access, PciFunction
 from harness.driver.errors import BadArgumentError, NoDeviceError
 from harness.driver.interface import Capability, QueueLayout
 from harness.driver.transport.base import BusTransport
@@ -171,6 +171,21 @@ class PciModern(PciTransport):
         if size == 8:
             self.function.bar_write(bar, offset + 4, 4, value >> 32)
 
+    def _registers(self, *steps: tuple[str, int | None]) -> list[int]:
+        """Write registers, or read those whose value is None, in this order; return what was read.
+
+        A register of 64 bits is written in two halves.
+        """
+        accesses = list[Access]()
+        for name, value in steps:
+            offset, size = self._register(name)
+            if value is not None and size == 8:
+                accesses.append((offset, 4, value & 0xFFFFFFFF))
+                accesses.append((offset + 4, 4, value >> 32))
+            else:
+                accesses.append((offset, size, value))
+        return self.function.bar_accesses(self._common.bar, accesses)
+
     def status(self) -> int:
         """Return the device status field."""
         return self.register_read("device_status")
@@ -180,11 +195,8 @@ class PciModern(PciTransport):
         self.register_write("device_status", value)
 
     def _features(self, select: str, register: str) -> int:
-        bits = 0
-        for word in (0, 1):
-            self.register_write(select, word)
-            bits |= self.register_read(register) << 32 * word
-        return bits
+        low, high = self._registers((select, 0), (register, None), (select, 1), (register, None))
+        return low | high << 32
 
     def offered(self) -> int:
         """Return device feature bits 0 to 63."""
@@ -192,9 +204,12 @@ class PciModern(PciTransport):
 
     def accept(self, features: int) -> None:
         """Write driver feature bits 0 to 63."""
-        for word in (0, 1):
-            self.register_write("driver_feature_select", word)
-            self.register_write("driver_feature", features >> 32 * word & 0xFFFFFFFF)
+        self._registers(
+            ("driver_feature_select", 0),
+            ("driver_feature", features & 0xFFFFFFFF),
+            ("driver_feature_select", 1),
+            ("driver_feature", features >> 32 & 0xFFFFFFFF),
+        )
 
     def accepted(self) -> int:
         """Return driver feature bits 0 to 63, as the device shows them."""
@@ -207,8 +222,10 @@ class PciModern(PciTransport):
                 f"configuration space ends at {self._device.length}, not {offset + length}"
             )
         base, bar = self._device.offset, self._device.bar
-        accesses = [(base + at, width) for at, width in config_accesses(offset, length)]
-        values = self.function.bar_reads(bar, accesses)
+        accesses = list(config_accesses(offset, length))
+        values = self.function.bar_accesses(
+            bar, [(base + at, width, None) for at, width in accesses]
+        )
         return b"".join(
             value.to_bytes(width, "little")
             for (_, width), value in zip(accesses, values, strict=True)
@@ -231,16 +248,17 @@ class PciModern(PciTransport):
 
     def queue_max_size(self, index: int) -> int:
         """Return the size that the device shows for a virtqueue, 0 if there is no such queue."""
-        self.register_write("queue_select", index)
-        return self.register_read("queue_size")
+        return self._registers(("queue_select", index), ("queue_size", None))[0]
 
     def queue_enable(self, layout: QueueLayout) -> None:
         """Write the addresses of a virtqueue to the device, and enable it (virtio 4.1.5.1.3)."""
-        self.register_write("queue_select", layout.index)
-        self.register_write("queue_size", layout.size)
-        self.register_write("queue_desc", layout.desc)
-        self.register_write("queue_driver", layout.driver)
-        self.register_write("queue_device", layout.device)
+        self._registers(
+            ("queue_select", layout.index),
+            ("queue_size", layout.size),
+            ("queue_desc", layout.desc),
+            ("queue_driver", layout.driver),
+            ("queue_device", layout.device),
+        )
         self.map_queue_vector(layout.index)
         offset = self.register_read("queue_notify_off") * self._notify_multiplier
         accepted = self.accepted()
@@ -262,8 +280,7 @@ class PciModern(PciTransport):
 
     def queue_resetting(self, index: int) -> bool:
         """Return True while queue_reset reads 1."""
-        self.register_write("queue_select", index)
-        return self.register_read("queue_reset") != 0
+        return self._registers(("queue_select", index), ("queue_reset", None))[0] != 0
 
     def notify(self, index: int, next_available: int | None) -> None:
         """Write the queue's identifier to its notification address (virtio 4.1.5.2)."""

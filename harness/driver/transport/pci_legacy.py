@@ -94,8 +94,8 @@ class PciLegacy(PciTransport):
             )
         base = self._config + offset
         width = length if length in (2, 4) and offset % length == 0 else 1
-        accesses = [(base + at, width) for at in range(0, length, width)]
-        values = self.function.bar_reads(BAR, accesses)
+        accesses = [(base + at, width, None) for at in range(0, length, width)]
+        values = self.function.bar_accesses(BAR, accesses)
         return b"".join(value.to_bytes(width, "little") for value in values)
 
     def config_write(self, offset: int, data: bytes) -> None:

@@ -135,19 +135,23 @@ class Channel:
         """
         flags = VERSION | NEED_REPLY if self.acknowledged else VERSION
         answers = list[tuple[FrontEndRequest, bytes]]()
+        gone: GoneError | None = None
+        sent = list[FrontEndRequest]()
         try:
-            for number, (request, payload, fds) in enumerate(messages):
+            for request, payload, fds in messages:
                 try:
                     self._send(request, flags, payload, fds)
-                except GoneError:
-                    if not (number and self.acknowledged):
+                except GoneError as error:
+                    if not (sent and self.acknowledged):
                         raise
-                    break  # an acknowledgement that is missing, or is a failure, says more
+                    gone = error  # an acknowledgement that is missing, or is a failure, says more
+                    break
+                sent.append(request)
             if self.acknowledged:
-                for request, _, _ in messages:
+                for request in sent:
                     answers.append((request, self._answer(request, None)))
         except BaseException as error:
-            self._broken_off(error)
+            self._end_early(error)
             raise
         for request, answer in answers:
             if len(answer) != U64.size:
@@ -156,13 +160,16 @@ class Channel:
                 )
             if any(answer):
                 raise RefusedError(f"{self.path} refused {request.name}", {"answer": answer.hex()})
+        if gone:
+            raise gone
 
     def check(self) -> None:
         """Raise GoneError if the connection is closed, DriverError for unexpected data."""
         if self._socket.fileno() < 0:
             raise GoneError(f"no connection to {self.path} any more")
         if self._received:
-            raise DriverError(f"{self.path} sent {self._received.hex(' ')} without being asked")
+            data, self._received = self._received[:64], b""
+            raise DriverError(f"{self.path} sent {data.hex(' ')} without being asked")
         poll = select.poll()
         poll.register(self._socket, select.POLLIN | select.POLLRDHUP)
         events = dict(poll.poll(0)).get(self._socket.fileno(), 0)
@@ -177,6 +184,11 @@ class Channel:
         if not data:
             raise GoneError(f"the vhost-user back-end at {self.path} closed the connection")
         raise DriverError(f"{self.path} sent {data.hex(' ')} without being asked")
+
+    @property
+    def unread(self) -> bytes:
+        """Bytes that came with an answer, after it. The back-end was not asked for them."""
+        return self._received
 
     def close(self) -> None:
         """Close the connection."""
@@ -194,13 +206,13 @@ class Channel:
             self._send(request, VERSION, payload)
             return self._answer(request, fds)
         except BaseException as error:
-            self._broken_off(error)
+            self._end_early(error)
             raise
 
-    def _broken_off(self, error: BaseException) -> None:
-        """Close the connection: a later message would take the answer for its own.
+    def _end_early(self, error: BaseException) -> None:
+        """Close the connection, also for Ctrl-C: a later message would take the answer for its own.
 
-        Ctrl-C is an error, too. After a DriverError the connection is closed or in order.
+        A DriverError has closed the connection, or left no answer behind.
         """
         if not isinstance(error, DriverError):
             self.close()

@@ -483,10 +483,12 @@ class VhostUser(Transport):
 
     def _collect(self, timeout: float) -> None:
         """Take the back-end's signals, waiting up to `timeout` seconds for the first."""
+        session = self._session
+        if session.channel.unread:
+            session.channel.check()
         ready = {fd for fd, _ in events(self._events, timeout)}
         if not ready:
             return
-        session = self._session
         for ring in session.rings.values():
             if ring.call in ready and (calls := ring.take_calls()):
                 self.trace("interrupt", ring.layout.index, calls)

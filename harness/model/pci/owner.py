@@ -174,7 +174,7 @@ class Members:
     def __init__(self, owner: Owner, block: Block, loop: Loop) -> None:
         self._owner = owner
         self._total = block.spec.members or 0
-        spec = replace(block.spec, members=None)
+        spec = replace(block.spec, members=None, notify_port=None)
         self._functions = [
             Member(type(block)(spec, block.storage), loop) for _ in range(self._total)
         ]

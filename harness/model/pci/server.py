@@ -147,7 +147,8 @@ class Connection:
         while len(self._received) < size:
             self._receive(size - len(self._received))
         body, self._received = self._received[HEADER.size : size], self._received[size:]
-        # The socket delivers descriptors with the end of what was sent with them.
+        # The kernel ends a read after data that came with descriptors, and the rest of a message is
+        # read by its length: so they belong to the last message that has come.
         fds = [] if self._received else self._fds
         answer, number = b"", 0
         try:
@@ -329,6 +330,7 @@ class Connection:
             events.clear()
         while self._fds:
             os.close(self._fds.pop())
+        self._loop.looks = 0
         self._regions.clear()
         self._loop.forget(self._link.fileno())
         self._link.close()
