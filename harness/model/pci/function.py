@@ -316,7 +316,7 @@ class Function(LegacyInterface):
         elif bar == PORT_BAR:
             value = int.from_bytes(data, "little")
             queue = (value & 0xFFFF) - self._notify_value(0)
-            if queue >= 0:
+            if queue >= 0 and not offset:
                 self._take_notification(queue * NOTIFY_MULTIPLIER, data)
         elif offset < ISR:
             self._common.write(offset, data)
