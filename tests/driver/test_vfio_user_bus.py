@@ -203,6 +203,7 @@ def test_accesses_that_go_together_are_answered_in_their_order(
     bus = VfioUser(serve(answer), TIMEOUT)
     accesses = [(8, 2, 0x1234), (8, 2, None), (8, 2, 0xFFFF), (16, 4, None), (8, 2, None)]
     assert bus.bar_accesses(0, accesses) == [0x1234, 0, 0xFFFF]
+    assert bus.bar_accesses(0, []) == []
     bus.close()
 
 

@@ -353,6 +353,8 @@ class VfioUser(PciFunction):
 
     def _access(self, region: int, accesses: Sequence[Access]) -> list[bytes]:
         """Do accesses by messages that go together; return the bytes of the reads."""
+        if not accesses:
+            return []
         messages = [
             (Command.REGION_READ, ACCESS.pack(offset, region, width))
             if value is None
