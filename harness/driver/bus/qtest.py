@@ -444,28 +444,25 @@ class QtestPci(_QtestBus, PciFunction):
 
     def bar_read(self, bar: int, offset: int, width: int) -> int:
         """Read from a BAR in one access of `width` (1, 2 or 4) bytes."""
-        place = self._bars[bar]
-        verb = "in" if place.in_ports else "read"
-        return self.qtest.command(f"{verb}{LETTER[width]} {place.base + offset:#x}")
+        return self.qtest.command(self._line(bar, (offset, width, None)))
 
     def bar_accesses(self, bar: int, accesses: Sequence[Access]) -> list[int]:
         """Do several accesses to a BAR, whose commands go together."""
-        place = self._bars[bar]
-        read, write = ("in", "out") if place.in_ports else ("read", "write")
-        lines = [
-            f"{read}{LETTER[width]} {place.base + offset:#x}"
-            if value is None
-            else f"{write}{LETTER[width]} {place.base + offset:#x} {value:#x}"
-            for offset, width, value in accesses
-        ]
+        lines = [self._line(bar, access) for access in accesses]
         answers = zip(accesses, self.qtest.commands(*lines), strict=True)
         return [answer for (_, _, value), answer in answers if value is None]
 
+    def _line(self, bar: int, access: Access) -> str:
+        """Return the command of an access to a BAR."""
+        place, (offset, width, value) = self._bars[bar], access
+        read, write = ("in", "out") if place.in_ports else ("read", "write")
+        if value is None:
+            return f"{read}{LETTER[width]} {place.base + offset:#x}"
+        return f"{write}{LETTER[width]} {place.base + offset:#x} {value:#x}"
+
     def bar_write(self, bar: int, offset: int, width: int, value: int) -> None:
         """Write to a BAR in one access of `width` (1, 2 or 4) bytes."""
-        place = self._bars[bar]
-        verb = "out" if place.in_ports else "write"
-        self.qtest.command(f"{verb}{LETTER[width]} {place.base + offset:#x} {value:#x}")
+        self.qtest.command(self._line(bar, (offset, width, value)))
 
     def close(self) -> None:
         """Disable bus mastering of the function, and close the socket."""

@@ -164,26 +164,29 @@ class PciModern(PciTransport):
 
         A register of 64 bits is written in two halves.
         """
+        for offset, piece, part in self._writes(name, value, width):
+            self.function.bar_write(self._common.bar, offset, piece, part)
+
+    def _writes(
+        self, name: str, value: int, width: int | None = None
+    ) -> list[tuple[int, int, int]]:
+        """Return the accesses that write a register: offset, width and value of each."""
         offset, size = self._register(name)
         size = width or size
-        bar, piece = self._common.bar, min(size, 4)
-        self.function.bar_write(bar, offset, piece, value & ((1 << 8 * piece) - 1))
-        if size == 8:
-            self.function.bar_write(bar, offset + 4, 4, value >> 32)
+        piece = min(size, 4)
+        low = (offset, piece, value & ((1 << 8 * piece) - 1))
+        return [low, (offset + 4, 4, value >> 32)] if size == 8 else [low]
 
     def _registers(self, *steps: tuple[str, int | None]) -> list[int]:
         """Write registers, or read those whose value is None, in this order; return what was read.
 
-        A register of 64 bits is written in two halves.
+        Those that are read have up to 32 bits.
         """
         accesses = list[Access]()
         for name, value in steps:
-            offset, size = self._register(name)
-            if value is not None and size == 8:
-                accesses.append((offset, 4, value & 0xFFFFFFFF))
-                accesses.append((offset + 4, 4, value >> 32))
-            else:
-                accesses.append((offset, size, value))
+            accesses += (
+                [(*self._register(name), None)] if value is None else self._writes(name, value)
+            )
         return self.function.bar_accesses(self._common.bar, accesses)
 
     def status(self) -> int:
