@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from conformance.waiting import SOON
+from conformance.waiting import SOON, pause_after
 from harness.virtio.blk import ID_LENGTH, REQUEST_HEADER, RequestType
 from harness.virtio.features import Feature
 from harness.virtio.ring import (
@@ -111,8 +111,10 @@ class RingWrapper:
             self._driver.memory_write(self._queue.driver + 2, index)
             if not self._suppressed or self._wanted(some):
                 self._driver.queue_kick(0)
-            deadline = time.monotonic() + SOON
+            deadline, looks = time.monotonic() + SOON, 0
             while self._driver.memory_read(self._queue.device + 2, 2) != index:
+                looks += 1
+                pause_after(looks)
                 assert time.monotonic() < deadline, (
                     f"the used index did not reach {self._index} in {SOON:g} s"
                 )

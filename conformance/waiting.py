@@ -30,6 +30,23 @@ SOON = 3.0
 PATIENCE = 10.0
 """Seconds within which a few requests complete, also on slow storage."""
 
+LOOKS = 60
+"""Looks at a device in which nothing changes, before there is a pause between two looks."""
+
+LOOK_PAUSE = 0.0001
+"""Seconds of that pause. Without it the looks at a slow device would keep a processor busy."""
+
+
+def pause_after(looks: int) -> None:
+    """Give the processor away between two looks at a device.
+
+    `looks` is the number of looks since the last change. After LOOKS of them, sleep.
+    """
+    if looks < LOOKS:
+        os.sched_yield()  # the device may need this processor
+    else:
+        time.sleep(LOOK_PAUSE)
+
 
 def eventually(condition: Callable[[], bool], timeout: float = SOON) -> bool:
     """Wait up to `timeout` seconds for `condition`, and return True when it came true."""
@@ -47,6 +64,7 @@ def until_completed(disk: Disk, tokens: Sequence[int]) -> Iterator[list[int]]:
     A test uses it to observe the device in between. AssertionError after PATIENCE seconds.
     """
     deadline = time.monotonic() + PATIENCE
+    looks = before = 0
     while True:
         done = disk.driver.completed()
         yield done
@@ -56,7 +74,9 @@ def until_completed(disk: Disk, tokens: Sequence[int]) -> Iterator[list[int]]:
         assert time.monotonic() < deadline, (
             f"{missing} of {len(tokens)} requests did not complete in time"
         )
-        os.sched_yield()  # the device may need this processor
+        looks = looks + 1 if len(done) == before else 0
+        before = len(done)
+        pause_after(looks)
 
 
 def values_until_zero(read: Callable[[], int], timeout: float = SOON) -> list[int]:

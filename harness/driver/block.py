@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
-from harness.driver.device import DeviceDriver
+from harness.driver.device import FIRST_WAIT, DeviceDriver
 from harness.driver.errors import (
     BadArgumentError,
     DeviceTimeoutError,
@@ -39,7 +39,10 @@ from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, mask, names
 
 POLLS = 200
-"""Polls of the used ring between two looks at the clock, in a run of repeated requests."""
+"""Polls of the used ring without a pause, in a run of repeated requests.
+
+Also the polls between two looks at the clock.
+"""
 
 SUPPORTED = mask(
     Feature.BLK_SIZE_MAX,
@@ -326,13 +329,16 @@ class BlockDriver(DeviceDriver):
     ) -> None:
         """Notify the device and wait until it has used one chain."""
         self._notify(ring)
-        spins = 0
+        polls = 0
         while not ring.used_pending():
-            spins += 1
-            os.sched_yield()  # the device may need this processor
+            polls += 1
+            if polls < POLLS:
+                os.sched_yield()  # the device may need this processor
+            else:
+                time.sleep(FIRST_WAIT)
             if interrupts:
                 self.service()
-            if spins % POLLS == 0 and time.monotonic() > deadline:
+            if polls % POLLS == 0 and time.monotonic() > deadline:
                 raise DeviceTimeoutError("waited for a repeated request", self._wait_state())
         (used,) = ring.take_used()
         if used.id != flight.head:

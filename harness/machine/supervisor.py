@@ -183,7 +183,7 @@ class QmpSupervised(Supervised, ABC):
             answer = str(error)
             raise
         finally:
-            if not command.startswith("query-"):
+            if not command.startswith(("query-", "x-query-")):
                 self.messages.append((asked, "qmp", command, arguments, answer))
         return answer
 

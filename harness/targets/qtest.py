@@ -275,6 +275,16 @@ class QtestDisk(DriveSide, Plugged):
             raise LacksError("the device is on the root bus, which cannot be reset alone")
         self._bus.reset_bus()
 
+    def idle(self, within: float) -> bool:
+        """Return True when QEMU has nothing in flight, and False where it cannot say so.
+
+        That is a device with iothreads or a back-end outside QEMU, and a QEMU that has ended.
+        """
+        try:
+            return self.machine.at_rest(self._drive, within)
+        except MachineError:
+            return False
+
     def remove(self) -> None:
         """Unplug the device from the machine, in place of a guest that has no driver for it."""
         board = self.machine.config.board

@@ -338,6 +338,33 @@ def test_a_legacy_queue_has_the_size_it_has() -> None:
         target.close()
 
 
+@pytest.mark.parametrize("name", ["qtest-pci", "qtest-mmio", "qtest-pci-iothreads"])
+def test_a_disk_is_idle_when_qemu_has_completed_its_requests(name: str) -> None:
+    target = QtestTarget(name)
+    knows = name != "qtest-pci-iothreads"
+    try:
+        disk = target.plug(DiskSpec(iops=50))
+        disk.driver.start()
+        tokens = disk.driver.submit(
+            [Request(RequestType.IN, 9 * n, receive=512) for n in range(16)]
+        )
+
+        assert disk.idle(0.01) is False
+        assert disk.idle(10) is knows
+        if knows:
+            assert sorted(disk.driver.completed()) == tokens
+    finally:
+        target.close()
+
+
+def test_a_disk_whose_qemu_has_ended_is_not_idle(modern: QtestTarget) -> None:
+    disk = modern.plug(DiskSpec())
+    disk.processes()[0].kill()
+    disk.killed = True
+
+    assert disk.idle(10) is False
+
+
 @pytest.mark.parametrize("name", ["qtest-pci-legacy", "qtest-mmio-legacy"])
 def test_a_legacy_interface_has_32_feature_bits(name: str) -> None:
     target = QtestTarget(name)

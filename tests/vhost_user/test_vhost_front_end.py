@@ -407,6 +407,32 @@ def test_no_answer_is_waited_for_where_none_was_agreed(
     assert not [m.request for m in back_end.log if m.flags & NEED_REPLY]
 
 
+def test_a_hang_up_between_messages_that_go_together_names_the_first_without_an_answer(
+    new_back_end: NewBackEnd, attach: Attach
+) -> None:
+    back_end = new_back_end(protocol=USUAL)
+    driver = attach()
+    back_end.at[Ask.SET_VRING_ADDR] = lambda connection: back_end.hang_up()
+
+    with pytest.raises(GoneError, match="SET_VRING_ADDR"):
+        driver.start()
+
+    assert Ask.SET_VRING_BASE in back_end.seen()
+    assert Ask.SET_VRING_CALL not in back_end.seen()
+
+
+def test_a_refusal_is_not_lost_when_the_back_end_hangs_up_after_it(
+    new_back_end: NewBackEnd, attach: Attach
+) -> None:
+    back_end = new_back_end(protocol=USUAL)
+    driver = attach()
+    back_end.refused.add(Ask.SET_VRING_BASE)
+    back_end.at[Ask.SET_VRING_ADDR] = lambda connection: back_end.hang_up()
+
+    with pytest.raises(RefusedError, match="SET_VRING_BASE"):
+        driver.start()
+
+
 def test_closing_stops_every_ring_before_it_hangs_up(
     back_end: ScriptedBackEnd, attach: Attach
 ) -> None:

@@ -148,8 +148,11 @@ class Channel:
                     break
                 sent.append(request)
             if self.acknowledged:
-                for request in sent:
-                    answers.append((request, self._answer(request, None)))
+                try:
+                    for request in sent:
+                        answers.append((request, self._answer(request, None)))
+                except GoneError as error:
+                    gone = error
         except BaseException as error:
             self._end_early(error)
             raise

@@ -161,6 +161,8 @@ def _poll(device: Device, queue: Queue, pause: float) -> None:
     def look() -> None:
         if queue.ring is ring and ring is not None and device.may_run(queue):
             device.run(queue)
+            if not pause:
+                os.sched_yield()  # the driver may need this processor
             queue._loop.at(time.monotonic() + pause, look)
 
     look()
