@@ -57,6 +57,9 @@ QEMU's main loop answers a command before or after what else it has to do in the
 second answer, that has been done, and what it started with the third.
 """
 
+LOOK_DEADLINE = 1.0
+"""Seconds that QEMU may take for one of these answers, if it is not asked to wait longer."""
+
 LOOK_PAUSE = 0.001
 """Seconds between two looks at a disk that has requests in flight."""
 
@@ -300,10 +303,11 @@ class Machine(QmpSupervised):
         # QEMU's default is a queue for each CPU, here one. Not asked of QEMU: 11.1 aborts at
         # x-query-virtio-status.
         queues = range(drive.spec.queues or 1)
+        timeout = max(within, LOOK_DEADLINE)
         deadline, quiet = time.monotonic() + within, 0
         while time.monotonic() < deadline:
             if any(
-                self.qmp("x-query-virtio-queue-status", path=path, queue=queue)["inuse"]
+                self.qmp("x-query-virtio-queue-status", timeout, path=path, queue=queue)["inuse"]
                 for queue in queues
             ):
                 quiet = 0

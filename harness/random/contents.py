@@ -76,12 +76,14 @@ class Contents:
     def may_hold(self, sector: int) -> frozenset[int]:
         """Return the salts that a sector may hold now."""
         held = self._held.get(sector)
-        return frozenset(held.may if held else self._at_first(sector).may)
+        return frozenset(held.may if held else {self._at_first(sector)})
 
-    def _at_first(self, sector: int) -> _Held:
-        """Return the state of a sector that nobody has written."""
-        lost = any(first <= sector < end for first, end in self._lost)
-        return _Held({ANYTHING if lost else self._initial})
+    def _at_first(self, sector: int) -> int:
+        """Return the salt of a sector that nobody has written."""
+        for first, end in self._lost:
+            if first <= sector < end:
+                return ANYTHING
+        return self._initial
 
     def touched(self, near: int, end: int) -> list[tuple[int, int]]:
         """Return the ranges of sectors below `end` that may have been written, and `near` more.
@@ -100,7 +102,8 @@ class Contents:
     def write_begins(self, number: int, sector: int, count: int, salt: int) -> None:
         """Note that a request which writes `salt` is in flight from now on."""
         for at in range(sector, sector + count):
-            held = self._held.setdefault(at, self._at_first(at))
+            if (held := self._held.get(at)) is None:
+                held = self._held[at] = _Held({self._at_first(at)})
             held.may.add(salt)
             held.writers.add(number)
             held.together.add(salt)

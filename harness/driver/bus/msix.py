@@ -43,8 +43,9 @@ def write_entry(
     """Write the message address and data of a vector into the table, and unmask the vector."""
     at = table.offset + MSIX_ENTRY.size * vector
     words = struct.unpack("<4I", MSIX_ENTRY.pack(address, data, 0))
-    for position, word in enumerate(words):
-        function.bar_write(table.bar, at + 4 * position, 4, word)
+    function.bar_accesses(
+        table.bar, [(at + 4 * position, 4, word) for position, word in enumerate(words)]
+    )
 
 
 def set_enabled(function: PciFunction, table: MsixTable, enabled: bool) -> None:

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from harness.driver.bus.base import Access, PciFunction, aligned_accesses
@@ -80,6 +81,9 @@ MEMORY_SIZE = 65 << 20
 INFO_ROOM = 4096
 """Most bytes of a region's description with its capabilities."""
 
+ROOM_FOR_FDS = socket.CMSG_SPACE(4 * MAX_FDS)
+"""Bytes of ancillary data with the most descriptors of a message."""
+
 MAX_DMA_MESSAGES = 100_000
 """Most messages of the server that are served during the wait for an answer."""
 
@@ -115,6 +119,13 @@ class ProtocolError(Exception):
     """An answer that vfio-user does not allow."""
 
 
+def _await(ready: select.poll, deadline: float) -> None:
+    """Wait for an event of a poll object. TimeoutError at the deadline (monotonic seconds)."""
+    left = max(deadline - time.monotonic(), 0.0)
+    if not ready.poll(ceil(left * 1000)):
+        raise TimeoutError
+
+
 class VfioUser(PciFunction):
     """The function that is served on the UNIX socket `path`.
 
@@ -139,8 +150,9 @@ class VfioUser(PciFunction):
         self._link = socket.socket(socket.AF_UNIX)
         self._link.settimeout(timeout)
         self._file = os.memfd_create("vfio-user-dma")
-        self._ready = select.poll()
+        self._ready, self._room = select.poll(), select.poll()
         self._ready.register(self._link, select.POLLIN)
+        self._room.register(self._link, select.POLLOUT)
         try:
             os.truncate(self._file, MEMORY_SIZE)
             mapped = memoryview(mmap.mmap(self._file, MEMORY_SIZE))
@@ -155,6 +167,7 @@ class VfioUser(PciFunction):
             self._link.connect(self.path)
         except OSError as error:
             raise NoDeviceError(f"nobody serves {self.path}: {error.strerror}") from None
+        self._link.setblocking(False)
         try:
             self._agree_on_version()
             info = DEVICE_INFO.pack(DEVICE_INFO.size, 0, 0, 0)
@@ -213,11 +226,8 @@ class VfioUser(PciFunction):
                 HEADER.pack(ident, command, HEADER.size + len(body), 0, 0) + body
                 for ident, (command, body) in zip(idents, messages, strict=True)
             )
-            self._link.settimeout(self._timeout)
-            sent = socket.send_fds(self._link, [data], fds) if fds else 0
-            if sent < len(data):
-                self._link.sendall(data[sent:])
             deadline = time.monotonic() + self._timeout
+            self._send(data, fds, deadline)
             for ident in idents:
                 answers.append(self._receive_answer(ident, deadline))
         except BaseException as problem:
@@ -251,7 +261,7 @@ class VfioUser(PciFunction):
             answered, kind, flags, error, body = self._receive_message(deadline)
             if not flags & REPLY:
                 self._drop_fds()
-                self._serve(answered, kind, body, flags)
+                self._serve(answered, kind, body, flags, deadline)
                 continue
             if answered != ident:
                 raise ProtocolError(f"it answered message {answered}, not {ident}")
@@ -259,33 +269,49 @@ class VfioUser(PciFunction):
         raise ProtocolError(f"it sent {MAX_DMA_MESSAGES} messages and no answer")
 
     def _receive_message(self, deadline: float) -> tuple[int, int, int, int, bytes]:
-        ident, kind, size, flags, error = HEADER.unpack(self._receive(HEADER.size, deadline))
+        self._await_bytes(HEADER.size, deadline)
+        ident, kind, size, flags, error = HEADER.unpack_from(self._received)
         if not HEADER.size <= size <= MAX_MESSAGE:
             raise ProtocolError(f"a message of {size} bytes")
-        return ident, kind, flags, error, self._receive(size - HEADER.size, deadline)
+        self._await_bytes(size, deadline)
+        body, self._received = self._received[HEADER.size : size], self._received[size:]
+        return ident, kind, flags, error, body
 
-    def _receive(self, length: int, deadline: float) -> bytes:
-        """Return the next bytes. Everything that has come is read at once."""
+    def _await_bytes(self, length: int, deadline: float) -> None:
+        """Wait until `length` bytes have come. Everything that has come is read at once."""
         while len(self._received) < length:
             for _ in range(LOOKS):
                 if self._ready.poll(0):
                     break
                 os.sched_yield()
-            self._link.settimeout(max(deadline - time.monotonic(), 0.001))
-            piece, fds, _, _ = socket.recv_fds(self._link, READ_AHEAD, MAX_FDS)
-            self._fds += fds
-            if not piece:
-                raise ConnectionError("it hung up")
-            self._received += piece
-        data, self._received = self._received[:length], self._received[length:]
-        return data
+            else:
+                _await(self._ready, deadline)
+            with suppress(BlockingIOError):
+                piece, ancillary, _, _ = self._link.recvmsg(READ_AHEAD, ROOM_FOR_FDS)
+                for level, kind, data in ancillary:
+                    if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                        self._fds += struct.unpack(f"{len(data) // 4}i", data[: len(data) // 4 * 4])
+                if not piece:
+                    raise ConnectionError("it hung up")
+                self._received += piece
+
+    def _send(self, data: bytes, fds: Sequence[int], deadline: float) -> None:
+        """Send bytes, the descriptors with the first of them."""
+        left = memoryview(data)
+        while left:
+            try:
+                sent = socket.send_fds(self._link, [left], fds) if fds else self._link.send(left)
+            except BlockingIOError:
+                _await(self._room, deadline)
+                continue
+            left, fds = left[sent:], ()
 
     def _drop_fds(self) -> None:
         """Close the descriptors that came with answers and that nobody has taken."""
         while self._fds:
             os.close(self._fds.pop())
 
-    def _serve(self, ident: int, command: int, body: bytes, flags: int) -> None:
+    def _serve(self, ident: int, command: int, body: bytes, flags: int, deadline: float) -> None:
         """Execute a memory access that the server requests by message."""
         if command not in (Command.DMA_READ, Command.DMA_WRITE) or len(body) < DMA_ACCESS.size:
             raise ProtocolError(f"a message with command {command} that nobody asked for")
@@ -301,7 +327,7 @@ class VfioUser(PciFunction):
             kind |= ERROR
         if not flags & NO_REPLY:
             size = HEADER.size + len(answer)
-            self._link.sendall(HEADER.pack(ident, command, size, kind, 0) + answer)
+            self._send(HEADER.pack(ident, command, size, kind, 0) + answer, (), deadline)
 
     def _unpack(self, layout: struct.Struct, answer: bytes) -> tuple[Any, ...]:
         if len(answer) < layout.size:
