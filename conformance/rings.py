@@ -111,9 +111,11 @@ class RingWrapper:
             self._driver.memory_write(self._queue.driver + 2, index)
             if not self._suppressed or self._wanted(some):
                 self._driver.queue_kick(0)
-            deadline, looks = time.monotonic() + SOON, 0
-            while self._driver.memory_read(self._queue.device + 2, 2) != index:
-                looks += 1
+            deadline = time.monotonic() + SOON
+            looks, before = 0, b""
+            while (used := self._driver.memory_read(self._queue.device + 2, 2)) != index:
+                looks = looks + 1 if used == before else 0
+                before = used
                 pause_after(looks)
                 assert time.monotonic() < deadline, (
                     f"the used index did not reach {self._index} in {SOON:g} s"

@@ -40,7 +40,8 @@ LOOK_PAUSE = 0.0001
 def pause_after(looks: int) -> None:
     """Give the processor away between two looks at a device.
 
-    `looks` is the number of looks since the last change. After LOOKS of them, sleep.
+    `looks` is the number of looks since the last change. After LOOKS of them, sleep: what a device
+    shows for less than LOOK_PAUSE seconds may not be seen then.
     """
     if looks < LOOKS:
         os.sched_yield()  # the device may need this processor

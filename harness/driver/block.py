@@ -39,10 +39,7 @@ from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, mask, names
 
 POLLS = 200
-"""Polls of the used ring without a pause, in a run of repeated requests.
-
-Also the polls between two looks at the clock.
-"""
+"""Polls of the used ring without a pause and a look at the clock, for each repeated request."""
 
 SUPPORTED = mask(
     Feature.BLK_SIZE_MAX,
@@ -338,7 +335,7 @@ class BlockDriver(DeviceDriver):
                 time.sleep(FIRST_WAIT)
             if interrupts:
                 self.service()
-            if polls % POLLS == 0 and time.monotonic() > deadline:
+            if polls >= POLLS and time.monotonic() > deadline:
                 raise DeviceTimeoutError("waited for a repeated request", self._wait_state())
         (used,) = ring.take_used()
         if used.id != flight.head:

@@ -50,15 +50,15 @@ STATE_DEADLINE = 30.0
 # Without the first, QEMU would copy RAM into the state; the second sends events.
 _CAPABILITIES = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
 
-QUIET_LOOKS = 3
-"""Looks in a row that find a disk at rest, until it is.
+QUIET_ANSWERS = 3
+"""Answers in a row without a buffer in use, after which a disk is at rest.
 
 QEMU's main loop answers a command before or after what else it has to do in the same turn. With the
 second answer, that has been done, and what it started with the third.
 """
 
 LOOK_DEADLINE = 1.0
-"""Seconds that QEMU may take for one of these answers, if it is not asked to wait longer."""
+"""Seconds that QEMU may take for one of these answers."""
 
 LOOK_PAUSE = 0.001
 """Seconds between two looks at a disk that has requests in flight."""
@@ -290,10 +290,12 @@ class Machine(QmpSupervised):
         return IoError(data["operation"], data["action"], data.get("nospace", False))
 
     def at_rest(self, drive: Drive, within: float) -> bool:
-        """Wait until a disk has no request in flight, and QEMU has done what it was asked before.
+        """Wait until no buffer of a disk is in use, and QEMU has done what it was asked before.
 
-        Return False after `within` seconds, and at once for a disk that iothreads or a back-end
-        outside QEMU serve: QEMU's main loop says nothing about them.
+        Return False after `within` seconds, and LOOK_DEADLINE for an answer that is late. Return
+        False at once for a disk that iothreads or a vhost-user back-end serve, of which QEMU's main
+        loop knows nothing, and while a virtqueue is not set up: a reset sets QEMU's count of
+        buffers to 0, also if a request is still in flight.
         """
         if drive.graph.socket or drive.spec.iothreads:
             return False
@@ -303,20 +305,22 @@ class Machine(QmpSupervised):
         # QEMU's default is a queue for each CPU, here one. Not asked of QEMU: 11.1 aborts at
         # x-query-virtio-status.
         queues = range(drive.spec.queues or 1)
-        timeout = max(within, LOOK_DEADLINE)
         deadline, quiet = time.monotonic() + within, 0
-        while time.monotonic() < deadline:
-            if any(
-                self.qmp("x-query-virtio-queue-status", timeout, path=path, queue=queue)["inuse"]
-                for queue in queues
-            ):
-                quiet = 0
-                time.sleep(LOOK_PAUSE)
-            else:
-                quiet += 1
-                if quiet == QUIET_LOOKS:
-                    return True
-        return False
+        while quiet < QUIET_ANSWERS:
+            quiet += 1
+            for queue in queues:
+                if time.monotonic() > deadline:
+                    return False
+                state = self.qmp(
+                    "x-query-virtio-queue-status", LOOK_DEADLINE, path=path, queue=queue
+                )
+                if not state["vring-desc"]:
+                    return False
+                if state["inuse"]:
+                    quiet = 0
+                    time.sleep(LOOK_PAUSE)
+                    break
+        return True
 
     def add_disk(self, spec: DiskSpec) -> Drive:
         """Add a disk. Before `start` it is there at boot; after it, it is hot-plugged.

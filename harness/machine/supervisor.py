@@ -177,13 +177,15 @@ class QmpSupervised(Supervised, ABC):
         """
         asked = time.time()
         answer: Any = "no answer"
+        quiet = command.startswith("query-")
         try:
             answer = self._ask(lambda monitor: monitor.execute(command, arguments, timeout))
+            quiet = quiet or command.startswith("x-query-")
         except MachineError as error:
             answer = str(error)
             raise
         finally:
-            if not command.startswith(("query-", "x-query-")):
+            if not quiet:
                 self.messages.append((asked, "qmp", command, arguments, answer))
         return answer
 

@@ -276,9 +276,10 @@ class QtestDisk(DriveSide, Plugged):
         self._bus.reset_bus()
 
     def idle(self, within: float) -> bool:
-        """Return True when QEMU has nothing in flight, and False where it cannot say so.
+        """Return True when QEMU has nothing in flight, False after `within` seconds.
 
-        That is a device with iothreads or a back-end outside QEMU, and a QEMU that has ended.
+        False also where QEMU cannot say so: see `Machine.at_rest`. A QEMU that refuses the question
+        or has ended is no error here; the test finds out what it looks for.
         """
         try:
             return self.machine.at_rest(self._drive, within)

@@ -58,22 +58,25 @@ def by_the_book(ident: int, command: int, body: bytes) -> bytes | None:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[[Answer], str]]:
-    """Serve one client in a thread; `answer` returns bytes, or None to disconnect."""
+    """Serve one client in a thread; `answer` returns bytes, or None to disconnect.
+
+    An answer is sent in pieces of `piece` bytes.
+    """
     listeners: list[socket.socket] = []
     threads: list[threading.Thread] = []
 
-    def start(answer: Answer) -> str:
+    def start(answer: Answer, piece: int = 1 << 20) -> str:
         path = str(tmp_path / "s")
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
         listener.listen(1)
         listener.settimeout(10)
         listeners.append(listener)
-        threads.append(threading.Thread(target=run, args=(listener, answer), daemon=True))
+        threads.append(threading.Thread(target=run, args=(listener, answer, piece), daemon=True))
         threads[-1].start()
         return path
 
-    def run(listener: socket.socket, answer: Answer) -> None:
+    def run(listener: socket.socket, answer: Answer, piece: int) -> None:
         with suppress(OSError), listener.accept()[0] as link:
             while head := link.recv(HEADER.size):
                 ident, command, size, _, _ = HEADER.unpack(head)
@@ -81,7 +84,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[[Answer], str]]:
                 answered = answer(ident, command, body)
                 if answered is None:
                     return
-                link.sendall(answered)
+                for start in range(0, len(answered), piece):
+                    link.sendall(answered[start : start + piece])
 
     yield start
     for listener in listeners:
@@ -179,6 +183,46 @@ def test_a_bus_whose_exchange_failed_is_not_used_again(serve: Callable[[Answer],
     silent = False
     with pytest.raises(DriverError, match="is gone at REGION_READ"):
         bus.bar_read(0, 0, 4)
+    bus.close()
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_an_answer_may_come_byte_by_byte(serve: Callable[..., str], missing: int) -> None:
+    def answer(ident: int, command: int, body: bytes) -> bytes | None:
+        answered = by_the_book(ident, command, body)
+        return answered[: len(answered) - missing] if answered and bus else answered
+
+    bus: list[VfioUser] = []
+    bus.append(VfioUser(serve(answer, piece=1), TIMEOUT))
+    if missing:
+        bus[0]._timeout = IMPATIENCE
+        with pytest.raises(DriverError, match="no answer to REGION_READ"):
+            bus[0].pci_read(0, 4)
+    else:
+        assert bus[0].pci_read(0, 4) == bytes(4)
+    bus[0].close()
+
+
+def test_a_server_that_reads_nothing_is_not_waited_for_without_end(
+    serve: Callable[..., str],
+) -> None:
+    over = threading.Event()
+
+    def answer(ident: int, command: int, body: bytes) -> bytes | None:
+        if command == Command.REGION_WRITE and started:
+            over.wait(TIMEOUT)
+            return None
+        return by_the_book(ident, command, body)
+
+    started: list[bool] = []
+    bus = VfioUser(serve(answer), TIMEOUT)
+    started.append(True)
+    bus._timeout = IMPATIENCE
+    try:
+        with pytest.raises(DriverError, match="no answer to REGION_WRITE"):
+            bus.bar_accesses(0, [(0, 4, 1)] * 20_000)
+    finally:
+        over.set()
     bus.close()
 
 

@@ -359,10 +359,21 @@ def test_a_disk_is_idle_when_qemu_has_completed_its_requests(name: str) -> None:
 
 def test_a_disk_whose_qemu_has_ended_is_not_idle(modern: QtestTarget) -> None:
     disk = modern.plug(DiskSpec())
-    disk.processes()[0].kill()
-    disk.killed = True
+    disk.kill()
 
     assert disk.idle(10) is False
+
+
+def test_a_disk_is_not_called_idle_before_its_queues_are_set_up(modern: QtestTarget) -> None:
+    disk = modern.plug(DiskSpec(queues=2))
+
+    disk.driver.start(queues=1)
+    half = disk.idle(10)
+    disk.driver.start(queues=2)
+    whole = disk.idle(10)
+    disk.driver.reset()
+
+    assert (half, whole, disk.idle(10)) == (False, True, False)
 
 
 @pytest.mark.parametrize("name", ["qtest-pci-legacy", "qtest-mmio-legacy"])

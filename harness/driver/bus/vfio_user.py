@@ -81,9 +81,6 @@ MEMORY_SIZE = 65 << 20
 INFO_ROOM = 4096
 """Most bytes of a region's description with its capabilities."""
 
-ROOM_FOR_FDS = socket.CMSG_SPACE(4 * MAX_FDS)
-"""Bytes of ancillary data with the most descriptors of a message."""
-
 MAX_DMA_MESSAGES = 100_000
 """Most messages of the server that are served during the wait for an answer."""
 
@@ -286,11 +283,11 @@ class VfioUser(PciFunction):
                 os.sched_yield()
             else:
                 _await(self._ready, deadline)
+            if time.monotonic() > deadline:
+                raise TimeoutError
             with suppress(BlockingIOError):
-                piece, ancillary, _, _ = self._link.recvmsg(READ_AHEAD, ROOM_FOR_FDS)
-                for level, kind, data in ancillary:
-                    if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                        self._fds += struct.unpack(f"{len(data) // 4}i", data[: len(data) // 4 * 4])
+                piece, fds, _, _ = socket.recv_fds(self._link, READ_AHEAD, MAX_FDS)
+                self._fds += fds
                 if not piece:
                     raise ConnectionError("it hung up")
                 self._received += piece

@@ -131,28 +131,29 @@ class Channel:
     def tell_all(self, messages: Sequence[tuple[FrontEndRequest, bytes, Sequence[int]]]) -> None:
         """Send messages without an answer, and wait for their acknowledgements together.
 
-        RefusedError if one of these is a failure.
+        RefusedError if one of these is a failure, also if a later one does not come. Otherwise the
+        error names the first message without an acknowledgement.
         """
         flags = VERSION | NEED_REPLY if self.acknowledged else VERSION
         answers = list[tuple[FrontEndRequest, bytes]]()
-        gone: GoneError | None = None
+        lost: DriverError | None = None
         sent = list[FrontEndRequest]()
         try:
             for request, payload, fds in messages:
                 try:
                     self._send(request, flags, payload, fds)
-                except GoneError as error:
+                except DriverError as error:
                     if not (sent and self.acknowledged):
                         raise
-                    gone = error  # an acknowledgement that is missing, or is a failure, says more
+                    lost = error  # an acknowledgement that is missing, or is a failure, says more
                     break
                 sent.append(request)
             if self.acknowledged:
                 try:
                     for request in sent:
                         answers.append((request, self._answer(request, None)))
-                except GoneError as error:
-                    gone = error
+                except DriverError as error:
+                    lost = error
         except BaseException as error:
             self._end_early(error)
             raise
@@ -163,8 +164,8 @@ class Channel:
                 )
             if any(answer):
                 raise RefusedError(f"{self.path} refused {request.name}", {"answer": answer.hex()})
-        if gone:
-            raise gone
+        if lost:
+            raise lost
 
     def check(self) -> None:
         """Raise GoneError if the connection is closed, DriverError for unexpected data."""
