@@ -131,6 +131,19 @@ def test_all_that_was_given_out_can_be_taken_back_at_once() -> None:
         memory.free(held[0])
 
 
+def test_memory_that_is_freed_is_found_again_by_the_same_search() -> None:
+    memory = DmaMemory([Region(0x1000, memoryview(bytearray(4096)))])
+    given = [memory.alloc(48, 64) for _ in range(64)]
+    memory.free(given[5])
+    memory.free(given[20])
+
+    again = [memory.alloc(48, 64), memory.alloc(48, 64)]
+
+    assert again == [given[5], given[20]]
+    with pytest.raises(BadArgumentError):
+        memory.alloc(48, 64)
+
+
 def test_memory_below_the_first_address_is_used_last() -> None:
     memory = DmaMemory([region(0x1000, 64)], first=0x1020)
 
