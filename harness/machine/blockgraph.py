@@ -74,11 +74,14 @@ def build_vfio_user(name: str, place: Options, socket: Path) -> BlockGraph:
     return BlockGraph((), (), {**place, "driver": "vfio-user-pci", "id": name, "socket": address})
 
 
-def build(name: str, spec: DiskSpec, attachment: Options, path: Path | None) -> BlockGraph:
+def build(
+    name: str, spec: DiskSpec, attachment: Options, path: Path | None, scratch: bool = False
+) -> BlockGraph:
     """Return the graph of the drive `name` over the file `path` (None: null-co).
 
-    `attachment` has the device's driver and its place in the machine. Raises
-    MachineError for a fault that cannot be injected.
+    `attachment` has the device's driver and its place in the machine. A `scratch` file is deleted
+    with the disk, so nobody reads it after a crash of the host, and a flush need not wait for the
+    host's disk. Raises MachineError for a fault that cannot be injected.
     """
     objects: list[Options] = []
     nodes: list[Options] = []
@@ -86,6 +89,8 @@ def build(name: str, spec: DiskSpec, attachment: Options, path: Path | None) -> 
         nodes.append({"driver": "null-co", "size": spec.capacity * SECTOR, "read-zeroes": True})
     else:
         nodes.append({"driver": "file", "filename": str(path)})
+        if scratch:
+            nodes[-1]["cache"] = {"no-flush": True}
         nodes.append({"driver": spec.image, "file": f"{name}-file"})
     if spec.faults:
         below = f"{name}-{nodes[-1]['driver']}"

@@ -334,7 +334,7 @@ class Machine(QmpSupervised):
             )
         return self._add(
             spec,
-            lambda name, where, path: build(name, spec, where, path),
+            lambda name, where, path: build(name, spec, where, path, scratch=True),
             None if spec.backing == "null" else f".{spec.image}",
         )
 

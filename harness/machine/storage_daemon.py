@@ -111,7 +111,7 @@ class StorageDaemon(QmpSupervised):
         name = f"disk{self._made}"
         self._made += 1
         own_file = None if spec.backing == "null" else self._dir.path / f"{name}.{spec.image}"
-        graph = build(name, spec, {}, own_file)
+        graph = build(name, spec, {}, own_file, scratch=True)
         export = Export(name, spec, self._dir.path / name, graph, own_file, self._resize)
         if own_file:
             make_image(own_file, spec)

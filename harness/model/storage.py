@@ -23,12 +23,20 @@ class Storage:
 
     Every operation raises OSError if the host fails or a fault applies. A fault applies to a flush
     only if something was written since the last one. Without `unmap` nothing is deallocated.
+    Without `syncs` a flush does not wait for the host's disk: what was written outlives this
+    process, but not a crash of the host.
     """
 
     def __init__(
-        self, path: str | None, read_only: bool, faults: Iterable[Fault], unmap: bool = True
+        self,
+        path: str | None,
+        read_only: bool,
+        faults: Iterable[Fault],
+        unmap: bool = True,
+        syncs: bool = True,
     ) -> None:
         self._unmap = unmap
+        self._syncs = syncs
         self._faults = list(faults)
         self._dirty = False
         self._fd = -1
@@ -85,7 +93,7 @@ class Storage:
         if self._dirty:
             self._fail("flush")
         self._dirty = False
-        if self._fd >= 0:
+        if self._fd >= 0 and self._syncs:
             os.fdatasync(self._fd)
 
     def _zero(self, sector: int, count: int) -> None:

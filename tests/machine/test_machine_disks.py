@@ -437,6 +437,24 @@ def test_a_writable_image(machine: Machine, tmp_path: Path) -> None:
     assert path.read_bytes() == b"\x01" * 512 + bytes(32 * 512 - 512)
 
 
+def test_a_flush_waits_for_the_disk_of_the_host_only_if_the_file_is_kept(
+    machine: Machine, tmp_path: Path
+) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(bytes(8192))
+    kept = machine.add_image(path, writable=True)
+    scratch = machine.add_disk(DiskSpec())
+
+    ignored = {
+        entry["node-name"]: entry["cache"]["no-flush"]
+        for entry in machine.qmp("query-named-block-nodes")
+    }
+
+    assert not ignored[f"{kept.name}-file"]
+    assert ignored[f"{scratch.name}-file"]
+    assert not ignored[scratch.name]
+
+
 def test_a_qcow2_image(machine: Machine, tmp_path: Path) -> None:
     path = tmp_path / "image.qcow2"
     path.touch()
