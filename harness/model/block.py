@@ -78,31 +78,31 @@ class Block:
     def offered(self) -> int:
         """Return the feature bits that the device offers."""
         spec = self.spec
-        offers = {
-            Feature.VERSION_1: True,
-            Feature.INDIRECT_DESC: spec.indirect_desc is not False,
-            Feature.EVENT_IDX: spec.event_idx is not False,
-            Feature.RING_PACKED: spec.packed is not False,
-            Feature.IN_ORDER: spec.in_order is not False,
-            Feature.RING_RESET: True,
-            Feature.SUSPEND: True,
-            Feature.BLK_SIZE_MAX: True,
-            Feature.BLK_SEG_MAX: True,
-            Feature.BLK_GEOMETRY: True,
-            Feature.BLK_RO: spec.read_only,
-            Feature.BLK_BLK_SIZE: True,
-            Feature.BLK_FLUSH: True,
-            Feature.BLK_TOPOLOGY: True,
-            Feature.BLK_CONFIG_WCE: spec.config_wce is not False,
-            Feature.BLK_MQ: self.queues > 1,
-            Feature.BLK_DISCARD: spec.discard is not False,
-            Feature.BLK_WRITE_ZEROES: spec.write_zeroes is not False,
-            Feature.BLK_LIFETIME: spec.lifetime is not None,
-            Feature.BLK_SECURE_ERASE: bool(spec.secure_erase),
-            Feature.BLK_REQ_FLAGS: bool(spec.fua),
-            Feature.BLK_REQ_FLAGS_OUT_FUA: bool(spec.fua),
-        }
-        return mask(*(feature for feature, has in offers.items() if has))
+        offers = (
+            (Feature.VERSION_1, True),
+            (Feature.INDIRECT_DESC, spec.indirect_desc is not False),
+            (Feature.EVENT_IDX, spec.event_idx is not False),
+            (Feature.RING_PACKED, spec.packed is not False),
+            (Feature.IN_ORDER, spec.in_order is not False),
+            (Feature.RING_RESET, True),
+            (Feature.SUSPEND, True),
+            (Feature.BLK_SIZE_MAX, True),
+            (Feature.BLK_SEG_MAX, True),
+            (Feature.BLK_GEOMETRY, True),
+            (Feature.BLK_RO, spec.read_only),
+            (Feature.BLK_BLK_SIZE, True),
+            (Feature.BLK_FLUSH, True),
+            (Feature.BLK_TOPOLOGY, True),
+            (Feature.BLK_CONFIG_WCE, spec.config_wce is not False),
+            (Feature.BLK_MQ, self.queues > 1),
+            (Feature.BLK_DISCARD, spec.discard is not False),
+            (Feature.BLK_WRITE_ZEROES, spec.write_zeroes is not False),
+            (Feature.BLK_LIFETIME, spec.lifetime is not None),
+            (Feature.BLK_SECURE_ERASE, bool(spec.secure_erase)),
+            (Feature.BLK_REQ_FLAGS, bool(spec.fua)),
+            (Feature.BLK_REQ_FLAGS_OUT_FUA, bool(spec.fua)),
+        )
+        return mask(*(feature for feature, has in offers if has))
 
     def acceptable(self, features: int) -> bool:
         """Return True if the device can work with the features that the driver has chosen."""

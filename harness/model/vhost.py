@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 
+from harness.driver.polling import bound_waits
 from harness.model.block import Block
 from harness.model.device import Device, Transport
 from harness.model.dirty import DirtyLog
@@ -115,7 +116,7 @@ class Connection(Transport):
                 vectors=0,
                 **self.device.block.zone_facts(),
             )
-        link.settimeout(PATIENCE)
+        bound_waits(link, PATIENCE, socket.SO_RCVTIMEO, socket.SO_SNDTIMEO)
         loop.watch(link.fileno(), self._readable)
 
     # --- messages

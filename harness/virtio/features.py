@@ -71,7 +71,10 @@ REQUIRES: dict[Feature, frozenset[Feature]] = {
 
 def mask(*features: Feature) -> int:
     """Return the mask with the bits of all these features."""
-    return sum(feature.mask for feature in set(features))
+    bits = 0
+    for feature in features:
+        bits |= feature.mask
+    return bits
 
 
 def members(bits: int) -> Iterator[Feature | int]:

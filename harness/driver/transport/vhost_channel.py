@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.driver.errors import DeviceTimeoutError, DriverError, NoDeviceError
+from harness.driver.polling import bound_waits
 from harness.driver.trace import Trace, cut
 from harness.virtio.vhost_user import (
     HEADER,
@@ -32,6 +33,10 @@ MAX_PAYLOAD = 4096
 
 READ_AHEAD = 4096
 """Most bytes that are read from the socket at once: an answer, or several."""
+
+
+Message = tuple[FrontEndRequest, bytes, Sequence[int]]
+"""A message to the back-end: the request, the payload, and file descriptors to go with it."""
 
 
 class GoneError(DriverError):
@@ -56,6 +61,7 @@ def _connect(path: str, timeout: float) -> socket.socket:
         connection.settimeout(timeout)
         try:
             connection.connect(path)
+            connection.settimeout(None)  # from now on the kernel bounds each wait
             return connection
         except BlockingIOError:  # its backlog is full
             if time.monotonic() < deadline:
@@ -93,6 +99,7 @@ class Channel:
         self._received = b""
         """Bytes that came after the last answer."""
         self._socket = _connect(path, timeout)
+        bound_waits(self._socket, timeout, socket.SO_RCVTIMEO, socket.SO_SNDTIMEO)
 
     def fileno(self) -> int:
         """Return the socket, which is readable when the back-end has closed the connection."""
@@ -118,7 +125,9 @@ class Channel:
 
     def ask_number(self, request: FrontEndRequest) -> int:
         """Send a message whose answer is a number of 64 bits, and return it."""
-        answer = self.ask(request)
+        return self._number(request, self.ask(request))
+
+    def _number(self, request: FrontEndRequest, answer: bytes) -> int:
         if len(answer) != U64.size:
             raise DriverError(f"{self.path} answered {request.name} with {len(answer)} bytes")
         value: int = U64.unpack(answer)[0]
@@ -128,44 +137,58 @@ class Channel:
         """Send a message without an answer. RefusedError if its acknowledgement is a failure."""
         self.tell_all([(request, payload, fds)])
 
-    def tell_all(self, messages: Sequence[tuple[FrontEndRequest, bytes, Sequence[int]]]) -> None:
+    def tell_all(self, messages: Sequence[Message]) -> None:
         """Send messages without an answer, and wait for their acknowledgements together.
 
         RefusedError if one of these is a failure, also if a later one does not come. Otherwise the
         error names the first message without an acknowledgement.
         """
+        self._tell_all(messages, None)
+
+    def tell_all_and_ask(self, messages: Sequence[Message], request: FrontEndRequest) -> int:
+        """Send messages like `tell_all`, and together with them one that asks for a number.
+
+        Return the number. The back-end has handled the messages when it answers. RefusedError
+        as by `tell_all`, after the answer.
+        """
+        return self._number(request, self._tell_all(messages, request))
+
+    def _tell_all(self, messages: Sequence[Message], asked: FrontEndRequest | None = None) -> bytes:
+        """Send messages, and one that asks if there is one. Return the answer to this one."""
         flags = VERSION | NEED_REPLY if self.acknowledged else VERSION
-        answers = list[tuple[FrontEndRequest, bytes]]()
+        outgoing = [(request, flags, payload, fds) for request, payload, fds in messages]
+        if asked is not None:
+            outgoing.append((asked, VERSION, b"", ()))
+        answers = list[bytes]()
         lost: DriverError | None = None
-        sent = list[FrontEndRequest]()
+        sent = 0
         try:
-            for request, payload, fds in messages:
-                try:
-                    self._send(request, flags, payload, fds)
-                except DriverError as error:
-                    if not (sent and self.acknowledged):
-                        raise
-                    lost = error  # an acknowledgement that is missing, or is a failure, says more
-                    break
-                sent.append(request)
-            if self.acknowledged:
-                try:
-                    for request in sent:
-                        answers.append((request, self._answer(request, None)))
-                except DriverError as error:
-                    lost = error
+            try:
+                for message in outgoing:
+                    self._send(*message)
+                    sent += 1
+            except DriverError as error:
+                lost = error  # an acknowledgement that is missing, or is a failure, says more
+            try:
+                for request, *_ in outgoing[0 if self.acknowledged else len(messages) : sent]:
+                    answers.append(self._answer(request, None))
+            except DriverError as error:
+                lost = error
         except BaseException as error:
             self._end_early(error)
             raise
-        for request, answer in answers:
-            if len(answer) != U64.size:
-                raise DriverError(
-                    f"{self.path} acknowledged {request.name} with {len(answer)} bytes"
-                )
-            if any(answer):
-                raise RefusedError(f"{self.path} refused {request.name}", {"answer": answer.hex()})
+        if self.acknowledged:
+            for (request, *_), answer in zip(messages, answers, strict=False):
+                self._check_acknowledgement(request, answer)
         if lost:
             raise lost
+        return answers[-1] if asked is not None else b""
+
+    def _check_acknowledgement(self, request: FrontEndRequest, answer: bytes) -> None:
+        if len(answer) != U64.size:
+            raise DriverError(f"{self.path} acknowledged {request.name} with {len(answer)} bytes")
+        if any(answer):
+            raise RefusedError(f"{self.path} refused {request.name}", {"answer": answer.hex()})
 
     def check(self) -> None:
         """Raise GoneError if the connection is closed, DriverError for unexpected data."""
@@ -227,11 +250,10 @@ class Channel:
         self._trace.access("message", int(request), flags, cut(payload), len(fds))
         message = HEADER.pack(request, flags, len(payload)) + payload
         try:
-            # One deadline for all of it: sendall() has one, and send_fds() sends once.
-            self._socket.settimeout(self._timeout)
             sent = socket.send_fds(self._socket, [message], fds) if fds else 0
-            self._socket.sendall(message[sent:])
-        except TimeoutError:
+            if sent < len(message):
+                self._socket.sendall(message[sent:])
+        except BlockingIOError:
             raise self._silent(request) from None
         except OSError:
             raise self._gone(request) from None
@@ -243,7 +265,9 @@ class Channel:
         them.
         """
         deadline = time.monotonic() + self._timeout
-        header = self._receive(HEADER.size, request, deadline, fds)
+        if len(self._received) < HEADER.size:
+            self._receive(HEADER.size, request, deadline, fds)
+        header = self._received[: HEADER.size]
         answered, flags, size = HEADER.unpack(header)
         if (
             answered != request
@@ -255,7 +279,10 @@ class Channel:
                 f"{self.path} does not speak vhost-user:"
                 f" it answered {request.name} with {header.hex(' ')}"
             )
-        answer = self._receive(size, request, deadline)
+        end = HEADER.size + size
+        if len(self._received) < end:
+            self._receive(end, request, deadline)
+        answer, self._received = self._received[HEADER.size : end], self._received[end:]
         self._trace.access("answer", int(request), cut(answer))
         return answer
 
@@ -265,10 +292,11 @@ class Channel:
         request: FrontEndRequest,
         deadline: float,
         fds: list[int] | None = None,
-    ) -> bytes:
-        while len(self._received) < length:
-            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-            try:
+    ) -> None:
+        """Wait until `length` bytes have come. Everything that has come is read at once."""
+        shorter = False
+        try:
+            while len(self._received) < length:
                 if fds is None:
                     piece = self._socket.recv(READ_AHEAD)
                 else:
@@ -276,15 +304,19 @@ class Channel:
                         self._socket, READ_AHEAD, MAX_FDS, socket.MSG_CMSG_CLOEXEC
                     )
                     fds += more
-            except TimeoutError:
-                raise self._silent(request) from None
-            except OSError:
-                piece = b""
-            if not piece:
-                raise self._gone(request)
-            self._received += piece
-        data, self._received = self._received[:length], self._received[length:]
-        return data
+                if not piece:
+                    raise self._gone(request)
+                self._received += piece
+                if len(self._received) < length:
+                    shorter = True
+                    bound_waits(self._socket, deadline - time.monotonic(), socket.SO_RCVTIMEO)
+        except BlockingIOError:
+            raise self._silent(request) from None
+        except OSError:
+            raise self._gone(request) from None
+        finally:
+            if shorter and self._socket.fileno() >= 0:
+                bound_waits(self._socket, self._timeout, socket.SO_RCVTIMEO)
 
     def _silent(self, request: FrontEndRequest) -> DeviceTimeoutError:
         self.close()

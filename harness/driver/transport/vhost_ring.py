@@ -51,7 +51,9 @@ class VhostRing:
         desc, device, driver = (
             area + user_offset for area in (layout.desc, layout.device, layout.driver)
         )
-        channel.tell_all(
+        # A back-end may signal a call descriptor when it receives it, in case a notification on
+        # an earlier descriptor was lost. No buffer is used yet, so this signal is dropped.
+        channel.tell_all_and_ask(
             [
                 (FrontEndRequest.SET_VRING_NUM, VRING_STATE.pack(index, layout.size), ()),
                 (FrontEndRequest.SET_VRING_BASE, VRING_STATE.pack(index, base), ()),
@@ -62,11 +64,9 @@ class VhostRing:
                 ),
                 (FrontEndRequest.SET_VRING_ERR, U64.pack(index), [self.error]),
                 (FrontEndRequest.SET_VRING_CALL, U64.pack(index), [self.call]),
-            ]
+            ],
+            FrontEndRequest.GET_FEATURES,
         )
-        # A back-end may signal a call descriptor when it receives it, in case a notification on
-        # an earlier descriptor was lost. No buffer is used yet, so this signal is dropped.
-        channel.ask_number(FrontEndRequest.GET_FEATURES)
         _taken(self.call)
         kick = (FrontEndRequest.SET_VRING_KICK, U64.pack(index), [self.kick])
         ready = (FrontEndRequest.SET_VRING_ENABLE, VRING_STATE.pack(index, 1), ())

@@ -41,7 +41,7 @@ from harness.driver.memory import DmaMemory, Region
 from harness.driver.polling import events
 from harness.driver.trace import Trace
 from harness.driver.transport.base import Transport
-from harness.driver.transport.vhost_channel import GoneError, RefusedError
+from harness.driver.transport.vhost_channel import GoneError, Message, RefusedError
 from harness.driver.transport.vhost_inflight import Inflight
 from harness.driver.transport.vhost_ring import PACKED_BASE, VhostRing
 from harness.driver.transport.vhost_session import Session
@@ -220,9 +220,11 @@ class VhostUser(Transport):
         protocol = self._session.offered & FEATURE_PROTOCOL
         channel = self._session.channel
         try:
-            channel.tell(FrontEndRequest.SET_FEATURES, U64.pack(self._driver_features | protocol))
+            payload = U64.pack(self._driver_features | protocol)
             # Some acknowledge and then close the connection: only the next answer shows it.
-            channel.ask_number(FrontEndRequest.GET_FEATURES)
+            channel.tell_all_and_ask(
+                [(FrontEndRequest.SET_FEATURES, payload, ())], FrontEndRequest.GET_FEATURES
+            )
         except (RefusedError, GoneError):
             return False
         self._sent_features = True
@@ -245,11 +247,13 @@ class VhostUser(Transport):
         try:
             for ring in session.rings.values():
                 ring.stop(session.channel)
+            messages = list[Message]()
             if ProtocolFeature.RESET_DEVICE in session.protocol:
-                session.channel.tell(FrontEndRequest.RESET_DEVICE)
-            self._tell_status()
+                messages.append((FrontEndRequest.RESET_DEVICE, b"", ()))
+            if ProtocolFeature.STATUS in session.protocol:
+                messages.append((FrontEndRequest.SET_STATUS, U64.pack(0), ()))
             # A back-end that will close the connection for an earlier error may have answered.
-            session.channel.ask_number(FrontEndRequest.GET_FEATURES)
+            session.channel.tell_all_and_ask(messages, FrontEndRequest.GET_FEATURES)
             self._drop_rings()
         except GoneError as error:
             self.lost_at_reset += 1
