@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.model.device import Device, Transport
+from harness.model.loop import Loop
 from harness.model.observer import Observer
 from harness.model.pci.interrupts import Interrupts
 from harness.model.pci.registers import Register
@@ -41,6 +42,7 @@ class CommonConfiguration(Transport):
 
     device: Device
     interrupts: Interrupts
+    _loop: Loop
     _observer: Observer | None
     _legacy_driver: bool
 
@@ -194,7 +196,14 @@ class CommonConfiguration(Transport):
         """
         index = offset // NOTIFY_MULTIPLIER
         if self._available(index) and value & 0xFFFF == self._notify_value(index):
-            self.device.notified(self.device.queues[index])
+            self._process_later(self.device.queues[index])
+
+    def _process_later(self, queue: Queue) -> None:
+        """Process a virtqueue after the answer to the write that notified the device of it.
+
+        The driver goes on meanwhile, as with a notification that takes its time.
+        """
+        self._loop.at(0.0, lambda: self.device.notified(queue))
 
     def _notify_value(self, index: int) -> int:
         """Return the low 16 bits of a notification of a virtqueue (virtio 4.1.5.2)."""

@@ -111,6 +111,7 @@ class Function(LegacyInterface):
         self._send_line = send_line
         self.device = Device(block, loop, self, self._transport_features(block), observer)
         self._observer = observer
+        self._loop = loop
         self._add_queues(block, loop)
         for index, queue in enumerate(self.device.queues):
             queue.signal = self._queue_signal(index)

@@ -114,4 +114,4 @@ class LegacyInterface(CommonConfiguration):
         if self._observer:
             self._observer("notified", queue=index, width=2, value=index, **self._asked(index))
         if self._available(index):
-            self.device.notified(self.device.queues[index])
+            self._process_later(self.device.queues[index])
