@@ -368,7 +368,7 @@ class FrontEnd:
         header = HEADER.pack(request, flags, len(payload) if size is None else size)
         raw = socket.socket(fileno=os.dup(self.channel.fileno()))
         try:
-            # The channel's socket bounds each wait. A timeout here would make it non-blocking.
+            raw.settimeout(ANSWERS)
             with suppress(OSError):  # the back-end has hung up, which `answer` sees
                 sent = socket.send_fds(raw, [header + payload], list(fds))
                 raw.sendall((header + payload)[sent:])

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 
-from harness.driver.polling import bound_waits
 from harness.model.block import Block
 from harness.model.device import Device, Transport
 from harness.model.dirty import DirtyLog
@@ -116,7 +115,7 @@ class Connection(Transport):
                 vectors=0,
                 **self.device.block.zone_facts(),
             )
-        bound_waits(link, PATIENCE, socket.SO_RCVTIMEO, socket.SO_SNDTIMEO)
+        link.settimeout(PATIENCE)
         loop.watch(link.fileno(), self._readable)
 
     # --- messages

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -223,6 +224,7 @@ class _Planner:
             Qmp: self._qmp,
         }
         attached, last = False, 0.0
+        answers = _answers(events)
         for number, event in enumerate(events):
             if isinstance(event, Place):
                 self.places[event.area] = event
@@ -233,7 +235,8 @@ class _Planner:
                 continue
             if isinstance(event, Message):
                 attached = True
-                yield from self._message(events, number)
+                at, answer = answers.get(number, (-1, None))
+                yield from self._message(event, answer, at in self._bad)
             if isinstance(event, Contents):
                 if event.length != len(event.data) // 2:
                     raise NotPossibleError("the trace has only a part of the disk's contents")
@@ -369,24 +372,40 @@ class _Planner:
             words = f"virtqueue {number}: the used index stays {queue.used} ({event.text})"
             yield Check(queue.ring.device + 2, queue.used.to_bytes(2, "little"), words, bad)
 
-    def _message(self, events: Sequence[Event], number: int) -> Iterator[Step]:
-        event, following = events[number], events[number + 1]
-        assert isinstance(event, Message)
-        answered = isinstance(following, Answer) and following.request == event.request
-        answer = bytes.fromhex(following.payload) if isinstance(following, Answer) else b""
+    @staticmethod
+    def _message(event: Message, answer: Answer | None, bad: bool) -> Iterator[Step]:
+        payload = bytes.fromhex(answer.payload) if answer else b""
         yield Send(
             event.request,
             event.flags,
             bytes.fromhex(event.payload),
-            answer if answered else None,
-            f"{event.name} is answered with {answer.hex()}",
-            number + 1 in self._bad,
+            payload if answer else None,
+            f"{event.name} is answered with {payload.hex()}",
+            bad,
         )
 
     @staticmethod
     def _qmp(event: Qmp, bad: bool) -> Iterator[Step]:
         del bad
         yield Command(event.command, json.loads(event.arguments))
+
+
+def _answers(events: Sequence[Event]) -> dict[int, tuple[int, Answer]]:
+    """Return the answer to each message that has one, with its number, by the message's number.
+
+    Several messages may go together, before the answer to the first of them.
+    """
+    answers: dict[int, tuple[int, Answer]] = {}
+    waiting = deque[tuple[int, Message]]()
+    for number, event in enumerate(events):
+        if isinstance(event, Message):
+            waiting.append((number, event))
+        while isinstance(event, Answer) and waiting:
+            at, message = waiting.popleft()
+            if message.request == event.request:
+                answers[at] = number, event
+                break
+    return answers
 
 
 def _descriptor(packed: bool, address: int, length: int, flags: int, following: int) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
-from harness.reproducers.commands import RUN, comments, runs
+from harness.reproducers.commands import RUN, comments, nodes, runs
 from harness.reproducers.steps import (
     Access,
     Calls,
@@ -86,7 +86,7 @@ def _command(part: dict[str, Any]) -> str:
     """Return the lines with the arguments of the storage daemon."""
     arguments: list[tuple[str, dict[str, Any]]] = []
     arguments += (("--object", options) for options in part["objects"])
-    arguments += (("--blockdev", options) for options in part["nodes"])
+    arguments += (("--blockdev", options) for options in nodes(part))
     export = {**part["export"], "addr": {"type": "unix", "path": "@SOCKET"}}
     arguments.append(("--export", export))
     lines = []

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.diskspec import SECTOR, Fault
+from harness.model import main
+from harness.model.loop import Loop
 from harness.model.storage import Storage
 
 
@@ -29,7 +33,9 @@ def path(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("syncs", [True, False])
-def test_a_flush_waits_for_the_disk_of_the_host(path: str, synced: list[int], syncs: bool) -> None:
+def test_a_flush_waits_for_the_disk_of_the_host_only_if_it_syncs(
+    path: str, synced: list[int], syncs: bool
+) -> None:
     storage = Storage(path, False, (), syncs=syncs)
     storage.write(1, [memoryview(b"a" * SECTOR)])
     storage.flush()
@@ -45,3 +51,27 @@ def test_a_fault_applies_to_a_flush_that_waits_for_nothing(path: str) -> None:
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         storage.flush()
     storage.close()
+
+
+def test_only_a_file_that_somebody_else_keeps_is_synced(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[bool] = []
+
+    def storage(*_: Any, syncs: bool = True) -> Storage:
+        made.append(syncs)
+        raise OSError("enough is known")
+
+    monkeypatch.setattr(main, "Storage", storage)
+    ours, theirs = socket.socketpair()
+    with ours:
+        control = main.Control(Loop(), theirs.detach())
+        answer = control._obey({"do": "add", "name": "a", "spec": {"capacity": 8}, "file": path})
+        control._end()
+    with pytest.raises(SystemExit, match="enough is known"):
+        main.serve(
+            Loop(), str(tmp_path / "s"), Path(path), [], {}, main.accept("vhost-user", None), False
+        )
+
+    assert answer == {"error": "enough is known"}
+    assert made == [False, True]

@@ -17,14 +17,24 @@ from harness.diskspec import DiskSpec
 from harness.driver.interface import Request
 from harness.machine.foreign import listens
 from harness.report.trace import as_lines, events_of
-from harness.reproducers import NotPossibleError
+from harness.reproducers import NotPossibleError, steps
 from harness.reproducers.commands import runs
 from harness.reproducers.run import Outcome, compiler, run, text_of
 from harness.targets import Disk
 from harness.targets.qtest import QtestTarget
 from harness.targets.vhost_user import VhostUserDaemon, VhostUserSocket
 from harness.virtio.blk import RequestType
-from harness.witness.events import About, Completed, Event, Failed, Register, Used
+from harness.virtio.vhost_user import FrontEndRequest
+from harness.witness.events import (
+    About,
+    Completed,
+    Event,
+    Failed,
+    Made,
+    Register,
+    Used,
+    message_name,
+)
 
 FINDINGS = Path(__file__).parents[2] / "docs" / "findings"
 
@@ -198,6 +208,29 @@ def test_what_the_daemon_does_is_reproduced(daemon: list[Event], tmp_path: Path)
 
     assert outcome.reproduced, outcome.output
     assert "chain 0 is used, length 513" in outcome.output
+
+
+def test_messages_that_went_together_have_their_answers(daemon: list[Event]) -> None:
+    plan = steps.plan(daemon)
+
+    sent = [step for step in plan.steps if isinstance(step, steps.Send)]
+    silent = {message_name(step.request) for step in sent if step.answer is None}
+
+    # Before REPLY_ACK is negotiated no message is acknowledged.
+    assert silent == {"SET_OWNER", "SET_PROTOCOL_FEATURES"}
+    number = [step for step in sent if step.request == FrontEndRequest.GET_FEATURES]
+    assert len(number) > 1
+    assert {step.answer for step in number[1:]} == {number[0].answer}
+
+
+@pytest.mark.parametrize("form", ["qtest", "python"])
+def test_a_reproducer_does_not_ignore_flushes(
+    qemu: list[Event], daemon: list[Event], form: str
+) -> None:
+    made_with = {"qtest": qemu, "python": daemon}[form]
+
+    assert any("no-flush" in event.options for event in made_with if isinstance(event, Made))
+    assert "no-flush" not in text_of(made_with, form, "reproducer")
 
 
 def test_what_the_daemon_does_not_is_not_reproduced(daemon: list[Event], tmp_path: Path) -> None:

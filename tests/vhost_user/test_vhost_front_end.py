@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import select
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,9 +24,12 @@ from harness.driver.transport.vhost_channel import GoneError, RefusedError
 from harness.virtio.device import DeviceStatus
 from harness.virtio.features import Feature, mask
 from harness.virtio.vhost_user import (
+    FEATURE_LOG_ALL,
     FEATURE_PROTOCOL,
+    HEADER,
     MEMORY,
     NEED_REPLY,
+    REPLY,
     U64,
     VERSION,
     VRING_ADDR,
@@ -360,6 +365,56 @@ def test_after_silence_the_connection_is_given_up(
     # A late answer must not be taken for the answer to another request.
     with pytest.raises(GoneError):
         driver.config_read(0, 8)
+    back_end.at.clear()
+    assert driver.start().status == RUNNING
+
+
+def test_an_answer_has_one_deadline_for_all_its_pieces(
+    back_end: ScriptedBackEnd, attach: Attach
+) -> None:
+    driver = attach()
+    driver.start()
+
+    def in_pieces(connection: socket.socket) -> None:
+        time.sleep(0.15)
+        connection.sendall(HEADER.pack(Ask.GET_CONFIG, VERSION | REPLY, 1))
+        time.sleep(0.15)
+        connection.sendall(b"x")
+
+    back_end.at[Ask.GET_CONFIG] = in_pieces
+    driver.transport._session.channel._timeout = 0.2
+    with pytest.raises(DeviceTimeoutError, match="GET_CONFIG within"):
+        driver.config_read(0, 8)
+
+
+RESETS = [*USUAL, ProtocolFeature.RESET_DEVICE, ProtocolFeature.STATUS]
+
+
+def test_after_a_refused_reset_each_message_has_its_own_answer(
+    new_back_end: NewBackEnd, attach: Attach
+) -> None:
+    back_end = new_back_end(protocol=RESETS)
+    driver = attach()
+    driver.start()
+    back_end.refused.add(Ask.RESET_DEVICE)
+    with pytest.raises(RefusedError, match="RESET_DEVICE"):
+        driver.set_status(0)
+
+    assert driver.offered() == back_end.features & ~(FEATURE_PROTOCOL | FEATURE_LOG_ALL)
+    assert driver.config_read(0, 8) == bytes(back_end.config[:8])
+
+
+def test_a_hang_up_in_a_reset_is_reported_and_the_driver_connects_again(
+    new_back_end: NewBackEnd, attach: Attach
+) -> None:
+    back_end = new_back_end(protocol=RESETS)
+    driver = attach()
+    driver.start()
+    back_end.at[Ask.RESET_DEVICE] = lambda connection: back_end.hang_up()
+    with pytest.warns(UserWarning, match="at RESET_DEVICE, in a reset"):
+        driver.set_status(0)
+
+    assert back_end.connections == 2
     back_end.at.clear()
     assert driver.start().status == RUNNING
 

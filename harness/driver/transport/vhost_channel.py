@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.driver.errors import DeviceTimeoutError, DriverError, NoDeviceError
-from harness.driver.polling import bound_waits
 from harness.driver.trace import Trace, cut
 from harness.virtio.vhost_user import (
     HEADER,
@@ -61,7 +60,6 @@ def _connect(path: str, timeout: float) -> socket.socket:
         connection.settimeout(timeout)
         try:
             connection.connect(path)
-            connection.settimeout(None)  # from now on the kernel bounds each wait
             return connection
         except BlockingIOError:  # its backlog is full
             if time.monotonic() < deadline:
@@ -99,7 +97,8 @@ class Channel:
         self._received = b""
         """Bytes that came after the last answer."""
         self._socket = _connect(path, timeout)
-        bound_waits(self._socket, timeout, socket.SO_RCVTIMEO, socket.SO_SNDTIMEO)
+        self._patience = timeout
+        """The timeout of the socket now, in seconds."""
 
     def fileno(self) -> int:
         """Return the socket, which is readable when the back-end has closed the connection."""
@@ -148,12 +147,12 @@ class Channel:
     def tell_all_and_ask(self, messages: Sequence[Message], request: FrontEndRequest) -> int:
         """Send messages like `tell_all`, and together with them one that asks for a number.
 
-        Return the number. The back-end has handled the messages when it answers. RefusedError
-        as by `tell_all`, after the answer.
+        Return the number. The back-end has handled the messages when it answers. Raise
+        RefusedError like `tell_all`, after the answer has come.
         """
         return self._number(request, self._tell_all(messages, request))
 
-    def _tell_all(self, messages: Sequence[Message], asked: FrontEndRequest | None = None) -> bytes:
+    def _tell_all(self, messages: Sequence[Message], asked: FrontEndRequest | None) -> bytes:
         """Send messages, and one that asks if there is one. Return the answer to this one."""
         flags = VERSION | NEED_REPLY if self.acknowledged else VERSION
         outgoing = [(request, flags, payload, fds) for request, payload, fds in messages]
@@ -167,8 +166,8 @@ class Channel:
                 for message in outgoing:
                     self._send(*message)
                     sent += 1
-            except DriverError as error:
-                lost = error  # an acknowledgement that is missing, or is a failure, says more
+            except GoneError as error:
+                lost = error  # an answer that is missing, or is a failure, says more
             try:
                 for request, *_ in outgoing[0 if self.acknowledged else len(messages) : sent]:
                     answers.append(self._answer(request, None))
@@ -250,10 +249,12 @@ class Channel:
         self._trace.access("message", int(request), flags, cut(payload), len(fds))
         message = HEADER.pack(request, flags, len(payload)) + payload
         try:
+            # One deadline for all of it: sendall() has one, and send_fds() sends once.
+            self._wait_at_most(self._timeout)
             sent = socket.send_fds(self._socket, [message], fds) if fds else 0
             if sent < len(message):
                 self._socket.sendall(message[sent:])
-        except BlockingIOError:
+        except TimeoutError:
             raise self._silent(request) from None
         except OSError:
             raise self._gone(request) from None
@@ -294,9 +295,11 @@ class Channel:
         fds: list[int] | None = None,
     ) -> None:
         """Wait until `length` bytes have come. Everything that has come is read at once."""
-        shorter = False
-        try:
-            while len(self._received) < length:
+        while len(self._received) < length:
+            # The first wait for an answer has all its time, and the socket mostly has that timeout.
+            left = deadline - time.monotonic() if self._received else self._timeout
+            try:
+                self._wait_at_most(max(left, 0.001))
                 if fds is None:
                     piece = self._socket.recv(READ_AHEAD)
                 else:
@@ -304,19 +307,19 @@ class Channel:
                         self._socket, READ_AHEAD, MAX_FDS, socket.MSG_CMSG_CLOEXEC
                     )
                     fds += more
-                if not piece:
-                    raise self._gone(request)
-                self._received += piece
-                if len(self._received) < length:
-                    shorter = True
-                    bound_waits(self._socket, deadline - time.monotonic(), socket.SO_RCVTIMEO)
-        except BlockingIOError:
-            raise self._silent(request) from None
-        except OSError:
-            raise self._gone(request) from None
-        finally:
-            if shorter and self._socket.fileno() >= 0:
-                bound_waits(self._socket, self._timeout, socket.SO_RCVTIMEO)
+            except TimeoutError:
+                raise self._silent(request) from None
+            except OSError:
+                piece = b""
+            if not piece:
+                raise self._gone(request)
+            self._received += piece
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Set the timeout of the socket, which takes a system call, if it is another."""
+        if seconds != self._patience:
+            self._socket.settimeout(seconds)
+            self._patience = seconds
 
     def _silent(self, request: FrontEndRequest) -> DeviceTimeoutError:
         self.close()

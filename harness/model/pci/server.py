@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from harness.driver.polling import bound_waits
 from harness.model.block import Block
 from harness.model.loop import Loop
 from harness.model.memory import BrokenError, Memory, Region
@@ -121,7 +120,7 @@ class Connection:
             Command.REGION_WRITE: self._region_write,
             Command.DEVICE_RESET: self._device_reset,
         }
-        bound_waits(link, PATIENCE, socket.SO_RCVTIMEO, socket.SO_SNDTIMEO)
+        link.settimeout(PATIENCE)
         loop.looks = LOOKS
         loop.watch(link.fileno(), self._readable)
 
