@@ -6,7 +6,7 @@ import heapq
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import count
 
 
@@ -33,9 +33,19 @@ class Loop:
         del self._handlers[fd]
         self._epoll.unregister(fd)
 
-    def at(self, when: float, handler: Callable[[], None]) -> None:
-        """Call `handler` once, when the monotonic clock reaches `when` (seconds)."""
-        heapq.heappush(self._timers, (when, next(self._numbers), handler))
+    def at(self, when: float, handler: Callable[[], None]) -> int:
+        """Call `handler` once, when the monotonic clock reaches `when` (seconds).
+
+        Return a number for `cancel`.
+        """
+        number = next(self._numbers)
+        heapq.heappush(self._timers, (when, number, handler))
+        return number
+
+    def cancel(self, numbers: Collection[int]) -> None:
+        """Forget calls that `at` was asked for, so that an idle loop does not wait for them."""
+        self._timers = [timer for timer in self._timers if timer[1] not in numbers]
+        heapq.heapify(self._timers)
 
     def when_idle(self, until: float, handler: Callable[[bool], None]) -> None:
         """Call `handler` once: with True when there is nothing to do and no timer is set.

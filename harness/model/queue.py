@@ -49,8 +49,9 @@ class Throttle:
 class Job:
     """A request that was taken and not used yet. `number` counts the requests of its queue.
 
-    `replayed` says that an earlier process took it, so that it cannot be given back. `seen` has
-    its descriptors as an observer was shown them.
+    `replayed` says that an earlier process took it, so that it cannot be given back. `timer` is the
+    number of the call that will execute it, -1 if there is none. `seen` has its descriptors as an
+    observer was shown them.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Job:
     replayed: bool = False
     length: int = 0
     done: bool = False
+    timer: int = -1
     seen: list[list[int]] = field(default_factory=list)
 
 
@@ -190,6 +192,7 @@ class Queue:
             return
         if self._observer:
             self._observer("stopped", queue=self._index)
+        self._loop.cancel({job.timer for job in self._jobs})
         while self._jobs and (self._jobs[0].number < self._last or self._jobs[0].replayed):
             self._finish(ring, self._jobs[0])
         if self._jobs:
@@ -275,7 +278,7 @@ class Queue:
         if due <= time.monotonic():
             self._finish(ring, job)
         else:
-            self._loop.at(due, lambda: self._late(ring, job))
+            job.timer = self._loop.at(due, lambda: self._late(ring, job))
 
     def due(self, request: Request) -> float:
         """Return when a request may be done, by the monotonic clock (seconds)."""

@@ -61,6 +61,15 @@ def test_a_loop_is_not_idle_before_its_timers_have_run(loop: Waiting) -> None:
     assert (loop.wait(), ran) == ([True], ["timer"])
 
 
+def test_a_loop_is_idle_without_the_timers_that_were_cancelled(loop: Waiting) -> None:
+    ran = []
+    late = loop.at(time.monotonic() + 2 * LONG, lambda: ran.append("cancelled"))
+    loop.at(time.monotonic() + 0.02, lambda: ran.append("timer"))
+    loop.cancel({late})
+
+    assert (loop.wait(), ran) == ([True], ["timer"])
+
+
 def test_a_loop_is_not_idle_while_a_descriptor_is_readable(loop: Waiting) -> None:
     reader, writer = os.pipe()
     os.write(writer, b"four")
@@ -125,3 +134,12 @@ def test_a_disk_whose_requests_take_longer_is_not_idle(plug: Plug) -> None:
 
     assert not idle
     assert len(disk.driver.completed()) < len(tokens)
+
+
+@pytest.mark.parametrize("way", ["model", "model-pci"])
+def test_a_disk_whose_slow_requests_were_dropped_by_a_reset_is_idle(plug: Plug, way: str) -> None:
+    disk = plug(way, 1)
+    disk.driver.submit([Request(RequestType.IN, 0, receive=512) for _ in range(40)])
+    disk.driver.reset()
+
+    assert disk.idle(LONG)
