@@ -172,17 +172,15 @@ class BlockDriver(DeviceDriver):
             or (field.feature is not None and self._features & field.feature.mask)
         ]
         size = min(valid[-1].offset + valid[-1].size, self.config_size())
+        places = [(field.offset, field.size) for field in valid]
+        places = [(offset, length) for offset, length in places if offset + length <= size]
         last = None
         for _ in range(CONFIG_TRIES):
             before = self.config_generation()
             raw = bytearray(size)
-            shown = self.config_read(0, size) if self.transport.config_in_messages else b""
-            for field in valid:
-                end = field.offset + field.size
-                if end <= size:
-                    raw[field.offset : end] = shown[field.offset : end] or self.config_read(
-                        field.offset, field.size
-                    )
+            pieces = self.transport.config_pieces(places)
+            for (offset, length), piece in zip(places, pieces, strict=True):
+                raw[offset : offset + length] = piece
             # A legacy device has no generation: two equal reads are taken instead (virtio 2.5.4).
             whole = last == raw if self.transport.legacy else self.config_generation() == before
             if whole:

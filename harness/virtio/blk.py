@@ -173,6 +173,14 @@ CONFIG_FIELDS: tuple[Field, ...] = (
 """All fields of `struct virtio_blk_config`, in its order (virtio 5.2.4)."""
 
 
+CONFIG_WIDTHS = tuple(
+    1 if field.size == 3 else min(field.size, 4)
+    for field in CONFIG_FIELDS
+    for _ in range(field.size)
+)
+"""For each byte of the configuration space, the width in which its field is read, in bytes."""
+
+
 def config_accesses(offset: int, length: int) -> Iterator[tuple[int, int]]:
     """Yield the accesses (offset, width in bytes) that cover a range of configuration space.
 
@@ -180,10 +188,9 @@ def config_accesses(offset: int, length: int) -> Iterator[tuple[int, int]]:
     parts of 32 bits. Padding and bytes after the last field are read one by one
     (virtio 4.1.3.1). A range that cuts through a field gets narrower accesses.
     """
-    widths = [min(field.size, 4) for field in CONFIG_FIELDS for _ in range(field.size)]
     end = offset + length
     while offset < end:
-        width = widths[offset] if offset < len(widths) and widths[offset] != 3 else 1
+        width = CONFIG_WIDTHS[offset] if offset < len(CONFIG_WIDTHS) else 1
         while offset % width or offset + width > end:
             width //= 2
         yield offset, width

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from harness.driver.bus.base import Bus
@@ -23,8 +24,6 @@ class Transport(ABC):
     """Alignment of the legacy ring layout in bytes; None for a modern interface."""
     access_platform: bool = False
     """True if the device's memory accesses are translated, for example by an IOMMU (virtio 6.1)."""
-    config_in_messages: bool = False
-    """True if each read of the configuration space is a message, whatever its length."""
     owns_pci_configuration: bool = False
     """True for a PCI function whose bus has `PciFunction.owns_configuration`."""
 
@@ -71,6 +70,10 @@ class Transport(ABC):
     @abstractmethod
     def config_read(self, offset: int, length: int) -> bytes:
         """Read bytes of the device configuration space, in accesses as wide as its fields."""
+
+    def config_pieces(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read several pieces of the device configuration space: (offset, length in bytes)."""
+        return [self.config_read(offset, length) for offset, length in places]
 
     @abstractmethod
     def config_write(self, offset: int, data: bytes) -> None:

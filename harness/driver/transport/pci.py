@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from harness.driver.bus.base import Access, PciFunction
@@ -40,11 +42,11 @@ def virtio_capabilities(function: PciFunction) -> list[Capability]:
         if at in seen or at < HEADER_SIZE:
             raise NoDeviceError(f"the PCI capability list is broken at {at:#x}")
         seen.add(at)
-        vendor, following = function.pci_read(at, 2)
-        if vendor == CAP_VENDOR and at + CAP.size <= CONFIG_SPACE:
-            _, _, cap_len, kind, bar, ident, offset, length = CAP.unpack(
-                function.pci_read(at, CAP.size)
-            )
+        # A capability of another kind may be shorter: then the next ones are read, too.
+        data = function.pci_read(at, min(CAP.size, CONFIG_SPACE - at))
+        vendor, following = data[:2]
+        if vendor == CAP_VENDOR and len(data) == CAP.size:
+            _, _, cap_len, kind, bar, ident, offset, length = CAP.unpack(data)
             capabilities.append(Capability(at, kind, bar, ident, offset, length, cap_len))
         at = following & ~3
     return capabilities
@@ -220,19 +222,25 @@ class PciModern(PciTransport):
 
     def config_read(self, offset: int, length: int) -> bytes:
         """Read bytes of the device configuration space, in accesses as wide as its fields."""
-        if offset < 0 or offset + length > self._device.length:
-            raise BadArgumentError(
-                f"configuration space ends at {self._device.length}, not {offset + length}"
-            )
-        base, bar = self._device.offset, self._device.bar
-        accesses = list(config_accesses(offset, length))
-        values = self.function.bar_accesses(
-            bar, [(base + at, width, None) for at, width in accesses]
-        )
-        return b"".join(
+        return self.config_pieces([(offset, length)])[0]
+
+    def config_pieces(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read several pieces of the device configuration space, whose accesses go together."""
+        accesses = list[Access]()
+        for offset, length in places:
+            if offset < 0 or offset + length > self._device.length:
+                raise BadArgumentError(
+                    f"configuration space ends at {self._device.length}, not {offset + length}"
+                )
+            base = self._device.offset
+            accesses += [(base + at, width, None) for at, width in config_accesses(offset, length)]
+        values = self.function.bar_accesses(self._device.bar, accesses)
+        data = b"".join(
             value.to_bytes(width, "little")
-            for (_, width), value in zip(accesses, values, strict=True)
+            for (_, width, _), value in zip(accesses, values, strict=True)
         )
+        ends = accumulate(length for _, length in places)
+        return [data[end - length : end] for end, (_, length) in zip(ends, places, strict=True)]
 
     def config_write(self, offset: int, data: bytes) -> None:
         """Write 1, 2 or 4 bytes of the device configuration space in one access."""

@@ -31,7 +31,7 @@ import os
 import select
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -93,7 +93,6 @@ class VhostUser(Transport):
     """
 
     kind = "vhost-user"
-    config_in_messages = True
 
     def __init__(
         self,
@@ -391,13 +390,18 @@ class VhostUser(Transport):
         The message asks for them from offset 0 on, as VMMs do: some back-ends
         ignore the offset in a message.
         """
+        return self.config_pieces([(offset, length)])[0]
+
+    def config_pieces(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read several pieces of the device configuration space, in one message."""
         size = self._session.config_size
-        if offset < 0 or offset + length > size:
-            raise BadArgumentError(f"configuration space ends at {size}, not {offset + length}")
+        for offset, length in places:
+            if offset < 0 or offset + length > size:
+                raise BadArgumentError(f"configuration space ends at {size}, not {offset + length}")
         space = self._session.config(size)
         if not space:
             raise DriverError(f"{self._path} refused GET_CONFIG, which it answered before")
-        return space[offset : offset + length]
+        return [space[offset : offset + length] for offset, length in places]
 
     def config_write(self, offset: int, data: bytes) -> None:
         """Write 1, 2 or 4 bytes of the device configuration space; a refusal is ignored."""

@@ -437,9 +437,9 @@ def used_length_of_a_write_counts_its_data(
     text="all disks share the contents of the first disk",
 )
 def disks_share_their_storage(
-    original: Original, storage: Storage, path: str | None, *more: object
+    original: Original, storage: Storage, path: str | None, *more: object, **named: object
 ) -> None:
-    original(storage, path, *more)
+    original(storage, path, *more, **named)
     if path is not None and FIRST and FIRST[0]._fd >= 0:
         os.dup2(FIRST[0]._fd, storage._fd)
     elif path is not None:
