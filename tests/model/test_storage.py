@@ -56,10 +56,10 @@ def test_a_fault_applies_to_a_flush_that_waits_for_nothing(path: str) -> None:
 def test_only_a_file_that_somebody_else_keeps_is_synced(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[bool] = []
+    syncing: list[bool] = []
 
     def storage(*_: Any, syncs: bool = True) -> Storage:
-        made.append(syncs)
+        syncing.append(syncs)
         raise OSError("enough is known")
 
     monkeypatch.setattr(main, "Storage", storage)
@@ -74,4 +74,4 @@ def test_only_a_file_that_somebody_else_keeps_is_synced(
         )
 
     assert answer == {"error": "enough is known"}
-    assert made == [False, True]
+    assert syncing == [False, True]
