@@ -51,6 +51,8 @@ def status_left_after_reset(original: Original, device: Device) -> None:
 
 def _left_running(original: Original, queue: Queue) -> None:
     ring, jobs = queue._ring, list(queue._jobs)
+    for job in jobs:
+        job.timer = -1  # so that the calls that execute them are not cancelled
     original(queue)
     if ring:
         queue._jobs += [job for job in jobs if not job.done]
